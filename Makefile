@@ -1,0 +1,38 @@
+# Everything runs in .venv with the versions of constraints.txt. FAISS=gpu takes faiss-gpu instead of faiss-cpu.
+PYTHON ?= python3
+FAISS ?= cpu
+BIN = .venv/bin
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make demo     install, then train and judge a small model on embedded data (about five minutes)"
+	@echo "make test     install, then lint and run the tests"
+	@echo "make install  only the environment: .venv/bin/hbt"
+	@echo "make bench    the benchmarks, each beside a peer"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	touch $@
+
+demo: install
+	$(BIN)/hbt demo
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m hbt_ray`: the same as `hbt`."""
+
+from hbt_ray.cli import main
+
+main()

@@ -1,0 +1,105 @@
+"""The model card of an exported encoder: what it is, how it was trained, how to use it, what it is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from hbt_ray.evaluate.table import COLUMNS
+from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.run import Run
+from hbt_ray.train.trainer import TrainConfig
+
+_TEXT = """\
+# {name}
+
+A multilingual dense retriever, trained with hybrid batches ([arXiv 2408.10536](https://arxiv.org/abs/2408.10536)):
+some batches hold one language, the others questions and passages in different languages.
+
+- base: `{base}`
+- batches: `{policy}`, {batch_size} pairs, {steps} steps, temperature {temperature}
+- languages: {languages}
+
+## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+questions = model.encode_query(["Which currency is used in Kenya?"])
+passages = model.encode_document(["Die Landeswährung von Kenia ist der Kenia-Schilling."])
+print(model.similarity(questions, passages))
+```
+
+Questions are read with the prompt `{question_prompt}` and passages with `{passage_prompt}`; the two calls add them.
+
+## Results
+
+{results}
+
+## Training configuration
+
+```yaml
+{config}```
+"""
+
+
+def write_card(run: Run) -> None:
+    """Write `README.md` into the exported model of a run, with the verdicts that are there."""
+    if not run.model.exists() or not run.config.exists():
+        return
+    config = TrainConfig.load(run.config)
+    verdicts = [Verdict.load(path) for path in run.verdicts()]
+    languages = sorted({language for verdict in verdicts for language in verdict.languages} | {*config.plan.languages})
+    text = _TEXT.format(
+        name=run.name,
+        base=config.model.name,
+        policy=config.plan,
+        batch_size=config.plan.batch_size,
+        steps=config.optimiser.steps,
+        temperature=config.loss.temperature,
+        languages=", ".join(languages) or "those of the store",
+        question_prompt=config.model.question_prompt,
+        passage_prompt=config.model.passage_prompt,
+        results=_results(verdicts),
+        config=config.to_yaml(),
+    )
+    header = yaml.safe_dump(_metadata(run, languages, verdicts), sort_keys=False, allow_unicode=True)
+    (run.model / "README.md").write_text(f"---\n{header}---\n\n{text}", encoding="utf-8")
+
+
+def _results(verdicts: list[Verdict]) -> str:
+    if not verdicts:
+        return "Not judged yet: `hbt evaluate RUN --task …`."
+    head = "| task | " + " | ".join(column.name for column in COLUMNS) + " |"
+    rows = ["| " + " | ".join([verdict.task, *map(_number, (column.value(verdict) for column in COLUMNS))]) + " |"
+            for verdict in verdicts]  # fmt: skip
+    return "\n".join([head, "|" + "---|" * (len(COLUMNS) + 1), *rows])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:,.0f}"
+
+
+def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[str, Any]:
+    """The header that model hubs read; results in their `model-index` form."""
+    results = [
+        {
+            "task": {"type": "retrieval"},
+            "dataset": {"name": verdict.task, "type": verdict.task},
+            "metrics": [
+                {"type": column.measure, "name": column.name, "value": value}
+                for column in COLUMNS
+                if (value := column.value(verdict)) is not None
+            ],
+        }
+        for verdict in verdicts
+    ]
+    return {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "language": languages,
+        "tags": ["sentence-transformers", "hbt_ray", "multilingual", "retrieval"],
+        **({"model-index": [{"name": run.name, "results": results}]} if results else {}),
+    }

@@ -1,0 +1,190 @@
+"""The command line: each command reads a configuration, calls one function, and says where the result lies.
+
+Heavy imports happen inside the commands, so that `hbt --help` answers at once. Exit codes: 0 done, 2 the input is
+wrong, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hbt_ray.errors import ConfigError, HbtError
+
+app = typer.Typer(
+    name="hbt",
+    help="Train multilingual search models with hybrid batches, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as plan.alpha=0.3")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
+]
+
+
+@app.command()
+def prepare(
+    config: Annotated[Path, typer.Argument(metavar="STORE.yaml")], overrides: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Make a store of training items from sources."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data.prepare import StoreConfig
+    from hbt_ray.workflow import make_store
+
+    screen = Screen(as_json)
+    settings = StoreConfig.load(config, overrides or ())
+    prepared = make_store(settings, screen)
+    datasets = {info.name: info.items_by_language for info in prepared.manifest.datasets}
+    screen.result(
+        {
+            "store": settings.path,
+            "num_items": prepared.manifest.num_items,
+            "num_read": prepared.num_read,
+            "num_kept": prepared.num_kept,
+            "rejected": prepared.rejected,
+            "was_there": prepared.was_there,
+            "datasets": datasets,
+        }
+    )
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    overrides: Overrides = None,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many steps; the same command without it goes on.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an encoder on a store; the same run name continues where it stopped."""
+    from hbt_ray.console import Screen
+    from hbt_ray.session import session
+    from hbt_ray.train.trainer import TrainConfig
+    from hbt_ray.workflow import train_run
+
+    screen = Screen(as_json)
+    settings = TrainConfig.load(config, overrides or ())
+    with session():
+        done = train_run(settings, screen, until)
+    run = settings.run
+    complete = done == settings.optimiser.steps
+    screen.result({"run": run.root, "steps": done, "complete": complete, "model": run.model if complete else None})
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")],
+    task: Annotated[
+        list[str], typer.Option(help="xquad-r=FOLDER, mlqa-r=FOLDER, lareqa=FOLDER or worldfacts; repeatable.")
+    ],
+    languages: Annotated[str, typer.Option(help="Keep only these, such as en,de,ar.")] = "",
+    untrained: Annotated[bool, typer.Option("--untrained", help="Judge the base encoder of a run as well.")] = False,
+    question_prompt: Annotated[
+        str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
+    ] = None,
+    passage_prompt: Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Encoding processes.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")] = False,
+    name: Annotated[
+        str, typer.Option(help="What to call a model that is no run; its results go to STORAGE/NAME.")
+    ] = "",
+    storage: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
+    from hbt_ray.console import Screen
+    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.evaluate.tasks import open_task
+    from hbt_ray.session import session
+    from hbt_ray.workflow import find_run, judge
+
+    screen = Screen(as_json)
+    chosen = [language for language in languages.split(",") if language]
+    tasks = [open_task(spec, chosen) for spec in task]
+    run = find_run(model, name, storage)
+    is_run = run.config.exists()
+    settings = EncoderConfig.make(
+        {
+            "model": str(run.model) if is_run else model,
+            "question_prompt": question_prompt,
+            "passage_prompt": passage_prompt,
+            "max_length": max_length,
+            "batch_size": batch_size,
+            "workers": workers,
+            "gpu": gpu,
+        },
+        "the command line",
+    )
+    if untrained and not is_run:
+        raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
+    with session():
+        base = settings.model_copy(update={"model": str(run.base)})
+        baseline = judge(run, base, tasks, screen, of_base=True) if untrained else []
+        verdicts = judge(run, settings, tasks, screen)
+    screen.table(headline_table(verdicts, baseline or None))
+    screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
+    screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of judged runs.")],
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the first run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare judged runs on one self-contained HTML page."""
+    from hbt_ray.console import Screen
+    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.run import Run
+    from hbt_ray.workflow import judged, make_report
+
+    screen = Screen(as_json)
+    folders = [Run(path.absolute()) for path in runs]
+    page = make_report(folders, out or folders[0].report)
+    screen.table(headline_table(*judged(folders)))
+    screen.say(f"open {page}")
+    screen.result({"report": page})
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where store, run and report go.")] = Path("demo"),
+    policy: Annotated[str, typer.Option(help="hybrid, mono, cross or mixed.")] = "hybrid",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole way on embedded data: prepare, train on two workers, judge, report; some minutes on two cores."""
+    from hbt_ray.console import Screen
+    from hbt_ray.demo import run_demo
+    from hbt_ray.evaluate.table import headline_table
+
+    screen = Screen(as_json)
+    made = run_demo(folder.absolute(), policy, screen, tuple(overrides or ()))
+    screen.table(headline_table([made.trained], made.untrained))
+    screen.say(made.sentence)
+    screen.say(f"Report: {made.report}    encoder: {made.config.run.model}")
+    screen.result({"verdicts": [made.untrained.model_dump(), made.trained.model_dump()], "report": made.report})
+
+
+def main() -> None:
+    """Run a command; errors that are ours end in one line, not in a traceback."""
+    try:
+        app(standalone_mode=True)
+    except HbtError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues a run", file=sys.stderr)
+        sys.exit(130)

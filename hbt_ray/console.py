@@ -1,0 +1,105 @@
+"""The console: facts, tables and progress for people; one JSON object for machines.
+
+With `--json` standard output carries that object and nothing else; everything for people goes to standard error. Where
+the output is no terminal (a job's log) progress comes as plain lines now and then, without control characters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections import Counter
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Screen:
+    """Where a command speaks."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._console = Console(stderr=as_json, highlight=False)
+        self._begin = time.monotonic()
+        if not self._console.is_terminal:
+            self._console.width = 160  # A log has no width; 80 columns would wrap every path.
+        _hush_libraries()
+
+    @property
+    def is_terminal(self) -> bool:
+        return self._console.is_terminal
+
+    @property
+    def rich(self) -> Console:
+        return self._console
+
+    def say(self, text: str) -> None:
+        """One line, with the seconds since the command began."""
+        seconds = f"{time.monotonic() - self._begin:5.0f} s"
+        self._console.print(
+            f"[dim]{seconds}[/dim]  {text}" if self.is_terminal else f"{seconds}  {text}", markup=self.is_terminal
+        )
+
+    def table(self, table: Table) -> None:
+        self._console.print(table)
+
+    def result(self, values: dict[str, Any]) -> None:
+        """The outcome for machines; silent without `--json`."""
+        if self._as_json:
+            print(json.dumps(values, ensure_ascii=False, default=str))
+
+
+class TrainingProgress:
+    """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step."""
+
+    def __init__(self, screen: Screen, num_steps: int) -> None:
+        self._screen, self._num_steps = screen, num_steps
+        self._loss: float | None = None
+        self._kinds: Counter[str] = Counter()
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"), console=screen.rich, transient=True, disable=not screen.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("training", total=num_steps, state="starting the workers")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def watch(self, outcome: Any) -> None:
+        self._kinds[outcome.kind] += 1
+        self._loss = outcome.loss if self._loss is None else 0.95 * self._loss + 0.05 * outcome.loss
+        done = outcome.step + 1
+        self._bar.update(self._task, completed=done, state=self._state(outcome))
+        due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._num_steps
+        if due and not self._screen.is_terminal:
+            self._last_line = time.monotonic()
+            self._screen.say(f"step {done:,} of {self._num_steps:,}: {self._state(outcome)}")
+
+    def _state(self, outcome: Any) -> str:
+        total = sum(self._kinds.values())
+        mixture = ", ".join(f"{kind} {count / total:.0%}" for kind, count in sorted(self._kinds.items(), reverse=True))
+        stall = f", waited {outcome.stall_seconds:.1f} s for data" if outcome.stall_seconds > 0.5 else ""
+        return f"loss {self._loss:.3f}, {outcome.pairs_per_second:,.0f} pairs/s, batches so far: {mixture}{stall}"
+
+
+def _hush_libraries() -> None:
+    """Progress bars and notices of libraries would tear ours apart."""
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,123 @@
+"""Coverage: which items of a dataset exist in which languages, as ranges of item numbers.
+
+Everything here is built from the manifest's groups: arrays of (groups × languages), never of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import DatasetInfo
+
+LanguageCodes = NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Items that satisfy one need, numbered 0 … size-1 over their ranges."""
+
+    starts: Indices
+    """First item of each range."""
+    offsets: Indices
+    """Pool number of the first item of each range, and the size at the end."""
+
+    @property
+    def size(self) -> int:
+        return int(self.offsets[-1])
+
+    def items(self, numbers: Indices) -> Indices:
+        """Item numbers of pool numbers."""
+        ranges = np.searchsorted(self.offsets, numbers, side="right") - 1
+        return self.starts[ranges] + (numbers - self.offsets[ranges])
+
+
+class Coverage:
+    """One dataset, restricted to the languages in use.
+
+    Args:
+        languages: all languages of the plan; language codes are positions in this list.
+        exponent: a language is drawn in proportion to (items that have it) ** exponent; 0 is uniform.
+    """
+
+    def __init__(self, info: DatasetInfo, languages: Sequence[str], exponent: float) -> None:
+        self.name = info.name
+        self._sizes = np.array([group.num_items for group in info.groups], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int64)
+        self._has = np.array(
+            [[language in group.languages for language in languages] for group in info.groups], dtype=bool
+        )
+        self._has = self._has.reshape(len(info.groups), len(languages))
+        # Items with both languages of each pair; the diagonal counts the items of each language.
+        self.shared = (self._has.T * self._sizes) @ self._has
+        counts = np.diag(self.shared).astype(np.float64)
+        self.language_weights = np.where(counts > 0, np.maximum(counts, 1) ** exponent, 0.0)
+        pairs = np.where(self.shared > 0, np.maximum(self.shared, 1).astype(np.float64) ** exponent, 0.0)
+        self.pair_weights = pairs * ~np.eye(len(languages), dtype=bool)
+        self._shares = _RaggedShares(self._has, self.language_weights)
+
+    def pool(self, *languages: int) -> Pool:
+        """Items that exist in all the given languages."""
+        return self._ranges(self._has[:, list(languages)].all(axis=1))
+
+    def pool_of_breadth(self, num_languages: int) -> Pool:
+        """Items that exist in at least so many languages."""
+        breadth: NDArray[np.int64] = np.asarray(self._has.sum(axis=1))
+        return self._ranges(breadth >= num_languages)
+
+    def draw_language(self, items: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
+        """For each item one of its languages, by weight; `chance` is uniform in [0, 1)."""
+        return self._shares.draw(self._groups_of(items), chance)
+
+    def draw_pair(
+        self, items: Indices, first: NDArray[np.float64], second: NDArray[np.float64]
+    ) -> tuple[LanguageCodes, LanguageCodes]:
+        """For each item two different languages of its own: one by weight, then another one by weight."""
+        groups = self._groups_of(items)
+        one = self._shares.draw(groups, first)
+        return one, self._shares.draw_other(groups, one, second)
+
+    def _groups_of(self, items: Indices) -> Indices:
+        return np.searchsorted(self._starts, items, side="right") - 1
+
+    def _ranges(self, chosen: NDArray[np.bool_]) -> Pool:
+        chosen = chosen & (self._sizes > 0)
+        return Pool(self._starts[chosen], np.concatenate([[0], np.cumsum(self._sizes[chosen])]).astype(np.int64))
+
+
+class _RaggedShares:
+    """Cumulated language shares of every group, end to end in one array: group g fills the interval [g, g+1]."""
+
+    def __init__(self, has: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
+        groups, codes = np.nonzero(has)
+        self._codes = codes.astype(np.int16)
+        self._first = np.searchsorted(groups, np.arange(len(has) + 1))
+        share = weights[codes] / np.where(has.any(axis=1), has @ weights, 1.0)[groups]
+        before = np.concatenate([[0.0], np.cumsum(share)])
+        self._before = before[:-1] - before[self._first[:-1]][groups]  # Within the group.
+        self._share = share
+        self._edges = groups + self._before
+        self._slot = np.full(has.shape, -1, dtype=np.int64)
+        self._slot[groups, codes] = np.arange(len(codes))
+
+    def draw(self, groups: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
+        return self._codes[self._slots(groups, chance)]
+
+    def draw_other(self, groups: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
+        """Cut the taken language's interval out of [0, 1) and draw from what is left."""
+        gap = self._slot[groups, taken]
+        point = chance * (1.0 - self._share[gap])
+        point = np.where(point >= self._before[gap], point + self._share[gap], point)
+        slots = self._slots(groups, point)
+        # Rounding at the rim of the gap may hit the taken language itself: take its neighbour.
+        last = self._first[groups + 1] - 1
+        beside = np.where(gap < last, gap + 1, gap - 1)
+        return self._codes[np.where(slots == gap, beside, slots)]
+
+    def _slots(self, groups: Indices, chance: NDArray[np.float64]) -> Indices:
+        slots = np.searchsorted(self._edges, groups + chance, side="right") - 1
+        return np.clip(slots, self._first[groups], self._first[groups + 1] - 1)

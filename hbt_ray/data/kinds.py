@@ -1,0 +1,178 @@
+"""The kinds of batches: how the n-th batch of a kind fills its rows, within one dataset.
+
+A stream (dataset, kind, language or pair) walks permutations of the items that it can use: every item once an epoch,
+then a new permutation. Batch n of a stream holds the elements n·B … n·B+B-1 of that endless walk.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from hbt_ray.data.coverage import Coverage, LanguageCodes, Pool
+from hbt_ray.data.keyed import Indices, make_key, permute, uniform
+from hbt_ray.data.schedule import Schedule
+
+if TYPE_CHECKING:
+    from hbt_ray.data.plan import PlanConfig
+
+
+class Rows(NamedTuple):
+    """The rows of a batch, and the languages (codes) that all of them share, if any."""
+
+    items: Indices
+    question_languages: LanguageCodes
+    passage_languages: LanguageCodes
+    shared_languages: tuple[int, ...] = ()
+
+
+class Kind(ABC):
+    """One kind of batch over one dataset."""
+
+    label: ClassVar[str]
+    needs: ClassVar[str]
+    """What the data must have, for messages."""
+
+    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+        self.name = coverage.name
+        self._coverage, self._config, self._key = coverage, config, key
+
+    @staticmethod
+    @abstractmethod
+    def can_serve(coverage: Coverage) -> bool:
+        """Whether the dataset has items for this kind."""
+
+    @abstractmethod
+    def rows(self, nth: int) -> Rows:
+        """The rows of the n-th batch."""
+
+    @property
+    @abstractmethod
+    def smallest_pool(self) -> int:
+        """Items of the smallest stream of this kind."""
+
+    def _walk(self, pool: Pool, nth: int, *stream: int) -> tuple[Indices, Indices]:
+        """Items of the n-th batch of a stream, and the places in its endless walk."""
+        size = self._config.batch_size
+        places = nth * size + np.arange(size, dtype=np.int64)
+        epochs, numbers = np.divmod(places, pool.size)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            key = make_key(self._key, "walk", *stream, epoch)
+            numbers[here] = _permute_runs(key, numbers[here], pool.size, self._config.run_length)
+        return pool.items(numbers), places
+
+    def _schedule(self, weights: np.ndarray, *name: int) -> Schedule:
+        return Schedule(weights.tolist(), self._config.schedule, make_key(self._key, "languages", *name))
+
+
+class Mono(Kind):
+    """One language for all questions and passages (X-X-mono of 2408.10536)."""
+
+    label, needs = "mono", "questions with a passage in the same language"
+
+    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+        super().__init__(coverage, config, key)
+        self._languages = self._schedule(coverage.language_weights)
+        self._pools = {code: coverage.pool(code) for code in np.flatnonzero(coverage.language_weights).tolist()}
+
+    @staticmethod
+    def can_serve(coverage: Coverage) -> bool:
+        return bool(coverage.language_weights.any())
+
+    @property
+    def smallest_pool(self) -> int:
+        return min(pool.size for pool in self._pools.values())
+
+    def rows(self, nth: int) -> Rows:
+        code, nth = self._languages.locate(nth)
+        items, _ = self._walk(self._pools[code], nth, code)
+        return Rows(items, _constant(items, code), _constant(items, code), (code,))
+
+
+class Cross(Kind):
+    """Every row in two different languages of its own (X-Y of 2408.10536, figure 2)."""
+
+    label, needs = "cross", "items in at least two languages"
+
+    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+        super().__init__(coverage, config, key)
+        self._pool = coverage.pool_of_breadth(2)
+
+    @staticmethod
+    def can_serve(coverage: Coverage) -> bool:
+        return bool(coverage.pair_weights.any())
+
+    @property
+    def smallest_pool(self) -> int:
+        return self._pool.size
+
+    def rows(self, nth: int) -> Rows:
+        items, places = self._walk(self._pool, nth)
+        first, second = (uniform(make_key(self._key, side), places) for side in ("question", "passage"))
+        return Rows(items, *self._coverage.draw_pair(items, first, second))
+
+
+class CrossPair(Kind):
+    """One ordered pair of different languages for the whole batch."""
+
+    label, needs = Cross.label, Cross.needs
+
+    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+        super().__init__(coverage, config, key)
+        self._questions = self._schedule(coverage.pair_weights.sum(axis=1))
+        # A hundred languages make 9,900 streams: built when their turn comes.
+        self._passages = lru_cache(maxsize=None)(lambda code: self._schedule(coverage.pair_weights[code], code))
+        self._pools = lru_cache(maxsize=None)(coverage.pool)
+
+    can_serve = staticmethod(Cross.can_serve)
+
+    @property
+    def smallest_pool(self) -> int:
+        return int(self._coverage.shared[self._coverage.pair_weights > 0].min())
+
+    def rows(self, nth: int) -> Rows:
+        question, nth = self._questions.locate(nth)
+        passage, nth = self._passages(question).locate(nth)
+        items, _ = self._walk(self._pools(question, passage), nth, question, passage)
+        return Rows(items, _constant(items, question), _constant(items, passage), (question, passage))
+
+
+class Mixed(Kind):
+    """Same-language rows of many languages in one batch (LAReQA's X-X): language gives the answer away; a control."""
+
+    label, needs = "mixed", Mono.needs
+
+    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+        super().__init__(coverage, config, key)
+        self._pool = coverage.pool_of_breadth(1)
+
+    can_serve = staticmethod(Mono.can_serve)
+
+    @property
+    def smallest_pool(self) -> int:
+        return self._pool.size
+
+    def rows(self, nth: int) -> Rows:
+        items, places = self._walk(self._pool, nth)
+        codes = self._coverage.draw_language(items, uniform(make_key(self._key, "language"), places))
+        return Rows(items, codes, codes)
+
+
+def _constant(items: Indices, code: int) -> LanguageCodes:
+    return np.full(len(items), code, dtype=np.int16)
+
+
+def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Indices:
+    """A keyed permutation that moves runs as a whole; what does not fill a run stays one shorter run.
+
+    The rotation gives the short run another place in every epoch.
+    """
+    num_runs = size // run_length
+    runs, within = np.divmod(numbers, run_length)
+    whole = runs < num_runs
+    runs[whole] = permute(key, runs[whole], num_runs)
+    return (runs * run_length + within + make_key(key, "rotation") % size) % size

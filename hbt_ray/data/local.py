@@ -1,0 +1,69 @@
+"""The local batch: what one rank needs for one step, and the loader that makes it from (plan, store, tokenizer).
+
+The loader is a pure function of (step, rank, world size), so it runs anywhere: in the training process, in a test, or
+in Ray Data tasks on other machines (`hbt_ray.data.stream`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.plan import Plan, PlanConfig
+from hbt_ray.data.store import Store
+from hbt_ray.data.tokens import Tokens, tokenise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalBatch:
+    """One rank's slice of a global batch, ready for the encoder."""
+
+    step: int
+    kind: str
+    dataset: str
+    language: str
+    items: Indices
+    questions: Tokens
+    passages: Tokens
+    passage_keys: NDArray[np.int64]
+    """Equal keys share a passage and are no negatives of one another, [rows]."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisingConfig:
+    """How the two sides become ids."""
+
+    tokenizer_json: str
+    question_prompt: str
+    passage_prompt: str
+    max_question_length: int
+    max_passage_length: int
+
+
+class Loader:
+    """Plan, store and tokenizer, opened."""
+
+    def __init__(self, store: Path, plan: PlanConfig, tokenising: TokenisingConfig) -> None:
+        self.store = Store(store)
+        self.plan = Plan(self.store.manifest, plan)
+        self._how = tokenising
+
+    def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
+        """The local batch of a rank."""
+        batch = self.plan.batch(step).slice(rank, world_size)
+        texts = self.store.texts(batch, self.plan.languages)
+        how = self._how
+        return LocalBatch(
+            step,
+            batch.kind,
+            batch.dataset,
+            batch.language,
+            batch.items,
+            tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length),
+            tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length),
+            texts.passage_keys,
+        )

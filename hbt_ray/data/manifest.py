@@ -1,0 +1,83 @@
+"""The manifest: what a store holds, in numbers; all that a plan needs to know about the data.
+
+Items of a dataset are stored sorted by their set of languages. So the items that have a language, or a pair, are a few
+ranges of row numbers, and a manifest of a billion items stays a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict
+
+VERSION = 1
+"""Of the layout of manifest and shards; a reader refuses any other."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Group(_Record):
+    """Consecutive items of a dataset that exist in the same languages."""
+
+    languages: tuple[str, ...]
+    num_items: int
+
+
+class Shard(_Record):
+    """One Arrow IPC file; shards follow one another in the order of the items."""
+
+    file: str
+    num_items: int
+    sha256: str
+
+
+class DatasetInfo(_Record):
+    """Items of one origin."""
+
+    name: str
+    groups: tuple[Group, ...]
+    shards: tuple[Shard, ...]
+    sources: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+
+    @property
+    def num_items(self) -> int:
+        return sum(group.num_items for group in self.groups)
+
+    @cached_property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for group in self.groups for language in group.languages}))
+
+    @property
+    def items_by_language(self) -> dict[str, int]:
+        return {
+            language: sum(group.num_items for group in self.groups if language in group.languages)
+            for language in self.languages
+        }
+
+
+class Manifest(_Record):
+    """The contents of a store."""
+
+    version: int = VERSION
+    datasets: tuple[DatasetInfo, ...]
+    spec: str = ""
+    """Fingerprint of the configuration and sources that the store was prepared from."""
+
+    @cached_property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for dataset in self.datasets for language in dataset.languages}))
+
+    @property
+    def num_items(self) -> int:
+        return sum(dataset.num_items for dataset in self.datasets)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of everything that decides which text an item number stands for."""
+        datasets = self.model_dump(mode="json", include={"version", "datasets"})
+        return hashlib.sha256(json.dumps(datasets, sort_keys=True).encode()).hexdigest()[:16]

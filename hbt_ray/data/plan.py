@@ -1,0 +1,178 @@
+"""The plan: the sequence of global batches, a pure function of (manifest, settings, step).
+
+`Plan.batch(step)` decides everything that is trained on: the dataset, the kind, and for every row the item and its two
+languages. No clock, no rank, no worker count and no iterator state enters, so any number of ranks, any resume point and
+any two trials see the same batches; a checkpoint's whole data state is the step number and `Plan.identity`.
+
+How a step is decided, each stage in O(log) from the one before:
+
+    step ──▶ kind ──▶ dataset ──▶ language or pair ──▶ rows
+          n-th of its kind  n-th of its dataset   n-th batch of this stream: elements n·B … n·B+B-1 of its walk,
+                                                  a new keyed permutation of its items for every epoch
+Bounds: with two kinds, in any window of n steps the monolingual ones differ from alpha·n by less than 1; a dataset or
+language is off by less than 4 turns within its kind (`hbt_ray.data.schedule`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hbt_ray.config import Config, Language
+from hbt_ray.data.coverage import Coverage, LanguageCodes
+from hbt_ray.data.keyed import Indices, make_key
+from hbt_ray.data.kinds import Cross, CrossPair, Kind, Mixed, Mono
+from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.schedule import Schedule
+from hbt_ray.errors import PlanError, PlanMismatch
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the function from settings to batches; a change here is another plan."""
+
+
+class PlanConfig(Config):
+    """How batches are made."""
+
+    policy: Literal["mono", "cross", "hybrid", "mixed"] = "hybrid"
+    """mono: one language a batch; cross: question and passage differ; hybrid: both, by alpha; mixed: same-language
+    rows of many languages in one batch (LAReQA's X-X, known to be bad: a control)."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Share of monolingual batches; hybrid only."""
+    cross: Literal["rows", "pair"] = "rows"
+    """Cross-lingual batches: every row draws its own ordered pair of languages, or one pair for the whole batch."""
+    batch_size: int = Field(64, gt=0)
+    """Global batch: rows of one optimiser step over all ranks."""
+    languages: tuple[Language, ...] = ()
+    """Languages to train on; empty means all of the store."""
+    schedule: Literal["balanced", "random"] = "balanced"
+    """balanced: shares hold in every window of steps; random: independent draws, as the paper words it."""
+    dataset_exponent: float = Field(1.0, ge=0)
+    """A dataset is drawn in proportion to items ** exponent."""
+    language_exponent: float = Field(0.0, ge=0)
+    """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
+    run_length: int = Field(1, gt=0)
+    """Rows that stay neighbours in the walk, for range reads from remote storage; 1 is a perfect shuffle."""
+    seed: int = 0
+
+    @property
+    def mono_share(self) -> float:
+        return {"mono": 1.0, "cross": 0.0, "mixed": 0.0, "hybrid": self.alpha}[self.policy]
+
+    def __str__(self) -> str:
+        return f"hybrid({self.alpha:g})" if self.policy == "hybrid" else self.policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A global batch, or a rank's slice of one."""
+
+    step: int
+    kind: str
+    """`mono`, `cross` or `mixed`."""
+    dataset: str
+    language: str
+    """`de` of a monolingual batch, `de-en` of a cross-lingual one with a single pair, else empty."""
+    items: Indices
+    """Item numbers within the dataset, [rows]."""
+    question_languages: LanguageCodes
+    """Positions in `Plan.languages`, [rows]."""
+    passage_languages: LanguageCodes
+
+    def slice(self, rank: int, world_size: int) -> Batch:
+        """The local batch of a rank; slices of all ranks in order are the whole."""
+        part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
+        columns = (self.items[part], self.question_languages[part], self.passage_languages[part])
+        return Batch(self.step, self.kind, self.dataset, self.language, *columns)
+
+
+class Plan:
+    """See the module's text.
+
+    Raises:
+        PlanError: the store cannot serve the policy; the text says what is missing.
+    """
+
+    def __init__(self, manifest: Manifest, config: PlanConfig) -> None:
+        self.config = config
+        self._manifest = manifest
+        self.languages = config.languages or manifest.languages
+        if unknown := sorted(set(self.languages) - set(manifest.languages)):
+            raise PlanError(
+                f"plan.languages names {', '.join(unknown)}, but the store has only {', '.join(manifest.languages)}"
+            )
+        coverages = [Coverage(info, self.languages, config.language_exponent) for info in manifest.datasets]
+        sizes = {info.name: info.num_items for info in manifest.datasets}
+        shares = [(kind, share) for kind, share in self._kind_shares() if share > 0]
+        self._kinds = [self._served(kind, coverages) for kind, _ in shares]
+        self._kind_schedule = self._schedule([share for _, share in shares], "kind")
+        self._dataset_schedules = [
+            self._schedule([Fraction(sizes[part.name] ** config.dataset_exponent) for part in parts], "dataset", number)
+            for number, parts in enumerate(self._kinds)
+        ]
+        self._warn_of_small_streams()
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of a step: any step, in any order, always the same."""
+        kind, nth = self._kind_schedule.locate(step)
+        dataset, nth = self._dataset_schedules[kind].locate(nth)
+        part = self._kinds[kind][dataset]
+        rows = part.rows(nth)
+        label = "-".join(self.languages[code] for code in rows.shared_languages)
+        return Batch(step, part.label, part.name, label, rows.items, rows.question_languages, rows.passage_languages)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that the batches depend on, for the checkpoint."""
+        return {"version": VERSION, "data": self._manifest.checksum, **self.config.model_dump(mode="json")}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def require(self, saved: dict[str, Any]) -> None:
+        """Raises: PlanMismatch if a checkpoint with this identity was made under another plan."""
+        for field in sorted(self.identity.keys() | saved.keys()):
+            if saved.get(field) != self.identity.get(field):
+                raise PlanMismatch(f"plan.{field}", saved.get(field), self.identity.get(field))
+
+    def _kind_shares(self) -> list[tuple[type[Kind], Fraction]]:
+        cross = Cross if self.config.cross == "rows" else CrossPair
+        mono = Fraction(self.config.mono_share)
+        return [(Mono, mono), (Mixed if self.config.policy == "mixed" else cross, 1 - mono)]
+
+    def _served(self, kind: type[Kind], coverages: list[Coverage]) -> list[Kind]:
+        """The streams of one kind, one for each dataset that can serve it."""
+        parts = [
+            kind(coverage, self.config, make_key(self.config.seed, coverage.name, kind.label))
+            for coverage in coverages
+            if kind.can_serve(coverage)
+        ]
+        if not parts:
+            raise PlanError(
+                f"policy {self.config} needs {kind.needs}, but no dataset of the store has any (languages in use: "
+                f"{', '.join(self.languages) or 'none'}). Choose another policy, or prepare parallel data."
+            )
+        return parts
+
+    def _schedule(self, weights: list[Fraction], *name: object) -> Schedule:
+        return Schedule(weights, self.config.schedule, make_key(self.config.seed, *name))
+
+    def _warn_of_small_streams(self) -> None:
+        for part in (part for parts in self._kinds for part in parts):
+            if part.smallest_pool < self.config.batch_size:
+                logger.warning(
+                    "dataset %s: a %s stream has only %d items, fewer than batch_size=%d, so items repeat in a batch",
+                    part.name,
+                    part.label,
+                    part.smallest_pool,
+                    self.config.batch_size,
+                )

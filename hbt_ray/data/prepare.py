@@ -1,0 +1,239 @@
+"""Prepare: sources → store.
+
+Rows are checked, grouped into items by (dataset, item id), sorted into groups of equal languages, shuffled once within
+each, and written. Every row is either kept or stands in `rejected.jsonl` with its reason; too many fail the run.
+The store appears whole, by one rename, or not at all; preparing the same again changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from hbt_ray.config import Config
+from hbt_ray.data.keyed import make_key, permute
+from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.rows import Row
+from hbt_ray.data.sources.squad import SquadSource
+from hbt_ray.data.sources.table import TableSource
+from hbt_ray.data.sources.worldfacts import Worldfacts
+from hbt_ray.data.store import MANIFEST, read_manifest
+from hbt_ray.errors import SourceError, StoreError
+from hbt_ray.languages import normalise
+
+AnySource = Annotated[Worldfacts | TableSource | SquadSource, Field(discriminator="kind")]
+
+
+class StoreConfig(Config):
+    """What a store is made of."""
+
+    path: Path
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of rows that may be rejected before the run fails."""
+    shard_items: int = Field(50_000, gt=0)
+    """Items of one file."""
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Item:
+    """One item in all its languages."""
+
+    passage_id: str = ""
+    texts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Language → question, passage."""
+
+
+class Rejection(NamedTuple):
+    where: str
+    reason: str
+    item_id: str
+    language: str
+
+
+class Prepared(NamedTuple):
+    """What became of the rows: `read = kept + rejected`, always."""
+
+    manifest: Manifest
+    num_read: int
+    num_kept: int
+    rejected: Counter[str]
+    """Reason → rows."""
+    was_there: bool
+    """The same store stood there already; nothing was read."""
+
+
+def prepare(config: StoreConfig) -> Prepared:
+    """Make the store that `config` describes.
+
+    Raises:
+        SourceError: a source is missing or malformed, or more than `max_rejected` of the rows are bad.
+        StoreError: another store stands at `config.path`.
+    """
+    spec = _spec(config)
+    if (config.path / MANIFEST).exists():
+        manifest = read_manifest(config.path)
+        if manifest.spec == spec:
+            return Prepared(manifest, 0, 0, Counter(), was_there=True)
+        raise StoreError(
+            f"{config.path}: holds a store made from other settings or sources; give another path, or remove it first"
+        )
+    if config.path.exists() and (not config.path.is_dir() or any(config.path.iterdir())):
+        raise StoreError(f"{config.path}: is there and is no store, so it is left alone; give another path")
+
+    datasets: dict[str, dict[str, Item]] = defaultdict(dict)
+    origins: dict[str, dict[str, str]] = defaultdict(dict)
+    rejections: list[Rejection] = []
+    num_read = 0
+    for source in config.sources:
+        for row in source.rows():
+            num_read += 1
+            name = row.dataset or source.name
+            origins[name][source.name] = source.licence
+            if rejection := _add(row, datasets[name]):
+                rejections.append(rejection)
+    _fail_if_too_many(rejections, num_read, config)
+
+    partial = config.path.with_name(f".{config.path.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        infos = tuple(
+            _write(partial, name, datasets[name], origins[name], config) for name in sorted(datasets) if datasets[name]
+        )
+        manifest = Manifest(datasets=infos, spec=spec)
+        _write_rejections(partial / "rejected.jsonl", rejections)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        partial.replace(config.path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    reasons = Counter(rejection.reason for rejection in rejections)
+    return Prepared(manifest, num_read, num_read - len(rejections), reasons, was_there=False)
+
+
+def _add(row: Row, items: dict[str, Item]) -> Rejection | None:
+    """Put a row with its item, or say why not."""
+    try:
+        language = normalise(row.language)
+    except ValueError:
+        return _rejection(row, "language is no BCP-47 tag")
+    if not row.item_id.strip():
+        return _rejection(row, "item id is empty")
+    for side in ("question", "passage"):
+        if not getattr(row, side).strip():
+            return _rejection(row, f"{side} is empty")
+    item = items.setdefault(row.item_id, Item())
+    if language in item.texts:
+        return _rejection(row, "item has this language already")
+    item.passage_id = item.passage_id or row.passage_id
+    item.texts[language] = row.question, row.passage
+    return None
+
+
+def _rejection(row: Row, reason: str) -> Rejection:
+    return Rejection(row.where, reason, row.item_id, row.language)
+
+
+def _fail_if_too_many(rejections: list[Rejection], num_read: int, config: StoreConfig) -> None:
+    if num_read == 0:
+        raise SourceError(
+            f"the sources of {config.path} hold no rows at all: {', '.join(s.name for s in config.sources)}"
+        )
+    if len(rejections) > config.max_rejected * num_read:
+        beside = config.path.with_name(config.path.name + ".rejected.jsonl")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        _write_rejections(beside, rejections)
+        first = rejections[0]
+        raise SourceError(
+            f"{len(rejections)} of {num_read} rows are bad, more than max_rejected={config.max_rejected:g} allows; "
+            f"no store was made. First: {first.where}: {first.reason} (item {first.item_id!r}, language "
+            f"{first.language!r}). All are in {beside}"
+        )
+
+
+def _write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for rejection in rejections:
+            file.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
+
+
+def _write(root: Path, name: str, items: dict[str, Item], origins: dict[str, str], config: StoreConfig) -> DatasetInfo:
+    """Write one dataset's shards."""
+    by_languages: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for item_id, item in items.items():
+        by_languages[tuple(sorted(item.texts))].append(item_id)
+    groups: list[Group] = []
+    order: list[str] = []
+    for languages in sorted(by_languages):
+        ids = sorted(by_languages[languages])
+        shuffled = permute(make_key(config.seed, name, languages), np.arange(len(ids)), len(ids))
+        order.extend(ids[number] for number in shuffled.tolist())
+        groups.append(Group(languages=languages, num_items=len(ids)))
+    all_languages = sorted({language for languages in by_languages for language in languages})
+    (root / name).mkdir(parents=True)
+    shards = []
+    for number, start in enumerate(range(0, len(order), config.shard_items)):
+        ids = order[start : start + config.shard_items]
+        file = f"{name}/{number:05d}.arrow"
+        _write_shard(root / file, [(item_id, items[item_id]) for item_id in ids], all_languages)
+        shards.append(Shard(file=file, num_items=len(ids), sha256=_sha256(root / file)))
+    return DatasetInfo(
+        name=name,
+        groups=tuple(groups),
+        shards=tuple(shards),
+        sources=tuple(origins),
+        licences=tuple(sorted({*origins.values()} - {""})),
+    )
+
+
+def _write_shard(path: Path, items: list[tuple[str, Item]], languages: list[str]) -> None:
+    # Where the source names no passage, equal text in the item's first language means the same passage.
+    passage_ids = [item.passage_id or item.texts[min(item.texts)][1] for _, item in items]
+    columns: dict[str, pa.Array] = {
+        "item_id": pa.array([item_id for item_id, _ in items], pa.string()),
+        "passage_id": pa.array([item.passage_id for _, item in items], pa.string()),
+        "passage_key": pa.array(np.array([make_key(i) for i in passage_ids], dtype=np.uint64).view(np.int64)),
+    }
+    for language in languages:
+        texts = [item.texts.get(language, (None, None)) for _, item in items]
+        columns[f"question.{language}"] = pa.array([question for question, _ in texts], pa.string())
+        columns[f"passage.{language}"] = pa.array([passage for _, passage in texts], pa.string())
+    table = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _spec(config: StoreConfig) -> str:
+    """Fingerprint of the settings and of the files that they name, by size and time of change."""
+    files = []
+    for source in config.sources:
+        paths = (
+            source.files.values()
+            if isinstance(source, SquadSource)
+            else [source.path]
+            if isinstance(source, TableSource)
+            else []
+        )
+        for path in paths:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                stat = file.stat() if file.exists() else None
+                files.append((str(file), stat and stat.st_size, stat and stat.st_mtime_ns))
+    text = json.dumps([config.model_dump(mode="json", exclude={"path"}), files], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

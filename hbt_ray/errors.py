@@ -1,0 +1,81 @@
+"""The errors a user can meet: each says what is wrong, where, why it matters and what to do instead.
+
+`exit_code` is what the command line returns: 2 where the user's input is wrong, 1 for anything else.
+Ray pickles errors between processes, so every class here must survive `pickle` with its data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class HbtError(Exception):
+    """Root of all errors that hbt_ray raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(HbtError):
+    """The user's input is wrong; nothing was written over."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration file or a `key=value` override does not make sense."""
+
+
+class SourceError(InputError):
+    """A source file is missing, empty or not of the promised shape."""
+
+
+class StoreError(InputError):
+    """A store is missing, incomplete or damaged."""
+
+
+class PlanError(InputError):
+    """The data cannot serve the batches that the plan asks for."""
+
+
+class PlanMismatch(PlanError):
+    """A checkpoint was made under another plan than the one that is to continue it."""
+
+    def __init__(self, field: str, saved: object, current: object) -> None:
+        super().__init__(
+            f"the checkpoint was made with {field}={saved!r}, this run has {current!r}, so the batches would differ "
+            f"from the ones already trained on. Restore {field}={saved!r}, or start a new run with another name."
+        )
+        self.field, self.saved, self.current = field, saved, current
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, self.saved, self.current)
+
+
+class CheckpointError(InputError):
+    """A checkpoint is cut short or changed."""
+
+
+class ModelError(InputError):
+    """A model folder or name cannot be loaded as an encoder."""
+
+
+class TaskError(InputError):
+    """An evaluation task is unknown, empty or contradicts itself."""
+
+
+class ResourceError(InputError):
+    """The cluster cannot give what the run asks for."""
+
+
+class NonFiniteLoss(HbtError):
+    """The loss is not a finite number; every rank stopped before the optimiser step."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(
+            f"the loss of step {step} is {loss}; all ranks stopped before the weights changed. "
+            "Lower train.learning_rate or raise loss.temperature, and continue from the last checkpoint."
+        )
+        self.step, self.loss = step, loss
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.loss)

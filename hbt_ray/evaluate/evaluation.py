@@ -1,0 +1,58 @@
+"""Evaluation: one model on one task, from texts to a saved verdict."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from hbt_ray.evaluate.encode import EncoderConfig, encode
+from hbt_ray.evaluate.judge import judge
+from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.run import published
+
+PER_QUERY = "queries.parquet"
+
+
+def evaluate(
+    encoder: EncoderConfig,
+    task: Task,
+    folder: Path,
+    *,
+    name: str,
+    search: SearchConfig | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Verdict:
+    """Encode, search, measure; write `verdict.json` and the per-query table into `folder`. Needs a Ray session.
+
+    Args:
+        name: what the verdict calls the model.
+        say: told what happens, for progress.
+
+    Raises:
+        ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
+    """
+    begin = time.perf_counter()
+    say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
+    encoded = encode(encoder, task.queries["text"].to_pylist(), task.documents["text"].to_pylist())
+    middle = time.perf_counter()
+    say(f"{task.name}: searching {len(task.languages)} languages")
+    with ShardedIndex.of_task(task, encoded.passages, search) as index:
+        table, card = judge(task, encoded.questions, index)
+    end = time.perf_counter()
+    verdict = Verdict(
+        model=name,
+        fingerprint=encoded.fingerprint,
+        seconds={"encode": middle - begin, "search": end - middle},
+        peak_memory_bytes=max(encoded.peak_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        **card.fields(),
+    )
+    with published(folder) as scratch:
+        verdict.save(scratch)
+        pq.write_table(table, scratch / PER_QUERY)
+    return verdict

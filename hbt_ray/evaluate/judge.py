@@ -1,0 +1,148 @@
+"""The judge: every measure of the three settings (2408.10536, section 3) from one pass over the corpus.
+
+For a query and one of its relevant documents, the documents that come before it are counted once in each language.
+The rank among the documents of one language is 1 + that language's count (monolingual where it is the query's
+language, else cross-lingual), the rank in the pool is 1 + the sum of all counts: exact over lists of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.measures import RANK_DISTANCE, Values, measure
+from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
+
+MEASURES = ("AP", "R@1", "R@10", "nDCG@10")
+POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """What `Verdict` needs from the judge, field by field."""
+
+    task: str
+    languages: list[str]
+    num_queries: dict[str, int]
+    num_documents: dict[str, int]
+    settings: dict[str, Measures] = field(default_factory=dict)
+    pairs: dict[str, dict[str, Measures]] = field(default_factory=dict)
+    pool: dict[str, Measures] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Any]:
+        """For `Verdict(model=…, fingerprint=…, **scorecard.fields())`."""
+        return asdict(self)
+
+
+def judge(task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex) -> tuple[pa.Table, Scorecard]:
+    """Judge the vectors of the task's queries [queries, dim] against an index of its documents, in the task's order.
+
+    Returns the per-query table and the means. The table's columns are query_id, language, setting, passage_language
+    (empty in the multilingual setting) and one a measure; `RankDistance` is null outside the multilingual setting. A
+    pair of languages has only the questions with a relevant document in the second one; a setting without any pair is
+    left out. Means are taken over questions within a language or pair, then over languages or pairs.
+
+    Raises:
+        TaskError: the index or the vectors are not those of the task, or a vector is not finite.
+    """
+    if index.ids != task.documents["doc_id"].to_pylist():
+        raise TaskError(f"task {task.name}: the index holds other documents; build it with ShardedIndex.of_task")
+    vectors = np.asarray(query_vectors)
+    if len(vectors) != task.queries.num_rows:
+        raise TaskError(
+            f"task {task.name}: {len(vectors)} query vectors for {task.queries.num_rows} queries; encode "
+            "`task.queries` (queries without relevant documents are not among them)"
+        )
+    relevant = task.relevant
+    preceding = index.preceding(vectors, relevant)
+    document_language = np.asarray(task.documents["language"].to_pylist())[relevant]
+    groups = []
+    for count, language in zip(preceding, index.languages, strict=True):
+        ranks = np.where((document_language == language) & (relevant >= 0), count + 1, 0)
+        groups.append(_Group(language, np.flatnonzero(ranks.any(axis=1)), ranks))
+    pooled = np.where(relevant >= 0, preceding.sum(axis=0) + 1, 0)
+    groups.append(_Group("", np.arange(len(pooled)), pooled))
+    return _summarise(task, groups)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Ranks among the documents of one language, or of all where `language` is empty."""
+
+    language: str
+    queries: npt.NDArray[np.int64]
+    """Those with a relevant document there."""
+    ranks: npt.NDArray[np.int64]
+    """[all queries, relevant], 0 where a document is not in this group."""
+
+
+def _summarise(task: Task, groups: Iterable[_Group]) -> tuple[pa.Table, Scorecard]:
+    asked = np.asarray(task.queries["language"].to_pylist())
+    card = _blank(task)
+    tables = []
+    for group in groups:
+        values = measure(MEASURES if group.language else POOL_MEASURES, group.ranks[group.queries])
+        languages = asked[group.queries]
+        tables.append(_table(task, group, languages, values))
+        for language in np.unique(languages).tolist():
+            means = {name: float(column[languages == language].mean()) for name, column in values.items()}
+            if group.language:
+                card.pairs.setdefault(language, {})[group.language] = means
+            else:
+                card.pool[language] = means
+    card.settings.update(_settings(card))
+    return pa.concat_tables(tables), card
+
+
+def _blank(task: Task) -> Scorecard:
+    return Scorecard(
+        task=task.name,
+        languages=task.languages,
+        num_queries=_counts(task.queries),
+        num_documents=_counts(task.documents),
+    )
+
+
+def _settings(card: Scorecard) -> dict[str, Measures]:
+    """Macro averages: each language, or ordered pair of languages, counts the same."""
+    pairs = [(asked, found, means) for asked, row in card.pairs.items() for found, means in row.items()]
+    members = {
+        MONOLINGUAL: [means for asked, found, means in pairs if asked == found],
+        CROSS_LINGUAL: [means for asked, found, means in pairs if asked != found],
+        MULTILINGUAL: list(card.pool.values()),
+    }
+    return {
+        setting: {name: float(np.mean([means[name] for means in of])) for name in of[0]}
+        for setting, of in members.items()
+        if of
+    }
+
+
+def _table(task: Task, group: _Group, languages: npt.NDArray[np.str_], values: dict[str, Values]) -> pa.Table:
+    if group.language:
+        settings = np.where(languages == group.language, MONOLINGUAL, CROSS_LINGUAL)
+    else:
+        settings = np.full(len(languages), MULTILINGUAL)
+    columns = {
+        "query_id": task.queries["query_id"].take(pa.array(group.queries)).combine_chunks(),
+        "language": pa.array(languages.tolist(), pa.string()),
+        "setting": pa.array(settings.tolist(), pa.string()),
+        "passage_language": pa.array([group.language] * len(languages), pa.string()),
+    }
+    for name in POOL_MEASURES:
+        absent = pa.nulls(len(languages), pa.float64())
+        columns[name] = pa.array(values[name], pa.float64()) if name in values else absent
+    return pa.table(columns)
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    counted = {entry["values"]: entry["counts"] for entry in table["language"].value_counts().to_pylist()}
+    return dict(sorted(counted.items()))

@@ -1,0 +1,56 @@
+"""The verdict: what one model is worth on one task, in the three settings of the literature (2408.10536, section 3).
+
+Measures go by their `ir-measures` names (`AP`, `R@1`, `nDCG@10`); `RankDistance` is ours: worst minus best rank of a
+question's parallel answers in the multilingual ranking, the language bias (KD-SPD, 2305.09025). Means are macro
+averages: over queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hbt_ray.errors import TaskError
+
+Measures = dict[str, float]
+MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL = "monolingual", "cross-lingual", "multilingual"
+
+
+class Verdict(BaseModel):
+    """Read back with `Verdict.load`; written as `verdict.json` beside the per-query table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    model: str
+    """The name to show: of a run, a folder or a hub model."""
+    fingerprint: str
+    """Checksum of weights, tokenizer and prompts."""
+    languages: list[str]
+    num_queries: dict[str, int]
+    num_documents: dict[str, int]
+    settings: dict[str, Measures]
+    """Setting → macro-averaged measures; `RankDistance` only in the multilingual one."""
+    pairs: dict[str, dict[str, Measures]]
+    """Question language → passage language → measures; the diagonal is the monolingual setting."""
+    pool: dict[str, Measures]
+    """Question language → measures in the pool of all languages, `RankDistance` among them."""
+    seconds: dict[str, float] = {}
+    """Wall-clock time of `encode` and `search`."""
+    peak_memory_bytes: int = 0
+    """Largest resident set of any one process that took part."""
+
+    def save(self, folder: Path) -> Path:
+        path = folder / "verdict.json"
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises: TaskError where the file is missing or is no verdict."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise TaskError(f"{path}: no readable verdict ({error}); run `hbt evaluate` again") from None

@@ -1,0 +1,86 @@
+"""The run folder: one place that knows what lies where.
+
+RUN/config.yaml        the configuration, exactly as it was used
+RUN/base/              the encoder before training (SentenceTransformer folder)
+RUN/checkpoints/       what training continues from (Ray Train's)
+RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
+RUN/model/             the trained encoder (SentenceTransformer folder)
+RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>@base` of the untrained one
+RUN/report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def verdict(self, task: str, *, of_base: bool = False) -> Path:
+        """The folder of one verdict."""
+        return self.root / "verdicts" / (f"{task}@base" if of_base else task)
+
+    def verdicts(self, *, of_base: bool = False) -> list[Path]:
+        """The files of all verdicts so far, by task."""
+        found = sorted(self.root.glob("verdicts/*/verdict.json"))
+        return [path for path in found if path.parent.name.endswith("@base") == of_base]
+
+    def curve(self) -> list[dict[str, Any]]:
+        """One row a step, in order; of a step that was repeated after a resume, the last."""
+        if not self.metrics.exists():
+            return []
+        rows = (
+            json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+        )
+        by_step = {row["step"]: row for row in rows}
+        return [by_step[step] for step in sorted(by_step)]
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder` that takes its place at the end, so that nobody ever sees half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)

@@ -1,0 +1,123 @@
+"""The workflow: the stages as the commands and the demo run them, each with what it tells a person on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from hbt_ray.card import write_card
+from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.errors import ModelError, TaskError
+from hbt_ray.evaluate.encode import EncoderConfig, model_folder
+from hbt_ray.evaluate.evaluation import evaluate
+from hbt_ray.evaluate.report import write_report
+from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.run import Run
+from hbt_ray.train.export import export
+from hbt_ray.train.trainer import TrainConfig, fit
+
+UNTRAINED = "untrained"
+
+
+def make_store(config: StoreConfig, screen: Screen) -> Prepared:
+    """Sources → store."""
+    screen.say(f"preparing {config.path}")
+    prepared = prepare(config)
+    manifest = prepared.manifest
+    table = Table(box=None, pad_edge=False)
+    for column in ("data set", "items", "languages", "items by language"):
+        table.add_column(column, justify="right" if column == "items" else "left")
+    for info in manifest.datasets:
+        counts = ", ".join(f"{language} {count:,}" for language, count in info.items_by_language.items())
+        table.add_row(info.name, f"{info.num_items:,}", str(len(info.languages)), counts)
+    screen.table(table)
+    if prepared.was_there:
+        screen.say(f"{config.path} was there already and is up to date")
+    else:
+        reasons = "".join(f"; {reason}: {count:,}" for reason, count in prepared.rejected.most_common())
+        rejected = prepared.num_read - prepared.num_kept
+        screen.say(f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {rejected:,} rejected{reasons}")
+    return prepared
+
+
+def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> int:
+    """Store → run with an exported encoder. Needs a Ray session. Returns the steps that are done."""
+    steps = config.optimiser.steps
+    workers = f"{config.workers.count} worker{'s' * (config.workers.count > 1)}"
+    screen.say(f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {workers}")
+    with TrainingProgress(screen, steps) as progress:
+        done = fit(config, progress.watch, until)
+    if done < steps:
+        screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
+        return done
+    export(config.run)
+    write_card(config.run)
+    screen.say(f"{done:,} steps are done; the encoder is in {config.run.model}")
+    return done
+
+
+def find_run(model: str, name: str, storage: Path) -> Run:
+    """The run that `model` is, or the folder where the verdicts on any other model go.
+
+    Raises:
+        ModelError: a folder that is no model, or a run whose training has not ended.
+    """
+    run = Run(Path(model).absolute())
+    if run.config.exists():
+        if not run.model.exists():
+            raise ModelError(f"run {model} has no exported encoder yet; let `hbt train` finish, or judge {run.base}")
+        return run
+    model_folder(model)
+    return Run((storage / (name or model.strip("/").replace("/", "--").lstrip("."))).absolute())
+
+
+def judge(
+    run: Run, encoder: EncoderConfig, tasks: Sequence[Task], screen: Screen, *, of_base: bool = False
+) -> list[Verdict]:
+    """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
+    name = UNTRAINED if of_base else run.name
+    verdicts = [
+        evaluate(encoder, task, run.verdict(task.name, of_base=of_base), name=name, say=screen.say) for task in tasks
+    ]
+    write_card(run)
+    return verdicts
+
+
+def make_report(runs: Sequence[Run], path: Path) -> Path:
+    """One page on all verdicts of some runs; with the training curve where it is one run."""
+    verdicts, baselines = judged(runs)
+    single = runs[0] if len(runs) == 1 else None
+    config = TrainConfig.load(single.config) if single and single.config.exists() else None
+    return write_report(
+        path,
+        title=", ".join(run.name for run in runs),
+        verdicts=verdicts,
+        baseline=baselines,
+        curve=single.curve() if single else (),
+        policy=str(config.plan) if config else "",
+        config_yaml=config.to_yaml() if config else "",
+    )
+
+
+def judged(runs: Sequence[Run]) -> tuple[list[Verdict], list[Verdict]]:
+    """All verdicts on the runs' encoders, and for each of their tasks the first on an untrained one.
+
+    Raises:
+        TaskError: a folder is no run, or nothing was judged yet.
+    """
+    for run in runs:
+        if not run.root.is_dir():
+            raise TaskError(f"{run.root}: no such run")
+    verdicts = [Verdict.load(path) for run in runs for path in run.verdicts()]
+    if not verdicts:
+        names = ", ".join(str(run.root) for run in runs)
+        raise TaskError(f"nothing was judged yet in {names}; run `hbt evaluate RUN --task …` first")
+    baselines: dict[str, Verdict] = {}
+    for verdict in (Verdict.load(path) for run in runs for path in run.verdicts(of_base=True)):
+        baselines.setdefault(verdict.task, verdict)
+    tasks = {verdict.task for verdict in verdicts}
+    return verdicts, [verdict for task, verdict in baselines.items() if task in tasks]

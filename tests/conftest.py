@@ -1,0 +1,44 @@
+"""What all tests share: one small Ray cluster a session, and the real data where it lies beside the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Read by Ray when it is imported, so before any test module imports it.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local cluster of 6 logical CPUs; started by the first test that asks for it."""
+    import ray
+
+    # Ray's sockets live here, and a socket's path may have 107 characters: pytest's own folders are too deep.
+    folder = tempfile.mkdtemp(prefix="hbt", dir="/tmp")
+    ray.init(
+        num_cpus=6,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real evaluation and training data."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data sets in {folder}, which are not part of the repository")
+    return folder

@@ -1,0 +1,200 @@
+"""The plan: the same global batches for any number of ranks and any resume point, and the shares that it promises."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.plan import Batch, Plan, PlanConfig
+from hbt_ray.errors import PlanError, PlanMismatch
+
+ELEVEN = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
+GROUPS = [(ELEVEN, 500), (("de", "en"), 77), (("en",), 50), (("de", "ru", "tr"), 64)]
+
+
+def manifest(*datasets: list[tuple[tuple[str, ...], int]]) -> Manifest:
+    return Manifest(
+        datasets=tuple(
+            DatasetInfo(
+                name=f"set{number}",
+                groups=tuple(Group(languages=languages, num_items=size) for languages, size in groups),
+                shards=(),
+            )
+            for number, groups in enumerate(datasets)
+        )
+    )
+
+
+def plan(*datasets: list[tuple[tuple[str, ...], int]], **settings: object) -> Plan:
+    return Plan(manifest(*(datasets or (GROUPS,))), PlanConfig(**{"batch_size": 24, **settings}))
+
+
+def spoken(item: int, groups: list[tuple[tuple[str, ...], int]] = GROUPS) -> tuple[str, ...]:
+    """The languages of an item."""
+    for languages, size in groups:
+        if item < size:
+            return languages
+        item -= size
+    raise AssertionError("an item that does not exist")
+
+
+def rows(batch: Batch) -> list[tuple[int, int, int]]:
+    columns = (batch.items, batch.question_languages, batch.passage_languages)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+POLICIES = [
+    {"policy": policy, "cross": cross, "schedule": schedule, "language_exponent": exponent}
+    for policy in ("mono", "cross", "hybrid", "mixed")
+    for cross in ("rows", "pair")
+    for schedule in ("balanced", "random")
+    for exponent in (0.0, 0.7)
+]
+
+
+@pytest.mark.parametrize("settings", POLICIES, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_every_row_is_what_its_kind_promises(settings: dict[str, object]) -> None:
+    made = plan(**settings)
+    for step in range(60):
+        batch = made.batch(step)
+        assert len(batch.items) == 24
+        for item, question, passage in rows(batch):
+            assert {made.languages[question], made.languages[passage]} <= set(spoken(item))
+            assert (question == passage) == (batch.kind != "cross")
+        if batch.kind == "mono":
+            assert {made.languages[code] for code in batch.question_languages} == {batch.language}
+        if batch.kind == "cross" and settings["cross"] == "pair":
+            assert len({row[1:] for row in rows(batch)}) == 1
+
+
+@given(step=st.integers(0, 10**7), world_size=st.sampled_from([1, 2, 3, 4, 8, 5, 7]), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_slices_of_all_ranks_are_the_global_batch(step: int, world_size: int, seed: int) -> None:
+    whole = plan(seed=seed).batch(step)
+    slices = [plan(seed=seed).batch(step).slice(rank, world_size) for rank in range(world_size)]
+    assert [row for part in slices for row in rows(part)] == rows(whole)
+    assert {(part.step, part.kind, part.language) for part in slices} == {(whole.step, whole.kind, whole.language)}
+    assert max(len(part.items) for part in slices) - min(len(part.items) for part in slices) <= 1
+
+
+@pytest.mark.parametrize("settings", POLICIES[::3], ids=lambda settings: "-".join(map(str, settings.values())))
+def test_a_resume_at_any_step_sees_the_rest(settings: dict[str, object]) -> None:
+    undisturbed = [rows(plan(**settings).batch(step)) for step in range(30)]
+    for start in range(30):
+        resumed = plan(**settings)
+        assert [rows(resumed.batch(step)) for step in range(start, 30)] == undisturbed[start:]
+
+
+@given(alpha=st.floats(0, 1), seed=st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_share_of_monolingual_batches_is_off_by_less_than_one_in_every_prefix(alpha: float, seed: int) -> None:
+    made = plan(alpha=alpha, seed=seed, batch_size=2)
+    num_mono = 0
+    for step in range(200):
+        num_mono += made.batch(step).kind == "mono"
+        assert abs(num_mono - alpha * (step + 1)) < 1
+
+
+def test_languages_of_monolingual_batches_are_uniform_within_the_bound() -> None:
+    made = plan([(ELEVEN, 500), (("en",), 100_000)], policy="mono", batch_size=2)
+    counts = Counter(made.batch(step).language for step in range(1100))
+    assert set(counts) == set(ELEVEN)
+    assert max(abs(count - 100) for count in counts.values()) < 4
+
+
+def test_language_exponent_favours_large_languages() -> None:
+    made = plan([(("de", "en"), 100), (("en",), 300)], policy="mono", batch_size=2, language_exponent=1.0)
+    counts = Counter(made.batch(step).language for step in range(500))
+    assert abs(counts["en"] - 400) < 4
+
+
+def test_datasets_are_drawn_by_size() -> None:
+    sets = [(ELEVEN, 100)], [(ELEVEN, 300)], [(("en",), 600)]
+    for exponent, shares in ((1.0, (0.1, 0.3, 0.6)), (0.0, (1 / 3,) * 3)):
+        made = plan(*sets, policy="mono", batch_size=2, dataset_exponent=exponent)
+        counts = Counter(made.batch(step).dataset for step in range(1000))
+        assert all(abs(counts[f"set{number}"] - 1000 * share) < 4 for number, share in enumerate(shares))
+    crossing = plan(*sets, policy="cross", batch_size=2)
+    assert {crossing.batch(step).dataset for step in range(200)} == {"set0", "set1"}  # set2 has one language.
+
+
+def test_rows_of_cross_batches_draw_all_ordered_pairs_alike() -> None:
+    made = plan([(ELEVEN, 5000)], policy="cross", batch_size=500)
+    counts = Counter(row[1:] for step in range(44) for row in rows(made.batch(step)))
+    assert len(counts) == 110
+    assert max(abs(count - 200) for count in counts.values()) < 5 * 200**0.5
+
+
+@pytest.mark.parametrize("settings", [{"policy": "mono"}, {"policy": "cross"}, {"policy": "cross", "cross": "pair"}])
+@pytest.mark.parametrize("run_length", [1, 4])
+def test_every_item_comes_once_an_epoch_and_in_a_new_order(settings: dict[str, object], run_length: int) -> None:
+    size = 62  # A batch of 5 does not divide it, so batches run over the end of an epoch.
+    made = plan([(("de", "en"), size)], batch_size=5, run_length=run_length, **settings)
+    walks = defaultdict(list)
+    for step in range(300):
+        batch = made.batch(step)
+        walks[batch.language].extend(batch.items.tolist())
+    for walk in walks.values():
+        epochs = [tuple(walk[at : at + size]) for at in range(0, len(walk) - size, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len(set(epochs)) == len(epochs)
+
+
+def test_runs_stay_together() -> None:
+    made = plan([(("de", "en"), 1000)], policy="mono", batch_size=16, run_length=8)
+    items = made.batch(0).items
+    assert (np.diff(items) == 1).sum() >= 12  # Two runs of 8, cut at most once by the end of the data.
+
+
+def test_shares_hold_for_a_billion_items_and_a_hundred_languages() -> None:
+    languages = tuple(a + b for a in "abcdefghij" for b in "abcdefghij")
+    made = plan(*([[(languages, 18_000_000), (languages[:50], 2_000_000)]] * 50), batch_size=1024)
+    batch = made.batch(10**7)
+    assert len(set(batch.items.tolist())) == 1024
+    assert batch.items.max() < 20_000_000
+
+
+def test_the_fingerprint_changes_with_everything_that_changes_batches() -> None:
+    base = plan()
+    others = [plan(seed=1), plan(alpha=0.4), plan(batch_size=12), plan(run_length=2), plan([(ELEVEN, 501)])]
+    assert len({made.fingerprint for made in (base, *others)}) == 6
+    assert plan().fingerprint == base.fingerprint
+    base.require(plan().identity)
+    with pytest.raises(PlanMismatch, match=r"plan\.alpha=0\.4.*0\.5") as caught:
+        base.require(plan(alpha=0.4).identity)
+    assert (caught.value.saved, caught.value.current) == (0.4, 0.5)
+
+
+def test_what_the_data_cannot_serve_is_refused() -> None:
+    with pytest.raises(PlanError, match="at least two languages"):
+        plan([(("en",), 100)], policy="cross")
+    with pytest.raises(PlanError, match="at least two languages"):
+        plan([(("en",), 100)], policy="hybrid")
+    plan([(("en",), 100)], policy="hybrid", alpha=1.0)
+    with pytest.raises(PlanError, match="names fr"):
+        plan(languages=("de", "fr"))
+
+
+def test_languages_can_be_left_out() -> None:
+    made = plan(languages=("de", "ru"), policy="hybrid")
+    assert made.languages == ("de", "ru")
+    assert {code for step in range(20) for row in rows(made.batch(step)) for code in row[1:]} == {0, 1}
+
+
+def test_small_streams_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    plan([(("de", "en"), 10)], batch_size=24)
+    assert "only 10 items, fewer than batch_size=24" in caplog.text
+
+
+def test_policies_have_names() -> None:
+    assert [str(PlanConfig(policy=policy, alpha=0.25)) for policy in ("mono", "cross", "hybrid", "mixed")] == [
+        "mono",
+        "cross",
+        "hybrid(0.25)",
+        "mixed",
+    ]

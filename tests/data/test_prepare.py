@@ -1,0 +1,280 @@
+"""Prepare and store: what goes in comes out, bad input is named, nothing is lost or written over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hbt_ray.config import Config
+from hbt_ray.data.plan import Plan, PlanConfig
+from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.data.store import Store
+from hbt_ray.errors import ConfigError, HbtError, SourceError, StoreError
+
+ROWS = [
+    {"item_id": f"i{n}", "language": language, "question": f"q{n} {language}", "passage": f"p{n // 2} {language}"}
+    for n in range(20)
+    for language in (("de", "en", "zh-Hant") if n % 4 else ("en", "pt-BR"))
+]
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]] | str) -> Path:
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def made(tmp_path: Path, rows: list[dict[str, Any]] | str = ROWS, **settings: Any) -> Prepared:
+    source = {"kind": "table", "name": "facts", "path": str(jsonl(tmp_path / "rows.jsonl", rows))}
+    source |= settings.pop("source", {})
+    return prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source], **settings}, "test"))
+
+
+def texts(path: Path) -> set[tuple[str, str, str]]:
+    """Every (language, question, passage) that the plan can draw from a store."""
+    store, found = Store(path), set()
+    plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=7, dataset_exponent=0))
+    for step in range(60):
+        batch = plan.batch(step)
+        read = store.texts(batch, plan.languages)
+        found |= {(batch.language, *pair) for pair in zip(read.questions, read.passages, strict=True)}
+    return found
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    prepared = made(tmp_path, shard_items=6)
+    assert (prepared.num_read, prepared.num_kept, sum(prepared.rejected.values())) == (len(ROWS), len(ROWS), 0)
+    (info,) = prepared.manifest.datasets
+    assert info.items_by_language == {"de": 15, "en": 20, "pt-BR": 5, "zh-Hant": 15}
+    assert [shard.num_items for shard in info.shards] == [6, 6, 6, 2]
+    assert texts(tmp_path / "store") == {(row["language"], row["question"], row["passage"]) for row in ROWS}
+
+
+def test_cross_lingual_rows_join_versions_of_one_item(tmp_path: Path) -> None:
+    made(tmp_path)
+    store = Store(tmp_path / "store")
+    plan = Plan(store.manifest, PlanConfig(policy="cross", batch_size=20))
+    answers = {(row["question"], row["item_id"]): row for row in ROWS}
+    by_item = {(row["item_id"], row["language"]): row["passage"] for row in ROWS}
+    for step in range(10):
+        read = store.texts(plan.batch(step), plan.languages)
+        for question, passage in zip(read.questions, read.passages, strict=True):
+            item = next(item for text, item in answers if text == question)
+            asked, found = question.split()[-1], passage.split()[-1]
+            assert asked != found
+            assert by_item[item, found] == passage
+
+
+def test_items_with_equal_passages_share_a_key(tmp_path: Path) -> None:
+    made(tmp_path)
+    store = Store(tmp_path / "store")
+    plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=15, languages=("de",)))
+    read = store.texts(plan.batch(0), plan.languages)
+    passages = np.array(read.passages)
+    equal = read.passage_keys[:, None] == read.passage_keys
+    assert np.array_equal(equal, passages[:, None] == passages)
+    assert equal.sum() > len(passages)
+
+
+def test_passage_ids_are_shared_over_languages(tmp_path: Path) -> None:
+    rows = [{**row, "doc": f"d{int(row['item_id'][1:]) // 5}"} for row in ROWS]
+    made(tmp_path, rows, source={"columns": {"passage_id": "doc"}})
+    store = Store(tmp_path / "store")
+    read = store.texts(
+        Plan(store.manifest, PlanConfig(policy="mono", batch_size=20, languages=("en",))).batch(0), ("en",)
+    )
+    documents = np.array([int(question.split()[0][1:]) // 5 for question in read.questions])
+    assert np.array_equal(read.passage_keys[:, None] == read.passage_keys, documents[:, None] == documents)
+
+
+def test_preparing_again_changes_nothing_and_another_store_is_left_alone(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    manifest = (tmp_path / "store" / "manifest.json").read_bytes()
+    again = prepare(StoreConfig.make(_config(tmp_path), "test"))
+    assert again.was_there
+    assert again.manifest == first.manifest
+    with pytest.raises(StoreError, match="other settings"):
+        prepare(StoreConfig.make({**_config(tmp_path), "seed": 1}, "test"))
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == manifest
+
+
+def test_the_same_sources_give_the_same_store(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert made(tmp_path).manifest.checksum == made(tmp_path / "other").manifest.checksum
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="left alone"):
+        made(tmp_path)
+    assert (tmp_path / "store" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_crash_leaves_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pa.ipc, "new_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        made(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"language": "english"}, "language is no BCP-47 tag"),
+        ({"language": "xx"}, "language is no BCP-47 tag"),
+        ({"question": " \n"}, "question is empty"),
+        ({"passage": ""}, "passage is empty"),
+        ({"passage": None}, "passage is empty"),
+        ({"item_id": ""}, "item id is empty"),
+        ({"item_id": "i1", "language": "de"}, "item has this language already"),
+    ],
+)
+def test_bad_rows_are_set_aside_with_their_reason(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    bad = {"item_id": "new", "language": "en", "question": "q", "passage": "p", **change}
+    with pytest.raises(SourceError, match=r"1 of 56 rows are bad.*rows\.jsonl:56: " + reason):
+        made(tmp_path, [*ROWS, bad])
+    assert not (tmp_path / "store").exists()
+    (told,) = [json.loads(line) for line in (tmp_path / "store.rejected.jsonl").read_text().splitlines()]
+    assert told["reason"] == reason
+
+    prepared = made(tmp_path, [*ROWS, bad], max_rejected=0.1)
+    assert prepared.num_read == prepared.num_kept + 1
+    assert prepared.rejected == {reason: 1}
+    assert reason in (tmp_path / "store" / "rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "rows.jsonl: the file is empty"),
+        ("\n\n", "rows.jsonl: the file is empty"),
+        ('{"item_id": "a"', "rows.jsonl:1: no valid JSON"),
+        ("[1, 2]\n", "rows.jsonl:1: a JSON list"),
+        ('{"item_id": "a", "language": "de", "question": "q"}\n', "no column 'passage'; there are 'item_id'"),
+    ],
+)
+def test_malformed_jsonl_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        made(tmp_path, text)
+
+
+def test_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes('{"item_id": "a", "language": "de", "question": "Größe", "passage": "p"}\n'.encode("latin-1"))
+    with pytest.raises(SourceError, match="no UTF-8 text"):
+        made(tmp_path, source={"path": str(path)})
+
+
+def test_parquet_with_other_column_names(tmp_path: Path) -> None:
+    names = {"item_id": "id", "language": "lang", "passage": "context", "dataset": "origin"}
+    rows = [
+        {names.get(key, key): value for key, value in row.items()} | {"origin": f"o{n % 2}"}
+        for n, row in enumerate(ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = {"path": str(tmp_path / "rows.parquet"), "columns": names}
+    prepared = made(tmp_path, source=source)
+    assert [info.name for info in prepared.manifest.datasets] == ["o0", "o1"]
+    with pytest.raises(SourceError, match="no column 'passage'"):
+        made(tmp_path, source={**source, "columns": {**names, "passage": "passage"}}, path=str(tmp_path / "two"))
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 is how it starts")
+    with pytest.raises(SourceError, match="no readable Parquet"):
+        made(tmp_path, source=source, path=str(tmp_path / "three"))
+
+
+SQUAD = {
+    "data": [
+        {"title": "t", "paragraphs": [{"context": "c {}", "qas": [{"id": "1", "question": "q {}", "answers": []}]}]}
+    ]
+}
+
+
+def squad(tmp_path: Path, change: Callable[[Any], Any] = lambda tree: tree) -> Config:
+    for language in ("de", "en"):
+        tree = json.loads(json.dumps(SQUAD).replace("{}", language))
+        (tmp_path / f"{language}.json").write_text(json.dumps(change(tree) if language == "de" else tree))
+    files = {language: str(tmp_path / f"{language}.json") for language in ("de", "en")}
+    return StoreConfig.make(
+        {"path": str(tmp_path / "store"), "sources": [{"kind": "squad", "name": "squad", "files": files}]}, "test"
+    )
+
+
+def test_squad_files_meet_by_question_id(tmp_path: Path) -> None:
+    prepared = prepare(squad(tmp_path))
+    assert prepared.manifest.num_items == 1
+    assert prepared.manifest.languages == ("de", "en")
+    assert texts(tmp_path / "store") == {("de", "q de", "c de"), ("en", "q en", "c en")}
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda tree: [], r"de\.json: expected an object with 'data'"),
+        (lambda tree: {"data": {}}, r"de\.json: expected an object with 'data' \(list\)"),
+        (lambda tree: {"data": [{"paragraphs": [{"qas": []}]}]}, r"de\.json: data\[0\]\.paragraphs\[0\]: .*'context'"),
+        (lambda tree: {"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 7}]}]}]}, r"qas\[0\]: .*'id' \(str\)"),
+    ],
+)
+def test_wrong_squad_shapes_are_named(tmp_path: Path, change: Callable[[Any], Any], place: str) -> None:
+    with pytest.raises(SourceError, match=place):
+        prepare(squad(tmp_path, change))
+
+
+def test_missing_and_cut_squad_files_are_named(tmp_path: Path) -> None:
+    config = squad(tmp_path)
+    path = tmp_path / "de.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(SourceError, match=r"de\.json:1: no valid JSON.*cut short"):
+        prepare(config)
+    path.unlink()
+    with pytest.raises(SourceError, match="no such file"):
+        prepare(config)
+
+
+def test_a_missing_shard_and_a_missing_store_are_named(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "store" / "facts" / "00000.arrow").unlink()
+    with pytest.raises(StoreError, match=r"00000\.arrow"):
+        Store(tmp_path / "store")
+    with pytest.raises(StoreError, match="hbt prepare"):
+        Store(tmp_path / "nowhere")
+    (tmp_path / "store" / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        Store(tmp_path / "store")
+
+
+def test_bad_languages_in_the_configuration_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'deutsch' is no BCP-47"):
+        StoreConfig.make({"path": "s", "sources": [{"kind": "squad", "name": "s", "files": {"deutsch": "x"}}]}, "test")
+
+
+def test_real_squad_translations(tmp_path: Path, shared_data: Path) -> None:
+    source = {
+        "kind": "table",
+        "name": "squad",
+        "path": str(shared_data / "train" / "squad_parallel.parquet"),
+        "columns": {"item_id": "id", "language": "lang", "passage": "context"},
+    }
+    prepared = prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
+    assert prepared.num_read == 38_917
+    assert prepared.num_read == prepared.num_kept + sum(prepared.rejected.values())
+    assert prepared.manifest.languages == ("en", "es", "pt", "pt-BR")
+    assert prepared.manifest.num_items == 11_877
+
+
+def test_every_error_has_exit_code_two() -> None:
+    assert {error.exit_code for error in (SourceError, StoreError, ConfigError)} == {2}
+    assert HbtError.exit_code == 1
+
+
+def _config(tmp_path: Path) -> dict[str, Any]:
+    source = {"kind": "table", "name": "facts", "path": str(tmp_path / "rows.jsonl")}
+    return {"path": str(tmp_path / "store"), "sources": [source]}

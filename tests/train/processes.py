@@ -1,0 +1,26 @@
+"""Real processes for tests of the collectives: gloo over a file, no ports."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def on_ranks(world_size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """`work(rank, *arguments)` in `world_size` processes; what each returned. A failing rank fails the test."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (world_size, folder, work, arguments), nprocs=world_size)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
