@@ -1,0 +1,61 @@
+"""hbt_ray: hybrid batch training of multilingual dense retrievers on Ray.
+
+What is listed here stays; everything else may change. Names are imported when they are first used, so that
+`import hbt_ray` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hbt_ray.data.plan import Batch, Plan, PlanConfig
+    from hbt_ray.data.prepare import StoreConfig, prepare
+    from hbt_ray.data.store import Store
+    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.tasks import Task, open_task
+    from hbt_ray.evaluate.verdict import Verdict
+    from hbt_ray.train.loss import info_nce
+    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.trainer import fit
+
+_HOMES = {
+    "Batch": "data.plan",
+    "EncoderConfig": "evaluate.encode",
+    "Plan": "data.plan",
+    "PlanConfig": "data.plan",
+    "Store": "data.store",
+    "StoreConfig": "data.prepare",
+    "Task": "evaluate.tasks",
+    "TrainConfig": "train.settings",
+    "Verdict": "evaluate.verdict",
+    "fit": "train.trainer",
+    "info_nce": "train.loss",
+    "open_task": "evaluate.tasks",
+    "prepare": "data.prepare",
+}
+
+__all__ = [
+    "Batch",
+    "EncoderConfig",
+    "Plan",
+    "PlanConfig",
+    "Store",
+    "StoreConfig",
+    "Task",
+    "TrainConfig",
+    "Verdict",
+    "fit",
+    "info_nce",
+    "open_task",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hbt_ray' has no attribute {name!r}")
+    return getattr(import_module(f"hbt_ray.{_HOMES[name]}"), name)

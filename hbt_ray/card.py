@@ -9,7 +9,7 @@ import yaml
 from hbt_ray.evaluate.table import COLUMNS
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
-from hbt_ray.train.trainer import TrainConfig
+from hbt_ray.train.settings import TrainConfig
 
 _TEXT = """\
 # {name}

@@ -68,11 +68,13 @@ def train(
     """Train an encoder on a store; the same run name continues where it stopped."""
     from hbt_ray.console import Screen
     from hbt_ray.session import session
-    from hbt_ray.train.trainer import TrainConfig
+    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.trainer import open_run
     from hbt_ray.workflow import train_run
 
     screen = Screen(as_json)
     settings = TrainConfig.load(config, overrides or ())
+    open_run(settings)  # What is wrong shows before a cluster starts.
     with session():
         done = train_run(settings, screen, until)
     run = settings.run

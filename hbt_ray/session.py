@@ -9,20 +9,33 @@ from contextlib import contextmanager
 
 from hbt_ray.errors import ResourceError
 
-# A checkpoint counts only once the controller has polled it; with the default of 2 s a fast run would lose many steps.
 _SETTINGS = {
+    # A checkpoint counts only once the controller has polled it; in the default of 2 s a fast run does many steps.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_LOCAL_SETTINGS = {
+    # On one machine nobody announces a preemption or reads Prometheus, and each of their processes takes 2 s to start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's core warns on the console of what its own libraries do (constructor arguments, worker starts).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_maximum_startup_concurrency": "16",
+}
+
+
+def configure(*, local: bool) -> None:
+    """Set what Ray reads when it is imported or started; what the environment says already stays."""
+    for name, value in (_SETTINGS | _LOCAL_SETTINGS if local else _SETTINGS).items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
 def session() -> Iterator[None]:
     """Connect for the length of the block; a session that was there before is used and left as it is."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    configure(local="RAY_ADDRESS" not in os.environ)
     import ray
 
     if ray.is_initialized():
@@ -47,7 +60,6 @@ def session() -> Iterator[None]:
 def _start_local() -> None:
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # More logical CPUs than cores: training workers reserve theirs first, and with none left Ray Data waits for ever.
     ray.init(
         address="local",

@@ -18,7 +18,8 @@ from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
 from hbt_ray.train.export import export
-from hbt_ray.train.trainer import TrainConfig, fit
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit
 
 UNTRAINED = "untrained"
 

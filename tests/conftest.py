@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hbt_ray.session import configure
+
 # Read by Ray when it is imported, so before any test module imports it.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+configure(local=True)
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,11 @@ class Coverage:
 
     def pool(self, *languages: int) -> Pool:
         """Items that exist in all the given languages."""
-        return self._ranges(self._has[:, list(languages)].all(axis=1))
+        return self._ranges(np.flatnonzero(self._has[:, list(languages)].all(axis=1)))
 
     def pool_of_breadth(self, num_languages: int) -> Pool:
         """Items that exist in at least so many languages."""
-        breadth: NDArray[np.int64] = np.asarray(self._has.sum(axis=1))
-        return self._ranges(breadth >= num_languages)
+        return self._ranges(np.flatnonzero(self._has.sum(axis=1) >= num_languages))
 
     def draw_language(self, items: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
         """For each item one of its languages, by weight; `chance` is uniform in [0, 1)."""
@@ -84,9 +83,9 @@ class Coverage:
     def _groups_of(self, items: Indices) -> Indices:
         return np.searchsorted(self._starts, items, side="right") - 1
 
-    def _ranges(self, chosen: NDArray[np.bool_]) -> Pool:
-        chosen = chosen & (self._sizes > 0)
-        return Pool(self._starts[chosen], np.concatenate([[0], np.cumsum(self._sizes[chosen])]).astype(np.int64))
+    def _ranges(self, groups: NDArray[np.intp]) -> Pool:
+        groups = groups[self._sizes[groups] > 0]
+        return Pool(self._starts[groups], np.concatenate([[0], np.cumsum(self._sizes[groups])]).astype(np.int64))
 
 
 class _RaggedShares:

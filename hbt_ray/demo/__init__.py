@@ -19,7 +19,8 @@ from hbt_ray.evaluate.encode import EncoderConfig
 from hbt_ray.evaluate.tasks import open_task
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 from hbt_ray.session import session
-from hbt_ray.train.trainer import TrainConfig, open_run
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import open_run
 from hbt_ray.workflow import judge, make_report, make_store, train_run
 
 TASK = "worldfacts"

@@ -1,0 +1,58 @@
+"""The journal: carries what rank 0 learned, wherever it runs, to the driver's metrics file and screen.
+
+It imports neither torch nor the trainer: it lives in a process of its own, which must start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+
+class Journal:
+    """An actor; rows wait here until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+
+    def flush(self) -> None:
+        """Returns once all earlier writes of the caller are here: an actor serves a caller in order."""
+
+    def take(self) -> list[dict[str, Any]]:
+        rows, self._rows = self._rows, []
+        return rows
+
+
+@contextmanager
+def journal_to(path: Path, watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+    """The handle of a journal whose rows reach the file and `watch` while the block runs."""
+    journal, ended = ray.remote(num_cpus=0)(Journal).remote(), threading.Event()
+
+    def drain() -> None:
+        with path.open("a", encoding="utf-8") as file:
+            for row in ray.get(journal.take.remote()):
+                file.write(json.dumps(row) + "\n")
+                watch(row)
+
+    def follow() -> None:
+        while not ended.wait(0.5):
+            drain()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield journal
+    finally:
+        ended.set()
+        thread.join()
+        drain()
+        ray.kill(journal)

@@ -1,0 +1,85 @@
+"""One rank of a training run under Ray Train, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from hbt_ray.data.plan import Plan
+from hbt_ray.data.store import Store
+from hbt_ray.data.stream import Origin, stream
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
+from hbt_ray.train import checkpoint
+from hbt_ray.train.loop import Learner, Outcome, train
+from hbt_ray.train.model import load, tokenising
+from hbt_ray.train.settings import TrainConfig
+
+
+def train_rank(settings: dict[str, Any]) -> HbtError | None:
+    """Train as the rank that this process is; `settings` are those of `trainer.fit`.
+
+    Errors that all ranks meet alike are returned, as Ray Train would repeat in vain what raises them.
+    """
+    try:
+        _train(settings)
+    except (InputError, NonFiniteLoss) as error:
+        return error
+    return None
+
+
+def _train(settings: dict[str, Any]) -> None:
+    config = TrainConfig.model_validate(settings["config"])
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if not config.workers.gpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+
+    encoder = load(config.run.base)
+    plan = Plan(Store(config.store).manifest, config.plan)
+    sizes = tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size))
+    learner = Learner(
+        encoder,
+        config.optimiser,
+        config.loss,
+        padding_id=encoder.tokenizer.pad_token_id,
+        rank=rank,
+        sizes=sizes,
+        device=get_device(),
+    )
+    start = _continue(learner, plan)
+    origin = Origin(config.store, config.plan, tokenising(encoder, config.model), rank, world_size)
+
+    def record(outcome: Outcome) -> None:
+        if rank == 0:
+            settings["journal"].write.remote(asdict(outcome))
+
+    def save(step: int) -> None:
+        if step % config.checkpoints.every and step != settings["stop"]:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            if rank == 0:
+                checkpoint.save(Path(folder), learner, step, plan.identity)
+            made = ray.train.Checkpoint.from_directory(folder) if rank == 0 else None
+            ray.train.report({"step": step}, checkpoint=made, checkpoint_dir_name=f"step-{step:08d}")
+
+    train(learner, stream(origin, start, settings["stop"], config.stream), record, save)
+    ray.get(settings["journal"].flush.remote())  # What was written may still be under way when this process ends.
+
+
+def _continue(learner: Learner, plan: Plan) -> int:
+    """The step to start with: 0, or where the latest checkpoint ends."""
+    latest = ray.train.get_checkpoint()
+    if latest is None:
+        return 0
+    with latest.as_directory() as folder:
+        state = checkpoint.restore(Path(folder), learner)
+    plan.require(state.plan)
+    return state.step

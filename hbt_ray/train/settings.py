@@ -1,0 +1,68 @@
+"""The configuration of a training run: what `hbt train` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from hbt_ray.config import Config
+from hbt_ray.data.plan import PlanConfig
+from hbt_ray.data.stream import StreamConfig
+from hbt_ray.run import Run
+from hbt_ray.train.loop import OptimiserConfig
+from hbt_ray.train.loss import LossConfig
+from hbt_ray.train.model import ModelConfig
+
+
+class WorkersConfig(Config):
+    """The training processes."""
+
+    count: int = Field(1, gt=0)
+    """Ranks; each takes its slice of every global batch."""
+    cpus: float = Field(1, gt=0)
+    """Logical CPUs that one worker reserves; data tasks need some beside them."""
+    gpu: bool = False
+    """One GPU a worker."""
+    max_failures: int = Field(3, ge=-1)
+    """Restarts after a worker died, from the latest checkpoint; -1 is without end."""
+
+
+class CheckpointsConfig(Config):
+    """When to save."""
+
+    every: int = Field(100, gt=0)
+    """Steps between checkpoints; the last step always makes one."""
+    keep: int = Field(2, gt=0)
+    """So many of the newest stay."""
+
+
+class TrainConfig(Config):
+    """A training run."""
+
+    name: str = Field(min_length=1)
+    """Of the run: its folder under `storage_path`. The same name continues it."""
+    store: Path
+    storage_path: Path = Path("runs")
+    model: ModelConfig = ModelConfig()
+    plan: PlanConfig = PlanConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    stream: StreamConfig = StreamConfig()
+    workers: WorkersConfig = WorkersConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str) -> str:
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no plain folder name; put the path into storage_path")
+        return name
+
+    @property
+    def run(self) -> Run:
+        return Run(self.storage_path.absolute() / self.name)
+
+    def absolute(self) -> TrainConfig:
+        """The same with paths that hold in any working directory of this file system."""
+        return self.model_copy(update={"store": self.store.absolute(), "storage_path": self.storage_path.absolute()})

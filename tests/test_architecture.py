@@ -1,0 +1,74 @@
+"""Imports point one way: cli → workflow → {train, evaluate} → data → the ground floor."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
+FLOORS = [
+    {"errors", "languages"},
+    {"config", "run", "console", "session"},
+    {"data"},
+    {"train", "evaluate"},
+    {"card"},
+    {"workflow"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+WITHOUT_RAY = ["data/plan", "data/keyed", "data/schedule", "data/store", "data/local", "train/loss", "train/model",
+               "train/loop", "train/checkpoint", "evaluate/measures", "evaluate/verdict"]  # fmt: skip
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of everything that a module imports, also within functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def room(name: str) -> str:
+    """`hbt_ray.data.plan` → `data`."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    here = parts[0]
+    for name in imported(path):
+        if name.startswith("hbt_ray.") and room(name) != here:
+            assert floor(room(name)) < floor(here), f"{path.name} imports {name}, which is not below it"
+        assert not name.startswith("tune_spaces"), f"{path.name}: the library never imports a search space"
+
+
+@pytest.mark.parametrize("module", WITHOUT_RAY)
+def test_the_core_runs_without_ray(module: str) -> None:
+    assert not [name for name in imported(ROOT / f"{module}.py") if name.split(".")[0] == "ray"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name}"
+
+
+def test_no_module_is_called_utils() -> None:
+    assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in MODULES}

@@ -1,0 +1,106 @@
+"""The command line: exit codes, JSON for machines, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.worlds import small_run, small_store
+
+
+def hbt(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hbt_ray", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    small_store(folder / "store")
+    (folder / "train.yaml").write_text(small_run(folder).to_yaml())
+    return folder
+
+
+@pytest.mark.parametrize("command", [(), ("prepare",), ("train",), ("evaluate",), ("report",), ("demo",)])
+def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
+    done = hbt(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "nowhere.yaml"), "ConfigError: nowhere.yaml: no such file"),
+        (
+            ("train", "train.yaml", "plan.alhpa=1"),
+            "ConfigError: train.yaml: plan: unknown key 'alhpa'; did you mean 'alpha'?",
+        ),
+        (("train", "train.yaml", "plan.alpha=1.2"), "plan.alpha: Input should be less than or equal to 1"),
+        (("train", "train.yaml", "store=empty"), "StoreError: "),
+        (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
+        (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: ./nowhere: no such folder"),
+        (("evaluate", "store", "--task", "worldfacts"), "ModelError: store: neither modules.json nor config.json"),
+        (("evaluate", "x/y", "--task", "xquad-r"), "TaskError: --task xquad-r: where is it?"),
+        (("evaluate", "x/y", "--task", "worldfacts", "--languages", "fr"), "worldfacts has no templates for fr"),
+        (("report", "nowhere"), "no such run"),
+        (("report", "store"), "nothing was judged yet"),
+        (("train",), "Missing argument"),
+        (("evaluate", "x/y", "--batch-size", "0", "--task", "worldfacts"), "Invalid value"),
+        (
+            ("demo", "--policy", "both", "--folder", "demo"),
+            "plan.policy: Input should be 'mono', 'cross', 'hybrid' or 'mixed'",
+        ),
+    ],
+)
+def test_wrong_input_ends_with_two_and_one_line(world: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = hbt(*arguments, cwd=world)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_prepare_speaks_json(world: Path) -> None:
+    source = {"kind": "table", "name": "colours", "path": str(world / "store.jsonl")}
+    (world / "store.yaml").write_text(yaml.safe_dump({"path": str(world / "second"), "sources": [source]}))
+    done = hbt("prepare", world / "store.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["num_read"] == told["num_kept"] == 180
+    assert told["datasets"] == {"colours": {"ar": 60, "de": 60, "en": 60}}
+    assert "180 rows read = 180 kept + 0 rejected" in done.stderr
+    assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["was_there"] is True
+
+
+def test_train_evaluate_and_report_one_run(world: Path) -> None:
+    """The way of a user, in three commands; `--untrained` gives the report its baseline."""
+    done = hbt("train", "train.yaml", "optimiser.steps=12", "--json", cwd=world)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["steps"], told["complete"]) == (12, True)
+    assert "step 12 of 12: loss" in done.stderr
+    run = Path(told["run"])
+
+    done = hbt(
+        "evaluate", run, "--task", "worldfacts=dev", "--languages", "ar,de,en", "--untrained", "--json", cwd=world
+    )
+    assert done.returncode == 0, done.stderr
+    verdicts = json.loads(done.stdout)["verdicts"]
+    assert [verdict["model"] for verdict in verdicts] == ["untrained", "small"]
+    assert verdicts[0]["fingerprint"] != verdicts[1]["fingerprint"]
+    assert set(verdicts[0]["settings"]) == {"monolingual", "cross-lingual", "multilingual"}
+    card = (run / "model" / "README.md").read_text()
+    assert "worldfacts" in card
+    assert f"{verdicts[1]['settings']['monolingual']['AP']:.3f}" in card
+
+    done = hbt("report", run, cwd=world)
+    assert done.returncode == 0, done.stderr
+    page = (run / "report.html").read_text()
+    assert "untrained" in page
+    assert "hybrid(0.5)" in page
+    assert "open " in done.stdout

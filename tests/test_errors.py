@@ -1,0 +1,26 @@
+"""Errors keep their data over process borders, as Ray pickles them."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from hbt_ray import errors
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch
+
+
+@pytest.mark.parametrize(
+    "error", [PlanMismatch("plan.alpha", 0.5, 0.3), NonFiniteLoss(7, float("inf")), InputError("x: y")]
+)
+def test_errors_survive_pickling(error: HbtError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+def test_input_errors_end_with_two_and_others_with_one() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HbtError)]
+    assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == {"HbtError", "NonFiniteLoss"}
+    assert {kind.exit_code for kind in kinds if issubclass(kind, InputError)} == {2}

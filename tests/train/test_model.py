@@ -1,0 +1,88 @@
+"""Encoders: built the same every time, loaded from plain and SentenceTransformer folders, refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hbt_ray.data.tokens import tokenise
+from hbt_ray.errors import ModelError
+from hbt_ray.train.model import ModelConfig, build, features, load, tokenising
+
+TEXTS = [f"{word} {number}" for word in ("Frage", "question", "سؤال", "คำถาม") for number in range(60)]
+SMALL = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 200, "max_question_length": 8, "max_passage_length": 12}
+
+
+def small(**settings: object) -> ModelConfig:
+    return ModelConfig(**{**SMALL, **settings})
+
+
+def test_the_same_configuration_gives_the_same_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    build(small(), TEXTS).save_pretrained(str(tmp_path / "a"))
+    torch.manual_seed(8)
+    build(small(), TEXTS).save_pretrained(str(tmp_path / "b"))
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (tmp_path / "a" / "tokenizer.json").read_text() == (tmp_path / "b" / "tokenizer.json").read_text()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_trainer_and_library_give_the_same_vectors(tmp_path: Path, pooling: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    config = small(pooling=pooling)
+    encoder = build(config, TEXTS).eval()
+    encoder.save_pretrained(str(tmp_path / "model"))
+    library = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    how = tokenising(encoder, config)
+    texts = ["Frage 3", "question 1 2 3 4 5 6 7 8 9 10 11 12", "سؤال"]
+    for run, prompt, length in ((library.encode_query, "query: ", 8), (library.encode_document, "passage: ", 12)):
+        tokens = tokenise(how.tokenizer_json, prompt, texts, length)
+        with torch.no_grad():
+            ours = encoder(features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu")))["sentence_embedding"]
+        assert np.abs(ours.numpy() - run(texts)).max() < 1e-6
+        assert np.abs(np.linalg.norm(ours.numpy(), axis=1) - 1).max() < 1e-6
+
+
+def test_a_saved_folder_is_an_encoder_to_start_from(tmp_path: Path) -> None:
+    build(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
+    again = build(
+        ModelConfig(name=str(tmp_path / "model"), max_question_length=8, max_passage_length=10, question_prompt="q: ")
+    )
+    assert again.prompts == {"query": "q: ", "document": "passage: "}
+    assert again.max_seq_length == 10
+    assert np.array_equal(again.encode("Frage 3"), load(tmp_path / "model").encode("Frage 3"))
+
+
+def test_a_plain_transformer_folder_gets_pooling_and_normalisation(tmp_path: Path) -> None:
+    encoder = build(small(), TEXTS)
+    encoder[0].model.save_pretrained(tmp_path / "plain")
+    encoder.tokenizer.save_pretrained(tmp_path / "plain")
+    config = ModelConfig(name=str(tmp_path / "plain"), max_question_length=8, max_passage_length=12)
+    assert np.allclose(build(config).encode_query(TEXTS), encoder.encode_query(TEXTS), atol=1e-6)
+
+
+def test_no_parameter_is_without_a_gradient(tmp_path: Path) -> None:
+    build(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
+    encoder = load(tmp_path / "model").train()
+    ids = torch.tensor([[1, 9, 10, 2]])
+    encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"].sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_what_cannot_be_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"neither config\.json nor modules\.json"):
+        build(ModelConfig(name=str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match="cannot be loaded as an encoder"):
+        build(ModelConfig(name=str(tmp_path)))
+    with pytest.raises(ModelError, match="does not divide among"):
+        build(small(width=30, heads=4), TEXTS)
+    build(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(ModelError, match="beyond the 12 positions"):
+        build(ModelConfig(name=str(tmp_path / "model"), max_passage_length=13, max_question_length=8))

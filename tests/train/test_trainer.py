@@ -1,0 +1,164 @@
+"""Training under Ray Train, two real workers: exact resume, equal batches, clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hbt_ray.data.plan import Plan
+from hbt_ray.data.store import Store
+from hbt_ray.data.tokens import tokenise
+from hbt_ray.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLoss,
+    PlanError,
+    PlanMismatch,
+    ResourceError,
+    StoreError,
+)
+from hbt_ray.train.export import export
+from hbt_ray.train.loop import Outcome
+from hbt_ray.train.model import features, load, tokenising
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
+from tests.worlds import small_run, small_store
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def trained(config: TrainConfig, until: int | None = None) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    fit(config, outcomes.append, until)
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    small_store(folder / "store")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, ray_session: None) -> TrainConfig:
+    """A run of 40 steps on two workers."""
+    config = small_run(world)
+    outcomes = trained(config)
+    assert [outcome.step for outcome in outcomes] == list(range(40))
+    return config
+
+
+def test_steps_follow_the_plan_and_the_loss_falls(world: Path, undisturbed: TrainConfig) -> None:
+    plan = Plan(Store(world / "store").manifest, undisturbed.plan)
+    curve = undisturbed.run.curve()
+    assert [(row["kind"], row["language"]) for row in curve] == [
+        (plan.batch(step).kind, plan.batch(step).language) for step in range(40)
+    ]
+    losses = [row["loss"] for row in curve]
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+
+
+def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undisturbed: TrainConfig) -> None:
+    config = small_run(world, "name=stopped")
+    assert [outcome.step for outcome in trained(config, until=17)] == list(range(17))
+    assert [outcome.step for outcome in trained(config)] == list(range(17, 40))
+    ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed.run)
+    assert ours is not None
+    assert theirs is not None
+    for name in ("weights.safetensors", "optimiser.pt", "checkpoint.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
+
+
+def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
+    assert trained(undisturbed) == []
+
+
+def test_one_worker_learns_what_two_learn(world: Path, undisturbed: TrainConfig) -> None:
+    single = small_run(world, "name=single", "workers.count=1", "optimiser.steps=40")
+    outcomes = trained(single, until=3)
+    for outcome, row in zip(outcomes, undisturbed.run.curve(), strict=False):
+        assert outcome.kind == row["kind"]
+        if outcome.step == 0:  # Dropout differs by rank, so only the first forward pass of equal weights is comparable.
+            assert outcome.loss == pytest.approx(row["loss"], rel=0.05)
+
+
+def test_the_exported_folder_gives_the_trainers_vectors(undisturbed: TrainConfig) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    run = undisturbed.run
+    assert export(run) == 40
+    latest = latest_checkpoint(run)
+    assert latest is not None
+    trainer = load(run.base).eval()
+    weights = load_file(latest / "weights.safetensors")
+    trainer.load_state_dict(weights)
+    library = SentenceTransformer(str(run.model), device="cpu")
+    how = tokenising(trainer, undisturbed.model)
+    texts = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
+    tokens = tokenise(how.tokenizer_json, how.question_prompt, texts, how.max_question_length)
+    with torch.no_grad():
+        ours = trainer(features(tokens, trainer.tokenizer.pad_token_id, torch.device("cpu")))["sentence_embedding"]
+    assert np.abs(ours.numpy() - library.encode_query(texts)).max() < 1e-6
+    assert not np.allclose(ours.numpy(), load(run.base).encode_query(texts), atol=1e-2)
+
+
+def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, world: Path) -> None:
+    before = undisturbed.run.config.read_bytes()
+    with pytest.raises(PlanMismatch, match=r"plan\.alpha=0\.5, this run has 0\.25"):
+        fit(small_run(world, "plan.alpha=0.25"), lambda _: None)
+    with pytest.raises(ConfigError, match="another `model`"):
+        fit(small_run(world, "model.width=64"), lambda _: None)
+    assert undisturbed.run.config.read_bytes() == before
+
+
+def test_a_checkpoint_cut_short_is_refused(world: Path) -> None:
+    config = small_run(world, "name=cut", "workers.count=1", "optimiser.steps=4")
+    trained(config, until=2)
+    latest = latest_checkpoint(config.run)
+    assert latest is not None
+    weights = latest / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"step-00000002: damaged checkpoint: weights\.safetensors"):
+        fit(config, lambda _: None)
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_named_error(world: Path) -> None:
+    config = small_run(world, "name=hot", "optimiser.learning_rate=1.0e+30", "optimiser.warmup=0")
+    with pytest.raises(NonFiniteLoss, match="all ranks stopped before the weights changed") as caught:
+        fit(config, lambda _: None)
+    assert caught.value.step >= 1
+
+
+def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> None:
+    def refused(error: type[Exception], match: str, *overrides: str) -> None:
+        config = small_run(world, "name=impossible", *overrides)
+        with pytest.raises(error, match=match):
+            fit(config, lambda _: None)
+        assert not config.run.checkpoints.exists()
+
+    refused(ConfigError, "batch_size=13 does not divide among workers.count=2", "plan.batch_size=13")
+    refused(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
+    refused(StoreError, "hbt prepare", "store=nowhere")
+    assert not small_run(world, "name=impossible").run.root.exists()
+    refused(ResourceError, "the cluster has 6 CPU, but 6 workers and a data task need 7", "workers.count=6")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:
+    config = small_run(world, "name=thesis")
+    config.run.root.mkdir(parents=True)
+    (config.run.root / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="left alone"):
+        open_run(config)
+    assert [path.name for path in config.run.root.iterdir()] == ["thesis.tex"]
+
+
+def test_metrics_are_complete_lines(undisturbed: TrainConfig) -> None:
+    rows = [json.loads(line) for line in undisturbed.run.metrics.read_text().splitlines()]
+    assert {"step", "kind", "language", "loss", "learning_rate", "pairs_per_second", "stall_seconds"} <= rows[0].keys()

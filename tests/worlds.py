@@ -1,0 +1,62 @@
+"""Small stores and configurations that several tests use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.data.prepare import StoreConfig, prepare
+from hbt_ray.train.settings import TrainConfig
+
+LANGUAGES = ("ar", "de", "en")
+WORDS = {
+    "ar": ("ما لون", "لون هو", "شيء"),
+    "de": ("Welche Farbe hat", "Die Farbe ist", "Ding"),
+    "en": ("What colour is", "The colour is", "thing"),
+}
+
+
+def small_store(path: Path, num_items: int = 60) -> Path:
+    """Items in three languages; two of a pair share their passage."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = path.with_suffix(".jsonl")
+    with table.open("w", encoding="utf-8") as file:
+        for number in range(num_items):
+            for language in LANGUAGES:
+                ask, say, noun = WORDS[language]
+                row = {
+                    "item_id": f"i{number}",
+                    "language": language,
+                    "question": f"{ask} {noun} {number}?",
+                    "passage": f"{say} {noun} {number // 2} {noun}",
+                    "passage_id": f"p{number // 2}",
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    source = {"kind": "table", "name": "colours", "path": str(table), "columns": {"passage_id": "passage_id"}}
+    prepare(StoreConfig.make({"path": str(path), "sources": [source]}, "test"))
+    return path
+
+
+def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
+    """A run that ends within seconds once its workers are up."""
+    values = {
+        "name": "small",
+        "store": str(folder / "store"),
+        "storage_path": str(folder / "runs"),
+        "model": {
+            "layers": 1,
+            "width": 32,
+            "heads": 2,
+            "vocabulary": 300,
+            "max_question_length": 16,
+            "max_passage_length": 16,
+        },
+        "plan": {"batch_size": 12},
+        "optimiser": {"steps": 40, "learning_rate": 1e-3},
+        "stream": {"steps_per_task": 4},
+        "workers": {"count": 2, "max_failures": 0},
+        "checkpoints": {"every": 10},
+        **settings,
+    }
+    return TrainConfig.make(values, "test", overrides)
