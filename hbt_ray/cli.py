@@ -98,6 +98,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Encoding processes.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")] = False,
+    trec_depth: Annotated[
+        int, typer.Option(min=0, help="Also write a TREC run of the pool, so many passages a question.")
+    ] = 0,
     name: Annotated[
         str, typer.Option(help="What to call a model that is no run; its results go to STORAGE/NAME.")
     ] = "",
@@ -133,8 +136,8 @@ def evaluate(
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
     with session():
         base = settings.model_copy(update={"model": str(run.base)})
-        baseline = judge(run, base, tasks, screen, of_base=True) if untrained else []
-        verdicts = judge(run, settings, tasks, screen)
+        baseline = judge(run, base, tasks, screen, of_base=True, trec_depth=trec_depth) if untrained else []
+        verdicts = judge(run, settings, tasks, screen, trec_depth=trec_depth)
     screen.table(headline_table(verdicts, baseline or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
     screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -61,13 +63,32 @@ def _start_local() -> None:
     import ray
 
     # More logical CPUs than cores: training workers reserve theirs first, and with none left Ray Data waits for ever.
-    ray.init(
-        address="local",
-        num_cpus=2 * (os.cpu_count() or 1) + 2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _held_back_stderr():
+        ray.init(
+            address="local",
+            num_cpus=2 * (os.cpu_count() or 1) + 2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Ray's core announces its log level on the bare file descriptor; shown only if the block fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _hush() -> None:

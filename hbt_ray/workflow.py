@@ -77,12 +77,20 @@ def find_run(model: str, name: str, storage: Path) -> Run:
 
 
 def judge(
-    run: Run, encoder: EncoderConfig, tasks: Sequence[Task], screen: Screen, *, of_base: bool = False
+    run: Run,
+    encoder: EncoderConfig,
+    tasks: Sequence[Task],
+    screen: Screen,
+    *,
+    of_base: bool = False,
+    trec_depth: int = 0,
 ) -> list[Verdict]:
     """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
     name = UNTRAINED if of_base else run.name
+    folders = [run.verdict(task.name, of_base=of_base) for task in tasks]
     verdicts = [
-        evaluate(encoder, task, run.verdict(task.name, of_base=of_base), name=name, say=screen.say) for task in tasks
+        evaluate(encoder, task, folder, name=name, trec_depth=trec_depth, say=screen.say)
+        for task, folder in zip(tasks, folders, strict=True)
     ]
     write_card(run)
     return verdicts
