@@ -123,6 +123,7 @@ class _Encoder:
                 self._model.prompts[name] = prompt
         if config.max_length:
             self._model.max_seq_length = config.max_length
+            self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
         self._batch_size = config.batch_size
         self._unit = self._model.similarity_fn_name != "dot"
         self._fingerprint = _fingerprint(self._model)

@@ -1,0 +1,81 @@
+"""Encoding through Ray Data: the vectors of SentenceTransformer, in order, each text once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hbt_ray.errors import ModelError
+from hbt_ray.evaluate.encode import EncoderConfig, encode
+from hbt_ray.evaluate.evaluation import PER_QUERY, evaluate
+from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.train.model import ModelConfig, build
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+QUESTIONS = [f"question number {number} " + "word " * (number % 9) for number in range(70)] + ["question number 3 word"]
+PASSAGES = [f"a passage {number}, " + "and more " * (number % 13) for number in range(50)] * 2
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A small encoder, as a folder and as the library reads it."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("encode") / "model"
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200, max_question_length=16, max_passage_length=24)
+    build(config, QUESTIONS + PASSAGES).save_pretrained(str(folder))
+    return folder, SentenceTransformer(str(folder), device="cpu")
+
+
+def test_vectors_are_those_of_the_library_in_order(library: tuple[Path, Any]) -> None:
+    folder, model = library
+    encoded = encode(EncoderConfig(model=str(folder), batch_size=16), QUESTIONS, PASSAGES)
+    assert np.abs(encoded.questions - model.encode_query(QUESTIONS)).max() < 1e-6
+    assert np.abs(encoded.passages - model.encode_document(PASSAGES)).max() < 1e-6
+    assert np.array_equal(encoded.passages[:50], encoded.passages[50:])  # Equal texts, equal bits.
+    assert encoded.peak_memory_bytes > 50_000_000
+
+
+def test_prompts_and_length_can_be_given_and_change_the_fingerprint(library: tuple[Path, Any]) -> None:
+    folder, model = library
+    plain = encode(EncoderConfig(model=str(folder)), QUESTIONS[:5], PASSAGES[:5])
+    given = encode(EncoderConfig(model=str(folder), question_prompt="ask ", max_length=8), QUESTIONS[:5], PASSAGES[:5])
+    assert plain.fingerprint != given.fingerprint
+    model.max_seq_length, model[0].query_length = 8, None
+    assert np.abs(given.questions - model.encode(QUESTIONS[:5], prompt="ask ")).max() < 1e-6
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match="could not encode"):
+        encode(EncoderConfig(model=str(tmp_path)), ["q"], ["p"])
+
+
+def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path, Any], tmp_path: Path) -> None:
+    import ir_measures
+    import pyarrow.parquet as pq
+
+    documents = [
+        (f"{language}_{n}", language, f"{PASSAGES[n]} {language}") for language in ("de", "en") for n in range(20)
+    ]
+    queries = [
+        (f"{language}_q{n}", language, f"{QUESTIONS[n]} {language}") for language in ("de", "en") for n in range(20)
+    ]
+    qrels = [(query, f"{language}_{query.split('q')[1]}") for query, *_ in queries for language in ("de", "en")]
+    task = Task.from_rows("toy", documents, queries, qrels)
+    config = EncoderConfig(model=str(library[0]))
+    verdict = evaluate(config, task, tmp_path / "toy", name="small", trec_depth=40)
+    assert Verdict.load(tmp_path / "toy" / "verdict.json") == verdict
+    assert pq.read_table(tmp_path / "toy" / PER_QUERY).num_rows == 40 * 3
+    assert verdict.num_queries == {"de": 20, "en": 20}
+
+    run = ir_measures.read_trec_run(str(tmp_path / "toy" / "run.trec"))
+    judged = ir_measures.read_trec_qrels(str(tmp_path / "toy" / "qrels.trec"))
+    measure = ir_measures.parse_measure("AP")
+    theirs = ir_measures.calc_aggregate([measure], judged, run)[measure]
+    assert verdict.settings["multilingual"]["AP"] == pytest.approx(theirs, abs=1e-9)
