@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Self
 
 from rich.console import Console
@@ -58,10 +61,10 @@ class Screen:
 class TrainingProgress:
     """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step."""
 
-    def __init__(self, screen: Screen, num_steps: int) -> None:
+    def __init__(self, screen: Screen, num_steps: int, kinds_so_far: Iterable[str] = ()) -> None:
         self._screen, self._num_steps = screen, num_steps
-        self._loss: float | None = None
-        self._kinds: Counter[str] = Counter()
+        self._loss = self._speed = math.nan
+        self._kinds = Counter(kinds_so_far)
         self._last_line = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -78,7 +81,8 @@ class TrainingProgress:
 
     def watch(self, outcome: Any) -> None:
         self._kinds[outcome.kind] += 1
-        self._loss = outcome.loss if self._loss is None else 0.95 * self._loss + 0.05 * outcome.loss
+        self._loss = _smoothed(self._loss, outcome.loss)
+        self._speed = _smoothed(self._speed, outcome.pairs_per_second)
         done = outcome.step + 1
         self._bar.update(self._task, completed=done, state=self._state(outcome))
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._num_steps
@@ -90,13 +94,15 @@ class TrainingProgress:
         total = sum(self._kinds.values())
         mixture = ", ".join(f"{kind} {count / total:.0%}" for kind, count in sorted(self._kinds.items(), reverse=True))
         stall = f", waited {outcome.stall_seconds:.1f} s for data" if outcome.stall_seconds > 0.5 else ""
-        return f"loss {self._loss:.3f}, {outcome.pairs_per_second:,.0f} pairs/s, batches so far: {mixture}{stall}"
+        return f"loss {self._loss:.3f}, {self._speed:,.0f} pairs/s, batches so far: {mixture}{stall}"
+
+
+def _smoothed(before: float, value: float) -> float:
+    return value if math.isnan(before) else 0.95 * before + 0.05 * value
 
 
 def _hush_libraries() -> None:
     """Progress bars and notices of libraries would tear ours apart."""
-    import os
-
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")

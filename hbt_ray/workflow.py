@@ -50,7 +50,7 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
     steps = config.optimiser.steps
     workers = f"{config.workers.count} worker{'s' * (config.workers.count > 1)}"
     screen.say(f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {workers}")
-    with TrainingProgress(screen, steps) as progress:
+    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve())) as progress:
         done = fit(config, progress.watch, until)
     if done < steps:
         screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")

@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from hbt_ray.data.keyed import make_key, permute
+from hbt_ray.errors import PlanError
 
 Kind = Literal["balanced", "random"]
 
@@ -62,7 +63,7 @@ class RandomSplit:
 
     def count(self, turns: int) -> int:
         if turns > self.HORIZON:
-            raise ValueError(f"a random schedule ends after {self.HORIZON:,} turns; use schedule: balanced")
+            raise PlanError(f"a random schedule ends after {self.HORIZON:,} steps; use plan.schedule=balanced")
         start, size, before = 0, self.HORIZON, 0
         total = _successes(self.key, size, Fraction(self.left, self.whole))
         while size > self.BLOCK:

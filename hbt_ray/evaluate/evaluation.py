@@ -56,6 +56,10 @@ def evaluate(
         verdict = _verdict(name, encoded, card, {"encode": middle - begin, "search": end - middle})
         verdict.save(scratch)
         pq.write_table(table, scratch / PER_QUERY)
+    say(
+        f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
+        f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
+    )
     return verdict
 
 

@@ -106,6 +106,13 @@ def test_a_loss_that_is_not_finite_stops_every_rank_before_the_weights_change() 
     assert on_ranks(2, break_second_step) == [("NonFiniteLoss", 1, True)] * 2
 
 
+def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
+    half, full = learner(torch.float32, precision="bf16"), learner(torch.float32)
+    assert half.learn(local(0))[0] == pytest.approx(full.learn(local(0))[0], rel=0.05)
+    assert half.learn(local(1))[0] != full.learn(local(1))[0]
+    assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     config = OptimiserConfig(steps=100, learning_rate=1.0, warmup=0.1)
     rates = [config.rate(step) for step in range(100)]
