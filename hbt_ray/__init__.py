@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hbt_ray.data.plan import Batch, Plan, PlanConfig
+    from hbt_ray.data.plan import Batch, Plan
+    from hbt_ray.data.policy import PlanConfig
     from hbt_ray.data.prepare import StoreConfig, prepare
     from hbt_ray.data.store import Store
     from hbt_ray.evaluate.encode import EncoderConfig
@@ -26,7 +27,7 @@ _HOMES = {
     "Batch": "data.plan",
     "EncoderConfig": "evaluate.encode",
     "Plan": "data.plan",
-    "PlanConfig": "data.plan",
+    "PlanConfig": "data.policy",
     "Store": "data.store",
     "StoreConfig": "data.prepare",
     "Task": "evaluate.tasks",

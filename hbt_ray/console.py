@@ -19,6 +19,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,9 +46,7 @@ class Screen:
     def say(self, text: str) -> None:
         """One line, with the seconds since the command began."""
         seconds = f"{time.monotonic() - self._begin:5.0f} s"
-        self._console.print(
-            f"[dim]{seconds}[/dim]  {text}" if self.is_terminal else f"{seconds}  {text}", markup=self.is_terminal
-        )
+        self._console.print(Text.assemble((seconds, "dim"), "  ", text))
 
     def table(self, table: Table) -> None:
         self._console.print(table)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from hbt_ray.data.coverage import Coverage, LanguageCodes, Pool
 from hbt_ray.data.keyed import Indices, make_key, permute, uniform
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.schedule import Schedule
-
-if TYPE_CHECKING:
-    from hbt_ray.data.plan import PlanConfig
 
 
 class Rows(NamedTuple):

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.plan import Plan, PlanConfig
+from hbt_ray.data.plan import Plan
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.tokens import Tokens, tokenise
 

@@ -21,15 +21,13 @@ import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from hbt_ray.config import Config, Language
 from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices, make_key
 from hbt_ray.data.kinds import Cross, CrossPair, Kind, Mixed, Mono
 from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.schedule import Schedule
 from hbt_ray.errors import PlanError, PlanMismatch
 
@@ -37,38 +35,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the function from settings to batches; a change here is another plan."""
-
-
-class PlanConfig(Config):
-    """How batches are made."""
-
-    policy: Literal["mono", "cross", "hybrid", "mixed"] = "hybrid"
-    """mono: one language a batch; cross: question and passage differ; hybrid: both, by alpha; mixed: same-language
-    rows of many languages in one batch (LAReQA's X-X, known to be bad: a control)."""
-    alpha: float = Field(0.5, ge=0, le=1)
-    """Share of monolingual batches; hybrid only."""
-    cross: Literal["rows", "pair"] = "rows"
-    """Cross-lingual batches: every row draws its own ordered pair of languages, or one pair for the whole batch."""
-    batch_size: int = Field(64, gt=0)
-    """Global batch: rows of one optimiser step over all ranks."""
-    languages: tuple[Language, ...] = ()
-    """Languages to train on; empty means all of the store."""
-    schedule: Literal["balanced", "random"] = "balanced"
-    """balanced: shares hold in every window of steps; random: independent draws, as the paper words it."""
-    dataset_exponent: float = Field(1.0, ge=0)
-    """A dataset is drawn in proportion to items ** exponent."""
-    language_exponent: float = Field(0.0, ge=0)
-    """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
-    run_length: int = Field(1, gt=0)
-    """Rows that stay neighbours in the walk, for range reads from remote storage; 1 is a perfect shuffle."""
-    seed: int = 0
-
-    @property
-    def mono_share(self) -> float:
-        return {"mono": 1.0, "cross": 0.0, "mixed": 0.0, "hybrid": self.alpha}[self.policy]
-
-    def __str__(self) -> str:
-        return f"hybrid({self.alpha:g})" if self.policy == "hybrid" else self.policy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

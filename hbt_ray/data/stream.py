@@ -24,7 +24,7 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.plan import PlanConfig
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.tokens import Tokens
 from hbt_ray.errors import HbtError
 

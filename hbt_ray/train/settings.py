@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan import PlanConfig
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.stream import StreamConfig
 from hbt_ray.run import Run
 from hbt_ray.train.loop import OptimiserConfig

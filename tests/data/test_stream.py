@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.plan import Plan, PlanConfig
+from hbt_ray.data.plan import Plan
+from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.stream import Origin, StreamConfig, stream
 from hbt_ray.train.model import ModelConfig, build, tokenising

@@ -1,0 +1,41 @@
+"""The policy: how batches are made, as a configuration says it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hbt_ray.config import Config, Language
+
+
+class PlanConfig(Config):
+    """How batches are made."""
+
+    policy: Literal["mono", "cross", "hybrid", "mixed"] = "hybrid"
+    """mono: one language a batch; cross: question and passage differ; hybrid: both, by alpha; mixed: same-language
+    rows of many languages in one batch (LAReQA's X-X, known to be bad: a control)."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Share of monolingual batches; hybrid only."""
+    cross: Literal["rows", "pair"] = "rows"
+    """Cross-lingual batches: every row draws its own ordered pair of languages, or one pair for the whole batch."""
+    batch_size: int = Field(64, gt=0)
+    """Global batch: rows of one optimiser step over all ranks."""
+    languages: tuple[Language, ...] = ()
+    """Languages to train on; empty means all of the store."""
+    schedule: Literal["balanced", "random"] = "balanced"
+    """balanced: shares hold in every window of steps; random: independent draws, as the paper words it."""
+    dataset_exponent: float = Field(1.0, ge=0)
+    """A dataset is drawn in proportion to items ** exponent."""
+    language_exponent: float = Field(0.0, ge=0)
+    """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
+    run_length: int = Field(1, gt=0)
+    """Rows that stay neighbours in the walk, for range reads from remote storage; 1 is a perfect shuffle."""
+    seed: int = 0
+
+    @property
+    def mono_share(self) -> float:
+        return {"mono": 1.0, "cross": 0.0, "mixed": 0.0, "hybrid": self.alpha}[self.policy]
+
+    def __str__(self) -> str:
+        return f"hybrid({self.alpha:g})" if self.policy == "hybrid" else self.policy
