@@ -19,14 +19,15 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+from hbt_ray.data.alpha import split as alpha_split
+from hbt_ray.data.alpha import values as alpha_values
 from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices, make_key
 from hbt_ray.data.kinds import Cross, CrossPair, Kind, Mixed, Mono
-from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.manifest import DatasetInfo, Manifest
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.schedule import Schedule
 from hbt_ray.errors import PlanError, PlanMismatch
@@ -75,22 +76,33 @@ class Plan:
             raise PlanError(
                 f"plan.languages names {', '.join(unknown)}, but the store has only {', '.join(manifest.languages)}"
             )
-        coverages = [Coverage(info, self.languages, config.language_exponent) for info in manifest.datasets]
-        sizes = {info.name: info.num_items for info in manifest.datasets}
-        shares = [(kind, share) for kind, share in self._kind_shares() if share > 0]
-        self._kinds = [self._served(kind, coverages) for kind, _ in shares]
-        self._kind_schedule = self._schedule([share for _, share in shares], "kind")
-        self._dataset_schedules = [
-            self._schedule([Fraction(sizes[part.name] ** config.dataset_exponent) for part in parts], "dataset", number)
-            for number, parts in enumerate(self._kinds)
-        ]
+        if unknown := sorted(config.dataset_weights.keys() - {info.name for info in manifest.datasets}):
+            raise PlanError(
+                f"plan.dataset_weights names {', '.join(unknown)}, but the store has only "
+                f"{', '.join(info.name for info in manifest.datasets)}"
+            )
+        infos = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
+        coverages = [Coverage(info, self.languages, config.language_exponent) for info in infos]
+        shares, other = alpha_values(config.mono_share), self._other_kind()
+        weights = {info.name: self._weight(info) for info in infos}
+        self._kind_schedule = Schedule.of_split(
+            alpha_split(config.mono_share, config.schedule, make_key(config.seed, "kind"))
+        )
+        self._parts: dict[int, list[Kind]] = {}
+        self._dataset_schedules: dict[int, Schedule] = {}
+        kinds: list[tuple[type[Kind], bool]] = [(Mono, max(shares) > 0), (other, min(shares) < 1)]
+        for number, (kind, has_turns) in enumerate(kinds):
+            if has_turns:
+                parts = self._parts[number] = self._served(kind, coverages)
+                key = make_key(config.seed, "dataset", number)
+                self._dataset_schedules[number] = Schedule([weights[p.name] for p in parts], config.schedule, key)
         self._warn_of_small_streams()
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step: any step, in any order, always the same."""
         kind, nth = self._kind_schedule.locate(step)
         dataset, nth = self._dataset_schedules[kind].locate(nth)
-        part = self._kinds[kind][dataset]
+        part = self._parts[kind][dataset]
         rows = part.rows(nth)
         label = "-".join(self.languages[code] for code in rows.shared_languages)
         return Batch(step, part.label, part.name, label, rows.items, rows.question_languages, rows.passage_languages)
@@ -110,10 +122,14 @@ class Plan:
             if saved.get(field) != self.identity.get(field):
                 raise PlanMismatch(f"plan.{field}", saved.get(field), self.identity.get(field))
 
-    def _kind_shares(self) -> list[tuple[type[Kind], Fraction]]:
-        cross = Cross if self.config.cross == "rows" else CrossPair
-        mono = Fraction(self.config.mono_share)
-        return [(Mono, mono), (Mixed if self.config.policy == "mixed" else cross, 1 - mono)]
+    def _other_kind(self) -> type[Kind]:
+        """What is not monolingual."""
+        if self.config.policy == "mixed":
+            return Mixed
+        return Cross if self.config.cross == "rows" else CrossPair
+
+    def _weight(self, info: DatasetInfo) -> float:
+        return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))
 
     def _served(self, kind: type[Kind], coverages: list[Coverage]) -> list[Kind]:
         """The streams of one kind, one for each dataset that can serve it."""
@@ -129,11 +145,8 @@ class Plan:
             )
         return parts
 
-    def _schedule(self, weights: list[Fraction], *name: object) -> Schedule:
-        return Schedule(weights, self.config.schedule, make_key(self.config.seed, *name))
-
     def _warn_of_small_streams(self) -> None:
-        for part in (part for parts in self._kinds for part in parts):
+        for part in (part for parts in self._parts.values() for part in parts):
             if part.smallest_pool < self.config.batch_size:
                 logger.warning(
                     "dataset %s: a %s stream has only %d items, fewer than batch_size=%d, so items repeat in a batch",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -108,6 +108,13 @@ class Schedule:
         scale = lcm(*(weight.denominator for weight in exact))
         whole = [int(weight * scale) for weight in exact]
         self._root = _huffman(whole, kind, key)
+
+    @classmethod
+    def of_split(cls, split: Split) -> Self:
+        """Two choices: 0 is the left side of `split`, 1 the right one."""
+        made = cls.__new__(cls)
+        made._root = _Node(split, 0, 1)
+        return made
 
     def locate(self, turn: int) -> tuple[int, int]:
         """The choice of a turn, and how many earlier turns had made the same choice."""

@@ -199,3 +199,24 @@ def test_policies_have_names() -> None:
         "hybrid(0.25)",
         "mixed",
     ]
+
+
+def test_alpha_may_move_over_the_steps() -> None:
+    moving = plan(alpha={"start": 1.0, "end": 0.0, "steps": 100}, batch_size=2)
+    kinds = [moving.batch(step).kind for step in range(200)]
+    assert 49 <= kinds[:100].count("mono") <= 51
+    assert kinds[:25].count("mono") > 20
+    assert set(kinds[100:]) == {"cross"}
+    assert str(moving.config) == "hybrid(1 to 0)"
+    with pytest.raises(PlanError, match="at least two languages"):
+        plan([(("en",), 100)], alpha={"start": 1.0, "end": 0.5, "steps": 100})
+
+
+def test_datasets_can_be_weighted_and_left_out() -> None:
+    sets = [(ELEVEN, 100)], [(ELEVEN, 100)], [(ELEVEN, 100)]
+    made = plan(*sets, policy="mono", batch_size=2, dataset_weights={"set0": 3.0, "set2": 0})
+    counts = Counter(made.batch(step).dataset for step in range(400))
+    assert set(counts) == {"set0", "set1"}
+    assert abs(counts["set0"] - 300) < 4
+    with pytest.raises(PlanError, match="dataset_weights names sett"):
+        plan(*sets, dataset_weights={"sett": 1.0})
