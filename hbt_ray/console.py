@@ -13,7 +13,8 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
@@ -27,9 +28,9 @@ SECONDS_BETWEEN_LINES = 10.0
 class Screen:
     """Where a command speaks."""
 
-    def __init__(self, as_json: bool = False) -> None:
+    def __init__(self, as_json: bool = False, *, silent: bool = False) -> None:
         self._as_json = as_json
-        self._console = Console(stderr=as_json, highlight=False)
+        self._console = Console(stderr=as_json, highlight=False, quiet=silent)
         self._begin = time.monotonic()
         if not self._console.is_terminal:
             self._console.width = 160  # A log has no width; 80 columns would wrap every path.
@@ -50,6 +51,27 @@ class Screen:
 
     def table(self, table: Table) -> None:
         self._console.print(table)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Progress of work on `total` things; call what is yielded with how many more are done."""
+        begin = last_line = time.monotonic()
+        done = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
+            task = bar.add_task(what, total=total)
+
+            def advance(count: int) -> None:
+                nonlocal done, last_line
+                done += count
+                bar.update(task, completed=done)
+                now = time.monotonic()
+                if not self.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+                    last_line = now
+                    left = (now - begin) / done * (total - done)
+                    self.say(f"{what}: {done:,} of {total:,}, {left:,.0f} s left")
+
+            yield advance
 
     def result(self, values: dict[str, Any]) -> None:
         """The outcome for machines; silent without `--json`."""

@@ -89,7 +89,7 @@ def judge(
     name = UNTRAINED if of_base else run.name
     folders = [run.verdict(task.name, of_base=of_base) for task in tasks]
     verdicts = [
-        evaluate(encoder, task, folder, name=name, trec_depth=trec_depth, say=screen.say)
+        evaluate(encoder, task, folder, name=name, trec_depth=trec_depth, screen=screen)
         for task, folder in zip(tasks, folders, strict=True)
     ]
     write_card(run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,21 @@ class Encoded:
     """Largest resident set of any one encoder process."""
 
 
-def encode(config: EncoderConfig, questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+def encode(
+    config: EncoderConfig,
+    questions: Sequence[str],
+    passages: Sequence[str],
+    advance: Callable[[int], None] = lambda _: None,
+) -> Encoded:
     """Vectors of questions and passages, in order; needs a Ray session.
+
+    `advance` is told of every batch how many of the given texts it has finished.
 
     Raises:
         ModelError: the model cannot be loaded, or gives vectors that are not finite.
     """
     sides, texts, places = _unique(questions, passages)
+    occurrences = np.bincount(places, minlength=len(texts))
     # Longest first: the largest batch comes first, and memory that suffices for it suffices for all.
     order = np.lexsort((-np.fromiter(map(len, texts), np.int64, len(texts)), sides))
     table = pa.table({"number": order, "side": sides[order], "text": pa.array([texts[row] for row in order])})
@@ -86,7 +94,9 @@ def encode(config: EncoderConfig, questions: Sequence[str], passages: Sequence[s
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             found = np.stack(batch["vector"].to_numpy())
             vectors = np.empty((len(texts), found.shape[1]), np.float32) if vectors is None else vectors
-            vectors[batch["number"].to_numpy()] = found
+            numbers = batch["number"].to_numpy()
+            vectors[numbers] = found
+            advance(int(occurrences[numbers].sum()))
             fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
     except ray.exceptions.RayError as error:
         raise ModelError(f"{config.model!r} could not encode: {_last_line(error)}") from error

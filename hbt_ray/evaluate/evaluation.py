@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hbt_ray.console import Screen
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
 from hbt_ray.evaluate.judge import Scorecard, judge
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
@@ -28,23 +28,25 @@ def evaluate(
     name: str,
     search: SearchConfig | None = None,
     trec_depth: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    screen: Screen | None = None,
 ) -> Verdict:
     """Encode, search, measure; write `verdict.json` and the per-query table into `folder`. Needs a Ray session.
 
     Args:
         name: what the verdict calls the model.
         trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
-        say: told what happens, for progress.
+        screen: told what happens, for progress; by default nobody is.
 
     Raises:
         ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
     """
+    screen = screen or Screen(silent=True)
     begin = time.perf_counter()
-    say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
-    encoded = encode(encoder, task.queries["text"].to_pylist(), task.documents["text"].to_pylist())
+    screen.say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
+    with screen.counting(f"{task.name}: encoding", task.queries.num_rows + task.documents.num_rows) as advance:
+        encoded = encode(encoder, task.queries["text"].to_pylist(), task.documents["text"].to_pylist(), advance)
     middle = time.perf_counter()
-    say(f"{task.name}: searching {len(task.languages)} languages")
+    screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with published(folder) as scratch:
         with ShardedIndex.of_task(task, encoded.passages, search) as index:
             table, card = judge(task, encoded.questions, index)
@@ -56,7 +58,7 @@ def evaluate(
         verdict = _verdict(name, encoded, card, {"encode": middle - begin, "search": end - middle})
         verdict.save(scratch)
         pq.write_table(table, scratch / PER_QUERY)
-    say(
+    screen.say(
         f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
         f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
     )

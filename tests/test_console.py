@@ -1,0 +1,60 @@
+"""The console: plain lines in a log, one JSON object for machines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hbt_ray import console
+from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.train.loop import Outcome
+
+
+def outcome(step: int, kind: str) -> Outcome:
+    return Outcome(step, kind, "", 2.0, 1e-3, 1.0, 100.0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+
+
+def test_with_json_standard_output_holds_the_object_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(as_json=True)
+    screen.say("for people [not markup]")
+    screen.result({"ü": 1})
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"ü": 1}
+    assert "for people [not markup]" in told.err
+
+
+def test_without_json_there_is_no_object(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().result({"a": 1})
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen().counting("encoding", 10) as advance:
+        advance(4)
+        advance(6)
+    lines = capsys.readouterr().out.splitlines()
+    assert "encoding: 4 of 10" in lines[0]
+    assert "encoding: 10 of 10, 0 s left" in lines[1]
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_training_shows_loss_speed_and_the_mixture_so_far(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress(Screen(), 4, ["mono", "mono"]) as progress:
+        progress.watch(outcome(2, "cross"))
+        progress.watch(outcome(3, "cross"))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "step 4 of 4: loss 2.000, 100 pairs/s, batches so far: mono 50%, cross 50%" in last
+
+
+def test_a_silent_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(silent=True)
+    screen.say("hello")
+    with screen.counting("encoding", 3) as advance:
+        advance(3)
+    assert capsys.readouterr().out == ""
