@@ -190,6 +190,3 @@ def main() -> None:
     except HbtError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues a run", file=sys.stderr)
-        sys.exit(130)

@@ -67,6 +67,12 @@ class ResourceError(InputError):
     """The cluster cannot give what the run asks for."""
 
 
+class Interrupted(HbtError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
 class NonFiniteLoss(HbtError):
     """The loss is not a finite number; every rank stopped before the optimiser step."""
 

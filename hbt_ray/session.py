@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hbt_ray.errors import ResourceError
+from hbt_ray.errors import Interrupted, ResourceError
 
 _SETTINGS = {
     # A checkpoint counts only once the controller has polled it; in the default of 2 s a fast run does many steps.
@@ -55,6 +55,8 @@ def session() -> Iterator[None]:
     _hush()
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
     finally:
         ray.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,23 @@ def test_train_evaluate_and_report_one_run(world: Path) -> None:
     assert "untrained" in page
     assert "hybrid(0.5)" in page
     assert "open " in done.stdout
+
+
+def test_ctrl_c_ends_a_run_in_one_line(world: Path) -> None:
+    command = [sys.executable, "-m", "hbt_ray", "train", "train.yaml", "name=stopped", "optimiser.steps=100000"]
+    with subprocess.Popen(
+        command,
+        cwd=world,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # A shell's job may ignore it.
+    ) as running:
+        assert running.stdout is not None
+        shown = []
+        for line in running.stdout:
+            shown.append(line)
+            if "step 1 of" in line:
+                running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130, "".join(shown)
+    assert "Interrupted: stopped; the same command goes on from the last checkpoint" in shown[-1]

@@ -23,4 +23,5 @@ def test_errors_survive_pickling(error: HbtError) -> None:
 def test_input_errors_end_with_two_and_others_with_one() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HbtError)]
     assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == {"HbtError", "NonFiniteLoss"}
+    assert errors.Interrupted.exit_code == 130
     assert {kind.exit_code for kind in kinds if issubclass(kind, InputError)} == {2}

@@ -6,7 +6,10 @@ folder, continue from the latest checkpoint if there is one, and stream their sl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +107,27 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
                 checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
             ),
         )
-        try:
-            refusal = trainer.fit().return_value
-        except TrainingFailedError as error:
-            raise HbtError(f"training failed: {error}") from error
+        with _interruptible():
+            try:
+                refusal = trainer.fit().return_value
+            except TrainingFailedError as error:
+                raise HbtError(f"training failed: {error}") from error
     if refusal is not None:
         raise refusal
     return stop
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ray Train puts a handler of its own on Ctrl-C, which ends the run and then the process, without a word."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def latest_checkpoint(run: Run) -> Path | None:
