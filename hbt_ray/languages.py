@@ -1,13 +1,16 @@
 """Language tags: BCP-47 (RFC 5646), checked at the door and written in one canonical way.
 
-Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen; three-letter codes are accepted
-as they are, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but registered nowhere.
+Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen. Three-letter codes of ISO 639-3
+that have a two-letter code become it, as BCP-47 demands (`deu` → `de`), and so do those that CLDR calls another name of
+such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`): data sets that spell a language differently meet. Other
+three-letter codes are accepted as they are, since some seven thousand exist. Names such as `english` are well-formed
+BCP-47 but registered nowhere.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 _TAG = re.compile(
     r"(?P<language>[a-z]{2,3})"
@@ -26,6 +29,19 @@ def _registered() -> frozenset[str]:
 
 
 @cache
+def _short() -> dict[str, tuple[str, str, str]]:
+    """Three-letter code → language of two letters, script and region, as CLDR has them."""
+    from babel.core import get_global, parse_locale
+
+    short = {}
+    for code, tag in get_global("language_aliases").items():
+        language, region, script, *_ = parse_locale(tag)
+        if len(code) == 3 and len(language) == 2 and language in _registered():
+            short[code] = language, script or "", region or ""
+    return short
+
+
+@lru_cache(maxsize=4096)
 def normalise(tag: str) -> str:
     """`ZH_hant` → `zh-Hant`: the canonical spelling of a BCP-47 tag.
 
@@ -40,9 +56,6 @@ def normalise(tag: str) -> str:
         raise ValueError(
             f"{tag!r} starts with {language!r}, which is no registered language; see the codes of ISO 639-1"
         )
-    parts = [language]
-    if match["script"]:
-        parts.append(match["script"].title())
-    if match["region"]:
-        parts.append(match["region"].upper())
-    return "-".join(parts) + match["variants"].lower()
+    language, script, region = _short().get(language, (language, "", ""))
+    parts = [language, (match["script"] or script).title(), (match["region"] or region).upper()]
+    return "-".join(filter(None, parts)) + match["variants"].lower()

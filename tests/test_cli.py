@@ -42,7 +42,7 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
             ("train", "train.yaml", "plan.alhpa=1"),
             "ConfigError: train.yaml: plan: unknown key 'alhpa'; did you mean 'alpha'?",
         ),
-        (("train", "train.yaml", "plan.alpha=1.2"), "plan.alpha: Input should be less than or equal to 1"),
+        (("train", "train.yaml", "plan.alpha=1.2"), "plan.alpha.number: Input should be less than or equal to 1"),
         (("train", "train.yaml", "store=empty"), "StoreError: "),
         (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
         (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: ./nowhere: no such folder"),

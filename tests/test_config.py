@@ -42,7 +42,7 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
             r"train\.yaml: plan: unknown key 'alhpa'; did you mean 'alpha'\? Known: policy",
         ),
         (MINIMAL, ("optimizer.steps=3",), r"unknown key 'optimizer'; did you mean 'optimiser'\?"),
-        (MINIMAL + "plan: {alpha: 1.5}", (), r"plan\.alpha: .*less than or equal to 1 \(got 1\.5\)"),
+        (MINIMAL + "plan: {alpha: 1.5}", (), r"plan\.alpha\.number: .*less than or equal to 1 \(got 1\.5\)"),
         (MINIMAL + "plan: {policy: both}", (), r"plan\.policy: .*'mono', 'cross', 'hybrid' or 'mixed'"),
         (MINIMAL + "plan: {languages: [de, no]}", (), r"plan\.languages\.1: .*write 'no' in quotes"),
         (MINIMAL + "plan: {languages: [german]}", (), r"'german' is no BCP-47 language tag"),

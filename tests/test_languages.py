@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import product
+from string import ascii_lowercase
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,38 @@ from hbt_ray.languages import normalise
 def test_tags_have_one_spelling(tag: str, canonical: str) -> None:
     assert normalise(tag) == canonical
     assert normalise(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("tag", "canonical"),
+    [
+        ("deu", "de"),
+        ("afr", "af"),
+        ("arb", "ar"),
+        ("cmn", "zh"),
+        ("ELL", "el"),
+        ("eng-GB", "en-GB"),
+        ("srp-Cyrl", "sr-Cyrl"),
+        ("zho_Hant_TW", "zh-Hant-TW"),
+        ("prs", "fa-AF"),
+        ("prs-TJ", "fa-TJ"),
+        ("hbs", "sr-Latn"),
+        ("hbs-Cyrl", "sr-Cyrl"),
+        ("ckb-Arab", "ckb-Arab"),
+        ("bem", "bem"),
+        ("fil", "fil"),
+        ("tl", "tl"),
+        ("daf", "daf"),
+    ],
+)
+def test_three_letters_become_two_where_the_language_has_them(tag: str, canonical: str) -> None:
+    assert normalise(tag) == canonical
+    assert normalise(canonical) == canonical
+
+
+def test_every_tag_that_a_three_letter_code_becomes_stays_as_it_is() -> None:
+    for code in map("".join, product(ascii_lowercase, repeat=3)):
+        assert normalise(normalise(code)) == normalise(code)
 
 
 @pytest.mark.parametrize("tag", ["", "english", "e", "xx", "qq-DE", "de-", "de--DE", "en US x", "12", "de/at"])

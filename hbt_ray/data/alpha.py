@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from hbt_ray.config import Config
 from hbt_ray.data.keyed import make_key
@@ -73,7 +73,17 @@ class Stages(Config):
         return ", then ".join(f"{stage.alpha:g}" for stage in self.stages)
 
 
-Alpha = Share | Ramp | Stages
+def _form(value: Any) -> str:
+    if isinstance(value, Stages) or (isinstance(value, dict) and "stages" in value):
+        return "stages"
+    return "ramp" if isinstance(value, Ramp | dict) else "number"
+
+
+# The form is told by its look, so that an error speaks of one form and not of all three.
+Alpha = Annotated[
+    Annotated[Share, Tag("number")] | Annotated[Ramp, Tag("ramp")] | Annotated[Stages, Tag("stages")],
+    Discriminator(_form),
+]
 
 
 def values(alpha: Alpha) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -24,7 +25,13 @@ from pydantic import Field
 from hbt_ray.config import Config
 from hbt_ray.data.keyed import make_key, permute
 from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
-from hbt_ray.data.rows import Row
+from hbt_ray.data.rows import BadRow, Row, Source
+from hbt_ray.data.sources.beir import BeirSource
+from hbt_ray.data.sources.bitext import BitextSource
+from hbt_ray.data.sources.files import fingerprint
+from hbt_ray.data.sources.hub import HubSource
+from hbt_ray.data.sources.miracl import MiraclSource
+from hbt_ray.data.sources.mmarco import MmarcoSource
 from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.sources.worldfacts import Worldfacts
@@ -32,7 +39,17 @@ from hbt_ray.data.store import MANIFEST, read_manifest
 from hbt_ray.errors import SourceError, StoreError
 from hbt_ray.languages import normalise
 
-AnySource = Annotated[Worldfacts | TableSource | SquadSource, Field(discriminator="kind")]
+REJECTED = "rejected.jsonl"
+
+AnySource = Annotated[
+    Worldfacts | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,
+    Field(discriminator="kind"),
+]
+
+_DATASET_NAME = re.compile(rf"(?!{MANIFEST}$|{REJECTED}$)\w[\w .+-]{{0,59}}")
+"""What a folder beside these two files may be called; 60 characters are at most 240 bytes."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Arrow has no place for half a surrogate pair, and a NUL is in no text that a person wrote."""
 
 
 class StoreConfig(Config):
@@ -59,8 +76,24 @@ class Item:
 class Rejection(NamedTuple):
     where: str
     reason: str
-    item_id: str
-    language: str
+    item_id: str = ""
+    language: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f" (item {self.item_id!r}, language {self.language!r})" if self.language else ""
+
+
+@dataclass(slots=True)
+class Read:
+    """What the sources held."""
+
+    datasets: defaultdict[str, dict[str, Item]] = field(default_factory=lambda: defaultdict(dict))
+    """Dataset → item id → item."""
+    origins: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """Dataset → name of a source → its licence."""
+    rejections: list[Rejection] = field(default_factory=list)
+    num_rows: int = 0
 
 
 class Prepared(NamedTuple):
@@ -93,34 +126,47 @@ def prepare(config: StoreConfig) -> Prepared:
     if config.path.exists() and (not config.path.is_dir() or any(config.path.iterdir())):
         raise StoreError(f"{config.path}: is there and is no store, so it is left alone; give another path")
 
-    datasets: dict[str, dict[str, Item]] = defaultdict(dict)
-    origins: dict[str, dict[str, str]] = defaultdict(dict)
-    rejections: list[Rejection] = []
-    num_read = 0
-    for source in config.sources:
-        for row in source.rows():
-            num_read += 1
-            name = row.dataset or source.name
-            origins[name][source.name] = source.licence
-            if rejection := _add(row, datasets[name]):
-                rejections.append(rejection)
-    _fail_if_too_many(rejections, num_read, config)
+    read = _read(config.sources)
+    _fail_if_too_many(read.rejections, read.num_rows, config)
 
     partial = config.path.with_name(f".{config.path.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         infos = tuple(
-            _write(partial, name, datasets[name], origins[name], config) for name in sorted(datasets) if datasets[name]
+            _write(partial, name, items, read.origins[name], config)
+            for name, items in sorted(read.datasets.items())
+            if items
         )
         manifest = Manifest(datasets=infos, spec=spec)
-        _write_rejections(partial / "rejected.jsonl", rejections)
+        _write_rejections(partial / REJECTED, read.rejections)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         partial.replace(config.path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    reasons = Counter(rejection.reason for rejection in rejections)
-    return Prepared(manifest, num_read, num_read - len(rejections), reasons, was_there=False)
+    reasons = Counter(rejection.reason for rejection in read.rejections)
+    return Prepared(manifest, read.num_rows, read.num_rows - len(read.rejections), reasons, was_there=False)
+
+
+def _read(sources: Iterable[Source]) -> Read:
+    """Read every source to its end; each row is added to an item or rejected."""
+    read = Read()
+    for source in sources:
+        for row in source.rows():
+            read.num_rows += 1
+            if rejection := _place(row, source, read):
+                read.rejections.append(rejection)
+    return read
+
+
+def _place(row: Row | BadRow, source: Source, read: Read) -> Rejection | None:
+    if isinstance(row, BadRow):
+        return Rejection(row.where, row.reason)
+    name = row.dataset or source.name
+    if not _DATASET_NAME.fullmatch(name):
+        return _rejection(row, "dataset's name may hold only letters, digits, spaces and ._+-, at most 60")
+    read.origins[name][source.name] = source.licence
+    return _add(row, read.datasets[name])
 
 
 def _add(row: Row, items: dict[str, Item]) -> Rejection | None:
@@ -131,6 +177,10 @@ def _add(row: Row, items: dict[str, Item]) -> Rejection | None:
         return _rejection(row, "language is no BCP-47 tag")
     if not row.item_id.strip():
         return _rejection(row, "item id is empty")
+    for part in ("item_id", "passage_id", "question", "passage"):
+        if match := _UNSTORABLE.search(getattr(row, part)):
+            what = "a NUL character" if match[0] == "\0" else "half a surrogate pair"
+            return _rejection(row, f"{part.replace('_', ' ')} holds {what}")
     for side in ("question", "passage"):
         if not getattr(row, side).strip():
             return _rejection(row, f"{side} is empty")
@@ -143,7 +193,7 @@ def _add(row: Row, items: dict[str, Item]) -> Rejection | None:
 
 
 def _rejection(row: Row, reason: str) -> Rejection:
-    return Rejection(row.where, reason, row.item_id, row.language)
+    return Rejection(row.where, reason, row.item_id[:200], row.language[:200])
 
 
 def _fail_if_too_many(rejections: list[Rejection], num_read: int, config: StoreConfig) -> None:
@@ -158,13 +208,13 @@ def _fail_if_too_many(rejections: list[Rejection], num_read: int, config: StoreC
         first = rejections[0]
         raise SourceError(
             f"{len(rejections)} of {num_read} rows are bad, more than max_rejected={config.max_rejected:g} allows; "
-            f"no store was made. First: {first.where}: {first.reason} (item {first.item_id!r}, language "
-            f"{first.language!r}). All are in {beside}"
+            f"no store was made. First: {first.where}: {first.reason}{first.subject}. All are in {beside}"
         )
 
 
 def _write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    # Half a surrogate pair has no UTF-8; written as an escape it is what JSON asks for.
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for rejection in rejections:
             file.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
 
@@ -222,18 +272,6 @@ def _sha256(path: Path) -> str:
 
 def _spec(config: StoreConfig) -> str:
     """Fingerprint of the settings and of the files that they name, by size and time of change."""
-    files = []
-    for source in config.sources:
-        paths = (
-            source.files.values()
-            if isinstance(source, SquadSource)
-            else [source.path]
-            if isinstance(source, TableSource)
-            else []
-        )
-        for path in paths:
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                stat = file.stat() if file.exists() else None
-                files.append((str(file), stat and stat.st_size, stat and stat.st_mtime_ns))
+    files = [file for source in config.sources for path in source.locations() for file in fingerprint(path)]
     text = json.dumps([config.model_dump(mode="json", exclude={"path"}), files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -25,13 +25,31 @@ class Row:
     """File and line, or whatever leads a person to the row; for messages only."""
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """What a source yields in place of a row that it cannot read."""
+
+    where: str
+    """File and line."""
+    reason: str
+    """The same words for the same fault, since rejections are counted by it."""
+
+
 class Source(Protocol):
     """A stream of rows of one origin."""
 
-    name: str
-    """What the manifest calls the origin."""
-    licence: str
+    @property
+    def name(self) -> str:
+        """What the manifest calls the origin."""
+        ...
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, one after the other; a row that cannot be read raises `SourceError`."""
+    @property
+    def licence(self) -> str: ...
+
+    def locations(self) -> list[str]:
+        """The files and folders that the configuration names, so that a change of theirs is noticed."""
+        ...
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, one after the other, as a stream; a file that cannot be read raises `SourceError`."""
         ...

@@ -1,18 +1,21 @@
-"""SQuAD-format JSON, one file a language: `data[].paragraphs[].{context, qas[].{id, question}}`.
+"""SQuAD-format JSON, one file a language: `data[].paragraphs[].{context, qas[].{id, question, answers}}`.
 
-An item is a question id, so files with equal ids are translations of one another; the passage is the paragraph. The
-passage id is the paragraph's place in the file, which translations share.
+Published by rajpurkar/SQuAD-explorer, and for translations by google-deepmind/xquad and google-research-datasets/lareqa
+(XQuAD-R), whose paragraphs also have `sentence_breaks`, spans of characters. An item is a question id, so files with
+equal ids are translations of one another. The passage id is the paragraph's place in the file, which translations
+share; sentences of a paragraph share it too, since translations cut it differently. One file is held in memory: JSON
+cannot be streamed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.rows import Row
+from hbt_ray.data.rows import BadRow, Row
+from hbt_ray.data.sources.files import Location, opened
 from hbt_ray.errors import SourceError
 
 
@@ -22,53 +25,96 @@ class SquadSource(Config):
     kind: Literal["squad"]
     name: str
     licence: str = ""
-    files: dict[Language, Path]
+    files: dict[Language, Location]
     """Language → file."""
+    passage: Literal["paragraph", "sentence"] = "paragraph"
+    """`sentence`: the span of `sentence_breaks` in which the first answer starts; the paragraph where it has none."""
 
-    def rows(self) -> Iterator[Row]:
+    def locations(self) -> list[str]:
+        return list(self.files.values())
+
+    def rows(self) -> Iterator[Row | BadRow]:
         for language, path in self.files.items():
-            yield from _rows(path, language)
+            for paragraph in _paragraphs(path):
+                if isinstance(paragraph, BadRow):
+                    yield paragraph
+                    continue
+                for q, qa in enumerate(paragraph.values["qas"]):
+                    where = f"{paragraph.where}.qas[{q}]"
+                    yield _row(qa, self._passage(paragraph.values, qa, where), where, paragraph.key, language)
+
+    def _passage(self, paragraph: dict[str, Any], qa: Any, where: str) -> str | BadRow:
+        spans = paragraph.get("sentence_breaks")
+        if self.passage == "paragraph" or spans is None:
+            return str(paragraph["context"])
+        return _sentence(paragraph["context"], spans, qa, where)
 
 
-def _rows(path: Path, language: str) -> Iterator[Row]:
-    articles = field(read_json(path), "data", list, f"{path}")
-    for a, article in enumerate(articles):
-        for p, paragraph in enumerate(field(article, "paragraphs", list, f"{path}: data[{a}]")):
-            where = f"{path}: data[{a}].paragraphs[{p}]"
-            context = field(paragraph, "context", str, where)
-            for q, qa in enumerate(field(paragraph, "qas", list, where)):
-                place = f"{where}.qas[{q}]"
-                yield Row(
-                    item_id=field(qa, "id", str, place),
-                    language=language,
-                    question=field(qa, "question", str, place),
-                    passage=context,
-                    passage_id=f"{a}.{p}",
-                    where=place,
-                )
+class _Paragraph(NamedTuple):
+    where: str
+    key: str
+    """Number of the article and of the paragraph."""
+    values: dict[str, Any]
 
 
-def read_json(path: Path) -> Any:
+def _paragraphs(path: str) -> Iterator[_Paragraph | BadRow]:
+    tree = read_json(path)
+    if problem := wrong(tree, data=list):
+        raise SourceError(f"{path}: {problem}")
+    for a, article in enumerate(tree["data"]):
+        where = f"{path}: data[{a}]"
+        if problem := wrong(article, paragraphs=list):
+            yield BadRow(where, problem)
+            continue
+        for p, values in enumerate(article["paragraphs"]):
+            place = f"{where}.paragraphs[{p}]"
+            problem = wrong(values, context=str, qas=list)
+            yield BadRow(place, problem) if problem else _Paragraph(place, f"{a}.{p}", values)
+
+
+def _row(qa: Any, passage: str | BadRow, where: str, key: str, language: str) -> Row | BadRow:
+    if problem := wrong(qa, id=str, question=str):
+        return BadRow(where, problem)
+    if isinstance(passage, BadRow):
+        return passage
+    return Row(qa["id"], language, qa["question"], passage, passage_id=key, where=where)
+
+
+def _sentence(context: str, spans: Any, qa: Any, where: str) -> str | BadRow:
+    match qa:
+        case {"answers": [{"answer_start": int(at)}, *_]} if not isinstance(at, bool):
+            pass
+        case _:
+            return BadRow(where, "no answer_start of a first answer, so no sentence is the right one")
+    for span in spans if isinstance(spans, list) else ():
+        match span:
+            case [int(start), int(end)] if 0 <= start <= at < end <= len(context):
+                return context[start:end]
+    return BadRow(where, "answer_start lies in none of the sentence_breaks, which count characters, not bytes")
+
+
+def read_json(location: str) -> Any:
     """Raises: SourceError for a file that is missing, empty or no JSON."""
+    with opened(location) as stream:
+        raw = stream.read()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{location}: cannot be read as UTF-8 text ({error})") from None
     if not text.strip():
-        raise SourceError(f"{path}: the file is empty")
+        raise SourceError(f"{location}: the file is empty")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise SourceError(f"{path}:{error.lineno}: no valid JSON ({error.msg}); is the file cut short?") from None
+        raise SourceError(f"{location}:{error.lineno}: no valid JSON ({error.msg}); is the file cut short?") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{location}: no usable JSON ({error})") from None
 
 
-def field(node: Any, key: str, kind: type, where: str) -> Any:
-    """One value of a JSON object. Raises: SourceError that names the place and what should be there."""
-    if not isinstance(node, dict) or not isinstance(node.get(key), kind):
-        found = sorted(node) if isinstance(node, dict) else type(node).__name__
-        raise SourceError(
-            f"{where}: expected an object with {key!r} ({kind.__name__}), found {found}; SQuAD JSON is needed"
-        )
-    return node[key]
+def wrong(node: Any, **kinds: type) -> str:
+    """What a JSON object lacks of the keys and types that it should have; empty if nothing."""
+    for key, kind in kinds.items():
+        if not isinstance(node, dict) or not isinstance(node.get(key), kind):
+            found = sorted(node) if isinstance(node, dict) else type(node).__name__
+            return f"expected an object with {key!r} ({kind.__name__}), found {found}; SQuAD JSON is needed"
+    return ""

@@ -34,6 +34,9 @@ class Worldfacts(Config):
             )
         return languages
 
+    def locations(self) -> list[str]:
+        return []
+
     def rows(self) -> Iterator[Row]:
         return rows(self.split, self.languages)
 

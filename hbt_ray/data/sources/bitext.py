@@ -1,0 +1,59 @@
+"""Bitext: sentences with their translations; question and passage are the sentence itself, in two languages.
+
+Two shapes, as JSONL or Parquet: one row a language version (NTREX-128: language, number, sentence), or pairs with
+English (TICO-19: language, id, English sentence, sentence), where the English of an id is yielded once; the ids are
+held in memory for that.
+
+Use it in cross-lingual batches only. In a monolingual batch a sentence would look for itself, which teaches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from hbt_ray.config import Config
+from hbt_ray.data.rows import BadRow, Row
+from hbt_ray.data.sources.files import Location
+from hbt_ray.data.sources.records import records, texts
+
+
+class BitextColumns(Config):
+    """Which column holds what."""
+
+    id: str = "id"
+    """The same for all translations of a sentence."""
+    language: str = "language"
+    text: str = "text"
+    english: str = ""
+    """The English version, in tables of pairs; empty: English has rows of its own."""
+
+
+class BitextSource(Config):
+    """Parallel sentences."""
+
+    kind: Literal["bitext"]
+    name: str
+    path: Location
+    licence: str = ""
+    columns: BitextColumns = BitextColumns()
+
+    def locations(self) -> list[str]:
+        return [self.path]
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        columns = {use: column for use, column in self.columns.model_dump().items() if column}
+        with_english: set[str] = set()
+        for record in records(self.path, set(columns.values())):
+            found = record if isinstance(record, BadRow) else texts(record, columns, numbers=("id",))
+            if isinstance(found, BadRow):
+                yield found
+                continue
+            if self.columns.english and found["id"] not in with_english:
+                with_english.add(found["id"])
+                yield _row(found["id"], "en", found["english"], record.where)
+            yield _row(found["id"], found["language"], found["text"], record.where)
+
+
+def _row(sentence_id: str, language: str, text: str, where: str) -> Row:
+    return Row(sentence_id, language, text, text, passage_id=sentence_id, where=where)

@@ -1,0 +1,58 @@
+"""Hugging Face `datasets`: a name on the hub, or a local folder that `datasets.load_dataset` understands.
+
+Rows are streamed, so nothing is downloaded whole. The library is optional: `pip install 'hbt-ray[hub]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from hbt_ray.config import Config, Language
+from hbt_ray.data.rows import BadRow, Row
+from hbt_ray.data.sources.records import Record
+from hbt_ray.data.sources.table import Columns, row
+from hbt_ray.errors import SourceError
+
+
+class HubSource(Config):
+    """A split of a data set; one row a language version of an item."""
+
+    kind: Literal["hub"]
+    name: str
+    path: str
+    """Name on the hub, such as `miracl/miracl`, or a local folder."""
+    config: str = ""
+    """Configuration of the data set, often a language; empty: its only one."""
+    split: str = "train"
+    revision: str = "main"
+    """Commit, tag or branch on the hub; a commit keeps the data the same for ever."""
+    language: Language | Literal[""] = ""
+    """Of all rows, where no column says it."""
+    licence: str = ""
+    columns: Columns = Columns()
+
+    def locations(self) -> list[str]:
+        return [self.path] if Path(self.path).exists() else []
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        named = self.columns.named()
+        given = {self.columns.language: self.language} if self.language else {}
+        for number, values in enumerate(self._stream()):
+            yield row(Record(f"{self.path} {self.split}: row {number}", {**values, **given}), named)
+
+    def _stream(self) -> Iterator[dict[str, Any]]:
+        try:
+            import datasets
+        except ImportError:
+            raise SourceError(
+                f"source {self.name!r} is of kind hub, which needs the library datasets: pip install 'hbt-ray[hub]'"
+            ) from None
+        revision = None if self.locations() else self.revision
+        try:
+            yield from datasets.load_dataset(
+                self.path, self.config or None, split=self.split, revision=revision, streaming=True
+            )
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise SourceError(f"{self.path}: datasets cannot read it ({' '.join(str(error).split())})") from None

@@ -1,0 +1,53 @@
+"""MIRACL and Mr. TyDi: for each language topics, TREC qrels and a corpus of `docs-*.jsonl.gz`.
+
+Published as miracl/miracl and miracl/miracl-corpus, castorini/mr-tydi and castorini/mr-tydi-corpus. Topics are lines
+of `qid<TAB>query`, documents `{"docid", "title", "text"}`. The languages are not parallel (question 0 of one is not
+question 0 of another), so an item is `<language>/<qid>/<docid>` and exists in one language. Each corpus is streamed
+once; only its judged documents are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from hbt_ray.config import Config, Language
+from hbt_ray.data.rows import BadRow, Row
+from hbt_ray.data.sources.corpus import documents, tab_separated
+from hbt_ray.data.sources.files import Location, files_of, lines
+from hbt_ray.data.sources.judgements import join, positives, trec
+from hbt_ray.data.sources.records import Record, jsonl
+
+
+class MiraclLanguage(Config):
+    """The files of one language."""
+
+    topics: Location
+    qrels: Location
+    corpus: Location
+    """A file, or a folder of `.jsonl` or `.jsonl.gz` files."""
+
+
+class MiraclSource(Config):
+    """MIRACL, or whatever has its layout."""
+
+    kind: Literal["miracl"]
+    name: str
+    licence: str = ""
+    languages: dict[Language, MiraclLanguage] = Field(min_length=1)
+
+    def locations(self) -> list[str]:
+        return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        for language, files in self.languages.items():
+            judged = yield from positives(trec(lines(files.qrels)))
+            corpus = documents(_records(files.corpus), "docid")
+            yield from join(judged, tab_separated(files.topics), corpus, language, prefix=f"{language}/")
+
+
+def _records(corpus: str) -> Iterator[Record | BadRow]:
+    for file in files_of(corpus, lambda name: name.endswith((".jsonl", ".jsonl.gz"))):
+        yield from jsonl(file)

@@ -1,0 +1,441 @@
+"""Malformed input: every row is kept or rejected with its place and reason, every broken file is named; no traceback.
+
+A case is what a person may really be handed: cut lines, other encodings, wrong types, damaged archives.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.data.sources import files
+from hbt_ray.data.store import Store
+from hbt_ray.errors import SourceError
+
+GOOD = {"item_id": "g1", "language": "de", "question": "Wo?", "passage": "Hier."}
+OTHER = {"item_id": "g2", "language": "en", "question": "Where?", "passage": "Here."}
+
+
+def line(drop: str = "", **change: Any) -> bytes:
+    values = {**GOOD, "item_id": "new", **change}
+    values.pop(drop, None)
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def escaped(**change: Any) -> bytes:
+    return json.dumps({**GOOD, "item_id": "new", **change}).encode()
+
+
+def prepared(root: Path, **source: Any) -> Prepared:
+    """Prepare, and prove that nothing was lost."""
+    config = {"path": str(root / "store"), "sources": [{"name": "s", **source}], "max_rejected": 1}
+    made = prepare(StoreConfig.make(config, "test"))
+    told = [json.loads(text) for text in (root / "store" / "rejected.jsonl").read_bytes().split(b"\n") if text]
+    assert made.num_read == made.num_kept + len(told)
+    assert len(told) == sum(made.rejected.values())
+    assert all(one["where"] and one["reason"] for one in told)
+    Store(root / "store")
+    stored = sum(sum(info.items_by_language.values()) for info in made.manifest.datasets)
+    assert stored == made.num_kept
+    return made
+
+
+def prepared_or_named(root: Path, file: str, **source: Any) -> Prepared | None:
+    """The same, or a `SourceError` that names the file."""
+    try:
+        return prepared(root, **source)
+    except SourceError as error:
+        told = str(error)
+    assert file in told
+    assert not (root / "store").exists()
+    return None
+
+
+REJECTED = {
+    "cut within a string": (line()[:40], "no valid JSON"),
+    "cut after a key": (b'{"item_id"', "no valid JSON"),
+    "cut before the brace": (line()[:-1], "no valid JSON"),
+    "two objects": (line() + line(), "no valid JSON"),
+    "a comma too many": (line()[:-1] + b",}", "no valid JSON"),
+    "single quotes": (line().replace(b'"', b"'"), "no valid JSON"),
+    "words": (b"Lorem ipsum", "no valid JSON"),
+    "CSV": (b"item_id,language,question,passage", "no valid JSON"),
+    "raw NUL": (line(question="a\0b").replace(b"\\u0000", b"\0"), "no valid JSON"),
+    "only NUL": (b"\0" * 100, "no valid JSON"),
+    "raw tab": (line(question="a\tb").replace(b"\\t", b"\t"), "no valid JSON"),
+    "a mark within the file": (b"\xef\xbb\xbf" + line(), "no valid JSON"),
+    "bad escape": (line().replace(b"Wo?", b"\\x41"), "no valid JSON"),
+    "a list": (b"[1, 2]", "a JSON list"),
+    "a string": (b'"text"', "a JSON str"),
+    "a number": (b"17", "a JSON int"),
+    "null": (b"null", "a JSON NoneType"),
+    "not a number": (b"NaN", "a JSON float"),
+    "deep": (b'{"item_id":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "no usable JSON"),
+    "a number of 10,000 digits": (b'{"item_id": ' + b"9" * 10_000 + b"}", "no usable JSON"),
+    "key twice": (line()[:-1] + b', "question": "Was?"}', "no usable JSON: a key that stands twice"),
+    "nested key twice": (line()[:-1] + b', "note": {"a": 1, "a": 2}}', "no usable JSON: a key that stands twice"),
+    "latin-1": (line(question="Größe").decode().encode("latin-1"), "no UTF-8 text"),
+    "windows-1251": (line(question="Где?").decode().encode("cp1251"), "no UTF-8 text"),
+    "shift-jis": (line(question="どこ").decode().encode("shift-jis"), "no UTF-8 text"),
+    "gbk": (line(question="哪里").decode().encode("gbk"), "no UTF-8 text"),
+    "cut character": (b'{"item_id": "\xe4\xb8', "no UTF-8 text"),
+    "overlong": (line().replace(b"Wo?", b"\xc0\xaf"), "no UTF-8 text"),
+    "raw surrogate": (line(question="\ud800"), "no UTF-8 text"),
+    "random bytes": (bytes(range(128, 256)), "no UTF-8 text"),
+    "escaped surrogate in the question": (escaped(question="a\ud800b"), "question holds half a surrogate pair"),
+    "escaped surrogate in the passage": (escaped(passage="\udfff"), "passage holds half a surrogate pair"),
+    "escaped surrogate in the id": (escaped(item_id="x\udc00"), "item id holds half a surrogate pair"),
+    "surrogates the wrong way round": (escaped(question="\udc00\ud800"), "question holds half a surrogate pair"),
+    "escaped surrogate in the language": (escaped(language="d\ud800"), "language is no BCP-47 tag"),
+    "escaped NUL in the question": (escaped(question="a\0b"), "question holds a NUL character"),
+    "escaped NUL in the passage": (escaped(passage="\0"), "passage holds a NUL character"),
+    "escaped NUL in the id": (escaped(item_id="x\0y"), "item id holds a NUL character"),
+    "no question": (line(drop="question"), "no column 'question'"),
+    "no passage": (line(drop="passage"), "no column 'passage'"),
+    "no language": (line(drop="language"), "no column 'language'"),
+    "no id": (line(drop="item_id"), "no column 'item_id'"),
+    "an empty object": (b"{}", "no column 'item_id', 'language'"),
+    "key in capitals": (line().replace(b"question", b"Question"), "no column 'question'"),
+    "number as question": (line(question=3), "column 'question' holds a int"),
+    "float as passage": (line(passage=0.5), "column 'passage' holds a float"),
+    "bool as question": (line(question=True), "column 'question' holds a bool"),
+    "bool as id": (line(item_id=False), "column 'item_id' holds a bool"),
+    "float as id": (line(item_id=1.5), "column 'item_id' holds a float"),
+    "huge number as id": (line(item_id=10**200), "column 'item_id' holds a int"),
+    "list as passage": (line(passage=["a", "b"]), "column 'passage' holds a list"),
+    "object as question": (line(question={"text": "Wo?"}), "column 'question' holds a dict"),
+    "number as language": (line(language=7), "column 'language' holds a int"),
+    "null as question": (line(question=None), "question is empty"),
+    "null as language": (line(language=None), "language is no BCP-47 tag"),
+    "null as id": (line(item_id=None), "item id is empty"),
+    "blank question": (line(question=" \t\u3000\u2028"), "question is empty"),
+    "blank id": (line(item_id=" "), "item id is empty"),
+    "name of a language": (line(language="german"), "language is no BCP-47 tag"),
+    "unknown language": (line(language="xx"), "language is no BCP-47 tag"),
+    "language of 1 MB": (line(language="de" * 500_000), "language is no BCP-47 tag"),
+    "the same again": (line(item_id="g1"), "item has this language already"),
+    "the same in three letters": (line(item_id="g1", language="deu"), "item has this language already"),
+}
+
+KEPT = {
+    "right-to-left marks": line(question="\u200fأين\u202e?\u202c", passage="\u2067هنا\u2069"),
+    "U+2028 and U+2029": line(question="one\u2028two\u2029three", passage="a\x85b"),
+    "form feed and carriage return": escaped(question="a\fb\rc\vd", passage="line\nbreak"),
+    "an emoji as two escapes": escaped(question="where 😀?"),
+    "combining marks": line(question="e\u0301" * 50),
+    "not characters": line(question="\ufffe\uffff\U0010ffff"),
+    "zero width": line(question="a\u200b\u200d\ufeffb"),
+    "10 MB passage": line(passage="wort " * 2_000_000),
+    "id of 1 MB": line(item_id="x" * 1_000_000),
+    "id with slashes": line(item_id="../../etc/passwd"),
+    "id as number": line(item_id=7),
+    "negative id": line(item_id=-7),
+    "more columns": line(note=[1, {"a": None}], score=float("nan")),
+    "spaces around": b"  " + line() + b" \t",
+    "another language of an item": line(item_id="g1", language="ZH_hant"),
+}
+
+LAYOUTS = {
+    "plain": lambda lines: b"\n".join(lines) + b"\n",
+    "windows": lambda lines: b"\xef\xbb\xbf" + b"\r\n".join(lines) + b"\r\n",
+    "packed with blank lines": lambda lines: gzip.compress(b"\n\n \n".join(lines)),
+}
+
+
+def among_good_rows(root: Path, layout: str, content: bytes) -> Prepared:
+    lines = [json.dumps(GOOD).encode(), content, json.dumps(OTHER).encode()]
+    path = root / ("rows.jsonl.gz" if "packed" in layout else "rows.jsonl")
+    path.write_bytes(LAYOUTS[layout](lines))
+    return prepared(root, kind="table", path=str(path))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", REJECTED)
+def test_a_bad_line_costs_itself_only(tmp_path: Path, layout: str, case: str) -> None:
+    content, reason = REJECTED[case]
+    made = among_good_rows(tmp_path, layout, content)
+    assert (made.num_read, made.num_kept) == (3, 2)
+    (told,) = made.rejected
+    assert told.startswith(reason)
+    place = 4 if "packed" in layout else 2
+    assert f":{place}" in json.loads((tmp_path / "store" / "rejected.jsonl").read_text().split("\n")[0])["where"]
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_an_odd_line_is_kept_as_it_is(tmp_path: Path, case: str) -> None:
+    made = among_good_rows(tmp_path, "plain", KEPT[case])
+    assert (made.num_read, made.num_kept) == (3, 3)
+    shards = [pa.ipc.open_file(path).read_all() for path in (tmp_path / "store" / "s").iterdir()]
+    values = json.loads(KEPT[case])
+    stored = [value for shard in shards for column in shard.columns for value in column.to_pylist()]
+    assert str(values["item_id"]) in stored
+    assert {values["question"], values["passage"]} <= set(stored)
+
+
+BROKEN_FILES = {
+    "empty": ("rows.jsonl", b"", "the file is empty"),
+    "blank": ("rows.jsonl", b"\n \r\n\t\n", "the file is empty"),
+    "only a mark": ("rows.jsonl", b"\xef\xbb\xbf", "the file is empty"),
+    "UTF-16": ("rows.jsonl", json.dumps(GOOD).encode("utf-16"), "UTF-16"),
+    "UTF-16, other order": ("rows.jsonl", b"\xfe\xff" + json.dumps(GOOD).encode("utf-16-be"), "UTF-16"),
+    "UTF-32": ("rows.jsonl", json.dumps(GOOD).encode("utf-32"), "UTF-32"),
+    "gz of nothing": ("rows.jsonl.gz", b"", "the file is empty"),
+    "gz of an empty file": ("rows.jsonl.gz", gzip.compress(b""), "the file is empty"),
+    "gz of garbage": ("rows.jsonl.gz", b"garbage" * 99, "cannot be read"),
+    "gz that is plain": ("rows.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read"),
+    "gz cut short": ("rows.jsonl.gz", gzip.compress(json.dumps(GOOD).encode())[:-12], "cannot be read"),
+    "gz changed": ("rows.jsonl.gz", gzip.compress(b"x" * 99)[:-8] + bytes(8), "cannot be read"),
+    "gz with a tail": ("rows.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() + b"\n") + b"tail", "cannot be read"),
+    "Parquet of nothing": ("rows.parquet", b"", "no readable Parquet"),
+    "Parquet of garbage": ("rows.parquet", b"PAR1" + bytes(99) + b"PAR1", "rows.parquet: "),
+    "Parquet that is JSON": ("rows.parquet", json.dumps(GOOD).encode() * 9, "no readable Parquet"),
+    "SQuAD of nothing": ("de.json", b"", "the file is empty"),
+    "SQuAD cut short": ("de.json", b'{"data": [{"paragraphs": [', "no valid JSON"),
+    "SQuAD in latin-1": ("de.json", '{"data": "é"}'.encode("latin-1"), "UTF-8"),
+    "SQuAD of lists": ("de.json", b"[" * 100_000, "no usable JSON"),
+    "SQuAD of a list": ("de.json", b"[]", "expected an object with 'data'"),
+    "SQuAD as an object": ("de.json", b'{"data": {}}', "expected an object with 'data'"),
+    "SQuAD of null": ("de.json", b"null", "expected an object with 'data'"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_a_broken_file_is_named(tmp_path: Path, case: str) -> None:
+    name, content, message = BROKEN_FILES[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    source = {"kind": "squad", "files": {"de": str(path)}} if path.suffix == ".json" else {"path": str(path)}
+    with pytest.raises(SourceError, match=message) as told:
+        prepared(tmp_path, **{"kind": "table", **source})
+    assert str(path) in str(told.value)
+
+
+def test_a_file_without_line_ends_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "rows.jsonl").write_bytes(b"x" * 5000)
+    with pytest.raises(SourceError, match=r"rows\.jsonl:1: a line of over"):
+        prepared(tmp_path, kind="table", path=str(tmp_path / "rows.jsonl"))
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file, or a folder that holds none"):
+        prepared(tmp_path, kind="table", path=str(tmp_path))
+    with pytest.raises(SourceError, match="cannot be read"):
+        prepared(tmp_path, kind="squad", files={"de": str(tmp_path)})
+
+
+BAD_DATASETS = ["../up", "a/b", ".hidden", "manifest.json", "rejected.jsonl", "x" * 300, "a\0b", "a\ud800", "\n", "-x"]
+
+
+@pytest.mark.parametrize("name", BAD_DATASETS)
+def test_a_dataset_is_never_written_elsewhere(tmp_path: Path, name: str) -> None:
+    rows = [{**GOOD, "origin": "fine"}, {**GOOD, "origin": name}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = prepared(tmp_path, kind="table", path=str(tmp_path / "rows.jsonl"), columns={"dataset": "origin"})
+    assert made.num_kept == 1
+    assert [info.name for info in made.manifest.datasets] == ["fine"]
+
+
+COLUMNS: dict[str, tuple[Any, int]] = {  # with the number of rows that can be kept
+    "numbers as questions": (pa.array([1, 2, 3]), 0),
+    "lists as questions": (pa.array([["a"], [], None]), 0),
+    "truth values as questions": (pa.array([True, False, None]), 0),
+    "floats as questions": (pa.array([0.5, float("nan"), None]), 0),
+    "bytes as questions": (pa.array([b"a", b"\xff", None]), 0),
+    "nulls as questions": (pa.nulls(3), 0),
+    "large strings": (pa.array(["a", "b", "c"], pa.large_string()), 3),
+    "dictionary": (pa.array(["a", "b", "a"]).dictionary_encode(), 3),
+    "no UTF-8": (pa.array([b"a", b"\xff\xfe", b"c"]).view(pa.string()), 2),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_parquet_columns_of_other_types(tmp_path: Path, case: str) -> None:
+    column, num_kept = COLUMNS[case]
+    ids, languages = pa.array([1, 2, 3]), pa.array(["de", "de", "en"])
+    table = pa.table({"item_id": ids, "language": languages, "question": column, "passage": pa.array(["p"] * 3)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    made = prepared(tmp_path, kind="table", path=str(tmp_path / "rows.parquet"))
+    assert (made.num_read, made.num_kept) == (3, num_kept)
+
+
+def test_parquet_files_that_lack_a_column_or_name_it_twice(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([GOOD, OTHER])
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.drop_columns(["passage"]), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet: no column 'passage'"):
+        prepared(tmp_path, kind="table", path=str(tmp_path))
+    pq.write_table(table.append_column("passage", table["passage"]), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet: column 'passage' stands twice"):
+        prepared(tmp_path, kind="table", path=str(tmp_path))
+    pq.write_table(table.slice(0, 0), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet: the file has no rows"):
+        prepared(tmp_path, kind="table", path=str(tmp_path))
+
+
+def test_a_parquet_file_damaged_within(tmp_path: Path) -> None:
+    rows = [{**GOOD, "item_id": str(n), "passage": f"p{n}" * 50} for n in range(2000)]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, use_dictionary=False)
+    whole = path.read_bytes()
+    for at in range(4, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
+        with tempfile.TemporaryDirectory(dir=tmp_path) as root:
+            prepared_or_named(Path(root), path.name, kind="table", path=str(path))
+
+
+SQUAD_NODES: dict[str, tuple[Any, str]] = {
+    "an article that is a list": ([], "expected an object with 'paragraphs'"),
+    "paragraphs that are text": ({"paragraphs": "none"}, "expected an object with 'paragraphs'"),
+    "a paragraph that is null": ({"paragraphs": [None]}, "expected an object with 'context'"),
+    "a context that is a number": ({"paragraphs": [{"context": 1, "qas": []}]}, "expected an object with 'context'"),
+    "no questions": ({"paragraphs": [{"context": "c"}]}, "expected an object with 'qas'"),
+    "a question that is text": ({"paragraphs": [{"context": "c", "qas": ["q"]}]}, "expected an object with 'id'"),
+    "an id that is a number": ({"paragraphs": [{"context": "c", "qas": [{"id": 1}]}]}, "expected an object with 'id'"),
+    "a surrogate": (
+        {"paragraphs": [{"context": "\ud800", "qas": [{"id": "x", "question": "q"}]}]},
+        "passage holds half a surrogate pair",
+    ),
+}
+
+
+@pytest.mark.parametrize("unit", ["paragraph", "sentence"])
+@pytest.mark.parametrize("case", SQUAD_NODES)
+def test_squad_nodes_of_another_shape(tmp_path: Path, unit: str, case: str) -> None:
+    node, reason = SQUAD_NODES[case]
+    good = {"paragraphs": [{"context": "c", "qas": [{"id": "g", "question": "q"}]}]}
+    (tmp_path / "de.json").write_text(json.dumps({"data": [node, good]}))
+    made = prepared(tmp_path, kind="squad", files={"de": str(tmp_path / "de.json")}, passage=unit)
+    assert (made.num_read, made.num_kept) == (2, 1)
+    assert next(iter(made.rejected)).startswith(reason)
+
+
+SPANS = [None, "0-3", 7, [], [[0]], [[0, "3"]], [[-1, 3]], [[0, 99]], [[2, 2]], [[3, 1]], [None], [{"start": 0}]]
+
+
+@pytest.mark.parametrize("spans", SPANS, ids=str)
+@pytest.mark.parametrize("answers", [None, [], [7], [{}], [{"answer_start": "0"}], [{"answer_start": True}]], ids=str)
+def test_sentences_that_cannot_be_cut(tmp_path: Path, spans: Any, answers: Any) -> None:
+    qa = {"id": "x", "question": "q", "answers": answers}
+    tree = {"data": [{"paragraphs": [{"context": "c c", "qas": [qa], "sentence_breaks": spans}]}]}
+    (tmp_path / "de.json").write_text(json.dumps(tree))
+    made = prepared(tmp_path, kind="squad", files={"de": str(tmp_path / "de.json")}, passage="sentence")
+    assert (made.num_read, made.num_kept) == (1, 1 if spans is None else 0)
+
+
+def judged_source(root: Path, kind: str, lines: bytes, corpus: bytes, questions: bytes) -> dict[str, Any]:
+    """A source of three files, whatever they hold."""
+    paths = {name: root / name for name in ("judged", "corpus", "questions")}
+    if kind == "beir":
+        (root / "qrels").mkdir(exist_ok=True)
+        names = {"judged": "qrels/train.tsv", "corpus": "corpus.jsonl", "questions": "queries.jsonl"}
+        paths = {name: root / file for name, file in names.items()}
+    for path, content in zip(paths.values(), (lines, corpus, questions), strict=True):
+        path.write_bytes(content)
+    judged, documents, topics = map(str, paths.values())
+    if kind == "miracl":
+        return {"kind": kind, "languages": {"de": {"topics": topics, "qrels": judged, "corpus": documents}}}
+    if kind == "mmarco":
+        return {"kind": kind, "queries": {"de": topics}, "collections": {"de": documents}, "triples": judged}
+    return {"kind": kind, "path": str(root), "language": "de"}
+
+
+JSON_DOCS = b'{"_id": "d", "docid": "d", "title": null, "text": "D"}\n'
+TSV_DOCS = b"d\tD\n"
+JUDGED: dict[str, tuple[bytes, bytes, bytes]] = {
+    "beir": (b"query-id\tcorpus-id\tscore\nq\td\t1\n", JSON_DOCS, b'{"_id": "q", "text": "Q"}\n'),
+    "miracl": (b"q Q0 d 1\n", JSON_DOCS, b"q\tQ\n"),
+    "mmarco": (b"q\td\tn\n", TSV_DOCS, b"q\tQ\n"),
+}
+ODD_LINES = {
+    "one word": b"q",
+    "too many columns": b"q\td\t1\t2\t3\t4",
+    "no number": b"q\tQ0\td\tyes",
+    "no UTF-8": b"\xff\xfe\xfd",
+    "broken JSON": b'{"_id": "q", ',
+    "text is a number": b'{"_id": "d", "docid": "d", "text": 7}',
+    "NUL": b"q\0\t\0",
+    "the same id again": b'{"_id": "d", "docid": "d", "text": "again"}',
+}
+
+
+@pytest.mark.parametrize("kind", JUDGED)
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["judgements", "corpus", "questions"])
+@pytest.mark.parametrize("case", ODD_LINES)
+def test_bad_lines_of_judged_collections(tmp_path: Path, kind: str, which: int, case: str) -> None:
+    contents = list(JUDGED[kind])
+    contents[which] += ODD_LINES[case] + b"\n"
+    made = prepared(tmp_path, **judged_source(tmp_path, kind, *contents))
+    assert made.num_kept == 1
+    if case in ("one word", "no UTF-8"):
+        assert made.num_read == 2
+
+
+@pytest.mark.parametrize("kind", JUDGED)
+def test_questions_and_documents_that_are_not_there(tmp_path: Path, kind: str) -> None:
+    judged, corpus, questions = JUDGED[kind]
+    odd = judged.splitlines()[-1]
+    lines = b"\n".join([judged.rstrip(), odd.replace(b"q", b"q9", 1), odd.replace(b"d", b"d9", 1)])
+    made = prepared(tmp_path, **judged_source(tmp_path, kind, lines, corpus, questions))
+    assert (made.num_read, made.num_kept) == (3, 1)
+    assert len(made.rejected) == 2
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=400))
+def test_random_bytes_as_jsonl(content: bytes) -> None:
+    for name, stored in (("rows.jsonl", content), ("rows.jsonl.gz", gzip.compress(content)), ("raw.jsonl.gz", content)):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name).write_bytes(stored)
+            prepared_or_named(Path(folder), name, kind="table", path=f"{folder}/{name}")
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=400))
+def test_random_bytes_as_parquet_and_squad(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "rows.parquet").write_bytes(content)
+        assert prepared_or_named(Path(folder), "rows.parquet", kind="table", path=f"{folder}/rows.parquet") is None
+        prepared_or_named(Path(folder), "rows.parquet", kind="squad", files={"de": f"{folder}/rows.parquet"})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+VALUES = JSON | st.sampled_from(["de", "en", "a", "b", "zho", "\ud800", "\0", "../x"])
+KEYS = st.sampled_from([*GOOD, "origin"])
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.dictionaries(KEYS, VALUES, min_size=3), min_size=1, max_size=8), named=st.booleans())
+def test_random_values_as_rows(rows: list[dict[str, Any]], named: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        columns = {"dataset": "origin"} if named else {}
+        made = prepared(Path(folder), kind="table", path=f"{folder}/rows.jsonl", columns=columns)
+        assert made.num_read == len(rows)
+
+
+CELLS = st.lists(st.sampled_from(["q", "d", "Q0", "1", "0", "-1", "nan", "x\0", "\u2028"]), max_size=5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(lines=st.lists(CELLS.map("\t".join), max_size=6), kind=st.sampled_from(list(JUDGED)))
+def test_random_cells_as_judgements_and_texts(lines: list[str], kind: str) -> None:
+    judged, corpus, questions = JUDGED[kind]
+    more = "\n".join(lines).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        source = judged_source(Path(folder), kind, judged + more, corpus + more, questions + more)
+        assert prepared(Path(folder), **source).num_kept >= 1
