@@ -50,6 +50,7 @@ def prepare(
             "num_read": prepared.num_read,
             "num_kept": prepared.num_kept,
             "rejected": prepared.rejected,
+            "removed": prepared.removed,
             "was_there": prepared.was_there,
             "datasets": datasets,
         }

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
-from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.data.prepare import REMOVED, Prepared, StoreConfig, prepare
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.evaluate.encode import EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate
@@ -40,8 +40,13 @@ def make_store(config: StoreConfig, screen: Screen) -> Prepared:
         screen.say(f"{config.path} was there already and is up to date")
     else:
         reasons = "".join(f"; {reason}: {count:,}" for reason, count in prepared.rejected.most_common())
-        rejected = prepared.num_read - prepared.num_kept
-        screen.say(f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {rejected:,} rejected{reasons}")
+        rejected, removed = prepared.rejected.total(), prepared.removed.total()
+        screen.say(
+            f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {rejected:,} rejected + "
+            f"{removed:,} removed{reasons}"
+        )
+        for name, count in prepared.removed.most_common():
+            screen.say(f"{name}: {count:,} rows overlapped with the evaluation data; see {config.path}/{REMOVED}")
     return prepared
 
 

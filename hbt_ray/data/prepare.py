@@ -1,7 +1,8 @@
 """Prepare: sources → store.
 
 Rows are checked, grouped into items by (dataset, item id), sorted into groups of equal languages, shuffled once within
-each, and written. Every row is either kept or stands in `rejected.jsonl` with its reason; too many fail the run.
+each, and written. Every row is kept, or stands in `rejected.jsonl` with its reason (too many fail the run), or belongs
+to an item that overlaps with the evaluation data and stands in `removed.jsonl`.
 The store appears whole, by one rename, or not at all; preparing the same again changes nothing.
 """
 
@@ -25,6 +26,7 @@ from pydantic import Field
 from hbt_ray.config import Config
 from hbt_ray.data.keyed import make_key, permute
 from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.overlap import Overlap
 from hbt_ray.data.rows import BadRow, Row, Source
 from hbt_ray.data.sources.beir import BeirSource
 from hbt_ray.data.sources.bitext import BitextSource
@@ -39,15 +41,15 @@ from hbt_ray.data.store import MANIFEST, read_manifest
 from hbt_ray.errors import SourceError, StoreError
 from hbt_ray.languages import normalise
 
-REJECTED = "rejected.jsonl"
+REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
 
 AnySource = Annotated[
     Worldfacts | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,
     Field(discriminator="kind"),
 ]
 
-_DATASET_NAME = re.compile(rf"(?!{MANIFEST}$|{REJECTED}$)\w[\w .+-]{{0,59}}")
-"""What a folder beside these two files may be called; 60 characters are at most 240 bytes."""
+_DATASET_NAME = re.compile(rf"(?!{MANIFEST}$|{REJECTED}$|{REMOVED}$)\w[\w .+-]{{0,59}}")
+"""What a folder beside these files may be called; 60 characters are at most 240 bytes."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """Arrow has no place for half a surrogate pair, and a NUL is in no text that a person wrote."""
 
@@ -57,6 +59,8 @@ class StoreConfig(Config):
 
     path: Path
     sources: tuple[AnySource, ...] = Field(min_length=1)
+    decontaminate: tuple[AnySource, ...] = ()
+    """Evaluation data, read like sources: items that overlap with it in any language are removed."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of rows that may be rejected before the run fails."""
     shard_items: int = Field(50_000, gt=0)
@@ -96,14 +100,27 @@ class Read:
     num_rows: int = 0
 
 
+class Removal(NamedTuple):
+    """An item that overlaps with the evaluation data, and the text that showed it."""
+
+    dataset: str
+    item_id: str
+    language: str
+    reason: str
+    text: str
+    num_rows: int
+
+
 class Prepared(NamedTuple):
-    """What became of the rows: `read = kept + rejected`, always."""
+    """What became of the rows: `read = kept + rejected + removed`, always."""
 
     manifest: Manifest
     num_read: int
     num_kept: int
     rejected: Counter[str]
     """Reason → rows."""
+    removed: Counter[str]
+    """Dataset → rows of items that overlap with the evaluation data."""
     was_there: bool
     """The same store stood there already; nothing was read."""
 
@@ -119,7 +136,7 @@ def prepare(config: StoreConfig) -> Prepared:
     if (config.path / MANIFEST).exists():
         manifest = read_manifest(config.path)
         if manifest.spec == spec:
-            return Prepared(manifest, 0, 0, Counter(), was_there=True)
+            return Prepared(manifest, 0, 0, Counter(), Counter(), was_there=True)
         raise StoreError(
             f"{config.path}: holds a store made from other settings or sources; give another path, or remove it first"
         )
@@ -128,6 +145,9 @@ def prepare(config: StoreConfig) -> Prepared:
 
     read = _read(config.sources)
     _fail_if_too_many(read.rejections, read.num_rows, config)
+    removals = _remove_overlap(read.datasets, config.decontaminate)
+    if removals and not any(read.datasets.values()):
+        raise SourceError(f"every item of {config.path} overlaps with the evaluation data, so nothing is left to store")
 
     partial = config.path.with_name(f".{config.path.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -138,14 +158,19 @@ def prepare(config: StoreConfig) -> Prepared:
             if items
         )
         manifest = Manifest(datasets=infos, spec=spec)
-        _write_rejections(partial / REJECTED, read.rejections)
+        _write_lines(partial / REJECTED, read.rejections)
+        _write_lines(partial / REMOVED, removals)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         partial.replace(config.path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     reasons = Counter(rejection.reason for rejection in read.rejections)
-    return Prepared(manifest, read.num_rows, read.num_rows - len(read.rejections), reasons, was_there=False)
+    removed: Counter[str] = Counter()
+    for removal in removals:
+        removed[removal.dataset] += removal.num_rows
+    num_kept = read.num_rows - len(read.rejections) - removed.total()
+    return Prepared(manifest, read.num_rows, num_kept, reasons, removed, was_there=False)
 
 
 def _read(sources: Iterable[Source]) -> Read:
@@ -204,7 +229,7 @@ def _fail_if_too_many(rejections: list[Rejection], num_read: int, config: StoreC
     if len(rejections) > config.max_rejected * num_read:
         beside = config.path.with_name(config.path.name + ".rejected.jsonl")
         beside.parent.mkdir(parents=True, exist_ok=True)
-        _write_rejections(beside, rejections)
+        _write_lines(beside, rejections)
         first = rejections[0]
         raise SourceError(
             f"{len(rejections)} of {num_read} rows are bad, more than max_rejected={config.max_rejected:g} allows; "
@@ -212,11 +237,34 @@ def _fail_if_too_many(rejections: list[Rejection], num_read: int, config: StoreC
         )
 
 
-def _write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+def _remove_overlap(datasets: dict[str, dict[str, Item]], sources: Iterable[Source]) -> list[Removal]:
+    """Take out every item that has a text of the evaluation data in any of its languages."""
+    if not sources:
+        return []
+    rows = (row for source in sources for row in source.rows() if isinstance(row, Row))
+    overlap = Overlap(text for row in rows for text in (row.question, row.passage))
+    removals = []
+    for name, items in datasets.items():
+        found = [removal for item_id, item in items.items() if (removal := _removal(name, item_id, item, overlap))]
+        for removal in found:
+            del items[removal.item_id]
+        removals += found
+    return removals
+
+
+def _removal(dataset: str, item_id: str, item: Item, overlap: Overlap) -> Removal | None:
+    for language, texts in item.texts.items():
+        for text in texts:
+            if reason := overlap.found_in(text):
+                return Removal(dataset, item_id, language, reason, text[:500], len(item.texts))
+    return None
+
+
+def _write_lines(path: Path, records: Iterable[Rejection | Removal]) -> None:
     # Half a surrogate pair has no UTF-8; written as an escape it is what JSON asks for.
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for rejection in rejections:
-            file.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
+        for record in records:
+            file.write(json.dumps(record._asdict(), ensure_ascii=False) + "\n")
 
 
 def _write(root: Path, name: str, items: dict[str, Item], origins: dict[str, str], config: StoreConfig) -> DatasetInfo:
@@ -272,6 +320,7 @@ def _sha256(path: Path) -> str:
 
 def _spec(config: StoreConfig) -> str:
     """Fingerprint of the settings and of the files that they name, by size and time of change."""
-    files = [file for source in config.sources for path in source.locations() for file in fingerprint(path)]
+    sources = (*config.sources, *config.decontaminate)
+    files = [file for source in sources for path in source.locations() for file in fingerprint(path)]
     text = json.dumps([config.model_dump(mode="json", exclude={"path"}), files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@
                                      where passages are shared), and `question.<lang>`, `passage.<lang>`, null where
                                      the item lacks the language
     STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
+    STORE/removed.jsonl              items that overlap with the evaluation data
 
 Shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read.
 """

@@ -279,3 +279,18 @@ def test_every_error_has_exit_code_two() -> None:
 def _config(tmp_path: Path) -> dict[str, Any]:
     source = {"kind": "table", "name": "facts", "path": str(tmp_path / "rows.jsonl")}
     return {"path": str(tmp_path / "store"), "sources": [source]}
+
+
+def test_items_that_overlap_with_evaluation_data_are_removed_in_all_languages(tmp_path: Path) -> None:
+    held_out = [{"item_id": "x", "language": "en", "question": "Q3 EN?!", "passage": "another text"}]
+    evaluation = {"kind": "table", "name": "test", "path": str(jsonl(tmp_path / "test.jsonl", held_out))}
+    prepared = made(tmp_path, decontaminate=[evaluation])
+    assert prepared.removed == {"facts": 3}
+    assert prepared.num_read == prepared.num_kept + 3
+    (told,) = [json.loads(line) for line in (tmp_path / "store" / "removed.jsonl").read_text().splitlines()]
+    assert (told["item_id"], told["language"], told["text"]) == ("i3", "en", "q3 en")
+    assert not [question for _, question, _ in texts(tmp_path / "store") if question.startswith("q3 ")]
+    everything = [{"item_id": str(n), "language": "en", "question": f"q{n} en", "passage": "p"} for n in range(20)]
+    jsonl(tmp_path / "test.jsonl", everything)
+    with pytest.raises(SourceError, match="every item"):
+        made(tmp_path, decontaminate=[evaluation], path=str(tmp_path / "nothing"))

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from hbt_ray.data.prepare import AnySource, StoreConfig, prepare
 from hbt_ray.data.rows import BadRow, Row, Source
 from hbt_ray.data.sources.files import fingerprint
+from hbt_ray.data.sources.table import TableSource
 from hbt_ray.errors import ConfigError, SourceError
 
 ROWS = [
@@ -320,3 +321,20 @@ def test_real_sentences_are_those_of_the_evaluation(shared_data: Path) -> None:
         qa["answers"][0]["text"][:1] in row.passage
         for row, qa in zip(rows, (qa for paragraph in paragraphs for qa in paragraph["qas"]), strict=True)
     )
+
+
+def test_rows_whose_sides_differ_in_language_are_rejected(tmp_path: Path) -> None:
+    lines = [
+        {"item_id": "1", "language": "sw", "of_passage": "sw", "question": "q", "passage": "p"},
+        {"item_id": "2", "language": "sw", "of_passage": "en", "question": "q", "passage": "p"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = TableSource.make(
+        {"kind": "table", "name": "t", "path": str(path), "columns": {"passage_language": "of_passage"}}, "test"
+    )
+    kept, rejected = source.rows()
+    assert isinstance(kept, Row)
+    assert (kept.item_id, kept.language) == ("1", "sw")
+    assert isinstance(rejected, BadRow)
+    assert "different languages" in rejected.reason

@@ -18,6 +18,9 @@ class Columns(Config):
     language: str = "language"
     question: str = "question"
     passage: str = "passage"
+    passage_language: str = ""
+    """Where some passages are not in the language of their question: such rows are rejected, as an item needs both
+    sides in each of its languages. Empty: all are."""
     passage_id: str = ""
     """Empty: rows whose items have equal passages share them."""
     dataset: str = ""
@@ -48,4 +51,8 @@ class TableSource(Config):
 def row(record: Record, columns: dict[str, str]) -> Row | BadRow:
     """The row of a record; ids may be whole numbers."""
     found = texts(record, columns, numbers=("item_id", "passage_id"))
-    return found if isinstance(found, BadRow) else Row(**found, where=record.where)
+    if isinstance(found, BadRow):
+        return found
+    if found.pop("passage_language", found["language"]) != found["language"]:
+        return BadRow(record.where, "question and passage are in different languages")
+    return Row(**found, where=record.where)

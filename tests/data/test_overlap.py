@@ -1,0 +1,63 @@
+"""Overlap with evaluation data: equal texts and long runs, in any script, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hbt_ray.data.overlap import CHARACTERS, WORDS, Overlap, run_hashes, tokenised
+
+WORDY = " ".join(f"word{number}" for number in range(40))
+CHINESE = "黑豹队的防守只丢了三百零八分在联赛中排名第六同时也以二十四次拦截领先国家橄榄球联盟"
+THAI = "กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุดของประเทศไทย"
+HINDI = "भारत की राजधानी नई दिल्ली है और यह देश के उत्तर में यमुना नदी के किनारे पर बसी हुई है"
+TEXTS = [WORDY, CHINESE, THAI, HINDI, "Which currency is used in Kenya?"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
+    overlap = Overlap(TEXTS)
+    assert overlap.found_in(text) == "equals a text of the evaluation data"
+    assert overlap.found_in(f"  «{text.upper()}» !") == "equals a text of the evaluation data"
+
+
+@pytest.mark.parametrize(
+    ("whole", "run", "short"),
+    [
+        (WORDY, " ".join(WORDY.split()[5 : 5 + WORDS]), " ".join(WORDY.split()[5 : 4 + WORDS])),
+        (CHINESE, CHINESE[4 : 4 + CHARACTERS], CHINESE[4 : 3 + CHARACTERS]),
+        (HINDI, " ".join(HINDI.split()[2 : 2 + WORDS]), " ".join(HINDI.split()[2 : 1 + WORDS])),
+    ],
+)
+def test_a_run_of_the_stated_length_overlaps_and_a_shorter_one_does_not(whole: str, run: str, short: str) -> None:
+    overlap = Overlap([whole])
+    assert "long run" in overlap.found_in(f"before, {run}; after")
+    assert overlap.found_in(f"前 {short}。后" if whole is CHINESE else f"before, {short}; after") == ""
+
+
+def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
+    tokens = tokenised(THAI)
+    assert "".join(tokens) == THAI
+    assert len(run_hashes(tokens)) == len(tokens) - CHARACTERS + 1
+    assert "long run" in Overlap([THAI]).found_in("คำถาม" + "".join(tokens[3 : 3 + CHARACTERS]) + "จบ")
+
+
+def test_short_texts_that_differ_do_not_overlap() -> None:
+    overlap = Overlap(["Which currency is used in Kenya?"])
+    assert overlap.found_in("Which currency is used in Uganda?") == ""
+    assert overlap.found_in("In Kenya, which currency is used?") == ""
+    assert overlap.found_in("...") == ""
+    assert Overlap([]).found_in(WORDY) == ""
+    assert Overlap(["!"]).found_in("?") == ""
+
+
+@given(st.lists(st.text(alphabet="abc ", min_size=1, max_size=60), max_size=5), st.text(alphabet="abc ", max_size=200))
+def test_it_agrees_with_comparing_words(texts: list[str], text: str) -> None:
+    def runs(of: str) -> set[tuple[str, ...]]:
+        words = of.split()
+        return {tuple(words[at : at + WORDS]) for at in range(len(words) - WORDS + 1)}
+
+    equal = bool(text.split()) and any(text.split() == other.split() for other in texts)
+    shared = any(runs(text) & runs(other) for other in texts)
+    assert bool(Overlap(texts).found_in(text)) == (equal or shared)
