@@ -4,7 +4,7 @@ Both sides make the local batches of one rank with `Loader.local` (plan → text
 the peer in worker processes of `torch.utils.data.DataLoader`, as many as there are cores. Rows per second are counted
 after the first batch. The stall is how long a simulated training step of 50 ms waits for its batch, once warm.
 
-    python benchmarks/stream.py [--json] [--steps 600]
+    python benchmarks/stream.py [--json] [--steps 1200]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CORES = os.cpu_count() or 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1_200)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         origin = prepared(Path(folder))

@@ -40,7 +40,7 @@ class StreamConfig(Config):
     tasks_per_worker: int = Field(1, gt=0)
     """Tasks that run at once for one rank, a CPU each."""
     prefetch_steps: int = Field(8, ge=0)
-    """Steps that wait ready in the training process."""
+    """Steps that wait ready in the training process, rounded up to what whole tasks make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,9 @@ def _dataset(reference: Any, start: int, stop: int, config: StreamConfig) -> Ite
     )
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
-    for table in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=config.prefetch_steps):
-        yield _from_row(table)
+    blocks = -(-config.prefetch_steps // config.steps_per_task)
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks):
+        yield from map(_from_row, (table.slice(row, 1) for row in range(table.num_rows)))
 
 
 _ARRAYS = {

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +78,44 @@ def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undist
     for name in ("weights.safetensors", "optimiser.pt", "checkpoint.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
+def test_a_worker_killed_in_the_middle_changes_nothing(world: Path, undisturbed: TrainConfig) -> None:
+    config = small_run(world, "name=killed", "workers.max_failures=1")
+    steps: list[int] = []
+
+    def watch(outcome: Outcome) -> None:
+        if not steps:  # Outcomes come twice a second; most of the 40 steps are still to do.
+            os.kill(training_processes()[0], signal.SIGKILL)
+        steps.append(outcome.step)
+
+    fit(config, watch)
+    assert {after for before, after in pairwise(steps) if after != before + 1} <= {
+        0,
+        10,
+        20,
+        30,
+    }  # Checkpoints end there.
+    ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed.run)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+
+
+def training_processes() -> list[int]:
+    """Ray Train's workers under this process: children of our raylet, which is our child."""
+
+    def parent(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            pid = int(path.parent.name)
+            if path.read_bytes().startswith(b"ray::RayTrainWorker") and parent(parent(pid)) == os.getpid():
+                found.append(pid)
+    return sorted(found)
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
