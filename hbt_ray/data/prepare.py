@@ -19,15 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.keyed import make_key, permute
-from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.manifest import Manifest
 from hbt_ray.data.overlap import Overlap
 from hbt_ray.data.rows import BadRow, Row, Source
+from hbt_ray.data.shards import Item, write_dataset
 from hbt_ray.data.sources.beir import BeirSource
 from hbt_ray.data.sources.bitext import BitextSource
 from hbt_ray.data.sources.files import fingerprint
@@ -66,15 +64,6 @@ class StoreConfig(Config):
     shard_items: int = Field(50_000, gt=0)
     """Items of one file."""
     seed: int = 0
-
-
-@dataclass(slots=True)
-class Item:
-    """One item in all its languages."""
-
-    passage_id: str = ""
-    texts: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Language → question, passage."""
 
 
 class Rejection(NamedTuple):
@@ -153,7 +142,7 @@ def prepare(config: StoreConfig) -> Prepared:
     partial.mkdir(parents=True)
     try:
         infos = tuple(
-            _write(partial, name, items, read.origins[name], config)
+            write_dataset(partial, name, items, read.origins[name], shard_items=config.shard_items, seed=config.seed)
             for name, items in sorted(read.datasets.items())
             if items
         )
@@ -265,57 +254,6 @@ def _write_lines(path: Path, records: Iterable[Rejection | Removal]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for record in records:
             file.write(json.dumps(record._asdict(), ensure_ascii=False) + "\n")
-
-
-def _write(root: Path, name: str, items: dict[str, Item], origins: dict[str, str], config: StoreConfig) -> DatasetInfo:
-    """Write one dataset's shards."""
-    by_languages: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for item_id, item in items.items():
-        by_languages[tuple(sorted(item.texts))].append(item_id)
-    groups: list[Group] = []
-    order: list[str] = []
-    for languages in sorted(by_languages):
-        ids = sorted(by_languages[languages])
-        shuffled = permute(make_key(config.seed, name, languages), np.arange(len(ids)), len(ids))
-        order.extend(ids[number] for number in shuffled.tolist())
-        groups.append(Group(languages=languages, num_items=len(ids)))
-    all_languages = sorted({language for languages in by_languages for language in languages})
-    (root / name).mkdir(parents=True)
-    shards = []
-    for number, start in enumerate(range(0, len(order), config.shard_items)):
-        ids = order[start : start + config.shard_items]
-        file = f"{name}/{number:05d}.arrow"
-        _write_shard(root / file, [(item_id, items[item_id]) for item_id in ids], all_languages)
-        shards.append(Shard(file=file, num_items=len(ids), sha256=_sha256(root / file)))
-    return DatasetInfo(
-        name=name,
-        groups=tuple(groups),
-        shards=tuple(shards),
-        sources=tuple(origins),
-        licences=tuple(sorted({*origins.values()} - {""})),
-    )
-
-
-def _write_shard(path: Path, items: list[tuple[str, Item]], languages: list[str]) -> None:
-    # Where the source names no passage, equal text in the item's first language means the same passage.
-    passage_ids = [item.passage_id or item.texts[min(item.texts)][1] for _, item in items]
-    columns: dict[str, pa.Array] = {
-        "item_id": pa.array([item_id for item_id, _ in items], pa.string()),
-        "passage_id": pa.array([item.passage_id for _, item in items], pa.string()),
-        "passage_key": pa.array(np.array([make_key(i) for i in passage_ids], dtype=np.uint64).view(np.int64)),
-    }
-    for language in languages:
-        texts = [item.texts.get(language, (None, None)) for _, item in items]
-        columns[f"question.{language}"] = pa.array([question for question, _ in texts], pa.string())
-        columns[f"passage.{language}"] = pa.array([passage for _, passage in texts], pa.string())
-    table = pa.table(columns)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _spec(config: StoreConfig) -> str:
