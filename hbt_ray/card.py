@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from hbt_ray.data.store import read_manifest
+from hbt_ray.errors import StoreError
 from hbt_ray.evaluate.table import COLUMNS
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
@@ -19,7 +21,7 @@ some batches hold one language, the others questions and passages in different l
 
 - base: `{base}`
 - batches: `{policy}`, {batch_size} pairs, {steps} steps, temperature {temperature}
-- languages: {languages}
+- trained on: {languages}
 
 ## Use
 
@@ -51,7 +53,7 @@ def write_card(run: Run) -> None:
         return
     config = TrainConfig.load(run.config)
     verdicts = [Verdict.load(path) for path in run.verdicts()]
-    languages = sorted({language for verdict in verdicts for language in verdict.languages} | {*config.plan.languages})
+    languages = _trained_languages(config)
     text = _TEXT.format(
         name=run.name,
         base=config.model.name,
@@ -67,6 +69,14 @@ def write_card(run: Run) -> None:
     )
     header = yaml.safe_dump(_metadata(run, languages, verdicts), sort_keys=False, allow_unicode=True)
     (run.model / "README.md").write_text(f"---\n{header}---\n\n{text}", encoding="utf-8")
+
+
+def _trained_languages(config: TrainConfig) -> list[str]:
+    """None where the store has gone since and the configuration does not name them."""
+    try:
+        return sorted(config.plan.languages or read_manifest(config.store).languages)
+    except StoreError:
+        return []
 
 
 def _results(verdicts: list[Verdict]) -> str:

@@ -88,7 +88,7 @@ def test_train_evaluate_and_report_one_run(world: Path) -> None:
     run = Path(told["run"])
 
     done = hbt(
-        "evaluate", run, "--task", "worldfacts=dev", "--languages", "ar,de,en", "--untrained", "--json", cwd=world
+        "evaluate", run, "--task", "worldfacts=dev", "--languages", "ar,de,en,zh", "--untrained", "--json", cwd=world
     )
     assert done.returncode == 0, done.stderr
     verdicts = json.loads(done.stdout)["verdicts"]
@@ -97,6 +97,7 @@ def test_train_evaluate_and_report_one_run(world: Path) -> None:
     assert set(verdicts[0]["settings"]) == {"monolingual", "cross-lingual", "multilingual"}
     card = (run / "model" / "README.md").read_text()
     assert "worldfacts" in card
+    assert "- trained on: ar, de, en\n" in card  # It was judged on zh as well.
     assert f"{verdicts[1]['settings']['monolingual']['AP']:.3f}" in card
 
     done = hbt("report", run, cwd=world)

@@ -76,13 +76,9 @@ def encode(
     order = np.lexsort((-np.fromiter(map(len, texts), np.int64, len(texts)), sides))
     table = pa.table({"number": order, "side": sides[order], "text": pa.array([texts[row] for row in order])})
     block = config.batch_size * 8
-
-    class Encoder(_Encoder):  # Ray Data warns of constructor arguments: they would be lost if an actor restarted.
-        def __init__(self) -> None:
-            super().__init__(config)
-
     dataset = ray.data.from_arrow([table.slice(at, block) for at in range(0, len(table), block)]).map_batches(
-        Encoder,
+        _Encoder,
+        fn_constructor_args=(config,),
         batch_size=config.batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
