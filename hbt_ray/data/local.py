@@ -6,7 +6,7 @@ in Ray Data tasks on other machines (`hbt_ray.data.stream`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from hbt_ray.data.plan import Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.tokens import Tokens, tokenise
+
+_NO_TOKENS = Tokens(np.empty(0, np.int32), np.empty(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +34,10 @@ class LocalBatch:
     passages: Tokens
     passage_keys: NDArray[np.int64]
     """Equal keys share a passage and are no negatives of one another, [rows]."""
+    negatives: Tokens = _NO_TOKENS
+    """Mined passages, n for each row in the order of the rows, [rows · n]; an empty one is none."""
+    negative_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """[rows · n]"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,10 +93,8 @@ def _dataset(reference: Any, start: int, stop: int, config: StreamConfig) -> Ite
 _ARRAYS = {
     "items": np.int64,
     "passage_keys": np.int64,
-    "question_ids": np.int32,
-    "question_lengths": np.int32,
-    "passage_ids": np.int32,
-    "passage_lengths": np.int32,
+    "negative_keys": np.int64,
+    **{f"{side}_{part}": np.int32 for side in ("question", "passage", "negative") for part in ("ids", "lengths")},
 }
 """Columns that hold an array as its bytes: lists of Python integers would cost more than the tokenizer."""
 
@@ -121,13 +119,16 @@ def _array(batch: LocalBatch, name: str) -> NDArray[Any]:
 
 def _from_row(row: pa.Table) -> LocalBatch:
     arrays = {name: np.frombuffer(row.column(name)[0].as_buffer(), kind) for name, kind in _ARRAYS.items()}
-    num_rows = len(arrays["items"])
+    sides: Any = {
+        f"{side}s": Tokens(arrays[f"{side}_ids"], arrays[f"{side}_lengths"])
+        for side in ("question", "passage", "negative")
+    }
     return LocalBatch(
         **{name: row.column(name)[0].as_py() for name in ("step", "kind", "dataset", "language")},
         items=arrays["items"],
-        questions=Tokens(arrays["question_ids"].reshape(num_rows, -1), arrays["question_lengths"]),
-        passages=Tokens(arrays["passage_ids"].reshape(num_rows, -1), arrays["passage_lengths"]),
         passage_keys=arrays["passage_keys"],
+        negative_keys=arrays["negative_keys"],
+        **sides,
     )
 
 

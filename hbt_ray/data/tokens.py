@@ -1,4 +1,4 @@
-"""Tokens: from texts to padded arrays, in one batched call of the Rust tokenizer.
+"""Tokens: from texts to ids, in one batched call of the Rust tokenizer.
 
 Uses `tokenizers` directly: a data task must not pay the seconds that importing transformers costs. The text is prompt
 plus text, cut to a length, which is what SentenceTransformer.encode does too, so training and serving see equal ids.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,28 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """Padded token ids."""
+    """Ids of some texts, end to end; padding is made where the encoder runs, for the rows that it takes at once."""
 
     ids: NDArray[np.int32]
-    """[rows, longest row]; what lies behind a row's length means nothing."""
+    """[sum of lengths]"""
     lengths: NDArray[np.int32]
     """[rows]"""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: NDArray[np.int64]) -> Tokens:
+        """Some of the texts, in the order of `rows`."""
+        lengths = self.lengths[rows]
+        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return Tokens(self.ids[np.repeat(starts, lengths) + within], lengths)
+
+    def padded(self, padding_id: int) -> NDArray[np.int32]:
+        """[rows, longest row]."""
+        ids = np.full((len(self), int(self.lengths.max(initial=0))), padding_id, dtype=np.int32)
+        ids[np.arange(ids.shape[1]) < self.lengths[:, None]] = self.ids
+        return ids
 
 
 def tokenise(tokenizer_json: str, prompt: str, texts: list[str], max_length: int) -> Tokens:
@@ -31,9 +48,7 @@ def tokenise(tokenizer_json: str, prompt: str, texts: list[str], max_length: int
     encodings = tokenizer.encode_batch_fast([prompt + text for text in texts])
     rows = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-    ids = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int32)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows) if rows else []
-    return Tokens(ids, lengths)
+    return Tokens(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
 
 
 @lru_cache(maxsize=4)

@@ -100,10 +100,10 @@ class BiEncoder(nn.Module):
 
 def features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
     """Ids and attention mask, [rows, longest row], as the encoder takes them."""
-    lengths = torch.from_numpy(tokens.lengths.copy())
-    mask = torch.arange(tokens.ids.shape[1]) < lengths[:, None]
-    ids = torch.from_numpy(tokens.ids.astype("int64")).masked_fill_(~mask, padding_id)
-    return {"input_ids": ids.to(device), "attention_mask": mask.long().to(device)}
+    ids = torch.from_numpy(tokens.padded(padding_id)).to(device).long()
+    lengths = torch.from_numpy(tokens.lengths.copy()).to(device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def load(folder: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.data.tokens import tokenise
+from hbt_ray.data.tokens import Tokens, tokenise
 from hbt_ray.train.model import ModelConfig, build, tokenising
 
 TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص بالعربية", "", "日本語の文", "x" * 300]
@@ -17,12 +17,19 @@ def test_ids_equal_those_of_the_library() -> None:
     for task, prompt, length in (("query", "query: ", 9), ("document", "passage: ", 14)):
         tokens = tokenise(how.tokenizer_json, prompt, TEXTS, length)
         theirs = encoder.preprocess(TEXTS, prompt=prompt, task=task)
-        mask = np.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
-        assert np.array_equal(mask, theirs["attention_mask"].numpy().astype(bool))
-        assert np.array_equal(tokens.ids[mask], theirs["input_ids"].numpy()[mask])
+        assert np.array_equal(tokens.lengths, theirs["attention_mask"].sum(axis=1))
+        assert np.array_equal(tokens.padded(encoder.tokenizer.pad_token_id), theirs["input_ids"].numpy())
+
+
+def test_some_of_the_texts_in_any_order() -> None:
+    tokens = Tokens(np.arange(9, dtype=np.int32), np.array([2, 0, 4, 3], np.int32))
+    some = tokens.take(np.array([3, 1, 0, 3]))
+    assert some.lengths.tolist() == [3, 0, 2, 3]
+    assert some.ids.tolist() == [6, 7, 8, 0, 1, 6, 7, 8]
+    assert some.padded(-1).tolist() == [[6, 7, 8], [-1, -1, -1], [0, 1, -1], [6, 7, 8]]
 
 
 def test_no_texts_give_no_rows() -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200)
     how = tokenising(build(config, TEXTS), config)
-    assert tokenise(how.tokenizer_json, "", [], 8).ids.shape == (0, 0)
+    assert tokenise(how.tokenizer_json, "", [], 8).padded(0).shape == (0, 0)

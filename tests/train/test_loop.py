@@ -35,14 +35,12 @@ class TinyEncoder(nn.Module):
 
 def local(step: int, rank: int = 0, world_size: int = 1) -> LocalBatch:
     rng = np.random.default_rng(step)
-    sides = [
-        Tokens(rng.integers(1, 50, (NUM_ROWS, 6)).astype(np.int32), rng.integers(2, 7, NUM_ROWS).astype(np.int32))
-        for _ in range(2)
-    ]
+    lengths = [rng.integers(2, 7, NUM_ROWS).astype(np.int32) for _ in range(2)]
+    sides = [Tokens(rng.integers(1, 50, side.sum()).astype(np.int32), side) for side in lengths]
     keys = rng.integers(0, 6, NUM_ROWS)
-    part = slice(NUM_ROWS * rank // world_size, NUM_ROWS * (rank + 1) // world_size)
-    questions, passages = (Tokens(side.ids[part], side.lengths[part]) for side in sides)
-    return LocalBatch(step, "mono", "set", "de", np.arange(NUM_ROWS)[part], questions, passages, keys[part])
+    part = np.arange(NUM_ROWS * rank // world_size, NUM_ROWS * (rank + 1) // world_size)
+    questions, passages = (side.take(part) for side in sides)
+    return LocalBatch(step, "mono", "set", "de", part, questions, passages, keys[part])
 
 
 def learner(kind: torch.dtype, rank: int = 0, world_size: int = 1, dropout: float = 0.0, **settings: object) -> Learner:
