@@ -50,7 +50,8 @@ def prepare(
             "num_read": prepared.num_read,
             "num_kept": prepared.num_kept,
             "rejected": prepared.rejected,
-            "removed": prepared.removed,
+            "overlapping": prepared.overlapping,
+            "duplicates": prepared.duplicates,
             "was_there": prepared.was_there,
             "datasets": datasets,
         }

@@ -35,8 +35,12 @@ def configure(*, local: bool) -> None:
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """Connect for the length of the block; a session that was there before is used and left as it is."""
+def session(*, spare_cpus: bool = True) -> Iterator[None]:
+    """Connect for the length of the block; a session that was there before is used and left as it is.
+
+    Args:
+        spare_cpus: a cluster started here counts more CPUs than there are, for work whose workers reserve theirs first.
+    """
     configure(local="RAY_ADDRESS" not in os.environ)
     import ray
 
@@ -51,7 +55,7 @@ def session() -> Iterator[None]:
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({error}); check that the cluster runs"
             ) from None
     else:
-        _start_local()
+        _start_local(2 * (os.cpu_count() or 1) + 2 if spare_cpus else os.cpu_count() or 1)
     _hush()
     try:
         yield
@@ -61,14 +65,13 @@ def session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _start_local() -> None:
+def _start_local(num_cpus: int) -> None:
     import ray
 
-    # More logical CPUs than cores: training workers reserve theirs first, and with none left Ray Data waits for ever.
     with _held_back_stderr():
         ray.init(
             address="local",
-            num_cpus=2 * (os.cpu_count() or 1) + 2,
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

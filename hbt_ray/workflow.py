@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
-from hbt_ray.data.prepare import REMOVED, Prepared, StoreConfig, prepare
+from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.evaluate.encode import EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate
@@ -17,37 +18,52 @@ from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
+from hbt_ray.session import session
 from hbt_ray.train.export import export
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit
 
 UNTRAINED = "untrained"
+_WORTH_A_CLUSTER = 32 << 20
+"""Bytes of sources: reading fewer takes less time than starting Ray does."""
 
 
 def make_store(config: StoreConfig, screen: Screen) -> Prepared:
-    """Sources → store."""
+    """Sources → store, on the cluster where that is worth its start."""
     screen.say(f"preparing {config.path}")
-    prepared = prepare(config)
-    manifest = prepared.manifest
-    table = Table(box=None, pad_edge=False)
-    for column in ("data set", "items", "languages", "items by language"):
-        table.add_column(column, justify="right" if column == "items" else "left")
-    for info in manifest.datasets:
-        counts = ", ".join(f"{language} {count:,}" for language, count in info.items_by_language.items())
-        table.add_row(info.name, f"{info.num_items:,}", str(len(info.languages)), counts)
-    screen.table(table)
+    if config.num_source_bytes() >= _WORTH_A_CLUSTER or os.environ.get("RAY_ADDRESS"):
+        with session(spare_cpus=False):
+            prepared = prepare(config, on_ray, screen)
+    else:
+        prepared = prepare(config, screen=screen)
     if prepared.was_there:
         screen.say(f"{config.path} was there already and is up to date")
-    else:
-        reasons = "".join(f"; {reason}: {count:,}" for reason, count in prepared.rejected.most_common())
-        rejected, removed = prepared.rejected.total(), prepared.removed.total()
-        screen.say(
-            f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {rejected:,} rejected + "
-            f"{removed:,} removed{reasons}"
-        )
-        for name, count in prepared.removed.most_common():
-            screen.say(f"{name}: {count:,} rows overlapped with the evaluation data; see {config.path}/{REMOVED}")
+        return prepared
+    screen.table(_store_table(prepared))
+    for reason, count in prepared.rejected.most_common():
+        screen.say(f"rejected: {reason}: {count:,} (see {config.path}/{REJECTED})")
+    if prepared.overlapping or prepared.duplicates:
+        screen.say(f"what was removed, with the texts that showed it: {config.path}/{REMOVED}")
+    screen.say(
+        f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {prepared.rejected.total():,} rejected + "
+        f"{prepared.overlapping.total():,} of items that overlap with evaluation data + "
+        f"{prepared.duplicates.total():,} duplicates"
+    )
     return prepared
+
+
+def _store_table(prepared: Prepared) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("data set", "items", "rows", "overlapping", "duplicates", "languages"):
+        table.add_column(column, justify="left" if column in ("data set", "languages") else "right")
+    for info in prepared.manifest.datasets:
+        by_size = sorted(info.items_by_language.items(), key=lambda pair: -pair[1])
+        languages = ", ".join(f"{language} {count:,}" for language, count in by_size[:6])
+        counts = (info.num_items, sum(info.items_by_language.values()))
+        gone = (prepared.overlapping[info.name], prepared.duplicates[info.name])
+        more = f", and {len(by_size) - 6} more" if len(by_size) > 6 else ""
+        table.add_row(info.name, *(f"{count:,}" for count in (*counts, *gone)), languages + more)
+    return table
 
 
 def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> int:

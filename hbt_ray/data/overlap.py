@@ -32,25 +32,36 @@ class Overlap:
     """The texts of the evaluation data."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        whole: set[str] = set()
+        # Two sorted arrays and no sets: processes on one machine share them without a copy.
+        whole: set[int] = set()
         runs: list[Hashes] = []
         for text in texts:
-            tokens = tokenised(text)
-            whole.add(" ".join(tokens))
-            runs.append(run_hashes(tokens))
-        self._whole = whole - {""}
+            if tokens := tokenised(text):
+                whole.add(make_key(tokens))
+                runs.append(run_hashes(tokens))
+        self._whole = np.sort(np.fromiter(whole, np.uint64, len(whole)))
         self._runs = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
 
     def found_in(self, text: str) -> str:
         """Why the text overlaps; empty where it does not."""
         tokens = tokenised(text)
-        if " ".join(tokens) in self._whole:
+        if tokens and _any_in(np.array([make_key(tokens)], np.uint64), self._whole):
             return "equals a text of the evaluation data"
-        hashes = run_hashes(tokens)
-        if not len(hashes) or not len(self._runs):
-            return ""
-        places = np.minimum(np.searchsorted(self._runs, hashes), len(self._runs) - 1)
-        return "shares a long run of words with the evaluation data" if (self._runs[places] == hashes).any() else ""
+        if _any_in(run_hashes(tokens), self._runs):
+            return "shares a long run of words with the evaluation data"
+        return ""
+
+    def found_in_any(self, texts: Iterable[str]) -> tuple[str, str] | None:
+        """Why the first text that overlaps does, and that text."""
+        return next(((reason, text) for text in texts if (reason := self.found_in(text))), None)
+
+
+def _any_in(hashes: Hashes, among: Hashes) -> bool:
+    """Whether any of the hashes is among the sorted ones."""
+    if not len(hashes) or not len(among):
+        return False
+    places = np.minimum(np.searchsorted(among, hashes), len(among) - 1)
+    return bool((among[places] == hashes).any())
 
 
 def tokenised(text: str) -> list[str]:

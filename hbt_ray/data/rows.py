@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,8 @@ class Row:
     """Canonical BCP-47 tag."""
     question: str
     passage: str
+    answer: str = ""
+    """Words of the passage that answer the question: a mined negative must not hold them. Empty where unknown."""
     passage_id: str = ""
     """The same for all items and languages that share a passage; empty where the source does not know it."""
     dataset: str = ""
@@ -35,8 +37,16 @@ class BadRow:
     """The same words for the same fault, since rejections are counted by it."""
 
 
-class Source(Protocol):
-    """A stream of rows of one origin."""
+class Part(Protocol):
+    """A stream of rows."""
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, one after the other, as a stream; a file that cannot be read raises `SourceError`."""
+        ...
+
+
+class Source(Part, Protocol):
+    """The rows of one origin."""
 
     @property
     def name(self) -> str:
@@ -50,6 +60,6 @@ class Source(Protocol):
         """The files and folders that the configuration names, so that a change of theirs is noticed."""
         ...
 
-    def rows(self) -> Iterator[Row | BadRow]:
-        """All rows, one after the other, as a stream; a file that cannot be read raises `SourceError`."""
+    def parts(self) -> Sequence[Part]:
+        """What can be read side by side, and in this order has the same rows; perhaps only the source itself."""
         ...

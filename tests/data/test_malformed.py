@@ -38,7 +38,12 @@ def escaped(**change: Any) -> bytes:
 
 def prepared(root: Path, **source: Any) -> Prepared:
     """Prepare, and prove that nothing was lost."""
-    config = {"path": str(root / "store"), "sources": [{"name": "s", **source}], "max_rejected": 1}
+    config = {
+        "path": str(root / "store"),
+        "sources": [{"name": "s", **source}],
+        "max_rejected": 1,
+        "deduplicate": False,
+    }
     made = prepare(StoreConfig.make(config, "test"))
     told = [json.loads(text) for text in (root / "store" / "rejected.jsonl").read_bytes().split(b"\n") if text]
     assert made.num_read == made.num_kept + len(told)
@@ -57,7 +62,7 @@ def prepared_or_named(root: Path, file: str, **source: Any) -> Prepared | None:
     except SourceError as error:
         told = str(error)
     assert file in told
-    assert not (root / "store").exists()
+    assert not (root / "store" / "manifest.json").exists()
     return None
 
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from hbt_ray.data.prepare import AnySource, StoreConfig, prepare
+from hbt_ray.data.prepare import StoreConfig, prepare
+from hbt_ray.data.prepare.recipe import AnySource
 from hbt_ray.data.rows import BadRow, Row, Source
 from hbt_ray.data.sources.files import fingerprint
 from hbt_ray.data.sources.table import TableSource

@@ -32,6 +32,9 @@ class BeirSource(Config):
     def locations(self) -> list[str]:
         return [self.path]
 
+    def parts(self) -> list[BeirSource]:
+        return [self]
+
     def rows(self) -> Iterator[Row | BadRow]:
         judged = yield from positives(_judgements(child(self.path, f"qrels/{self.split}.tsv")))
         yield from join(

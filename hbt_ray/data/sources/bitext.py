@@ -41,6 +41,9 @@ class BitextSource(Config):
     def locations(self) -> list[str]:
         return [self.path]
 
+    def parts(self) -> list[BitextSource]:
+        return [self]
+
     def rows(self) -> Iterator[Row | BadRow]:
         columns = {use: column for use, column in self.columns.model_dump().items() if column}
         with_english: set[str] = set()

@@ -36,6 +36,9 @@ class HubSource(Config):
     def locations(self) -> list[str]:
         return [self.path] if Path(self.path).exists() else []
 
+    def parts(self) -> list[HubSource]:
+        return [self]
+
     def rows(self) -> Iterator[Row | BadRow]:
         named = self.columns.named()
         given = {self.columns.language: self.language} if self.language else {}

@@ -41,6 +41,9 @@ class MiraclSource(Config):
     def locations(self) -> list[str]:
         return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]
 
+    def parts(self) -> list[MiraclSource]:
+        return [self.model_copy(update={"languages": {name: files}}) for name, files in self.languages.items()]
+
     def rows(self) -> Iterator[Row | BadRow]:
         for language, files in self.languages.items():
             judged = yield from positives(trec(lines(files.qrels)))

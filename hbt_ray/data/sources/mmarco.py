@@ -41,6 +41,9 @@ class MmarcoSource(Config):
     def locations(self) -> list[str]:
         return [*self.queries.values(), *self.collections.values(), self.triples]
 
+    def parts(self) -> list[MmarcoSource]:
+        return [self]
+
     def rows(self) -> Iterator[Row | BadRow]:
         pairs = yield from positives(_once(map(_pair, lines(self.triples))))
         for language, queries in self.queries.items():

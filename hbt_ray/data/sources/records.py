@@ -16,16 +16,54 @@ from hbt_ray.data.rows import BadRow
 from hbt_ray.data.sources.files import Line, explained, files_of, filesystem, lines, name
 from hbt_ray.errors import SourceError
 
+_STRETCH_ROWS = 100_000
+"""Of a Parquet file: smaller pieces are not worth a task of their own."""
+
 
 class Record(NamedTuple):
     where: str
     values: dict[str, Any]
 
 
-def records(location: str, columns: Collection[str]) -> Iterator[Record | BadRow]:
-    """All rows of a `.jsonl`, `.jsonl.gz` or `.parquet` file or of a folder of them; their schemas may differ."""
+class Stretch(NamedTuple):
+    """A file, or some row groups of a Parquet file."""
+
+    location: str
+    row_groups: range | None = None
+
+    def records(self, columns: Collection[str]) -> Iterator[Record | BadRow]:
+        """Its rows, as `jsonl` or `parquet` reads them."""
+        return jsonl(self.location) if self.row_groups is None else parquet(self.location, columns, self.row_groups)
+
+
+def stretches(location: str) -> list[Stretch]:
+    """A `.jsonl`, `.jsonl.gz` or `.parquet` file, or a folder of them, cut where it can be read side by side.
+
+    Raises:
+        SourceError: there is no such file, or one that is no Parquet file in spite of its name.
+    """
+    found: list[Stretch] = []
     for file in files_of(location, lambda name: name.endswith((".jsonl", ".jsonl.gz", ".parquet"))):
-        yield from parquet(file, columns) if name(file).endswith(".parquet") else jsonl(file)
+        if not name(file).endswith(".parquet"):
+            found.append(Stretch(file))
+            continue
+        with explained(file):
+            metadata = _open(file).metadata
+        begin = num_rows = 0
+        for group in range(metadata.num_row_groups):
+            num_rows += metadata.row_group(group).num_rows
+            if num_rows >= _STRETCH_ROWS:
+                found.append(Stretch(file, range(begin, group + 1)))
+                begin, num_rows = group + 1, 0
+        if num_rows or not metadata.num_rows:
+            found.append(Stretch(file, range(begin, metadata.num_row_groups)))
+    return found
+
+
+def records(location: str, columns: Collection[str]) -> Iterator[Record | BadRow]:
+    """All rows of a file or of a folder of files; their schemas may differ."""
+    for stretch in stretches(location):
+        yield from stretch.records(columns)
 
 
 def jsonl(location: str) -> Iterator[Record | BadRow]:
@@ -55,18 +93,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def parquet(location: str, columns: Collection[str]) -> Iterator[Record | BadRow]:
+def parquet(location: str, columns: Collection[str], row_groups: range) -> Iterator[Record | BadRow]:
     """Some columns of a Parquet file.
 
     Raises:
         SourceError: the file is no Parquet file, is damaged, has no rows, or lacks one of the columns.
     """
     with explained(location):
-        system, path = filesystem(location)
-        try:
-            file = pq.ParquetFile(system.open_input_file(path))
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{location}: no readable Parquet file ({error})") from None
+        file = _open(location)
         names = file.schema_arrow.names
         if missing := sorted(set(columns) - set(names)):
             raise SourceError(f"{location}: {_missing(missing, names)}")
@@ -74,12 +108,20 @@ def parquet(location: str, columns: Collection[str]) -> Iterator[Record | BadRow
             raise SourceError(f"{location}: column {twice[0]!r} stands twice; rename one of the two")
         if file.metadata.num_rows == 0:
             raise SourceError(f"{location}: the file has no rows")
-        number = 0
-        for batch in file.iter_batches(columns=sorted(columns)):
+        number = sum(file.metadata.row_group(group).num_rows for group in range(row_groups.start))
+        for batch in file.iter_batches(row_groups=list(row_groups), columns=sorted(columns)):
             for values in _values(batch):
                 where = f"{location}: row {number}"
                 yield BadRow(where, "no UTF-8 text") if values is None else Record(where, values)
                 number += 1
+
+
+def _open(location: str) -> pq.ParquetFile:
+    system, path = filesystem(location)
+    try:
+        return pq.ParquetFile(system.open_input_file(path))
+    except pa.ArrowInvalid as error:
+        raise SourceError(f"{location}: no readable Parquet file ({error})") from None
 
 
 def _values(batch: Any) -> Iterator[dict[str, Any] | None]:

@@ -33,6 +33,9 @@ class SquadSource(Config):
     def locations(self) -> list[str]:
         return list(self.files.values())
 
+    def parts(self) -> list[SquadSource]:
+        return [self.model_copy(update={"files": {language: path}}) for language, path in self.files.items()]
+
     def rows(self) -> Iterator[Row | BadRow]:
         for language, path in self.files.items():
             for paragraph in _paragraphs(path):
@@ -77,7 +80,14 @@ def _row(qa: Any, passage: str | BadRow, where: str, key: str, language: str) ->
         return BadRow(where, problem)
     if isinstance(passage, BadRow):
         return passage
-    return Row(qa["id"], language, qa["question"], passage, passage_id=key, where=where)
+    return Row(qa["id"], language, qa["question"], passage, _answer(qa), key, where=where)
+
+
+def _answer(qa: dict[str, Any]) -> str:
+    match qa:
+        case {"answers": [{"text": str(text)}, *_]}:
+            return text
+    return ""
 
 
 def _sentence(context: str, spans: Any, qa: Any, where: str) -> str | BadRow:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config
 from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.files import Location
-from hbt_ray.data.sources.records import Record, records, texts
+from hbt_ray.data.sources.records import Record, Stretch, stretches, texts
 
 
 class Columns(Config):
@@ -21,6 +21,8 @@ class Columns(Config):
     passage_language: str = ""
     """Where some passages are not in the language of their question: such rows are rejected, as an item needs both
     sides in each of its languages. Empty: all are."""
+    answer: str = ""
+    """Empty: none has one."""
     passage_id: str = ""
     """Empty: rows whose items have equal passages share them."""
     dataset: str = ""
@@ -42,9 +44,23 @@ class TableSource(Config):
     def locations(self) -> list[str]:
         return [self.path]
 
+    def parts(self) -> list[TablePart]:
+        return [TablePart(stretch, self.columns) for stretch in stretches(self.path)]
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        for part in self.parts():
+            yield from part.rows()
+
+
+class TablePart(NamedTuple):
+    """A file, or some row groups of one."""
+
+    stretch: Stretch
+    columns: Columns
+
     def rows(self) -> Iterator[Row | BadRow]:
         named = self.columns.named()
-        for record in records(self.path, set(named.values())):
+        for record in self.stretch.records(set(named.values())):
             yield row(record, named) if isinstance(record, Record) else record
 
 

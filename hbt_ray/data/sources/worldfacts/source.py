@@ -37,6 +37,9 @@ class Worldfacts(Config):
     def locations(self) -> list[str]:
         return []
 
+    def parts(self) -> list[Worldfacts]:
+        return [self]
+
     def rows(self) -> Iterator[Row]:
         return rows(self.split, self.languages)
 

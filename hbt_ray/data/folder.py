@@ -1,0 +1,138 @@
+"""The folder: a place for files, on this machine or in an object store, where a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+from pyarrow import fs
+
+from hbt_ray.data.sources.files import child, filesystem
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A location and what can be done there; names may hold slashes."""
+
+    location: str
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(child(self.location, name))
+
+    def __str__(self) -> str:
+        return self.location
+
+    def exists(self, name: str) -> bool:
+        system, path = filesystem(child(self.location, name))
+        return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Of the files and folders directly here; none where there is no such folder."""
+        system, path = filesystem(self.location)
+        infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos)
+
+    def read(self, name: str) -> bytes:
+        system, path = filesystem(child(self.location, name))
+        with system.open_input_stream(path, compression=None) as stream:
+            return bytes(stream.read())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A stream for bytes; the file is there once the block has ended, and what stood there before until then."""
+        system, path = filesystem(child(self.location, name))
+        if not isinstance(system, fs.LocalFileSystem):
+            with system.open_output_stream(path, compression=None) as stream:  # An upload counts once it is closed.
+                yield stream
+            return
+        system.create_dir(os.path.dirname(path))
+        scratch = f"{path}.{uuid.uuid4().hex}.part"
+        try:
+            with system.open_output_stream(scratch, compression=None) as stream:
+                yield stream
+            os.replace(scratch, path)
+        except BaseException:
+            if os.path.exists(scratch):
+                os.remove(scratch)
+            raise
+
+    def write(self, name: str, content: bytes) -> None:
+        with self.writing(name) as stream:
+            stream.write(content)
+
+    @contextmanager
+    def writing_arrow(self, name: str, schema: pa.Schema, compression: str | None = None) -> Iterator[ArrowSink]:
+        """Record batches into an Arrow IPC file."""
+        with self.writing(name) as stream:
+            sink = ArrowSink(stream, schema, compression)
+            yield sink
+            sink.close()
+
+    def arrow(self, name: str) -> pa.RecordBatchFileReader:
+        """An Arrow IPC file, memory-mapped where it can be."""
+        system, path = filesystem(child(self.location, name))
+        if isinstance(system, fs.LocalFileSystem):
+            return pa.ipc.open_file(pa.memory_map(path))
+        return pa.ipc.open_file(system.open_input_file(path))
+
+    def remove(self) -> None:
+        """The folder with all that is in it, or the file; nothing where there is neither."""
+        system, path = filesystem(self.location)
+        kind = system.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            system.delete_dir(path)
+        elif kind == fs.FileType.File:
+            system.delete_file(path)
+
+
+class ArrowSink:
+    """Where the record batches of one file go; knows the checksum of its bytes."""
+
+    def __init__(self, stream: Any, schema: pa.Schema, compression: str | None) -> None:
+        self._digest = _Digest(stream)
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        self._writer = pa.ipc.new_file(pa.PythonFile(cast(BinaryIO, self._digest), "w"), schema, options=options)
+
+    def write(self, rows: pa.RecordBatch | pa.Table, max_rows: int | None = None) -> None:
+        """One record batch, or a table cut into batches of `max_rows`."""
+        if isinstance(rows, pa.Table):
+            self._writer.write_table(rows, max_chunksize=max_rows)
+        else:
+            self._writer.write_batch(rows)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file, once it is closed."""
+        return self._digest.hexdigest()
+
+
+class _Digest(io.RawIOBase):
+    """Passes bytes on and hashes them, so that a file need not be read again for its checksum."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._hash, self._place = stream, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        self._stream.write(content)
+        self._place += len(content)
+        return len(content)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

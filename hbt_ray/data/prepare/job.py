@@ -1,0 +1,264 @@
+"""The job: the stages in order, from the sources to a store that is there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from hbt_ray.console import Screen
+from hbt_ray.data.folder import Folder
+from hbt_ray.data.manifest import DatasetInfo, Manifest, Shard
+from hbt_ray.data.overlap import Overlap
+from hbt_ray.data.prepare.duplicates import FindDuplicates
+from hbt_ray.data.prepare.group import Bucket, GroupBucket
+from hbt_ray.data.prepare.pack import SIDES, PackBucket
+from hbt_ray.data.prepare.read import ReadPart
+from hbt_ray.data.prepare.recipe import StoreConfig
+from hbt_ray.data.prepare.work import Result, Spread, Work, in_process
+from hbt_ray.data.prepare.write import Groups, WriteShard, cut, total
+from hbt_ray.data.rows import Part, Row
+from hbt_ray.data.store import MANIFEST, read_manifest
+from hbt_ray.errors import HbtError, SourceError, StoreError
+
+REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
+WORK = ".prepare"
+"""Folder of a store that is being made."""
+_BUCKETS_PER_SHARE = 16
+"""A row's hash takes some thirtieth of the row's room, so fewer tasks can compare all hashes than all rows."""
+
+
+class Prepared(NamedTuple):
+    """What became of the rows: `read = kept + rejected + overlapping + duplicates`, always."""
+
+    manifest: Manifest
+    num_read: int
+    rejected: Counter[str]
+    """Reason → rows."""
+    overlapping: Counter[str]
+    """Dataset → rows of items that overlap with the evaluation data."""
+    duplicates: Counter[str]
+    """Dataset → rows with the text of another item."""
+    was_there: bool = False
+    """The same store stood there already; nothing was read."""
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that are stored: an item has one a language."""
+        return sum(sum(info.items_by_language.values()) for info in self.manifest.datasets)
+
+
+def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | None = None) -> Prepared:
+    """Make the store that `config` describes; after a kill, the same call goes on where it stopped.
+
+    Args:
+        spread: does the tasks of a stage, in this process or on a cluster; the store is the same.
+        screen: told what happens, for progress; by default nobody is.
+
+    Raises:
+        SourceError: a source is missing or malformed, or more than `max_rejected` of the rows are bad.
+        StoreError: another store stands at `config.path`, or another process is making one there.
+    """
+    store = Folder(config.path)
+    if store.exists(MANIFEST):
+        manifest = read_manifest(Path(config.path))
+        if manifest.spec != config.fingerprint():
+            raise StoreError(
+                f"{store}: holds a store made from other settings or sources; give another path, or remove it first"
+            )
+        (store / WORK).remove()
+        return Prepared(manifest, 0, Counter(), Counter(), Counter(), was_there=True)
+    if (names := store.names()) and WORK not in names:
+        raise StoreError(f"{store}: is there and is no store, so it is left alone; give another path")
+    with _alone(store / WORK):
+        prepared = _Job(config, store, spread, screen or Screen(silent=True)).run()
+    (store / WORK).remove()
+    return prepared
+
+
+@contextmanager
+def _alone(work: Folder) -> Iterator[None]:
+    """No other process may make this store; in an object store nothing can be locked, and both write the same."""
+    if "://" in work.location:
+        yield
+        return
+    Path(work.location).mkdir(parents=True, exist_ok=True)
+    with (Path(work.location) / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{work}: another process is making this store; wait for it, or end it first") from None
+        try:
+            yield
+        finally:
+            if os.listdir(work.location) == ["lock"]:  # Nothing was done that another run could use.
+                work.remove()
+                with suppress(OSError):
+                    Path(work.location).parent.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    config: StoreConfig
+    store: Folder
+    spread: Spread
+    screen: Screen
+
+    def run(self) -> Prepared:
+        config, num_buckets = self.config, self.config.num_buckets()
+        num_shares = max(1, num_buckets // _BUCKETS_PER_SHARE) if config.deduplicate else 0
+        work = Work(self.store / WORK, self.spread, self.screen)
+        base = work.folder / config.fingerprint()
+
+        reads = self._read(work)
+        self._fail_if_too_many(reads, reads)
+        files = tuple((work.folder / one["key"], f"{n:05d}.arrow") for one in reads for n in range(one["num_files"]))
+        buckets = [Bucket(files, number) for number in range(num_buckets)] if files else []
+        grouped, compared, packed = (base / name for name in ("group", "duplicates", "pack"))
+        overlap = self._evaluation_texts()
+        groups = work.stage("grouping", {
+            self._key("group", one.number): GroupBucket(grouped, one, overlap, num_shares) for one in buckets
+        })  # fmt: skip
+        self._fail_if_too_many(reads, [*reads, *groups])
+        duplicates = work.stage("finding duplicates", {
+            self._key("duplicates", share): FindDuplicates(compared, grouped, share, len(buckets))
+            for share in range(num_shares if buckets else 0)
+        })  # fmt: skip
+        packs = work.stage("packing items", {
+            self._key("pack", one.number): PackBucket(packed, one, grouped, compared, num_shares) for one in buckets
+        })  # fmt: skip
+        manifest = Manifest(datasets=self._write(work, packed, packs, reads), spec=config.fingerprint())
+        if not manifest.datasets and _total(groups, "overlapping"):
+            raise SourceError(
+                f"every item of {self.store} overlaps with the evaluation data, so nothing is left to store"
+            )
+
+        prepared = Prepared(
+            manifest, sum(read["num_read"] for read in reads), _total([*reads, *groups], "rejected"),
+            _total(groups, "overlapping"), _total(duplicates, "duplicates"),
+        )  # fmt: skip
+        gone = prepared.rejected.total() + prepared.overlapping.total() + prepared.duplicates.total()
+        if prepared.num_read != prepared.num_kept + gone:
+            raise HbtError(f"{prepared.num_read} rows read, {prepared.num_kept} kept, {gone} not: a defect of hbt_ray")
+        self._publish(manifest, base, reads, len(buckets))
+        return prepared
+
+    def _read(self, work: Work) -> list[Result]:
+        tasks = {}
+        for number, source in enumerate(self.config.sources):
+            parts: Sequence[Part] = source.parts()
+            for part_number, part in enumerate(parts):
+                # A source that did not change is not read again, whatever became of the others.
+                key = f"read/{number:03d}-{self.config.reading(source)}/{part_number:05d}"
+                tasks[key] = ReadPart(
+                    work.folder / key, source.name, source.licence, part, self.config.num_buckets(), self.config.seed
+                )
+        return work.stage("reading", tasks)
+
+    def _fail_if_too_many(self, reads: Sequence[Result], results: Sequence[Result]) -> None:
+        num_read, rejected = sum(read["num_read"] for read in reads), _total(results, "rejected")
+        if num_read == 0:
+            raise SourceError(
+                f"the sources of {self.store} hold no rows at all: {', '.join(s.name for s in self.config.sources)}"
+            )
+        if rejected.total() > self.config.max_rejected * num_read:
+            work, groups = self.store / WORK, len(results) - len(reads)
+            self._collect(REJECTED, self._rejected(work, reads, work / self.config.fingerprint(), groups))
+            first = next(result["first_rejected"] for result in results if result["first_rejected"])
+            raise SourceError(
+                f"{rejected.total()} of {num_read} rows are bad, more than max_rejected={self.config.max_rejected:g} "
+                f"allows; no store was made. First: {_told(first)}. All are in {self.store / REJECTED}"
+            )
+
+    def _evaluation_texts(self) -> Overlap | None:
+        if not self.config.decontaminate:
+            return None
+        self.screen.say("reading the evaluation data")
+        rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, Row))
+        return Overlap(text for row in rows for text in (row.question, row.passage))
+
+    def _write(
+        self, work: Work, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]
+    ) -> tuple[DatasetInfo, ...]:
+        names = sorted({name for pack in packs for name in pack["datasets"]})
+        tasks: dict[str, WriteShard] = {}
+        parts: dict[str, list[str]] = {}
+        groups: dict[str, list[Groups]] = {}
+        for name in names:
+            found = [pack["datasets"].get(name, {"groups": [], "answers": False}) for pack in packs]
+            groups[name] = [{tuple(languages): count for languages, count in one["groups"]} for one in found]
+            sides = SIDES if any(one["answers"] for one in found) else SIDES[:2]
+            languages = sorted({language for group in total(groups[name]) for language in group.languages})
+            columns = tuple(f"{side}.{language}" for language in languages for side in sides)
+            shards = [
+                WriteShard(self.store, packed, name, number, slices, columns)
+                for number, slices in enumerate(cut(groups[name], self.config.shard_items))
+            ]
+            parts[name] = [self._key(f"write/{name}", shard.number) for shard in shards]
+            tasks |= dict(zip(parts[name], shards, strict=True))
+        written = {one["key"]: one for one in work.stage("writing shards", tasks)}
+        origins = _origins(reads)
+        return tuple(
+            DatasetInfo(
+                name=name,
+                groups=total(groups[name]),
+                shards=tuple(Shard(**{k: v for k, v in written[key].items() if k != "key"}) for key in parts[name]),
+                sources=tuple(origins[name]),
+                licences=tuple(sorted({*origins[name].values()} - {""})),
+            )
+            for name in names
+        )
+
+    def _publish(self, manifest: Manifest, base: Folder, reads: Sequence[Result], num_buckets: int) -> None:
+        """The manifest last: without it there is no store."""
+        self._collect(REJECTED, self._rejected(self.store / WORK, reads, base, num_buckets))
+        self._collect(REMOVED, (
+            (base / stage).read(f"{number:05d}.removed.jsonl")
+            for stage in ("group", "pack") for number in range(num_buckets)
+        ))  # fmt: skip
+        shards = {shard.file for info in manifest.datasets for shard in info.shards}
+        for name in set(self.store.names()) - {WORK, REJECTED, REMOVED}:
+            for file in (self.store / name).names():
+                if f"{name}/{file}" not in shards:  # Of an earlier run with other settings, which never ended.
+                    (self.store / name / file).remove()
+        self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
+
+    def _rejected(self, work: Folder, reads: Sequence[Result], base: Folder, num_buckets: int) -> Iterator[bytes]:
+        for read in reads:
+            yield (work / read["key"]).read(REJECTED)
+        for number in range(num_buckets):
+            yield (base / "group").read(f"{number:05d}.{REJECTED}")
+
+    def _collect(self, name: str, parts: Iterable[bytes]) -> None:
+        with self.store.writing(name) as stream:
+            for part in parts:
+                stream.write(part)
+
+    def _key(self, stage: str, number: int) -> str:
+        return f"{self.config.fingerprint()}/{stage}/{number:05d}"
+
+
+def _total(results: Iterable[Result], what: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for result in results:
+        counts.update(result.get(what, {}))
+    return counts
+
+
+def _origins(reads: Sequence[Result]) -> dict[str, dict[str, str]]:
+    """Dataset → name of a source → its licence."""
+    origins: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for read in reads:
+        for name in read["datasets"]:
+            origins[name][read["source"]] = read["licence"]
+    return origins
+
+
+def _told(rejected: dict[str, str]) -> str:
+    subject = f" (item {rejected['item_id']!r}, language {rejected['language']!r})" if rejected["language"] else ""
+    return f"{rejected['where']}: {rejected['reason']}{subject}"

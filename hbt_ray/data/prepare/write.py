@@ -1,0 +1,99 @@
+"""Write: shards, each cut from the sorted buckets.
+
+In a group of languages the items of bucket 0 come before those of bucket 1, and so on: the buckets are ranges of the
+hash by which items are sorted. So the order of a whole dataset follows from the counts, and a shard knows its slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from hbt_ray.data.folder import Folder
+from hbt_ray.data.manifest import Group
+from hbt_ray.data.prepare.work import Result
+
+BATCH_ITEMS = 4096
+"""Items of one record batch: what a reader fetches of a remote column at once."""
+
+Groups = dict[tuple[str, ...], int]
+"""Set of languages → items."""
+
+
+class Slice(NamedTuple):
+    """Consecutive items of one bucket."""
+
+    bucket: int
+    start: int
+    num_items: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteShard:
+    """The task of writing one shard."""
+
+    folder: Folder
+    """Of the store."""
+    packed: Folder
+    dataset: str
+    number: int
+    slices: tuple[Slice, ...]
+    columns: tuple[str, ...]
+    """Of texts, such as `question.de`."""
+
+    def __call__(self) -> Result:
+        schema = pa.schema(
+            [("item_id", pa.string()), ("passage_id", pa.string()), ("passage_key", pa.int64())]
+            + [(column, pa.string()) for column in self.columns]
+        )
+        file = f"{self.dataset}/{self.number:05d}.arrow"
+        table = pa.concat_tables([self._items(one, schema) for one in self.slices])
+        with self.folder.writing_arrow(file, schema) as sink:
+            for start in range(0, len(table), BATCH_ITEMS):
+                # Made anew: slices and what is joined of them are equal in value, but not in every byte.
+                values = table.slice(start, BATCH_ITEMS).to_pydict()
+                sink.write(pa.RecordBatch.from_pydict(values, schema=schema))
+        return {"file": file, "num_items": len(table), "sha256": sink.sha256}
+
+    def _items(self, one: Slice, schema: pa.Schema) -> pa.Table:
+        items = self.packed.arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)
+        absent = pa.nulls(len(items), pa.string())
+        return pa.table([items[n] if n in items.column_names else absent for n in schema.names], schema=schema)
+
+
+def total(buckets: Sequence[Groups]) -> tuple[Group, ...]:
+    """The groups of a whole dataset, in the order in which they are stored."""
+    sums: Groups = {}
+    for groups in buckets:
+        for languages, count in groups.items():
+            sums[languages] = sums.get(languages, 0) + count
+    return tuple(Group(languages=languages, num_items=sums[languages]) for languages in sorted(sums))
+
+
+def cut(buckets: Sequence[Groups], shard_items: int) -> Iterator[tuple[Slice, ...]]:
+    """The slices of every shard, from the groups of every bucket in their order."""
+    room, slices = shard_items, list[Slice]()
+    for one in _in_order(buckets):
+        while one.num_items:
+            taken = min(room, one.num_items)
+            slices.append(Slice(one.bucket, one.start, taken))
+            one = Slice(one.bucket, one.start + taken, one.num_items - taken)
+            room -= taken
+            if not room:
+                yield tuple(slices)
+                room, slices = shard_items, []
+    if slices:
+        yield tuple(slices)
+
+
+def _in_order(buckets: Sequence[Groups]) -> Iterator[Slice]:
+    """The stretch of every group in every bucket, as the dataset stores them."""
+    starts = [0] * len(buckets)
+    for group in total(buckets):
+        for number, groups in enumerate(buckets):
+            if count := groups.get(group.languages, 0):
+                yield Slice(number, starts[number], count)
+                starts[number] += count

@@ -1,0 +1,279 @@
+"""The job: however it is cut, spread, killed and continued, the store is the one that a plain loop would make."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.keyed import make_key
+from hbt_ray.data.prepare import Prepared, StoreConfig, in_process, on_ray, prepare
+from hbt_ray.data.prepare.group import text_key
+from hbt_ray.data.prepare.recipe import _BUCKET_BYTES
+from hbt_ray.data.prepare.work import Result, Spread, Task
+from hbt_ray.data.prepare.write import cut, total
+from hbt_ray.data.sources.table import TableSource
+from hbt_ray.errors import StoreError
+
+RECIPE = "hbt_ray.data.prepare.recipe."
+
+
+def row(item: str, language: str, text: str = "", **more: str) -> dict[str, str]:
+    text = text or f"{item} {language}"
+    return {"item_id": item, "language": language, "question": f"q {text}", "passage": f"p {text}", **more}
+
+
+ROWS = [
+    row(f"i{n}", language, dataset=f"set{n % 3}", passage_id=f"d{n // 2}", answer=f"a{n}" if n % 3 else "")
+    for n in range(80)
+    for language in (("de", "en", "ar"), ("en",), ("de", "zh"))[n % 5 % 3]
+] + [row("copy", "en", "i0 en", dataset="set0"), row("i1", "en", "again", dataset="set1"), row("bad", "klingon")]
+EVALUATION = [row("x", "en", "i11 en"), row("y", "ar", "i3 ar")]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> str:
+    columns = {key: "" for one in rows for key in one}
+    path.write_text("".join(json.dumps({**columns, **one}) + "\n" for one in rows), encoding="utf-8")
+    return str(path)
+
+
+def recipe(folder: Path, rows: list[dict[str, str]] = ROWS, name: str = "store", **more: Any) -> StoreConfig:
+    folder.mkdir(exist_ok=True)
+    columns = {use: use for use in ("dataset", "passage_id", "answer") if any(use in one for one in rows)}
+    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    sources = [
+        {"kind": "table", "name": f"s{n}", "path": write(folder / f"s{n}.jsonl", half), "columns": columns}
+        for n, half in enumerate(halves)
+        if half
+    ]
+    evaluation = {"kind": "table", "name": "test", "path": write(folder / "test.jsonl", EVALUATION)}
+    values = {"sources": sources, "decontaminate": [evaluation], "shard_items": 7, "max_rejected": 1, **more}
+    return StoreConfig.make({"path": str(folder / name), **values}, "test")
+
+
+def contents(path: str) -> dict[str, bytes]:
+    """Every file of a store, but for the manifest's fingerprint of its sources."""
+    files = {str(file.relative_to(path)): file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
+    manifest = json.loads(files["manifest.json"])
+    manifest.pop("spec")
+    return {**files, "manifest.json": json.dumps(manifest).encode()}
+
+
+def stored(path: str) -> Counter[tuple[str, ...]]:
+    """(dataset, item, language, question, passage, answer) of every row of a store."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for file in Path(path).glob("*/*.arrow"):
+        for item in pa.ipc.open_file(file).read_all().to_pylist():
+            for column, question in item.items():
+                side, _, language = column.partition(".")
+                if side == "question" and question is not None:
+                    texts = (question, item[f"passage.{language}"], item.get(f"answer.{language}") or "")
+                    found[file.parent.name, item["item_id"], language, *texts] += 1
+    return found
+
+
+@pytest.fixture
+def many_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", 512)
+    monkeypatch.setattr("hbt_ray.data.prepare.job._BUCKETS_PER_SHARE", 8)
+    monkeypatch.setattr("hbt_ray.data.prepare.read._MAX_ROWS", 20)
+
+
+def test_the_cut_into_buckets_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [recipe(tmp_path, name=f"store{size}") for size in (_BUCKET_BYTES, 4_096, 256)]
+    numbers, made = [], []
+    for config, size in zip(configs, (_BUCKET_BYTES, 4_096, 256), strict=True):
+        monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", size)
+        numbers.append(config.num_buckets())
+        made.append(prepare(config))
+    assert numbers == [1, 8, 128]
+    assert made[0].manifest.datasets == made[1].manifest.datasets == made[2].manifest.datasets
+    for side in ("rejected.jsonl", "removed.jsonl"):
+        lines = [sorted((Path(config.path) / side).read_text().splitlines()) for config in configs]
+        assert lines[0] == lines[1] == lines[2]
+
+
+@pytest.mark.usefixtures("many_buckets")
+def test_what_becomes_of_every_row(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    prepared = prepare(config)
+    assert prepared.rejected == {"language is no BCP-47 tag": 1, "item has this language already": 1}
+    # Items 11 (one row) and 3 (three rows, found by its Arabic) overlap; `copy` says what the wider item 0 does.
+    assert prepared.overlapping == {"set2": 1, "set0": 3}
+    assert prepared.duplicates == {"set0": 1}
+    assert prepared.num_read == len(ROWS) == prepared.num_kept + 2 + 4 + 1
+    gone = {("set0", "copy"), ("set2", "i11"), ("set0", "i3")}
+    kept = [one for one in ROWS[:-2] if (one["dataset"], one["item_id"]) not in gone]
+    names = ("dataset", "item_id", "language", "question", "passage", "answer")
+    assert stored(config.path) == Counter(tuple(one[name] for name in names) for one in kept)
+    removed = [json.loads(line) for line in (tmp_path / "store" / "removed.jsonl").read_text().splitlines()]
+    assert {(one["dataset"], one["item_id"], one["language"], one["num_rows"]) for one in removed} == {
+        ("set2", "i11", "en", 1), ("set0", "i3", "ar", 3), ("set0", "copy", "en", 1)
+    }  # fmt: skip
+    assert not (tmp_path / "store" / ".prepare").exists()
+
+
+def test_the_widest_item_keeps_a_text_that_several_have(tmp_path: Path) -> None:
+    rows = [
+        row("a", "en", "same"),
+        row("b", "en", "SAME "),
+        row("b", "de"),
+        row("c", "de", "same"),
+        row("d", "en", "sa me"),
+    ]
+    config = recipe(tmp_path, rows, decontaminate=[])
+    prepared = prepare(config)
+    assert prepared.duplicates.total() == 1
+    assert {(item, language) for _, item, language, *_ in stored(config.path)} == {
+        ("b", "en"), ("b", "de"), ("c", "de"), ("d", "en")
+    }  # fmt: skip
+    kept = prepare(recipe(tmp_path, rows, name="all", decontaminate=[], deduplicate=False))
+    assert kept.num_kept == 5
+    assert text_key("en", "ﬁne  Day", "x") == text_key("en", "Fine day", "X") != text_key("de", "Fine day", "X")
+
+
+@pytest.mark.usefixtures("many_buckets")
+def test_a_job_on_the_cluster_makes_the_same_bytes(tmp_path: Path, ray_session: None) -> None:
+    here, there = recipe(tmp_path), recipe(tmp_path, name="ray")
+    assert prepare(here).manifest.datasets == prepare(there, on_ray).manifest.datasets
+    assert contents(here.path) == contents(there.path)
+
+
+class Killed(BaseException):
+    """As a kill would end the process: nothing catches it."""
+
+
+def killed_after(count: list[int]) -> Spread:
+    """Does as many tasks as `count` allows, over all stages."""
+
+    def spread(tasks: list[Task]) -> Iterator[Result]:
+        for result in in_process(tasks):
+            count[0] -= 1
+            if count[0] < 0:
+                raise Killed
+            yield result
+
+    return spread
+
+
+@pytest.mark.usefixtures("many_buckets")
+def test_killed_at_any_task_and_run_again_it_is_complete_and_equal(tmp_path: Path) -> None:
+    config = recipe(tmp_path, shard_items=3)
+    prepare(config)
+    wanted, killed, attempts = contents(config.path), recipe(tmp_path, name="killed", shard_items=3), 0
+    while not (tmp_path / "killed" / "manifest.json").exists():
+        attempts += 1
+        try:
+            told = prepare(killed, killed_after([3]))  # Three tasks of progress, then a fourth whose end nobody hears.
+        except Killed:
+            assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert attempts > 20
+    assert contents(killed.path) == wanted
+    assert told.num_read == len(ROWS)
+    assert prepare(killed).was_there
+
+
+@pytest.mark.usefixtures("many_buckets")
+def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    with pytest.raises(Killed):
+        prepare(config, killed_after([2]))
+    sources = (config.sources[0], config.sources[1].model_copy(update={"name": "other"}))
+    other = config.model_copy(update={"max_rejected": 0.5, "sources": sources})
+    todo: list[int] = []
+
+    def counting(tasks: list[Task]) -> Iterator[Result]:
+        todo.append(len(tasks))
+        return in_process(tasks)
+
+    made = prepare(other, counting)
+    assert todo[0] == 1
+    assert {source for info in made.manifest.datasets for source in info.sources} == {"s0", "other"}
+
+
+def test_a_store_that_another_process_makes_is_left_alone(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    (tmp_path / "store" / ".prepare").mkdir(parents=True)
+    with (tmp_path / "store" / ".prepare" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="another process"):
+            prepare(config)
+    assert prepare(config).num_kept
+
+
+def test_a_parquet_file_is_cut_by_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(f"i{n}", "en") for n in range(95)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=10)
+    source = TableSource(kind="table", name="t", path=str(tmp_path / "t.parquet"))
+    whole = list(source.rows())
+    monkeypatch.setattr("hbt_ray.data.sources.records._STRETCH_ROWS", 30)
+    parts = source.parts()
+    assert [len(list(part.rows())) for part in parts] == [30, 30, 30, 5]
+    assert [one for part in parts for one in part.rows()] == whole
+
+
+GROUPS = st.dictionaries(st.sampled_from([("de",), ("en",), ("de", "en"), ("ar", "de")]), st.integers(1, 9), max_size=4)
+
+
+@given(st.lists(GROUPS, min_size=1, max_size=5), st.integers(1, 12))
+def test_shards_are_the_groups_end_to_end(buckets: list[dict[tuple[str, ...], int]], shard_items: int) -> None:
+    held = [
+        [(languages, number, n) for languages in sorted(groups) for n in range(groups[languages])]
+        for number, groups in enumerate(buckets)
+    ]
+    shards = [
+        [item for one in slices for item in held[one.bucket][one.start : one.start + one.num_items]]
+        for slices in cut(buckets, shard_items)
+    ]
+    flat = [item for shard in shards for item in shard]
+    assert flat == sorted(item for bucket in held for item in bucket)
+    assert all(len(shard) == shard_items for shard in shards[:-1])
+    assert sum(group.num_items for group in total(buckets)) == len(flat)
+
+
+ITEMS = st.lists(
+    st.tuples(st.sampled_from("abcdef"), st.sampled_from(["de", "en", "ar"]), st.sampled_from(["", "x", "X ", "y"])),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ITEMS, st.booleans())
+def test_any_rows_are_kept_or_told(drawn: list[tuple[str, str, str]], deduplicate: bool) -> None:
+    rows = [{**row(item, language, text or "-"), "dataset": "set"} for item, language, text in drawn]
+    rows = [one if text else {**one, "passage": " "} for one, (_, _, text) in zip(rows, drawn, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        config = recipe(Path(folder), rows, decontaminate=[], deduplicate=deduplicate)
+        made: Prepared = prepare(config)
+        found = stored(config.path)
+    expected = by_plain_loops(drawn, deduplicate)
+    assert {(item, language): passage for _, item, language, _, passage, _ in found} == expected
+    assert made.num_read == len(rows) == made.num_kept + made.rejected.total() + made.duplicates.total()
+    assert made.num_kept == len(expected) == found.total()
+
+
+def by_plain_loops(drawn: list[tuple[str, str, str]], deduplicate: bool) -> dict[tuple[str, str], str]:
+    """(item, language) → passage."""
+    kept: dict[tuple[str, str], str] = {}
+    for item, language, text in drawn:
+        if text:
+            kept.setdefault((item, language), f"p {text}")
+    breadth = Counter(item for item, _ in kept)
+    holders: dict[tuple[str, str], list[str]] = {}
+    for (item, language), passage in kept.items():
+        holders.setdefault((language, passage.lower().strip()), []).append(item)
+    for (language, _), items in holders.items() if deduplicate else ():
+        for loser in sorted(items, key=lambda item: (-breadth[item], make_key(0, "set", item)))[1:]:
+            del kept[loser, language]
+    return kept
