@@ -17,11 +17,11 @@ from hbt_ray.data.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.overlap import Overlap
 from hbt_ray.data.prepare.duplicates import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
-from hbt_ray.data.prepare.pack import SIDES, PackBucket
+from hbt_ray.data.prepare.pack import PackBucket
 from hbt_ray.data.prepare.read import ReadPart
 from hbt_ray.data.prepare.recipe import StoreConfig
 from hbt_ray.data.prepare.work import Result, Spread, Work, in_process
-from hbt_ray.data.prepare.write import Groups, WriteShard, cut, total
+from hbt_ray.data.prepare.write import layouts
 from hbt_ray.data.rows import Part, Row
 from hbt_ray.data.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
@@ -185,33 +185,20 @@ class _Job:
     def _write(
         self, work: Work, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]
     ) -> tuple[DatasetInfo, ...]:
-        names = sorted({name for pack in packs for name in pack["datasets"]})
-        tasks: dict[str, WriteShard] = {}
-        parts: dict[str, list[str]] = {}
-        groups: dict[str, list[Groups]] = {}
-        for name in names:
-            found = [pack["datasets"].get(name, {"groups": [], "answers": False}) for pack in packs]
-            groups[name] = [{tuple(languages): count for languages, count in one["groups"]} for one in found]
-            sides = SIDES if any(one["answers"] for one in found) else SIDES[:2]
-            languages = sorted({language for group in total(groups[name]) for language in group.languages})
-            columns = tuple(f"{side}.{language}" for language in languages for side in sides)
-            shards = [
-                WriteShard(self.store, packed, name, number, slices, columns)
-                for number, slices in enumerate(cut(groups[name], self.config.shard_items))
-            ]
-            parts[name] = [self._key(f"write/{name}", shard.number) for shard in shards]
-            tasks |= dict(zip(parts[name], shards, strict=True))
-        written = {one["key"]: one for one in work.stage("writing shards", tasks)}
+        datasets = list(layouts(self.store, packed, packs, self.config.shard_items))
+        keys = {one.name: [self._key(f"write/{one.name}", shard.number) for shard in one.shards] for one in datasets}
+        tasks = {key: shard for one in datasets for key, shard in zip(keys[one.name], one.shards, strict=True)}
+        written = {result.pop("key"): Shard(**result) for result in work.stage("writing shards", tasks)}
         origins = _origins(reads)
         return tuple(
             DatasetInfo(
-                name=name,
-                groups=total(groups[name]),
-                shards=tuple(Shard(**{k: v for k, v in written[key].items() if k != "key"}) for key in parts[name]),
-                sources=tuple(origins[name]),
-                licences=tuple(sorted({*origins[name].values()} - {""})),
+                name=one.name,
+                groups=one.groups,
+                shards=tuple(written[key] for key in keys[one.name]),
+                sources=tuple(origins[one.name]),
+                licences=tuple(sorted({*origins[one.name].values()} - {""})),
             )
-            for name in names
+            for one in datasets
         )
 
     def _publish(self, manifest: Manifest, base: Folder, reads: Sequence[Result], num_buckets: int) -> None:

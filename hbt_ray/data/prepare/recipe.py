@@ -25,9 +25,9 @@ AnySource = Annotated[
     Field(discriminator="kind"),
 ]
 
-_BUCKET_BYTES = 16 << 20
-"""Of the sources' files, most of them compressed: some 64 MB of text a bucket."""
-_MAX_BUCKETS = 4096
+_BUCKET_BYTES = 8 << 20
+"""Of the sources' files, most of them compressed: some 32 MB of text a bucket."""
+_MAX_BUCKETS = 8192
 _HUB_BYTES = 1 << 30
 """Taken for the size of a data set on the hub, which is not known before it is read."""
 

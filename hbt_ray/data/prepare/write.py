@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from hbt_ray.data.folder import Folder
 from hbt_ray.data.manifest import Group
+from hbt_ray.data.prepare.pack import SIDES
 from hbt_ray.data.prepare.work import Result
 
 BATCH_ITEMS = 4096
@@ -62,6 +63,28 @@ class WriteShard:
         items = self.packed.arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)
         absent = pa.nulls(len(items), pa.string())
         return pa.table([items[n] if n in items.column_names else absent for n in schema.names], schema=schema)
+
+
+class Layout(NamedTuple):
+    """How a dataset is stored."""
+
+    name: str
+    groups: tuple[Group, ...]
+    shards: tuple[WriteShard, ...]
+
+
+def layouts(store: Folder, packed: Folder, packs: Sequence[Result], shard_items: int) -> Iterator[Layout]:
+    """Of every dataset, from what `PackBucket` says of the buckets, in their order."""
+    for name in sorted({name for pack in packs for name in pack["datasets"]}):
+        found = [pack["datasets"].get(name, {"groups": [], "answers": False}) for pack in packs]
+        buckets = [{tuple(languages): count for languages, count in one["groups"]} for one in found]
+        groups = total(buckets)
+        sides = SIDES if any(one["answers"] for one in found) else SIDES[:2]
+        languages = sorted({language for group in groups for language in group.languages})
+        columns = tuple(f"{side}.{language}" for language in languages for side in sides)
+        cuts = enumerate(cut(buckets, shard_items))
+        shards = tuple(WriteShard(store, packed, name, number, slices, columns) for number, slices in cuts)
+        yield Layout(name, groups, shards)
 
 
 def total(buckets: Sequence[Groups]) -> tuple[Group, ...]:
