@@ -34,8 +34,8 @@ class Unit(NamedTuple):
 class Columns(Protocol):
     """A way to the shards of a store."""
 
-    def starts(self, file: str) -> Sequence[int]:
-        """First row of each record batch of a shard, and its number of rows at the end."""
+    def starts(self, files: Collection[str]) -> dict[str, Sequence[int]]:
+        """Of each shard the first row of each record batch, and its number of rows at the end."""
 
     def read(self, units: Collection[Unit]) -> dict[Unit, pa.Array | None]:
         """Each unit's values; None where the shard has no such column."""
@@ -50,15 +50,16 @@ class LocalColumns:
 
     def __init__(self, root: Path, width: int) -> None:
         self._root = root
-        self._starts: dict[str, list[int]] = {}
+        self._starts: dict[str, Sequence[int]] = {}
         self._opened = lru_cache(max(64, _MAX_ARRAYS // width))(self._open)
         self._batch = lru_cache(max(64, _MAX_ARRAYS // width))(self._read_batch)
 
-    def starts(self, file: str) -> Sequence[int]:
-        if file not in self._starts:
-            with explained(self._root / file):
-                self._starts[file] = row_starts(self._opened(file))
-        return self._starts[file]
+    def starts(self, files: Collection[str]) -> dict[str, Sequence[int]]:
+        for file in files:
+            if file not in self._starts:
+                with explained(self._root / file):
+                    self._starts[file] = row_starts(self._opened(file))
+        return {file: self._starts[file] for file in files}
 
     def read(self, units: Collection[Unit]) -> dict[Unit, pa.Array | None]:
         arrays = {}

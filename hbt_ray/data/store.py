@@ -7,7 +7,8 @@
     STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
     STORE/removed.jsonl              items that overlap with the evaluation data
 
-Shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read.
+Local shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read. A store under a URI
+is read column by column, through a cache on this machine's disk (`hbt_ray.data.remote`).
 """
 
 from __future__ import annotations
@@ -16,26 +17,27 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hbt_ray.data.columns import Columns, LocalColumns, Unit
+from hbt_ray.data.cache import DEFAULT, Cache, CacheConfig
+from hbt_ray.data.cells import Cells, Places, column_cells, pick, text_cells
+from hbt_ray.data.columns import Columns, LocalColumns, explained
 from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices
+from hbt_ray.data.location import child, filesystem, is_uri, patiently
 from hbt_ray.data.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.plan import Batch
+from hbt_ray.data.remote import KEY, RemoteColumns
 from hbt_ray.errors import StoreError
 
 MANIFEST = "manifest.json"
 SIDES = ("question", "passage", "answer")
 """What an item may have in a language; answers are optional."""
-_KEY = "passage_key"
 _ROWS_AT_ONCE = 4096
-_ROWS_WORTH_A_TAKE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,47 +50,36 @@ class Texts:
     """Rows with equal keys share a passage, in whatever languages."""
 
 
-class Places(NamedTuple):
-    """Where items lie."""
-
-    files: list[str]
-    batches: list[int]
-    """The record batches that hold any of the items, by shard and number."""
-    which: Indices
-    """Position in these two lists, for each item."""
-    rows: Indices
-    """Row within the record batch, for each item."""
-
-
-class Cells(NamedTuple):
-    """Rows of units, in the order in which somebody wants to see them."""
-
-    units: list[Unit]
-    which: Indices
-    rows: Indices
-
-
 class Store:
     """A prepared store, opened for reading.
+
+    Args:
+        path: a folder, or a URI.
+        cache: what of a store under a URI stays on this machine's disk.
 
     Raises:
         StoreError: there is no complete store at `path`, it has another version, or a shard is missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cache: CacheConfig = DEFAULT) -> None:
         self.location = str(path)
-        self.manifest = read_manifest(Path(path))
+        self.manifest = read_manifest(path)
+        self._cache = cache
         self._infos = {info.name: info for info in self.manifest.datasets}
         self._starts = {info.name: _starts(info) for info in self.manifest.datasets}
-        for shard in (shard for info in self.manifest.datasets for shard in info.shards):
-            if not (Path(path) / shard.file).is_file():
-                raise StoreError(
-                    f"{Path(path) / shard.file}: named by the manifest, but missing; prepare the store again"
-                )
-        self._columns: Columns = LocalColumns(Path(path), 3 + len(SIDES) * len(self.manifest.languages))
+        self._columns = self._open()
+
+    def _open(self) -> Columns:
+        shards = [shard for info in self.manifest.datasets for shard in info.shards]
+        if is_uri(self.location):  # To ask for every shard would take as long as to train; the first read will tell.
+            return RemoteColumns(self.location, shards, Cache(self._cache))
+        for path in (Path(self.location) / shard.file for shard in shards):
+            if not path.is_file():
+                raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
+        return LocalColumns(Path(self.location), 3 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.location,)
+        return Store, (self.location, self._cache)
 
     def texts(self, batch: Batch, languages: tuple[str, ...]) -> Texts:
         """The texts of a batch's rows; `languages` are the names of its language codes.
@@ -97,9 +88,9 @@ class Store:
             StoreError: a shard cannot be read, or lacks a text that the manifest promises.
         """
         places = self._places(batch.dataset, batch.items)
-        questions = _cells(places, "question", batch.question_languages, languages)
-        passages = _cells(places, "passage", batch.passage_languages, languages)
-        asked, found, keys = self._values(questions, passages, _column(places, _KEY))
+        questions = text_cells(places, "question", batch.question_languages, languages)
+        passages = text_cells(places, "passage", batch.passage_languages, languages)
+        asked, found, keys = self._values(questions, passages, column_cells(places, KEY))
         for cells, values in ((questions, asked), (passages, found)):
             if not all(values):
                 unit = cells.units[cells.which[next(n for n, value in enumerate(values) if not value)]]
@@ -117,12 +108,12 @@ class Store:
         Args:
             side: `question`, `passage` or `answer`.
         """
-        (values,) = self._values(_cells(self._places(dataset, items), side, codes, languages))
+        (values,) = self._values(text_cells(self._places(dataset, items), side, codes, languages))
         return [value or "" for value in values]
 
     def passage_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
         """Of each item; equal where passages are shared."""
-        (keys,) = self._values(_column(self._places(dataset, items), _KEY))
+        (keys,) = self._values(column_cells(self._places(dataset, items), KEY))
         return np.array(keys, np.int64)
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
@@ -141,42 +132,47 @@ class Store:
         shards, starts = self._infos[dataset].shards, self._starts[dataset]
         numbers = np.searchsorted(starts, items, side="right") - 1
         rows = items - starts[numbers]
+        begins = self._begins({number: shards[number] for number in np.unique(numbers).tolist()})
         found: dict[tuple[int, int], int] = {}
         which = np.empty(len(items), np.int64)
         for position, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
-            begins = self._begins(shards[number])
-            batch = bisect_right(begins, row) - 1
+            batch = bisect_right(begins[number], row) - 1
             which[position] = found.setdefault((number, batch), len(found))
-            rows[position] -= begins[batch]
+            rows[position] -= begins[number][batch]
         return Places([shards[number].file for number, _ in found], [batch for _, batch in found], which, rows)
 
-    def _begins(self, shard: Shard) -> Sequence[int]:
-        """First row of each record batch."""
-        begins = self._columns.starts(shard.file)
-        if begins[-1] != shard.num_items:
-            raise StoreError(
-                f"{self.location}: {shard.file} holds {begins[-1]:,} items, but {shard.num_items:,} by the manifest; "
-                "prepare the store again"
-            )
-        return begins
+    def _begins(self, shards: dict[int, Shard]) -> dict[int, Sequence[int]]:
+        """First row of each record batch of these shards."""
+        starts = self._columns.starts([shard.file for shard in shards.values()])
+        for shard in shards.values():
+            if (held := starts[shard.file][-1]) != shard.num_items:
+                raise StoreError(
+                    f"{self.location}: {shard.file} holds {held:,} items, but {shard.num_items:,} by the manifest; "
+                    "prepare the store again"
+                )
+        return {number: starts[shard.file] for number, shard in shards.items()}
 
     def _values(self, *wanted: Cells) -> list[list[Any]]:
         """What stands in the cells; None where the shard lacks the column."""
         arrays = self._columns.read({unit for cells in wanted for unit in cells.units})
-        return [_pick([arrays[unit] for unit in cells.units], cells) for cells in wanted]
+        return [pick([arrays[unit] for unit in cells.units], cells) for cells in wanted]
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Raises: StoreError where there is none, or one of another version."""
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of the store at a path or URI.
+
+    Raises:
+        StoreError: there is none, or one of another version; an object store does not answer.
+    """
     try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
+        text = _manifest_text(str(path))
     except OSError:
         raise StoreError(f"{path}: no store (there is no {MANIFEST}); make one with `hbt prepare`") from None
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise StoreError(
-            f"{path / MANIFEST}: damaged or of another version ({error.errors()[0]['msg']}); prepare the store again"
+            f"{path}/{MANIFEST}: damaged or of another version ({error.errors()[0]['msg']}); prepare the store again"
         ) from None
     if manifest.version != VERSION:
         raise StoreError(
@@ -185,39 +181,20 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
+def _manifest_text(location: str) -> bytes:
+    if not is_uri(location):
+        return (Path(location) / MANIFEST).read_bytes()
+    with explained(location):
+        system, root = filesystem(location)
+
+    def read() -> bytes:
+        with system.open_input_stream(f"{root.rstrip('/')}/{MANIFEST}") as stream:
+            content: bytes = stream.read()
+        return content
+
+    return patiently(read, child(location, MANIFEST))
+
+
 def _starts(info: DatasetInfo) -> NDArray[np.int64]:
     """Number of the first item of each shard."""
     return np.cumsum([0, *(shard.num_items for shard in info.shards)], dtype=np.int64)[:-1]
-
-
-def _cells(places: Places, side: str, codes: LanguageCodes, languages: tuple[str, ...]) -> Cells:
-    """Each item's text in its language."""
-    combined, which = np.unique(places.which * len(languages) + codes, return_inverse=True)
-    pairs = [divmod(number, len(languages)) for number in combined.tolist()]
-    units = [Unit(places.files[at], places.batches[at], f"{side}.{languages[code]}") for at, code in pairs]
-    return Cells(units, which, places.rows)
-
-
-def _column(places: Places, column: str) -> Cells:
-    """Each item's value in one column."""
-    units = [Unit(file, batch, column) for file, batch in zip(places.files, places.batches, strict=True)]
-    return Cells(units, places.which, places.rows)
-
-
-def _pick(arrays: list[pa.Array | None], cells: Cells) -> list[Any]:
-    """Unit by unit, as joining them would copy them whole."""
-    order = np.argsort(cells.which, kind="stable")
-    ends = np.searchsorted(cells.which[order], np.arange(len(arrays)), side="right").tolist()
-    rows, values, start = cells.rows[order].tolist(), [], 0
-    for array, end in zip(arrays, ends, strict=True):
-        if array is None:
-            values += [None] * (end - start)
-        elif end - start < _ROWS_WORTH_A_TAKE:
-            values += [array[row].as_py() for row in rows[start:end]]
-        else:
-            values += array.take(pa.array(rows[start:end])).to_pylist()
-        start = end
-    picked: list[Any] = [None] * len(values)
-    for position, value in zip(order.tolist(), values, strict=True):
-        picked[position] = value
-    return picked

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from hbt_ray.data.cache import CacheConfig
+from hbt_ray.data.local import Loader
 from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.errors import StoreError
+from hbt_ray.train.model import ModelConfig, build, tokenising
+from tests.worlds import small_run
 
 LANGUAGES = ("ar", "de", "en")
 GROUPS = (Group(languages=("ar", "en"), num_items=70), Group(languages=LANGUAGES, num_items=130))
@@ -22,6 +29,10 @@ GROUPS = (Group(languages=("ar", "en"), num_items=70), Group(languages=LANGUAGES
 
 def text(side: str, language: str, number: int, length: int) -> str:
     return f"{side} {language} {number} ".ljust(length, "x")
+
+
+def near(folder: Path) -> CacheConfig:
+    return CacheConfig(folder=folder / "cache")
 
 
 def written(
@@ -131,3 +142,146 @@ def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
     assert copy.texts_of("facts", "question", np.array([3]), np.array([2], np.int16), LANGUAGES) == [
         text("question", "en", 3, 40)
     ]
+
+
+@pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (64, 9)])
+def test_a_store_under_a_uri_gives_the_same(tmp_path: Path, shard_items: int, batch_items: int) -> None:
+    local = written(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
+    remote = Store(local_uri(tmp_path / "store"), near(tmp_path))
+    assert remote.manifest == local.manifest
+    plan = Plan(local.manifest, PlanConfig(batch_size=30))
+    for step in range(6):
+        theirs, ours = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
+        assert (ours.questions, ours.passages) == (theirs.questions, theirs.passages)
+        assert np.array_equal(ours.passage_keys, theirs.passage_keys)
+    items, codes = np.arange(200), np.full(200, 2, np.int16)
+    for side in ("question", "passage", "answer"):
+        assert remote.texts_of("facts", side, items, codes, LANGUAGES) == local.texts_of(
+            "facts", side, items, codes, LANGUAGES
+        )
+    assert list(remote.sample_texts(LANGUAGES, 50)) == list(local.sample_texts(LANGUAGES, 50))
+    again = pickle.loads(pickle.dumps(remote))
+    shutil.rmtree(tmp_path / "store" / "facts")  # Everything is on this machine's disk now.
+    assert np.array_equal(again.passage_keys("facts", items), items // 2)
+    assert again.texts_of("facts", "question", items, codes, LANGUAGES)[3] == text("question", "en", 3, 40)
+
+
+class Counting(io.RawIOBase):
+    """A file that counts the bytes which are read of it."""
+
+    num_bytes = 0
+
+    def __init__(self, path: str) -> None:
+        self._file = io.BytesIO(Path(path).read_bytes())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, *where: int) -> int:
+        return self._file.seek(*where)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        Counting.num_bytes += len(content)
+        return content
+
+
+class Storage:
+    """A file system that fails as often as it is told, and counts."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+
+    def open_input_file(self, path: str) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached")
+        return pa.PythonFile(Counting(path), mode="r")
+
+
+def local_uri(path: Path) -> str:
+    return path.as_uri()
+
+
+def behind(store: Store, storage: Storage) -> Store:
+    store._columns._system = storage  # type: ignore[attr-defined]
+    return store
+
+
+def test_only_the_wanted_column_of_the_wanted_rows_is_read(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=200, batch_items=20, length=5_000)
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage())
+    store.passage_keys("facts", np.arange(5))
+    Counting.num_bytes = 0
+    one = 20 * 5_000
+    assert store.texts_of("facts", "passage", np.arange(100, 110), np.full(10, 2, np.int16), LANGUAGES)
+    assert one < Counting.num_bytes < 1.1 * one  # Of 200 rows in three languages and two sides.
+    store.texts_of("facts", "passage", np.arange(110, 120), np.full(10, 2, np.int16), LANGUAGES)
+    assert Counting.num_bytes < 1.1 * one
+    store.texts_of("facts", "passage", np.arange(120, 121), np.full(1, 2, np.int16), LANGUAGES)
+    assert 2 * one < Counting.num_bytes < 2.2 * one
+
+
+def test_errors_that_pass_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("hbt_ray.data.location.time.sleep", slept.append)
+    written(tmp_path / "store", shard_items=200)
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=3))
+    assert store.passage_keys("facts", np.array([8])).tolist() == [4]
+    assert slept == [0.5, 2.0, 8.0]
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=4))
+    with pytest.raises(StoreError, match=r"00000\.arrow: cannot be read after 4 tries \(AWS Error .*credentials"):
+        store.texts_of("facts", "passage", np.array([8]), np.array([2], np.int16), LANGUAGES)
+
+
+def test_what_is_missing_or_damaged_behind_a_uri_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=50)
+    store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+    (tmp_path / "store" / "facts" / "00001.arrow").unlink()
+    with pytest.raises(StoreError, match=r"file:.*facts/00001\.arrow: named by the manifest, but missing"):
+        store.passage_keys("facts", np.array([60]))
+    (tmp_path / "store" / "facts" / "00002.arrow").write_text("no shard")
+    with pytest.raises(StoreError, match=r"00002\.arrow: cannot be read .*hbt store verify"):
+        store.passage_keys("facts", np.array([110]))
+    with pytest.raises(StoreError, match="no store"):
+        Store(local_uri(tmp_path / "nowhere"))
+    with pytest.raises(StoreError, match="gopher://x/y: cannot be read"):
+        Store("gopher://x/y")
+
+
+def test_another_store_under_the_same_name_never_meets_the_first_ones_texts(tmp_path: Path) -> None:
+    read = []
+    for length in (40, 60):
+        written(tmp_path / "store", shard_items=200, length=length)
+        store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+        read += store.texts_of("facts", "question", np.array([5]), np.array([2], np.int16), LANGUAGES)
+        shutil.rmtree(tmp_path / "store")
+    assert [len(question) for question in read] == [40, 60]
+
+
+def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=64, batch_items=8, length=200)
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
+    local = Store(tmp_path / "store")
+    how = tokenising(build(config, local.sample_texts(LANGUAGES)), config)
+    cache = CacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
+    plan = PlanConfig(batch_size=24)
+    far, here = Loader(local_uri(tmp_path / "store"), plan, how, cache), Loader(tmp_path / "store", plan, how)
+    for step in range(20):
+        ours, theirs = far.local(step, 0, 2), here.local(step, 0, 2)
+        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
+        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+        assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
+
+
+def test_a_run_may_name_a_uri(tmp_path: Path) -> None:
+    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=near")
+    assert config.absolute().store == "s3://bucket/store"
+    assert config.absolute().stream.cache.root.is_absolute()
+    assert small_run(tmp_path, "store=here").absolute().store == str(Path("here").absolute())
