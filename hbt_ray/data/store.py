@@ -50,6 +50,17 @@ class Texts:
     """Rows with equal keys share a passage, in whatever languages."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with all that is stored of it."""
+
+    dataset: str
+    item_id: str
+    passage_id: str
+    texts: dict[str, dict[str, str]]
+    """Language → side → text."""
+
+
 class Store:
     """A prepared store, opened for reading.
 
@@ -115,6 +126,22 @@ class Store:
         """Of each item; equal where passages are shared."""
         (keys,) = self._values(column_cells(self._places(dataset, items), KEY))
         return np.array(keys, np.int64)
+
+    def item(self, dataset: str, number: int) -> StoredItem:
+        """One item, whole."""
+        places = self._places(dataset, np.array([number]))
+        cells = {
+            (language, side): column_cells(places, f"{side}.{language}")
+            for language in self._infos[dataset].languages
+            for side in SIDES
+        }
+        ids = (column_cells(places, "item_id"), column_cells(places, "passage_id"))
+        (item_id,), (passage_id,), *values = self._values(*ids, *cells.values())
+        texts: dict[str, dict[str, str]] = {}
+        for (language, side), (text,) in zip(cells, values, strict=True):
+            if text is not None:
+                texts.setdefault(language, {})[side] = text
+        return StoredItem(dataset, item_id, passage_id, texts)
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
         """Questions and passages, at most about `limit` items of each dataset and language, evenly spaced."""

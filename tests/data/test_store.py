@@ -8,18 +8,23 @@ import pickle
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from babel import Locale
 
 from hbt_ray.data.cache import CacheConfig
+from hbt_ray.data.census import census, dataset_table, language_table, sample
 from hbt_ray.data.local import Loader
 from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.picture import compact, coverage_svg
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.errors import StoreError
+from hbt_ray.languages import english_name
 from hbt_ray.train.model import ModelConfig, build, tokenising
 from tests.worlds import small_run
 
@@ -285,3 +290,81 @@ def test_a_run_may_name_a_uri(tmp_path: Path) -> None:
     assert config.absolute().store == "s3://bucket/store"
     assert config.absolute().stream.cache.root.is_absolute()
     assert small_run(tmp_path, "store=here").absolute().store == str(Path("here").absolute())
+
+
+def test_whole_items_are_read(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=13)
+    item = store.item("facts", 69)
+    assert (item.item_id, item.passage_id) == ("i69", "p34")
+    assert set(item.texts) == {"ar", "en"}
+    assert item.texts["en"] == {
+        "question": text("question", "en", 69, 40),
+        "passage": text("passage", "en", 69, 40),
+        "answer": "a69",
+    }
+    assert {one.item_id for one in sample(store, 200)} == {f"i{n}" for n in range(200)}
+    assert len(sample(store, 300)) == 200
+
+
+def test_the_census_counts_what_is_there(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=64)
+    num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
+    for location in (store.location, local_uri(tmp_path / "store")):
+        (one,) = census(store.manifest, location)
+        assert (one.items, one.rows, one.shards, one.bytes) == (200, 530, 4, num_bytes)
+        assert list(one.languages.items()) == [("ar", 200), ("en", 200), ("de", 130)]
+    (tmp_path / "store" / "facts" / "00001.arrow").unlink()
+    assert census(store.manifest, store.location)[0].bytes is None
+
+
+def many_languages() -> Manifest:
+    tags = sorted(tag for tag in Locale("en").languages if len(tag) == 2)[:128]
+    infos = tuple(
+        DatasetInfo(
+            name=f"set <{number}>",
+            groups=tuple(Group(languages=(tag,), num_items=10 ** (n % 7)) for n, tag in enumerate(tags[number:])),
+            shards=(),
+        )
+        for number in range(20)
+    )
+    return Manifest(datasets=infos)
+
+
+def test_the_picture_has_every_count_and_needs_nothing_else() -> None:
+    manifest = many_languages()
+    drawing = coverage_svg(manifest)
+    root = ElementTree.fromstring(drawing)
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    cells = sum(len(info.languages) for info in manifest.datasets)
+    assert sum(": " in title for title in titles) == cells
+    assert f"{english_name(manifest.languages[1])} in set <1>: 1 items" in titles
+    assert "prefers-color-scheme:dark" in drawing
+    assert not [url for url in ("http:", "https:", "url(") if url in drawing.replace("http://www.w3.org/2000/svg", "")]
+    width, height = (int(root.attrib[side]) for side in ("width", "height"))
+    for text_ in root.iter("{http://www.w3.org/2000/svg}text"):
+        assert 0 <= float(text_.attrib.get("x", 0)) <= width
+        assert 0 <= float(text_.attrib.get("y", 0)) <= height
+    assert coverage_svg(Manifest(datasets=()))  # Nothing is a picture too.
+
+
+def test_tables_of_many_languages_and_datasets_stay_small() -> None:
+    datasets = census(many_languages(), "nowhere")
+    table = language_table(datasets)
+    assert (table.row_count, len(table.columns)) == (21, 1 + 8 + 2)
+    assert dataset_table(datasets).row_count == 21
+
+
+@pytest.mark.parametrize(
+    ("number", "short"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1k"),
+        (12_345, "12.3k"),
+        (99_949, "99.9k"),
+        (99_950, "100k"),
+        (2_500_000, "2.5M"),
+    ],
+)
+def test_counts_are_short(number: int, short: str) -> None:
+    assert compact(number) == short
