@@ -36,6 +36,12 @@ def filesystem(location: str) -> tuple[Any, str]:
     return fs.LocalFileSystem(), location
 
 
+def inside(folder: str, file: str) -> tuple[Any, str]:
+    """The file system of a folder, and the path of a file in it: a URI would need the file's name escaped."""
+    system, root = filesystem(folder)
+    return system, f"{root.rstrip('/')}/{file}"
+
+
 def name(location: str) -> str:
     """The location without a URI's `?options`."""
     return location.partition("?")[0] if is_uri(location) else location

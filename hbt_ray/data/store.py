@@ -28,7 +28,7 @@ from hbt_ray.data.cells import Cells, Places, column_cells, pick, text_cells
 from hbt_ray.data.columns import Columns, LocalColumns, explained
 from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.location import child, filesystem, is_uri, patiently
+from hbt_ray.data.location import child, inside, is_uri, patiently
 from hbt_ray.data.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.plan import Batch
 from hbt_ray.data.remote import KEY, RemoteColumns
@@ -198,8 +198,9 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
+        reason = error.errors()[0]["msg"]
         raise StoreError(
-            f"{path}/{MANIFEST}: damaged or of another version ({error.errors()[0]['msg']}); prepare the store again"
+            f"{child(str(path), MANIFEST)}: damaged or of another version ({reason}); prepare the store again"
         ) from None
     if manifest.version != VERSION:
         raise StoreError(
@@ -212,10 +213,10 @@ def _manifest_text(location: str) -> bytes:
     if not is_uri(location):
         return (Path(location) / MANIFEST).read_bytes()
     with explained(location):
-        system, root = filesystem(location)
+        system, path = inside(location, MANIFEST)
 
     def read() -> bytes:
-        with system.open_input_stream(f"{root.rstrip('/')}/{MANIFEST}") as stream:
+        with system.open_input_stream(path) as stream:
             content: bytes = stream.read()
         return content
 

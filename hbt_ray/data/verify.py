@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.columns import map_file, row_starts
-from hbt_ray.data.location import child, filesystem, is_uri, patiently
+from hbt_ray.data.location import child, inside, is_uri, patiently
 from hbt_ray.data.manifest import DatasetInfo, Shard
 from hbt_ray.data.remote import KEY
 from hbt_ray.data.store import MANIFEST, SIDES, read_manifest
@@ -95,7 +95,7 @@ def _check(
     """Bytes of a shard that begins with item `first`, and what is wrong with it."""
     problems = []
     try:
-        with _on_this_machine(child(location, shard.file)) as path:
+        with _on_this_machine(location, shard.file) as path:
             size = path.stat().st_size
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,19 +114,19 @@ def _check(
 
 
 @contextmanager
-def _on_this_machine(location: str) -> Iterator[Path]:
+def _on_this_machine(location: str, file: str) -> Iterator[Path]:
     if not is_uri(location):
-        yield Path(location)
+        yield Path(location) / file
         return
-    system, source = filesystem(location)
+    system, source = inside(location, file)
     with tempfile.TemporaryDirectory(prefix="hbt-verify-") as folder:
         path = Path(folder) / "shard.arrow"
 
         def copy() -> None:
-            with system.open_input_stream(source, compression=None) as stream, path.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 22)
+            with system.open_input_stream(source, compression=None) as stream, path.open("wb") as target:
+                shutil.copyfileobj(stream, target, 1 << 22)
 
-        patiently(copy, location)
+        patiently(copy, child(location, file))
         yield path
 
 

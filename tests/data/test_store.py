@@ -23,6 +23,8 @@ from hbt_ray.data.picture import compact, coverage_svg
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
+from hbt_ray.data.stream import Origin, StreamConfig, stream
+from hbt_ray.data.verify import verify
 from hbt_ray.errors import StoreError
 from hbt_ray.languages import english_name
 from hbt_ray.train.model import ModelConfig, build, tokenising
@@ -40,12 +42,10 @@ def near(folder: Path) -> CacheConfig:
     return CacheConfig(folder=folder / "cache")
 
 
-def written(
-    root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, groups: tuple[Group, ...] = GROUPS
-) -> Store:
-    """A store of one dataset, `facts`, whose texts tell their item; every third item has an answer in English."""
-    has = [group.languages for group in groups for _ in range(group.num_items)]
-    (root / "facts").mkdir(parents=True)
+def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, name: str = "facts") -> Store:
+    """A store of one dataset whose texts tell their item; every third item has an answer in English."""
+    has = [group.languages for group in GROUPS for _ in range(group.num_items)]
+    (root / name).mkdir(parents=True)
     shards = []
     for start in range(0, len(has), shard_items):
         numbers = range(start, min(start + shard_items, len(has)))
@@ -59,12 +59,12 @@ def written(
                 values = [text(side, language, n, length) if language in has[n] else None for n in numbers]
                 columns[f"{side}.{language}"] = pa.array(values, pa.string())
         columns["answer.en"] = pa.array([None if n % 3 else f"a{n}" for n in numbers], pa.string())
-        table, path = pa.table(columns), root / "facts" / f"{len(shards):05d}.arrow"
+        table, path = pa.table(columns), root / name / f"{len(shards):05d}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=batch_items)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        shards.append(Shard(file=f"facts/{path.name}", num_items=len(numbers), sha256=sha256))
-    info = DatasetInfo(name="facts", groups=groups, shards=tuple(shards))
+        shards.append(Shard(file=f"{name}/{path.name}", num_items=len(numbers), sha256=sha256))
+    info = DatasetInfo(name=name, groups=GROUPS, shards=tuple(shards))
     (root / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
     return Store(root)
 
@@ -139,6 +139,15 @@ def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> N
     plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=200, languages=("de",)))
     with pytest.raises(StoreError, match=r"facts/0000.\.arrow lacks values of question\.de .*hbt store verify"):
         store.texts(plan.batch(0), plan.languages)
+
+
+def test_names_that_a_uri_would_escape(tmp_path: Path) -> None:
+    local = written(tmp_path / "my störe", shard_items=64, name="facts of today+")
+    store = Store(local_uri(tmp_path / "my störe"), near(tmp_path))
+    assert store.item("facts of today+", 100) == local.item("facts of today+", 100)
+    assert verify(store.location) == verify(local.location)
+    assert verify(store.location).problems == ()
+    assert census(store.manifest, store.location) == census(local.manifest, local.location)
 
 
 def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
@@ -283,6 +292,21 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
         assert np.array_equal(ours.questions.ids, theirs.questions.ids)
         assert np.array_equal(ours.passages.ids, theirs.passages.ids)
         assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=64, batch_items=8)
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
+    how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(steps_per_task=2), near(tmp_path)
+    here = [list(stream(Origin(store.location, plan, how, rank, 2), 0, 6, settings)) for rank in range(2)]
+    uri = local_uri(tmp_path / "store")
+    far = [list(stream(Origin(uri, plan, how, rank, 2, cache), 0, 6, settings)) for rank in range(2)]
+    for ours, theirs in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
+        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
+        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+    assert list(cache.root.glob("*.arrow"))
 
 
 def test_a_run_may_name_a_uri(tmp_path: Path) -> None:
