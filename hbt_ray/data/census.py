@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hbt_ray.data.keyed import make_key, permute
-from hbt_ray.data.location import child, inside, is_uri, patiently
+from hbt_ray.data.location import filesystem, patiently
 from hbt_ray.data.manifest import Manifest
 from hbt_ray.data.picture import compact
 from hbt_ray.data.store import Store, StoredItem
@@ -44,9 +41,7 @@ class DatasetCensus:
 
 def census(manifest: Manifest, location: str) -> list[DatasetCensus]:
     """Of every dataset of a store, the largest first."""
-    with ThreadPoolExecutor(8) as pool:
-        files = [shard.file for info in manifest.datasets for shard in info.shards]
-        sizes = dict(zip(files, pool.map(partial(_bytes, location), files), strict=True))
+    sizes = _sizes(location, [shard.file for info in manifest.datasets for shard in info.shards])
     found = []
     for info in manifest.datasets:
         counts = sorted(info.items_by_language.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -160,11 +155,9 @@ def _size(num_bytes: int | None) -> str:
     return "?" if num_bytes is None else decimal(num_bytes)
 
 
-def _bytes(location: str, file: str) -> int | None:
-    """None where there is no such file."""
-    if not is_uri(location):
-        path = Path(location) / file
-        return path.stat().st_size if path.is_file() else None
-    system, path_within = inside(location, file)
-    size: int | None = patiently(lambda: system.get_file_info(path_within), child(location, file)).size
-    return size
+def _sizes(location: str, files: list[str]) -> dict[str, int | None]:
+    """Bytes of each file of a store; None where there is none."""
+    system, root = filesystem(location)
+    paths = [f"{root.rstrip('/')}/{file}" for file in files]
+    infos = patiently(lambda: system.get_file_info(paths), location)
+    return {file: info.size for file, info in zip(files, infos, strict=True)}

@@ -1,7 +1,7 @@
 """Columns of shards on object storage: one column of one record batch is fetched at a time, and kept by the cache.
 
 Of every shard in use there is an index: its passage keys in the layout of its record batches, and the names of its
-columns. With it, a text costs the bytes of its column in its record batch, and no look at the shard's footer before.
+columns. With it, 4,096 texts of a language cost their own bytes and the shard's footer (13 KB at 128 languages).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class RemoteColumns:
 
     def _index(self, file: str) -> _Index:
         batches = self._cache.get((self._checksums[file], "index"), partial(self._fetch, file, _all_keys))
-        names = json.loads(batches[0].schema.metadata[b"columns"]) if batches else []
+        names = json.loads(batches[0].schema.metadata[b"columns"])
         starts = [0, *accumulate(batch.num_rows for batch in batches)]
         return _Index(starts, [batch.column(0) for batch in batches], {name: n for n, name in enumerate(names)})
 
@@ -137,6 +137,8 @@ def _all_keys(source: Any) -> list[pa.RecordBatch]:
         raise pa.ArrowInvalid(f"it has no column {KEY}")
     options = pa.ipc.IpcReadOptions(included_fields=[names.index(KEY)])
     reader = pa.ipc.open_file(source, options=options)
+    if not reader.num_record_batches:
+        raise pa.ArrowInvalid("it has no rows")
     return [
         reader.get_batch(number).replace_schema_metadata({"columns": json.dumps(names)})
         for number in range(reader.num_record_batches)
