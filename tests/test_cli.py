@@ -95,7 +95,8 @@ def test_prepare_speaks_json(world: Path) -> None:
     assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["was_there"] is True
 
 
-def test_a_store_is_inspected(world: Path) -> None:
+def test_a_store_is_inspected(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
     done = hbt("store", "inspect", "store", "--sample", "2", "--figure", "coverage.svg", cwd=world)
     assert done.returncode == 0, done.stderr
     assert "60   180          3" in done.stdout
@@ -106,6 +107,7 @@ def test_a_store_is_inspected(world: Path) -> None:
     told = json.loads(done.stdout)
     assert told["datasets"][0]["languages"] == {"ar": 60, "de": 60, "en": 60}
     assert told["sample"][0]["texts"]["en"]["question"].startswith("What colour is thing")
+    assert list((world / "cache" / "hbt_ray").glob("*.arrow"))
 
 
 def test_a_store_is_verified(world: Path) -> None:
