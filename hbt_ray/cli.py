@@ -22,6 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
+app.add_typer(store_app, name="store")
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as plan.alpha=0.3")
 ]
@@ -183,6 +187,53 @@ def demo(
     screen.say(made.sentence)
     screen.say(f"Report: {made.report}    encoder: {made.config.run.model}")
     screen.result({"verdicts": [made.untrained.model_dump(), made.trained.model_dump()], "report": made.report})
+
+
+@store_app.command("inspect")
+def inspect_store(
+    store: StorePath,
+    sample: Annotated[int, typer.Option(min=0, metavar="N", help="Print so many whole items to read.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="Draw languages × datasets here, such as coverage.svg.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a store holds: datasets, languages, sizes, licences."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data import census
+    from hbt_ray.data.picture import write_picture
+    from hbt_ray.data.store import Store, read_manifest
+
+    screen = Screen(as_json)
+    manifest = read_manifest(store)
+    datasets = census.census(manifest, store)
+    screen.table(census.dataset_table(datasets))
+    screen.text()
+    screen.table(census.language_table(datasets))
+    items = census.sample(Store(store), sample) if sample else []
+    for item in items:
+        screen.text(census.item_text(item))
+    if figure:
+        write_picture(manifest, figure)
+        screen.say(f"the figure is in {figure}")
+    screen.result({"store": store, "datasets": census.plain(datasets), "sample": census.plain(items), "figure": figure})
+
+
+@store_app.command("verify")
+def verify_store(store: StorePath, as_json: AsJson = False) -> None:
+    """Compare every shard with the manifest: checksums, rows, columns, languages; exit code 2 if anything differs."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data.store import read_manifest
+    from hbt_ray.data.verify import require, verify
+
+    screen = Screen(as_json)
+    num_shards = sum(len(info.shards) for info in read_manifest(store).datasets)
+    with screen.counting("shards", num_shards) as advance:
+        verified = verify(store, advance)
+    for problem in verified.problems:
+        screen.say(str(problem))
+    screen.result({"store": store, **verified._asdict(), "problems": [one._asdict() for one in verified.problems]})
+    require(store, verified)
+    shards = f"{verified.num_shards:,} shard{'s' * (verified.num_shards != 1)}"
+    screen.say(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as the manifest says")
 
 
 def main() -> None:

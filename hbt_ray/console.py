@@ -52,6 +52,10 @@ class Screen:
     def table(self, table: Table) -> None:
         self._console.print(table)
 
+    def text(self, text: Text | str = "") -> None:
+        """A passage to read: a log keeps its lines whole, a terminal breaks them between words."""
+        self._console.print(text, soft_wrap=not self.is_terminal)
+
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Progress of work on `total` things; call what is yielded with how many more are done."""

@@ -59,3 +59,15 @@ def normalise(tag: str) -> str:
     language, script, region = _short().get(language, (language, "", ""))
     parts = [language, (match["script"] or script).title(), (match["region"] or region).upper()]
     return "-".join(filter(None, parts)) + match["variants"].lower()
+
+
+def english_name(tag: str) -> str:
+    """`zh-Hant` → `Chinese (Traditional)`, as CLDR says; the tag itself where CLDR does not know the language."""
+    from babel import Locale
+
+    english = Locale("en")
+    language, *rest = tag.split("-")
+    if language not in english.languages:
+        return tag
+    finer = [english.scripts.get(part) or english.territories.get(part) or part for part in rest]
+    return f"{english.languages[language]} ({', '.join(finer)})" if finer else str(english.languages[language])

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
-    {"errors", "languages"},
+    {"errors", "languages", "colour"},
     {"config", "run", "console", "session"},
     {"data"},
     {"train", "evaluate"},

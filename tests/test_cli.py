@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [(), ("prepare",), ("train",), ("evaluate",), ("report",), ("demo",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("prepare",),
+        ("train",),
+        ("evaluate",),
+        ("report",),
+        ("demo",),
+        ("store",),
+        ("store", "inspect"),
+        ("store", "verify"),
+    ],
+)
 def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
     done = hbt(*command, "--help")
     assert done.returncode == 0
@@ -51,6 +65,9 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
         (("evaluate", "x/y", "--task", "worldfacts", "--languages", "fr"), "worldfacts has no templates for fr"),
         (("report", "nowhere"), "no such run"),
         (("report", "store"), "nothing was judged yet"),
+        (("store", "inspect", "nowhere"), "StoreError: nowhere: no store"),
+        (("store", "inspect", "store", "--figure", "nowhere/x.svg"), "the figure cannot be written"),
+        (("store", "verify", "file:///nowhere"), "StoreError: file:///nowhere: no store"),
         (("train",), "Missing argument"),
         (("evaluate", "x/y", "--batch-size", "0", "--task", "worldfacts"), "Invalid value"),
         (
@@ -76,6 +93,36 @@ def test_prepare_speaks_json(world: Path) -> None:
     assert told["datasets"] == {"colours": {"ar": 60, "de": 60, "en": 60}}
     assert "180 rows read = 180 kept + 0 rejected + 0 removed" in done.stderr
     assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["was_there"] is True
+
+
+def test_a_store_is_inspected(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    done = hbt("store", "inspect", "store", "--sample", "2", "--figure", "coverage.svg", cwd=world)
+    assert done.returncode == 0, done.stderr
+    assert "60   180          3" in done.stdout
+    assert "de German" in done.stdout
+    assert done.stdout.count("Welche Farbe hat Ding") == 2
+    assert (world / "coverage.svg").read_text().startswith("<svg")
+    done = hbt("store", "inspect", (world / "store").as_uri(), "--sample", "1", "--json", cwd=world)
+    told = json.loads(done.stdout)
+    assert told["datasets"][0]["languages"] == {"ar": 60, "de": 60, "en": 60}
+    assert told["sample"][0]["texts"]["en"]["question"].startswith("What colour is thing")
+    assert list((world / "cache" / "hbt_ray").glob("*.arrow"))
+
+
+def test_a_store_is_verified(world: Path) -> None:
+    done = hbt("store", "verify", "store", cwd=world)
+    assert done.returncode == 0, done.stderr
+    assert "1 shard, 60 items" in done.stdout
+    assert "all as the manifest says" in done.stdout
+    shutil.copytree(world / "store", world / "damaged")
+    shard = world / "damaged" / "colours" / "00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    done = hbt("store", "verify", "damaged", "--json", cwd=world)
+    assert done.returncode == 2
+    assert [problem["what"] for problem in json.loads(done.stdout)["problems"]] == ["sha256", "content"]
+    assert "StoreError: damaged: 2 problems in 1 shard" in done.stderr
+    assert "colours/00000.arrow: sha256: expected" in done.stderr
 
 
 def test_train_evaluate_and_report_one_run(world: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.sources.files import child, filesystem
+from hbt_ray.data.location import child, filesystem, inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Folder:
         return self.location
 
     def exists(self, name: str) -> bool:
-        system, path = filesystem(child(self.location, name))
+        system, path = inside(self.location, name)
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
@@ -40,14 +40,14 @@ class Folder:
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:
-        system, path = filesystem(child(self.location, name))
+        system, path = inside(self.location, name)
         with system.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read())
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Any]:
         """A stream for bytes; the file is there once the block has ended, and what stood there before until then."""
-        system, path = filesystem(child(self.location, name))
+        system, path = inside(self.location, name)
         if not isinstance(system, fs.LocalFileSystem):
             with system.open_output_stream(path, compression=None) as stream:  # An upload counts once it is closed.
                 yield stream
@@ -77,7 +77,7 @@ class Folder:
 
     def arrow(self, name: str) -> pa.RecordBatchFileReader:
         """An Arrow IPC file, memory-mapped where it can be."""
-        system, path = filesystem(child(self.location, name))
+        system, path = inside(self.location, name)
         if isinstance(system, fs.LocalFileSystem):
             return pa.ipc.open_file(pa.memory_map(path))
         return pa.ipc.open_file(system.open_input_file(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hbt_ray.data.cache import DEFAULT, CacheConfig
 from hbt_ray.data.keyed import Indices
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.policy import PlanConfig
@@ -54,8 +55,10 @@ class TokenisingConfig:
 class Loader:
     """Plan, store and tokenizer, opened."""
 
-    def __init__(self, store: Path, plan: PlanConfig, tokenising: TokenisingConfig) -> None:
-        self.store = Store(store)
+    def __init__(
+        self, store: str | Path, plan: PlanConfig, tokenising: TokenisingConfig, cache: CacheConfig = DEFAULT
+    ) -> None:
+        self.store = Store(store, cache)
         self.plan = Plan(self.store.manifest, plan)
         self._how = tokenising
 

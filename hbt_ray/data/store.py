@@ -2,32 +2,43 @@
 
     STORE/manifest.json              what is there; written last, so a folder without it is no store
     STORE/<dataset>/00000.arrow …    Arrow IPC, one row an item: `item_id`, `passage_id`, `passage_key` (int64, equal
-                                     where passages are shared), and `question.<lang>`, `passage.<lang>`, null where
-                                     the item lacks the language
+                                     where passages are shared), and `question.<lang>`, `passage.<lang>`, perhaps
+                                     `answer.<lang>`, null where the item lacks the language
     STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
-    STORE/removed.jsonl              items that overlap with the evaluation data
+    STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
+    STORE/coverage.svg               languages × datasets, to look at
 
-Shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read.
+Local shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read. A store under a URI
+is read column by column, through a cache on this machine's disk (`hbt_ray.data.remote`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from hbt_ray.data.cache import DEFAULT, Cache, CacheConfig
+from hbt_ray.data.cells import Cells, Places, column_cells, pick, text_cells
+from hbt_ray.data.columns import Columns, LocalColumns, explained
+from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import VERSION, DatasetInfo, Manifest
+from hbt_ray.data.location import child, inside, is_uri, patiently
+from hbt_ray.data.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.plan import Batch
+from hbt_ray.data.remote import KEY, RemoteColumns
 from hbt_ray.errors import StoreError
 
 MANIFEST = "manifest.json"
+SIDES = ("question", "passage", "answer")
+"""What an item may have in a language; answers are optional."""
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,55 +51,157 @@ class Texts:
     """Rows with equal keys share a passage, in whatever languages."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with all that is stored of it."""
+
+    dataset: str
+    item_id: str
+    passage_id: str
+    texts: dict[str, dict[str, str]]
+    """Language → side → text."""
+
+
 class Store:
     """A prepared store, opened for reading.
+
+    Args:
+        path: a folder, or a URI.
+        cache: what of a store under a URI stays on this machine's disk.
 
     Raises:
         StoreError: there is no complete store at `path`, it has another version, or a shard is missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+    def __init__(self, path: str | Path, cache: CacheConfig = DEFAULT) -> None:
+        self.location = str(path)
+        self.manifest = read_manifest(path)
+        self._cache = cache
         self._infos = {info.name: info for info in self.manifest.datasets}
-        for shard in (shard for info in self.manifest.datasets for shard in info.shards):
-            if not (self.path / shard.file).is_file():
-                raise StoreError(
-                    f"{self.path / shard.file}: named by the manifest, but missing; prepare the store again"
-                )
+        self._starts = {info.name: _starts(info) for info in self.manifest.datasets}
+        self._columns = self._open()
+
+    def _open(self) -> Columns:
+        shards = [shard for info in self.manifest.datasets for shard in info.shards]
+        if is_uri(self.location):  # To ask for every shard would take as long as to train; the first read will tell.
+            return RemoteColumns(self.location, shards, Cache(self._cache))
+        for path in (Path(self.location) / shard.file for shard in shards):
+            if not path.is_file():
+                raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
+        return LocalColumns(Path(self.location), 3 + len(SIDES) * len(self.manifest.languages))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.location, self._cache)
 
     def texts(self, batch: Batch, languages: tuple[str, ...]) -> Texts:
-        """The texts of a batch's rows; `languages` are the names of its language codes."""
-        table = _table(self.path, self._infos[batch.dataset])
-        keys = table.column("passage_key").take(pa.array(batch.items)).to_numpy()
-        questions = _pick(table, "question", batch.items, batch.question_languages, languages)
-        passages = _pick(table, "passage", batch.items, batch.passage_languages, languages)
-        return Texts(questions, passages, keys)
+        """The texts of a batch's rows; `languages` are the names of its language codes.
+
+        Raises:
+            StoreError: a shard cannot be read, or lacks a text that the manifest promises.
+        """
+        places = self._places(batch.dataset, batch.items)
+        questions = text_cells(places, "question", batch.question_languages, languages)
+        passages = text_cells(places, "passage", batch.passage_languages, languages)
+        asked, found, keys = self._values(questions, passages, column_cells(places, KEY))
+        for cells, values in ((questions, asked), (passages, found)):
+            if not all(values):
+                unit = cells.units[cells.which[next(n for n, value in enumerate(values) if not value)]]
+                raise StoreError(
+                    f"{self.location}: {unit.file} lacks values of {unit.column} that the manifest promises; "
+                    "`hbt store verify` tells what is damaged"
+                )
+        return Texts(asked, found, np.array(keys, np.int64))
+
+    def texts_of(
+        self, dataset: str, side: str, items: Indices, codes: LanguageCodes, languages: tuple[str, ...]
+    ) -> list[str]:
+        """Row by row the text of `items[row]` in language `languages[codes[row]]`; empty where the item has none.
+
+        Args:
+            side: `question`, `passage` or `answer`.
+        """
+        (values,) = self._values(text_cells(self._places(dataset, items), side, codes, languages))
+        return [value or "" for value in values]
+
+    def passage_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
+        """Of each item; equal where passages are shared."""
+        (keys,) = self._values(column_cells(self._places(dataset, items), KEY))
+        return np.array(keys, np.int64)
+
+    def item(self, dataset: str, number: int) -> StoredItem:
+        """One item, whole."""
+        places = self._places(dataset, np.array([number]))
+        cells = {
+            (language, side): column_cells(places, f"{side}.{language}")
+            for language in self._infos[dataset].languages
+            for side in SIDES
+        }
+        ids = (column_cells(places, "item_id"), column_cells(places, "passage_id"))
+        (item_id,), (passage_id,), *values = self._values(*ids, *cells.values())
+        texts: dict[str, dict[str, str]] = {}
+        for (language, side), (text,) in zip(cells, values, strict=True):
+            if text is not None:
+                texts.setdefault(language, {})[side] = text
+        return StoredItem(dataset, item_id, passage_id, texts)
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
-        """Questions and passages, at most `limit` items of each dataset and language, evenly spaced."""
+        """Questions and passages, at most about `limit` items of each dataset and language, evenly spaced."""
         for info in self.manifest.datasets:
-            table = _table(self.path, info)
-            for language in languages:
-                if language not in info.languages:
-                    continue
-                every = max(1, info.items_by_language[language] // limit)
+            coverage = Coverage(info, languages, 0.0)
+            for code in range(len(languages)):
+                pool = coverage.pool(code)
+                items = pool.items(np.arange(0, pool.size, max(1, pool.size // limit)))
                 for side in ("question", "passage"):
-                    column = table.column(f"{side}.{language}").drop_null()
-                    yield from column.take(pa.array(np.arange(0, len(column), every))).to_pylist()
+                    for start in range(0, len(items), _ROWS_AT_ONCE):
+                        part = items[start : start + _ROWS_AT_ONCE]
+                        yield from self.texts_of(info.name, side, part, np.full(len(part), code, np.int16), languages)
+
+    def _places(self, dataset: str, items: Indices) -> Places:
+        shards, starts = self._infos[dataset].shards, self._starts[dataset]
+        numbers = np.searchsorted(starts, items, side="right") - 1
+        rows = items - starts[numbers]
+        begins = self._begins({number: shards[number] for number in np.unique(numbers).tolist()})
+        found: dict[tuple[int, int], int] = {}
+        which = np.empty(len(items), np.int64)
+        for position, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
+            batch = bisect_right(begins[number], row) - 1
+            which[position] = found.setdefault((number, batch), len(found))
+            rows[position] -= begins[number][batch]
+        return Places([shards[number].file for number, _ in found], [batch for _, batch in found], which, rows)
+
+    def _begins(self, shards: dict[int, Shard]) -> dict[int, Sequence[int]]:
+        """First row of each record batch of these shards."""
+        starts = self._columns.starts([shard.file for shard in shards.values()])
+        for shard in shards.values():
+            if (held := starts[shard.file][-1]) != shard.num_items:
+                raise StoreError(
+                    f"{self.location}: {shard.file} holds {held:,} items, but {shard.num_items:,} by the manifest; "
+                    "prepare the store again"
+                )
+        return {number: starts[shard.file] for number, shard in shards.items()}
+
+    def _values(self, *wanted: Cells) -> list[list[Any]]:
+        """What stands in the cells; None where the shard lacks the column."""
+        arrays = self._columns.read({unit for cells in wanted for unit in cells.units})
+        return [pick([arrays[unit] for unit in cells.units], cells) for cells in wanted]
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Raises: StoreError where there is none, or one of another version."""
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of the store at a path or URI.
+
+    Raises:
+        StoreError: there is none, or one of another version; an object store does not answer.
+    """
     try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
+        text = _manifest_text(str(path))
     except OSError:
         raise StoreError(f"{path}: no store (there is no {MANIFEST}); make one with `hbt prepare`") from None
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
+        reason = error.errors()[0]["msg"]
         raise StoreError(
-            f"{path / MANIFEST}: damaged or of another version ({error.errors()[0]['msg']}); prepare the store again"
+            f"{child(str(path), MANIFEST)}: damaged or of another version ({reason}); prepare the store again"
         ) from None
     if manifest.version != VERSION:
         raise StoreError(
@@ -97,26 +210,20 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-@lru_cache(maxsize=64)
-def _table(path: Path, info: DatasetInfo) -> pa.Table:
-    """All shards of a dataset as one memory-mapped table."""
-    parts = []
-    for shard in info.shards:
-        try:
-            parts.append(pa.ipc.open_file(pa.memory_map(str(path / shard.file))).read_all())
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{path / shard.file}: cannot be read ({error}); prepare the store again") from None
-    return pa.concat_tables(parts, promote_options="default")
+def _manifest_text(location: str) -> bytes:
+    if not is_uri(location):
+        return (Path(location) / MANIFEST).read_bytes()
+    with explained(location):
+        system, path = inside(location, MANIFEST)
+
+    def read() -> bytes:
+        with system.open_input_stream(path) as stream:
+            content: bytes = stream.read()
+        return content
+
+    return patiently(read, child(location, MANIFEST))
 
 
-def _pick(
-    table: pa.Table, side: str, items: Indices, codes: NDArray[np.int16], languages: tuple[str, ...]
-) -> list[str]:
-    """Row by row the text of `items[row]` in language `codes[row]`: one read per language."""
-    texts: list[str] = [""] * len(items)
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        column = table.column(f"{side}.{languages[code]}").take(pa.array(items[rows]))
-        for row, text in zip(rows.tolist(), column.to_pylist(), strict=True):
-            texts[row] = text
-    return texts
+def _starts(info: DatasetInfo) -> NDArray[np.int64]:
+    """Number of the first item of each shard."""
+    return np.cumsum([0, *(shard.num_items for shard in info.shards)], dtype=np.int64)[:-1]

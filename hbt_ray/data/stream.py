@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from hbt_ray.config import Config
+from hbt_ray.data.cache import DEFAULT, CacheConfig
 from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.tokens import Tokens
@@ -41,17 +42,20 @@ class StreamConfig(Config):
     """Tasks that run at once for one rank, a CPU each."""
     prefetch_steps: int = Field(8, ge=0)
     """Steps that wait ready in the training process, rounded up to what whole tasks make."""
+    cache: CacheConfig = DEFAULT
+    """Of a store on object storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where the tasks of one rank find everything."""
 
-    store: Path
+    store: str | Path
     plan: PlanConfig
     tokenising: TokenisingConfig
     rank: int
     world_size: int
+    cache: CacheConfig = DEFAULT
 
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
@@ -141,5 +145,5 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
     if key not in _opened:
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising), origin
+        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.cache), origin
     return _opened[key]

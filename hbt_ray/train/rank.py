@@ -14,7 +14,7 @@ import torch
 from ray.train.torch import get_device
 
 from hbt_ray.data.plan import Plan
-from hbt_ray.data.store import Store
+from hbt_ray.data.store import read_manifest
 from hbt_ray.data.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
 from hbt_ray.train import checkpoint
@@ -43,7 +43,7 @@ def _train(settings: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
 
     encoder = load(config.run.base)
-    plan = Plan(Store(config.store).manifest, config.plan)
+    plan = Plan(read_manifest(config.store), config.plan)
     sizes = tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size))
     learner = Learner(
         encoder,
@@ -55,7 +55,8 @@ def _train(settings: dict[str, Any]) -> None:
         device=get_device(),
     )
     start = _continue(learner, plan)
-    origin = Origin(config.store, config.plan, tokenising(encoder, config.model), rank, world_size)
+    how = tokenising(encoder, config.model)
+    origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache)
 
     def record(outcome: Outcome) -> None:
         if rank == 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from hbt_ray.config import Config
+from hbt_ray.data.location import Location, absolute
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.stream import StreamConfig
 from hbt_ray.run import Run
@@ -42,7 +43,8 @@ class TrainConfig(Config):
 
     name: str = Field(min_length=1)
     """Of the run: its folder under `storage_path`. The same name continues it."""
-    store: Path
+    store: Location
+    """A folder or a URI, such as `s3://bucket/store`."""
     storage_path: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
@@ -65,4 +67,14 @@ class TrainConfig(Config):
 
     def absolute(self) -> TrainConfig:
         """The same with paths that hold in any working directory of this file system."""
-        return self.model_copy(update={"store": self.store.absolute(), "storage_path": self.storage_path.absolute()})
+        cache = self.stream.cache
+        if cache.folder:
+            cache = cache.model_copy(update={"folder": cache.folder.absolute()})
+        stream = self.stream.model_copy(update={"cache": cache})
+        return self.model_copy(
+            update={
+                "store": absolute(self.store),
+                "storage_path": self.storage_path.absolute(),
+                "stream": stream,
+            }
+        )

@@ -34,7 +34,7 @@ def open_run(config: TrainConfig) -> int:
     Raises:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
     """
-    run, store = config.run, Store(config.store)
+    run, store = config.run, Store(config.store, config.stream.cache)
     plan = Plan(store.manifest, config.plan)
     if config.plan.batch_size % config.workers.count:
         raise ConfigError(

@@ -23,6 +23,7 @@ from hbt_ray.data.prepare.recipe import _BUCKET_BYTES
 from hbt_ray.data.prepare.work import Result, Spread, Task
 from hbt_ray.data.prepare.write import cut, total
 from hbt_ray.data.sources.table import TableSource
+from hbt_ray.data.verify import verify
 from hbt_ray.errors import StoreError
 
 RECIPE = "hbt_ray.data.prepare.recipe."
@@ -147,6 +148,16 @@ def test_a_job_on_the_cluster_makes_the_same_bytes(tmp_path: Path, ray_session: 
     here, there = recipe(tmp_path), recipe(tmp_path, name="ray")
     assert prepare(here).manifest.datasets == prepare(there, on_ray).manifest.datasets
     assert contents(here.path) == contents(there.path)
+
+
+@pytest.mark.usefixtures("many_buckets")
+def test_a_store_is_made_under_a_uri_as_well(tmp_path: Path) -> None:
+    here, there = recipe(tmp_path), recipe(tmp_path)
+    uri = there.model_copy(update={"path": f"file://{tmp_path}/uri%20store"})
+    assert prepare(here).manifest.datasets == prepare(uri).manifest.datasets
+    assert contents(here.path) == contents(str(tmp_path / "uri store"))
+    assert prepare(uri).was_there
+    assert not verify(uri.path).problems
 
 
 class Killed(BaseException):

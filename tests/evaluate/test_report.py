@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from hbt_ray.colour import Triple, level_colour
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.report.chart import Scale, tick_label
 from hbt_ray.evaluate.report.curve import Curve, smooth
-from hbt_ray.evaluate.report.heat import LEVELS, Triple, level_colour
+from hbt_ray.evaluate.report.heat import LEVELS
 from hbt_ray.evaluate.report.names import duration, language_name, size
 from hbt_ray.evaluate.report.training import target_share
 from hbt_ray.evaluate.table import COLUMNS, Column, compare, headline_table

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from hbt_ray.console import Screen
 from hbt_ray.data.folder import Folder
+from hbt_ray.data.location import is_uri
 from hbt_ray.data.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.overlap import Overlap
+from hbt_ray.data.picture import coverage_svg
 from hbt_ray.data.prepare.duplicates import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
 from hbt_ray.data.prepare.pack import PackBucket
@@ -26,7 +28,7 @@ from hbt_ray.data.rows import Part, Row
 from hbt_ray.data.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
 
-REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
+REJECTED, REMOVED, PICTURE = "rejected.jsonl", "removed.jsonl", "coverage.svg"
 WORK = ".prepare"
 """Folder of a store that is being made."""
 _BUCKETS_PER_SHARE = 16
@@ -66,7 +68,7 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
     """
     store = Folder(config.path)
     if store.exists(MANIFEST):
-        manifest = read_manifest(Path(config.path))
+        manifest = read_manifest(config.path)
         if manifest.spec != config.fingerprint():
             raise StoreError(
                 f"{store}: holds a store made from other settings or sources; give another path, or remove it first"
@@ -84,7 +86,7 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
 @contextmanager
 def _alone(work: Folder) -> Iterator[None]:
     """No other process may make this store; in an object store nothing can be locked, and both write the same."""
-    if "://" in work.location:
+    if is_uri(work.location):
         yield
         return
     Path(work.location).mkdir(parents=True, exist_ok=True)
@@ -209,10 +211,11 @@ class _Job:
             for stage in ("group", "pack") for number in range(num_buckets)
         ))  # fmt: skip
         shards = {shard.file for info in manifest.datasets for shard in info.shards}
-        for name in set(self.store.names()) - {WORK, REJECTED, REMOVED}:
+        for name in set(self.store.names()) - {WORK, REJECTED, REMOVED, PICTURE}:
             for file in (self.store / name).names():
                 if f"{name}/{file}" not in shards:  # Of an earlier run with other settings, which never ended.
                     (self.store / name / file).remove()
+        self.store.write(PICTURE, coverage_svg(manifest).encode())
         self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
 
     def _rejected(self, work: Folder, reads: Sequence[Result], base: Folder, num_buckets: int) -> Iterator[bytes]:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from hbt_ray.data.folder import Folder
 from hbt_ray.data.prepare.group import Bucket, removal
 from hbt_ray.data.prepare.work import Result, lines
-
-SIDES = ("question", "passage", "answer")
+from hbt_ray.data.store import SIDES
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hbt_ray.config import Config
+from hbt_ray.data.location import Location
 from hbt_ray.data.sources.beir import BeirSource
 from hbt_ray.data.sources.bitext import BitextSource
-from hbt_ray.data.sources.files import Location, fingerprint
+from hbt_ray.data.sources.files import fingerprint
 from hbt_ray.data.sources.hub import HubSource
 from hbt_ray.data.sources.miracl import MiraclSource
 from hbt_ray.data.sources.mmarco import MmarcoSource

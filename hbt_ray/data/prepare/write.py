@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from hbt_ray.data.folder import Folder
 from hbt_ray.data.manifest import Group
-from hbt_ray.data.prepare.pack import SIDES
 from hbt_ray.data.prepare.work import Result
+from hbt_ray.data.store import SIDES
 
 BATCH_ITEMS = 4096
 """Items of one record batch: what a reader fetches of a remote column at once."""

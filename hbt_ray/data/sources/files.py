@@ -1,4 +1,4 @@
-"""Files: a local path or the URI of an object store (`s3://`, `gs://`, `file://`), plain or gzip, read as lines.
+"""Files at a location (`hbt_ray.data.location`), plain or gzip, read as lines.
 
 A line ends at a line feed and nowhere else: U+2028 or a form feed inside a text splits nothing. A carriage return
 before it and a byte order mark at the start are dropped, blank lines are skipped. One line is held at a time.
@@ -11,18 +11,14 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
-from pydantic import BeforeValidator
 
+from hbt_ray.data.location import child, filesystem, name
 from hbt_ray.data.rows import BadRow
 from hbt_ray.errors import SourceError
-
-Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-"""A path, or a URI; never a `Path`, which would make `s3:/bucket` of `s3://bucket`."""
 
 MAX_LINE_BYTES = 64 << 20
 """No text is this long; a file with such a line is no text file, and reading on would fill the memory."""
@@ -96,19 +92,6 @@ def explained(location: str) -> Iterator[None]:
         raise SourceError(f"{location}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def filesystem(location: str) -> tuple[Any, str]:
-    """The `pyarrow.fs` file system of a location, and its path within."""
-    if "://" in location:
-        system, path = fs.FileSystem.from_uri(location)
-        return system, path
-    return fs.LocalFileSystem(), location
-
-
-def name(location: str) -> str:
-    """The location without a URI's `?options`."""
-    return location.partition("?")[0] if "://" in location else location
-
-
 def files_of(location: str, wanted: Callable[[str], bool]) -> list[str]:
     """The file itself, or those of a folder whose names are `wanted`, in the order of their names.
 
@@ -125,12 +108,6 @@ def files_of(location: str, wanted: Callable[[str], bool]) -> list[str]:
     if not files:
         raise SourceError(f"{location}: no such file, or a folder that holds none of the right kind")
     return [child(location, file) for file in files]
-
-
-def child(folder: str, file: str) -> str:
-    """The location of a file in a folder."""
-    head = name(folder)
-    return f"{head.rstrip('/')}/{file}{folder[len(head) :]}"
 
 
 def first_of(folder: str, *names: str) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
+from hbt_ray.data.location import Location
 from hbt_ray.data.rows import BadRow, Row
-from hbt_ray.data.sources.files import Location, opened
+from hbt_ray.data.sources.files import opened
 from hbt_ray.errors import SourceError
 
 

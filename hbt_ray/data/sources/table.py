@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config
+from hbt_ray.data.location import Location
 from hbt_ray.data.rows import BadRow, Row
-from hbt_ray.data.sources.files import Location
 from hbt_ray.data.sources.records import Record, Stretch, stretches, texts
 
 

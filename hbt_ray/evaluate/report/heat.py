@@ -1,8 +1,6 @@
 """Heat maps: question language × passage language, one colour scale for all systems of a task.
 
-The scale is even in OKLCH lightness (equal steps look equal) and turned round for dark screens, so that high values
-stand out from the page in both. It covers a third of the lightness, so that one colour of text, black or white, has a
-contrast above 5 in every cell (WCAG AA asks for 4.5). Cells are classes `h0` … `h40`, below thirty bytes each.
+The colours are those of `hbt_ray.colour`. Cells are classes `h0` … `h40`, below thirty bytes each.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hbt_ray.colour import hex_code, level_colour
 from hbt_ray.evaluate.table import MISSING, Column, Comparison, System
 from hbt_ray.evaluate.verdict import MULTILINGUAL
 
@@ -17,7 +16,6 @@ LEVELS = 41
 # Wider maps have cells too small for their numbers, and 100 languages would make 10,000 cells a system.
 MAX_LANGUAGES = 24
 AP = Column(MULTILINGUAL, "AP")
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -84,44 +82,9 @@ def _cell(value: float | None, bounds: tuple[float, float], own: bool, pool: boo
 
 def level_css(dark: bool) -> str:
     """The rules of all levels for one colour scheme."""
-    return "".join(f".h{i}{{background:{_hex(level_colour(i / (LEVELS - 1), dark))}}}" for i in range(LEVELS))
+    return "".join(f".h{i}{{background:{hex_code(level_colour(i / (LEVELS - 1), dark))}}}" for i in range(LEVELS))
 
 
 def ramp_css(dark: bool) -> str:
     """The colour stops of the legend."""
-    return ",".join(_hex(level_colour(i / 10, dark)) for i in range(11))
-
-
-def level_colour(share: float, dark: bool) -> Triple:
-    """sRGB in 0…1: from paper to blue, or from night to green."""
-    if dark:
-        lightness, hue, chroma = 0.25 + 0.27 * share, 280 - 120 * share, 0.035 + 0.09 * share
-    else:
-        lightness, hue, chroma = 0.97 - 0.32 * share, 100 + 140 * share, 0.02 + 0.11 * share
-    while True:  # less chroma until the colour exists on a screen
-        rgb = _oklch_to_srgb(lightness, chroma, math.radians(hue))
-        if all(-1e-4 <= channel <= 1.0001 for channel in rgb):
-            red, green, blue = (min(max(channel, 0.0), 1.0) for channel in rgb)
-            return red, green, blue
-        chroma *= 0.97
-
-
-def _oklch_to_srgb(lightness: float, chroma: float, hue: float) -> Triple:
-    """Björn Ottosson's OKLab, inverse matrices of 2021-01-25."""
-    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
-    l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3  # noqa: E741
-    m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    s = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    return (
-        _gamma(4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s),
-        _gamma(-1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s),
-        _gamma(-0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s),
-    )
-
-
-def _gamma(linear: float) -> float:
-    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
-
-
-def _hex(rgb: Triple) -> str:
-    return "#" + "".join(f"{round(channel * 255):02x}" for channel in rgb)
+    return ",".join(hex_code(level_colour(i / 10, dark)) for i in range(11))

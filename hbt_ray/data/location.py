@@ -1,0 +1,81 @@
+"""Locations: a path, or the URI of an object store (`s3://`, `gs://`, `file://`), read through `pyarrow.fs`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pyarrow import fs
+from pydantic import BeforeValidator
+
+from hbt_ray.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""A path, or a URI; never a `Path`, which would make `s3:/bucket` of `s3://bucket`."""
+
+
+RETRY_SECONDS = (0.5, 2.0, 8.0)
+"""Waiting times between the tries of one request."""
+
+
+def is_uri(location: str | Path) -> bool:
+    return "://" in str(location)
+
+
+def filesystem(location: str) -> tuple[Any, str]:
+    """The `pyarrow.fs` file system of a location, and its path within."""
+    if is_uri(location):
+        system, path = fs.FileSystem.from_uri(location)
+        return system, path
+    return fs.LocalFileSystem(), location
+
+
+def inside(folder: str, file: str) -> tuple[Any, str]:
+    """The file system of a folder, and the path of a file in it: a URI would need the file's name escaped."""
+    system, root = filesystem(folder)
+    return system, f"{root.rstrip('/')}/{file}"
+
+
+def name(location: str) -> str:
+    """The location without a URI's `?options`."""
+    return location.partition("?")[0] if is_uri(location) else location
+
+
+def child(folder: str, file: str) -> str:
+    """The location of a file in a folder."""
+    head = name(folder)
+    return f"{head.rstrip('/')}/{file}{folder[len(head) :]}"
+
+
+def absolute(location: str) -> str:
+    """The same in any working directory of this file system; a URI is so already."""
+    return location if is_uri(location) else str(Path(location).absolute())
+
+
+def patiently(request: Callable[[], T], location: str) -> T:
+    """Ask an object store again after errors that may pass: a missing file does not, nor one that is no Arrow file.
+
+    Raises:
+        FileNotFoundError: at once.
+        StoreError: the last try failed as well.
+    """
+    for seconds in (*RETRY_SECONDS, None):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = " ".join(str(error).split())
+        if seconds is not None:
+            logger.warning("%s: %s; asked again in %g s", location, reason, seconds)
+            time.sleep(seconds)
+    raise StoreError(
+        f"{location}: cannot be read after {len(RETRY_SECONDS) + 1} tries ({reason}); check the network and the "
+        "credentials, then run the same command again"
+    )

@@ -1,0 +1,394 @@
+"""The store: the same texts from one shard and from hundreds, near and far, without copying what nobody asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from babel import Locale
+
+from hbt_ray.data.cache import CacheConfig
+from hbt_ray.data.census import census, dataset_table, language_table, sample
+from hbt_ray.data.local import Loader
+from hbt_ray.data.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.picture import compact, coverage_svg
+from hbt_ray.data.plan import Plan
+from hbt_ray.data.policy import PlanConfig
+from hbt_ray.data.store import Store
+from hbt_ray.data.stream import Origin, StreamConfig, stream
+from hbt_ray.data.verify import verify
+from hbt_ray.errors import StoreError
+from hbt_ray.languages import english_name
+from hbt_ray.train.model import ModelConfig, build, tokenising
+from tests.worlds import small_run
+
+LANGUAGES = ("ar", "de", "en")
+GROUPS = (Group(languages=("ar", "en"), num_items=70), Group(languages=LANGUAGES, num_items=130))
+
+
+def text(side: str, language: str, number: int, length: int) -> str:
+    return f"{side} {language} {number} ".ljust(length, "x")
+
+
+def near(folder: Path) -> CacheConfig:
+    return CacheConfig(folder=folder / "cache")
+
+
+def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, name: str = "facts") -> Store:
+    """A store of one dataset whose texts tell their item; every third item has an answer in English."""
+    has = [group.languages for group in GROUPS for _ in range(group.num_items)]
+    (root / name).mkdir(parents=True)
+    shards = []
+    for start in range(0, len(has), shard_items):
+        numbers = range(start, min(start + shard_items, len(has)))
+        columns = {
+            "item_id": pa.array([f"i{n}" for n in numbers]),
+            "passage_id": pa.array([f"p{n // 2}" for n in numbers]),
+            "passage_key": pa.array([n // 2 for n in numbers], pa.int64()),
+        }
+        for language in LANGUAGES:
+            for side in ("question", "passage"):
+                values = [text(side, language, n, length) if language in has[n] else None for n in numbers]
+                columns[f"{side}.{language}"] = pa.array(values, pa.string())
+        columns["answer.en"] = pa.array([None if n % 3 else f"a{n}" for n in numbers], pa.string())
+        table, path = pa.table(columns), root / name / f"{len(shards):05d}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=batch_items)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        shards.append(Shard(file=f"{name}/{path.name}", num_items=len(numbers), sha256=sha256))
+    info = DatasetInfo(name=name, groups=GROUPS, shards=tuple(shards))
+    (root / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
+    return Store(root)
+
+
+@pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (200, 33), (64, 64), (13, 5), (1, 1)])
+def test_any_layout_gives_the_same_texts(tmp_path: Path, shard_items: int, batch_items: int) -> None:
+    store = written(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
+    rng = np.random.default_rng(0)
+    items, codes = rng.integers(0, 200, 500), rng.integers(0, 3, 500).astype(np.int16)
+    has_german = items >= 70
+    for side in ("question", "passage"):
+        expected = [
+            "" if LANGUAGES[code] == "de" and not german else text(side, LANGUAGES[code], item, 40)
+            for item, code, german in zip(items, codes, has_german, strict=True)
+        ]
+        assert store.texts_of("facts", side, items, codes, LANGUAGES) == expected
+    assert np.array_equal(store.passage_keys("facts", items), items // 2)
+    answers = store.texts_of("facts", "answer", items, codes, LANGUAGES)
+    assert answers == [
+        f"a{item}" if LANGUAGES[code] == "en" and item % 3 == 0 else "" for item, code in zip(items, codes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("policy", ["mono", "cross", "mixed"])
+def test_a_batch_reads_what_its_rows_name(tmp_path: Path, policy: str) -> None:
+    store = written(tmp_path / "store", shard_items=13)
+    plan = Plan(store.manifest, PlanConfig(policy=policy, batch_size=50))
+    for step in range(4):
+        batch = plan.batch(step)
+        read = store.texts(batch, plan.languages)
+        for side, texts, codes in (
+            ("question", read.questions, batch.question_languages),
+            ("passage", read.passages, batch.passage_languages),
+        ):
+            assert texts == [
+                text(side, plan.languages[c], n, 40) for n, c in zip(batch.items.tolist(), codes, strict=True)
+            ]
+        assert np.array_equal(read.passage_keys, batch.items // 2)
+
+
+def test_a_few_rows_of_many_shards_copy_no_column(tmp_path: Path) -> None:
+    """`ChunkedArray.take` would join all chunks of every column that it reads: 400 KB each here, 2 MB a batch."""
+    store = written(tmp_path / "store", shard_items=2, length=2_000)
+    plan = Plan(store.manifest, PlanConfig(batch_size=16))
+    default = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(pool)
+    try:
+        for step in range(5):
+            store.texts(plan.batch(step), plan.languages)
+        assert list(store.sample_texts(("en",), limit=10))
+    finally:
+        pa.set_memory_pool(default)
+    assert pool.max_memory() < 100_000
+
+
+@pytest.mark.parametrize("shard_items", [200, 13])
+def test_sampled_texts_are_evenly_spaced(tmp_path: Path, shard_items: int) -> None:
+    store = written(tmp_path / "store", shard_items=shard_items)
+    expected = [text(side, "de", n, 40) for side in ("question", "passage") for n in range(70, 200, 130 // 20)]
+    assert list(store.sample_texts(("de",), limit=20)) == expected
+    assert len(list(store.sample_texts(("fr", "ar", "de")))) == 2 * (200 + 130)
+
+
+def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> None:
+    groups = (Group(languages=LANGUAGES, num_items=200),)
+    written(tmp_path / "store", shard_items=13)
+    manifest = Store(tmp_path / "store").manifest
+    info = manifest.datasets[0].model_copy(update={"groups": groups})
+    (tmp_path / "store" / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
+    store = Store(tmp_path / "store")
+    plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=200, languages=("de",)))
+    with pytest.raises(StoreError, match=r"facts/0000.\.arrow lacks values of question\.de .*hbt store verify"):
+        store.texts(plan.batch(0), plan.languages)
+
+
+def test_names_that_a_uri_would_escape(tmp_path: Path) -> None:
+    local = written(tmp_path / "my störe", shard_items=64, name="facts of today+")
+    store = Store(local_uri(tmp_path / "my störe"), near(tmp_path))
+    assert store.item("facts of today+", 100) == local.item("facts of today+", 100)
+    assert verify(store.location) == verify(local.location)
+    assert verify(store.location).problems == ()
+    assert census(store.manifest, store.location) == census(local.manifest, local.location)
+
+
+def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=50)
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy.texts_of("facts", "question", np.array([3]), np.array([2], np.int16), LANGUAGES) == [
+        text("question", "en", 3, 40)
+    ]
+
+
+@pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (64, 9)])
+def test_a_store_under_a_uri_gives_the_same(tmp_path: Path, shard_items: int, batch_items: int) -> None:
+    local = written(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
+    remote = Store(local_uri(tmp_path / "store"), near(tmp_path))
+    assert remote.manifest == local.manifest
+    plan = Plan(local.manifest, PlanConfig(batch_size=30))
+    for step in range(6):
+        theirs, ours = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
+        assert (ours.questions, ours.passages) == (theirs.questions, theirs.passages)
+        assert np.array_equal(ours.passage_keys, theirs.passage_keys)
+    items, codes = np.arange(200), np.full(200, 2, np.int16)
+    for side in ("question", "passage", "answer"):
+        assert remote.texts_of("facts", side, items, codes, LANGUAGES) == local.texts_of(
+            "facts", side, items, codes, LANGUAGES
+        )
+    assert list(remote.sample_texts(LANGUAGES, 50)) == list(local.sample_texts(LANGUAGES, 50))
+    again = pickle.loads(pickle.dumps(remote))
+    shutil.rmtree(tmp_path / "store" / "facts")  # Everything is on this machine's disk now.
+    assert np.array_equal(again.passage_keys("facts", items), items // 2)
+    assert again.texts_of("facts", "question", items, codes, LANGUAGES)[3] == text("question", "en", 3, 40)
+
+
+class Counting(io.RawIOBase):
+    """A file that counts the bytes which are read of it."""
+
+    num_bytes = 0
+
+    def __init__(self, path: str) -> None:
+        self._file = io.BytesIO(Path(path).read_bytes())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, *where: int) -> int:
+        return self._file.seek(*where)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        Counting.num_bytes += len(content)
+        return content
+
+
+class Storage:
+    """A file system that fails as often as it is told, and counts."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+
+    def open_input_file(self, path: str) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached")
+        return pa.PythonFile(Counting(path), mode="r")
+
+
+def local_uri(path: Path) -> str:
+    return path.as_uri()
+
+
+def behind(store: Store, storage: Storage) -> Store:
+    store._columns._system = storage  # type: ignore[attr-defined]
+    return store
+
+
+def test_only_the_wanted_column_of_the_wanted_rows_is_read(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=200, batch_items=20, length=5_000)
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage())
+    store.passage_keys("facts", np.arange(5))
+    Counting.num_bytes = 0
+    one = 20 * 5_000
+    assert store.texts_of("facts", "passage", np.arange(100, 110), np.full(10, 2, np.int16), LANGUAGES)
+    assert one < Counting.num_bytes < 1.1 * one  # Of 200 rows in three languages and two sides.
+    store.texts_of("facts", "passage", np.arange(110, 120), np.full(10, 2, np.int16), LANGUAGES)
+    assert Counting.num_bytes < 1.1 * one
+    store.texts_of("facts", "passage", np.arange(120, 121), np.full(1, 2, np.int16), LANGUAGES)
+    assert 2 * one < Counting.num_bytes < 2.2 * one
+
+
+def test_errors_that_pass_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("hbt_ray.data.location.time.sleep", slept.append)
+    written(tmp_path / "store", shard_items=200)
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=3))
+    assert store.passage_keys("facts", np.array([8])).tolist() == [4]
+    assert slept == [0.5, 2.0, 8.0]
+    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=4))
+    with pytest.raises(StoreError, match=r"00000\.arrow: cannot be read after 4 tries \(AWS Error .*credentials"):
+        store.texts_of("facts", "passage", np.array([8]), np.array([2], np.int16), LANGUAGES)
+
+
+def test_what_is_missing_or_damaged_behind_a_uri_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=50)
+    store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+    (tmp_path / "store" / "facts" / "00001.arrow").unlink()
+    with pytest.raises(StoreError, match=r"file:.*facts/00001\.arrow: named by the manifest, but missing"):
+        store.passage_keys("facts", np.array([60]))
+    (tmp_path / "store" / "facts" / "00002.arrow").write_text("no shard")
+    with pytest.raises(StoreError, match=r"00002\.arrow: cannot be read .*hbt store verify"):
+        store.passage_keys("facts", np.array([110]))
+    with pytest.raises(StoreError, match="no store"):
+        Store(local_uri(tmp_path / "nowhere"))
+    with pytest.raises(StoreError, match="gopher://x/y: cannot be read"):
+        Store("gopher://x/y")
+
+
+def test_another_store_under_the_same_name_never_meets_the_first_ones_texts(tmp_path: Path) -> None:
+    read = []
+    for length in (40, 60):
+        written(tmp_path / "store", shard_items=200, length=length)
+        store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+        read += store.texts_of("facts", "question", np.array([5]), np.array([2], np.int16), LANGUAGES)
+        shutil.rmtree(tmp_path / "store")
+    assert [len(question) for question in read] == [40, 60]
+
+
+def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -> None:
+    written(tmp_path / "store", shard_items=64, batch_items=8, length=200)
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
+    local = Store(tmp_path / "store")
+    how = tokenising(build(config, local.sample_texts(LANGUAGES)), config)
+    cache = CacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
+    plan = PlanConfig(batch_size=24)
+    far, here = Loader(local_uri(tmp_path / "store"), plan, how, cache), Loader(tmp_path / "store", plan, how)
+    for step in range(20):
+        ours, theirs = far.local(step, 0, 2), here.local(step, 0, 2)
+        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
+        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+        assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=64, batch_items=8)
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
+    how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(steps_per_task=2), near(tmp_path)
+    here = [list(stream(Origin(store.location, plan, how, rank, 2), 0, 6, settings)) for rank in range(2)]
+    uri = local_uri(tmp_path / "store")
+    far = [list(stream(Origin(uri, plan, how, rank, 2, cache), 0, 6, settings)) for rank in range(2)]
+    for ours, theirs in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
+        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
+        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+    assert list(cache.root.glob("*.arrow"))
+
+
+def test_a_run_may_name_a_uri(tmp_path: Path) -> None:
+    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=near")
+    assert config.absolute().store == "s3://bucket/store"
+    assert config.absolute().stream.cache.root.is_absolute()
+    assert small_run(tmp_path, "store=here").absolute().store == str(Path("here").absolute())
+
+
+def test_whole_items_are_read(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=13)
+    item = store.item("facts", 69)
+    assert (item.item_id, item.passage_id) == ("i69", "p34")
+    assert set(item.texts) == {"ar", "en"}
+    assert item.texts["en"] == {
+        "question": text("question", "en", 69, 40),
+        "passage": text("passage", "en", 69, 40),
+        "answer": "a69",
+    }
+    assert {one.item_id for one in sample(store, 200)} == {f"i{n}" for n in range(200)}
+    assert len(sample(store, 300)) == 200
+
+
+def test_the_census_counts_what_is_there(tmp_path: Path) -> None:
+    store = written(tmp_path / "store", shard_items=64)
+    num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
+    for location in (store.location, local_uri(tmp_path / "store")):
+        (one,) = census(store.manifest, location)
+        assert (one.items, one.rows, one.shards, one.bytes) == (200, 530, 4, num_bytes)
+        assert list(one.languages.items()) == [("ar", 200), ("en", 200), ("de", 130)]
+    (tmp_path / "store" / "facts" / "00001.arrow").unlink()
+    assert census(store.manifest, store.location)[0].bytes is None
+
+
+def many_languages() -> Manifest:
+    tags = sorted(tag for tag in Locale("en").languages if len(tag) == 2)[:128]
+    infos = tuple(
+        DatasetInfo(
+            name=f"set <{number}>",
+            groups=tuple(Group(languages=(tag,), num_items=10 ** (n % 7)) for n, tag in enumerate(tags[number:])),
+            shards=(),
+        )
+        for number in range(20)
+    )
+    return Manifest(datasets=infos)
+
+
+def test_the_picture_has_every_count_and_needs_nothing_else() -> None:
+    manifest = many_languages()
+    drawing = coverage_svg(manifest)
+    root = ElementTree.fromstring(drawing)
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    cells = sum(len(info.languages) for info in manifest.datasets)
+    assert sum(": " in title for title in titles) == cells
+    assert f"{english_name(manifest.languages[1])} in set <1>: 1 items" in titles
+    assert "prefers-color-scheme:dark" in drawing
+    assert not [url for url in ("http:", "https:", "url(") if url in drawing.replace("http://www.w3.org/2000/svg", "")]
+    width, height = (int(root.attrib[side]) for side in ("width", "height"))
+    for text_ in root.iter("{http://www.w3.org/2000/svg}text"):
+        assert 0 <= float(text_.attrib.get("x", 0)) <= width
+        assert 0 <= float(text_.attrib.get("y", 0)) <= height
+    assert coverage_svg(Manifest(datasets=()))  # Nothing is a picture too.
+
+
+def test_tables_of_many_languages_and_datasets_stay_small() -> None:
+    datasets = census(many_languages(), "nowhere")
+    table = language_table(datasets)
+    assert (table.row_count, len(table.columns)) == (21, 1 + 8 + 2)
+    assert dataset_table(datasets).row_count == 21
+
+
+@pytest.mark.parametrize(
+    ("number", "short"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1k"),
+        (12_345, "12.3k"),
+        (99_949, "99.9k"),
+        (99_950, "100k"),
+        (2_500_000, "2.5M"),
+    ],
+)
+def test_counts_are_short(number: int, short: str) -> None:
+    assert compact(number) == short
