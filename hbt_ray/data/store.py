@@ -65,6 +65,19 @@ class Store:
         passages = _pick(table, "passage", batch.items, batch.passage_languages, languages)
         return Texts(questions, passages, keys)
 
+    def passages(
+        self, dataset: str, items: Indices, codes: NDArray[np.int16], languages: tuple[str, ...]
+    ) -> tuple[list[str], NDArray[np.int64]]:
+        """Passages of any items in any of their languages, and their passage keys."""
+        table = _table(self.path, self._infos[dataset])
+        keys = table.column("passage_key").take(pa.array(items)).to_numpy()
+        return _pick(table, "passage", items, codes, languages), keys
+
+    def column(self, dataset: str, name: str) -> pa.ChunkedArray | None:
+        """A whole column of a dataset, such as `passage.de`; nothing where no item has it."""
+        table = _table(self.path, self._infos[dataset])
+        return table.column(name) if name in table.column_names else None
+
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
         """Questions and passages, at most `limit` items of each dataset and language, evenly spaced."""
         for info in self.manifest.datasets:

@@ -52,6 +52,7 @@ class Origin:
     tokenising: TokenisingConfig
     rank: int
     world_size: int
+    negatives: Path | None = None
 
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
@@ -141,5 +142,5 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
     if key not in _opened:
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising), origin
+        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.negatives), origin
     return _opened[key]

@@ -43,6 +43,8 @@ class TrainConfig(Config):
     name: str = Field(min_length=1)
     """Of the run: its folder under `storage_path`. The same name continues it."""
     store: Path
+    negatives: Path | None = None
+    """Mined negatives of the store, a folder that `hbt mine` made; plan.negatives says how many a row takes."""
     storage_path: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
@@ -65,4 +67,5 @@ class TrainConfig(Config):
 
     def absolute(self) -> TrainConfig:
         """The same with paths that hold in any working directory of this file system."""
-        return self.model_copy(update={"store": self.store.absolute(), "storage_path": self.storage_path.absolute()})
+        paths = {"store": self.store, "storage_path": self.storage_path, "negatives": self.negatives}
+        return self.model_copy(update={name: path and path.absolute() for name, path in paths.items()})
