@@ -106,7 +106,7 @@ def mine(
         "the command line",
     )
     folder = free_folder(out or store.with_name(f"{store.name}.negatives") / run.name)
-    languages_to_mine(opened, settings.language)  # What is wrong shows before a cluster starts.
+    languages_to_mine(opened.manifest, settings.language)  # What is wrong shows before a cluster starts.
     with session():
         made = mine_store(opened, encoder, settings, folder, name=run.name, screen=screen)
     examples = [example._asdict() for example in made.examples]

@@ -58,7 +58,7 @@ def mine_store(
     store: Store, encoder: EncoderConfig, config: MineConfig, folder: Path, *, name: str, screen: Screen
 ) -> Mining:
     """Store → mined negatives. Needs a Ray session."""
-    screen.say(f"mining {store.path} with {name}")
+    screen.say(f"mining {store.manifest.num_items:,} items with {name}")
     made = mine(store, encoder, config, folder, name=name, screen=screen)
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):

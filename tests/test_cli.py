@@ -48,7 +48,7 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
         (("train", "train.yaml", "store=empty"), "StoreError: "),
         (("train", "train.yaml", "plan.negatives=2"), "PlanError: plan.negatives=2 asks for mined negatives, but no"),
         (("train", "train.yaml", "negatives=store"), "NegativesError: store: no mined negatives"),
-        (("mine", "store", "model", "--language", "fr"), "ConfigError: language=fr: no item of store has it"),
+        (("mine", "store", "model", "--language", "fr"), "ConfigError: language=fr: no item of the store has it"),
         (("mine", "store", "model", "--language", "klingon!"), "ConfigError: the command line: language: 'klingon!'"),
         (("mine", "store", "model", "--ranks", "9:3"), "ConfigError: the command line: ranks: an empty window"),
         (("mine", "empty", "model"), "StoreError: empty: no store"),

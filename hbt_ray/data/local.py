@@ -88,7 +88,8 @@ class Loader:
         if not len(there):
             return Tokens(np.empty(0, np.int32), lengths), keys
         codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[there]
-        texts, keys[there] = self.store.passages(batch.dataset, items[there], codes, self.plan.languages)
+        texts = self.store.texts_of(batch.dataset, "passage", items[there], codes, self.plan.languages)
+        keys[there] = self.store.passage_keys(batch.dataset, items[there])
         how = self._how
         tokens = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
         lengths[there] = tokens.lengths

@@ -97,6 +97,8 @@ class Negatives:
         infos = {info.name: info for info in store.datasets}
         rows = {}
         for mined in manifest.datasets:
+            if mined.name not in infos:
+                raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
             if verify and _sha256(path / mined.file) != mined.sha256:
                 raise _damaged(path / mined.file, "it is not what was written (missing, cut short or changed)")
             rows[mined.name] = _mapped(path / mined.file, infos[mined.name], manifest.keep)

@@ -65,18 +65,25 @@ class Store:
         passages = _pick(table, "passage", batch.items, batch.passage_languages, languages)
         return Texts(questions, passages, keys)
 
-    def passages(
-        self, dataset: str, items: Indices, codes: NDArray[np.int16], languages: tuple[str, ...]
-    ) -> tuple[list[str], NDArray[np.int64]]:
-        """Passages of any items in any of their languages, and their passage keys."""
-        table = _table(self.path, self._infos[dataset])
-        keys = table.column("passage_key").take(pa.array(items)).to_numpy()
-        return _pick(table, "passage", items, codes, languages), keys
+    def texts_of(
+        self, dataset: str, side: str, items: Indices, codes: NDArray[np.int16], languages: tuple[str, ...]
+    ) -> list[str]:
+        """Row by row the text of `items[row]` in language `languages[codes[row]]`; empty where the item has none.
 
-    def column(self, dataset: str, name: str) -> pa.ChunkedArray | None:
-        """A whole column of a dataset, such as `passage.de`; nothing where no item has it."""
+        Args:
+            side: `question`, `passage`, or `answer`, which a store may have.
+        """
         table = _table(self.path, self._infos[dataset])
-        return table.column(name) if name in table.column_names else None
+        if not any(f"{side}.{language}" in table.column_names for language in languages):
+            return [""] * len(items)
+        return [text or "" for text in _pick(table, side, items, codes, languages)]
+
+    def passage_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
+        """Of each item; equal where passages are shared."""
+        keys: NDArray[np.int64] = (
+            _table(self.path, self._infos[dataset]).column("passage_key").take(pa.array(items)).to_numpy()
+        )
+        return keys
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
         """Questions and passages, at most `limit` items of each dataset and language, evenly spaced."""

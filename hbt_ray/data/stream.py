@@ -142,5 +142,5 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
     if key not in _opened:
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.negatives), origin
+        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, negatives=origin.negatives), origin
     return _opened[key]

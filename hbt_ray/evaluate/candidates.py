@@ -16,7 +16,9 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from hbt_ray.config import Config, Language
+from hbt_ray.data.coverage import Coverage
 from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import DatasetInfo
 from hbt_ray.data.overlap import tokenised
 from hbt_ray.data.store import Store
 from hbt_ray.evaluate.scores import Floats
@@ -100,27 +102,28 @@ class Candidates:
     """Sorted: question number · documents + document, for every pair that the data holds."""
 
 
-def read_candidates(store: Store, dataset: str, language: str) -> Candidates | None:
-    """The candidates of a dataset; nothing where no item has the language."""
-    column, keys = (store.column(dataset, name) for name in (f"question.{language}", "passage_key"))
-    if column is None or keys is None:
-        return None
-    items = np.flatnonzero(column.is_valid().to_numpy())
-    questions = _texts(store, dataset, f"question.{language}", items)
-    _, first, positives = np.unique(keys.take(items).to_numpy(), return_index=True, return_inverse=True)
-    document_items = items[first]
-    documents = _texts(store, dataset, f"passage.{language}", document_items)
-    texts = [normalised(text) for text in documents]
+def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidates:
+    """The candidates of a dataset, of whose items some have the language."""
+
+    def texts(side: str, items: Indices) -> list[str]:
+        return store.texts_of(info.name, side, items, np.zeros(len(items), np.int16), (language,))
+
+    pool = Coverage(info, (language,), 0.0).pool(0)
+    items = pool.items(np.arange(pool.size))
+    questions, keys = texts("question", items), store.passage_keys(info.name, items)
+    _, first, positives = np.unique(keys, return_index=True, return_inverse=True)
+    documents = texts("passage", items[first])
+    plain = [normalised(text) for text in documents]
     question_numbers = _numbers([normalised(question) for question in questions])
     return Candidates(
         items,
         questions,
-        [_telling(answer) for answer in _texts(store, dataset, f"answer.{language}", items)],
+        [_telling(answer) for answer in texts("answer", items)],
         positives,
         documents,
-        document_items,
-        texts,
-        _numbers(texts),
+        items[first],
+        plain,
+        _numbers(plain),
         question_numbers,
         np.unique(question_numbers * len(documents) + positives),
     )
@@ -191,9 +194,3 @@ def _numbers(texts: list[str]) -> Indices:
     """Equal numbers for equal texts."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
-
-
-def _texts(store: Store, dataset: str, name: str, items: Indices) -> list[str]:
-    """Of some items; empty where an item, or the whole store, has none."""
-    column = store.column(dataset, name)
-    return [""] * len(items) if column is None else [text or "" for text in column.take(items).to_pylist()]

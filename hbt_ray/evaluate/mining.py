@@ -6,7 +6,7 @@ Dataset by dataset, as a batch is of one: encode questions and distinct passages
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 
 from hbt_ray.console import Screen
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import DatasetInfo
+from hbt_ray.data.manifest import DatasetInfo, Manifest
 from hbt_ray.data.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
 from hbt_ray.data.store import Store
 from hbt_ray.errors import ConfigError
@@ -48,20 +48,20 @@ class Mining:
     examples: tuple[Example, ...]
 
 
-def languages_to_mine(store: Store, language: str | None) -> dict[str, str]:
+def languages_to_mine(store: Manifest, language: str | None) -> dict[str, str]:
     """Dataset → the language that it is mined in; without those that do not have the one that is asked for.
 
     Raises:
         ConfigError: no dataset has the language.
     """
     if language is None:
-        counts = {info.name: info.items_by_language for info in store.manifest.datasets}
+        counts = {info.name: info.items_by_language for info in store.datasets}
         # Of equals the first by name, so that the choice is the same at every call.
         return {name: max(sorted(by), key=by.__getitem__) for name, by in counts.items() if by}
-    found = {info.name: language for info in store.manifest.datasets if language in info.languages}
+    found = {info.name: language for info in store.datasets if language in info.languages}
     if not found:
         raise ConfigError(
-            f"language={language}: no item of {store.path} has it; mine in one of {', '.join(store.manifest.languages)}"
+            f"language={language}: no item of the store has it; mine in one of {', '.join(store.languages)}"
         )
     return found
 
@@ -90,19 +90,19 @@ def mine(
         screen: told what happens, for progress; by default nobody is.
 
     Raises:
-        ConfigError: no dataset has the language, or something is in the place of `folder`.
+        ConfigError: no dataset has the language, something is in the place of `folder`, or no negative was found.
         ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
-    languages = languages_to_mine(store, config.language)
+    languages = languages_to_mine(store.manifest, config.language)
     mined, examples, fingerprint = [], [], ""
     with published(free_folder(folder)) as scratch:
         for info in store.manifest.datasets:
             language = languages.get(info.name)
-            candidates = read_candidates(store, info.name, language) if language else None
-            if not language or not candidates:
+            if language is None:
                 screen.say(f"{info.name}: no item has {config.language}, so nothing is mined")
                 continue
+            candidates = read_candidates(store, info, language)
             what = f"{info.name} ({language})"
             encoded = _encoded(encoder, candidates, what, screen)
             with screen.counting(f"{what}: searching", len(candidates.questions)) as advance:
@@ -110,6 +110,7 @@ def mine(
             mined.append(_write(scratch, info, language, candidates, documents, dropped))
             examples += _examples(info.name, candidates, encoded, documents)
             fingerprint = encoded.fingerprint
+        _require_some(mined, config)
         manifest = NegativesManifest(
             store=store.manifest.checksum,
             model=name,
@@ -120,6 +121,15 @@ def mine(
         )
         write_manifest(scratch, manifest)
     return Mining(manifest, tuple(examples))
+
+
+def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
+    if not any(record.num_negatives for record in mined):
+        reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in REASONS]
+        raise ConfigError(
+            f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (left out: "
+            f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin"
+        )
 
 
 def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> Encoded:

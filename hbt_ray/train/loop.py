@@ -152,11 +152,14 @@ def _mined(batch: LocalBatch, vectors: Tensor) -> Mined | None:
     if not len(batch.negative_keys):
         return None
     num_rows = len(batch.passage_keys)
-    there = torch.from_numpy(batch.negatives.lengths > 0).to(vectors.device)
-    places = there.nonzero().squeeze(1)
-    all_vectors = vectors.new_zeros(len(there), vectors.shape[1]).index_copy(0, places, vectors[num_rows:])
-    keys = torch.from_numpy(batch.negative_keys.copy()).to(vectors.device)
-    return Mined(all_vectors.unflatten(0, (num_rows, -1)), keys.view(num_rows, -1), there.view(num_rows, -1))
+    shape = (num_rows, len(batch.negative_keys) // num_rows)
+    present = batch.negatives.lengths > 0
+    keys, there, places = (
+        torch.from_numpy(column).to(vectors.device)
+        for column in (batch.negative_keys.copy(), present, np.flatnonzero(present))
+    )
+    mined = vectors.new_zeros(len(present), vectors.shape[1]).index_copy(0, places, vectors[num_rows:])
+    return Mined(mined.unflatten(0, shape), keys.view(shape), there.view(shape))
 
 
 def train(

@@ -57,7 +57,9 @@ def _train(settings: dict[str, Any]) -> None:
         device=get_device(),
     )
     start = _continue(learner, plan)
-    origin = Origin(config.store, config.plan, tokenising(encoder, config.model), rank, world_size, config.negatives)
+    origin = Origin(
+        config.store, config.plan, tokenising(encoder, config.model), rank, world_size, negatives=config.negatives
+    )
 
     def record(outcome: Outcome) -> None:
         if rank == 0:

@@ -87,8 +87,14 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
     write_negatives(folder, store, {"set1": made_up(39)})
     with pytest.raises(NegativesError, match="234 numbers for 40 items with 6 negatives each"):
         Negatives.open(folder, store)
+    told = folder / "negatives.json"
+    told.write_text(
+        told.read_text().replace('"name":"set1"', '"name":"set9"').replace('"name": "set1"', '"name": "set9"')
+    )
+    with pytest.raises(NegativesError, match=r"negatives\.json: damaged: the store has no dataset 'set9'"):
+        Negatives.open(folder, store)
     for text in ("{}", "[", '{"version": 1}'):
-        (folder / "negatives.json").write_text(text)
+        told.write_text(text)
         with pytest.raises(NegativesError, match=r"negatives\.json: damaged"):
             Negatives.open(folder, store)
 

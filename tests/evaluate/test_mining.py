@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,8 +149,8 @@ def test_windows_and_languages_that_make_no_sense_are_refused(tmp_path: Path) ->
         with pytest.raises(ConfigError, match=r"ranks: .*FIRST:LAST"):
             MineConfig.make({"ranks": ranks}, "test")
     assert MineConfig.make({"ranks": "10:100"}, "test").model_dump(mode="json")["ranks"] == "10:100"
-    store = Store(small_store(tmp_path / "store", 6))
-    with pytest.raises(ConfigError, match=r"language=fr: no item of .*; mine in one of ar, de, en"):
+    store = Store(small_store(tmp_path / "store", 6)).manifest
+    with pytest.raises(ConfigError, match=r"language=fr: no item of the store has it; mine in one of ar, de, en"):
         languages_to_mine(store, "fr")
     assert languages_to_mine(store, None) == {"colours": "ar"}
     assert languages_to_mine(store, "en") == {"colours": "en"}
@@ -159,19 +158,18 @@ def test_windows_and_languages_that_make_no_sense_are_refused(tmp_path: Path) ->
 
 def test_answers_are_read_where_the_store_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(small_store(tmp_path / "store", 6))
-    known = read_candidates(store, "colours", "en")
-    assert known is not None
+    (info,) = store.manifest.datasets
+    known = read_candidates(store, info, "en")
     assert known.answers == [""] * 6
     assert len(known.documents) == 3
-    assert [known.documents[document] for document in known.positives] == store.column(  # type: ignore[union-attr]
-        "colours", "passage.en"
-    ).to_pylist()
-    assert read_candidates(store, "colours", "fr") is None
-    column = pa.chunked_array([["Thing 1!", None, "no", " ", "北京市", "The colour is thing 2 thing"]])
-    read = Store.column
-    monkeypatch.setattr(Store, "column", lambda self, of, name: column if name == "answer.en" else read(self, of, name))
-    known = read_candidates(store, "colours", "en")
-    assert known is not None
+    passages = store.texts_of("colours", "passage", np.arange(6), np.zeros(6, np.int16), ("en",))
+    assert [known.documents[document] for document in known.positives] == passages
+    answers = ["Thing 1!", "", "no", " ", "北京市", "The colour is thing 2 thing"]
+    read = Store.texts_of
+    monkeypatch.setattr(
+        Store, "texts_of", lambda self, of, side, *rest: answers if side == "answer" else read(self, of, side, *rest)
+    )
+    known = read_candidates(store, info, "en")
     assert known.answers == ["thing 1", "", "", "", "北 京 市", "the colour is thing 2 thing"]
 
 
@@ -212,15 +210,13 @@ def test_a_store_is_mined_dataset_by_dataset(
     negatives = Negatives.open(tmp_path / "mined", store.manifest, verify=True)
     assert negatives.manifest == made.manifest
     assert [(mined.name, mined.language) for mined in made.manifest.datasets] == [("all", "ar"), ("german", "de")]
-    for vectors, (name, language, size) in zip(seen, (("all", "ar", 60), ("german", "de", 20)), strict=True):
-        known = read_candidates(store, name, language)
-        rows = negatives.of(name)
-        assert known is not None
+    for vectors, info, language, size in zip(seen, store.manifest.datasets, ("ar", "de"), (60, 20), strict=True):
+        known = read_candidates(store, info, language)
+        rows = negatives.of(info.name)
         assert rows is not None
         assert rows.shape == (size, 4)
         scores = vectors.questions.astype(np.float64) @ vectors.passages.astype(np.float64).T
-        keys = store.column(name, "passage_key")
-        assert keys is not None
+        keys = store.passage_keys(info.name, np.arange(size))
         for item, picked in zip(known.items.tolist(), rows[known.items], strict=True):
             own = known.positives[item]
             order = [document for document in np.argsort(-scores[item]).tolist() if document != own][2:12]
@@ -231,8 +227,13 @@ def test_a_store_is_mined_dataset_by_dataset(
     assert all(example.negative_score < example.positive_score for example in made.examples)
 
     monkeypatch.setattr("hbt_ray.evaluate.mining.encode", lambda *given: seen[0])
-    only = mine(store, model, MineConfig(language="en", ranks=(1, 5)), tmp_path / "english", name="scratch")
+    only = mine(
+        store, model, MineConfig(language="en", ranks=(1, 5), max_share=1.0), tmp_path / "english", name="scratch"
+    )
     assert [mined.name for mined in only.manifest.datasets] == ["all"]
+    with pytest.raises(ConfigError, match=r"no passage of ranks 1 to 5 is a negative of any question \(left out: 300"):
+        mine(store, model, MineConfig(language="en", ranks=(1, 5), margin=3.0), tmp_path / "none", name="scratch")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="is there already, so it is left alone"):
         mine(store, model, MineConfig(), tmp_path / "english", name="scratch")
 

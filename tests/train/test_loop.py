@@ -138,6 +138,7 @@ def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
     half, full = learner(torch.float32, precision="bf16"), learner(torch.float32)
     assert half.learn(local(0))[0] == pytest.approx(full.learn(local(0))[0], rel=0.05)
     assert half.learn(local(1))[0] != full.learn(local(1))[0]
+    assert half.learn(local_mined(2))[0] == pytest.approx(full.learn(local_mined(2))[0], rel=0.05)
     assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
 
 
