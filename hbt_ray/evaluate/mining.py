@@ -25,8 +25,8 @@ from hbt_ray.evaluate.scores import pair_scores
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.run import published
 
-_CHUNK = 8_192
-"""Questions searched at a time: with ranks to 100, 10 MB of answers."""
+_PAIRS = 1 << 20
+"""Questions times ranks that are searched and sifted at a time: some 50 MB."""
 
 
 class Example(NamedTuple):
@@ -151,10 +151,12 @@ def search_negatives(
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
     ids = [f"{number:012d}" for number in range(num_documents)]
     parts, dropped = [], np.zeros(len(REASONS), dtype=np.int64)
+    depth = config.ranks[1] + 1  # One more: the question's own passage.
+    step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
-        for start in range(0, num_questions, _CHUNK):
-            rows = slice(start, min(start + _CHUNK, num_questions))
-            hits = index.search(encoded.questions[rows], config.ranks[1] + 1)  # One more: the question's own passage.
+        for start in range(0, num_questions, step):
+            rows = slice(start, min(start + step, num_questions))
+            hits = index.search(encoded.questions[rows], depth)
             chosen, reasons = choose(candidates, rows, hits.documents, hits.scores, positive[rows], config)
             parts.append(chosen)
             dropped += reasons

@@ -206,6 +206,7 @@ def test_a_store_is_mined_dataset_by_dataset(
         return seen[-1]
 
     monkeypatch.setattr("hbt_ray.evaluate.mining.encode", watched)
+    monkeypatch.setattr("hbt_ray.evaluate.mining._PAIRS", 300)  # The questions go in three parts.
     made = mine(store, model, config, tmp_path / "mined", name="scratch")
     negatives = Negatives.open(tmp_path / "mined", store.manifest, verify=True)
     assert negatives.manifest == made.manifest
