@@ -44,7 +44,7 @@ class TrainConfig(Config):
     """Of the run: its folder under `storage_path`. The same name continues it."""
     store: Path
     negatives: Path | None = None
-    """Mined negatives of the store, a folder of `hbt mine` that all nodes see; plan.negatives is how many a row takes."""
+    """Mined negatives of the store, a folder of `hbt mine` that all nodes see; plan.negatives says how many."""
     storage_path: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
