@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hbt_ray.data.negatives import Negatives
     from hbt_ray.data.plan import Batch, Plan
     from hbt_ray.data.policy import PlanConfig
     from hbt_ray.data.prepare import StoreConfig, prepare
     from hbt_ray.data.store import Store
+    from hbt_ray.evaluate.candidates import MineConfig
     from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.mining import mine
     from hbt_ray.evaluate.tasks import Task, open_task
     from hbt_ray.evaluate.verdict import Verdict
     from hbt_ray.train.loss import info_nce
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "data.plan",
     "EncoderConfig": "evaluate.encode",
+    "MineConfig": "evaluate.candidates",
+    "Negatives": "data.negatives",
     "Plan": "data.plan",
     "PlanConfig": "data.policy",
     "Store": "data.store",
@@ -35,6 +40,7 @@ _HOMES = {
     "Verdict": "evaluate.verdict",
     "fit": "train.trainer",
     "info_nce": "train.loss",
+    "mine": "evaluate.mining",
     "open_task": "evaluate.tasks",
     "prepare": "data.prepare",
 }
@@ -42,6 +48,8 @@ _HOMES = {
 __all__ = [
     "Batch",
     "EncoderConfig",
+    "MineConfig",
+    "Negatives",
     "Plan",
     "PlanConfig",
     "Store",
@@ -51,6 +59,7 @@ __all__ = [
     "Verdict",
     "fit",
     "info_nce",
+    "mine",
     "open_task",
     "prepare",
 ]

@@ -63,6 +63,64 @@ def prepare(
 
 
 @app.command()
+def mine(
+    store: StorePath,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")],
+    out: Annotated[Path | None, typer.Option(help="Default: STORE.negatives/MODEL, beside the store.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="To compare texts in; default: for each data set the one that most items have.")
+    ] = None,
+    ranks: Annotated[str, typer.Option(help="First and last rank of a negative among all other passages.")] = "1:100",
+    max_share: Annotated[float, typer.Option(help="It scores below this share of the positive's score.")] = 0.95,
+    margin: Annotated[float, typer.Option(help="It scores below the positive's score less this.")] = 0.0,
+    keep: Annotated[int, typer.Option(help="Negatives of an item at most.")] = 10,
+    question_prompt: Annotated[
+        str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
+    ] = None,
+    passage_prompt: Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Encoding processes.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find hard negatives: passages that a model takes for answers to questions of other items."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data.location import is_uri
+    from hbt_ray.data.store import Store
+    from hbt_ray.evaluate.candidates import MineConfig
+    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.mining import free_folder, languages_to_mine
+    from hbt_ray.session import session
+    from hbt_ray.workflow import find_run, mine_store
+
+    screen = Screen(as_json)
+    values = {"language": language, "ranks": ranks, "max_share": max_share, "margin": margin, "keep": keep}
+    settings = MineConfig.make(values, "the command line")
+    opened = Store(store)
+    run = find_run(model, "", Path())
+    encoder = EncoderConfig.make(
+        {
+            "model": str(run.model) if run.config.exists() else model,
+            "question_prompt": question_prompt,
+            "passage_prompt": passage_prompt,
+            "max_length": max_length,
+            "batch_size": batch_size,
+            "workers": workers,
+            "gpu": gpu,
+        },
+        "the command line",
+    )
+    beside = Path(Path(store).name) if is_uri(store) else Path(store)
+    folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
+    languages_to_mine(opened.manifest, settings.language)  # What is wrong shows before a cluster starts.
+    with session():
+        made = mine_store(opened, encoder, settings, folder, name=run.name, screen=screen)
+    examples = [example._asdict() for example in made.examples]
+    screen.result({"negatives": folder, **made.manifest.model_dump(mode="json"), "examples": examples})
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
     overrides: Overrides = None,

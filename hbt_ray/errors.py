@@ -33,6 +33,10 @@ class StoreError(InputError):
     """A store is missing, incomplete or damaged."""
 
 
+class NegativesError(StoreError):
+    """Mined negatives are missing, damaged, or those of another store."""
+
+
 class PlanError(InputError):
     """The data cannot serve the batches that the plan asks for."""
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from rich.table import Table
 
 from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
 from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
+from hbt_ray.data.store import Store
 from hbt_ray.errors import ModelError, TaskError
+from hbt_ray.evaluate.candidates import REASONS, MineConfig
 from hbt_ray.evaluate.encode import EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate
+from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
@@ -64,6 +68,34 @@ def _store_table(prepared: Prepared) -> Table:
         more = f", and {len(by_size) - 6} more" if len(by_size) > 6 else ""
         table.add_row(info.name, *(f"{count:,}" for count in (*counts, *gone)), languages + more)
     return table
+
+
+def mine_store(
+    store: Store, encoder: EncoderConfig, config: MineConfig, folder: Path, *, name: str, screen: Screen
+) -> Mining:
+    """Store → mined negatives. Needs a Ray session."""
+    screen.say(f"mining {store.manifest.num_items:,} items with {name}")
+    made = mine(store, encoder, config, folder, name=name, screen=screen)
+    table = Table(box=None, pad_edge=False)
+    for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):
+        table.add_column(column, justify="left" if column in ("data set", "language") else "right")
+    for mined in made.manifest.datasets:
+        counts = [f"{mined.num_items:,}", f"{mined.num_served:,}", f"{mined.num_negatives / mined.num_items:.1f}"]
+        table.add_row(mined.name, mined.language, *counts, *(f"{mined.dropped[reason]:,}" for reason in REASONS))
+    screen.table(table)
+    screen.say(
+        f"the last {len(REASONS)} columns count passages of ranks {config.ranks[0]} to {config.ranks[1]} left out"
+    )
+    for example in made.examples:
+        screen.say(f"{example.dataset}: {_shortened(example.question)}")
+        screen.say(f"    positive {example.positive_score:.3f}  {_shortened(example.positive)}")
+        screen.say(f"    negative {example.negative_score:.3f}  {_shortened(example.negative)}")
+    screen.say(f"negatives are in {folder}; train with negatives={folder} plan.negatives=1")
+    return made
+
+
+def _shortened(text: str, width: int = 120) -> str:
+    return shorten(text, width, placeholder=" …")
 
 
 def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> int:

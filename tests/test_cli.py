@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.worlds import small_run, small_store
+from hbt_ray.data.store import Store
+from hbt_ray.train.model import build
+from tests.worlds import LANGUAGES, small_run, small_store
 
 
 def hbt(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,6 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (),
         ("prepare",),
+        ("mine",),
         ("train",),
         ("evaluate",),
         ("report",),
@@ -58,6 +61,14 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
         ),
         (("train", "train.yaml", "plan.alpha=1.2"), "plan.alpha.number: Input should be less than or equal to 1"),
         (("train", "train.yaml", "store=empty"), "StoreError: "),
+        (("train", "train.yaml", "plan.negatives=2"), "PlanError: plan.negatives=2 asks for mined negatives, but no"),
+        (("train", "train.yaml", "negatives=store"), "NegativesError: store: no mined negatives"),
+        (("mine", "store", "model", "--language", "fr"), "ConfigError: language=fr: no item of the store has it"),
+        (("mine", "store", "model", "--language", "klingon!"), "ConfigError: the command line: language: 'klingon!'"),
+        (("mine", "store", "model", "--ranks", "9:3"), "ConfigError: the command line: ranks: an empty window"),
+        (("mine", "empty", "model"), "StoreError: empty: no store"),
+        (("mine", "store", "./nowhere"), "ModelError: ./nowhere: no such folder"),
+        (("mine", "store", "model", "--out", "store"), "ConfigError: store: is there already, so it is left alone"),
         (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
         (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: ./nowhere: no such folder"),
         (("evaluate", "store", "--task", "worldfacts"), "ModelError: store: neither modules.json nor config.json"),
@@ -125,9 +136,25 @@ def test_a_store_is_verified(world: Path) -> None:
     assert "colours/00000.arrow: sha256: expected" in done.stderr
 
 
-def test_train_evaluate_and_report_one_run(world: Path) -> None:
-    """The way of a user, in three commands; `--untrained` gives the report its baseline."""
-    done = hbt("train", "train.yaml", "optimiser.steps=12", "--json", cwd=world)
+def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
+    """The way of a user, in four commands; `--untrained` gives the report its baseline."""
+    settings = small_run(world)
+    build(settings.model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "miner"))
+    done = hbt("mine", "store", "miner", "--language", "en", "--max-share", "1", "--keep", "5", "--json", cwd=world)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["negatives"] == "store.negatives/miner"
+    mined = told["datasets"][0]
+    assert (mined["name"], mined["language"], mined["num_items"]) == ("colours", "en", 60)
+    assert mined["num_served"] > 30
+    # 30 distinct passages: for each item the 29 others are either negatives, kept or not, or dropped for a reason.
+    assert 0 < mined["num_negatives"] <= 5 * 60
+    assert sum(mined["dropped"].values()) <= 29 * 60 - mined["num_negatives"]
+    assert len(told["examples"]) == 3
+    assert told["examples"][0]["question"] in done.stderr
+
+    negatives = (f"negatives={told['negatives']}", "plan.negatives=2")
+    done = hbt("train", "train.yaml", "optimiser.steps=12", *negatives, "--json", cwd=world)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["steps"], told["complete"]) == (12, True)

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.train.settings import TrainConfig
 
@@ -60,3 +63,31 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
         **settings,
     }
     return TrainConfig.make(values, "test", overrides)
+
+
+def write_negatives(folder: Path, store: Manifest, tables: dict[str, Indices]) -> Path:
+    """Mined negatives, as `hbt mine` leaves them, from item numbers [items, keep] by dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {name: write_rows(folder, name, table) for name, table in tables.items()}
+    datasets = tuple(
+        MinedDataset(
+            name=name,
+            language="en",
+            file=file,
+            sha256=checksum,
+            num_items=len(tables[name]),
+            num_questions=len(tables[name]),
+            num_served=int((tables[name] >= 0).any(axis=1).sum()),
+            num_negatives=int((tables[name] >= 0).sum()),
+            dropped={},
+        )
+        for name, (file, checksum) in written.items()
+    )
+    keep = next(iter(tables.values())).shape[1]
+    write_manifest(
+        folder,
+        NegativesManifest(
+            store=store.checksum, model="made up", fingerprint="", keep=keep, settings={}, datasets=datasets
+        ),
+    )
+    return folder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +81,40 @@ class Coverage:
         one = self._shares.draw(groups, first)
         return one, self._shares.draw_other(groups, one, second)
 
+    def have(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
+        """Which items, [rows, m] with -1 for none, exist in the language of their row, [rows]."""
+        there: NDArray[np.bool_] = items >= 0
+        used = np.unique(codes)
+        if self._has[:, used].all():  # Parallel data: nothing to look up.
+            return there
+        groups = self._groups_of_many(items)
+        there &= self._has[:, used[0]][groups] if len(used) == 1 else self._has[groups, codes[:, None]]
+        return there
+
     def _groups_of(self, items: Indices) -> Indices:
         return np.searchsorted(self._starts, items, side="right") - 1
+
+    def _groups_of_many(self, items: Indices) -> Indices:
+        """The same for ten times as many: by a table of cells, most of which lie in one group and need no search."""
+        shift, first, whole = self._cells
+        cells = items >> shift  # -1 is the last one.
+        groups: Indices = first[cells]
+        unsure = ~whole[cells]
+        groups[unsure] = self._groups_of(items[unsure])
+        return groups
+
+    @cached_property
+    def _cells(self) -> tuple[int, Indices, NDArray[np.bool_]]:
+        """Items of a cell, as a power of two; for each cell the group of its first item, and whether it has no other.
+
+        At most 16,384 cells, which stay in a core's cache.
+        """
+        num_items = int(self._sizes.sum())
+        shift = max(0, (max(num_items, 1) - 1).bit_length() - 14)
+        starts = np.arange(0, num_items, 1 << shift, dtype=np.int64)
+        first = self._groups_of(starts)
+        last = self._groups_of(np.minimum(starts + (1 << shift), num_items) - 1)
+        return shift, first, first == last
 
     def _ranges(self, groups: NDArray[np.intp]) -> Pool:
         groups = groups[self._sizes[groups] > 0]

@@ -24,6 +24,8 @@ class Rows(NamedTuple):
     items: Indices
     question_languages: LanguageCodes
     passage_languages: LanguageCodes
+    epochs: Indices
+    """Of the row's stream, [rows]."""
     shared_languages: tuple[int, ...] = ()
 
 
@@ -52,8 +54,8 @@ class Kind(ABC):
     def smallest_pool(self) -> int:
         """Items of the smallest stream of this kind."""
 
-    def _walk(self, pool: Pool, nth: int, *stream: int) -> tuple[Indices, Indices]:
-        """Items of the n-th batch of a stream, and the places in its endless walk."""
+    def _walk(self, pool: Pool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
+        """Items of the n-th batch of a stream, the places in its endless walk, and their epochs."""
         size = self._config.batch_size
         places = nth * size + np.arange(size, dtype=np.int64)
         epochs, numbers = np.divmod(places, pool.size)
@@ -61,7 +63,7 @@ class Kind(ABC):
             here = epochs == epoch
             key = make_key(self._key, "walk", *stream, epoch)
             numbers[here] = _permute_runs(key, numbers[here], pool.size, self._config.run_length)
-        return pool.items(numbers), places
+        return pool.items(numbers), places, epochs
 
     def _schedule(self, weights: np.ndarray, *name: int) -> Schedule:
         return Schedule(weights.tolist(), self._config.schedule, make_key(self._key, "languages", *name))
@@ -87,8 +89,8 @@ class Mono(Kind):
 
     def rows(self, nth: int) -> Rows:
         code, nth = self._languages.locate(nth)
-        items, _ = self._walk(self._pools[code], nth, code)
-        return Rows(items, _constant(items, code), _constant(items, code), (code,))
+        items, _, epochs = self._walk(self._pools[code], nth, code)
+        return Rows(items, _constant(items, code), _constant(items, code), epochs, (code,))
 
 
 class Cross(Kind):
@@ -109,9 +111,9 @@ class Cross(Kind):
         return self._pool.size
 
     def rows(self, nth: int) -> Rows:
-        items, places = self._walk(self._pool, nth)
+        items, places, epochs = self._walk(self._pool, nth)
         first, second = (uniform(make_key(self._key, side), places) for side in ("question", "passage"))
-        return Rows(items, *self._coverage.draw_pair(items, first, second))
+        return Rows(items, *self._coverage.draw_pair(items, first, second), epochs)
 
 
 class CrossPair(Kind):
@@ -135,8 +137,8 @@ class CrossPair(Kind):
     def rows(self, nth: int) -> Rows:
         question, nth = self._questions.locate(nth)
         passage, nth = self._passages(question).locate(nth)
-        items, _ = self._walk(self._pools(question, passage), nth, question, passage)
-        return Rows(items, _constant(items, question), _constant(items, passage), (question, passage))
+        items, _, epochs = self._walk(self._pools(question, passage), nth, question, passage)
+        return Rows(items, _constant(items, question), _constant(items, passage), epochs, (question, passage))
 
 
 class Mixed(Kind):
@@ -155,9 +157,9 @@ class Mixed(Kind):
         return self._pool.size
 
     def rows(self, nth: int) -> Rows:
-        items, places = self._walk(self._pool, nth)
+        items, places, epochs = self._walk(self._pool, nth)
         codes = self._coverage.draw_language(items, uniform(make_key(self._key, "language"), places))
-        return Rows(items, codes, codes)
+        return Rows(items, codes, codes, epochs)
 
 
 def _constant(items: Indices, code: int) -> LanguageCodes:

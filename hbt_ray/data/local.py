@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hbt_ray.data.cache import DEFAULT, CacheConfig
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.plan import Plan
+from hbt_ray.data.negatives import Negatives
+from hbt_ray.data.plan import Batch, Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.tokens import Tokens, tokenise
@@ -36,9 +37,9 @@ class LocalBatch:
     passage_keys: NDArray[np.int64]
     """Equal keys share a passage and are no negatives of one another, [rows]."""
     negatives: Tokens = _NO_TOKENS
-    """Mined passages, n for each row in the order of the rows, [rows · n]; an empty one is none."""
+    """Mined passages, n for each row in the order of the rows, [rows · n]; one without tokens is none."""
     negative_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """[rows · n]"""
+    """Their passage keys, [rows · n]; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,19 @@ class TokenisingConfig:
 
 
 class Loader:
-    """Plan, store and tokenizer, opened."""
+    """Plan, store and tokenizer, opened; with the folder of mined negatives where the plan asks for some."""
 
     def __init__(
-        self, store: str | Path, plan: PlanConfig, tokenising: TokenisingConfig, cache: CacheConfig = DEFAULT
+        self,
+        store: str | Path,
+        plan: PlanConfig,
+        tokenising: TokenisingConfig,
+        cache: CacheConfig = DEFAULT,
+        negatives: Path | None = None,
     ) -> None:
         self.store = Store(store, cache)
-        self.plan = Plan(self.store.manifest, plan)
+        mined = Negatives.open(negatives, self.store.manifest) if negatives else None
+        self.plan = Plan(self.store.manifest, plan, mined)
         self._how = tokenising
 
     def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
@@ -76,4 +83,20 @@ class Loader:
             tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length),
             tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length),
             texts.passage_keys,
+            *self._negatives(batch),
         )
+
+    def _negatives(self, batch: Batch) -> tuple[Tokens, NDArray[np.int64]]:
+        """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""
+        items = batch.negatives.ravel()
+        there = np.flatnonzero(items >= 0)
+        lengths, keys = np.zeros(len(items), np.int32), np.zeros(len(items), np.int64)
+        if not len(there):
+            return Tokens(np.empty(0, np.int32), lengths), keys
+        codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[there]
+        texts = self.store.texts_of(batch.dataset, "passage", items[there], codes, self.plan.languages)
+        keys[there] = self.store.passage_keys(batch.dataset, items[there])
+        how = self._how
+        tokens = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
+        lengths[there] = tokens.lengths
+        return Tokens(tokens.ids, lengths), keys

@@ -9,6 +9,7 @@ How a step is decided, each stage in O(log) from the one before:
     step ──▶ kind ──▶ dataset ──▶ language or pair ──▶ rows
           n-th of its kind  n-th of its dataset   n-th batch of this stream: elements n·B … n·B+B-1 of its walk,
                                                   a new keyed permutation of its items for every epoch
+                                                  ──▶ mined negatives, if any are wanted (`hbt_ray.data.picks`)
 Bounds: with two kinds, in any window of n steps the monolingual ones differ from alpha·n by less than 1; a dataset or
 language is off by less than 4 turns within its kind (`hbt_ray.data.schedule`).
 """
@@ -20,7 +21,7 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hbt_ray.data.alpha import split as alpha_split
 from hbt_ray.data.alpha import values as alpha_values
@@ -28,14 +29,20 @@ from hbt_ray.data.coverage import Coverage, LanguageCodes
 from hbt_ray.data.keyed import Indices, make_key
 from hbt_ray.data.kinds import Cross, CrossPair, Kind, Mixed, Mono
 from hbt_ray.data.manifest import DatasetInfo, Manifest
+from hbt_ray.data.picks import Picks, no_picks
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.schedule import Schedule
 from hbt_ray.errors import PlanError, PlanMismatch
+
+if TYPE_CHECKING:  # Reading them needs Arrow; planning does not.
+    from hbt_ray.data.negatives import Negatives
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the function from settings to batches; a change here is another plan."""
+_UNSAID = {"negatives": 0}
+"""What an identity means that does not speak of it: checkpoints are older than mined negatives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,24 +60,34 @@ class Batch:
     question_languages: LanguageCodes
     """Positions in `Plan.languages`, [rows]."""
     passage_languages: LanguageCodes
+    negatives: Indices
+    """Mined for the rows: item numbers that exist in the language of the row's passage, -1 for none, [rows, n]."""
 
     def slice(self, rank: int, world_size: int) -> Batch:
         """The local batch of a rank; slices of all ranks in order are the whole."""
         part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
-        columns = (self.items[part], self.question_languages[part], self.passage_languages[part])
+        columns = (
+            self.items[part],
+            self.question_languages[part],
+            self.passage_languages[part],
+            self.negatives[part],
+        )
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
 
 
 class Plan:
     """See the module's text.
 
+    Args:
+        negatives: those of the store, opened; given where `config.negatives` asks for some, and only there.
+
     Raises:
         PlanError: the store cannot serve the policy; the text says what is missing.
     """
 
-    def __init__(self, manifest: Manifest, config: PlanConfig) -> None:
+    def __init__(self, manifest: Manifest, config: PlanConfig, negatives: Negatives | None = None) -> None:
         self.config = config
-        self._manifest = manifest
+        self._manifest, self._negatives = manifest, negatives
         self.languages = config.languages or manifest.languages
         if unknown := sorted(set(self.languages) - set(manifest.languages)):
             raise PlanError(
@@ -96,6 +113,7 @@ class Plan:
                 parts = self._parts[number] = self._served(kind, coverages)
                 key = make_key(config.seed, "dataset", number)
                 self._dataset_schedules[number] = Schedule([weights[p.name] for p in parts], config.schedule, key)
+        self._picks = self._picks_of(coverages)
         self._warn_of_small_streams()
 
     def batch(self, step: int) -> Batch:
@@ -105,12 +123,19 @@ class Plan:
         part = self._parts[kind][dataset]
         rows = part.rows(nth)
         label = "-".join(self.languages[code] for code in rows.shared_languages)
-        return Batch(step, part.label, part.name, label, rows.items, rows.question_languages, rows.passage_languages)
+        picks = self._picks.get(part.name)
+        negatives = picks.of(rows, part.label) if picks else no_picks(len(rows.items), self.config.negatives)
+        columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
+        return Batch(step, part.label, part.name, label, *columns)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that the batches depend on, for the checkpoint."""
-        return {"version": VERSION, "data": self._manifest.checksum, **self.config.model_dump(mode="json")}
+        settings = {"version": VERSION, "data": self._manifest.checksum, **self.config.model_dump(mode="json")}
+        if self._negatives is None:
+            # Without negatives a run is what it was before there were any: its checkpoints name none either.
+            return {name: value for name, value in settings.items() if name != "negatives"}
+        return {**settings, "negatives_data": self._negatives.checksum}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,15 +143,42 @@ class Plan:
 
     def require(self, saved: dict[str, Any]) -> None:
         """Raises: PlanMismatch if a checkpoint with this identity was made under another plan."""
-        for field in sorted(self.identity.keys() | saved.keys()):
-            if saved.get(field) != self.identity.get(field):
-                raise PlanMismatch(f"plan.{field}", saved.get(field), self.identity.get(field))
+        before, now = _UNSAID | saved, _UNSAID | self.identity
+        for field in sorted(before.keys() | now.keys()):
+            if before.get(field) != now.get(field):
+                raise PlanMismatch(f"plan.{field}", before.get(field), now.get(field))
 
     def _other_kind(self) -> type[Kind]:
         """What is not monolingual."""
         if self.config.policy == "mixed":
             return Mixed
         return Cross if self.config.cross == "rows" else CrossPair
+
+    def _picks_of(self, coverages: list[Coverage]) -> dict[str, Picks]:
+        """By dataset; none where nothing was mined."""
+        wanted, negatives = self.config.negatives, self._negatives
+        if negatives is None:
+            if wanted:
+                raise PlanError(
+                    f"plan.negatives={wanted} asks for mined negatives, but no folder of them is given; "
+                    "set negatives=FOLDER to what `hbt mine` made, or plan.negatives=0"
+                )
+            return {}
+        if not wanted:
+            raise PlanError(
+                f"negatives={negatives.path} does nothing while plan.negatives is 0; "
+                "set plan.negatives to the number for each row, or leave the folder out"
+            )
+        mined = {coverage: rows for coverage in coverages if (rows := negatives.of(coverage.name)) is not None}
+        without = sorted({coverage.name for coverage in coverages} - {coverage.name for coverage in mined})
+        if not mined:
+            raise PlanError(
+                f"{negatives.path} holds negatives for none of the datasets in use ({', '.join(without)}); "
+                "mine them with `hbt mine`, or set plan.negatives=0"
+            )
+        if without:
+            logger.warning("no negatives were mined for %s: rows of these have none", ", ".join(without))
+        return {coverage.name: Picks(rows, coverage, wanted, self.config.seed) for coverage, rows in mined.items()}
 
     def _weight(self, info: DatasetInfo) -> float:
         return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))

@@ -34,6 +34,8 @@ class PlanConfig(Config):
     """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
     run_length: int = Field(1, gt=0)
     """Rows that stay neighbours in the walk, for range reads from remote storage; 1 is a perfect shuffle."""
+    negatives: int = Field(0, ge=0)
+    """Mined negatives of a row, from the folder that the run names; those of all rows are candidates for each."""
     seed: int = 0
 
     @property

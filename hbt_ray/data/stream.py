@@ -56,6 +56,7 @@ class Origin:
     rank: int
     world_size: int
     cache: CacheConfig = DEFAULT
+    negatives: Path | None = None
 
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
@@ -145,5 +146,5 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
     if key not in _opened:
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.cache), origin
+        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.cache, origin.negatives), origin
     return _opened[key]

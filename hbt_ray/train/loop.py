@@ -13,16 +13,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from hbt_ray.config import Config
 from hbt_ray.data.keyed import make_key
 from hbt_ray.data.local import LocalBatch
+from hbt_ray.data.tokens import Tokens
 from hbt_ray.errors import NonFiniteLoss
-from hbt_ray.train.loss import LossConfig, info_nce
+from hbt_ray.train.loss import LossConfig, Mined, info_nce
 from hbt_ray.train.model import BiEncoder, features
 
 
@@ -106,10 +108,11 @@ class Learner:
         """
         torch.manual_seed(make_key(self.config.seed, batch.step, self._rank))
         with self._autocast():
-            sides = (features(tokens, self._padding_id, self._device) for tokens in (batch.questions, batch.passages))
-            questions, passages = self._model(*sides)
+            sides = (batch.questions, _with_negatives(batch))
+            questions, passages = self._model(*(features(side, self._padding_id, self._device) for side in sides))
         keys = torch.from_numpy(batch.passage_keys.copy()).to(self._device)
-        part = info_nce(questions, passages, keys, self._loss.temperature, self.sizes)
+        mined = _mined(batch, passages)
+        part = info_nce(questions, passages[: len(keys)], keys, self._loss.temperature, self.sizes, mined)
         total = part.detach().clone()
         if len(self.sizes) > 1:
             dist.all_reduce(total)
@@ -129,6 +132,34 @@ class Learner:
         if wanted == "bf16" or (wanted == "auto" and self._device.type == "cuda"):
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+def _with_negatives(batch: LocalBatch) -> Tokens:
+    """The passages, then the mined ones that are there.
+
+    They go through the encoder together: a rank whose rows have no negative at all then takes part in every collective
+    like the others, and no empty text is ever pooled.
+    """
+    passages, negatives = batch.passages, batch.negatives
+    if not len(negatives.ids):
+        return passages
+    lengths = np.concatenate([passages.lengths, negatives.lengths[negatives.lengths > 0]])
+    return Tokens(np.concatenate([passages.ids, negatives.ids]), lengths)
+
+
+def _mined(batch: LocalBatch, vectors: Tensor) -> Mined | None:
+    """The mined negatives, from the vectors of `_with_negatives`; nothing where the plan asks for none."""
+    if not len(batch.negative_keys):
+        return None
+    num_rows = len(batch.passage_keys)
+    shape = (num_rows, len(batch.negative_keys) // num_rows)
+    present = batch.negatives.lengths > 0
+    keys, there, places = (
+        torch.from_numpy(column).to(vectors.device)
+        for column in (batch.negative_keys.copy(), present, np.flatnonzero(present))
+    )
+    mined = vectors.new_zeros(len(present), vectors.shape[1]).index_copy(0, places, vectors[num_rows:])
+    return Mined(mined.unflatten(0, shape), keys.view(shape), there.view(shape))
 
 
 def train(

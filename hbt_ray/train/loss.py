@@ -5,6 +5,7 @@ positives of its text, and a temperature, which the paper does not print):
 
     loss_i = -log  exp(q_i·p_i / t) / Σ_j exp(q_i·p_j / t)        the sum leaves out j ≠ i that share the passage of i
 
+Mined negatives of any row are candidates for every question, so j runs over them as well, and they widen the sum.
 Rows that share a passage, in whatever language, would be false negatives; they are told by their passage keys.
 Each rank holds a slice of the questions and sees all passages. Gathering carries gradients: the backward pass sums what
 every rank's questions asked of a passage, so the gradients of all ranks sum to that of one process on the whole batch.
@@ -13,6 +14,7 @@ every rank's questions asked of a passage, so the gradients of all ranks sum to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +33,26 @@ class LossConfig(Config):
     """Cosines are divided by it; smaller is sharper."""
 
 
-def info_nce(questions: Tensor, passages: Tensor, keys: Tensor, temperature: float, sizes: Sequence[int]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """Mined negatives of one rank's rows, n for each."""
+
+    passages: Tensor
+    """[rows, n, width], normalised; anything finite where there is none."""
+    keys: Tensor
+    """[rows, n] int64, as those of the passages."""
+    there: Tensor
+    """[rows, n] bool; False where the row has fewer than n."""
+
+
+def info_nce(
+    questions: Tensor,
+    passages: Tensor,
+    keys: Tensor,
+    temperature: float,
+    sizes: Sequence[int],
+    mined: Mined | None = None,
+) -> Tensor:
     """This rank's part of the global mean loss; the parts of all ranks sum to it.
 
     Args:
@@ -39,24 +60,33 @@ def info_nce(questions: Tensor, passages: Tensor, keys: Tensor, temperature: flo
         passages: [rows, width] of this rank, row by row the questions' answers.
         keys: [rows] int64, equal where passages are shared.
         sizes: rows of every rank, in rank order; known from the plan, so nothing is sent to learn them.
+        mined: negatives of this rank's rows; on every rank or on none, and of equal n on all.
     """
     rank = dist.get_rank() if len(sizes) > 1 else 0
-    offset = sum(sizes[:rank])
-    if len(sizes) > 1:
-        passages = gather(passages, sizes)
-        all_keys = gather(keys, sizes)
-    else:
-        all_keys = keys
-    scores = _at_least_float32(questions) @ _at_least_float32(passages).T / temperature
-    own = torch.arange(len(questions), device=scores.device) + offset
-    shared = keys[:, None] == all_keys[None, :]
-    shared[torch.arange(len(questions)), own] = False
-    scores = scores.masked_fill(shared, -torch.inf)
-    return F.cross_entropy(scores, own, reduction="sum") / sum(sizes)
+    own = torch.arange(len(questions), device=questions.device)
+    place = own + sum(sizes[:rank])
+    candidates, excluded = gather(passages, sizes), keys[:, None] == gather(keys, sizes)
+    excluded[own, place] = False
+    if mined is not None:
+        others, absent = _gather_mined(mined, keys, sizes)
+        candidates, excluded = torch.cat([candidates, others]), torch.cat([excluded, absent], dim=1)
+    scores = _at_least_float32(questions) @ _at_least_float32(candidates).T / temperature
+    scores = scores.masked_fill(excluded, -torch.inf)
+    return F.cross_entropy(scores, place, reduction="sum") / sum(sizes)
+
+
+def _gather_mined(mined: Mined, keys: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The mined negatives of all ranks, [rows · n, width], and which of them each question must not see."""
+    others = gather(mined.passages, sizes).flatten(0, 1)
+    # One message for both; gloo sends no bool.
+    other_keys, there = gather(torch.stack([mined.keys, mined.there.long()], dim=2), sizes).flatten(0, 1).unbind(1)
+    return others, (keys[:, None] == other_keys) | (there == 0)
 
 
 def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Rows of all ranks, in rank order, with gradients back to the rank that they came from."""
+    if len(sizes) == 1:
+        return rows
     return _Gather.apply(rows, tuple(sizes)) if rows.requires_grad else _all_gather(rows, sizes)
 
 

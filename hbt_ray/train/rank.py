@@ -13,6 +13,7 @@ import ray.train
 import torch
 from ray.train.torch import get_device
 
+from hbt_ray.data.negatives import Negatives
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.store import read_manifest
 from hbt_ray.data.stream import Origin, stream
@@ -43,7 +44,8 @@ def _train(settings: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
 
     encoder = load(config.run.base)
-    plan = Plan(read_manifest(config.store), config.plan)
+    manifest = read_manifest(config.store)
+    plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
     sizes = tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size))
     learner = Learner(
         encoder,
@@ -56,7 +58,7 @@ def _train(settings: dict[str, Any]) -> None:
     )
     start = _continue(learner, plan)
     how = tokenising(encoder, config.model)
-    origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache)
+    origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
 
     def record(outcome: Outcome) -> None:
         if rank == 0:

@@ -45,6 +45,8 @@ class TrainConfig(Config):
     """Of the run: its folder under `storage_path`. The same name continues it."""
     store: Location
     """A folder or a URI, such as `s3://bucket/store`."""
+    negatives: Path | None = None
+    """Mined negatives of the store, a folder of `hbt mine` that all nodes see; plan.negatives says how many."""
     storage_path: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
@@ -70,11 +72,11 @@ class TrainConfig(Config):
         cache = self.stream.cache
         if cache.folder:
             cache = cache.model_copy(update={"folder": cache.folder.absolute()})
-        stream = self.stream.model_copy(update={"cache": cache})
         return self.model_copy(
             update={
                 "store": absolute(self.store),
+                "negatives": self.negatives and self.negatives.absolute(),
                 "storage_path": self.storage_path.absolute(),
-                "stream": stream,
+                "stream": self.stream.model_copy(update={"cache": cache}),
             }
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from hbt_ray.data.negatives import Negatives
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.store import Store
 from hbt_ray.errors import ConfigError, HbtError, ResourceError
@@ -35,7 +36,8 @@ def open_run(config: TrainConfig) -> int:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
     """
     run, store = config.run, Store(config.store, config.stream.cache)
-    plan = Plan(store.manifest, config.plan)
+    negatives = Negatives.open(config.negatives, store.manifest, verify=True) if config.negatives else None
+    plan = Plan(store.manifest, config.plan, negatives)
     if config.plan.batch_size % config.workers.count:
         raise ConfigError(
             f"plan.batch_size={config.plan.batch_size} does not divide among workers.count={config.workers.count}; "

@@ -13,7 +13,7 @@ from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.stream import Origin, StreamConfig, stream
 from hbt_ray.train.model import ModelConfig, build, tokenising
-from tests.worlds import LANGUAGES, small_store
+from tests.worlds import LANGUAGES, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 PLAN = PlanConfig(batch_size=12)
@@ -49,8 +49,13 @@ def test_ranks_together_see_the_plan(store: Path, how: TokenisingConfig, world_s
 
 
 def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig) -> None:
-    loader = Loader(store, PLAN, how)
-    for batch in streamed(store, how, 1, 2, 0, 6):
+    table = (np.arange(60)[:, None] + np.array([2, 17])) % 60
+    table[::3] = -1
+    mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table})
+    plan = PLAN.model_copy(update={"negatives": 2})
+    loader = Loader(store, plan, how, negatives=mined)
+    settings = StreamConfig(steps_per_task=3, prefetch_steps=2)
+    for batch in stream(Origin(store, plan, how, 1, 2, negatives=mined), 0, 6, settings):
         made = loader.local(batch.step, 1, 2)
         assert (batch.kind, batch.dataset, batch.language) == (made.kind, made.dataset, made.language)
         for ours, theirs in (
@@ -60,11 +65,15 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
             (batch.questions.lengths, made.questions.lengths),
             (batch.passages.ids, made.passages.ids),
             (batch.passages.lengths, made.passages.lengths),
+            (batch.negatives.ids, made.negatives.ids),
+            (batch.negatives.lengths, made.negatives.lengths),
+            (batch.negative_keys, made.negative_keys),
         ):
             assert ours.dtype == theirs.dtype
             assert np.array_equal(ours, theirs)
         assert batch.questions.lengths.sum() == len(batch.questions.ids)
         assert batch.questions.lengths.max() <= 12
+        assert len(batch.negatives) == 12
 
 
 def test_a_long_stream_is_a_chain_of_datasets(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +46,18 @@ def local(step: int, rank: int = 0, world_size: int = 1) -> LocalBatch:
     return LocalBatch(step, "mono", "set", "de", part, questions, passages, keys[part])
 
 
+def local_mined(step: int, rank: int = 0, world_size: int = 1) -> LocalBatch:
+    """The same with two mined negatives a row, not all there; from step 1 on the last of three ranks has none."""
+    rng = np.random.default_rng(1000 + step)
+    lengths = rng.integers(2, 9, NUM_ROWS * 2).astype(np.int32) * (rng.random(NUM_ROWS * 2) < 0.7)
+    if step:
+        lengths[NUM_ROWS:] = 0
+    tokens = Tokens(rng.integers(1, 50, lengths.sum()).astype(np.int32), lengths)
+    keys = rng.integers(0, 12, NUM_ROWS * 2)
+    part = np.arange(2 * (NUM_ROWS * rank // world_size), 2 * (NUM_ROWS * (rank + 1) // world_size))
+    return replace(local(step, rank, world_size), negatives=tokens.take(part), negative_keys=keys[part])
+
+
 def learner(kind: torch.dtype, rank: int = 0, world_size: int = 1, dropout: float = 0.0, **settings: object) -> Learner:
     sizes = tuple(NUM_ROWS * (r + 1) // world_size - NUM_ROWS * r // world_size for r in range(world_size))
     config = OptimiserConfig(**{"steps": 20, "learning_rate": 1e-2, **settings})
@@ -50,11 +65,11 @@ def learner(kind: torch.dtype, rank: int = 0, world_size: int = 1, dropout: floa
 
 
 def run(
-    rank: int, kind: torch.dtype, world_size: int, num_steps: int
+    rank: int, kind: torch.dtype, world_size: int, num_steps: int, batches: Callable[..., LocalBatch] = local
 ) -> tuple[list[float], list[Tensor], list[Tensor]]:
     """Losses, gradients of the last step and weights after it."""
     made = learner(kind, rank, world_size)
-    losses = [made.learn(local(step, rank, world_size))[0] for step in range(num_steps)]
+    losses = [made.learn(batches(step, rank, world_size))[0] for step in range(num_steps)]
     parameters = list(made.encoder.parameters())
     return losses, [p.grad.clone() for p in parameters if p.grad is not None], [p.detach().clone() for p in parameters]
 
@@ -75,6 +90,21 @@ def test_weights_of_ranks_stay_with_one_process_over_many_steps() -> None:
         assert rank_losses == pytest.approx(losses, abs=1e-9)
         for mine, theirs in zip(weights, rank_weights, strict=True):
             assert (mine - theirs).abs().max() < 1e-6  # AdamW divides by small second moments.
+
+
+def test_ranks_learn_from_mined_negatives_what_one_process_learns() -> None:
+    losses, gradients, weights = run(0, torch.float64, 1, 3, local_mined)
+    assert losses[0] > run(0, torch.float64, 1, 1)[0][0]
+    for rank_losses, rank_gradients, rank_weights in on_ranks(3, run, torch.float64, 3, 3, local_mined):
+        assert rank_losses == pytest.approx(losses, abs=1e-9)
+        for mine, theirs in zip((*gradients, *weights), (*rank_gradients, *rank_weights), strict=True):
+            assert (mine - theirs).abs().max() < 1e-7  # AdamW divides by small second moments.
+
+
+def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
+    empty = Tokens(np.empty(0, np.int32), np.zeros(NUM_ROWS * 2, np.int32))
+    missing = replace(local(0), negatives=empty, negative_keys=np.zeros(NUM_ROWS * 2, np.int64))
+    assert learner(torch.float64).learn(missing) == pytest.approx(learner(torch.float64).learn(local(0)), abs=1e-12)
 
 
 def test_dropout_is_a_function_of_the_step() -> None:
@@ -108,6 +138,7 @@ def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
     half, full = learner(torch.float32, precision="bf16"), learner(torch.float32)
     assert half.learn(local(0))[0] == pytest.approx(full.learn(local(0))[0], rel=0.05)
     assert half.learn(local(1))[0] != full.learn(local(1))[0]
+    assert half.learn(local_mined(2))[0] == pytest.approx(full.learn(local_mined(2))[0], rel=0.05)
     assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
 
 

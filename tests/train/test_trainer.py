@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hbt_ray.data.keyed import Indices
 from hbt_ray.data.plan import Plan
 from hbt_ray.data.store import Store
 from hbt_ray.data.tokens import tokenise
 from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
+    NegativesError,
     NonFiniteLoss,
     PlanError,
     PlanMismatch,
@@ -31,7 +33,7 @@ from hbt_ray.train.loop import Outcome
 from hbt_ray.train.model import features, load, tokenising
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
-from tests.worlds import small_run, small_store
+from tests.worlds import small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -49,12 +51,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def mined_table() -> Indices:
+    """Up to four other items for each of 60, never the one that shares the passage; every seventh has none."""
+    items = np.arange(60)[:, None]
+    table = (items + np.array([2, 17, 31, 40])) % 60
+    table[::7] = -1
+    return table
+
+
+def mined_run(world: Path, *overrides: str) -> TrainConfig:
+    """The small run with two mined negatives a row."""
+    folder = world / "mined"
+    if not folder.exists():
+        write_negatives(folder, Store(world / "store").manifest, {"colours": mined_table()})
+    return small_run(world, "name=mined", "plan.negatives=2", f"negatives={folder}", *overrides)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(world: Path, ray_session: None) -> TrainConfig:
     """A run of 40 steps on two workers."""
     config = small_run(world)
     outcomes = trained(config)
     assert [outcome.step for outcome in outcomes] == list(range(40))
+    return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed_mined(world: Path, ray_session: None) -> TrainConfig:
+    """The same with mined negatives."""
+    config = mined_run(world)
+    trained(config)
     return config
 
 
@@ -81,8 +107,10 @@ def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undist
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
-def test_a_worker_killed_in_the_middle_changes_nothing(world: Path, undisturbed: TrainConfig) -> None:
-    config = small_run(world, "name=killed", "workers.max_failures=1")
+def test_a_worker_killed_in_the_middle_changes_nothing_with_mined_negatives_too(
+    world: Path, undisturbed: TrainConfig, undisturbed_mined: TrainConfig
+) -> None:
+    config = mined_run(world, "name=killed", "workers.max_failures=1")
     steps: list[int] = []
 
     def watch(outcome: Outcome) -> None:
@@ -97,10 +125,29 @@ def test_a_worker_killed_in_the_middle_changes_nothing(world: Path, undisturbed:
         20,
         30,
     }  # Checkpoints end there.
-    ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed.run)
+    ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed_mined.run)
     assert ours is not None
     assert theirs is not None
-    assert (ours / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+    for name in ("weights.safetensors", "optimiser.pt", "checkpoint.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    losses = [[row["loss"] for row in run.curve()] for run in (config.run, undisturbed_mined.run, undisturbed.run)]
+    assert losses[0] == losses[1]
+    assert losses[1][0] > losses[2][0]  # The same weights and rows, and more candidates.
+
+
+def test_a_run_goes_on_with_its_own_negatives_only(world: Path, undisturbed_mined: TrainConfig) -> None:
+    open_run(mined_run(world))
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 1"):
+        open_run(mined_run(world, "plan.negatives=1"))
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 0"):
+        open_run(mined_run(world, "plan.negatives=0", "negatives=null"))
+    store, other = Store(world / "store").manifest, world / "other"
+    write_negatives(other, store, {"colours": np.roll(mined_table(), 1, axis=1)})
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives_data="):
+        open_run(mined_run(world, f"negatives={other}"))
+    (other / "colours.arrow").write_bytes((other / "colours.arrow").read_bytes()[:-8])
+    with pytest.raises(NegativesError, match="mine the store again"):
+        open_run(mined_run(world, f"negatives={other}"))
 
 
 def training_processes() -> list[int]:

@@ -1,0 +1,174 @@
+"""Mined negatives: for every item of a store, other items of its dataset whose passages only seem to answer it.
+
+    FOLDER/negatives.json       what was mined, from which store, by which model; written last
+    FOLDER/<dataset>.arrow      Arrow IPC, one column `negatives` of fixed-size lists of int64, one row an item of the
+                                dataset, in the store's order: item numbers, hardest first, then -1 for want of more
+
+Item numbers have no language: what was mined in one language serves in every language that the negative exists in.
+Files are memory-mapped, so that a task which draws a few rows reads a few pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import DatasetInfo, Manifest
+from hbt_ray.errors import NegativesError
+
+MANIFEST = "negatives.json"
+VERSION = 1
+"""Of the layout; a reader refuses any other."""
+
+_COLUMN = "negatives"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MinedDataset(_Record):
+    """What was found for one dataset."""
+
+    name: str
+    language: str
+    """That it was mined in."""
+    file: str
+    sha256: str
+    num_items: int
+    """Of the dataset; rows of the file."""
+    num_questions: int
+    """Items that have the language."""
+    num_served: int
+    """Items with at least one negative."""
+    num_negatives: int
+    """Of all items together."""
+    dropped: dict[str, int]
+    """Reason → candidates within the window of ranks that were no negatives."""
+
+
+class NegativesManifest(_Record):
+    """The contents of a folder of mined negatives."""
+
+    version: int = VERSION
+    store: str
+    """`Manifest.checksum` of the store whose items the numbers are."""
+    model: str
+    fingerprint: str
+    """Of the model's weights, tokenizer, prompts and length."""
+    keep: int
+    """Negatives of an item at most: the length of every list."""
+    settings: dict[str, Any]
+    datasets: tuple[MinedDataset, ...]
+
+
+class Negatives:
+    """Mined negatives, opened for reading."""
+
+    def __init__(self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices]) -> None:
+        self.path, self.manifest = path, manifest
+        self._rows = rows
+
+    @classmethod
+    def open(cls, path: str | Path, store: Manifest, *, verify: bool = False) -> Self:
+        """The negatives at `path`, for the store with this manifest.
+
+        Args:
+            verify: read every file whole and compare checksums: for the driver, once, and not for every task.
+
+        Raises:
+            NegativesError: there are none, they are damaged, or they were mined from another store.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        if manifest.store != store.checksum:
+            raise NegativesError(
+                f"{path}: mined from another store (checksum {manifest.store}, this one has {store.checksum}), so its "
+                "item numbers would name other passages; mine this store with `hbt mine`"
+            )
+        infos = {info.name: info for info in store.datasets}
+        rows = {}
+        for mined in manifest.datasets:
+            if mined.name not in infos:
+                raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
+            if verify and _sha256(path / mined.file) != mined.sha256:
+                raise _damaged(path / mined.file, "it is not what was written (missing, cut short or changed)")
+            rows[mined.name] = _mapped(path / mined.file, infos[mined.name], manifest.keep)
+        return cls(path, manifest, rows)
+
+    def of(self, dataset: str) -> Indices | None:
+        """Item numbers [items, keep], -1 for none; nothing where the dataset was not mined."""
+        return self._rows.get(dataset)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of everything that decides which negatives an item has."""
+        files = [[mined.name, mined.sha256] for mined in self.manifest.datasets]
+        text = json.dumps([self.manifest.version, self.manifest.store, self.manifest.keep, files])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_rows(folder: Path, dataset: str, negatives: Indices) -> tuple[str, str]:
+    """Write the negatives [items, keep] of one dataset. Returns the file's name in `folder`, and its SHA-256."""
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(negatives.ravel()), negatives.shape[1])
+    table = pa.table({_COLUMN: lists})
+    file = f"{dataset}.arrow"
+    # One record batch, so that the mapped numbers are one array.
+    with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return file, _sha256(folder / file)
+
+
+def write_manifest(folder: Path, manifest: NegativesManifest) -> None:
+    """To be called last."""
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _read_manifest(path: Path) -> NegativesManifest:
+    try:
+        manifest = NegativesManifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
+    except OSError:
+        raise NegativesError(
+            f"{path}: no mined negatives (there is no {MANIFEST}); make them with `hbt mine STORE MODEL`"
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise _damaged(path / MANIFEST, reason) from None
+    if manifest.version != VERSION:
+        raise NegativesError(
+            f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; mine the store again"
+        )
+    return manifest
+
+
+def _mapped(file: Path, info: DatasetInfo, keep: int) -> Indices:
+    try:
+        column = pa.ipc.open_file(pa.memory_map(str(file))).read_all().column(_COLUMN)
+        numbers = column.chunk(0).flatten().to_numpy() if column.num_chunks else np.empty(0, np.int64)
+    except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
+        raise _damaged(file, str(error)) from None
+    if numbers.dtype != np.int64 or len(numbers) != info.num_items * keep:
+        raise _damaged(file, f"{len(numbers)} numbers for {info.num_items} items with {keep} negatives each")
+    rows: Indices = numbers.reshape(info.num_items, keep)
+    return rows
+
+
+def _damaged(file: Path, reason: str) -> NegativesError:
+    return NegativesError(f"{file}: damaged: {' '.join(reason.split())}; mine the store again")
+
+
+def _sha256(path: Path) -> str:
+    """Empty where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

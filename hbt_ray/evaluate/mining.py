@@ -1,0 +1,201 @@
+"""Mining: a model run over a store, to find for every item the passages that only seem to answer its question.
+
+Dataset by dataset, as a batch is of one: encode questions and distinct passages in one language (`encode`), search
+(`ShardedIndex`), choose (`candidates`), write item numbers (`hbt_ray.data.negatives`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hbt_ray.console import Screen
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import DatasetInfo, Manifest
+from hbt_ray.data.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
+from hbt_ray.data.store import Store
+from hbt_ray.errors import ConfigError
+from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, read_candidates
+from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
+from hbt_ray.evaluate.scores import pair_scores
+from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.run import published
+
+_PAIRS = 1 << 20
+"""Questions times ranks that are searched and sifted at a time: some 50 MB."""
+
+
+class Example(NamedTuple):
+    """A question with its own passage and the hardest negative that was found."""
+
+    dataset: str
+    question: str
+    positive: str
+    positive_score: float
+    negative: str
+    negative_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """What was made, and some of it to look at."""
+
+    manifest: NegativesManifest
+    examples: tuple[Example, ...]
+
+
+def languages_to_mine(store: Manifest, language: str | None) -> dict[str, str]:
+    """Dataset → the language that it is mined in; without those that do not have the one that is asked for.
+
+    Raises:
+        ConfigError: no dataset has the language.
+    """
+    if language is None:
+        counts = {info.name: info.items_by_language for info in store.datasets}
+        # Of equals the first by name, so that the choice is the same at every call.
+        return {name: max(sorted(by), key=by.__getitem__) for name, by in counts.items() if by}
+    found = {info.name: language for info in store.datasets if language in info.languages}
+    if not found:
+        raise ConfigError(
+            f"language={language}: no item of the store has it; mine in one of {', '.join(store.languages)}"
+        )
+    return found
+
+
+def free_folder(folder: Path) -> Path:
+    """Raises: ConfigError where something is there already, which could be hours of work."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is there already, so it is left alone; give another --out, or remove it first")
+    return folder
+
+
+def mine(
+    store: Store,
+    encoder: EncoderConfig,
+    config: MineConfig,
+    folder: Path,
+    *,
+    name: str,
+    search: SearchConfig | None = None,
+    screen: Screen | None = None,
+) -> Mining:
+    """Mine every dataset of a store into `folder`, which appears whole or not at all. Needs a Ray session.
+
+    Args:
+        name: what the manifest calls the model.
+        screen: told what happens, for progress; by default nobody is.
+
+    Raises:
+        ConfigError: no dataset has the language, something is in the place of `folder`, or no negative was found.
+        ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
+    """
+    screen = screen or Screen(silent=True)
+    languages = languages_to_mine(store.manifest, config.language)
+    mined, examples, fingerprint = [], [], ""
+    with published(free_folder(folder)) as scratch:
+        for info in store.manifest.datasets:
+            language = languages.get(info.name)
+            if language is None:
+                screen.say(f"{info.name}: no item has {config.language}, so nothing is mined")
+                continue
+            candidates = read_candidates(store, info, language)
+            what = f"{info.name} ({language})"
+            encoded = _encoded(encoder, candidates, what, screen)
+            with screen.counting(f"{what}: searching", len(candidates.questions)) as advance:
+                documents, dropped = search_negatives(candidates, encoded, config, search, advance)
+            mined.append(_write(scratch, info, language, candidates, documents, dropped))
+            examples += _examples(info.name, candidates, encoded, documents)
+            fingerprint = encoded.fingerprint
+        _require_some(mined, config)
+        manifest = NegativesManifest(
+            store=store.manifest.checksum,
+            model=name,
+            fingerprint=fingerprint,
+            keep=config.keep,
+            settings={**config.model_dump(mode="json"), "encoder": encoder.model_dump(mode="json")},
+            datasets=tuple(mined),
+        )
+        write_manifest(scratch, manifest)
+    return Mining(manifest, tuple(examples))
+
+
+def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
+    if not any(record.num_negatives for record in mined):
+        reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in REASONS]
+        raise ConfigError(
+            f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (left out: "
+            f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin"
+        )
+
+
+def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> Encoded:
+    num_questions, num_documents = len(candidates.questions), len(candidates.documents)
+    screen.say(f"{what}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
+    with screen.counting(f"{what}: encoding", num_questions + num_documents) as advance:
+        return encode(encoder, candidates.questions, candidates.documents, advance)
+
+
+def search_negatives(
+    candidates: Candidates,
+    encoded: Encoded,
+    config: MineConfig,
+    search: SearchConfig | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Indices, Indices]:
+    """Documents [questions, keep], hardest first, -1 where there are fewer; and the counts of `choose`."""
+    num_questions, num_documents = len(candidates.questions), len(candidates.documents)
+    positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
+    ids = [f"{number:012d}" for number in range(num_documents)]
+    parts, dropped = [], np.zeros(len(REASONS), dtype=np.int64)
+    depth = config.ranks[1] + 1  # One more: the question's own passage.
+    step = max(1, _PAIRS // depth)
+    with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
+        for start in range(0, num_questions, step):
+            rows = slice(start, min(start + step, num_questions))
+            hits = index.search(encoded.questions[rows], depth)
+            chosen, reasons = choose(candidates, rows, hits.documents, hits.scores, positive[rows], config)
+            parts.append(chosen)
+            dropped += reasons
+            advance(rows.stop - rows.start)
+    return np.concatenate(parts), dropped
+
+
+def _write(
+    folder: Path, info: DatasetInfo, language: str, candidates: Candidates, documents: Indices, dropped: Indices
+) -> MinedDataset:
+    negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
+    negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
+    file, checksum = write_rows(folder, info.name, negatives)
+    return MinedDataset(
+        name=info.name,
+        language=language,
+        file=file,
+        sha256=checksum,
+        num_items=info.num_items,
+        num_questions=len(candidates.questions),
+        num_served=int((negatives[:, 0] >= 0).sum()),
+        num_negatives=int((negatives >= 0).sum()),
+        dropped=dict(zip(REASONS, dropped.tolist(), strict=True)),
+    )
+
+
+def _examples(
+    dataset: str, candidates: Candidates, encoded: Encoded, documents: Indices, limit: int = 3
+) -> list[Example]:
+    """Some questions that have a negative, evenly spaced."""
+    served = np.flatnonzero(documents[:, 0] >= 0)
+    rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]
+    sides = []
+    for found in (candidates.positives[rows], documents[rows, 0]):
+        scores = pair_scores(encoded.questions, encoded.passages, rows, found).tolist()
+        sides.append(
+            [(candidates.documents[number], score) for number, score in zip(found.tolist(), scores, strict=True)]
+        )
+    return [
+        Example(dataset, candidates.questions[row], *own, *other)
+        for row, own, other in zip(rows.tolist(), *sides, strict=True)
+    ]

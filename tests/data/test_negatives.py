@@ -1,0 +1,250 @@
+"""Mined negatives: what is written comes back, what is damaged or of another store is refused; and the plan's picks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.keyed import Indices
+from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.negatives import Negatives
+from hbt_ray.data.picks import Picks
+from hbt_ray.data.plan import Batch, Plan
+from hbt_ray.data.policy import PlanConfig
+from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
+from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
+from tests.worlds import write_negatives
+
+KEEP = 6
+
+
+def made_up(num_items: int, keep: int = KEEP, seed: int = 0) -> Indices:
+    """Distinct other items, then -1: from none at all to `keep`."""
+    rng = np.random.default_rng(seed)
+    found = np.full((num_items, keep), -1, dtype=np.int64)
+    for item in range(num_items):
+        count = rng.integers(0, keep + 1)
+        others = rng.choice(num_items - 1, count, replace=False)
+        found[item, :count] = others + (others >= item)
+    return found
+
+
+@pytest.fixture(scope="module")
+def store() -> Manifest:
+    return manifest(GROUPS, [(("de", "en"), 40)])
+
+
+@pytest.fixture(scope="module")
+def mined(store: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Negatives:
+    folder = tmp_path_factory.mktemp("negatives") / "mined"
+    write_negatives(folder, store, {"set0": made_up(691), "set1": made_up(40)})
+    return Negatives.open(folder, store, verify=True)
+
+
+def planned(store: Manifest, mined: Negatives, per_row: int = 2, **settings: object) -> Plan:
+    return Plan(store, PlanConfig(**{"batch_size": 24, "negatives": per_row, **settings}), mined)
+
+
+def full_rows(batch: Batch) -> list[tuple[tuple[int, int, int], list[int]]]:
+    return list(zip(rows(batch), batch.negatives.tolist(), strict=True))
+
+
+def test_what_was_written_comes_back(mined: Negatives) -> None:
+    for name, num_items in (("set0", 691), ("set1", 40)):
+        found = mined.of(name)
+        assert found is not None
+        assert found.dtype == np.int64
+        assert np.array_equal(found, made_up(num_items))
+    assert mined.of("set2") is None
+
+
+def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "mined"
+    write_negatives(folder, store, {"set1": made_up(40)})
+    with pytest.raises(NegativesError, match="mined from another store"):
+        Negatives.open(folder, manifest(GROUPS))
+    with pytest.raises(NegativesError, match="hbt mine STORE MODEL"):
+        Negatives.open(tmp_path, store)
+    file = folder / "set1.arrow"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0", 1))
+    Negatives.open(folder, store)
+    with pytest.raises(NegativesError, match=r"set1\.arrow: damaged: it is not what was written"):
+        Negatives.open(folder, store, verify=True)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=r"set1\.arrow: damaged"):
+        Negatives.open(folder, store)
+    file.unlink()
+    for verify in (True, False):
+        with pytest.raises(NegativesError, match=r"set1\.arrow: damaged"):
+            Negatives.open(folder, store, verify=verify)
+    write_negatives(folder, store, {"set1": made_up(39)})
+    with pytest.raises(NegativesError, match="234 numbers for 40 items with 6 negatives each"):
+        Negatives.open(folder, store)
+    told = folder / "negatives.json"
+    told.write_text(
+        told.read_text().replace('"name":"set1"', '"name":"set9"').replace('"name": "set1"', '"name": "set9"')
+    )
+    with pytest.raises(NegativesError, match=r"negatives\.json: damaged: the store has no dataset 'set9'"):
+        Negatives.open(folder, store)
+    for text in ("{}", "[", '{"version": 1}'):
+        told.write_text(text)
+        with pytest.raises(NegativesError, match=r"negatives\.json: damaged"):
+            Negatives.open(folder, store)
+
+
+@pytest.mark.parametrize("settings", POLICIES[::2], ids=lambda settings: "-".join(map(str, settings.values())))
+def test_picks_are_mined_for_the_item_and_exist_in_the_language_of_its_passage(
+    store: Manifest, mined: Negatives, settings: dict[str, object]
+) -> None:
+    made, plain = planned(store, mined, per_row=3, **settings), plan(GROUPS, [(("de", "en"), 40)], **settings)
+    for step in range(40):
+        batch = made.batch(step)
+        assert rows(batch) == rows(plain.batch(step))
+        table = mined.of(batch.dataset)
+        assert table is not None
+        groups = GROUPS if batch.dataset == "set0" else [(("de", "en"), 40)]
+        for (item, _, passage), picks in full_rows(batch):
+            language = made.languages[passage]
+            eligible = [n for n in table[item].tolist() if n >= 0 and language in spoken(n, groups)]
+            assert len([n for n in picks if n >= 0]) == len(set(picks) & set(eligible)) == min(3, len(eligible))
+            assert picks == sorted(picks, key=lambda n: n < 0)  # -1 only at the end.
+
+
+@given(step=st.integers(0, 10**7), world_size=st.integers(1, 8), per_row=st.integers(1, 8), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_slices_of_all_ranks_are_the_global_batch(
+    store: Manifest, mined: Negatives, step: int, world_size: int, per_row: int, seed: int
+) -> None:
+    whole = planned(store, mined, per_row, seed=seed).batch(step)
+    assert whole.negatives.shape == (24, per_row)
+    slices = [
+        planned(store, mined, per_row, seed=seed).batch(step).slice(rank, world_size) for rank in range(world_size)
+    ]
+    assert [row for part in slices for row in full_rows(part)] == full_rows(whole)
+
+
+def test_a_resume_at_any_step_sees_the_rest(store: Manifest, mined: Negatives) -> None:
+    undisturbed = [full_rows(planned(store, mined).batch(step)) for step in range(20)]
+    for start in range(20):
+        resumed = planned(store, mined)
+        assert [full_rows(resumed.batch(step)) for step in range(start, 20)] == undisturbed[start:]
+
+
+@pytest.mark.parametrize("per_row", [1, 2, 4, 9])
+@pytest.mark.parametrize("settings", [{"policy": "mono"}, {"policy": "cross"}, {"policy": "cross", "cross": "pair"}])
+def test_epochs_go_round_all_negatives_of_an_item(tmp_path: Path, per_row: int, settings: dict[str, object]) -> None:
+    size = 30
+    store = manifest([(("de", "en"), size)])
+    table = made_up(size)
+    write_negatives(tmp_path / "mined", store, {"set0": table})
+    made = Plan(
+        store, PlanConfig(batch_size=5, negatives=per_row, **settings), Negatives.open(tmp_path / "mined", store)
+    )
+    seen: defaultdict[tuple[str, int], list[list[int]]] = defaultdict(list)
+    for step in range(24 * size // 5):
+        batch = made.batch(step)
+        for (item, _, _), picks in full_rows(batch):
+            seen[batch.language, item].append([number for number in picks if number >= 0])
+    starts = set()
+    for (_, item), epochs in seen.items():
+        ring = [number for number in table[item].tolist() if number >= 0]
+        starts.add(ring.index(epochs[0][0]) if ring else -1)
+        for first in range(len(epochs)):
+            # So many epochs in a row, from any one on, show every negative, and none twice before all were seen.
+            turn = [number for epoch in epochs[first : first + -(-len(ring) // per_row)] for number in epoch]
+            if first + -(-len(ring) // per_row) <= len(epochs):
+                assert set(turn) == set(ring)
+                assert len(set(turn[: len(ring)])) == len(ring)
+    assert len(starts) > 3
+
+
+def test_batches_without_negatives_are_those_from_before_there_were_any() -> None:
+    digest = hashlib.sha256()
+    for settings_ in POLICIES:
+        for run_length in (1, 4):
+            made = plan(GROUPS, [(("de", "en"), 40)], run_length=run_length, **settings_)
+            for step in [*range(30), 10**6]:
+                batch = made.batch(step)
+                assert batch.negatives.shape == (24, 0)
+                digest.update(repr((batch.step, batch.kind, batch.dataset, batch.language)).encode())
+                for column in (batch.items, batch.question_languages, batch.passage_languages):
+                    digest.update(column.tobytes())
+    assert digest.hexdigest()[:16] == "f9e7a8cdfae93507"
+    assert plan().fingerprint == "1d07323ac044ab75"
+
+
+def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp_path: Path) -> None:
+    made = planned(store, mined)
+    made.require(planned(store, mined).identity)
+    write_negatives(tmp_path / "other", store, {"set0": made_up(691, seed=1)})
+    other = planned(store, Negatives.open(tmp_path / "other", store))
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives_data="):
+        made.require(other.identity)
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 3"):
+        planned(store, mined, 3).require(made.identity)
+    without = Plan(store, PlanConfig(batch_size=24))
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives=0, this run has 2"):
+        made.require(without.identity)
+    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 0"):
+        without.require(made.identity)
+    without.require({**without.identity, "negatives": 0})
+
+
+def test_settings_that_contradict_the_folder_are_refused(
+    store: Manifest, mined: Negatives, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(PlanError, match=r"plan\.negatives=2 asks for mined negatives, but no folder"):
+        Plan(store, PlanConfig(negatives=2))
+    with pytest.raises(PlanError, match=r"does nothing while plan\.negatives is 0"):
+        Plan(store, PlanConfig(), mined)
+    write_negatives(tmp_path / "part", store, {"set1": made_up(40)})
+    part = Negatives.open(tmp_path / "part", store)
+    with pytest.raises(PlanError, match=r"negatives for none of the datasets in use \(set0\)"):
+        planned(store, part, dataset_weights={"set1": 0})
+    made = planned(store, part)
+    assert "no negatives were mined for set0" in caplog.text
+    for batch in map(made.batch, range(30)):
+        assert (batch.negatives >= 0).any() == (batch.dataset == "set1")
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
+    from hbt_ray.data.coverage import Coverage
+
+    sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 7, 100, 40_000]), min_size=1, max_size=12).filter(any))
+    groups = [(ELEVEN[: 1 + number % 5], size) for number, size in enumerate(sizes)]
+    coverage = Coverage(manifest(groups).datasets[0], ELEVEN, 0.0)
+    rng = np.random.default_rng(1)
+    items = rng.integers(-1, sum(sizes), (200, 3))
+    codes = rng.integers(0, len(ELEVEN), 200).astype(np.int16)
+    expected = [
+        [n >= 0 and ELEVEN[code] in spoken(n, groups) for n in row]
+        for row, code in zip(items.tolist(), codes, strict=True)
+    ]
+    assert coverage.have(items, codes).tolist() == expected
+    assert coverage.have(items, np.zeros_like(codes)).tolist() == (items >= 0).tolist()
+
+
+def test_picks_go_on_from_a_place_that_item_and_stream_decide(store: Manifest) -> None:
+    from hbt_ray.data.coverage import Coverage
+    from hbt_ray.data.kinds import Rows
+
+    table = np.arange(1, 41).repeat(8).reshape(40, 8) % 40
+    table = (table + np.arange(8)) % 40
+    picks = Picks(table, Coverage(store.datasets[1], ("de", "en"), 0.0), 3, seed=0)
+    items, codes = np.arange(40), np.zeros(40, np.int16)
+    first = picks.of(Rows(items, codes, codes, np.zeros(40, np.int64)), "mono")
+    second = picks.of(Rows(items, codes, codes, np.ones(40, np.int64)), "mono")
+    start = np.argmax(table == first[:, :1], axis=1)
+    for turn in range(3):
+        assert np.array_equal(first[:, turn], table[items, (start + turn) % 8])
+        assert np.array_equal(second[:, turn], table[items, (start + 3 + turn) % 8])
+    assert not np.array_equal(picks.of(Rows(items, codes, codes, np.zeros(40, np.int64)), "cross"), first)
