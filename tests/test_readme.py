@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_commands_run_one_after_the_other(folder: Path) -> None:
     ours = [command for command in commands() if command.startswith("hbt ")]
-    assert len(ours) == 6
+    assert len(ours) == 8
     for command in ours:
         arguments = [sys.executable, "-m", "hbt_ray", *shlex.split(command)[1:]]
         done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
@@ -67,4 +67,5 @@ def test_no_word_of_a_command_is_unknown() -> None:
     from hbt_ray.cli import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"`hbt (\w+)", README)) <= known

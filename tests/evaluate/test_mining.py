@@ -196,7 +196,7 @@ def test_a_store_is_mined_dataset_by_dataset(
         {"kind": "table", "name": name, "path": str(path), "columns": columns}
         for name, path in (("all", source), ("german", german))
     ]
-    prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": sources}, "test"))
+    prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": sources, "deduplicate": False}, "test"))
     store = Store(tmp_path / "store")
     config = MineConfig(ranks=(3, 12), max_share=0.999, keep=4)
     seen: list[Encoded] = []
