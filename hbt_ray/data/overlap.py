@@ -53,7 +53,8 @@ class Overlap:
 
     def found_in_any(self, texts: Iterable[str]) -> tuple[str, str] | None:
         """Why the first text that overlaps does, and that text."""
-        return next(((reason, text) for text in texts if (reason := self.found_in(text))), None)
+        # Of bitext both sides are one sentence: looked for once.
+        return next(((reason, text) for text in dict.fromkeys(texts) if (reason := self.found_in(text))), None)
 
 
 def _any_in(hashes: Hashes, among: Hashes) -> bool:
