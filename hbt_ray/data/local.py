@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hbt_ray.data.cache import DEFAULT, CacheConfig
 from hbt_ray.data.keyed import Indices
-from hbt_ray.data.plan import Plan
+from hbt_ray.data.plan import Batch, Plan
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.store import Store
 from hbt_ray.data.tokens import Tokens, tokenise
@@ -64,16 +64,25 @@ class Loader:
 
     def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
         """The local batch of a rank."""
-        batch = self.plan.batch(step).slice(rank, world_size)
-        texts = self.store.texts(batch, self.plan.languages)
+        return self.leg(range(step, step + 1), rank, world_size)[0]
+
+    def leg(self, steps: range, rank: int, world_size: int) -> list[LocalBatch]:
+        """The local batches of a rank for some steps: one read of every data set, one pass of the tokenizer a side."""
+        batches = [self.plan.batch(step).slice(rank, world_size) for step in steps]
+        made: list[LocalBatch] = []
+        for name in dict.fromkeys(batch.dataset for batch in batches):
+            made += self._of_dataset([batch for batch in batches if batch.dataset == name])
+        return sorted(made, key=lambda batch: batch.step)
+
+    def _of_dataset(self, batches: list[Batch]) -> list[LocalBatch]:
+        texts = self.store.texts(Batch.joined(batches), self.plan.languages)
+        sizes = [len(batch.items) for batch in batches]
         how = self._how
-        return LocalBatch(
-            step,
-            batch.kind,
-            batch.dataset,
-            batch.language,
-            batch.items,
-            tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length),
-            tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length),
-            texts.passage_keys,
-        )
+        questions = tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length)
+        passages = tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length)
+        keys = np.split(texts.passage_keys, np.cumsum(sizes)[:-1])
+        columns = (questions.split(sizes), passages.split(sizes), keys)
+        return [
+            LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *parts)
+            for batch, *parts in zip(batches, *columns, strict=True)
+        ]

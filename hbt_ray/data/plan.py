@@ -18,9 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from hbt_ray.data.alpha import split as alpha_split
 from hbt_ray.data.alpha import values as alpha_values
@@ -59,6 +62,13 @@ class Batch:
         part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
         columns = (self.items[part], self.question_languages[part], self.passage_languages[part])
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
+
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """The rows of batches of one dataset, end to end, under the first one's name: for reading them at once."""
+        rows = [(batch.items, batch.question_languages, batch.passage_languages) for batch in batches]
+        first, columns = batches[0], (np.concatenate(column) for column in zip(*rows, strict=True))
+        return Batch(first.step, first.kind, first.dataset, first.language, *columns)
 
 
 class Plan:
