@@ -36,17 +36,15 @@ def pack(batches: Sequence[LocalBatch]) -> pa.Table:
 def unpack(table: pa.Table) -> Iterator[LocalBatch]:
     """The batches, whose arrays are read-only views of the table's memory."""
     for part in table.to_batches():
-        names = {name: part.column(name).to_pylist() for name in _NAMES}
-        arrays = {name: _cut(part.column(name)) for name in part.schema.names if name not in names}
+        columns: dict[str, list[Any]] = {
+            name: part.column(name).to_pylist() if name in _NAMES else _cut(part.column(name))
+            for name in part.schema.names
+        }
         for row in range(part.num_rows):
-            sides: Any = {
-                side: Tokens(*(arrays[f"{side}.{piece}"][row] for piece in _PARTS)) for side in _SIDES
-            }
-            yield LocalBatch(
-                **{name: values[row] for name, values in names.items()},
-                **{name: arrays[name][row] for name in _ARRAYS},
-                **sides,
-            )
+            fields: dict[str, Any] = {name: columns[name][row] for name in (*_NAMES, *_ARRAYS)}
+            for side in _SIDES:
+                fields[side] = Tokens(*(columns[f"{side}.{piece}"][row] for piece in _PARTS))
+            yield LocalBatch(**fields)
 
 
 def _column(arrays: list[NDArray[Any]]) -> pa.LargeListArray:

@@ -81,8 +81,9 @@ class Loader:
         questions = tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length)
         passages = tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length)
         keys = np.split(texts.passage_keys, np.cumsum(sizes)[:-1])
-        columns = (questions.split(sizes), passages.split(sizes), keys)
         return [
-            LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *parts)
-            for batch, *parts in zip(batches, *columns, strict=True)
+            LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, asked, found, key)
+            for batch, asked, found, key in zip(
+                batches, questions.split(sizes), passages.split(sizes), keys, strict=True
+            )
         ]

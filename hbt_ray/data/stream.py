@@ -12,6 +12,7 @@ Order is preserved by Ray Data and checked here at every step; a lost task is ru
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from hbt_ray.data.block import pack, unpack
 from hbt_ray.data.cache import DEFAULT, CacheConfig
 from hbt_ray.data.cpus import task_cpus
 from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.meter import Meter
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.errors import HbtError
 
@@ -48,8 +50,8 @@ class StreamConfig(Config):
     """Tasks that run at once for one rank, a CPU each."""
     prefetch_steps: int = Field(8, ge=0)
     """Steps that wait ready in the training process, rounded up to what whole tasks make."""
-    prefetch_mib: float = Field(256, gt=0)
-    """What one rank's batches may take of the object store before no further task is started."""
+    prefetch_mib: float = Field(128, gt=0)
+    """What the batches of one rank may take of the object store; near that, no further task is started."""
     cpus_per_task: float | None = Field(None, ge=0)
     """None: a CPU where the cluster has one beside those that are reserved, else none, as Ray would wait for ever."""
     cache: CacheConfig = DEFAULT
@@ -67,21 +69,29 @@ class Origin:
     world_size: int
     cache: CacheConfig = DEFAULT
 
+    def open(self) -> Loader:
+        """What makes the batches, in the process of a task."""
+        return Loader(self.store, self.plan, self.tokenising, self.cache)
+
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
     """Local batches of the steps start … stop-1, in order."""
     reference = ray.put(origin)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
     local_rows = -(-origin.plan.batch_size // origin.world_size)
     legs = cut(start, stop, max(1, config.rows_per_task // local_rows))
-    expected = start
+    meter = Meter(origin.rank)
+    expected, asked = start, time.perf_counter()
     while some := list(islice(legs, _MAX_LEGS)):
         for batch in _dataset(reference, some, config):
             if batch.step != expected:
                 raise HbtError(
                     f"rank {origin.rank} was given step {batch.step} where {expected} was due: a defect of hbt_ray"
                 )
+            meter.count(len(batch.items), time.perf_counter() - asked)
             expected += 1
             yield batch
+            asked = time.perf_counter()
+    meter.hand_over()
 
 
 def cut(start: int, stop: int, steps: int) -> Iterator[range]:
@@ -95,8 +105,8 @@ def cut(start: int, stop: int, steps: int) -> Iterator[range]:
 class _Legs(Datasource):  # type: ignore[misc]  # Ray is not typed
     """A read task and a block for each leg.
 
-    A source of its own, as `ray.data.range(…).map_batches(…)` makes two tasks of a leg (Ray fuses only what runs equally
-    many at once), of which the first always asks for a CPU.
+    A source of its own, as `ray.data.range(…).map_batches(…)` makes two tasks of a leg (Ray fuses only what may run
+    equally many at once), of which the first always asks for a CPU.
     """
 
     def __init__(self, reference: Any, legs: list[range]) -> None:
@@ -148,5 +158,5 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.cache), origin
+        _opened[key] = origin.open(), origin
     return _opened[key]
