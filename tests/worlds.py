@@ -57,7 +57,7 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
         },
         "plan": {"batch_size": 12},
         "optimiser": {"steps": 40, "learning_rate": 1e-3},
-        "stream": {"steps_per_task": 4},
+        "stream": {"rows_per_task": 24},
         "workers": {"count": 2, "max_failures": 0},
         "checkpoints": {"every": 10},
         **settings,

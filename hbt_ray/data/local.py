@@ -71,20 +71,38 @@ class Loader:
 
     def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
         """The local batch of a rank."""
-        batch = self.plan.batch(step).slice(rank, world_size)
-        texts = self.store.texts(batch, self.plan.languages)
+        return self.leg(range(step, step + 1), rank, world_size)[0]
+
+    def leg(self, steps: range, rank: int, world_size: int) -> list[LocalBatch]:
+        """The local batches of a rank for some steps: one read of every data set, one pass of the tokenizer a side."""
+        batches = [self.plan.batch(step).slice(rank, world_size) for step in steps]
+        made: list[LocalBatch] = []
+        for name in dict.fromkeys(batch.dataset for batch in batches):
+            made += self._of_dataset([batch for batch in batches if batch.dataset == name])
+        return sorted(made, key=lambda batch: batch.step)
+
+    def _of_dataset(self, batches: list[Batch]) -> list[LocalBatch]:
+        whole = Batch.joined(batches)
+        texts = self.store.texts(whole, self.plan.languages)
+        sizes = [len(batch.items) for batch in batches]
+        ends = np.cumsum(sizes)[:-1]
         how = self._how
-        return LocalBatch(
-            step,
-            batch.kind,
-            batch.dataset,
-            batch.language,
-            batch.items,
-            tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length),
-            tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length),
-            texts.passage_keys,
-            *self._negatives(batch),
+        questions = tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length)
+        passages = tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length)
+        negatives, negative_keys = self._negatives(whole)
+        per_row = whole.negatives.shape[1]
+        columns = (
+            batches,
+            questions.split(sizes),
+            passages.split(sizes),
+            np.split(texts.passage_keys, ends),
+            negatives.split([size * per_row for size in sizes]),
+            np.split(negative_keys, ends * per_row),
         )
+        return [
+            LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *made)
+            for batch, *made in zip(*columns, strict=True)
+        ]
 
     def _negatives(self, batch: Batch) -> tuple[Tokens, NDArray[np.int64]]:
         """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""

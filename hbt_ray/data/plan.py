@@ -19,9 +19,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hbt_ray.data.alpha import split as alpha_split
 from hbt_ray.data.alpha import values as alpha_values
@@ -73,6 +76,13 @@ class Batch:
             self.negatives[part],
         )
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
+
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """The rows of batches of one dataset, end to end, under the first one's name: for reading them at once."""
+        rows = [(one.items, one.question_languages, one.passage_languages, one.negatives) for one in batches]
+        first, columns = batches[0], (np.concatenate(column) for column in zip(*rows, strict=True))
+        return Batch(first.step, first.kind, first.dataset, first.language, *columns)
 
 
 class Plan:

@@ -4,29 +4,36 @@ Every rank runs a dataset of its own over the numbers of *legs*, a leg being a f
 are aligned by construction: no block is dealt between them, so no unequal block can shift them against each other (with
 `streaming_split` it silently can), and a resume at any step or with another number of ranks needs only the numbers.
 
-    range(legs) ──map_batches: plan.batch → slice → texts → ids──▶ rows (one a step) ──prefetch──▶ LocalBatch
+    legs ──read tasks: plan → slice → texts → ids, all steps of a leg at once──▶ blocks ──prefetch──▶ local batches
+
 Order is preserved by Ray Data and checked here at every step; a lost task is run again by Ray and gives the same rows.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from numpy.typing import NDArray
 from pydantic import Field
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
 from hbt_ray.config import Config
+from hbt_ray.data.block import pack, unpack
 from hbt_ray.data.cache import DEFAULT, CacheConfig
+from hbt_ray.data.cpus import task_cpus
 from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.meter import Meter
 from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.tokens import Tokens
 from hbt_ray.errors import HbtError
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
@@ -36,12 +43,17 @@ _MAX_LEGS = 1_000
 class StreamConfig(Config):
     """How the data reaches the trainer."""
 
-    steps_per_task: int = Field(16, gt=0)
-    """Steps that one Ray Data task prepares; more is faster and needs more memory."""
-    tasks_per_worker: int = Field(1, gt=0)
+    rows_per_task: int = Field(16_384, gt=0)
+    """Rows that one Ray Data task prepares, rounded to whole steps. A task costs Ray some 40 ms, so few rows a task are
+    slow, and many take memory."""
+    tasks_per_worker: int = Field(2, gt=0)
     """Tasks that run at once for one rank, a CPU each."""
     prefetch_steps: int = Field(8, ge=0)
     """Steps that wait ready in the training process, rounded up to what whole tasks make."""
+    prefetch_mib: float = Field(128, gt=0)
+    """What the batches of one rank may take of the object store; near that, no further task is started."""
+    cpus_per_task: float | None = Field(None, ge=0)
+    """None: a CPU where the cluster has one beside those that are reserved, else none, as Ray would wait for ever."""
     cache: CacheConfig = DEFAULT
     """Of a store on object storage."""
 
@@ -58,83 +70,81 @@ class Origin:
     cache: CacheConfig = DEFAULT
     negatives: Path | None = None
 
+    def open(self) -> Loader:
+        """What makes the batches, in the process of a task."""
+        return Loader(self.store, self.plan, self.tokenising, self.cache, self.negatives)
+
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
     """Local batches of the steps start … stop-1, in order."""
     reference = ray.put(origin)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
-    leg = config.steps_per_task
-    expected = start
-    for first in range(start, stop, leg * _MAX_LEGS):
-        last = min(first + leg * _MAX_LEGS, stop)
-        for batch in _dataset(reference, first, last, config):
+    local_rows = -(-origin.plan.batch_size // origin.world_size)
+    legs = cut(start, stop, max(1, config.rows_per_task // local_rows))
+    meter = Meter(origin.rank)
+    expected, asked = start, time.perf_counter()
+    while some := list(islice(legs, _MAX_LEGS)):
+        for batch in _dataset(reference, some, config):
             if batch.step != expected:
                 raise HbtError(
                     f"rank {origin.rank} was given step {batch.step} where {expected} was due: a defect of hbt_ray"
                 )
+            meter.count(len(batch.items), time.perf_counter() - asked)
             expected += 1
             yield batch
+            asked = time.perf_counter()
+    meter.hand_over()
 
 
-def _dataset(reference: Any, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
-    num_legs = -(-(stop - start) // config.steps_per_task)
+def cut(start: int, stop: int, steps: int) -> Iterator[range]:
+    """Legs of `steps` steps; the first ones are shorter, doubling, so that the first batch is there soon."""
+    size = -(-steps // 8)
+    while start < stop:
+        yield range(start, min(start + size, stop))
+        start, size = start + size, min(2 * size, steps)
 
-    def prepare(legs: dict[str, np.ndarray]) -> Iterator[pa.Table]:
-        loader, origin = _open(reference)
-        for leg in legs["id"].tolist():
-            first = start + leg * config.steps_per_task
-            steps = range(first, min(first + config.steps_per_task, stop))
-            yield _to_table([loader.local(step, origin.rank, origin.world_size) for step in steps])
 
-    dataset = ray.data.range(num_legs, override_num_blocks=num_legs).map_batches(
-        prepare, batch_size=1, compute=ray.data.TaskPoolStrategy(config.tasks_per_worker), zero_copy_batch=True
+class _Legs(Datasource):  # type: ignore[misc]  # Ray is not typed
+    """A read task and a block for each leg.
+
+    A source of its own, as `ray.data.range(…).map_batches(…)` makes two tasks of a leg (Ray fuses only what may run
+    equally many at once), of which the first always asks for a CPU.
+    """
+
+    def __init__(self, reference: Any, legs: list[range]) -> None:
+        super().__init__()
+        self._reference, self._legs = reference, legs
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(partial(_read, self._reference, leg), BlockMetadata(len(leg), None, None, None))
+            for leg in self._legs
+        ]
+
+
+def _read(reference: Any, leg: range) -> Iterator[pa.Table]:
+    """What a task does."""
+    loader, origin = _open(reference)
+    yield pack(loader.leg(leg, origin.rank, origin.world_size))
+
+
+def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterator[LocalBatch]:
+    cpus = task_cpus() if config.cpus_per_task is None else config.cpus_per_task
+    dataset = ray.data.read_datasource(
+        _Legs(reference, legs),
+        override_num_blocks=len(legs),
+        num_cpus=cpus,
+        compute=ray.data.TaskPoolStrategy(config.tasks_per_worker),
     )
-    dataset.context.execution_options.preserve_order = True
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ray.data.ExecutionResources(object_store_memory=config.prefetch_mib * 2**20)
     dataset.context.enable_progress_bars = False
-    blocks = -(-config.prefetch_steps // config.steps_per_task)
+    blocks = -(-config.prefetch_steps // len(max(legs, key=len)))
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks):
-        yield from map(_from_row, (table.slice(row, 1) for row in range(table.num_rows)))
-
-
-_ARRAYS = {
-    "items": np.int64,
-    "passage_keys": np.int64,
-    "negative_keys": np.int64,
-    **{f"{side}_{part}": np.int32 for side in ("question", "passage", "negative") for part in ("ids", "lengths")},
-}
-"""Columns that hold an array as its bytes: lists of Python integers would cost more than the tokenizer."""
-
-
-def _to_table(batches: list[LocalBatch]) -> pa.Table:
-    """One row a step."""
-    columns: dict[str, Any] = {
-        name: [getattr(batch, name) for batch in batches] for name in ("step", "kind", "dataset", "language")
-    }
-    for name in _ARRAYS:
-        columns[name] = pa.array([_array(batch, name).tobytes() for batch in batches], pa.large_binary())
-    return pa.table(columns)
-
-
-def _array(batch: LocalBatch, name: str) -> NDArray[Any]:
-    side, _, part = name.rpartition("_")
-    array: NDArray[Any] = (
-        getattr(getattr(batch, side + "s"), part) if part in ("ids", "lengths") else getattr(batch, name)
-    )
-    return array
-
-
-def _from_row(row: pa.Table) -> LocalBatch:
-    arrays = {name: np.frombuffer(row.column(name)[0].as_buffer(), kind) for name, kind in _ARRAYS.items()}
-    sides: Any = {
-        f"{side}s": Tokens(arrays[f"{side}_ids"], arrays[f"{side}_lengths"])
-        for side in ("question", "passage", "negative")
-    }
-    return LocalBatch(
-        **{name: row.column(name)[0].as_py() for name in ("step", "kind", "dataset", "language")},
-        items=arrays["items"],
-        passage_keys=arrays["passage_keys"],
-        negative_keys=arrays["negative_keys"],
-        **sides,
-    )
+        yield from unpack(table)
 
 
 _opened: dict[str, tuple[Loader, Origin]] = {}
@@ -144,7 +154,10 @@ def _open(reference: Any) -> tuple[Loader, Origin]:
     """The loader of this task's process, opened once for all tasks of a stream that it runs."""
     key = reference.hex()
     if key not in _opened:
+        # A task has one CPU. Where the environment does not say otherwise, its tokenizer makes do with that: threads
+        # for so short texts cost a tenth to a third more CPU time than they save, and cores are kept busy by tasks.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         origin = ray.get(reference)
         _opened.clear()
-        _opened[key] = Loader(origin.store, origin.plan, origin.tokenising, origin.cache, origin.negatives), origin
+        _opened[key] = origin.open(), origin
     return _opened[key]

@@ -22,7 +22,7 @@ class WorkersConfig(Config):
     count: int = Field(1, gt=0)
     """Ranks; each takes its slice of every global batch."""
     cpus: float = Field(1, gt=0)
-    """Logical CPUs that one worker reserves; data tasks need some beside them."""
+    """Logical CPUs that one worker reserves; data tasks take those beside them, if there are any."""
     gpu: bool = False
     """One GPU a worker."""
     max_failures: int = Field(3, ge=-1)

@@ -144,13 +144,12 @@ def latest_checkpoint(run: Run) -> Path | None:
 
 
 def _check_resources(workers: WorkersConfig) -> None:
-    """Ray would wait for ever for what a cluster of fixed size does not have."""
+    """Ray would wait for ever for what a cluster of fixed size does not have. Data tasks make do with what is left."""
     have = ray.cluster_resources()
-    wanted = {"CPU": workers.count * workers.cpus + 1, **({"GPU": workers.count} if workers.gpu else {})}
+    wanted = {"CPU": workers.count * workers.cpus, **({"GPU": workers.count} if workers.gpu else {})}
     for resource, amount in wanted.items():
         if have.get(resource, 0) < amount:
             raise ResourceError(
-                f"the cluster has {have.get(resource, 0):g} {resource}, but {workers.count} workers"
-                f"{' and a data task' if resource == 'CPU' else ''} need {amount:g}; "
+                f"the cluster has {have.get(resource, 0):g} {resource}, but {workers.count} workers need {amount:g}; "
                 "lower workers.count or workers.cpus, or add nodes"
             )

@@ -299,7 +299,7 @@ def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> 
     store = written(tmp_path / "store", shard_items=64, batch_items=8)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
-    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(steps_per_task=2), near(tmp_path)
+    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), near(tmp_path)
     here = [list(stream(Origin(store.location, plan, how, rank, 2), 0, 6, settings)) for rank in range(2)]
     uri = local_uri(tmp_path / "store")
     far = [list(stream(Origin(uri, plan, how, rank, 2, cache), 0, 6, settings)) for rank in range(2)]

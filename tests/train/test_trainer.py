@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -165,6 +167,13 @@ def training_processes() -> list[int]:
     return sorted(found)
 
 
+def test_workers_that_hold_every_cpu_are_fed_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.train.all_reserved", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    assert done.stdout.split() == [str(step) for step in range(12)]
+
+
 def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
     assert trained(undisturbed) == []
 
@@ -236,7 +245,7 @@ def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> 
     refused(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
     refused(StoreError, "hbt prepare", "store=nowhere")
     assert not small_run(world, "name=impossible").run.root.exists()
-    refused(ResourceError, "the cluster has 6 CPU, but 6 workers and a data task need 7", "workers.count=6")
+    refused(ResourceError, "the cluster has 6 CPU, but 7 workers need 7", "workers.count=7")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:
