@@ -10,7 +10,8 @@
 The hash is a random number, so sorting by it is the shuffle, and a bucket is a range of it, so buckets follow one
 another: the rows move between machines once, not three times. Every stage is a Ray Data job over independent tasks, or
 a loop in this process, to the same bytes. A task's result is a file, so a job that was killed goes on where it stopped,
-and needs as much memory as its largest bucket. (The hash shuffle of Ray Data itself holds all rows in memory.)
+and needs as much memory as its largest bucket. (Ray Data's own hash shuffle gathers all rows in actors, and what it has
+done is lost with the job.)
 """
 
 from hbt_ray.data.prepare.job import REJECTED, REMOVED, Prepared, prepare
