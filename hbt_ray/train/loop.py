@@ -21,9 +21,11 @@ from torch import nn
 from hbt_ray.config import Config
 from hbt_ray.data.keyed import make_key
 from hbt_ray.data.local import LocalBatch
+from hbt_ray.data.tokens import Tokens
 from hbt_ray.errors import NonFiniteLoss
+from hbt_ray.train.chunks import Chunks, chunked, on_device
 from hbt_ray.train.loss import LossConfig, info_nce
-from hbt_ray.train.model import BiEncoder, features
+from hbt_ray.train.model import BiEncoder
 
 
 class OptimiserConfig(Config):
@@ -40,6 +42,9 @@ class OptimiserConfig(Config):
     max_gradient_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 elsewhere."""
+    chunk_rows: int = Field(256, ge=0)
+    """Rows of about equal length that go through the encoder together, so that little is padded; 0 takes all at once.
+    The loss is the same. Few rows at a time leave a GPU idle."""
     seed: int = 0
     """Of dropout."""
 
@@ -106,9 +111,9 @@ class Learner:
         """
         torch.manual_seed(make_key(self.config.seed, batch.step, self._rank))
         with self._autocast():
-            sides = (features(tokens, self._padding_id, self._device) for tokens in (batch.questions, batch.passages))
-            questions, passages = self._model(*sides)
-        keys = torch.from_numpy(batch.passage_keys.copy()).to(self._device)
+            sides = (batch.questions, batch.passages)
+            questions, passages = self._model(*map(self._chunked, sides))
+        keys = on_device(batch.passage_keys, self._device)
         part = info_nce(questions, passages, keys, self._loss.temperature, self.sizes)
         total = part.detach().clone()
         if len(self.sizes) > 1:
@@ -123,6 +128,9 @@ class Learner:
             group["lr"] = self.config.rate(batch.step)
         self.optimiser.step()
         return total.item(), norm.item()
+
+    def _chunked(self, tokens: Tokens) -> Chunks:
+        return chunked(tokens, self.config.chunk_rows or len(tokens), self._padding_id, self._device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         wanted = self.config.precision
