@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from hbt_ray.config import Config
 from hbt_ray.data.local import TokenisingConfig
-from hbt_ray.data.tokens import Tokens
 from hbt_ray.errors import ModelError
+from hbt_ray.train.chunks import Chunks, encode
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +93,9 @@ class BiEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, questions: dict[str, Tensor], passages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, questions: Chunks, passages: Chunks) -> tuple[Tensor, Tensor]:
         """Normalised vectors, [rows, width] each."""
-        return self.encoder(questions)["sentence_embedding"], self.encoder(passages)["sentence_embedding"]
-
-
-def features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
-    """Ids and attention mask, [rows, longest row], as the encoder takes them."""
-    ids = torch.from_numpy(tokens.padded(padding_id)).to(device).long()
-    lengths = torch.from_numpy(tokens.lengths.copy()).to(device)
-    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-    return {"input_ids": ids, "attention_mask": mask.long()}
+        return encode(self.encoder, questions), encode(self.encoder, passages)
 
 
 def load(folder: Path) -> Any:

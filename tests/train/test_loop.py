@@ -65,10 +65,15 @@ def learner(kind: torch.dtype, rank: int = 0, world_size: int = 1, dropout: floa
 
 
 def run(
-    rank: int, kind: torch.dtype, world_size: int, num_steps: int, batches: Callable[..., LocalBatch] = local
+    rank: int,
+    kind: torch.dtype,
+    world_size: int,
+    num_steps: int,
+    batches: Callable[..., LocalBatch] = local,
+    chunk_rows: int = 0,
 ) -> tuple[list[float], list[Tensor], list[Tensor]]:
     """Losses, gradients of the last step and weights after it."""
-    made = learner(kind, rank, world_size)
+    made = learner(kind, rank, world_size, chunk_rows=chunk_rows)
     losses = [made.learn(batches(step, rank, world_size))[0] for step in range(num_steps)]
     parameters = list(made.encoder.parameters())
     return losses, [p.grad.clone() for p in parameters if p.grad is not None], [p.detach().clone() for p in parameters]
@@ -82,6 +87,26 @@ def test_ranks_learn_what_one_process_learns(kind: torch.dtype, tolerance: float
         assert rank_losses == pytest.approx(losses, abs=tolerance)
         for mine, theirs in zip(gradients, rank_gradients, strict=True):
             assert (mine - theirs).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 7])
+def test_chunks_learn_what_the_whole_batch_learns(chunk_rows: int) -> None:
+    losses, gradients, weights = run(0, torch.float64, 1, 3)
+    theirs = run(0, torch.float64, 1, 3, chunk_rows=chunk_rows)
+    assert theirs[0] == pytest.approx(losses, abs=1e-9)
+    for mine, other in zip(gradients, theirs[1], strict=True):
+        assert (mine - other).abs().max() < 1e-9
+    for mine, other in zip(weights, theirs[2], strict=True):
+        assert (mine - other).abs().max() < 1e-6  # AdamW divides by small second moments.
+    assert run(0, torch.float32, 1, 1, chunk_rows=chunk_rows)[0] == pytest.approx(run(0, torch.float32, 1, 1)[0], abs=1e-6)
+
+
+def test_ranks_with_chunks_learn_what_one_process_learns() -> None:
+    losses, gradients, _ = run(0, torch.float64, 1, 1)
+    for rank_losses, rank_gradients, _ in on_ranks(2, run, torch.float64, 2, 1, local, 3):  # Slices of 4 rows.
+        assert rank_losses == pytest.approx(losses, abs=1e-9)
+        for mine, theirs in zip(gradients, rank_gradients, strict=True):
+            assert (mine - theirs).abs().max() < 1e-9
 
 
 def test_weights_of_ranks_stay_with_one_process_over_many_steps() -> None:

@@ -30,9 +30,10 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
+from hbt_ray.train.chunks import features
 from hbt_ray.train.export import export
 from hbt_ray.train.loop import Outcome
-from hbt_ray.train.model import features, load, tokenising
+from hbt_ray.train.model import load, tokenising
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
 from tests.worlds import small_run, small_store, write_negatives
