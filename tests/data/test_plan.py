@@ -220,3 +220,23 @@ def test_datasets_can_be_weighted_and_left_out() -> None:
     assert abs(counts["set0"] - 300) < 4
     with pytest.raises(PlanError, match="dataset_weights names sett"):
         plan(*sets, dataset_weights={"sett": 1.0})
+
+
+@pytest.mark.parametrize(("run_length", "factor"), [(1, 1.0), (16, 1 + (2 / 3) * 15 / (64 * 63 / 4095))])
+def test_items_that_met_meet_again_as_in_an_ideal_shuffle(run_length: int, factor: float) -> None:
+    """Chance (B - 1) / (N - 1) without runs; with runs, of 15 neighbours two thirds stay, as runs begin elsewhere."""
+    size, num_items, met, pairs = 64, 4096, 0, 0
+    manifest = Manifest(
+        datasets=(DatasetInfo(name="d", groups=(Group(languages=("de",), num_items=num_items),), shards=()),)
+    )
+    for seed in range(40):
+        plan = Plan(manifest, PlanConfig(policy="mono", batch_size=size, run_length=run_length, seed=seed))
+        later = np.empty(num_items, np.int64)
+        for number in range(num_items // size):
+            later[plan.batch(num_items // size + number).items] = number
+        for number in range(num_items // size):
+            counts = np.bincount(later[plan.batch(number).items])
+            met += int((counts * (counts - 1)).sum())
+            pairs += size * (size - 1)
+    ideal = (size - 1) / (num_items - 1)
+    assert met / pairs == pytest.approx(factor * ideal, rel=0.03 if run_length == 1 else 0.15)
