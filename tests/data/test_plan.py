@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -220,3 +221,22 @@ def test_datasets_can_be_weighted_and_left_out() -> None:
     assert abs(counts["set0"] - 300) < 4
     with pytest.raises(PlanError, match="dataset_weights names sett"):
         plan(*sets, dataset_weights={"sett": 1.0})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_items_that_met_meet_again_as_often_as_chance_has_it(seed: int) -> None:
+    num_items, size = 4_096, 64
+    group = Group(languages=("en",), num_items=num_items)
+    manifest = Manifest(datasets=(DatasetInfo(name="set", groups=(group,), shards=()),))
+    plan = Plan(manifest, PlanConfig(policy="mono", batch_size=size, seed=seed))
+    batches = np.stack([plan.batch(step).items for step in range(11 * num_items // size)]).reshape(11, -1, size)
+    again = 0
+    for before, after in pairwise(batches):
+        place = np.empty(num_items, np.int64)
+        place[after.ravel()] = np.repeat(np.arange(num_items // size), size)
+        counts = np.stack([np.bincount(row, minlength=num_items // size) for row in place[before]])
+        again += int((counts * (counts - 1)).sum()) // 2
+    num_pairs = 10 * num_items * (size - 1) // 2
+    chance = (size - 1) / (num_items - 1)
+    # About Poisson, as pairs are nearly independent: five standard deviations.
+    assert abs(again - num_pairs * chance) < 5 * (num_pairs * chance) ** 0.5
