@@ -1,10 +1,19 @@
-"""The stream beside a torch DataLoader: the same rows, the same tokenizer, the same cores.
+"""The stream beside what one would use instead: the same rows, the same tokenizer, the same cores, in one run.
 
-Both sides make the local batches of one rank with `Loader.local` (plan → texts → ids). Ours runs it in Ray Data tasks,
-the peer in worker processes of `torch.utils.data.DataLoader`, as many as there are cores. Rows per second are counted
-after the first batch. The stall is how long a simulated training step of 50 ms waits for its batch, once warm.
+- hbt_ray stream: Ray Data tasks, as many at once as there are cores.
+- torch DataLoader: our own plan and loader in as many worker processes, so all that differs is how batches travel.
+- Ray Data mix: one dataset a language and one of cross-lingual rows, put together by `Dataset.mix`.
+- sentence-transformers: the DataLoader that its trainer builds of such datasets, as many worker processes again.
 
-    python benchmarks/stream.py [--json] [--steps 1200]
+Nobody's tokenizer runs threads in a worker (they cost every side more than they gain), and Ray's workers run at the
+priority of the others. After the first batch and a warm-up the batches are taken as fast as they come: rows per second,
+and the CPU time of all processes for a thousand rows, which a busy machine distorts less. Then a training step of 50 ms
+is simulated: the stall is the share of time that it waits. A side that prepares much before its first batch (`mix`) is
+fast afterwards, so there is also the rate from the start, start-up of processes included.
+
+    python benchmarks/stream.py [--json] [--steps 600] [--repeat 1] [--memory]
+
+`--memory` runs our side alone over 10,000 steps and prints what the processes hold after 1,000 and at the end.
 """
 
 from __future__ import annotations
@@ -12,17 +21,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Read by worker processes of all kinds.
+# Ray's default of 15 would lose every core to the peer's processes. Ray spells it so.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+os.environ["RAY_DATA_USE_DATASOURCE_V2"] = "0"  # For `mix`, whose start takes far longer with the new reader.
+
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
+from stream_peers import CORES, ray_mix, sentence_transformers_loader, tables, torch_loader
 
-from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.policy import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store import Store
@@ -30,92 +44,177 @@ from hbt_ray.data.stream import Origin, StreamConfig, stream
 from hbt_ray.session import session
 from hbt_ray.train.model import ModelConfig, build, tokenising
 
-BATCH, STEP_SECONDS, STALL_STEPS = 256, 0.05, 200
-CORES = os.cpu_count() or 1
+BATCH, STEP_SECONDS, STALL_STEPS, WARM_STEPS = 256, 0.05, 100, 100
+OURS = "hbt_ray stream"
+MEMORY_STEPS = (1_000, 10_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--steps", type=int, default=1_200)
+    parser.add_argument("--steps", type=int, default=600, help="steps at full speed")
+    parser.add_argument("--repeat", type=int, default=1, help="rounds; the median counts")
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        origin = prepared(Path(folder))
-        peer = measure(lambda steps: torch_loader(origin, steps), options.steps)
-        with session():
-            ours = measure(lambda steps: stream(origin, 0, steps, StreamConfig(tasks_per_worker=CORES)), options.steps)
-    ratio = ours["rows_per_second"] / peer["rows_per_second"]
-    if options.json:
-        print(json.dumps({"ours": ours, "peer": peer, "ratio": ratio}))
-        return
-    table = Table("side", "first batch s", "rows/s", "stall of a 50 ms step")
-    for name, side in (("hbt_ray stream", ours), ("torch DataLoader", peer)):
-        stall = f"{side['stall_share']:.2%}"
-        table.add_row(name, f"{side['first_seconds']:.1f}", f"{side['rows_per_second']:,.0f}", stall)
-    Console().print(table)
-    Console().print(f"rows/s, ours / peer: {ratio:.2f}")
+    with tempfile.TemporaryDirectory() as folder, session():
+        origin, encoder = prepared(Path(folder))
+        if options.memory:
+            show_memory(memory(origin), options.json)
+        else:
+            show_speed(speed(origin, encoder, Path(folder), options.steps, options.repeat), options.json)
 
 
-def prepared(folder: Path) -> Origin:
-    """worldfacts in a store, and a tokenizer trained on it."""
+def prepared(folder: Path) -> tuple[Origin, Any]:
+    """worldfacts in a store, and an encoder whose tokenizer was trained on it."""
     source = {"kind": "worldfacts"}
     prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [source]}, "benchmark"))
     store = Store(folder / "store")
     config = ModelConfig(vocabulary=12_000, max_question_length=48, max_passage_length=64)
-    how: TokenisingConfig = tokenising(build(config, store.sample_texts(store.manifest.languages)), config)
-    return Origin(folder / "store", PlanConfig(batch_size=BATCH), how, rank=0, world_size=1)
+    encoder = build(config, store.sample_texts(store.manifest.languages))
+    how = tokenising(encoder, config)
+    return Origin(str(folder / "store"), PlanConfig(batch_size=BATCH), how, rank=0, world_size=1), encoder
 
 
-def measure(make: Any, num_steps: int) -> dict[str, float]:
-    begin = time.perf_counter()
-    batches = iter(make(num_steps))
-    next(batches)
-    first = time.perf_counter()
-    num_rows = sum(len(batch.items) for batch in batches)
-    end = time.perf_counter()
+def speed(origin: Origin, encoder: Any, folder: Path, num_steps: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Medians over rounds, in which the sides take turns."""
+    total = WARM_STEPS + num_steps + STALL_STEPS + 1
+    # The peers' batches come from tables, which end in less than a batch; a few more steps make up for it.
+    sources = tables(origin, total + 50)
+    sides: dict[str, Callable[[], Iterator[int]]] = {
+        OURS: lambda: ours(origin, total),
+        "torch DataLoader": lambda: torch_loader(origin, total),
+        "Ray Data mix": lambda: ray_mix(origin, sources, folder),
+        "sentence-transformers": lambda: sentence_transformers_loader(origin, sources, encoder),
+    }
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, make in sides.items():
+            measured[name].append(measure(make, num_steps))
+    for results in measured.values():
+        for result, reference in zip(results, measured[OURS], strict=True):
+            result["ratio"] = reference["rows_per_second"] / result["rows_per_second"]
+            result["ratio_from_start"] = reference["rows_per_second_from_start"] / result["rows_per_second_from_start"]
+            result["cpu_ratio"] = reference["cpu_seconds_per_1000_rows"] / result["cpu_seconds_per_1000_rows"]
     return {
-        "first_seconds": first - begin,
-        "rows_per_second": num_rows / (end - first),
-        "stall_share": stall_share(make(STALL_STEPS)),
+        name: {key: statistics.median(result[key] for result in results) for key in results[0]}
+        | {"ratio_least": min(r["ratio"] for r in results), "ratio_most": max(r["ratio"] for r in results)}
+        for name, results in measured.items()
     }
 
 
-def stall_share(batches: Iterable[LocalBatch]) -> float:
-    """Waiting over waiting and working, the first ten steps left out."""
-    waited, ready = 0.0, time.perf_counter()
-    for number, _ in enumerate(batches):
-        if number >= 10:
-            waited += time.perf_counter() - ready
+def ours(origin: Origin, num_steps: int) -> Iterator[int]:
+    for batch in stream(origin, 0, num_steps, StreamConfig(tasks_per_worker=CORES)):
+        yield len(batch.items)
+
+
+def measure(make: Callable[[], Iterator[int]], num_steps: int) -> dict[str, float]:
+    begin = time.perf_counter()
+    batches = make()
+    next(batches)
+    first = time.perf_counter()
+    for _ in range(WARM_STEPS):
+        next(batches)
+    warm, cpu = time.perf_counter(), cpu_seconds()
+    num_rows = sum(next(batches) for _ in range(num_steps))
+    cpu, end = cpu_seconds() - cpu, time.perf_counter()
+    so_far = num_rows * (1 + WARM_STEPS / num_steps)
+    waited = 0.0
+    for _ in range(STALL_STEPS):
         time.sleep(STEP_SECONDS)
-        ready = time.perf_counter()
-    return waited / (waited + STEP_SECONDS * (STALL_STEPS - 10))
+        asked = time.perf_counter()
+        if next(batches, None) is None:
+            raise RuntimeError("a side has too few batches")
+        waited += time.perf_counter() - asked
+    for _ in batches:
+        pass
+    return {
+        "first_seconds": first - begin,
+        "rows_per_second": num_rows / (end - warm),
+        "rows_per_second_from_start": so_far / (end - begin),
+        "cpu_seconds_per_1000_rows": 1e3 * cpu / num_rows,
+        "stall_share": waited / (waited + STEP_SECONDS * STALL_STEPS),
+    }
 
 
-class Steps(Dataset[LocalBatch]):
-    """Local batches by their step; every worker process opens the loader for itself."""
+def show_speed(sides: dict[str, dict[str, float]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(sides))
+        return
+    columns = ("first s", "rows/s", "from start", "CPU ms a 1,000", "stall", "rows/s ratio", "from start", "CPU ratio")
+    table = Table("side", *columns, title=f"{CORES} cores, batches of {BATCH}; ratios are ours / this")
+    for name, side in sides.items():
+        table.add_row(
+            name,
+            f"{side['first_seconds']:.1f}",
+            f"{side['rows_per_second']:,.0f}",
+            f"{side['rows_per_second_from_start']:,.0f}",
+            f"{1e3 * side['cpu_seconds_per_1000_rows']:.0f}",
+            f"{side['stall_share']:.2%}",
+            f"{side['ratio']:.2f} ({side['ratio_least']:.2f}…{side['ratio_most']:.2f})",
+            f"{side['ratio_from_start']:.2f}",
+            f"{side['cpu_ratio']:.2f}",
+        )
+    Console(width=120).print(table)
 
-    def __init__(self, origin: Origin, num_steps: int) -> None:
-        self._origin, self._num_steps = origin, num_steps
-        self._loader: Loader | None = None
 
-    def __len__(self) -> int:
-        return self._num_steps
-
-    def __getitem__(self, step: int) -> LocalBatch:
-        origin = self._origin
-        if self._loader is None:
-            self._loader = Loader(origin.store, origin.plan, origin.tokenising)
-        return self._loader.local(step, origin.rank, origin.world_size)
+def memory(origin: Origin) -> dict[str, dict[str, float]]:
+    """MiB of the consumer and of Ray's workers, by steps done."""
+    small = StreamConfig(tasks_per_worker=CORES, rows_per_task=16 * BATCH, prefetch_mib=16)
+    held = {}
+    for number, _ in enumerate(stream(origin, 0, MEMORY_STEPS[-1], small), start=1):
+        if number in MEMORY_STEPS:
+            workers = [pid for pid in processes() if pid != os.getpid() and command(pid).startswith("ray::")]
+            held[str(number)] = {"consumer": anonymous_mib(os.getpid()), "workers": sum(map(anonymous_mib, workers))}
+    return held
 
 
-def torch_loader(origin: Origin, num_steps: int) -> Iterable[LocalBatch]:
-    return DataLoader(
-        Steps(origin, num_steps),
-        batch_size=None,
-        num_workers=CORES,
-        prefetch_factor=4,
-        multiprocessing_context="forkserver",
-    )
+def show_memory(held: dict[str, dict[str, float]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(held))
+        return
+    table = Table("steps", "consumer MiB", "Ray workers MiB", title="Memory held, without the object store")
+    for steps, sizes in held.items():
+        table.add_row(f"{int(steps):,}", f"{sizes['consumer']:.0f}", f"{sizes['workers']:.0f}")
+    Console().print(table)
+
+
+def processes() -> dict[int, float]:
+    """This process and all below it, with the CPU seconds of each."""
+    parents, seconds = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        parents[pid], seconds[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_ours(pid: int) -> bool:
+        while pid not in (os.getpid(), 0):
+            pid = parents.get(pid, 0)
+        return pid != 0
+
+    return {pid: used for pid, used in seconds.items() if is_ours(pid)}
+
+
+def cpu_seconds() -> float:
+    return sum(processes().values())
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def anonymous_mib(pid: int) -> float:
+    """What is the process's own: pages of the object store belong to all that read them."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
 
 
 if __name__ == "__main__":

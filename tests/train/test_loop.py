@@ -98,7 +98,9 @@ def test_chunks_learn_what_the_whole_batch_learns(chunk_rows: int) -> None:
         assert (mine - other).abs().max() < 1e-9
     for mine, other in zip(weights, theirs[2], strict=True):
         assert (mine - other).abs().max() < 1e-6  # AdamW divides by small second moments.
-    assert run(0, torch.float32, 1, 1, chunk_rows=chunk_rows)[0] == pytest.approx(run(0, torch.float32, 1, 1)[0], abs=1e-6)
+    assert run(0, torch.float32, 1, 1, chunk_rows=chunk_rows)[0] == pytest.approx(
+        run(0, torch.float32, 1, 1)[0], abs=1e-6
+    )
 
 
 def test_ranks_with_chunks_learn_what_one_process_learns() -> None:
