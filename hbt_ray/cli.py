@@ -26,6 +26,15 @@ store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
 app.add_typer(store_app, name="store")
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")]
+QuestionPrompt = Annotated[
+    str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
+]
+PassagePrompt = Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")]
+MaxLength = Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")]
+EncodingWorkers = Annotated[int, typer.Option(min=1, help="Encoding processes.")]
+EncodingGpu = Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as plan.alpha=0.3")
 ]
@@ -65,7 +74,7 @@ def prepare(
 @app.command()
 def mine(
     store: StorePath,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")],
+    model: ModelName,
     out: Annotated[Path | None, typer.Option(help="Default: STORE.negatives/MODEL, beside the store.")] = None,
     language: Annotated[
         str | None, typer.Option(help="To compare texts in; default: for each data set the one that most items have.")
@@ -74,14 +83,12 @@ def mine(
     max_share: Annotated[float, typer.Option(help="It scores below this share of the positive's score.")] = 0.95,
     margin: Annotated[float, typer.Option(help="It scores below the positive's score less this.")] = 0.0,
     keep: Annotated[int, typer.Option(help="Negatives of an item at most.")] = 10,
-    question_prompt: Annotated[
-        str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
-    ] = None,
-    passage_prompt: Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Encoding processes.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")] = False,
+    question_prompt: QuestionPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 64,
+    workers: EncodingWorkers = 1,
+    gpu: EncodingGpu = False,
     as_json: AsJson = False,
 ) -> None:
     """Find hard negatives: passages that a model takes for answers to questions of other items."""
@@ -148,20 +155,18 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")],
+    model: ModelName,
     task: Annotated[
         list[str], typer.Option(help="xquad-r=FOLDER, mlqa-r=FOLDER, lareqa=FOLDER or worldfacts; repeatable.")
     ],
     languages: Annotated[str, typer.Option(help="Keep only these, such as en,de,ar.")] = "",
     untrained: Annotated[bool, typer.Option("--untrained", help="Judge the base encoder of a run as well.")] = False,
-    question_prompt: Annotated[
-        str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
-    ] = None,
-    passage_prompt: Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Encoding processes.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")] = False,
+    question_prompt: QuestionPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 64,
+    workers: EncodingWorkers = 1,
+    gpu: EncodingGpu = False,
     trec_depth: Annotated[
         int, typer.Option(min=0, help="Also write a TREC run of the pool, so many passages a question.")
     ] = 0,
