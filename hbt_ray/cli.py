@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hbt_ray.errors import ConfigError, HbtError
+
+if TYPE_CHECKING:
+    from hbt_ray.evaluate.encode import EncoderConfig
 
 app = typer.Typer(
     name="hbt",
@@ -96,7 +99,6 @@ def mine(
     from hbt_ray.data.location import is_uri
     from hbt_ray.data.store import Store
     from hbt_ray.evaluate.candidates import MineConfig
-    from hbt_ray.evaluate.encode import EncoderConfig
     from hbt_ray.evaluate.mining import free_folder, languages_to_mine
     from hbt_ray.session import session
     from hbt_ray.workflow import find_run, mine_store
@@ -106,17 +108,14 @@ def mine(
     settings = MineConfig.make(values, "the command line")
     opened = Store(store)
     run = find_run(model, "", Path())
-    encoder = EncoderConfig.make(
-        {
-            "model": str(run.model) if run.config.exists() else model,
-            "question_prompt": question_prompt,
-            "passage_prompt": passage_prompt,
-            "max_length": max_length,
-            "batch_size": batch_size,
-            "workers": workers,
-            "gpu": gpu,
-        },
-        "the command line",
+    encoder = _encoder(
+        str(run.model) if run.config.exists() else model,
+        question_prompt=question_prompt,
+        passage_prompt=passage_prompt,
+        max_length=max_length,
+        batch_size=batch_size,
+        workers=workers,
+        gpu=gpu,
     )
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
@@ -178,7 +177,6 @@ def evaluate(
 ) -> None:
     """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.encode import EncoderConfig
     from hbt_ray.evaluate.table import headline_table
     from hbt_ray.evaluate.tasks import open_task
     from hbt_ray.session import session
@@ -189,17 +187,14 @@ def evaluate(
     tasks = [open_task(spec, chosen) for spec in task]
     run = find_run(model, name, storage)
     is_run = run.config.exists()
-    settings = EncoderConfig.make(
-        {
-            "model": str(run.model) if is_run else model,
-            "question_prompt": question_prompt,
-            "passage_prompt": passage_prompt,
-            "max_length": max_length,
-            "batch_size": batch_size,
-            "workers": workers,
-            "gpu": gpu,
-        },
-        "the command line",
+    settings = _encoder(
+        str(run.model) if is_run else model,
+        question_prompt=question_prompt,
+        passage_prompt=passage_prompt,
+        max_length=max_length,
+        batch_size=batch_size,
+        workers=workers,
+        gpu=gpu,
     )
     if untrained and not is_run:
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
@@ -297,6 +292,13 @@ def verify_store(store: StorePath, as_json: AsJson = False) -> None:
     require(store, verified)
     shards = f"{verified.num_shards:,} shard{'s' * (verified.num_shards != 1)}"
     screen.say(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as the manifest says")
+
+
+def _encoder(model: str, **options: Any) -> EncoderConfig:
+    """How a command runs a model, from the options above."""
+    from hbt_ray.evaluate.encode import EncoderConfig
+
+    return EncoderConfig.make({"model": model, **options}, "the command line")
 
 
 def main() -> None:

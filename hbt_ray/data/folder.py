@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -68,12 +68,13 @@ class Folder:
             stream.write(content)
 
     @contextmanager
-    def writing_arrow(self, name: str, schema: pa.Schema, compression: str | None = None) -> Iterator[ArrowSink]:
-        """Record batches into an Arrow IPC file."""
-        with self.writing(name) as stream:
-            sink = ArrowSink(stream, schema, compression)
-            yield sink
-            sink.close()
+    def writing_arrow(
+        self, name: str, schema: pa.Schema, compression: str | None = "lz4"
+    ) -> Iterator[pa.RecordBatchFileWriter]:
+        """An Arrow IPC file, for record batches and tables."""
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with self.writing(name) as stream, pa.ipc.new_file(stream, schema, options=options) as writer:
+            yield writer
 
     def arrow(self, name: str) -> pa.RecordBatchFileReader:
         """An Arrow IPC file, memory-mapped where it can be."""
@@ -92,31 +93,7 @@ class Folder:
             system.delete_file(path)
 
 
-class ArrowSink:
-    """Where the record batches of one file go; knows the checksum of its bytes."""
-
-    def __init__(self, stream: Any, schema: pa.Schema, compression: str | None) -> None:
-        self._digest = _Digest(stream)
-        options = pa.ipc.IpcWriteOptions(compression=compression)
-        self._writer = pa.ipc.new_file(pa.PythonFile(cast(BinaryIO, self._digest), "w"), schema, options=options)
-
-    def write(self, rows: pa.RecordBatch | pa.Table, max_rows: int | None = None) -> None:
-        """One record batch, or a table cut into batches of `max_rows`."""
-        if isinstance(rows, pa.Table):
-            self._writer.write_table(rows, max_chunksize=max_rows)
-        else:
-            self._writer.write_batch(rows)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    @property
-    def sha256(self) -> str:
-        """Of the whole file, once it is closed."""
-        return self._digest.hexdigest()
-
-
-class _Digest(io.RawIOBase):
+class Hashing(io.RawIOBase):
     """Passes bytes on and hashes them, so that a file need not be read again for its checksum."""
 
     def __init__(self, stream: Any) -> None:
@@ -135,4 +112,5 @@ class _Digest(io.RawIOBase):
         return len(content)
 
     def hexdigest(self) -> str:
+        """SHA-256 of the bytes so far."""
         return self._hash.hexdigest()

@@ -39,7 +39,7 @@ class FindDuplicates:
         order = np.lexsort((hashes, by_dataset, -breadth, key))
         losers = order[1:][key[order][1:] == key[order][:-1]]
         gone = table.take(pa.array(losers))
-        with self.folder.writing_arrow(f"{self.share:05d}.arrow", LOSERS, "lz4") as sink:
+        with self.folder.writing_arrow(f"{self.share:05d}.arrow", LOSERS) as sink:
             for batch in deal(gone.select(["row"]), bucket[losers], self.num_buckets):
                 sink.write(batch)
         return {"duplicates": Counter(gone["dataset"].to_pylist())}

@@ -61,7 +61,7 @@ class GroupBucket:
         self.folder.write(f"{name}.rejected.jsonl", lines(rejections))
         self.folder.write(f"{name}.removed.jsonl", lines(removals))
         rows = np.flatnonzero(stays)
-        with self.folder.writing_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())]), "lz4") as sink:
+        with self.folder.writing_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())])) as sink:
             sink.write(pa.table({"row": rows}))
         if self.num_shares:
             self._write_keys(table, rows, np.bincount(items[rows], minlength=len(table))[items[rows]])
@@ -94,7 +94,7 @@ class GroupBucket:
             [keys, breadth, chosen["dataset"], chosen["hash"], np.full(len(rows), self.bucket.number), rows],
             schema=KEYS,
         )
-        with self.folder.writing_arrow(f"{self.bucket.number:05d}.keys.arrow", KEYS, "lz4") as sink:
+        with self.folder.writing_arrow(f"{self.bucket.number:05d}.keys.arrow", KEYS) as sink:
             for batch in deal(found, bucket_of(keys, self.num_shares), self.num_shares):
                 sink.write(batch)
 

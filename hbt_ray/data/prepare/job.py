@@ -66,10 +66,10 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
         SourceError: a source is missing or malformed, or more than `max_rejected` of the rows are bad.
         StoreError: another store stands at `config.path`, or another process is making one there.
     """
-    store = Folder(config.path)
+    store, fingerprint = Folder(config.path), config.fingerprint()
     if store.exists(MANIFEST):
         manifest = read_manifest(config.path)
-        if manifest.spec != config.fingerprint():
+        if manifest.spec != fingerprint:
             raise StoreError(
                 f"{store}: holds a store made from other settings or sources; give another path, or remove it first"
             )
@@ -78,7 +78,8 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
     if (names := store.names()) and WORK not in names:
         raise StoreError(f"{store}: is there and is no store, so it is left alone; give another path")
     with _alone(store / WORK):
-        prepared = _Job(config, store, spread, screen or Screen(silent=True)).run()
+        work = Work(store / WORK, spread, screen or Screen(silent=True))
+        prepared = _Job(config, store, work, fingerprint, config.num_buckets()).run()
     (store / WORK).remove()
     return prepared
 
@@ -108,19 +109,19 @@ def _alone(work: Folder) -> Iterator[None]:
 class _Job:
     config: StoreConfig
     store: Folder
-    spread: Spread
-    screen: Screen
+    work: Work
+    fingerprint: str
+    """Of the recipe: asked for once, as it looks at every file of the sources."""
+    num_buckets: int
 
     def run(self) -> Prepared:
-        config, num_buckets = self.config, self.config.num_buckets()
-        num_shares = max(1, num_buckets // _BUCKETS_PER_SHARE) if config.deduplicate else 0
-        work = Work(self.store / WORK, self.spread, self.screen)
-        base = work.folder / config.fingerprint()
+        work, base = self.work, self.work.folder / self.fingerprint
+        num_shares = max(1, self.num_buckets // _BUCKETS_PER_SHARE) if self.config.deduplicate else 0
 
-        reads = self._read(work)
+        reads = self._read()
         self._fail_if_too_many(reads, reads)
         files = tuple((work.folder / one["key"], f"{n:05d}.arrow") for one in reads for n in range(one["num_files"]))
-        buckets = [Bucket(files, number) for number in range(num_buckets)] if files else []
+        buckets = [Bucket(files, number) for number in range(self.num_buckets)] if files else []
         grouped, compared, packed = (base / name for name in ("group", "duplicates", "pack"))
         overlap = self._evaluation_texts()
         groups = work.stage("grouping", {
@@ -134,7 +135,7 @@ class _Job:
         packs = work.stage("packing items", {
             self._key("pack", one.number): PackBucket(packed, one, grouped, compared, num_shares) for one in buckets
         })  # fmt: skip
-        manifest = Manifest(datasets=self._write(work, packed, packs, reads), spec=config.fingerprint())
+        manifest = Manifest(datasets=self._write(packed, packs, reads), spec=self.fingerprint)
         if not manifest.datasets and _total(groups, "overlapping"):
             raise SourceError(
                 f"every item of {self.store} overlaps with the evaluation data, so nothing is left to store"
@@ -147,20 +148,21 @@ class _Job:
         gone = prepared.rejected.total() + prepared.overlapping.total() + prepared.duplicates.total()
         if prepared.num_read != prepared.num_kept + gone:
             raise HbtError(f"{prepared.num_read} rows read, {prepared.num_kept} kept, {gone} not: a defect of hbt_ray")
-        self._publish(manifest, base, reads, len(buckets))
+        self._publish(manifest, reads, len(buckets))
         return prepared
 
-    def _read(self, work: Work) -> list[Result]:
+    def _read(self) -> list[Result]:
         tasks = {}
         for number, source in enumerate(self.config.sources):
+            # A source that did not change is not read again, whatever became of the others.
+            name = f"read/{number:03d}-{self.config.reading(source, self.num_buckets)}"
             parts: Sequence[Part] = source.parts()
             for part_number, part in enumerate(parts):
-                # A source that did not change is not read again, whatever became of the others.
-                key = f"read/{number:03d}-{self.config.reading(source)}/{part_number:05d}"
+                key = f"{name}/{part_number:05d}"
                 tasks[key] = ReadPart(
-                    work.folder / key, source.name, source.licence, part, self.config.num_buckets(), self.config.seed
+                    self.work.folder / key, source.name, source.licence, part, self.num_buckets, self.config.seed
                 )
-        return work.stage("reading", tasks)
+        return self.work.stage("reading", tasks)
 
     def _fail_if_too_many(self, reads: Sequence[Result], results: Sequence[Result]) -> None:
         num_read, rejected = sum(read["num_read"] for read in reads), _total(results, "rejected")
@@ -169,8 +171,7 @@ class _Job:
                 f"the sources of {self.store} hold no rows at all: {', '.join(s.name for s in self.config.sources)}"
             )
         if rejected.total() > self.config.max_rejected * num_read:
-            work, groups = self.store / WORK, len(results) - len(reads)
-            self._collect(REJECTED, self._rejected(work, reads, work / self.config.fingerprint(), groups))
+            self._collect(REJECTED, self._rejected(reads, num_buckets=len(results) - len(reads)))
             first = next(result["first_rejected"] for result in results if result["first_rejected"])
             raise SourceError(
                 f"{rejected.total()} of {num_read} rows are bad, more than max_rejected={self.config.max_rejected:g} "
@@ -180,17 +181,15 @@ class _Job:
     def _evaluation_texts(self) -> Overlap | None:
         if not self.config.decontaminate:
             return None
-        self.screen.say("reading the evaluation data")
+        self.work.screen.say("reading the evaluation data")
         rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, Row))
         return Overlap(text for row in rows for text in (row.question, row.passage))
 
-    def _write(
-        self, work: Work, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]
-    ) -> tuple[DatasetInfo, ...]:
+    def _write(self, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]) -> tuple[DatasetInfo, ...]:
         datasets = list(layouts(self.store, packed, packs, self.config.shard_items))
         keys = {one.name: [self._key(f"write/{one.name}", shard.number) for shard in one.shards] for one in datasets}
         tasks = {key: shard for one in datasets for key, shard in zip(keys[one.name], one.shards, strict=True)}
-        written = {result.pop("key"): Shard(**result) for result in work.stage("writing shards", tasks)}
+        written = {result.pop("key"): Shard(**result) for result in self.work.stage("writing shards", tasks)}
         origins = _origins(reads)
         return tuple(
             DatasetInfo(
@@ -203,11 +202,11 @@ class _Job:
             for one in datasets
         )
 
-    def _publish(self, manifest: Manifest, base: Folder, reads: Sequence[Result], num_buckets: int) -> None:
+    def _publish(self, manifest: Manifest, reads: Sequence[Result], num_buckets: int) -> None:
         """The manifest last: without it there is no store."""
-        self._collect(REJECTED, self._rejected(self.store / WORK, reads, base, num_buckets))
+        self._collect(REJECTED, self._rejected(reads, num_buckets))
         self._collect(REMOVED, (
-            (base / stage).read(f"{number:05d}.removed.jsonl")
+            (self.work.folder / self.fingerprint / stage).read(f"{number:05d}.removed.jsonl")
             for stage in ("group", "pack") for number in range(num_buckets)
         ))  # fmt: skip
         shards = {shard.file for info in manifest.datasets for shard in info.shards}
@@ -218,11 +217,11 @@ class _Job:
         self.store.write(PICTURE, coverage_svg(manifest).encode())
         self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
 
-    def _rejected(self, work: Folder, reads: Sequence[Result], base: Folder, num_buckets: int) -> Iterator[bytes]:
+    def _rejected(self, reads: Sequence[Result], num_buckets: int) -> Iterator[bytes]:
         for read in reads:
-            yield (work / read["key"]).read(REJECTED)
+            yield (self.work.folder / read["key"]).read(REJECTED)
         for number in range(num_buckets):
-            yield (base / "group").read(f"{number:05d}.{REJECTED}")
+            yield (self.work.folder / self.fingerprint / "group").read(f"{number:05d}.{REJECTED}")
 
     def _collect(self, name: str, parts: Iterable[bytes]) -> None:
         with self.store.writing(name) as stream:
@@ -230,7 +229,7 @@ class _Job:
                 stream.write(part)
 
     def _key(self, stage: str, number: int) -> str:
-        return f"{self.config.fingerprint()}/{stage}/{number:05d}"
+        return f"{self.fingerprint}/{stage}/{number:05d}"
 
 
 def _total(results: Iterable[Result], what: str) -> Counter[str]:

@@ -44,7 +44,8 @@ class PackBucket:
         for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
             rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
             items, groups = _items(rows)
-            with self.folder.writing_arrow(f"{name}/{dataset}.arrow", items.schema) as sink:
+            # Uncompressed: a shard takes its slices out of the mapped file.
+            with self.folder.writing_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as sink:
                 sink.write(items)
             datasets[dataset] = {
                 "groups": groups,

@@ -64,9 +64,9 @@ class StoreConfig(Config):
         files = [_files(source) for source in (*self.sources, *self.decontaminate)]
         return _digest(self.model_dump(mode="json", exclude={"path"}), files)
 
-    def reading(self, source: AnySource) -> str:
+    def reading(self, source: AnySource, num_buckets: int) -> str:
         """Fingerprint of all that decides what reading one source leaves behind."""
-        return _digest(source.model_dump(mode="json"), _files(source), self.seed, self.num_buckets())
+        return _digest(source.model_dump(mode="json"), _files(source), self.seed, num_buckets)
 
 
 def _files(source: AnySource) -> Sequence[tuple[str, int | None, int | None]]:
