@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hbt_ray.data.negatives import Negatives
-    from hbt_ray.data.plan import Batch, Plan
-    from hbt_ray.data.policy import PlanConfig
+    from hbt_ray.data.plan.plan import Batch, Plan
+    from hbt_ray.data.plan.policy import PlanConfig
     from hbt_ray.data.prepare import StoreConfig, prepare
-    from hbt_ray.data.store import Store
+    from hbt_ray.data.store.negatives import Negatives
+    from hbt_ray.data.store.store import Store
     from hbt_ray.evaluate.candidates import MineConfig
     from hbt_ray.evaluate.encode import EncoderConfig
     from hbt_ray.evaluate.mining import mine
     from hbt_ray.evaluate.tasks import Task, open_task
     from hbt_ray.evaluate.verdict import Verdict
-    from hbt_ray.train.loss import info_nce
+    from hbt_ray.train.loss.info_nce import info_nce
     from hbt_ray.train.settings import TrainConfig
     from hbt_ray.train.trainer import fit
 
 _HOMES = {
-    "Batch": "data.plan",
+    "Batch": "data.plan.plan",
     "EncoderConfig": "evaluate.encode",
     "MineConfig": "evaluate.candidates",
-    "Negatives": "data.negatives",
-    "Plan": "data.plan",
-    "PlanConfig": "data.policy",
-    "Store": "data.store",
+    "Negatives": "data.store.negatives",
+    "Plan": "data.plan.plan",
+    "PlanConfig": "data.plan.policy",
+    "Store": "data.store.store",
     "StoreConfig": "data.prepare",
     "Task": "evaluate.tasks",
     "TrainConfig": "train.settings",
     "Verdict": "evaluate.verdict",
     "fit": "train.trainer",
-    "info_nce": "train.loss",
+    "info_nce": "train.loss.info_nce",
     "mine": "evaluate.mining",
     "open_task": "evaluate.tasks",
     "prepare": "data.prepare",

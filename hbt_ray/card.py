@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from hbt_ray.data.store import read_manifest
+from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.evaluate.table import COLUMNS
 from hbt_ray.evaluate.verdict import Verdict

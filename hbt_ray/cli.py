@@ -96,8 +96,8 @@ def mine(
 ) -> None:
     """Find hard negatives: passages that a model takes for answers to questions of other items."""
     from hbt_ray.console import Screen
-    from hbt_ray.data.location import is_uri
-    from hbt_ray.data.store import Store
+    from hbt_ray.data.store.location import is_uri
+    from hbt_ray.data.store.store import Store
     from hbt_ray.evaluate.candidates import MineConfig
     from hbt_ray.evaluate.mining import free_folder, languages_to_mine
     from hbt_ray.session import session
@@ -256,9 +256,9 @@ def inspect_store(
 ) -> None:
     """Say what a store holds: datasets, languages, sizes, licences."""
     from hbt_ray.console import Screen
-    from hbt_ray.data import census
-    from hbt_ray.data.picture import write_picture
-    from hbt_ray.data.store import Store, read_manifest
+    from hbt_ray.data.store import census
+    from hbt_ray.data.store.picture import write_picture
+    from hbt_ray.data.store.store import Store, read_manifest
 
     screen = Screen(as_json)
     manifest = read_manifest(store)
@@ -279,8 +279,8 @@ def inspect_store(
 def verify_store(store: StorePath, as_json: AsJson = False) -> None:
     """Compare every shard with the manifest: checksums, rows, columns, languages; exit code 2 if anything differs."""
     from hbt_ray.console import Screen
-    from hbt_ray.data.store import read_manifest
-    from hbt_ray.data.verify import require, verify
+    from hbt_ray.data.store.store import read_manifest
+    from hbt_ray.data.store.verify import require, verify
 
     screen = Screen(as_json)
     num_shards = sum(len(info.shards) for info in read_manifest(store).datasets)

@@ -12,7 +12,7 @@ from rich.table import Table
 from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
 from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
-from hbt_ray.data.store import Store
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.evaluate.candidates import REASONS, MineConfig
 from hbt_ray.evaluate.encode import EncoderConfig, model_folder

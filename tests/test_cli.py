@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hbt_ray.data.store import Store
-from hbt_ray.train.model import build
+from hbt_ray.data.store.store import Store
+from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_run, small_store
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hbt_ray import console
 from hbt_ray.console import Screen, TrainingProgress
-from hbt_ray.train.loop import Outcome
+from hbt_ray.train.engine.loop import Outcome
 
 
 def outcome(step: int, kind: str) -> Outcome:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hbt_ray.data.policy import PlanConfig
+from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.evaluate.verdict import Verdict
 
 

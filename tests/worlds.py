@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import Manifest
-from hbt_ray.data.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
+from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.data.prepare import StoreConfig, prepare
+from hbt_ray.data.store.manifest import Manifest
+from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
 from hbt_ray.train.settings import TrainConfig
 
 LANGUAGES = ("ar", "de", "en")

@@ -1,0 +1,1 @@
+"""Data: sources → prepare → store, and plan → stream. Each room is a folder."""

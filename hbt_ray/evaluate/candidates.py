@@ -16,11 +16,11 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.coverage import Coverage
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import DatasetInfo
-from hbt_ray.data.overlap import tokenised
-from hbt_ray.data.store import Store
+from hbt_ray.data.plan.coverage import Coverage
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.prepare.overlap import tokenised
+from hbt_ray.data.store.manifest import DatasetInfo
+from hbt_ray.data.store.store import Store
 from hbt_ray.evaluate.scores import Floats
 
 Flags = npt.NDArray[np.bool_]

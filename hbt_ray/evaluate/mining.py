@@ -1,7 +1,7 @@
 """Mining: a model run over a store, to find for every item the passages that only seem to answer its question.
 
 Dataset by dataset, as a batch is of one: encode questions and distinct passages in one language (`encode`), search
-(`ShardedIndex`), choose (`candidates`), write item numbers (`hbt_ray.data.negatives`).
+(`ShardedIndex`), choose (`candidates`), write item numbers (`hbt_ray.data.store.negatives`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hbt_ray.console import Screen
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import DatasetInfo, Manifest
-from hbt_ray.data.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
-from hbt_ray.data.store import Store
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.store.manifest import DatasetInfo, Manifest
+from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, read_candidates
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run, published
-from hbt_ray.train import checkpoint
-from hbt_ray.train.model import load
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.model.encoder import load
 from hbt_ray.train.trainer import latest_checkpoint
 
 

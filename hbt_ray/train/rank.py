@@ -13,14 +13,14 @@ import ray.train
 import torch
 from ray.train.torch import get_device
 
-from hbt_ray.data.negatives import Negatives
-from hbt_ray.data.plan import Plan
-from hbt_ray.data.store import read_manifest
-from hbt_ray.data.stream import Origin, stream
+from hbt_ray.data.plan.plan import Plan
+from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.store import read_manifest
+from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
-from hbt_ray.train import checkpoint
-from hbt_ray.train.loop import Learner, Outcome, train
-from hbt_ray.train.model import load, tokenising
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.engine.loop import Learner, Outcome, train
+from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from hbt_ray.config import Config
-from hbt_ray.data.location import Location, absolute
-from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.stream import StreamConfig
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.location import Location, absolute
+from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.run import Run
-from hbt_ray.train.loop import OptimiserConfig
-from hbt_ray.train.loss import LossConfig
-from hbt_ray.train.model import ModelConfig
+from hbt_ray.train.engine.loop import OptimiserConfig
+from hbt_ray.train.loss.info_nce import LossConfig
+from hbt_ray.train.model.encoder import ModelConfig
 
 
 class WorkersConfig(Config):

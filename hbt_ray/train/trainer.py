@@ -15,15 +15,15 @@ from typing import Any
 
 import ray
 
-from hbt_ray.data.negatives import Negatives
-from hbt_ray.data.plan import Plan
-from hbt_ray.data.store import Store
+from hbt_ray.data.plan.plan import Plan
+from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, ResourceError
 from hbt_ray.run import Run, published
-from hbt_ray.train import checkpoint
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
-from hbt_ray.train.loop import Outcome
-from hbt_ray.train.model import build
+from hbt_ray.train.model.encoder import build
 from hbt_ray.train.settings import TrainConfig, WorkersConfig
 
 

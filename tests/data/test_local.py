@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.data.local import Loader, TokenisingConfig
-from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.store import Store
-from hbt_ray.data.tokens import tokenise
-from hbt_ray.train.model import ModelConfig, build, tokenising
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.store import Store
+from hbt_ray.data.stream.local import Loader, TokenisingConfig
+from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 

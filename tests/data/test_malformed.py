@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
 from hbt_ray.data.sources import files
-from hbt_ray.data.store import Store
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import SourceError
 
 GOOD = {"item_id": "g1", "language": "de", "question": "Wo?", "passage": "Hier."}

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.keyed import make_key
+from hbt_ray.data.plan.keyed import make_key
 from hbt_ray.data.prepare import Prepared, StoreConfig, in_process, on_ray, prepare
 from hbt_ray.data.prepare.group import text_key
 from hbt_ray.data.prepare.recipe import _BUCKET_BYTES
 from hbt_ray.data.prepare.work import Result, Spread, Task
 from hbt_ray.data.prepare.write import cut, total
 from hbt_ray.data.sources.table import TableSource
-from hbt_ray.data.verify import verify
+from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import StoreError
 
 RECIPE = "hbt_ray.data.prepare.recipe."

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.prepare.recipe import AnySource
-from hbt_ray.data.rows import BadRow, Row, Source
 from hbt_ray.data.sources.files import fingerprint
+from hbt_ray.data.sources.rows import BadRow, Row, Source
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.errors import ConfigError, SourceError
 

@@ -16,15 +16,15 @@ import pytest
 from ray import cloudpickle
 from ray.util.metrics import Counter
 
-from hbt_ray.data.block import pack, unpack
-from hbt_ray.data.cpus import most_spare, task_cpus
-from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.plan import Plan
-from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.store import Store
-from hbt_ray.data.stream import Origin, StreamConfig, cut, stream
-from hbt_ray.data.tokens import Tokens
-from hbt_ray.train.model import ModelConfig, build, tokenising
+from hbt_ray.data.plan.plan import Plan
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.store import Store
+from hbt_ray.data.stream.block import pack, unpack
+from hbt_ray.data.stream.cpus import most_spare, task_cpus
+from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
+from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -94,7 +94,7 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
 def test_a_long_stream_is_a_chain_of_datasets(
     store: Path, how: TokenisingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hbt_ray.data.stream._MAX_LEGS", 2)
+    monkeypatch.setattr("hbt_ray.data.stream.stream._MAX_LEGS", 2)
     assert [batch.step for batch in streamed(store, how, 0, 1, 5, 25)] == list(range(5, 25))
 
 

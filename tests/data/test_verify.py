@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.verify import require, verify
+from hbt_ray.data.store.verify import require, verify
 from hbt_ray.errors import StoreError
 from tests.data.test_store import written
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.negatives import Negatives
 from hbt_ray.data.prepare import StoreConfig, prepare
-from hbt_ray.data.store import Store
+from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
 from hbt_ray.evaluate.mining import languages_to_mine, mine
-from hbt_ray.train.model import ModelConfig, build
+from hbt_ray.train.model.encoder import ModelConfig, build
 from tests.worlds import LANGUAGES, small_store
 
 NEAR, SAME, EQUAL, HOLDS = range(len(REASONS))

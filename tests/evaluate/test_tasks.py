@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hbt_ray.data.rows import Row
+from hbt_ray.data.sources.rows import Row
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks import Task, parallel_task, read_lareqa
 

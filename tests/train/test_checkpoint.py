@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.train import checkpoint
-from hbt_ray.train.loop import Learner
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.engine.loop import Learner
 from tests.train.test_loop import learner, local
 
 PLAN = {"seed": 0, "alpha": 0.5}

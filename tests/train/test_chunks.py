@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hbt_ray.data.tokens import Tokens
-from hbt_ray.train.chunks import chunked, encode, on_device
+from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.train.engine.chunks import chunked, encode, on_device
 
 CPU = torch.device("cpu")
 

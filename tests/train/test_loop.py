@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hbt_ray.data.local import LocalBatch
-from hbt_ray.data.tokens import Tokens
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.errors import NonFiniteLoss
-from hbt_ray.train.loop import Learner, OptimiserConfig, Outcome, train
-from hbt_ray.train.loss import LossConfig
+from hbt_ray.train.engine.loop import Learner, OptimiserConfig, Outcome, train
+from hbt_ray.train.loss.info_nce import LossConfig
 from tests.train.processes import on_ranks
 
 NUM_ROWS = 8

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hbt_ray.train.loss import Mined, info_nce
+from hbt_ray.train.loss.info_nce import Mined, info_nce
 from tests.train.processes import on_ranks
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.data.tokens import tokenise
+from hbt_ray.data.stream.tokens import tokenise
 from hbt_ray.errors import ModelError
-from hbt_ray.train.chunks import features
-from hbt_ray.train.model import ModelConfig, build, load, tokenising
+from hbt_ray.train.engine.chunks import features
+from hbt_ray.train.model.encoder import ModelConfig, build, load, tokenising
 
 TEXTS = [f"{word} {number}" for word in ("Frage", "question", "سؤال", "คำถาม") for number in range(60)]
 SMALL = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 200, "max_question_length": 8, "max_passage_length": 12}

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.plan import Plan
-from hbt_ray.data.store import Store
-from hbt_ray.data.tokens import tokenise
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.plan.plan import Plan
+from hbt_ray.data.store.store import Store
+from hbt_ray.data.stream.tokens import tokenise
 from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
@@ -30,10 +30,10 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
-from hbt_ray.train.chunks import features
+from hbt_ray.train.engine.chunks import features
+from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.export import export
-from hbt_ray.train.loop import Outcome
-from hbt_ray.train.model import load, tokenising
+from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
 from tests.worlds import small_run, small_store, write_negatives

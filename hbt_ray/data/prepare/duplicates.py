@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.folder import Folder
 from hbt_ray.data.prepare.read import deal
 from hbt_ray.data.prepare.work import Result
+from hbt_ray.data.store.folder import Folder
 
 LOSERS = pa.schema([("row", pa.int32())])
 

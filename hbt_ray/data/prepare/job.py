@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
-from hbt_ray.data.folder import Folder
-from hbt_ray.data.location import is_uri
-from hbt_ray.data.manifest import DatasetInfo, Manifest, Shard
-from hbt_ray.data.overlap import Overlap
-from hbt_ray.data.picture import coverage_svg
 from hbt_ray.data.prepare.duplicates import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
+from hbt_ray.data.prepare.overlap import Overlap
 from hbt_ray.data.prepare.pack import PackBucket
 from hbt_ray.data.prepare.read import ReadPart
 from hbt_ray.data.prepare.recipe import StoreConfig
 from hbt_ray.data.prepare.work import Result, Spread, Work, in_process
 from hbt_ray.data.prepare.write import layouts
-from hbt_ray.data.rows import Part, Row
-from hbt_ray.data.store import MANIFEST, read_manifest
+from hbt_ray.data.sources.rows import Part, Row
+from hbt_ray.data.store.folder import Folder
+from hbt_ray.data.store.location import is_uri
+from hbt_ray.data.store.manifest import DatasetInfo, Manifest, Shard
+from hbt_ray.data.store.picture import coverage_svg
+from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
 
 REJECTED, REMOVED, PICTURE = "rejected.jsonl", "removed.jsonl", "coverage.svg"

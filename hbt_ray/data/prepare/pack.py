@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hbt_ray.data.folder import Folder
 from hbt_ray.data.prepare.group import Bucket, removal
 from hbt_ray.data.prepare.work import Result, lines
-from hbt_ray.data.store import SIDES
+from hbt_ray.data.store.folder import Folder
+from hbt_ray.data.store.store import SIDES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.folder import Folder
-from hbt_ray.data.keyed import make_key
+from hbt_ray.data.plan.keyed import make_key
 from hbt_ray.data.prepare.work import Result, lines
-from hbt_ray.data.rows import BadRow, Part, Row
 from hbt_ray.data.sources.files import explained
+from hbt_ray.data.sources.rows import BadRow, Part, Row
+from hbt_ray.data.store.folder import Folder
 from hbt_ray.languages import normalise
 
 _TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "passage_id", "where")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.location import Location
 from hbt_ray.data.sources.beir import BeirSource
 from hbt_ray.data.sources.bitext import BitextSource
 from hbt_ray.data.sources.files import fingerprint
@@ -20,6 +19,7 @@ from hbt_ray.data.sources.mmarco import MmarcoSource
 from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.sources.worldfacts import Worldfacts
+from hbt_ray.data.store.location import Location
 
 AnySource = Annotated[
     Worldfacts | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hbt_ray.console import Screen
-from hbt_ray.data.folder import Folder
+from hbt_ray.data.store.folder import Folder
 from hbt_ray.errors import HbtError
 
 Result = dict[str, Any]

@@ -12,10 +12,10 @@ from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
-from hbt_ray.data.folder import Folder, Hashing
-from hbt_ray.data.manifest import Group
 from hbt_ray.data.prepare.work import Result
-from hbt_ray.data.store import SIDES
+from hbt_ray.data.store.folder import Folder, Hashing
+from hbt_ray.data.store.manifest import Group
+from hbt_ray.data.store.store import SIDES
 
 BATCH_ITEMS = 4096
 """Items of one record batch: what a reader fetches of a remote column at once."""

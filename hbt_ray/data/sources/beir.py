@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.location import Location, child
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.corpus import documents
 from hbt_ray.data.sources.files import first_of, lines
 from hbt_ray.data.sources.judgements import Judgement, join, judgement, positives
 from hbt_ray.data.sources.records import jsonl
+from hbt_ray.data.sources.rows import BadRow, Row
+from hbt_ray.data.store.location import Location, child
 
 
 class BeirSource(Config):

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from hbt_ray.config import Config
-from hbt_ray.data.location import Location
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.records import records, texts
+from hbt_ray.data.sources.rows import BadRow, Row
+from hbt_ray.data.store.location import Location
 
 
 class BitextColumns(Config):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Iterator
 from typing import NamedTuple
 
-from hbt_ray.data.rows import BadRow
 from hbt_ray.data.sources.files import lines
 from hbt_ray.data.sources.records import Record, texts
+from hbt_ray.data.sources.rows import BadRow
 
 
 class Entry(NamedTuple):

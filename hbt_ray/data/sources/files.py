@@ -1,4 +1,4 @@
-"""Files at a location (`hbt_ray.data.location`), plain or gzip, read as lines.
+"""Files at a location (`hbt_ray.data.store.location`), plain or gzip, read as lines.
 
 A line ends at a line feed and nowhere else: U+2028 or a form feed inside a text splits nothing. A carriage return
 before it and a byte order mark at the start are dropped, blank lines are skipped. One line is held at a time.
@@ -16,8 +16,8 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.location import child, filesystem, name
-from hbt_ray.data.rows import BadRow
+from hbt_ray.data.sources.rows import BadRow
+from hbt_ray.data.store.location import child, filesystem, name
 from hbt_ray.errors import SourceError
 
 MAX_LINE_BYTES = 64 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.records import Record
+from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.sources.table import Columns, row
 from hbt_ray.errors import SourceError
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.corpus import Entry, pick
 from hbt_ray.data.sources.files import Line
+from hbt_ray.data.sources.rows import BadRow, Row
 
 
 class Judgement(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import Field
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.location import Location
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.corpus import documents, tab_separated
 from hbt_ray.data.sources.files import files_of, lines
 from hbt_ray.data.sources.judgements import join, positives, trec
 from hbt_ray.data.sources.records import Record, jsonl
+from hbt_ray.data.sources.rows import BadRow, Row
+from hbt_ray.data.store.location import Location
 
 
 class MiraclLanguage(Config):

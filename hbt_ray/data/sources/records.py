@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hbt_ray.data.location import filesystem, name
-from hbt_ray.data.rows import BadRow
 from hbt_ray.data.sources.files import Line, explained, files_of, lines
+from hbt_ray.data.sources.rows import BadRow
+from hbt_ray.data.store.location import filesystem, name
 from hbt_ray.errors import SourceError
 
 _STRETCH_ROWS = 100_000

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.location import Location
-from hbt_ray.data.rows import BadRow, Row
 from hbt_ray.data.sources.files import opened
+from hbt_ray.data.sources.rows import BadRow, Row
+from hbt_ray.data.store.location import Location
 from hbt_ray.errors import SourceError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hbt_ray.data.rows import Row
+from hbt_ray.data.sources.rows import Row
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.task import Task
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from hbt_ray.data.cache import Cache
-from hbt_ray.data.columns import Unit, explained
-from hbt_ray.data.location import child, filesystem, patiently
-from hbt_ray.data.manifest import Shard
+from hbt_ray.data.store.cache import Cache
+from hbt_ray.data.store.columns import Unit, explained
+from hbt_ray.data.store.location import child, filesystem, patiently
+from hbt_ray.data.store.manifest import Shard
 
 KEY = "passage_key"
 _FETCHES = 16

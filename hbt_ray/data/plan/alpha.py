@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from hbt_ray.config import Config
-from hbt_ray.data.keyed import make_key
-from hbt_ray.data.schedule import BalancedSplit, Kind, RandomSplit, Split
+from hbt_ray.data.plan.keyed import make_key
+from hbt_ray.data.plan.schedule import BalancedSplit, Kind, RandomSplit, Split
 from hbt_ray.errors import PlanError
 
 Share = Annotated[float, Field(ge=0, le=1)]

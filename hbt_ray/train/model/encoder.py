@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hbt_ray.config import Config
-from hbt_ray.data.local import TokenisingConfig
+from hbt_ray.data.stream.local import TokenisingConfig
 from hbt_ray.errors import ModelError
-from hbt_ray.train.chunks import Chunks, encode
+from hbt_ray.train.engine.chunks import Chunks, encode
 
 logger = logging.getLogger(__name__)
 

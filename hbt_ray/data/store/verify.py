@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hbt_ray.data.columns import map_file, row_starts
-from hbt_ray.data.location import child, inside, is_uri, patiently
-from hbt_ray.data.manifest import DatasetInfo, Shard
-from hbt_ray.data.remote import KEY
-from hbt_ray.data.store import MANIFEST, SIDES, read_manifest
+from hbt_ray.data.store.columns import map_file, row_starts
+from hbt_ray.data.store.location import child, inside, is_uri, patiently
+from hbt_ray.data.store.manifest import DatasetInfo, Shard
+from hbt_ray.data.store.remote import KEY
+from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
 
 _THREADS = 4

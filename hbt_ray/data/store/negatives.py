@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import DatasetInfo, Manifest
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.store.manifest import DatasetInfo, Manifest
 from hbt_ray.errors import NegativesError
 
 MANIFEST = "negatives.json"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.data.coverage import Coverage
-from hbt_ray.data.keyed import Indices, make_key, uniform
-from hbt_ray.data.kinds import Rows
+from hbt_ray.data.plan.coverage import Coverage
+from hbt_ray.data.plan.keyed import Indices, make_key, uniform
+from hbt_ray.data.plan.kinds import Rows
 
 NONE = -1
 """In the place of an item number: no negative."""

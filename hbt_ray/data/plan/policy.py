@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.alpha import Alpha
+from hbt_ray.data.plan.alpha import Alpha
 
 
 class PlanConfig(Config):

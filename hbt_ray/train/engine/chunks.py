@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hbt_ray.data.tokens import Tokens
+from hbt_ray.data.stream.tokens import Tokens
 
 
 class Chunks(NamedTuple):

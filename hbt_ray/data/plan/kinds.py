@@ -12,10 +12,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from hbt_ray.data.coverage import Coverage, LanguageCodes, Pool
-from hbt_ray.data.keyed import Indices, make_key, permute, uniform
-from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.schedule import Schedule
+from hbt_ray.data.plan.coverage import Coverage, LanguageCodes, Pool
+from hbt_ray.data.plan.keyed import Indices, make_key, permute, uniform
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.plan.schedule import Schedule
 
 
 class Rows(NamedTuple):

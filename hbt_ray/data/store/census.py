@@ -11,11 +11,11 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from hbt_ray.data.keyed import make_key, permute
-from hbt_ray.data.location import filesystem, patiently
-from hbt_ray.data.manifest import Manifest
-from hbt_ray.data.picture import compact
-from hbt_ray.data.store import Store, StoredItem
+from hbt_ray.data.plan.keyed import make_key, permute
+from hbt_ray.data.store.location import filesystem, patiently
+from hbt_ray.data.store.manifest import Manifest
+from hbt_ray.data.store.picture import compact
+from hbt_ray.data.store.store import Store, StoredItem
 from hbt_ray.languages import english_name
 
 MAX_LANGUAGES, MAX_DATASETS = 20, 8

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.columns import Unit
-from hbt_ray.data.coverage import LanguageCodes
-from hbt_ray.data.keyed import Indices
+from hbt_ray.data.plan.coverage import LanguageCodes
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.store.columns import Unit
 
 _ROWS_WORTH_A_TAKE = 16
 

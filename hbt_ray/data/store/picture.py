@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from hbt_ray.colour import hex_code, level_colour
-from hbt_ray.data.manifest import Manifest
+from hbt_ray.data.store.manifest import Manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.languages import english_name
 

@@ -28,12 +28,12 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from hbt_ray.config import Config
-from hbt_ray.data.block import pack, unpack
-from hbt_ray.data.cache import DEFAULT, CacheConfig
-from hbt_ray.data.cpus import task_cpus
-from hbt_ray.data.local import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.meter import Meter
-from hbt_ray.data.policy import PlanConfig
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.cache import DEFAULT, CacheConfig
+from hbt_ray.data.stream.block import pack, unpack
+from hbt_ray.data.stream.cpus import task_cpus
+from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.stream.meter import Meter
 from hbt_ray.errors import HbtError
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.

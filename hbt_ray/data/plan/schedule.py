@@ -24,7 +24,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from hbt_ray.data.keyed import make_key, permute
+from hbt_ray.data.plan.keyed import make_key, permute
 from hbt_ray.errors import PlanError
 
 Kind = Literal["balanced", "random"]

@@ -20,13 +20,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hbt_ray.config import Config
-from hbt_ray.data.keyed import make_key
-from hbt_ray.data.local import LocalBatch
-from hbt_ray.data.tokens import Tokens
+from hbt_ray.data.plan.keyed import make_key
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.errors import NonFiniteLoss
-from hbt_ray.train.chunks import Chunks, chunked, on_device
-from hbt_ray.train.loss import LossConfig, Mined, info_nce
-from hbt_ray.train.model import BiEncoder
+from hbt_ray.train.engine.chunks import Chunks, chunked, on_device
+from hbt_ray.train.loss.info_nce import LossConfig, Mined, info_nce
+from hbt_ray.train.model.encoder import BiEncoder
 
 
 class OptimiserConfig(Config):

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.location import child, filesystem, inside
+from hbt_ray.data.store.location import child, filesystem, inside
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The local batch: what one rank needs for one step, and the loader that makes it from (plan, store, tokenizer).
 
 The loader is a pure function of (step, rank, world size), so it runs anywhere: in the training process, in a test, or
-in Ray Data tasks on other machines (`hbt_ray.data.stream`).
+in Ray Data tasks on other machines (`hbt_ray.data.stream.stream`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.cache import DEFAULT, CacheConfig
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.negatives import Negatives
-from hbt_ray.data.plan import Batch, Plan
-from hbt_ray.data.policy import PlanConfig
-from hbt_ray.data.store import Store
-from hbt_ray.data.tokens import Tokens, tokenise
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.plan.plan import Batch, Plan
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.cache import DEFAULT, CacheConfig
+from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.store import Store
+from hbt_ray.data.stream.tokens import Tokens, tokenise
 
 _NO_TOKENS = Tokens(np.empty(0, np.int32), np.empty(0, np.int32))
 

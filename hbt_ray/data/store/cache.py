@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.columns import map_file
+from hbt_ray.data.store.columns import map_file
 from hbt_ray.errors import StoreError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.keyed import make_key
+from hbt_ray.data.plan.keyed import make_key
 
 WORDS = 13
 Hashes = NDArray[np.uint64]

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.manifest import DatasetInfo
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.store.manifest import DatasetInfo
 
 LanguageCodes = NDArray[np.int16]
 

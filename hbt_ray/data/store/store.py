@@ -9,7 +9,7 @@
     STORE/coverage.svg               languages × datasets, to look at
 
 Local shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read. A store under a URI
-is read column by column, through a cache on this machine's disk (`hbt_ray.data.remote`).
+is read column by column, through a cache on this machine's disk (`hbt_ray.data.store.remote`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hbt_ray.data.cache import DEFAULT, Cache, CacheConfig
-from hbt_ray.data.cells import Cells, Places, column_cells, pick, text_cells
-from hbt_ray.data.columns import Columns, LocalColumns, explained
-from hbt_ray.data.coverage import Coverage, LanguageCodes
-from hbt_ray.data.keyed import Indices
-from hbt_ray.data.location import child, inside, is_uri, patiently
-from hbt_ray.data.manifest import VERSION, DatasetInfo, Manifest, Shard
-from hbt_ray.data.plan import Batch
-from hbt_ray.data.remote import KEY, RemoteColumns
+from hbt_ray.data.plan.coverage import Coverage, LanguageCodes
+from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.plan.plan import Batch
+from hbt_ray.data.store.cache import DEFAULT, Cache, CacheConfig
+from hbt_ray.data.store.cells import Cells, Places, column_cells, pick, text_cells
+from hbt_ray.data.store.columns import Columns, LocalColumns, explained
+from hbt_ray.data.store.location import child, inside, is_uri, patiently
+from hbt_ray.data.store.manifest import VERSION, DatasetInfo, Manifest, Shard
+from hbt_ray.data.store.remote import KEY, RemoteColumns
 from hbt_ray.errors import StoreError
 
 MANIFEST = "manifest.json"

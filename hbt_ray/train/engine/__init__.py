@@ -1,0 +1,1 @@
+"""One rank's work at each step, in plain torch."""

@@ -1,0 +1,1 @@
+"""What is minimised, exact over all ranks."""

@@ -1,0 +1,1 @@
+"""The encoder: from scratch, a folder or the hub."""
