@@ -25,7 +25,8 @@ from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.engine.chunks import Chunks, chunked, on_device
-from hbt_ray.train.loss.info_nce import LossConfig, Mined, info_nce
+from hbt_ray.train.loss.encoded import Mined
+from hbt_ray.train.loss.info_nce import LossConfig, info_nce
 from hbt_ray.train.model.encoder import BiEncoder
 
 

@@ -14,7 +14,6 @@ every rank's questions asked of a passage, so the gradients of all ranks sum to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
+from hbt_ray.train.loss.encoded import Mined
 
 
 class LossConfig(Config):
@@ -31,18 +31,6 @@ class LossConfig(Config):
 
     temperature: float = Field(0.05, gt=0)
     """Cosines are divided by it; smaller is sharper."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """Mined negatives of one rank's rows, n for each."""
-
-    passages: Tensor
-    """[rows, n, width], normalised; anything finite where there is none."""
-    keys: Tensor
-    """[rows, n] int64, as those of the passages."""
-    there: Tensor
-    """[rows, n] bool; False where the row has fewer than n."""
 
 
 def info_nce(

@@ -1,0 +1,53 @@
+"""What the objective sees of a step: one rank's vectors, row by row, and what is known about the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """Mined negatives of one rank's rows, n for each."""
+
+    passages: Tensor
+    """[rows, n, width], normalised; anything finite where there is none."""
+    keys: Tensor
+    """[rows, n] int64, as those of the passages."""
+    there: Tensor
+    """[rows, n] bool; False where the row has fewer than n."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Another rendering of the rows' questions or passages: in another language, or by a teacher."""
+
+    vectors: Tensor
+    """[rows, width], normalised; anything finite where there is none."""
+    there: Tensor
+    """[rows] bool; False where the row has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One rank's rows of a global batch."""
+
+    questions: Tensor
+    """[rows, width], normalised."""
+    passages: Tensor
+    """[rows, width], row by row the questions' answers."""
+    keys: Tensor
+    """[rows] int64, equal where passages are shared, whatever the rank."""
+    question_languages: Tensor
+    """[rows] int64, positions in the plan's languages."""
+    passage_languages: Tensor
+    mined: Mined | None = None
+    question_versions: Version | None = None
+    """The same questions in another language, by the student."""
+    passage_versions: Version | None = None
+    teacher_questions: Version | None = None
+    """The English questions, by the teacher; without gradients."""
+    teacher_passages: Version | None = None
+    teacher_scores: Tensor | None = None
+    """[rows, 1 + n] float, of the passage and the mined negatives; NaN where unknown."""
