@@ -78,14 +78,15 @@ class Interrupted(HbtError):
 
 
 class NonFiniteLoss(HbtError):
-    """The loss is not a finite number; every rank stopped before the optimiser step."""
+    """The loss or its gradient is not a finite number; every rank stopped before the optimiser step."""
 
-    def __init__(self, step: int, loss: float) -> None:
+    def __init__(self, step: int, loss: float, gradient_norm: float) -> None:
         super().__init__(
-            f"the loss of step {step} is {loss}; all ranks stopped before the weights changed. "
-            "Lower train.learning_rate or raise loss.temperature, and continue from the last checkpoint."
+            f"at step {step} the loss is {loss} and the norm of its gradient {gradient_norm}; all ranks stopped before "
+            "the weights changed. Lower optimiser.learning_rate or raise loss.temperature, and continue from the last "
+            "checkpoint."
         )
-        self.step, self.loss = step, loss
+        self.step, self.loss, self.gradient_norm = step, loss, gradient_norm
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.loss)
+        return type(self), (self.step, self.loss, self.gradient_norm)

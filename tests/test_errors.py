@@ -11,7 +11,7 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch
 
 
 @pytest.mark.parametrize(
-    "error", [PlanMismatch("plan.alpha", 0.5, 0.3), NonFiniteLoss(7, float("inf")), InputError("x: y")]
+    "error", [PlanMismatch("plan.alpha", 0.5, 0.3), NonFiniteLoss(7, float("inf"), 1.0), InputError("x: y")]
 )
 def test_errors_survive_pickling(error: HbtError) -> None:
     again = pickle.loads(pickle.dumps(error))

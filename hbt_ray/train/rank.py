@@ -19,7 +19,9 @@ from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
 from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.engine.loop import Learner, Outcome, train
+from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.engine.loop import Outcome, train
+from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
 
@@ -50,7 +52,7 @@ def _train(settings: dict[str, Any]) -> None:
     learner = Learner(
         encoder,
         config.optimiser,
-        config.loss,
+        Objective(config.loss, encoder.get_embedding_dimension()),
         padding_id=encoder.tokenizer.pad_token_id,
         rank=rank,
         sizes=sizes,

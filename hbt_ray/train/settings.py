@@ -11,8 +11,8 @@ from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.location import Location, absolute
 from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.run import Run
-from hbt_ray.train.engine.loop import OptimiserConfig
-from hbt_ray.train.loss.info_nce import LossConfig
+from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
 
 

@@ -23,4 +23,5 @@ def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], arg
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pt")
+    dist.barrier()  # A rank that leaves at once may cut off what another still reads.
     dist.destroy_process_group()

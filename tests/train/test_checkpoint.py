@@ -9,8 +9,9 @@ import torch
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.engine.loop import Learner
-from tests.train.test_loop import learner, local
+from hbt_ray.train.engine.learner import Learner
+from tests.train.batches import batch
+from tests.train.test_learner import learner
 
 PLAN = {"seed": 0, "alpha": 0.5}
 
@@ -19,7 +20,7 @@ PLAN = {"seed": 0, "alpha": 0.5}
 def trained(tmp_path: Path) -> Learner:
     made = learner(torch.float32, dropout=0.1)
     for step in range(3):
-        made.learn(local(step))
+        made.learn(batch(step))
     checkpoint.save(tmp_path, made, 3, PLAN)
     return made
 
@@ -28,7 +29,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, train
     other = learner(torch.float32, dropout=0.1)
     assert checkpoint.restore(tmp_path, other) == checkpoint.State(3, PLAN)
     for step in range(3, 8):
-        assert other.learn(local(step)) == trained.learn(local(step))
+        assert other.learn(batch(step)) == trained.learn(batch(step))
     for mine, theirs in zip(other.encoder.parameters(), trained.encoder.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 

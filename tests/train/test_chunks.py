@@ -1,29 +1,15 @@
-"""Chunks: every row once, the longest first, and vectors back in the order of the rows."""
+"""Chunks: every row once, the longest first, and little padding."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hbt_ray.data.stream.tokens import Tokens
-from hbt_ray.train.engine.chunks import chunked, encode, on_device
-
-CPU = torch.device("cpu")
-
-
-class Recorder(nn.Module):
-    """The vector of a row is its first id and its length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[tuple[int, ...]] = []
-
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        self.shapes.append(tuple(features["input_ids"].shape))
-        first, length = features["input_ids"][:, 0], features["attention_mask"].sum(1)
-        return {"sentence_embedding": torch.stack([first, length], 1).double()}
+from hbt_ray.train.engine.chunks import cut, features, on_device
 
 
 def side(lengths: list[int]) -> Tokens:
@@ -31,34 +17,42 @@ def side(lengths: list[int]) -> Tokens:
     return Tokens(np.repeat(np.arange(len(lengths)) + 1, lengths).astype(np.int32), np.array(lengths, np.int32))
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 4, 7, 8, 100])
-def test_vectors_are_in_the_order_of_the_rows(chunk_rows: int) -> None:
-    lengths = [3, 9, 1, 9, 2, 5, 3]
-    vectors = encode(Recorder(), chunked(side(lengths), chunk_rows, 0, CPU))
-    assert vectors.tolist() == [[row + 1, length] for row, length in enumerate(lengths)]
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 50), st.integers(0, 500))
+def test_every_row_once_and_no_chunk_is_too_large_or_wastes_too_much(
+    lengths: list[int], chunk_rows: int, pass_tokens: int
+) -> None:
+    array = np.array(lengths, np.int32)
+    chunks = cut(array, chunk_rows, pass_tokens)
+    assert sorted(np.concatenate(chunks).tolist()) == list(range(len(lengths)))
+    sorted_lengths = array[np.concatenate(chunks)].tolist()
+    assert sorted_lengths == sorted(lengths, reverse=True)
+    for chunk in chunks:
+        assert 1 <= len(chunk) <= chunk_rows
+        assert array[chunk[0]] * len(chunk) - array[chunk].sum() <= pass_tokens
 
 
-def test_parts_are_no_wider_than_their_rows() -> None:
-    encoder = Recorder()
-    encode(encoder, chunked(side([3, 9, 1, 9, 2, 5, 3]), 3, 0, CPU))
-    assert encoder.shapes == [(3, 9), (3, 3), (1, 1)]
+def test_a_chunk_ends_where_padding_would_cost_more_than_a_pass() -> None:
+    lengths = np.array([3, 100, 4, 98, 99], np.int32)
+    assert [chunk.tolist() for chunk in cut(lengths, 10, 64)] == [[1, 4, 3], [2, 0]]
+    assert [chunk.tolist() for chunk in cut(lengths, 10, 1_000)] == [[1, 4, 3, 2, 0]]
+    assert [chunk.tolist() for chunk in cut(lengths, 2, 1_000)] == [[1, 4], [3, 2], [0]]
 
 
-def test_what_fits_is_left_as_it_is() -> None:
-    chunks = chunked(side([2, 5, 3]), 3, 0, CPU)
-    assert chunks.places is None
-    assert chunks.parts[0]["input_ids"].tolist() == [[1, 1, 0, 0, 0], [2, 2, 2, 2, 2], [3, 3, 3, 0, 0]]
+def test_features_are_as_wide_as_their_longest_row() -> None:
+    made = features(side([2, 5, 3]), 0, torch.device("cpu"))
+    assert made["input_ids"].tolist() == [[1, 1, 0, 0, 0], [2, 2, 2, 2, 2], [3, 3, 3, 0, 0]]
+    assert made["attention_mask"].sum(1).tolist() == [2, 5, 3]
 
 
 def test_read_only_arrays_are_no_danger() -> None:
     array = np.arange(4)
     array.flags.writeable = False
-    on_device(array, CPU).add_(1)
+    on_device(array, torch.device("cpu")).add_(1)
     assert array.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is for a GPU")
 def test_a_gpu_gets_the_same() -> None:
-    tokens, gpu = side([3, 9, 1, 9, 2, 5, 3]), torch.device("cuda")
-    for ours, theirs in zip(chunked(tokens, 3, 0, gpu).parts, chunked(tokens, 3, 0, CPU).parts, strict=True):
-        assert all(torch.equal(ours[name].cpu(), theirs[name]) for name in theirs)
+    tokens = side([3, 9, 1, 9, 2, 5, 3])
+    ours, theirs = (features(tokens, 0, torch.device(name)) for name in ("cuda", "cpu"))
+    assert all(torch.equal(ours[name].cpu(), theirs[name]) for name in theirs)

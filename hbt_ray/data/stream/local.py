@@ -40,6 +40,13 @@ class LocalBatch:
     """Mined passages, n for each row in the order of the rows, [rows · n]; one without tokens is none."""
     negative_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Their passage keys, [rows · n]; 0 for none."""
+    question_languages: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Positions in the plan's languages, [rows]."""
+    passage_languages: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    views: dict[str, Tokens] = field(default_factory=dict)
+    """Other renderings of the rows' texts, by name, each [rows]; one without tokens is none."""
+    teacher_scores: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """Of each row's passage and mined negatives, [rows · (1 + n)]; NaN where unknown. Empty where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.train.engine.loop import Learner
+from hbt_ray.train.engine.learner import Learner
 
 WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "checkpoint.json"
 

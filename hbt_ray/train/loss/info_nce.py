@@ -14,32 +14,26 @@ every rank's questions asked of a passage, so the gradients of all ranks sum to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from hbt_ray.config import Config
 from hbt_ray.train.loss.encoded import Mined
-
-
-class LossConfig(Config):
-    """The contrastive loss."""
-
-    temperature: float = Field(0.05, gt=0)
-    """Cosines are divided by it; smaller is sharper."""
+from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 
 
 def info_nce(
     questions: Tensor,
     passages: Tensor,
     keys: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     sizes: Sequence[int],
     mined: Mined | None = None,
+    *,
+    symmetric: bool = False,
+    dimensions: Sequence[int] = (),
+    tile: int = 2_048,
 ) -> Tensor:
     """This rank's part of the global mean loss; the parts of all ranks sum to it.
 
@@ -49,57 +43,45 @@ def info_nce(
         keys: [rows] int64, equal where passages are shared.
         sizes: rows of every rank, in rank order; known from the plan, so nothing is sent to learn them.
         mined: negatives of this rank's rows; on every rank or on none, and of equal n on all.
+        symmetric: the mean of this and of the loss of each passage among all questions.
+        dimensions: prefixes of the vectors, normalised anew, whose loss counts as much as that of the whole.
+        tile: rows and columns of the similarity matrix that are in memory at once.
     """
-    rank = dist.get_rank() if len(sizes) > 1 else 0
-    own = torch.arange(len(questions), device=questions.device)
-    place = own + sum(sizes[:rank])
-    candidates, excluded = gather(passages, sizes), keys[:, None] == gather(keys, sizes)
-    excluded[own, place] = False
+    questions, passages = _wide(questions), _wide(passages)
+    heat = torch.as_tensor(temperature, dtype=questions.dtype, device=questions.device)
+    places = torch.arange(len(questions), device=questions.device) + own_start(sizes)
+    all_keys = gather(keys, sizes)
+    candidates, pairing = gather(passages, sizes), Pairing(places, keys, all_keys)
+    others = gather(questions, sizes) if symmetric else questions
     if mined is not None:
-        others, absent = _gather_mined(mined, keys, sizes)
-        candidates, excluded = torch.cat([candidates, others]), torch.cat([excluded, absent], dim=1)
-    scores = _at_least_float32(questions) @ _at_least_float32(candidates).T / temperature
-    scores = scores.masked_fill(excluded, -torch.inf)
-    return F.cross_entropy(scores, place, reduction="sum") / sum(sizes)
+        negatives, negative_keys, there = _gather_mined(mined, sizes)
+        candidates = torch.cat([candidates, negatives])
+        there = torch.cat([torch.ones_like(all_keys, dtype=torch.bool), there])
+        pairing = Pairing(places, keys, torch.cat([all_keys, negative_keys]), there)
+    total = questions.new_zeros(())
+    for width in (*dimensions, questions.shape[1]):
+        loss = tiled_info_nce(_prefix(questions, width), _prefix(candidates, width), heat, pairing, tile)
+        if symmetric:
+            back = Pairing(places, keys, all_keys)
+            loss = (loss + tiled_info_nce(_prefix(passages, width), _prefix(others, width), heat, back, tile)) / 2
+        total = total + loss
+    return total / (sum(sizes) * (len(dimensions) + 1))
 
 
-def _gather_mined(mined: Mined, keys: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The mined negatives of all ranks, [rows · n, width], and which of them each question must not see."""
-    others = gather(mined.passages, sizes).flatten(0, 1)
+def _gather_mined(mined: Mined, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The mined negatives of all ranks, [rows · n, width], their keys, and which of them are there, [rows · n]."""
+    others = gather(_wide(mined.passages), sizes).flatten(0, 1)
     # One message for both; gloo sends no bool.
-    other_keys, there = gather(torch.stack([mined.keys, mined.there.long()], dim=2), sizes).flatten(0, 1).unbind(1)
-    return others, (keys[:, None] == other_keys) | (there == 0)
+    keys, there = gather(torch.stack([mined.keys, mined.there.long()], dim=2), sizes).flatten(0, 1).unbind(1)
+    return others, keys, there.bool()
 
 
-def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Rows of all ranks, in rank order, with gradients back to the rank that they came from."""
-    if len(sizes) == 1:
-        return rows
-    return _Gather.apply(rows, tuple(sizes)) if rows.requires_grad else _all_gather(rows, sizes)
+def _prefix(vectors: Tensor, width: int) -> Tensor:
+    if width == vectors.shape[1]:
+        return vectors
+    return torch.nn.functional.normalize(vectors[:, :width], dim=1)
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        ctx.sizes = sizes
-        return _all_gather(rows, sizes)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].contiguous()
-        dist.all_reduce(total)
-        return total.split(ctx.sizes)[dist.get_rank()], None
-
-
-def _all_gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Slices may differ by a row, which collectives do not take: pad, gather, cut."""
-    longest = max(sizes)
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]).contiguous()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-
-def _at_least_float32(vectors: Tensor) -> Tensor:
+def _wide(vectors: Tensor) -> Tensor:
     """Logits of bf16 vectors would be too coarse for a temperature of 0.01."""
     return vectors if vectors.dtype == torch.float64 else vectors.float()

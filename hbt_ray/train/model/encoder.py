@@ -14,12 +14,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from hbt_ray.config import Config
 from hbt_ray.data.stream.local import TokenisingConfig
 from hbt_ray.errors import ModelError
-from hbt_ray.train.engine.chunks import Chunks, encode
 
 logger = logging.getLogger(__name__)
 
@@ -84,18 +82,6 @@ def tokenising(encoder: Any, config: ModelConfig) -> TokenisingConfig:
         config.max_question_length,
         config.max_passage_length,
     )
-
-
-class BiEncoder(nn.Module):
-    """Both towers, with shared weights, in one forward pass, as DistributedDataParallel wants it."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, questions: Chunks, passages: Chunks) -> tuple[Tensor, Tensor]:
-        """Normalised vectors, [rows, width] each."""
-        return encode(self.encoder, questions), encode(self.encoder, passages)
 
 
 def load(folder: Path) -> Any:

@@ -1,0 +1,40 @@
+"""The average of the weights over the steps (EMA): often better than the last weights, and no schedule's end is needed.
+
+    average ← d · average + (1 - d) · weights          d = min(decay, (1 + n) / (10 + n)) at the n-th update
+
+The smaller d of the first updates forgets the random start, as in the reference implementations of EfficientNet and of
+2410.21676's constant-rate runs. Only what is trained is averaged: a frozen encoder below adapters needs no second copy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Average:
+    """The averaged values of an encoder's trained parameters, in float32 at least."""
+
+    def __init__(self, encoder: nn.Module, decay: float) -> None:
+        self._decay, self.num_updates = decay, 0
+        self.values: dict[str, Tensor] = {
+            name: parameter.detach().clone()
+            for name, parameter in encoder.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module) -> None:
+        """Take in the weights of one more step."""
+        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
+        parameters = dict(encoder.named_parameters())
+        now = [parameters[name].detach() for name in self.values]
+        get_ema_multi_avg_fn(decay)(list(self.values.values()), now, None)
+        self.num_updates += 1
+
+    def load(self, values: dict[str, Tensor], num_updates: int) -> None:
+        """Go on from saved values."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+        self.num_updates = num_updates

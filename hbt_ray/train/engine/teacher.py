@@ -1,0 +1,48 @@
+"""The teacher: a frozen encoder that reads the English versions of a batch's texts, for distillation.
+
+It has a tokenizer, prompts and lengths of its own; the stream brings its tokens as views of the batch. Its vectors and
+the student's are compared by angle, so both must have one width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.train.engine.sides import TEACHER_VIEWS, apart, joined
+from hbt_ray.train.engine.tower import Budget, Tower
+from hbt_ray.train.loss.encoded import Version
+
+
+class Teacher:
+    """Made once on every rank, and never trained."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        padding_id: int,
+        chunk_rows: int,
+        device: torch.device | None = None,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        device = device or torch.device("cpu")
+        self._tower = Tower(
+            encoder.to(device).eval().requires_grad_(False),
+            padding_id=padding_id,
+            budget=Budget(chunk_rows, activation_tokens=0),
+            world_size=1,
+            device=device,
+            autocast=autocast,
+        )
+
+    def versions(self, batch: LocalBatch) -> dict[str, Version]:
+        """By the names of `Encoded`, those that the batch has texts for."""
+        views = {name: batch.views[name] for name in TEACHER_VIEWS if name in batch.views}
+        if not views:
+            return {}
+        return apart(self._tower.encode(joined(views), 0).vectors, views)

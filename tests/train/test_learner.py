@@ -1,0 +1,204 @@
+"""The learner: ranks, chunks, caches and tiles learn what one plain pass learns; what is not finite stops all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.errors import NonFiniteLoss
+from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.engine.loop import Outcome, train
+from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.objective import Objective
+from tests.train import plain
+from tests.train.batches import NUM_ROWS, PER_ROW, batch, sizes_of
+from tests.train.encoders import TinyEncoder
+from tests.train.processes import on_ranks
+
+OBJECTIVES: dict[str, tuple[dict[str, Any], bool]] = {
+    "masks": ({}, False),
+    "mined": ({}, True),
+    "symmetric": ({"symmetric": True}, True),
+    "matryoshka": ({"dimensions": (4, 9)}, True),
+    "learned temperature": ({"learn_temperature": True}, False),
+    "everything": ({"symmetric": True, "dimensions": (5,), "learn_temperature": True}, True),
+}
+"""Name → the loss, and whether rows have mined negatives."""
+PATHS = [(chunk_rows, tokens, tile) for chunk_rows in (1, 3, 8, 0) for tokens in (None, 0, 70) for tile in (1, 5, 99)]
+"""Rows of a chunk, tokens kept, and rows of a tile."""
+
+
+def learner(
+    kind: torch.dtype,
+    rank: int = 0,
+    world_size: int = 1,
+    dropout: float = 0.0,
+    loss: LossConfig | None = None,
+    **settings: object,
+) -> Learner:
+    config = OptimiserConfig(**{"steps": 20, "learning_rate": 1e-2, **settings})
+    objective = Objective(loss or LossConfig()).to(kind)
+    encoder = TinyEncoder(kind, dropout)
+    return Learner(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes_of(world_size))
+
+
+def loss_and_gradients(made: Learner, some: LocalBatch) -> list[Tensor]:
+    """Of one step, before clipping."""
+    loss = made.learn(some).loss
+    parameters = [*made.encoder.parameters(), *made.objective.parameters()]
+    return [
+        torch.tensor(loss, dtype=torch.float64),
+        *(parameter.grad.clone() for parameter in parameters if parameter.grad is not None),
+    ]
+
+
+def by_any_path(rank: int, world_size: int) -> dict[str, list[list[Tensor]]]:
+    """Objective → by path, loss and all gradients. Several ranks walk a third of the paths each time, another one."""
+    made: dict[str, list[list[Tensor]]] = {}
+    for number, (name, (settings, mined)) in enumerate(OBJECTIVES.items()):
+        for chunk_rows, tokens, tile in PATHS if world_size == 1 else PATHS[(number + world_size) % 3 :: 3]:
+            config = LossConfig(tile=tile, **settings)
+            paths = {"chunk_rows": chunk_rows, "activation_tokens": tokens, "max_gradient_norm": 1e9}
+            one = learner(torch.float64, rank, world_size, loss=config, **paths)
+            some = batch(1, rank, world_size, mined=mined)
+            made.setdefault(name, []).append(loss_and_gradients(one, some))
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[Tensor]]:
+    """By plain autograd in one pass."""
+    made = {}
+    for name, (settings, mined) in OBJECTIVES.items():
+        encoder, config = TinyEncoder(torch.float64), LossConfig(**settings)
+        log_scale = Objective(config).double().log_scale  # It was rounded to float32 before.
+        heat = torch.tensor(config.temperature, dtype=torch.float64) if log_scale is None else (-log_scale).exp()
+        loss = plain.loss(encoder, batch(1, mined=mined), config, heat.double())
+        loss.backward()
+        gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
+        made[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]
+    return made
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_all_paths_give_the_loss_and_gradients_of_one_plain_pass(
+    world_size: int, expected: dict[str, list[Tensor]]
+) -> None:
+    ranks = on_ranks(world_size, by_any_path, world_size) if world_size > 1 else [by_any_path(0, 1)]
+    for rank in ranks:
+        for name, paths in rank.items():
+            for path in paths:
+                for ours, theirs in zip(path, expected[name], strict=True):
+                    assert (ours - theirs).abs().max() < 1e-9, name
+
+
+def over_steps(rank: int, kind: torch.dtype, world_size: int, num_steps: int) -> tuple[list[float], list[Tensor]]:
+    """Losses, and the weights in the end."""
+    made = learner(kind, rank, world_size, chunk_rows=3, activation_tokens=20)
+    losses = [made.learn(batch(step, rank, world_size, mined=True)).loss for step in range(num_steps)]
+    return losses, [parameter.detach().clone() for parameter in made.encoder.parameters()]
+
+
+def test_weights_of_ranks_stay_with_one_process_over_many_steps() -> None:
+    losses, weights = over_steps(0, torch.float64, 1, 10)
+    assert losses[-1] < losses[0]
+    for rank_losses, rank_weights in on_ranks(3, over_steps, torch.float64, 3, 10):
+        assert rank_losses == pytest.approx(losses, abs=1e-9)
+        for mine, theirs in zip(weights, rank_weights, strict=True):
+            assert (mine - theirs).abs().max() < 1e-6  # AdamW divides by small second moments.
+
+
+def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
+    empty = Tokens(np.empty(0, np.int32), np.zeros(NUM_ROWS * PER_ROW, np.int32))
+    missing = replace(batch(0), negatives=empty, negative_keys=np.zeros(NUM_ROWS * PER_ROW, np.int64))
+    assert learner(torch.float64).learn(missing).loss == pytest.approx(
+        learner(torch.float64).learn(batch(0)).loss, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("activation_tokens", [None, 0, 40])
+def test_dropout_is_a_function_of_the_step_whatever_is_cached(activation_tokens: int | None) -> None:
+    first = learner(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=None)
+    second = learner(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=activation_tokens)
+    torch.manual_seed(99)
+    one = loss_and_gradients(first, batch(3))
+    torch.manual_seed(7)
+    torch.rand(10)
+    for ours, theirs in zip(loss_and_gradients(second, batch(3)), one, strict=True):
+        assert (ours - theirs).abs().max() < 1e-12
+    assert learner(torch.float64, dropout=0.0).learn(batch(3)).loss != one[0].item()
+
+
+def break_second_step(rank: int, what: str) -> tuple[str, int, bool]:
+    made = learner(torch.float32, rank, 2)
+    made.learn(batch(0, rank, 2))
+    before = [parameter.detach().clone() for parameter in made.encoder.parameters()]
+    if rank == 1:  # Only one rank is damaged; both must stop.
+        if what == "vectors":
+            made.encoder.embedding.register_forward_hook(lambda *args: args[-1] * torch.inf)
+        else:
+            made.encoder.layer.weight.register_hook(lambda gradient: gradient * torch.inf)
+    try:
+        made.learn(batch(1, rank, 2))
+    except NonFiniteLoss as error:
+        kept = all(torch.equal(a, b) for a, b in zip(before, made.encoder.parameters(), strict=True))
+        return type(error).__name__, error.step, kept
+    return "no error", -1, False
+
+
+@pytest.mark.parametrize("what", ["vectors", "gradient"])
+def test_what_is_not_finite_stops_every_rank_before_the_weights_change(what: str) -> None:
+    assert on_ranks(2, break_second_step, what) == [("NonFiniteLoss", 1, True)] * 2
+
+
+def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
+    half = learner(torch.float32, precision="bf16", chunk_rows=3, activation_tokens=20)
+    full = learner(torch.float32)
+    assert half.learn(batch(0)).loss == pytest.approx(full.learn(batch(0)).loss, rel=0.05)
+    assert half.learn(batch(1)).loss != full.learn(batch(1)).loss
+    assert half.learn(batch(2, mined=True)).loss == pytest.approx(full.learn(batch(2, mined=True)).loss, rel=0.05)
+    assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
+
+
+def test_the_hook_sees_new_gradients_and_old_weights() -> None:
+    made, seen = learner(torch.float32), []
+    before = made.encoder.layer.weight.detach().clone()
+    made.before_update = lambda step: seen.append(
+        (step, made.encoder.layer.weight.grad is not None, torch.equal(made.encoder.layer.weight, before))
+    )
+    made.learn(batch(5))
+    assert seen == [(5, True, True)]
+    assert not torch.equal(made.encoder.layer.weight, before)
+
+
+def test_the_learned_temperature_moves_and_stays_above_its_bound() -> None:
+    made = learner(torch.float32, loss=LossConfig(temperature=0.0101, learn_temperature=True), learning_rate=0.5)
+    for step in range(6):
+        made.learn(batch(step))
+    temperature = made.objective.temperature
+    assert isinstance(temperature, Tensor)
+    assert temperature.item() >= 0.01 - 1e-7
+    assert temperature.item() != pytest.approx(0.0101)
+
+
+def test_the_loop_learns_records_and_saves_in_order() -> None:
+    outcomes: list[Outcome] = []
+    saved: list[int] = []
+    train(learner(torch.float32), (batch(step) for step in range(5, 9)), outcomes.append, saved.append)
+    assert [outcome.step for outcome in outcomes] == [5, 6, 7, 8]
+    assert saved == [6, 7, 8, 9]
+    assert all(outcome.pairs_per_second > 0 and outcome.gradient_norm > 0 for outcome in outcomes)
+
+
+def test_learning_lowers_the_loss() -> None:
+    made = learner(torch.float32, steps=200, learning_rate=3e-2, decay="none")
+    losses = [made.learn(batch(step % 3)).loss for step in range(60)]
+    assert sum(losses[-3:]) < 0.3 * sum(losses[:3])
