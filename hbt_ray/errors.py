@@ -59,6 +59,21 @@ class CheckpointError(InputError):
     """A checkpoint is cut short or changed."""
 
 
+class StorageError(HbtError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+    def __init__(self, path: str, step: int, reason: str, free_bytes: int) -> None:
+        super().__init__(
+            f"{path}: the checkpoint of step {step} could not be written ({reason}; {free_bytes / 2**30:,.1f} GiB are "
+            "free there). The checkpoints before it are whole. Make room or let the folder be written to, and run the "
+            "same command again, which goes on from the newest."
+        )
+        self.path, self.step, self.reason, self.free_bytes = path, step, reason, free_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.step, self.reason, self.free_bytes)
+
+
 class ModelError(InputError):
     """A model folder or name cannot be loaded as an encoder."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run, published
 from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.model.encoder import load
-from hbt_ray.train.trainer import latest_checkpoint
 
 
 def export(run: Run) -> int:
@@ -15,11 +15,11 @@ def export(run: Run) -> int:
     Raises:
         CheckpointError: there is no checkpoint yet, or the newest is damaged.
     """
-    latest = latest_checkpoint(run)
-    if latest is None:
+    newest = Shelf(run.checkpoints).newest()
+    if newest is None:
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
     encoder = load(run.base)
-    state = checkpoint.restore_weights(latest, encoder)
+    state = checkpoint.restore_weights(newest[0], encoder, averaged=True)
     with published(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
     return state.step

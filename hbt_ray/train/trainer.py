@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +18,8 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, ResourceError
-from hbt_ray.run import Run, published
-from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.run import published
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.model.encoder import build
@@ -49,10 +48,9 @@ def open_run(config: TrainConfig) -> int:
     elif run.root.exists() and any(run.root.iterdir()):
         raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")
     done = 0
-    if latest := latest_checkpoint(run):
-        state = checkpoint.inspect(latest)
-        plan.require(state.plan)
-        done = state.step
+    if newest := Shelf(run.checkpoints).newest():
+        plan.require(newest[1].plan)
+        done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
     run.config.write_text(config.to_yaml(), encoding="utf-8")
     if not run.base.exists():
@@ -77,7 +75,7 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
         ResourceError: the cluster cannot hold the workers.
         NonFiniteLoss: all ranks stopped; the last good checkpoint is kept.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -106,7 +104,6 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
                 name=run.checkpoints.name,
                 storage_path=str(run.root),
                 failure_config=FailureConfig(max_failures=config.workers.max_failures, controller_failure_limit=3),
-                checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
             ),
         )
         with _interruptible():
@@ -130,17 +127,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-def latest_checkpoint(run: Run) -> Path | None:
-    """The folder of the newest committed checkpoint."""
-    from ray.train import Result
-
-    try:
-        latest = Result.from_path(str(run.checkpoints)).checkpoint
-    except RuntimeError:  # No checkpoint was ever committed.
-        return None
-    return Path(latest.path) if latest else None
 
 
 def _check_resources(workers: WorkersConfig) -> None:

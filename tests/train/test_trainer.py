@@ -30,15 +30,22 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
+from hbt_ray.run import Run
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.chunks import features
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.export import export
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
+from hbt_ray.train.trainer import fit, open_run
 from tests.worlds import small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def latest_checkpoint(run: Run) -> Path | None:
+    found = Shelf(run.checkpoints).newest()
+    return found[0] if found else None
 
 
 def trained(config: TrainConfig, until: int | None = None) -> list[Outcome]:
