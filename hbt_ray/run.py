@@ -4,6 +4,7 @@ RUN/config.yaml        the configuration, exactly as it was used
 RUN/base/              the encoder before training (SentenceTransformer folder)
 RUN/checkpoints/       what training continues from (Ray Train's)
 RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
+RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
 RUN/model/             the trained encoder (SentenceTransformer folder)
 RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>@base` of the untrained one
 RUN/report.html
@@ -40,6 +41,14 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after so many steps."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "validation.jsonl"
 
     @property
     def metrics(self) -> Path:

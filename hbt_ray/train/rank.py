@@ -17,11 +17,12 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.engine.loop import Learner, Outcome, train
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.watch import Watch
 
 
 def train_rank(settings: dict[str, Any]) -> HbtError | None:
@@ -31,7 +32,7 @@ def train_rank(settings: dict[str, Any]) -> HbtError | None:
     """
     try:
         _train(settings)
-    except (InputError, NonFiniteLoss) as error:
+    except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
     return None
 
@@ -57,6 +58,7 @@ def _train(settings: dict[str, Any]) -> None:
         device=get_device(),
     )
     start = _continue(learner, plan)
+    watch = Watch(config, rank, start) if config.validation.store else None
     how = tokenising(encoder, config.model)
     origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
 
@@ -67,13 +69,21 @@ def _train(settings: dict[str, Any]) -> None:
     def save(step: int) -> None:
         if step % config.checkpoints.every and step != settings["stop"]:
             return
+        # Before the checkpoint, which may replace one that is still being validated.
+        if watch and step != settings["stop"] and watch.due(step):
+            watch.stop_at(step)
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
                 checkpoint.save(Path(folder), learner, step, plan.identity)
             made = ray.train.Checkpoint.from_directory(folder) if rank == 0 else None
-            ray.train.report({"step": step}, checkpoint=made, checkpoint_dir_name=f"step-{step:08d}")
+            asked = watch.ask(step) if watch else False
+            name = config.run.checkpoint(step).name
+            ray.train.report({"step": step}, checkpoint=made, checkpoint_dir_name=name, validation=asked)
 
-    train(learner, stream(origin, start, settings["stop"], config.stream), record, save)
+    batches = stream(origin, start, settings["stop"], config.stream)
+    train(learner, watch.until_stopped(batches) if watch else batches, record, save)
+    if watch:
+        watch.finish()
     ray.get(settings["journal"].flush.remote())  # What was written may still be under way when this process ends.
 
 

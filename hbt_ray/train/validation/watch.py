@@ -1,0 +1,112 @@
+"""The ranks' side: which checkpoints are validated, and, at each of them, whether to go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+
+from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation import launch
+from hbt_ray.train.validation.ending import measured, saved_steps, schedule
+from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.stopping import standing
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.1
+
+
+class Watch:
+    """Of one rank; all ranks call `stop_at` for the same steps. Only rank 0 reads the record.
+
+    Args:
+        start: the step that training goes on with. Checkpoints up to there that lack a result, as their validation was
+            lost with the driver or the cluster, are validated again.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
+        self._config, self._is_first = config, rank == 0
+        self._schedule = schedule(config)
+        self._record = Record(config.run.validation)
+        self._asked: set[int] = set()
+        self._late: list[ray.ObjectRef] = []
+        self.stopped = False
+        if self._is_first:
+            self._asked = set(self._record.cut(start))
+            self._catch_up(start)
+        if start and self.stop_at(start):
+            logger.info("no improvement up to step %d; nothing is left to train", start)
+
+    def due(self, step: int) -> bool:
+        return self._schedule.due(step)
+
+    def ask(self, step: int) -> bool | ray.train.ValidationTaskConfig:
+        """What to report the checkpoint of `step` with."""
+        if not (self._is_first and self.due(step)):
+            return False
+        self._asked.add(step)
+        return launch.asked(self._config, step)
+
+    def stop_at(self, step: int) -> bool:
+        """Whether training ends here; waits for the results that the decision rests on.
+
+        Raises:
+            ValidationFailed: on all ranks alike.
+        """
+        answer: bool | HbtError = False
+        if self._is_first:
+            try:
+                answer = self._decide(step)
+            except HbtError as error:
+                answer = error
+        answer = broadcast_from_rank_zero(answer)
+        if isinstance(answer, HbtError):
+            raise answer
+        self.stopped = answer
+        return answer
+
+    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches up to the step at which `stop_at` said so."""
+        while not self.stopped and (batch := next(batches, None)) is not None:
+            yield batch
+
+    def finish(self) -> None:
+        """Wait for what this rank launched; Ray Train waits for what was reported."""
+        if self._late:
+            ray.wait(self._late, num_returns=len(self._late))
+
+    def _catch_up(self, start: int) -> None:
+        for step in saved_steps(self._config.run):
+            if step > start or not self.due(step) or step in self._asked:
+                continue
+            try:
+                checkpoint.inspect(self._config.run.checkpoint(step))
+            except CheckpointError as error:
+                logger.warning("step %d is not validated: %s", step, error)
+                continue
+            self._asked.add(step)
+            self._late.append(launch.launch(self._config, step))
+
+    def _decide(self, step: int) -> bool:
+        horizon = self._schedule.horizon(step)
+        wanted = {at for at in self._asked if at <= horizon}
+        end = time.monotonic() + self._config.validation.timeout_seconds
+        while missing := wanted - (rows := self._record.rows()).keys():
+            if time.monotonic() > end:
+                seconds = self._config.validation.timeout_seconds
+                raise ValidationFailed(min(missing), f"no result within {seconds:g} s; is there a free GPU, if one?")
+            time.sleep(_POLL_SECONDS)
+        for at in sorted(wanted):
+            if error := rows[at].get("error"):
+                raise ValidationFailed(at, error)
+        values = measured({at: rows[at] for at in wanted}, self._config)
+        return standing(self._schedule.visible(values, step), self._config.validation.rule).stop
