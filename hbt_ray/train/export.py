@@ -6,20 +6,25 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run, published
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.model.encoder import load
+from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import latest_checkpoint
+from hbt_ray.train.validation.ending import best_step
 
 
 def export(run: Run) -> int:
-    """Write `run.model` from the run's newest checkpoint. Returns the number of its training steps.
+    """Write `run.model` from the run's best checkpoint, or the newest where `validation.export` says so or nothing was
+    validated. Returns the number of its training steps.
 
     Raises:
-        CheckpointError: there is no checkpoint yet, or the newest is damaged.
+        CheckpointError: there is no checkpoint yet, or the one to export is damaged.
     """
     latest = latest_checkpoint(run)
     if latest is None:
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
+    config = TrainConfig.load(run.config)
+    best = best_step(config) if config.validation.export == "best" else None
     encoder = load(run.base)
-    state = checkpoint.restore_weights(latest, encoder)
+    state = checkpoint.restore_weights(latest if best is None else run.checkpoint(best), encoder)
     with published(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
     return state.step
