@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,10 @@ def beside(config: TrainConfig) -> ray.train.ValidationConfig | None:
     """For the trainer: one validation at a time, and `fit` waits for those that were asked for."""
     if not config.validation.store:
         return None
-    settings = config.absolute().model_dump(mode="json")
+    judge = _judge(config)
 
     def validate(checkpoint: ray.train.Checkpoint, step: int) -> dict[str, Any]:
-        # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
-        from hbt_ray.train.validation.task import validate as task
-
-        return task(settings, Path(checkpoint.path), step)
+        return judge(checkpoint.path, step)
 
     return ray.train.ValidationConfig(fn=validate, ray_remote_kwargs=options(config))
 
@@ -33,14 +31,24 @@ def asked(config: TrainConfig, step: int) -> ray.train.ValidationTaskConfig:
 
 def launch(config: TrainConfig, step: int) -> ray.ObjectRef:
     """Validate a checkpoint that was reported earlier; the task ends with the process that launched it."""
+    return ray.remote(_judge(config)).options(**options(config)).remote(str(config.run.checkpoint(step)), step)
 
-    def validate(settings: dict[str, Any], folder: str) -> dict[str, Any]:
-        from hbt_ray.train.validation.task import validate as task
 
-        return task(settings, Path(folder), step)
+def _judge(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
+    settings, threads = config.absolute().model_dump(mode="json"), _threads(config)
 
-    settings = config.absolute().model_dump(mode="json")
-    return ray.remote(validate).options(**options(config)).remote(settings, str(config.run.checkpoint(step)))
+    def judge(folder: str, step: int) -> dict[str, Any]:
+        # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
+        from hbt_ray.train.validation.task import step_back, validate
+
+        step_back(threads)
+        return validate(settings, Path(folder), step)
+
+    return judge
+
+
+def _threads(config: TrainConfig) -> int:
+    return max(1, int(config.validation.cpus))
 
 
 def options(config: TrainConfig) -> dict[str, Any]:
@@ -49,8 +57,7 @@ def options(config: TrainConfig) -> dict[str, Any]:
     With no CPU of its own it starts where workers hold every one. Variables of its own give it processes that serve
     nothing else, so that their low priority harms nobody.
     """
-    threads = str(max(1, int(config.validation.cpus)))
-    variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
+    variables = {"OMP_NUM_THREADS": str(_threads(config)), "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
     return {
         "num_cpus": config.validation.cpus,
         "num_gpus": 1 if config.validation.gpu else 0,

@@ -26,13 +26,18 @@ _CHUNK_ROWS = 64
 _LEAST_PRIORITY = 19
 
 
+def step_back(threads: int) -> None:
+    """Take from training only what it leaves; for good, so only where a process serves validations alone."""
+    os.setpriority(os.PRIO_PROCESS, 0, _LEAST_PRIORITY)
+    torch.set_num_threads(threads)
+
+
 def validate(settings: dict[str, Any], folder: Path, step: int) -> Row:
     """Measure the checkpoint in `folder`, made after `step` steps of the run of `settings`; write it on record.
 
     Whatever goes wrong is written there too, as the ranks wait for a line.
     """
     config = TrainConfig.model_validate(settings)
-    _step_back(config)
     begin = time.perf_counter()
     row: Row = {"step": step}
     try:
@@ -45,12 +50,6 @@ def validate(settings: dict[str, Any], folder: Path, step: int) -> Row:
     finally:
         Record(config.run.validation).append(row)
     return row
-
-
-def _step_back(config: TrainConfig) -> None:
-    """Take from training only what it leaves; the process serves validations alone (`launch.options`)."""
-    os.setpriority(os.PRIO_PROCESS, 0, _LEAST_PRIORITY)
-    torch.set_num_threads(max(1, int(config.validation.cpus)))
 
 
 @lru_cache(maxsize=1)
