@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,15 @@ def asked(config: TrainConfig, step: int) -> ray.train.ValidationTaskConfig:
     return ray.train.ValidationTaskConfig({"step": step}, config.validation.timeout_seconds)
 
 
-def launch(config: TrainConfig, step: int) -> ray.ObjectRef:
-    """Validate a checkpoint that was reported earlier; the task ends with the process that launched it."""
-    return ray.remote(_judge(config)).options(**options(config)).remote(str(config.run.checkpoint(step)), step)
+def launch(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
+    """Validate checkpoints that were reported earlier, in turn; the task ends with the process that launched it."""
+    judge, folders = _judge(config), [str(config.run.checkpoint(step)) for step in steps]
+
+    def validate() -> None:
+        for folder, step in zip(folders, steps, strict=True):
+            judge(folder, step)
+
+    return ray.remote(validate).options(**options(config)).remote()
 
 
 def _judge(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:

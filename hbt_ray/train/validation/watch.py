@@ -16,7 +16,7 @@ from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation import launch
 from hbt_ray.train.validation.ending import measured, saved_steps, schedule
-from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.record import Record, Row
 from hbt_ray.train.validation.stopping import standing
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Watch:
         self._schedule = schedule(config)
         self._record = Record(config.run.validation)
         self._asked: set[int] = set()
-        self._late: list[ray.ObjectRef] = []
+        self._late: ray.ObjectRef | None = None
         self.stopped = False
         if self._is_first:
             self._asked = set(self._record.cut(start))
@@ -82,9 +82,10 @@ class Watch:
     def finish(self) -> None:
         """Wait for what this rank launched; Ray Train waits for what was reported."""
         if self._late:
-            ray.wait(self._late, num_returns=len(self._late))
+            ray.wait([self._late])
 
     def _catch_up(self, start: int) -> None:
+        missing = []
         for step in saved_steps(self._config.run):
             if step > start or not self.due(step) or step in self._asked:
                 continue
@@ -93,20 +94,31 @@ class Watch:
             except CheckpointError as error:
                 logger.warning("step %d is not validated: %s", step, error)
                 continue
-            self._asked.add(step)
-            self._late.append(launch.launch(self._config, step))
+            missing.append(step)
+        if missing:
+            logger.info("validating the checkpoints of steps %s first, which have no result", missing)
+            self._asked.update(missing)
+            self._late = launch.launch(self._config, missing)
 
     def _decide(self, step: int) -> bool:
         horizon = self._schedule.horizon(step)
-        wanted = {at for at in self._asked if at <= horizon}
+        rows = self._results({at for at in self._asked if at <= horizon})
+        visible = self._schedule.visible(measured(rows, self._config), step)
+        return standing(visible, self._config.validation.rule).stop
+
+    def _results(self, wanted: set[int]) -> dict[int, Row]:
+        """Those of these steps, once all are there; the first failure among them is raised at once."""
         end = time.monotonic() + self._config.validation.timeout_seconds
-        while missing := wanted - (rows := self._record.rows()).keys():
-            if time.monotonic() > end:
-                seconds = self._config.validation.timeout_seconds
-                raise ValidationFailed(min(missing), f"no result within {seconds:g} s; is there a free GPU, if one?")
-            time.sleep(_POLL_SECONDS)
-        for at in sorted(wanted):
-            if error := rows[at].get("error"):
-                raise ValidationFailed(at, error)
-        values = measured({at: rows[at] for at in wanted}, self._config)
-        return standing(self._schedule.visible(values, step), self._config.validation.rule).stop
+        while True:
+            rows = {step: row for step, row in self._record.rows().items() if step in wanted}
+            for step, row in rows.items():
+                if "error" in row:
+                    raise ValidationFailed(step, row["error"])
+            if missing := wanted - rows.keys():
+                if time.monotonic() > end:
+                    raise ValidationFailed(
+                        min(missing), f"no result within {self._config.validation.timeout_seconds:g} s"
+                    )
+                time.sleep(_POLL_SECONDS)
+            else:
+                return rows
