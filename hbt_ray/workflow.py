@@ -201,6 +201,7 @@ def make_report(runs: Sequence[Run], path: Path) -> Path:
         curve=single.curve() if single else (),
         dev=list(Record(single.validation).results().values()) if single else (),
         best=best_step(config) if config else None,
+        steps=single.exported_steps() if single else None,
         policy=str(config.plan) if config else "",
         config_yaml=config.to_yaml() if config else "",
     )

@@ -21,7 +21,8 @@ FLOORS = [
     {"__main__"},
 ]
 WITHOUT_RAY = ["data/plan", "data/store/store.py", "data/stream/local.py", "train/loss", "train/model", "train/engine",
-               "train/checkpoints", "evaluate/measures.py", "evaluate/verdict.py"]  # fmt: skip
+               "train/checkpoints", *(f"train/validation/{name}.py" for name in ("measure", "pool", "record", "stopping",
+               "task")), "evaluate/measures.py", "evaluate/verdict.py"]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run, published
 from hbt_ray.train.checkpoints import checkpoint
@@ -27,4 +29,5 @@ def export(run: Run) -> int:
     state = checkpoint.restore_weights(latest if best is None else run.checkpoint(best), encoder)
     with published(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
+        (folder / run.model_steps.name).write_text(json.dumps({"steps": state.step}), encoding="utf-8")
     return state.step

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
@@ -28,6 +29,7 @@ from hbt_ray.train.validation.pool import Pool, draw, fingerprint, make_pool
 from hbt_ray.train.validation.record import Record
 from hbt_ray.train.validation.stopping import Rule, Schedule, Standing, standing
 from hbt_ray.train.validation.task import validate
+from hbt_ray.workflow import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
 
 HIGHER = Rule(lower_is_better=False, patience=2)
@@ -292,12 +294,25 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
     values = {row["step"]: row["AP"] for row in Record(stopped.run.validation).results().values()}
     best = max(sorted(values), key=lambda step: values[step])
     assert best_step(stopped) == best
-    assert export(stopped.run) == best
+    assert export(stopped.run) == stopped.run.exported_steps() == best
     exported = load_file(stopped.run.model / "model.safetensors")
     weights = load_file(stopped.run.checkpoint(best) / "weights.safetensors")
     name = next(name for name in exported if name.endswith("word_embeddings.weight"))
     there = next(key for key in weights if key.endswith(name))
     assert torch.equal(exported[name], weights[there])
+
+
+def test_the_command_says_why_it_stopped_and_what_it_exported(
+    stopped: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = train_run(stopped, Screen())
+    told = capsys.readouterr().out
+    assert (end.done, end.complete, end.best) == (40, True, best_step(stopped))
+    assert f"stopped early at step 40 of 80: {end.reason}" in told
+    marked = [line.split()[0] for line in told.splitlines() if line.rstrip().endswith("best")]
+    assert marked == [str(end.best)]
+    assert f"the encoder of step {end.best} is in" in told or end.best == 40
+    assert f"{end.best} steps, temperature" in (stopped.run.model / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path, stopped: TrainConfig) -> None:

@@ -30,7 +30,7 @@ def precision_chart(rows: Rows, best: int | None, steps: Scale) -> Chart | None:
         series,
         best,
         (steps, Scale.over(0, max(float(values.max()) for _, values in series.values()))),
-        note="average precision on the dev store, of every checkpoint that was validated",
+        note="average precision of the checkpoints on the dev store; the figures above are the last",
     )
 
 

@@ -56,6 +56,7 @@ def write_report(
     curve: Sequence[Mapping[str, Any]] = (),
     dev: Sequence[Mapping[str, Any]] = (),
     best: int | None = None,
+    steps: int | None = None,
     policy: str = "",
     config_yaml: str = "",
     notes: Sequence[str] = (),
@@ -69,6 +70,7 @@ def write_report(
         dev: measures of checkpoints on the dev store, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
             `pool_loss`, any of them missing).
         best: the step of the best checkpoint.
+        steps: after how many the judged encoder is; by default all of `curve`.
         policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
         notes: paragraphs of plain text for the section on method.
 
@@ -82,7 +84,7 @@ def write_report(
         .get_template("page.html.j2")
         .render(
             title=title,
-            sections=[_section(each, record.num_steps, policy, len(comparisons) > 1) for each in comparisons],
+            sections=[_section(each, steps or record.num_steps, policy, len(comparisons) > 1) for each in comparisons],
             training=training(record, policy, dev, best),
             config_yaml=config_yaml.strip(),
             notes=notes,
