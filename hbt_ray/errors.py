@@ -92,6 +92,20 @@ class Interrupted(HbtError):
     exit_code = 130
 
 
+class ValidationFailed(HbtError):
+    """A checkpoint could not be judged on the dev store; training stopped, as it decides by those results."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(
+            f"the checkpoint of step {step} could not be validated: {reason}. All checkpoints are kept; the same "
+            "command validates it again and goes on, and validation.store=null goes on without"
+        )
+        self.step, self.reason = step, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.reason)
+
+
 class NonFiniteLoss(HbtError):
     """The loss or its gradient is not a finite number; every rank stopped before the optimiser step."""
 

@@ -14,13 +14,15 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
 from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.ending import best_step
+from hbt_ray.train.validation.watch import Watch
 
 
 def train_rank(settings: dict[str, Any]) -> HbtError | None:
@@ -30,7 +32,7 @@ def train_rank(settings: dict[str, Any]) -> HbtError | None:
     """
     try:
         _train(settings)
-    except (InputError, NonFiniteLoss) as error:
+    except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
     return None
 
@@ -54,11 +56,20 @@ def _train(settings: dict[str, Any]) -> None:
         sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
         device=get_device(),
     )
-    keeper = Keeper(config.run.checkpoints, learner, plan.identity, config.checkpoints.keep)
+    dev = config.validation
+    keeper = Keeper(
+        config.run.checkpoints,
+        learner,
+        plan.identity,
+        # What waits for its validation must not go before it.
+        max(config.checkpoints.keep, dev.lag + 1) if dev.store else config.checkpoints.keep,
+        best=lambda: best_step(config),
+    )
     start = 0
     if state := keeper.restore():
         plan.require(state.plan)
         start = state.step
+    watch = Watch(config, rank, start) if dev.store else None
     how = tokenising(encoder, config.model)
     origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
 
@@ -67,8 +78,15 @@ def _train(settings: dict[str, Any]) -> None:
             settings["journal"].write.remote(asdict(outcome))
 
     def save(step: int) -> None:
-        if step % config.checkpoints.every == 0 or step == settings["stop"]:
-            keeper.save(step)
+        if step % config.checkpoints.every and step != settings["stop"]:
+            return
+        # Before the checkpoint, which may replace one that is still being validated.
+        if watch and step != settings["stop"] and watch.due(step):
+            watch.stop_at(step)
+        keeper.save(step, validation=watch.ask(step) if watch else False)
 
-    train(learner, stream(origin, start, settings["stop"], config.stream), record, save)
+    batches = stream(origin, start, settings["stop"], config.stream)
+    train(learner, watch.until_stopped(batches) if watch else batches, record, save)
+    if watch:
+        watch.finish()
     ray.get(settings["journal"].flush.remote())  # What was written may still be under way when this process ends.

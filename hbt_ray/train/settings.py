@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hbt_ray.config import Config
 from hbt_ray.data.plan.policy import PlanConfig
@@ -14,6 +14,7 @@ from hbt_ray.run import Run
 from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
+from hbt_ray.train.validation.config import ValidationConfig
 
 
 class WorkersConfig(Config):
@@ -55,6 +56,7 @@ class TrainConfig(Config):
     stream: StreamConfig = StreamConfig()
     workers: WorkersConfig = WorkersConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    validation: ValidationConfig = ValidationConfig()
 
     @field_validator("name")
     @classmethod
@@ -63,19 +65,30 @@ class TrainConfig(Config):
             raise ValueError(f"{name!r} is no plain folder name; put the path into storage_path")
         return name
 
+    @model_validator(mode="after")
+    def _checkpoints_to_validate(self) -> TrainConfig:
+        every = self.validation.every
+        if every and every % self.checkpoints.every:
+            raise ValueError(
+                f"validation.every={every} is no multiple of checkpoints.every={self.checkpoints.every}, and only "
+                "checkpoints can be validated"
+            )
+        return self
+
     @property
     def run(self) -> Run:
         return Run(self.storage_path.absolute() / self.name)
 
     def absolute(self) -> TrainConfig:
         """The same with paths that hold in any working directory of this file system."""
-        cache = self.stream.cache
+        cache, dev = self.stream.cache, self.validation.store
         if cache.folder:
             cache = cache.model_copy(update={"folder": cache.folder.absolute()})
         return self.model_copy(
             update={
                 "store": absolute(self.store),
                 "negatives": self.negatives and self.negatives.absolute(),
+                "validation": self.validation.model_copy(update={"store": dev and absolute(dev)}),
                 "storage_path": self.storage_path.absolute(),
                 "stream": self.stream.model_copy(update={"cache": cache}),
             }

@@ -17,13 +17,15 @@ import ray
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
-from hbt_ray.errors import ConfigError, HbtError, ResourceError
+from hbt_ray.errors import ConfigError, HbtError, ResourceError, ValidationFailed
 from hbt_ray.run import published
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.model.encoder import build
-from hbt_ray.train.settings import TrainConfig, WorkersConfig
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.ending import check, ending
+from hbt_ray.train.validation.record import Record
 
 
 def open_run(config: TrainConfig) -> int:
@@ -42,6 +44,7 @@ def open_run(config: TrainConfig) -> int:
             f"plan.batch_size={config.plan.batch_size} does not divide among workers.count={config.workers.count}; "
             f"use a multiple of {config.workers.count}, so that every rank holds as many rows"
         )
+    check(config)
     if run.config.exists():
         if TrainConfig.load(run.config).model != config.model:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
@@ -74,15 +77,17 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
         ResourceError: the cluster cannot hold the workers.
         NonFiniteLoss: all ranks stopped; the last good checkpoint is kept.
+        ValidationFailed: a checkpoint could not be judged; it is kept.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
-    _check_resources(config.workers)
+    _check_resources(config)
     done = open_run(config)
-    if done >= stop:
+    before = ending(config, done)
+    if (done >= stop or before.complete) and not before.missing:
         return done
 
     def work(settings: dict[str, Any]) -> HbtError | None:
@@ -105,6 +110,7 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
                 storage_path=str(run.root),
                 failure_config=FailureConfig(max_failures=config.workers.max_failures, controller_failure_limit=3),
             ),
+            validation_config=_beside(config),
         )
         with _interruptible():
             try:
@@ -113,7 +119,23 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
                 raise HbtError(f"training failed: {error}") from error
     if refusal is not None:
         raise refusal
-    return stop
+    return _validated(config) if config.validation.store else stop
+
+
+def _beside(config: TrainConfig) -> Any:
+    from hbt_ray.train.validation.launch import beside
+
+    return beside(config)
+
+
+def _validated(config: TrainConfig) -> int:
+    """The steps that are done, once all checkpoints among them are validated."""
+    newest = Shelf(config.run.checkpoints).newest()
+    done = newest[1].step if newest else 0
+    if missing := ending(config, done).missing:
+        row = Record(config.run.validation).rows().get(missing[0], {})
+        raise ValidationFailed(missing[0], row.get("error", "its validation was lost or took too long"))
+    return done
 
 
 @contextmanager
@@ -129,13 +151,16 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _check_resources(workers: WorkersConfig) -> None:
+def _check_resources(config: TrainConfig) -> None:
     """Ray would wait for ever for what a cluster of fixed size does not have. Data tasks make do with what is left."""
-    have = ray.cluster_resources()
-    wanted = {"CPU": workers.count * workers.cpus, **({"GPU": workers.count} if workers.gpu else {})}
+    have, workers, beside = ray.cluster_resources(), config.workers, config.validation
+    wanted = {"CPU": workers.count * workers.cpus, "GPU": workers.count * workers.gpu}
+    if beside.store:
+        wanted = {"CPU": wanted["CPU"] + beside.cpus, "GPU": wanted["GPU"] + beside.gpu}
     for resource, amount in wanted.items():
         if have.get(resource, 0) < amount:
+            and_validation = " and their validation" if beside.store else ""
             raise ResourceError(
-                f"the cluster has {have.get(resource, 0):g} {resource}, but {workers.count} workers need {amount:g}; "
-                "lower workers.count or workers.cpus, or add nodes"
+                f"the cluster has {have.get(resource, 0):g} {resource}, but {workers.count} workers{and_validation} "
+                f"need {amount:g}; lower workers.count or workers.cpus, or add nodes"
             )
