@@ -106,6 +106,22 @@ class ValidationFailed(HbtError):
         return type(self), (self.step, self.reason)
 
 
+class StalledRank(HbtError):
+    """A rank was stuck in a step, and restarts did not help; the checkpoints are kept."""
+
+    def __init__(self, step: int, seconds: float, places: dict[int, str]) -> None:
+        told = "; ".join(f"rank {rank} was at {where}" for rank, where in sorted(places.items()))
+        super().__init__(
+            f"step {step} was not done within {seconds:g} s, and restarting the workers did not help: {told}. A rank "
+            "that is not named did not answer at all. Look at that machine or at what it reads from, or raise "
+            "workers.deadline_seconds; the same command goes on from the last checkpoint."
+        )
+        self.step, self.seconds, self.places = step, seconds, places
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.seconds, self.places)
+
+
 class NonFiniteLoss(HbtError):
     """The loss or its gradient is not a finite number; every rank stopped before the optimiser step."""
 

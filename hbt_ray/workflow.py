@@ -105,8 +105,9 @@ def _shortened(text: str, width: int = 120) -> str:
 def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
     """Store → run with an exported encoder. Needs a Ray session."""
     steps = config.optimiser.steps
-    workers = f"{config.workers.count} worker{'s' * (config.workers.count > 1)}"
-    screen.say(f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {workers}")
+    screen.say(
+        f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
+    )
     with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
         done = fit(config, progress.watch, until)
     end = ending(config, done)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -30,7 +31,7 @@ class Keeper:
     Args:
         keep: so many of the newest checkpoints stay.
         best: names one more that stays; asked in the thread that writes.
-        written: is told of every file once it is there.
+        written: is told the step and every file of a checkpoint once the file is there.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Keeper:
         keep: int,
         *,
         best: Callable[[], int | None] = lambda: None,
-        written: Callable[[Path], None] = lambda path: None,
+        written: Callable[[int, Path], None] = lambda step, path: None,
     ) -> None:
         self._shelf, self._learner, self._plan = Shelf(root), learner, plan
         self._keep, self._best, self._written = keep, best, written
@@ -103,7 +104,7 @@ class Keeper:
         step = taken.state.step
         try:
             with self._shelf.publishing(step) as folder:
-                checkpoint.write(folder, taken, self._written)
+                checkpoint.write(folder, taken, partial(self._written, step))
         except (OSError, RuntimeError) as error:  # torch.save says of a full disk that a file operation failed.
             raise StorageError(str(self._shelf.path(step)), step, str(error), _free(self._shelf.root)) from error
         finally:

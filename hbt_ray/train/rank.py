@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +14,10 @@ from ray.train.torch import get_device
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
+from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
+from hbt_ray.train.deadline import Deadline
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
 from hbt_ray.train.keeper import Keeper
@@ -55,6 +58,7 @@ def _train(settings: dict[str, Any]) -> None:
         rank=rank,
         sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
         device=get_device(),
+        before_update=lambda step: settings["probe"].before_update(rank, step),
     )
     dev = config.validation
     keeper = Keeper(
@@ -64,6 +68,7 @@ def _train(settings: dict[str, Any]) -> None:
         # What waits for its validation must not go before it.
         max(config.checkpoints.keep, dev.lag + 1) if dev.store else config.checkpoints.keep,
         best=lambda: best_step(config),
+        written=lambda step, path: settings["probe"].written(step, path),
     )
     start = 0
     if state := keeper.restore():
@@ -73,20 +78,37 @@ def _train(settings: dict[str, Any]) -> None:
     how = tokenising(encoder, config.model)
     origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
 
+    journal, probe = settings["journal"], settings["probe"]
+    deadline = Deadline(
+        config.workers.deadline_seconds,
+        lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10),
+    )
+
+    def watched(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
+        deadline.beat(start)
+        for batch in batches:
+            probe.batch(rank, batch)
+            yield batch
+
     def record(outcome: Outcome) -> None:
+        probe.after_update(rank, outcome.step)
         if rank == 0:
-            settings["journal"].write.remote(asdict(outcome))
+            journal.write.remote(asdict(outcome))
+        deadline.beat(outcome.step + 1)
 
     def save(step: int) -> None:
         if step % config.checkpoints.every and step != settings["stop"]:
             return
+        deadline.rest()
         # Before the checkpoint, which may replace one that is still being validated.
         if watch and step != settings["stop"] and watch.due(step):
             watch.stop_at(step)
         keeper.save(step, validation=watch.ask(step) if watch else False)
+        deadline.beat(step)
 
-    batches = stream(origin, start, settings["stop"], config.stream)
+    batches = watched(stream(origin, start, settings["stop"], config.stream))
     train(learner, watch.until_stopped(batches) if watch else batches, record, save)
+    deadline.rest()
     if watch:
         watch.finish()
-    ray.get(settings["journal"].flush.remote())  # What was written may still be under way when this process ends.
+    ray.get(journal.flush.remote())  # What was written may still be under way when this process ends.

@@ -15,19 +15,7 @@ from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
 from hbt_ray.train.validation.config import ValidationConfig
-
-
-class WorkersConfig(Config):
-    """The training processes."""
-
-    count: int = Field(1, gt=0)
-    """Ranks; each takes its slice of every global batch."""
-    cpus: float = Field(1, gt=0)
-    """Logical CPUs that one worker reserves; data tasks take those beside them, if there are any."""
-    gpu: bool = False
-    """One GPU a worker."""
-    max_failures: int = Field(3, ge=-1)
-    """Restarts after a worker died, from the latest checkpoint; -1 is without end."""
+from hbt_ray.train.workers import WorkersConfig
 
 
 class CheckpointsConfig(Config):
