@@ -20,9 +20,9 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
+VALIDATION = [f"train/validation/{name}.py" for name in ("measure", "pool", "record", "stopping", "task")]
 WITHOUT_RAY = ["data/plan", "data/store/store.py", "data/stream/local.py", "train/loss", "train/model", "train/engine",
-               "train/checkpoints", *(f"train/validation/{name}.py" for name in ("measure", "pool", "record", "stopping",
-               "task")), "evaluate/measures.py", "evaluate/verdict.py"]  # fmt: skip
+               "train/checkpoints", *VALIDATION, "evaluate/measures.py", "evaluate/verdict.py"]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
