@@ -8,7 +8,7 @@ only once the controller has heard of it: a run goes on from the newest that is 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -30,7 +30,7 @@ class Keeper:
 
     Args:
         keep: so many of the newest checkpoints stay.
-        best: names one more that stays; asked in the thread that writes.
+        needed: names others that stay; asked in the thread that writes.
         written: is told the step and every file of a checkpoint once the file is there.
     """
 
@@ -41,11 +41,11 @@ class Keeper:
         plan: dict[str, Any],
         keep: int,
         *,
-        best: Callable[[], int | None] = lambda: None,
+        needed: Callable[[], Collection[int]] = tuple,
         written: Callable[[int, Path], None] = lambda step, path: None,
     ) -> None:
         self._shelf, self._learner, self._plan = Shelf(root), learner, plan
-        self._keep, self._best, self._written = keep, best, written
+        self._keep, self._needed, self._written = keep, needed, written
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._idle = Event()
         self._idle.set()
@@ -109,7 +109,7 @@ class Keeper:
             raise StorageError(str(self._shelf.path(step)), step, str(error), _free(self._shelf.root)) from error
         finally:
             self._idle.set()
-        self._shelf.prune(self._keep, self._best())
+        self._shelf.prune(self._keep, self._needed())
 
 
 def _free(folder: Path) -> int:

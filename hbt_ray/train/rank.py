@@ -24,7 +24,7 @@ from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.validation.ending import best_step
+from hbt_ray.train.validation.ending import needed
 from hbt_ray.train.validation.watch import Watch
 
 
@@ -65,9 +65,8 @@ def _train(settings: dict[str, Any]) -> None:
         config.run.checkpoints,
         learner,
         plan.identity,
-        # What waits for its validation must not go before it.
-        max(config.checkpoints.keep, dev.lag + 1) if dev.store else config.checkpoints.keep,
-        best=lambda: best_step(config),
+        config.checkpoints.keep,
+        needed=lambda: needed(config),
         written=lambda step, path: settings["probe"].written(step, path),
     )
     start = 0

@@ -92,24 +92,24 @@ def test_the_same_step_again_replaces_it(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "best", "keep", "gone"),
+    ("steps", "needed", "keep", "gone"),
     [
-        ([10, 20, 30], None, 2, [10]),
-        ([10, 20, 30], 10, 2, []),
-        ([10, 20, 30, 40], 20, 1, [10, 30]),
-        ([30, 10, 20], None, 1, [10, 20]),
-        ([10], None, 1, []),
-        ([10, 20], 99, 5, []),
-        ([10, 20], None, 0, [10]),
-        ([], None, 3, []),
+        ([10, 20, 30], [], 2, [10]),
+        ([10, 20, 30], [10], 2, []),
+        ([10, 20, 30, 40, 50], [20, 30], 1, [10, 40]),
+        ([30, 10, 20], [], 1, [10, 20]),
+        ([10], [], 1, []),
+        ([10, 20], [99], 5, []),
+        ([10, 20], [], 0, [10]),
+        ([], [], 3, []),
     ],
 )
-def test_what_is_deleted(steps: list[int], best: int | None, keep: int, gone: list[int]) -> None:
-    assert to_delete(steps, best, keep) == gone
+def test_what_is_deleted(steps: list[int], needed: list[int], keep: int, gone: list[int]) -> None:
+    assert to_delete(steps, needed, keep) == gone
 
 
 def test_cleaning_up(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
-    shelf.prune(1, best=10)
+    shelf.prune(1, needed=[10])
     assert shelf.steps() == [10, 30]
     left = shelf.root / ".step-00000040.deadbeef"
     left.mkdir()

@@ -24,7 +24,7 @@ from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
 from hbt_ray.train.validation.config import ValidationConfig
-from hbt_ray.train.validation.ending import best_step, ending
+from hbt_ray.train.validation.ending import best_step, ending, needed
 from hbt_ray.train.validation.measure import measures
 from hbt_ray.train.validation.pool import Pool, draw, fingerprint, make_pool
 from hbt_ray.train.validation.record import Record
@@ -301,6 +301,21 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
     name = next(name for name in exported if name.endswith("word_embeddings.weight"))
     there = next(key for key in weights if key.endswith(name))
     assert torch.equal(exported[name], weights[there])
+
+
+def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path) -> None:
+    config = small_run(tmp_path, "validation.store=dev", "checkpoints.every=5", "validation.every=10")
+    for step in (5, 10, 15, 20, 25, 30):
+        config.run.checkpoint(step).mkdir(parents=True)
+        (config.run.checkpoint(step) / "checkpoint.json").write_text("{}")
+    assert needed(config) == {10, 20, 30}
+    record = Record(config.run.validation)
+    record.append({"step": 10, "AP": 0.5})
+    record.append({"step": 20, "AP": 0.4})
+    assert needed(config) == {10, 30}
+    (config.run.checkpoint(10) / "checkpoint.json").unlink()
+    assert needed(config) == {20, 30}
+    assert needed(small_run(tmp_path, "validation.store=null")) == set()
 
 
 def test_the_command_says_why_it_stopped_and_what_it_exported(

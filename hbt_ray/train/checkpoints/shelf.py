@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,9 +82,9 @@ class Shelf:
             )
         return None
 
-    def prune(self, keep: int, best: int | None = None) -> None:
-        """Delete what is neither among the newest `keep` nor the best, and what dead writers left."""
-        for step in to_delete(self.steps(), best, keep):
+    def prune(self, keep: int, needed: Collection[int] = ()) -> None:
+        """Delete what is neither among the newest `keep` nor needed for something else."""
+        for step in to_delete(self.steps(), needed, keep):
             _delete(self.path(step))
 
     def clear(self) -> None:
@@ -93,10 +93,10 @@ class Shelf:
             _delete(path)
 
 
-def to_delete(steps: Sequence[int], best: int | None, keep: int) -> list[int]:
-    """Never the best, never the newest `keep`, and never the only one."""
-    newest = set(sorted(steps)[-max(keep, 1) :])
-    return [step for step in sorted(steps) if step not in newest and step != best]
+def to_delete(steps: Collection[int], needed: Collection[int], keep: int) -> list[int]:
+    """Never what is needed, never the newest `keep`, and never the only one."""
+    newest = sorted(steps)[-max(keep, 1) :]
+    return [step for step in sorted(steps) if step not in newest and step not in needed]
 
 
 def _delete(folder: Path) -> None:

@@ -63,6 +63,16 @@ def best_step(config: TrainConfig) -> int | None:
     return standing(measured({at: rows[at] for at in rows.keys() & there}, config), config.validation.rule).best
 
 
+def needed(config: TrainConfig) -> set[int]:
+    """Checkpoints that are not to be deleted, however old: the best one, and those yet to be validated."""
+    if not config.validation.store:
+        return set()
+    plan, results = schedule(config), Record(config.run.validation).results()
+    pending = {step for step in Shelf(config.run.checkpoints).steps() if plan.due(step) and step not in results}
+    best = best_step(config)
+    return pending if best is None else pending | {best}
+
+
 def check(config: TrainConfig) -> None:
     """Refuse a validation that cannot be done, or that could not be compared with the one on record.
 
