@@ -62,7 +62,7 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         own = wide(queries).new_empty(len(queries))
         sums, shares = torch.empty_like(own), None
-        keeps = any(ctx.needs_input_grad) and max(len(queries), len(candidates)) <= tile
+        single = max(len(queries), len(candidates)) <= tile
         with full_precision(queries.device):
             for rows in _blocks(queries, tile):
                 scaled = wide(queries[rows]) / temperature
@@ -70,7 +70,7 @@ class _Tiled(torch.autograd.Function):
                 for columns in _blocks(candidates, tile):
                     scores = _scores(scaled, wide(candidates[columns]), pairing, rows, columns)
                     sums[rows] = torch.logaddexp(sums[rows], scores.logsumexp(1))
-                    shares = scores.sub_(sums[rows, None]).exp_() if keeps else None
+                    shares = scores.sub_(sums[rows, None]).exp_() if single else None
         ctx.save_for_backward(queries, candidates, temperature, own, sums, shares, *pairing)
         ctx.tile = tile
         return (sums - own).sum()
