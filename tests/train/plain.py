@@ -26,24 +26,41 @@ def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
 
 def loss(encoder: nn.Module, batch: LocalBatch, config: LossConfig, temperature: Tensor) -> Tensor:
     """The mean over the rows of InfoNCE, in every asked-for direction and width."""
-    questions, passages = vectors(encoder, batch.questions), vectors(encoder, batch.passages)
-    keys = torch.from_numpy(batch.passage_keys)
+    sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.passage_keys)
+    if not len(batch.negative_keys):
+        return loss_of_vectors(*sides, config, temperature)
+    there = torch.from_numpy(batch.negatives.lengths > 0)
+    negatives, keys = vectors(encoder, batch.negatives)[there], torch.from_numpy(batch.negative_keys)[there]
+    return loss_of_vectors(*sides, config, temperature, negatives, keys)
+
+
+def loss_of_vectors(
+    questions: Tensor,
+    passages: Tensor,
+    keys: Tensor,
+    config: LossConfig,
+    temperature: Tensor | float,
+    negatives: Tensor | None = None,
+    negative_keys: Tensor | None = None,
+) -> Tensor:
+    """The same; of the mined negatives, [some, width], those that are there."""
     candidates, candidate_keys = passages, keys
-    if len(batch.negative_keys):
-        there = torch.from_numpy(batch.negatives.lengths > 0)
-        candidates = torch.cat([passages, vectors(encoder, batch.negatives)[there]])
-        candidate_keys = torch.cat([keys, torch.from_numpy(batch.negative_keys)[there]])
+    if negatives is not None and negative_keys is not None:
+        candidates, candidate_keys = torch.cat([passages, negatives]), torch.cat([keys, negative_keys])
     widths = (*config.dimensions, questions.shape[1])
-    total = torch.zeros((), dtype=torch.float64)
+    total = questions.new_zeros(())
     for width in widths:
-        cut = [F.normalize(side[:, :width]) for side in (questions, passages, candidates)]
+        whole = width == questions.shape[1]
+        cut = [s if whole else F.normalize(s[:, :width]) for s in (questions, passages, candidates)]
         forth = _cross_entropy(cut[0], cut[2], keys, candidate_keys, temperature)
         back = _cross_entropy(cut[1], cut[0], keys, keys, temperature)
         total = total + ((forth + back) / 2 if config.symmetric else forth)
     return total / len(widths)
 
 
-def _cross_entropy(queries: Tensor, others: Tensor, keys: Tensor, other_keys: Tensor, temperature: Tensor) -> Tensor:
+def _cross_entropy(
+    queries: Tensor, others: Tensor, keys: Tensor, other_keys: Tensor, temperature: Tensor | float
+) -> Tensor:
     shared = keys[:, None] == other_keys[None]
     shared.fill_diagonal_(False)
     scores = (queries @ others.T / temperature).masked_fill(shared, -torch.inf)

@@ -1,4 +1,4 @@
-"""InfoNCE: the formula, the mask, and the same loss and gradients on any number of ranks."""
+"""InfoNCE: the formula, the mask, both directions and prefixes, by hand. Ranks and tiles are in the grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.info_nce import info_nce
-from tests.train.processes import on_ranks
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07
 
@@ -52,24 +51,6 @@ def by_hand(
     return total / len(questions)
 
 
-def part_and_gradients(kind: torch.dtype, rank: int, sizes: tuple[int, ...], with_mined: bool) -> list[Tensor]:
-    """A rank's part of the loss, and the gradients of its questions, passages and mined negatives."""
-    columns = [column.split(sizes)[rank].clone() for column in (*example(kind), *example_mined(kind))]
-    questions, passages, keys, mined_passages, mined_keys, there = columns
-    leaves = [questions, passages, *([mined_passages] if with_mined else [])]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    mined = Mined(mined_passages, mined_keys, there) if with_mined else None
-    part = info_nce(questions, passages, keys, TEMPERATURE, sizes, mined)
-    part.backward()
-    return [part.detach().reshape(1), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
-def on_rank(rank: int, kind: torch.dtype, sizes: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Without and with mined negatives."""
-    return part_and_gradients(kind, rank, sizes, False), part_and_gradients(kind, rank, sizes, True)
-
-
 def test_the_loss_is_the_formula_with_shared_passages_left_out() -> None:
     questions, passages, keys = example(torch.float64)
     mined, mined_keys, there = example_mined(torch.float64)
@@ -98,35 +79,33 @@ def test_two_questions_with_one_negative_on_paper() -> None:
     assert shared == pytest.approx((expected[0] + math.log((one + zero) / one)) / 2, abs=1e-12)
 
 
+def test_both_directions_on_paper() -> None:
+    """Scores: question 1 with the passages 1 and 0.6, question 2 0 and 0.8; the passages see the columns of that."""
+    questions = torch.eye(2, dtype=torch.float64)
+    passages = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    loss = info_nce(questions, passages, torch.tensor([1, 2]), 0.5, (2,), symmetric=True).item()
+    (a, b), (c, d) = [[math.exp(score / 0.5) for score in row] for row in ((1.0, 0.6), (0.0, 0.8))]
+    forth = (math.log((a + b) / a) + math.log((c + d) / d)) / 2
+    back = (math.log((a + c) / a) + math.log((b + d) / d)) / 2
+    assert loss == pytest.approx((forth + back) / 2, abs=1e-12)
+
+
+def test_prefixes_on_paper() -> None:
+    """In one dimension the vectors are 1, or -1, whatever their length was: scores 1 and -1, -1 and 1."""
+    questions = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    whole = info_nce(questions, questions, torch.tensor([1, 2]), 0.5, (2,)).item()
+    assert whole == pytest.approx(math.log((math.exp(2) + 1) / math.exp(2)), abs=1e-12)
+    prefix = math.log((math.exp(2) + math.exp(-2)) / math.exp(2))
+    both = info_nce(questions, questions, torch.tensor([1, 2]), 0.5, (2,), dimensions=(1,)).item()
+    assert both == pytest.approx((whole + prefix) / 2, abs=1e-12)
+
+
 def test_negatives_that_are_not_there_change_nothing() -> None:
-    loss, questions, passages = part_and_gradients(torch.float64, 0, (NUM_ROWS,), False)
-    sides = [side.clone().requires_grad_() for side in example(torch.float64)[:2]]
-    none = Mined(torch.zeros(NUM_ROWS, 2, WIDTH, dtype=torch.float64), torch.zeros(NUM_ROWS, 2).long(),
-                 torch.zeros(NUM_ROWS, 2).bool())  # fmt: skip
-    same = info_nce(*sides, example(torch.float64)[2], TEMPERATURE, (NUM_ROWS,), none)
-    same.backward()
-    assert torch.equal(same.detach().reshape(1), loss)
-    assert sides[0].grad is not None
-    assert sides[1].grad is not None
-    assert (sides[0].grad - questions).abs().max() < 1e-15
-    assert (sides[1].grad - passages).abs().max() < 1e-15
-
-
-@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("sizes", [(6, 6), (4, 4, 4), (5, 7), (3, 3, 3, 3)])
-def test_ranks_together_are_one_process(sizes: tuple[int, ...], kind: torch.dtype, tolerance: float) -> None:
-    ranks = on_ranks(len(sizes), on_rank, kind, sizes)
-    for with_mined in (False, True):
-        loss, *gradients = part_and_gradients(kind, 0, (NUM_ROWS,), with_mined)
-        parts, *columns = zip(*(rank[with_mined] for rank in ranks), strict=True)
-        assert sum(parts).item() == pytest.approx(loss.item(), abs=tolerance)
-        for mine, theirs in zip(gradients, columns, strict=True):
-            assert (torch.cat(theirs) - mine).abs().max() < tolerance
-
-
-def test_bf16_vectors_have_fp32_logits() -> None:
-    questions, passages, keys = example(torch.float32)
-    halves = info_nce(questions.bfloat16(), passages.bfloat16(), keys, TEMPERATURE, (NUM_ROWS,))
-    assert halves.dtype == torch.float32
-    rounded = info_nce(questions.bfloat16().float(), passages.bfloat16().float(), keys, TEMPERATURE, (NUM_ROWS,))
-    assert halves == rounded
+    made = []
+    for mined in (None, Mined(torch.zeros(NUM_ROWS, 2, WIDTH).double(), torch.zeros(NUM_ROWS, 2).long(),
+                              torch.zeros(NUM_ROWS, 2).bool())):  # fmt: skip
+        questions, passages, keys = example(torch.float64)
+        loss = info_nce(questions.requires_grad_(), passages.requires_grad_(), keys, TEMPERATURE, (NUM_ROWS,), mined)
+        loss.backward()
+        made.append((loss.detach(), questions.grad, passages.grad))
+    assert all((one - other).abs().max() < 1e-15 for one, other in zip(*made, strict=True))

@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 
 
@@ -47,41 +49,32 @@ def info_nce(
         dimensions: prefixes of the vectors, normalised anew, whose loss counts as much as that of the whole.
         tile: rows and columns of the similarity matrix that are in memory at once.
     """
-    questions, passages = _wide(questions), _wide(passages)
-    heat = torch.as_tensor(temperature, dtype=questions.dtype, device=questions.device)
     places = torch.arange(len(questions), device=questions.device) + own_start(sizes)
     all_keys = gather(keys, sizes)
     candidates, pairing = gather(passages, sizes), Pairing(places, keys, all_keys)
-    others = gather(questions, sizes) if symmetric else questions
+    others, back = gather(questions, sizes) if symmetric else None, pairing
     if mined is not None:
         negatives, negative_keys, there = _gather_mined(mined, sizes)
         candidates = torch.cat([candidates, negatives])
         there = torch.cat([torch.ones_like(all_keys, dtype=torch.bool), there])
         pairing = Pairing(places, keys, torch.cat([all_keys, negative_keys]), there)
-    total = questions.new_zeros(())
+    losses = []
     for width in (*dimensions, questions.shape[1]):
-        loss = tiled_info_nce(_prefix(questions, width), _prefix(candidates, width), heat, pairing, tile)
-        if symmetric:
-            back = Pairing(places, keys, all_keys)
-            loss = (loss + tiled_info_nce(_prefix(passages, width), _prefix(others, width), heat, back, tile)) / 2
-        total = total + loss
-    return total / (sum(sizes) * (len(dimensions) + 1))
+        loss = tiled_info_nce(_prefix(questions, width), _prefix(candidates, width), temperature, pairing, tile)
+        if others is not None:
+            asked = tiled_info_nce(_prefix(passages, width), _prefix(others, width), temperature, back, tile)
+            loss = (loss + asked) / 2
+        losses.append(loss)
+    return torch.stack(losses).sum() / (sum(sizes) * len(losses))
 
 
 def _gather_mined(mined: Mined, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """The mined negatives of all ranks, [rows · n, width], their keys, and which of them are there, [rows · n]."""
-    others = gather(_wide(mined.passages), sizes).flatten(0, 1)
+    others = gather(mined.passages, sizes).flatten(0, 1)
     # One message for both; gloo sends no bool.
     keys, there = gather(torch.stack([mined.keys, mined.there.long()], dim=2), sizes).flatten(0, 1).unbind(1)
     return others, keys, there.bool()
 
 
 def _prefix(vectors: Tensor, width: int) -> Tensor:
-    if width == vectors.shape[1]:
-        return vectors
-    return torch.nn.functional.normalize(vectors[:, :width], dim=1)
-
-
-def _wide(vectors: Tensor) -> Tensor:
-    """Logits of bf16 vectors would be too coarse for a temperature of 0.01."""
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
+    return vectors if width == vectors.shape[1] else F.normalize(wide(vectors[:, :width]), dim=1)

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.config import SHARPEST, LossConfig
 from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.info_nce import info_nce
 
-_SHARPEST = math.log(100.0)
-"""CLIP's bound on the learned scale 1 / t: beyond it training becomes unstable."""
+_LARGEST = -math.log(SHARPEST)
 
 
 class Objective(nn.Module):
-    """What training minimises.
+    """What training minimises. Its only possible parameter is -log t, of a learned temperature t.
 
     Args:
         width: of the encoder's vectors, where it is known.
@@ -41,27 +40,39 @@ class Objective(nn.Module):
     @property
     def temperature(self) -> float | Tensor:
         """A scalar with a gradient where it is learned."""
-        return self.config.temperature if self.log_scale is None else (-self.log_scale.clamp(max=_SHARPEST)).exp()
+        return self.config.temperature if self.log_scale is None else (-self.log_scale.clamp(max=_LARGEST)).exp()
 
     def parts(self, encoded: Encoded, sizes: Sequence[int]) -> dict[str, Tensor]:
         """This rank's parts of the global mean loss, by name, weighted; over all names and ranks they sum to it.
 
+        The gradient of the temperature is this rank's part too, to be summed over the ranks like the others.
+
         Args:
             sizes: rows of every rank, in rank order.
         """
+        if self.log_scale is not None:
+            # The parameter itself comes back to the bound: beyond it the gradient would be zero for ever.
+            with torch.no_grad():
+                self.log_scale.clamp_(max=_LARGEST)
         config, temperature = self.config, self.temperature
-        loss = info_nce(
-            encoded.questions,
-            encoded.passages,
-            encoded.keys,
-            temperature,
-            sizes,
-            encoded.mined,
-            symmetric=config.symmetric,
-            dimensions=config.dimensions,
-            tile=config.tile,
-        )
-        return {"info_nce": loss}
+        parts = {
+            "info_nce": info_nce(
+                encoded.questions,
+                encoded.passages,
+                encoded.keys,
+                temperature,
+                sizes,
+                encoded.mined,
+                symmetric=config.symmetric,
+                dimensions=config.dimensions,
+                tile=config.tile,
+            )
+        }
+        # Terms that compare distributions would be lowest where all are flat, so they do not move the temperature.
+        given = temperature.detach() if isinstance(temperature, Tensor) else temperature
+        for name, term in config.terms.items():
+            parts[name] = term.weight * term.part(encoded, sizes, given)
+        return parts
 
     def forward(self, encoded: Encoded, sizes: Sequence[int]) -> Tensor:
         """The sum of the parts."""

@@ -1,46 +1,57 @@
 """InfoNCE by tiles: the similarity matrix of n queries and m candidates is never held whole.
 
-    loss = Σ_i  log Σ_{j allowed} exp(q_i·c_j / t)  -  q_i·c_{p(i)} / t        p(i): the place of query i's own positive
+    loss = Σ_i  log Σ_{j allowed} exp(z_ij) - z_ip(i)        z_ij = q_i·c_j / t,  p(i): the place of i's own positive
 
-A candidate is allowed if it is there and is no other rendering of the query's own positive, that is, has another key.
-The forward pass walks over tiles of the matrix and keeps for every query the logarithm of the sum so far (the online
-softmax of 1805.02867); the backward pass computes each tile again. That costs one more product of the two sides, which
-is little beside the encoder, and memory is that of the vectors and of one tile, whatever the batch.
+Allowed are p(i) and every candidate that is there and has another key than the query. The forward pass walks over tiles
+of the matrix and keeps for every query the logarithm of the sum so far (the online softmax of 1805.02867), beginning
+with the own positive. The backward pass computes each tile again, as shares s_ij = exp(z_ij - that logarithm):
+
+    ∂loss/∂q_i = Σ_j (s_ij - [j = p(i)]) c_j / t        ∂loss/∂c_j = Σ_i (s_ij - [j = p(i)]) q_i / t
+    ∂loss/∂t = -Σ_ij (s_ij - [j = p(i)]) z_ij / t = -Σ_i q_i · ∂loss/∂q_i / t
+
+That costs one more product of the two sides, which is little beside the encoder. Memory is that of the vectors and of
+some three tiles, whatever the batch. A matrix of a single tile keeps its shares, and computes nothing twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hbt_ray.train.loss.precision import full_precision, wide
 
 
 class Pairing(NamedTuple):
     """Who may be compared with whom."""
 
     places: Tensor
-    """[n] int64: the candidate that is the query's own positive."""
+    """[n] int64: the candidate that is the query's own positive. It has the query's key."""
     query_keys: Tensor
     """[n] int64."""
     candidate_keys: Tensor
     """[m] int64."""
     there: Tensor | None = None
-    """[m] bool: candidates to be counted; None for all."""
+    """[m] bool: candidates to be counted; None for all. Own positives always count."""
 
 
-def tiled_info_nce(queries: Tensor, candidates: Tensor, temperature: Tensor, pairing: Pairing, tile: int) -> Tensor:
-    """The loss above, summed over the queries.
+def tiled_info_nce(
+    queries: Tensor, candidates: Tensor, temperature: float | Tensor, pairing: Pairing, tile: int
+) -> Tensor:
+    """The loss above, summed over the queries, in float32 at least.
 
     Args:
-        queries: [n, width], normalised; float32 at least.
+        queries: [n, width], normalised.
         candidates: [m, width], likewise.
-        temperature: a scalar, which may want a gradient.
+        temperature: a number, or a scalar that may want a gradient.
         tile: rows and columns of the matrix that are in memory at once.
     """
-    loss: Tensor = _Tiled.apply(queries, candidates, temperature, pairing, tile)
+    # A number stays one of 64 bits, and on the CPU: beside tensors it counts as a scalar of their type and place.
+    heat = temperature if isinstance(temperature, Tensor) else torch.tensor(temperature, dtype=torch.float64)
+    loss: Tensor = _Tiled.apply(queries, candidates, heat, pairing, tile)
     return loss
 
 
@@ -49,61 +60,54 @@ class _Tiled(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, candidates: Tensor, temperature: Tensor, pairing: Pairing, tile: int
     ) -> Tensor:
-        sums = queries.new_full((len(queries),), -torch.inf)
-        with _full_precision():
-            for rows, columns in _tiles(queries, candidates, tile):
-                scores = _scores(queries[rows], candidates[columns], temperature, pairing, rows, columns)
-                sums[rows] = torch.logaddexp(sums[rows], scores.logsumexp(1))
-        own = (queries * candidates[pairing.places]).sum(1) / temperature
-        ctx.save_for_backward(queries, candidates, temperature, sums, own)
-        ctx.pairing, ctx.tile = pairing, tile
+        own = wide(queries).new_empty(len(queries))
+        sums, shares = torch.empty_like(own), None
+        single = max(len(queries), len(candidates)) <= tile
+        with full_precision(queries.device):
+            for rows in _blocks(queries, tile):
+                scaled = wide(queries[rows]) / temperature
+                own[rows] = sums[rows] = (scaled * wide(candidates[pairing.places[rows]])).sum(1)
+                for columns in _blocks(candidates, tile):
+                    scores = _scores(scaled, wide(candidates[columns]), pairing, rows, columns)
+                    sums[rows] = torch.logaddexp(sums[rows], scores.logsumexp(1))
+                    shares = scores.sub_(sums[rows, None]).exp_() if single else None
+        ctx.save_for_backward(queries, candidates, temperature, own, sums, shares, *pairing)
+        ctx.tile = tile
         return (sums - own).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        queries, candidates, temperature, sums, own = ctx.saved_tensors
-        places = ctx.pairing.places
-        of_queries, of_candidates = torch.zeros_like(queries), torch.zeros_like(candidates)
-        pull = own.sum()  # Σ_i of the own score, and less what the softmax expects of it: -t · ∂loss/∂t.
-        with _full_precision():
-            for rows, columns in _tiles(queries, candidates, ctx.tile):
-                scores = _scores(queries[rows], candidates[columns], temperature, ctx.pairing, rows, columns)
-                shares = (scores - sums[rows, None]).exp_()
-                of_queries[rows] += shares @ candidates[columns]
-                of_candidates[columns] += shares.T @ queries[rows]
-                if ctx.needs_input_grad[2]:
-                    pull = pull - (shares * scores.masked_fill_(shares == 0, 0)).sum()
-        of_queries -= candidates[places]
-        of_candidates.index_add_(0, places, queries, alpha=-1)
-        scale = gradients[0] / temperature
-        return of_queries.mul_(scale), of_candidates.mul_(scale), scale * pull, None, None
+        queries, candidates, temperature, own, sums, kept, *rest = ctx.saved_tensors
+        pairing = Pairing(*rest)
+        of_queries, of_candidates = (torch.zeros_like(wide(side)) for side in (queries, candidates))
+        slope = own.new_zeros(())
+        with full_precision(queries.device):
+            for rows in _blocks(queries, ctx.tile):
+                scaled, places = wide(queries[rows]) / temperature, pairing.places[rows]
+                pull = torch.expm1(own[rows] - sums[rows])[:, None]  # Of the own positive: its share less one.
+                pulled = pull * wide(candidates[places])
+                of_candidates.index_add_(0, places, pull * scaled)
+                for columns in _blocks(candidates, ctx.tile):
+                    others = wide(candidates[columns])
+                    shares = kept
+                    if shares is None:
+                        shares = _scores(scaled, others, pairing, rows, columns).sub_(sums[rows, None]).exp_()
+                    pulled.addmm_(shares, others)
+                    of_candidates[columns].addmm_(shares.T, scaled)
+                slope -= (scaled * pulled).sum() / temperature
+                of_queries[rows] = pulled / temperature
+        given = gradients[0]
+        return of_queries.mul_(given), of_candidates.mul_(given), given * slope, None, None
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """TF32 has ten bits: at a temperature of 0.01 a score would be off by a twentieth."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _blocks(vectors: Tensor, tile: int) -> Iterator[slice]:
+    return (slice(start, start + tile) for start in range(0, len(vectors), tile))
 
 
-def _tiles(queries: Tensor, candidates: Tensor, tile: int) -> Iterator[tuple[slice, slice]]:
-    for row in range(0, len(queries), tile):
-        for column in range(0, len(candidates), tile):
-            yield slice(row, row + tile), slice(column, column + tile)
-
-
-def _scores(
-    queries: Tensor, candidates: Tensor, temperature: Tensor, pairing: Pairing, rows: slice, columns: slice
-) -> Tensor:
-    """A tile of the matrix, -inf where the candidate does not count."""
+def _scores(scaled: Tensor, others: Tensor, pairing: Pairing, rows: slice, columns: slice) -> Tensor:
+    """A tile of the matrix, -inf where the candidate does not count, and at the own positive, which has counted."""
     excluded = pairing.query_keys[rows, None] == pairing.candidate_keys[None, columns]
     if pairing.there is not None:
         excluded |= ~pairing.there[None, columns]
-    own = pairing.places[rows] - columns.start
-    inside = torch.nonzero((own >= 0) & (own < len(candidates))).squeeze(1)
-    excluded[inside, own[inside]] = False
-    return (queries @ candidates.T).div_(temperature).masked_fill_(excluded, -torch.inf)
+    return (scaled @ others.T).masked_fill_(excluded, -torch.inf)
