@@ -7,6 +7,7 @@ folder, continue from the latest checkpoint if there is one, and stream their sl
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -92,6 +93,7 @@ def fit(
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     run, workers = config.run, config.workers
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     stop = min(until or config.optimiser.steps, config.optimiser.steps)
     _wait_for_room(config)
     done = open_run(config)
