@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.local import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokens import tokenise
 from hbt_ray.data.stream.view import View
-from hbt_ray.errors import NegativesError, PlanError
+from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
@@ -163,3 +165,17 @@ def test_views_with_rules_that_cannot_be_read_are_refused(world: tuple[Path, Pat
     view = View("question_versions", "question", "any", how.tokenizer_json, "", 12)
     with pytest.raises(PlanError, match="'any' is no rule for versions"):
         Loader(path, PlanConfig(), how, views=(view,))
+
+
+def test_a_version_that_the_manifest_only_promises_is_no_text(
+    world: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
+) -> None:
+    how, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
+    told = json.loads((damaged / "manifest.json").read_text())
+    for group in told["datasets"][0]["groups"]:
+        group["languages"] = list(LANGUAGES)
+    (damaged / "manifest.json").write_text(json.dumps(told))
+    view = View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
+    loader = Loader(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, views=(view,))
+    with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):
+        loader.local(0, 0, 1)
