@@ -16,6 +16,7 @@ from hbt_ray.errors import ConfigError, HbtError
 
 if TYPE_CHECKING:
     from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.rescore import RescorerConfig
 
 app = typer.Typer(
     name="hbt",
@@ -86,6 +87,10 @@ def mine(
     max_share: Annotated[float, typer.Option(help="It scores below this share of the positive's score.")] = 0.95,
     margin: Annotated[float, typer.Option(help="It scores below the positive's score less this.")] = 0.0,
     keep: Annotated[int, typer.Option(help="Negatives of an item at most.")] = 10,
+    rescore: Annotated[
+        str | None,
+        typer.Option(metavar="CROSSENCODER", help="Whose scores are kept, for distillation; default: MODEL's."),
+    ] = None,
     question_prompt: QuestionPrompt = None,
     passage_prompt: PassagePrompt = None,
     max_length: MaxLength = None,
@@ -117,11 +122,12 @@ def mine(
         workers=workers,
         gpu=gpu,
     )
+    rescorer = _rescorer(rescore, batch_size=batch_size, workers=workers, gpu=gpu) if rescore else None
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
     languages_to_mine(opened.manifest, settings.language)  # What is wrong shows before a cluster starts.
     with session():
-        made = mine_store(opened, encoder, settings, folder, name=run.name, screen=screen)
+        made = mine_store(opened, encoder, settings, folder, name=run.name, rescorer=rescorer, screen=screen)
     examples = [example._asdict() for example in made.examples]
     screen.result({"negatives": folder, **made.manifest.model_dump(mode="json"), "examples": examples})
 
@@ -308,6 +314,14 @@ def _encoder(model: str, **options: Any) -> EncoderConfig:
     from hbt_ray.evaluate.encode import EncoderConfig
 
     return EncoderConfig.make({"model": model, **options}, "the command line")
+
+
+def _rescorer(model: str, **options: Any) -> RescorerConfig:
+    from hbt_ray.evaluate.encode import model_folder
+    from hbt_ray.evaluate.rescore import RescorerConfig
+
+    model_folder(model)  # What is no model shows before a cluster starts.
+    return RescorerConfig.make({"model": model, **options}, "the command line")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from hbt_ray.evaluate.encode import EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate
 from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
+from hbt_ray.evaluate.rescore import RescorerConfig
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
@@ -75,11 +76,18 @@ def _store_table(prepared: Prepared) -> Table:
 
 
 def mine_store(
-    store: Store, encoder: EncoderConfig, config: MineConfig, folder: Path, *, name: str, screen: Screen
+    store: Store,
+    encoder: EncoderConfig,
+    config: MineConfig,
+    folder: Path,
+    *,
+    name: str,
+    rescorer: RescorerConfig | None = None,
+    screen: Screen,
 ) -> Mining:
     """Store → mined negatives. Needs a Ray session."""
     screen.say(f"mining {store.manifest.num_items:,} items with {name}")
-    made = mine(store, encoder, config, folder, name=name, screen=screen)
+    made = mine(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):
         table.add_column(column, justify="left" if column in ("data set", "language") else "right")

@@ -68,6 +68,7 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
         (("mine", "store", "model", "--ranks", "9:3"), "ConfigError: the command line: ranks: an empty window"),
         (("mine", "empty", "model"), "StoreError: empty: no store"),
         (("mine", "store", "./nowhere"), "ModelError: ./nowhere: no such folder"),
+        (("mine", "store", "model", "--rescore", "./nowhere"), "ModelError: ./nowhere: no such folder"),
         (("mine", "store", "model", "--out", "store"), "ConfigError: store: is there already, so it is left alone"),
         (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
         (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: ./nowhere: no such folder"),

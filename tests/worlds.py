@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.manifest import Manifest
-from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
+from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
 from hbt_ray.train.settings import TrainConfig
 
 LANGUAGES = ("ar", "de", "en")
@@ -65,10 +66,12 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
     return TrainConfig.make(values, "test", overrides)
 
 
-def write_negatives(folder: Path, store: Manifest, tables: dict[str, Indices]) -> Path:
+def write_negatives(
+    folder: Path, store: Manifest, tables: dict[str, Indices], scored: Mapping[str, Scored] | None = None
+) -> Path:
     """Mined negatives, as `hbt mine` leaves them, from item numbers [items, keep] by dataset."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = {name: write_rows(folder, name, table) for name, table in tables.items()}
+    written = {name: write_rows(folder, name, table, (scored or {}).get(name)) for name, table in tables.items()}
     datasets = tuple(
         MinedDataset(
             name=name,

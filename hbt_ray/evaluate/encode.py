@@ -95,7 +95,7 @@ def encode(
             advance(int(occurrences[numbers].sum()))
             fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
     except ray.exceptions.RayError as error:
-        raise ModelError(f"{config.model!r} could not encode: {_last_line(error)}") from error
+        raise ModelError(f"{config.model!r} could not encode: {last_line(error)}") from error
     if vectors is None or not np.isfinite(vectors).all():
         raise ModelError(f"{config.model!r} gives vectors that are not finite; its weights are damaged or overflow")
     return Encoded(vectors[places[: len(questions)]], vectors[places[len(questions) :]], fingerprint, peak)
@@ -173,7 +173,8 @@ def _bytes() -> Any:
     return torch.uint8
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Of a Ray error, whose first lines are tracebacks of other processes."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 

@@ -20,6 +20,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
+from hbt_ray.evaluate.rescore import RescorerConfig, rescore
 from hbt_ray.evaluate.scores import Floats, pair_scores
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.run import published
@@ -79,6 +80,7 @@ def mine(
     folder: Path,
     *,
     name: str,
+    rescorer: RescorerConfig | None = None,
     search: SearchConfig | None = None,
     screen: Screen | None = None,
 ) -> Mining:
@@ -86,15 +88,17 @@ def mine(
 
     Args:
         name: what the manifest calls the model.
+        rescorer: a cross-encoder whose scores are kept in place of the model's; it chooses no negatives.
         screen: told what happens, for progress; by default nobody is.
 
     Raises:
         ConfigError: no dataset has the language, something is in the place of `folder`, or no negative was found.
-        ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
+        ModelError, TaskError, ResourceError: see `encode`, `rescore` and `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
     languages = languages_to_mine(store.manifest, config.language)
     mined, examples, fingerprint = [], [], ""
+    runs = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
     with published(free_folder(folder)) as scratch:
         for info in store.manifest.datasets:
             language = languages.get(info.name)
@@ -106,17 +110,19 @@ def mine(
             encoded = _encoded(encoder, candidates, what, screen)
             with screen.counting(f"{what}: searching", len(candidates.questions)) as advance:
                 found = search_negatives(candidates, encoded, config, search, advance)
-            mined.append(_write(scratch, info, language, candidates, found))
             examples += _examples(info.name, candidates, found)
+            if rescorer:
+                found = _rescored(rescorer, candidates, found, what, screen)
+            mined.append(_write(scratch, info, language, candidates, found))
             fingerprint = encoded.fingerprint
         _require_some(mined, config)
         manifest = NegativesManifest(
             store=store.manifest.checksum,
             model=name,
             fingerprint=fingerprint,
-            teacher=name,
+            teacher=rescorer.model if rescorer else name,
             keep=config.keep,
-            settings={**config.model_dump(mode="json"), "encoder": encoder.model_dump(mode="json")},
+            settings=config.model_dump(mode="json") | {part: run.model_dump(mode="json") for part, run in runs.items()},
             datasets=tuple(mined),
         )
         write_manifest(scratch, manifest)
@@ -169,6 +175,20 @@ def search_negatives(
             advance(rows.stop - rows.start)
     documents, scores, dropped = zip(*parts, strict=True)
     return Found(Choice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive)
+
+
+def _rescored(rescorer: RescorerConfig, candidates: Candidates, found: Found, what: str, screen: Screen) -> Found:
+    """The same negatives with the scores of a cross-encoder."""
+    documents, _, dropped = found.choice
+    row, place = np.nonzero(documents >= 0)
+    asked = np.concatenate([np.arange(len(documents)), row])
+    pairs = np.column_stack([asked, np.concatenate([candidates.positives, documents[row, place]])])
+    screen.say(f"{what}: scoring {len(pairs):,} pairs with {rescorer.model}")
+    with screen.counting(f"{what}: scoring", len(pairs)) as advance:
+        given = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
+    scores = np.full(documents.shape, np.nan, np.float32)
+    scores[row, place] = given[len(documents) :]
+    return Found(Choice(documents, scores, dropped), given[: len(documents)])
 
 
 def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: Found) -> MinedDataset:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.plan.versions import Rule, Versions
+from hbt_ray.data.prepare import StoreConfig, prepare
+from hbt_ray.data.store.negatives import Scored
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.local import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.data.stream.view import View
+from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
@@ -62,3 +69,113 @@ def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Pat
     assert len(without) == 20
     assert all(batch.negatives.lengths.tolist() == [0] and not len(batch.negatives.ids) for batch in without)
     assert all(len(batch.negative_keys) == 1 for batch in batches)
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Items in all three languages, in Arabic and German, and in German alone."""
+    path = tmp_path_factory.mktemp("sparse") / "store"
+    whole = small_store(path.with_name("whole"), 30)
+    table = path.with_suffix(".jsonl")
+    kept = [
+        line
+        for number, line in enumerate(whole.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines())
+        if LANGUAGES[number % 3] in [("ar", "de", "en"), ("ar", "de"), ("de",)][number // 3 % 3]
+    ]
+    table.write_text("\n".join(kept), encoding="utf-8")
+    source = {"kind": "table", "name": "colours", "path": str(table), "columns": {"passage_id": "passage_id"}}
+    prepare(StoreConfig.make({"path": str(path), "sources": [source]}, "test"))
+    return path
+
+
+def viewing(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[View, ...]:
+    return (
+        View("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        View("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 4, 11])
+@pytest.mark.parametrize("languages", [(), ("ar", "de")], ids="-".join)
+def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
+    world: tuple[Path, Path, TokenisingConfig], sparse: Path, world_size: int, languages: tuple[str, ...]
+) -> None:
+    """For 10 rows: uneven slices, and one without a row; with a teacher's tokenizer that is not the student's."""
+    how, store = world[2], Store(sparse)
+    small = ModelConfig(layers=1, width=32, heads=2, vocabulary=150)
+    teacher = tokenising(build(small, store.sample_texts(("en",))), small)
+    assert teacher.tokenizer_json != how.tokenizer_json
+    plan = PlanConfig(policy="hybrid", batch_size=10, languages=languages)
+    loader = Loader(sparse, plan, how, views=viewing(how, teacher))
+    ranks = [loader.leg(range(5, 14), rank, world_size) for rank in range(world_size)]
+    seen = set()
+    for parts in zip(*ranks, strict=True):
+        whole = loader.plan.batch(parts[0].step)
+        for column in ("question_languages", "passage_languages"):
+            codes = np.concatenate([getattr(part, column) for part in parts])
+            assert codes.dtype == np.int64
+            assert np.array_equal(codes, getattr(whole, column))
+        for view in viewing(how, teacher):
+            versions = Versions(loader.plan.datasets[0], loader.plan.languages, view.side, Rule.parse(view.rule), 0)
+            codes = versions.of(whole)
+            expected = [
+                tokenise(view.tokenizer_json, view.prompt, [text(store, item, view.side, code)], view.max_length).ids
+                if code
+                else np.empty(0, np.int32)
+                for item, code in zip(
+                    whole.items.tolist(), [versions.languages[c] if c >= 0 else "" for c in codes], strict=True
+                )
+            ]
+            seen |= {(view.name, code >= 0) for code in codes.tolist()}
+            found = [part.views[view.name] for part in parts]
+            assert [len(tokens) for tokens in found] == [len(part.items) for part in parts]
+            assert np.array_equal(np.concatenate([tokens.ids for tokens in found]), np.concatenate(expected))
+            assert np.concatenate([tokens.lengths for tokens in found]).tolist() == list(map(len, expected))
+    assert len(seen) == 4  # Rows with and rows without, of either.
+
+
+def text(store: Store, item: int, side: str, language: str) -> str:
+    return store.item("colours", item).texts[language][side]
+
+
+def test_scores_come_with_the_rows_where_they_are_asked_for(
+    world: tuple[Path, Path, TokenisingConfig], tmp_path: Path
+) -> None:
+    path, without, how = world
+    table = (np.arange(60)[:, None] + np.array([2, 17, 31])) % 60
+    table[::3] = -1
+    scored = Scored(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
+    mined = write_negatives(tmp_path / "mined", Store(path).manifest, {"colours": table}, {"colours": scored})
+    plan = PlanConfig(batch_size=12, negatives=2)
+    loader = Loader(path, plan, how, negatives=mined, scores=True)
+    for batch in loader.leg(range(6), 2, 5):
+        picks = loader.plan.batch(batch.step).slice(2, 5).negatives
+        expected = np.column_stack([batch.items, np.where(picks < 0, np.nan, picks / 100)])
+        np.testing.assert_array_equal(batch.teacher_scores, expected.astype(np.float32))
+        assert batch.teacher_scores.dtype == np.float32
+    assert loader.local(0, 12, 13).teacher_scores.shape == (1, 3)
+    assert loader.local(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
+    assert Loader(path, plan, how, negatives=mined).local(0, 0, 1).teacher_scores.shape == (0, 0)
+    with pytest.raises(NegativesError, match="holds no scores for colours"):
+        Loader(path, plan, how, negatives=without, scores=True)
+
+
+def test_views_with_rules_that_cannot_be_read_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
+    path, _, how = world
+    view = View("question_versions", "question", "any", how.tokenizer_json, "", 12)
+    with pytest.raises(PlanError, match="'any' is no rule for versions"):
+        Loader(path, PlanConfig(), how, views=(view,))
+
+
+def test_a_version_that_the_manifest_only_promises_is_no_text(
+    world: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
+) -> None:
+    how, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
+    told = json.loads((damaged / "manifest.json").read_text())
+    for group in told["datasets"][0]["groups"]:
+        group["languages"] = list(LANGUAGES)
+    (damaged / "manifest.json").write_text(json.dumps(told))
+    view = View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
+    loader = Loader(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, views=(view,))
+    with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):
+        loader.local(0, 0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hbt_ray.data.plan.picks import Picks
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.manifest import Manifest
-from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.negatives import Negatives, Scored, require_scores
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
 from tests.worlds import write_negatives
@@ -97,6 +98,63 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
         told.write_text(text)
         with pytest.raises(NegativesError, match=r"negatives\.json: damaged"):
             Negatives.open(folder, store)
+
+
+def made_up_scores(table: Indices, seed: int = 0) -> Scored:
+    """NaN where there is no negative, and for every seventh item."""
+    rng = np.random.default_rng(seed)
+    positive, negatives = rng.random(len(table), np.float32), rng.random(table.shape, np.float32)
+    positive[::7], negatives[::7], negatives[table < 0] = np.nan, np.nan, np.nan
+    return Scored(positive, negatives)
+
+
+@given(step=st.integers(0, 10**6), world_size=st.integers(1, 7), per_row=st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_scores_are_those_of_the_picks(
+    store: Manifest, tmp_path_factory: pytest.TempPathFactory, step: int, world_size: int, per_row: int
+) -> None:
+    tables = {"set0": made_up(691), "set1": made_up(40)}
+    scored = {name: made_up_scores(table) for name, table in tables.items()}
+    folder = tmp_path_factory.getbasetemp() / "scored"
+    if not folder.exists():
+        write_negatives(folder, store, tables, scored)
+    mined = require_scores(Negatives.open(folder, store, verify=True))
+    whole = planned(store, mined, per_row).batch(step)
+    table, given_ = tables[whole.dataset], scored[whole.dataset]
+    expected = [
+        [given_.positive[item]]
+        + [given_.negatives[item, table[item].tolist().index(pick)] if pick >= 0 else np.nan for pick in picks]
+        for (item, _, _), picks in full_rows(whole)
+    ]
+    slices = [whole.slice(rank, world_size) for rank in range(world_size)]
+    found = [mined.scores(part.dataset, part.items, part.negatives) for part in slices]
+    assert found[0].dtype == np.float32
+    np.testing.assert_array_equal(np.concatenate(found), np.array(expected, np.float32))
+
+
+def test_folders_without_scores_are_refused_where_scores_are_asked_for(store: Manifest, tmp_path: Path) -> None:
+    tables = {"set0": made_up(691), "set1": made_up(40)}
+    write_negatives(tmp_path / "mined", store, tables, {"set1": made_up_scores(tables["set1"])})
+    mined = Negatives.open(tmp_path / "mined", store)
+    with pytest.raises(NegativesError, match=r"mined: holds no scores for set0, .* mine the store again"):
+        require_scores(mined)
+    assert np.isnan(mined.scores("set0", np.arange(5), tables["set0"][:5])).all()
+    with pytest.raises(NegativesError, match="scores are asked for, but no folder of mined negatives"):
+        require_scores(None)
+    write_negatives(
+        tmp_path / "short", store, {"set1": tables["set1"]}, {"set1": made_up_scores(tables["set1"][:, :2])}
+    )
+    with pytest.raises(NegativesError, match=r"set1\.arrow: damaged: \[40, 80\] scores where \[40, 240\] are due"):
+        Negatives.open(tmp_path / "short", store)
+
+
+def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_path: Path) -> None:
+    told = write_negatives(tmp_path / "mined", store, {"set1": made_up(40)}) / "negatives.json"
+    old = json.loads(told.read_text())
+    assert old.pop("teacher") == ""
+    told.write_text(json.dumps({**old, "version": 1}))
+    with pytest.raises(NegativesError, match=r"layout version 1, this hbt_ray reads 2; mine the store again"):
+        Negatives.open(tmp_path / "mined", store)
 
 
 @pytest.mark.parametrize("settings", POLICIES[::2], ids=lambda settings: "-".join(map(str, settings.values())))

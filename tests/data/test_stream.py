@@ -18,12 +18,14 @@ from ray.util.metrics import Counter
 
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.store.negatives import Scored
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import most_spare, task_cpus
 from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
 from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.view import View
 from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
@@ -51,13 +53,17 @@ def assert_equal(batch: LocalBatch, other: LocalBatch) -> None:
     """In every field, to the type."""
     for name in ("step", "kind", "dataset", "language"):
         assert getattr(batch, name) == getattr(other, name)
+    assert list(batch.views) == list(other.views)
     ours, theirs = (
-        (b.items, b.passage_keys, b.negative_keys, *(part for side in sides(b) for part in (side.ids, side.lengths)))
+        (
+            *(b.items, b.passage_keys, b.negative_keys, b.question_languages, b.passage_languages, b.teacher_scores),
+            *(part for side in (*sides(b), *b.views.values()) for part in (side.ids, side.lengths)),
+        )
         for b in (batch, other)
     )
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine.dtype == yours.dtype
-        assert np.array_equal(mine, yours)
+        np.testing.assert_array_equal(mine, yours, strict=True)
 
 
 def sides(batch: LocalBatch) -> tuple[Tokens, Tokens, Tokens]:
@@ -78,17 +84,28 @@ def test_ranks_together_see_the_plan(store: Path, how: TokenisingConfig, world_s
 
 
 def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig) -> None:
+    """With all that a batch can bring, from the first step and from a later one."""
     table = (np.arange(60)[:, None] + np.array([2, 17])) % 60
     table[::3] = -1
-    mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table})
+    scored = Scored(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table).astype(np.float32))
+    mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table}, {"colours": scored})
     plan = PLAN.model_copy(update={"negatives": 2})
-    loader = Loader(store, plan, how, negatives=mined)
+    views = (
+        View("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "teach: ", 9),
+    )
+    loader = Loader(store, plan, how, negatives=mined, views=views, scores=True)
     settings = StreamConfig(rows_per_task=18, prefetch_steps=2)
-    for batch in stream(Origin(store, plan, how, 1, 2, negatives=mined), 0, 6, settings):
-        assert_equal(batch, loader.local(batch.step, 1, 2))
-        assert batch.questions.lengths.max() <= 12
-        assert len(batch.negatives) == 12
-        assert not batch.questions.ids.flags.owndata  # A view of the object store.
+    origin = Origin(store, plan, how, 1, 2, negatives=mined, views=views, scores=True)
+    for start in (0, 4):
+        for batch in stream(origin, start, 6, settings):
+            assert_equal(batch, loader.local(batch.step, 1, 2))
+            assert batch.questions.lengths.max() <= 12
+            assert len(batch.negatives) == 12
+            assert batch.teacher_scores.shape == (6, 3)
+            assert batch.views["teacher_passages"].lengths.min() > 0
+            arrays = (batch.questions.ids, batch.views["question_versions"].ids, batch.teacher_scores)
+            assert not any(array.flags.owndata for array in arrays)  # Views of the object store.
 
 
 def test_a_long_stream_is_a_chain_of_datasets(
@@ -220,6 +237,14 @@ def test_a_block_holds_what_was_put_in(store: Path, how: TokenisingConfig, steps
         replace(batch, negatives=batch.passages.take(np.arange(number)), negative_keys=np.arange(number))
         for number, batch in enumerate(made)
     ]
-    for batches in (made, mined):
+    seen = [
+        replace(
+            batch,
+            views={"a.ids": batch.passages, "b": batch.questions.take(np.arange(number))},
+            teacher_scores=np.full((number, 3), np.float32(number)),
+        )
+        for number, batch in enumerate(made)
+    ]
+    for batches in (made, mined, seen):
         for ours, theirs in zip(unpack(pack(batches)), batches, strict=True):
             assert_equal(ours, theirs)

@@ -16,6 +16,7 @@ from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.data.plan.versions import Rule, Side, Versions
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokens import Tokens, tokenise
+from hbt_ray.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,11 @@ class Views:
         self._views = views
 
     def of(self, batches: Sequence[Batch]) -> dict[str, Tokens]:
-        """By name the tokens of the rows of batches of one dataset, end to end; none where a row has no version."""
+        """By name the tokens of the rows of batches of one dataset, end to end; none where a row has no version.
+
+        Raises:
+            StoreError: a shard cannot be read, or lacks a text that the manifest promises.
+        """
         return {view.name: self._tokens(view, batches) for view in self._views}
 
     def _tokens(self, view: View, batches: Sequence[Batch]) -> Tokens:
@@ -59,6 +64,12 @@ class Views:
         items = np.concatenate([batch.items for batch in batches])
         there = np.flatnonzero(codes >= 0)
         texts = self._store.texts_of(dataset, view.side, items[there], codes[there], versions.languages)
+        if not all(texts):
+            row = there[texts.index("")]
+            raise StoreError(
+                f"{self._store.location}: item {items[row]} of {dataset} lacks the {view.side} in "
+                f"{versions.languages[codes[row]]} that the manifest promises; `hbt store verify` tells what is damaged"
+            )
         return scattered(tokenise(view.tokenizer_json, view.prompt, texts, view.max_length), there, len(codes))
 
 

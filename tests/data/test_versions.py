@@ -1,0 +1,149 @@
+"""Versions: every rule against the items' own languages, the same for any slice; what cannot be served is said."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.plan.plan import Batch, Plan
+from hbt_ray.data.plan.versions import Rule, Side, Versions, require_versions
+from hbt_ray.errors import PlanError
+from tests.data.test_plan import GROUPS, POLICIES, plan, spoken
+
+RULES = ("other", "pivot:en", "pivot:de", "exactly:en", "exactly:ru")
+SIDES: tuple[Side, ...] = ("question", "passage")
+
+
+def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> Versions:
+    return Versions(made.datasets[0], made.languages, side, Rule.parse(rule), seed)
+
+
+def named(made: Plan, batch: Batch, side: Side, rule: str, seed: int = 0) -> list[str]:
+    """The languages of a batch's versions, empty for none."""
+    drawn = versions(made, side, rule, seed)
+    codes = drawn.of(batch)
+    assert codes.dtype == np.int16
+    return [drawn.languages[code] if code >= 0 else "" for code in codes.tolist()]
+
+
+def allowed(rule: str, own: str, item: int, in_use: tuple[str, ...]) -> set[str]:
+    """The versions that a row may have, by the rule's words; the empty one where it may have none."""
+    kind, _, language = rule.partition(":")
+    there = set(spoken(item))
+    others = there & set(in_use) - {own}
+    if kind == "other":
+        return others or {""}
+    if kind == "pivot" and own == language:
+        return others or {""}
+    return {language} & there or {""}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("in_use", [(), ("de", "ru", "tr"), ("en",)], ids="-".join)
+@pytest.mark.parametrize("policy", ["mono", "hybrid", "mixed"])
+def test_versions_are_what_their_rule_says(rule: str, side: Side, in_use: tuple[str, ...], policy: str) -> None:
+    """Also of a language that the plan does not train on."""
+    if in_use == ("en",) and policy == "hybrid":
+        policy = "mono"  # A single language has no pairs.
+    made = plan(policy=policy, languages=in_use)
+    for step in range(40):
+        batch = made.batch(step)
+        own = batch.question_languages if side == "question" else batch.passage_languages
+        for item, code, found in zip(batch.items.tolist(), own.tolist(), named(made, batch, side, rule), strict=True):
+            assert found in allowed(rule, made.languages[code], item, made.languages)
+
+
+@given(step=st.integers(0, 10**7), world_size=st.integers(1, 30), seed=st.integers(0, 99), rule=st.sampled_from(RULES))
+@settings(max_examples=60, deadline=None)
+def test_slices_of_all_ranks_have_the_versions_of_the_whole(step: int, world_size: int, seed: int, rule: str) -> None:
+    """24 rows: uneven slices for most numbers of ranks, and some without a row."""
+    whole = plan(seed=seed).batch(step)
+    for side in SIDES:
+        expected = versions(plan(seed=seed), side, rule, seed).of(whole)
+        parts = [
+            versions(plan(seed=seed), side, rule, seed).of(whole.slice(rank, world_size)) for rank in range(world_size)
+        ]
+        assert np.array_equal(np.concatenate(parts), expected)
+
+
+def test_draws_are_even_and_come_from_seed_step_side_and_item() -> None:
+    made = plan([(("de", "en", "ru", "tr"), 3_000)], policy="mono", batch_size=3_000)
+    batch = made.batch(0)
+    drawn = named(made, batch, "question", "other")
+    counts = Counter(drawn)
+    assert set(counts) == {"de", "en", "ru", "tr"} - {batch.language}
+    assert all(abs(count - 1_000) < 110 for count in counts.values())  # Four standard deviations of a fair draw.
+    by_item = dict(zip(batch.items.tolist(), drawn, strict=True))
+    later = next(other for other in map(made.batch, range(1, 20)) if other.language == batch.language)
+    others = {
+        "step": [by_item[item] for item in later.items.tolist()],
+        "side": named(made, batch, "passage", "other"),
+        "seed": named(made, batch, "question", "other", seed=1),
+    }
+    for changed, fresh in zip((named(made, later, "question", "other"), drawn, drawn), others.values(), strict=True):
+        agreement = np.mean([one == other for one, other in zip(changed, fresh, strict=True)])
+        assert abs(agreement - 1 / 3) < 0.05  # As independent draws agree.
+    pivoted = named(made, batch, "question", f"pivot:{batch.language}")
+    assert pivoted == drawn  # Views of one side agree.
+
+
+def test_items_in_one_language_have_no_other() -> None:
+    made = plan([(("en",), 50), (("de",), 30), (("de", "en"), 20)], policy="mixed", batch_size=100)
+    batch = made.batch(0)
+    alone = batch.items < 80
+    for rule, expected in (("other", ~alone), ("pivot:en", ~alone), ("exactly:de", batch.items >= 50)):
+        for side in SIDES:
+            assert np.array_equal(versions(made, side, rule).of(batch) >= 0, expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("settings", POLICIES[::3], ids=lambda settings: "-".join(map(str, settings.values())))
+def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) -> None:
+    made = plan(GROUPS, [(("de", "en"), 140), (("en",), 300)], batch_size=200, **settings)
+    shares = require_versions(made, "question_versions", rule)
+    served: dict[str, list[float]] = {}
+    by_dataset = {info.name: Versions(info, made.languages, "question", Rule.parse(rule), 0) for info in made.datasets}
+    for batch in map(made.batch, range(500)):
+        served.setdefault(batch.kind, []).append(float((by_dataset[batch.dataset].of(batch) >= 0).mean()))
+    assert shares.keys() == served.keys()
+    for kind, share in shares.items():
+        # Random schedules draw their languages and data sets; a balanced one is off by a few batches.
+        assert share == pytest.approx(np.mean(served[kind]), abs=0.1 if settings["schedule"] == "random" else 0.03)
+
+
+def test_what_the_data_cannot_serve_is_said_before(caplog: pytest.LogCaptureFixture) -> None:
+    alone = plan([(("en",), 50), (("de",), 30)], policy="mono")
+    with pytest.raises(PlanError, match=r"question_versions: other asks for parallel texts, but no item .* de, en"):
+        require_versions(alone, "question_versions", "other")
+    with pytest.raises(PlanError, match=r"teacher_passages: pivot:en asks .*another language too"):
+        require_versions(alone, "teacher_passages", "pivot:en")
+    with pytest.raises(PlanError, match=r"pivot:fr asks for texts in fr, but the store has only de, en; name one"):
+        require_versions(alone, "question_versions", "pivot:fr")
+    apart = plan([(("en",), 50)], [(("de", "ru"), 30)], policy="mono", languages=("de", "ru"))
+    with pytest.raises(PlanError, match=r"exactly:en .* is there in en"):
+        require_versions(apart, "teacher_questions", "exactly:en")
+    assert not caplog.text
+    few = plan([(("de", "en"), 10), (("en",), 90)], policy="hybrid", batch_size=10)
+    # German rows, every second batch, are all parallel; of the English ones a tenth.
+    assert require_versions(few, "question_versions", "other") == pytest.approx({"mono": 0.55, "cross": 1.0})
+    assert not caplog.text
+    assert require_versions(few, "teacher_passages", "exactly:de")["mono"] == pytest.approx(0.55)
+    little = plan([(("de", "en"), 10), (("en",), 90)], policy="mixed", batch_size=10)
+    assert require_versions(little, "question_versions", "other") == pytest.approx({"mixed": 0.1})
+    assert "question_versions: other is there for only 10.0% of the rows of mixed batches" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "others", "pivot", "pivot:", "exactly", "other:en", "other:", ":en"])
+def test_rules_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(PlanError, match="is no rule for versions; write other, pivot:LANG or exactly:LANG"):
+        Rule.parse(text)
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_rules_are_written_as_they_are_read(text: str) -> None:
+    assert str(Rule.parse(text)) == text
