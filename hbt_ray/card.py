@@ -59,7 +59,7 @@ def write_card(run: Run) -> None:
         base=config.model.name,
         policy=config.plan,
         batch_size=config.plan.batch_size,
-        steps=config.optimiser.steps,
+        steps=run.exported_steps() or config.optimiser.steps,
         temperature=config.loss.temperature,
         languages=", ".join(languages) or "those of the store",
         question_prompt=config.model.question_prompt,

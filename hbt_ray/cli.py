@@ -146,10 +146,19 @@ def train(
     settings = TrainConfig.load(config, overrides or ())
     open_run(settings)  # What is wrong shows before a cluster starts.
     with session():
-        done = train_run(settings, screen, until)
+        end = train_run(settings, screen, until)
     run = settings.run
-    complete = done == settings.optimiser.steps
-    screen.result({"run": run.root, "steps": done, "complete": complete, "model": run.model if complete else None})
+    screen.result(
+        {
+            "run": run.root,
+            "steps": end.done,
+            "complete": end.complete,
+            "stopped_early": end.reason or None,
+            "best_step": end.best,
+            "best_dev": end.value,
+            "model": run.model if end.complete else None,
+        }
+    )
 
 
 @app.command()

@@ -84,10 +84,16 @@ class Screen:
 
 
 class TrainingProgress:
-    """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step."""
+    """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step.
 
-    def __init__(self, screen: Screen, num_steps: int, kinds_so_far: Iterable[str] = ()) -> None:
-        self._screen, self._num_steps = screen, num_steps
+    Args:
+        news: asked at every step for what else there is to tell.
+    """
+
+    def __init__(
+        self, screen: Screen, num_steps: int, kinds_so_far: Iterable[str] = (), news: Callable[[], str] = str
+    ) -> None:
+        self._screen, self._num_steps, self._news = screen, num_steps, news
         self._loss = self._speed = math.nan
         self._kinds = Counter(kinds_so_far)
         self._last_line = 0.0
@@ -119,7 +125,8 @@ class TrainingProgress:
         total = sum(self._kinds.values())
         mixture = ", ".join(f"{kind} {count / total:.0%}" for kind, count in sorted(self._kinds.items(), reverse=True))
         stall = f", waited {outcome.stall_seconds:.1f} s for data" if outcome.stall_seconds > 0.5 else ""
-        return f"loss {self._loss:.3f}, {self._speed:,.0f} pairs/s, batches so far: {mixture}{stall}"
+        news = f"; {told}" if (told := self._news()) else ""
+        return f"loss {self._loss:.3f}, {self._speed:,.0f} pairs/s, batches so far: {mixture}{stall}{news}"
 
 
 def _smoothed(before: float, value: float) -> float:

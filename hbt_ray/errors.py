@@ -59,6 +59,21 @@ class CheckpointError(InputError):
     """A checkpoint is cut short or changed."""
 
 
+class StorageError(HbtError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+    def __init__(self, path: str, step: int, reason: str, free_bytes: int) -> None:
+        super().__init__(
+            f"{path}: the checkpoint of step {step} could not be written ({reason}; {free_bytes / 2**30:,.1f} GiB are "
+            "free there). The checkpoints before it are whole. Make room or let the folder be written to, and run the "
+            "same command again, which goes on from the newest."
+        )
+        self.path, self.step, self.reason, self.free_bytes = path, step, reason, free_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.step, self.reason, self.free_bytes)
+
+
 class ModelError(InputError):
     """A model folder or name cannot be loaded as an encoder."""
 
@@ -75,6 +90,36 @@ class Interrupted(HbtError):
     """The user pressed Ctrl-C."""
 
     exit_code = 130
+
+
+class ValidationFailed(HbtError):
+    """A checkpoint could not be judged on the dev store; training stopped, as it decides by those results."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(
+            f"the checkpoint of step {step} could not be validated: {reason}. All checkpoints are kept; the same "
+            "command validates it again and goes on, and validation.store=null goes on without"
+        )
+        self.step, self.reason = step, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.reason)
+
+
+class StalledRank(HbtError):
+    """A rank was stuck in a step, and restarts did not help; the checkpoints are kept."""
+
+    def __init__(self, step: int, seconds: float, places: dict[int, str]) -> None:
+        told = "; ".join(f"rank {rank} was at {where}" for rank, where in sorted(places.items()))
+        super().__init__(
+            f"step {step} was not done within {seconds:g} s, and restarting the workers did not help: {told}. A rank "
+            "that is not named did not answer at all. Look at that machine or at what it reads from, or raise "
+            "workers.deadline_seconds; the same command goes on from the last checkpoint."
+        )
+        self.step, self.seconds, self.places = step, seconds, places
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.seconds, self.places)
 
 
 class NonFiniteLoss(HbtError):

@@ -2,8 +2,9 @@
 
 RUN/config.yaml        the configuration, exactly as it was used
 RUN/base/              the encoder before training (SentenceTransformer folder)
-RUN/checkpoints/       what training continues from (Ray Train's)
+RUN/checkpoints/       what training continues from
 RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
+RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
 RUN/model/             the trained encoder (SentenceTransformer folder)
 RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>@base` of the untrained one
 RUN/report.html
@@ -42,12 +43,27 @@ class Run:
         return self.root / "checkpoints"
 
     @property
+    def validation(self) -> Path:
+        return self.root / "validation.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 
     @property
     def model(self) -> Path:
         return self.root / "model"
+
+    @property
+    def model_steps(self) -> Path:
+        """In the model's folder, so that they change together."""
+        return self.model / "training.json"
+
+    def exported_steps(self) -> int | None:
+        """After how many training steps the exported encoder is; None where there is none."""
+        if not self.model_steps.exists():
+            return None
+        return int(json.loads(self.model_steps.read_text(encoding="utf-8"))["steps"])
 
     @property
     def report(self) -> Path:

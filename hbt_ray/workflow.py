@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
 
@@ -26,8 +26,12 @@ from hbt_ray.session import session
 from hbt_ray.train.export import export
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit
+from hbt_ray.train.validation.ending import Ending, best_step, ending
+from hbt_ray.train.validation.measure import AP, CROSS_AP, MONO_AP, POOL_LOSS
+from hbt_ray.train.validation.record import Record
 
 UNTRAINED = "untrained"
+DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 _WORTH_A_CLUSTER = 32 << 20
 """Bytes of sources: reading fewer takes less time than starting Ray does."""
 
@@ -98,20 +102,56 @@ def _shortened(text: str, width: int = 120) -> str:
     return shorten(text, width, placeholder=" …")
 
 
-def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> int:
-    """Store → run with an exported encoder. Needs a Ray session. Returns the steps that are done."""
+def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
+    """Store → run with an exported encoder. Needs a Ray session."""
     steps = config.optimiser.steps
-    workers = f"{config.workers.count} worker{'s' * (config.workers.count > 1)}"
-    screen.say(f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {workers}")
-    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve())) as progress:
+    screen.say(
+        f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
+    )
+    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
         done = fit(config, progress.watch, until)
-    if done < steps:
+    end = ending(config, done)
+    if end.best is not None:
+        screen.table(_dev_table(config, end))
+    if not end.complete:
         screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
-        return done
-    export(config.run)
+        return end
+    exported = export(config.run)
     write_card(config.run)
-    screen.say(f"{done:,} steps are done; the encoder is in {config.run.model}")
-    return done
+    if end.reason:
+        screen.say(f"stopped early at step {done:,} of {steps:,}: {end.reason}; a larger validation.patience continues")
+    which = "" if exported == done else f" of step {exported:,}"
+    screen.say(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
+    return end
+
+
+def _dev_news(config: TrainConfig) -> Callable[[], str]:
+    """What the newest validation found, read again only when the record has grown: progress asks at every step."""
+    size, news = -1, ""
+
+    def tell() -> str:
+        nonlocal size, news
+        path = config.run.validation
+        if config.validation.store and path.exists() and path.stat().st_size != size:
+            size = path.stat().st_size
+            rows = list(Record(path).results().values())
+            measure = config.validation.measure
+            news = f"dev {measure} {rows[-1][measure]:.3f} at step {rows[-1]['step']:,}" if rows else ""
+        return news
+
+    return tell
+
+
+def _dev_table(config: TrainConfig, end: Ending, most: int = 12) -> Table:
+    """The newest validations, and the best."""
+    rows = list(Record(config.run.validation).results().values())
+    table = Table(box=None, pad_edge=False)
+    for name in ("dev: step", *DEV_COLUMNS, "seconds", ""):
+        table.add_column(name, justify="right")
+    for row in [row for row in rows[:-most] if row["step"] == end.best] + rows[-most:]:
+        values = (f"{row[name]:.3f}" if name in row else "–" for name in DEV_COLUMNS)
+        table.add_row(f"{row['step']:,}", *values, f"{row['seconds']:.1f}", "best" * (row["step"] == end.best))
+    return table
 
 
 def find_run(model: str, name: str, storage: Path) -> Run:
@@ -160,6 +200,9 @@ def make_report(runs: Sequence[Run], path: Path) -> Path:
         verdicts=verdicts,
         baseline=baselines,
         curve=single.curve() if single else (),
+        dev=list(Record(single.validation).results().values()) if single else (),
+        best=best_step(config) if config else None,
+        steps=single.exported_steps() if single else None,
         policy=str(config.plan) if config else "",
         config_yaml=config.to_yaml() if config else "",
     )

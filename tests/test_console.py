@@ -45,11 +45,11 @@ def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_training_shows_loss_speed_and_the_mixture_so_far(capsys: pytest.CaptureFixture[str]) -> None:
-    with TrainingProgress(Screen(), 4, ["mono", "mono"]) as progress:
+    with TrainingProgress(Screen(), 4, ["mono", "mono"], lambda: "dev AP 0.5") as progress:
         progress.watch(outcome(2, "cross"))
         progress.watch(outcome(3, "cross"))
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "step 4 of 4: loss 2.000, 100 pairs/s, batches so far: mono 50%, cross 50%" in last
+    assert "step 4 of 4: loss 2.000, 100 pairs/s, batches so far: mono 50%, cross 50%; dev AP 0.5" in last
 
 
 def test_a_silent_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,18 @@ import pickle
 import pytest
 
 from hbt_ray import errors
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch, StorageError, ValidationFailed
 
 
 @pytest.mark.parametrize(
-    "error", [PlanMismatch("plan.alpha", 0.5, 0.3), NonFiniteLoss(7, float("inf"), 1.0), InputError("x: y")]
+    "error",
+    [
+        PlanMismatch("plan.alpha", 0.5, 0.3),
+        NonFiniteLoss(7, float("inf"), 1.0),
+        StorageError("/x/step-00000007", 7, "No space left", 5),
+        ValidationFailed(7, "full"),
+        InputError("x: y"),
+    ],
 )
 def test_errors_survive_pickling(error: HbtError) -> None:
     again = pickle.loads(pickle.dumps(error))
@@ -22,6 +29,6 @@ def test_errors_survive_pickling(error: HbtError) -> None:
 
 def test_input_errors_end_with_two_and_others_with_one() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HbtError)]
-    assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == {"HbtError", "NonFiniteLoss"}
+    assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == {"HbtError", "NonFiniteLoss", "ValidationFailed"}
     assert errors.Interrupted.exit_code == 130
     assert {kind.exit_code for kind in kinds if issubclass(kind, InputError)} == {2}

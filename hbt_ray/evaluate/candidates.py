@@ -9,7 +9,7 @@ and must not look like an answer. Everything here is pure: vectors and scores co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -129,9 +129,20 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     )
 
 
+class Choice(NamedTuple):
+    """The negatives of some questions."""
+
+    documents: Indices
+    """[questions, keep], hardest first, -1 where there are fewer."""
+    scores: Floats
+    """[questions, keep], NaN where there is no document."""
+    dropped: npt.NDArray[np.int64]
+    """Candidates within the window of ranks that are no negatives, for each of `REASONS`."""
+
+
 def choose(
     candidates: Candidates, rows: slice, found: Indices, scores: Floats, positive: Floats, config: MineConfig
-) -> tuple[Indices, npt.NDArray[np.int64]]:
+) -> Choice:
     """Which of the documents found become negatives.
 
     Args:
@@ -139,10 +150,6 @@ def choose(
         found: [rows, k] documents of the highest scores, best first, with k > the last rank or all documents.
         scores: [rows, k]
         positive: [rows] score of each question with its own passage.
-
-    Returns:
-        Documents [rows, keep], hardest first, -1 where there are fewer; and how many candidates within the window
-        were dropped, for each of `REASONS`.
     """
     own = candidates.positives[rows]
     other = found != own[:, None]
@@ -164,7 +171,9 @@ def choose(
     row, place = np.nonzero(kept & (order < config.keep))
     chosen = np.full((len(found), config.keep), -1, dtype=np.int64)
     chosen[row, order[row, place]] = found[row, place]
-    return chosen, dropped
+    given = np.full(chosen.shape, np.nan, dtype=np.float32)
+    given[row, order[row, place]] = scores[row, place]
+    return Choice(chosen, given, dropped)
 
 
 def normalised(text: str) -> str:

@@ -14,14 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hbt_ray.console import Screen
-from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.data.store.manifest import DatasetInfo, Manifest
-from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, write_manifest, write_rows
+from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
-from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, read_candidates
+from hbt_ray.evaluate.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
-from hbt_ray.evaluate.scores import pair_scores
+from hbt_ray.evaluate.scores import Floats, pair_scores
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.run import published
 
@@ -106,15 +105,16 @@ def mine(
             what = f"{info.name} ({language})"
             encoded = _encoded(encoder, candidates, what, screen)
             with screen.counting(f"{what}: searching", len(candidates.questions)) as advance:
-                documents, dropped = search_negatives(candidates, encoded, config, search, advance)
-            mined.append(_write(scratch, info, language, candidates, documents, dropped))
-            examples += _examples(info.name, candidates, encoded, documents)
+                found = search_negatives(candidates, encoded, config, search, advance)
+            mined.append(_write(scratch, info, language, candidates, found))
+            examples += _examples(info.name, candidates, found)
             fingerprint = encoded.fingerprint
         _require_some(mined, config)
         manifest = NegativesManifest(
             store=store.manifest.checksum,
             model=name,
             fingerprint=fingerprint,
+            teacher=name,
             keep=config.keep,
             settings={**config.model_dump(mode="json"), "encoder": encoder.model_dump(mode="json")},
             datasets=tuple(mined),
@@ -139,37 +139,45 @@ def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: 
         return encode(encoder, candidates.questions, candidates.documents, advance)
 
 
+class Found(NamedTuple):
+    """What a model finds for the questions of a dataset."""
+
+    choice: Choice
+    positive: Floats
+    """[questions], the score of each with its own passage."""
+
+
 def search_negatives(
     candidates: Candidates,
     encoded: Encoded,
     config: MineConfig,
     search: SearchConfig | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Indices, Indices]:
-    """Documents [questions, keep], hardest first, -1 where there are fewer; and the counts of `choose`."""
+) -> Found:
+    """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
     ids = [f"{number:012d}" for number in range(num_documents)]
-    parts, dropped = [], np.zeros(len(REASONS), dtype=np.int64)
+    parts: list[Choice] = []
     depth = config.ranks[1] + 1  # One more: the question's own passage.
     step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
         for start in range(0, num_questions, step):
             rows = slice(start, min(start + step, num_questions))
             hits = index.search(encoded.questions[rows], depth)
-            chosen, reasons = choose(candidates, rows, hits.documents, hits.scores, positive[rows], config)
-            parts.append(chosen)
-            dropped += reasons
+            parts.append(choose(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
-    return np.concatenate(parts), dropped
+    documents, scores, dropped = zip(*parts, strict=True)
+    return Found(Choice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive)
 
 
-def _write(
-    folder: Path, info: DatasetInfo, language: str, candidates: Candidates, documents: Indices, dropped: Indices
-) -> MinedDataset:
+def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: Found) -> MinedDataset:
+    documents, scores, dropped = found.choice
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
-    file, checksum = write_rows(folder, info.name, negatives)
+    scored = Scored(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
+    scored.positive[candidates.items], scored.negatives[candidates.items] = found.positive, scores
+    file, checksum = write_rows(folder, info.name, negatives, scored)
     return MinedDataset(
         name=info.name,
         language=language,
@@ -183,19 +191,19 @@ def _write(
     )
 
 
-def _examples(
-    dataset: str, candidates: Candidates, encoded: Encoded, documents: Indices, limit: int = 3
-) -> list[Example]:
+def _examples(dataset: str, candidates: Candidates, found: Found, limit: int = 3) -> list[Example]:
     """Some questions that have a negative, evenly spaced."""
+    documents, scores, _ = found.choice
     served = np.flatnonzero(documents[:, 0] >= 0)
     rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]
-    sides = []
-    for found in (candidates.positives[rows], documents[rows, 0]):
-        scores = pair_scores(encoded.questions, encoded.passages, rows, found).tolist()
-        sides.append(
-            [(candidates.documents[number], score) for number, score in zip(found.tolist(), scores, strict=True)]
-        )
     return [
-        Example(dataset, candidates.questions[row], *own, *other)
-        for row, own, other in zip(rows.tolist(), *sides, strict=True)
+        Example(
+            dataset,
+            candidates.questions[row],
+            candidates.documents[candidates.positives[row]],
+            float(found.positive[row]),
+            candidates.documents[documents[row, 0]],
+            float(scores[row, 0]),
+        )
+        for row in rows.tolist()
     ]

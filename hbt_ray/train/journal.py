@@ -20,6 +20,15 @@ class Journal:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._stalls: dict[int, dict[int, str]] = {}
+
+    def stall(self, rank: int, step: int, where: str) -> None:
+        """A rank's time ran out in this step, at this place."""
+        self._stalls.setdefault(step, {})[rank] = where
+
+    def last_stall(self) -> tuple[int, dict[int, str]] | None:
+        """Step, and place by rank."""
+        return list(self._stalls.items())[-1] if self._stalls else None
 
     def write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,14 +14,18 @@ from ray.train.torch import get_device
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
+from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.stream import Origin, stream
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss
-from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
+from hbt_ray.train.deadline import Deadline
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
+from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.ending import needed
+from hbt_ray.train.validation.watch import Watch
 
 
 def train_rank(settings: dict[str, Any]) -> HbtError | None:
@@ -33,7 +35,7 @@ def train_rank(settings: dict[str, Any]) -> HbtError | None:
     """
     try:
         _train(settings)
-    except (InputError, NonFiniteLoss) as error:
+    except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
     return None
 
@@ -43,48 +45,69 @@ def _train(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if not config.workers.gpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, round(config.workers.cpus)))
 
     encoder = load(config.run.base)
     manifest = read_manifest(config.store)
     plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
-    sizes = tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size))
     learner = Learner(
         encoder,
         config.optimiser,
         Objective(config.loss, encoder.get_embedding_dimension()),
         padding_id=encoder.tokenizer.pad_token_id,
         rank=rank,
-        sizes=sizes,
+        sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
         device=get_device(),
+        before_update=lambda step: settings["probe"].before_update(rank, step),
     )
-    start = _continue(learner, plan)
+    dev = config.validation
+    keeper = Keeper(
+        config.run.checkpoints,
+        learner,
+        plan.identity,
+        config.checkpoints.keep,
+        needed=lambda: needed(config),
+        written=lambda step, path: settings["probe"].written(step, path),
+    )
+    start = 0
+    if state := keeper.restore():
+        plan.require(state.plan)
+        start = state.step
+    watch = Watch(config, rank, start) if dev.store else None
     how = tokenising(encoder, config.model)
     origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
 
+    journal, probe = settings["journal"], settings["probe"]
+    deadline = Deadline(
+        config.workers.deadline_seconds,
+        lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10),
+    )
+
+    def watched(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
+        deadline.beat(start)
+        for batch in batches:
+            probe.batch(rank, batch)
+            yield batch
+
     def record(outcome: Outcome) -> None:
+        probe.after_update(rank, outcome.step)
         if rank == 0:
-            settings["journal"].write.remote(asdict(outcome))
+            journal.write.remote(asdict(outcome))
+        deadline.beat(outcome.step + 1)
 
     def save(step: int) -> None:
         if step % config.checkpoints.every and step != settings["stop"]:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                checkpoint.save(Path(folder), learner, step, plan.identity)
-            made = ray.train.Checkpoint.from_directory(folder) if rank == 0 else None
-            ray.train.report({"step": step}, checkpoint=made, checkpoint_dir_name=f"step-{step:08d}")
+        deadline.rest()
+        # Before the checkpoint, which may replace one that is still being validated.
+        if watch and step != settings["stop"] and watch.due(step):
+            watch.stop_at(step)
+        keeper.save(step, validation=watch.ask(step) if watch else False)
+        deadline.beat(step)
 
-    train(learner, stream(origin, start, settings["stop"], config.stream), record, save)
-    ray.get(settings["journal"].flush.remote())  # What was written may still be under way when this process ends.
-
-
-def _continue(learner: Learner, plan: Plan) -> int:
-    """The step to start with: 0, or where the latest checkpoint ends."""
-    latest = ray.train.get_checkpoint()
-    if latest is None:
-        return 0
-    with latest.as_directory() as folder:
-        state = checkpoint.restore(Path(folder), learner)
-    plan.require(state.plan)
-    return state.step
+    batches = watched(stream(origin, start, settings["stop"], config.stream))
+    train(learner, watch.until_stopped(batches) if watch else batches, record, save)
+    deadline.rest()
+    if watch:
+        watch.finish()
+    ray.get(journal.flush.remote())  # What was written may still be under way when this process ends.

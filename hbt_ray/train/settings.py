@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hbt_ray.config import Config
 from hbt_ray.data.plan.policy import PlanConfig
@@ -14,19 +14,8 @@ from hbt_ray.run import Run
 from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
-
-
-class WorkersConfig(Config):
-    """The training processes."""
-
-    count: int = Field(1, gt=0)
-    """Ranks; each takes its slice of every global batch."""
-    cpus: float = Field(1, gt=0)
-    """Logical CPUs that one worker reserves; data tasks take those beside them, if there are any."""
-    gpu: bool = False
-    """One GPU a worker."""
-    max_failures: int = Field(3, ge=-1)
-    """Restarts after a worker died, from the latest checkpoint; -1 is without end."""
+from hbt_ray.train.validation.config import ValidationConfig
+from hbt_ray.train.workers import WorkersConfig
 
 
 class CheckpointsConfig(Config):
@@ -55,6 +44,7 @@ class TrainConfig(Config):
     stream: StreamConfig = StreamConfig()
     workers: WorkersConfig = WorkersConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    validation: ValidationConfig = ValidationConfig()
 
     @field_validator("name")
     @classmethod
@@ -63,19 +53,30 @@ class TrainConfig(Config):
             raise ValueError(f"{name!r} is no plain folder name; put the path into storage_path")
         return name
 
+    @model_validator(mode="after")
+    def _checkpoints_to_validate(self) -> TrainConfig:
+        every = self.validation.every
+        if every and every % self.checkpoints.every:
+            raise ValueError(
+                f"validation.every={every} is no multiple of checkpoints.every={self.checkpoints.every}, and only "
+                "checkpoints can be validated"
+            )
+        return self
+
     @property
     def run(self) -> Run:
         return Run(self.storage_path.absolute() / self.name)
 
     def absolute(self) -> TrainConfig:
         """The same with paths that hold in any working directory of this file system."""
-        cache = self.stream.cache
+        cache, dev = self.stream.cache, self.validation.store
         if cache.folder:
             cache = cache.model_copy(update={"folder": cache.folder.absolute()})
         return self.model_copy(
             update={
                 "store": absolute(self.store),
                 "negatives": self.negatives and self.negatives.absolute(),
+                "validation": self.validation.model_copy(update={"store": dev and absolute(dev)}),
                 "storage_path": self.storage_path.absolute(),
                 "stream": self.stream.model_copy(update={"cache": cache}),
             }

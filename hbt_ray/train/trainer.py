@@ -6,11 +6,13 @@ folder, continue from the latest checkpoint if there is one, and stream their sl
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,13 +20,17 @@ import ray
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
-from hbt_ray.errors import ConfigError, HbtError, ResourceError
-from hbt_ray.run import Run, published
-from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.errors import ConfigError, HbtError, StalledRank, ValidationFailed
+from hbt_ray.run import published
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.model.encoder import build
-from hbt_ray.train.settings import TrainConfig, WorkersConfig
+from hbt_ray.train.probe import Probe
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.ending import check, ending
+from hbt_ray.train.validation.record import Record
+from hbt_ray.train.workers import WorkersConfig, lacking, no_room
 
 
 def open_run(config: TrainConfig) -> int:
@@ -38,21 +44,21 @@ def open_run(config: TrainConfig) -> int:
     run, store = config.run, Store(config.store, config.stream.cache)
     negatives = Negatives.open(config.negatives, store.manifest, verify=True) if config.negatives else None
     plan = Plan(store.manifest, config.plan, negatives)
-    if config.plan.batch_size % config.workers.count:
+    if config.plan.batch_size < config.workers.most:
         raise ConfigError(
-            f"plan.batch_size={config.plan.batch_size} does not divide among workers.count={config.workers.count}; "
-            f"use a multiple of {config.workers.count}, so that every rank holds as many rows"
+            f"plan.batch_size={config.plan.batch_size} leaves some of {config.workers.most} workers without a row; use "
+            "fewer workers or larger batches"
         )
+    check(config)
     if run.config.exists():
         if TrainConfig.load(run.config).model != config.model:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
     elif run.root.exists() and any(run.root.iterdir()):
         raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")
     done = 0
-    if latest := latest_checkpoint(run):
-        state = checkpoint.inspect(latest)
-        plan.require(state.plan)
-        done = state.step
+    if newest := Shelf(run.checkpoints).newest():
+        plan.require(newest[1].plan)
+        done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
     run.config.write_text(config.to_yaml(), encoding="utf-8")
     if not run.base.exists():
@@ -62,12 +68,15 @@ def open_run(config: TrainConfig) -> int:
     return done
 
 
-def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None = None) -> int:
+def fit(
+    config: TrainConfig, watch: Callable[[Outcome], None], until: int | None = None, *, probe: Probe | None = None
+) -> int:
     """Train, or continue, the run that `config` names; needs a Ray session.
 
     Args:
         watch: sees the outcome of every step, in order.
         until: stop after so many steps of the whole run, to be continued later.
+        probe: looks into the ranks.
 
     Returns:
         The number of steps that are done.
@@ -76,15 +85,20 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
         ResourceError: the cluster cannot hold the workers.
         NonFiniteLoss: all ranks stopped; the last good checkpoint is kept.
+        StalledRank, StorageError: restarts did not help; all checkpoints are kept.
+        ValidationFailed: a checkpoint could not be judged; it is kept.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
-    _check_resources(config.workers)
+    run, workers = config.run, config.workers
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
+    stop = min(until or config.optimiser.steps, config.optimiser.steps)
+    _wait_for_room(config)
     done = open_run(config)
-    if done >= stop:
+    before = ending(config, done)
+    if (done >= stop or before.complete) and not before.missing:
         return done
 
     def work(settings: dict[str, Any]) -> HbtError | None:
@@ -96,27 +110,51 @@ def fit(config: TrainConfig, watch: Callable[[Outcome], None], until: int | None
     with journal_to(run.metrics, lambda row: watch(Outcome(**row))) as journal:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"config": config.absolute().model_dump(mode="json"), "stop": stop, "journal": journal},
+            train_loop_config={
+                "config": config.absolute().model_dump(mode="json"),
+                "stop": stop,
+                "journal": journal,
+                "probe": probe or Probe(),
+            },
+            # Our own deadline comes first, since it can say where a rank was.
+            torch_config=TorchConfig(timeout_s=math.ceil(2 * workers.deadline_seconds) + 60),
             scaling_config=ScalingConfig(
-                num_workers=config.workers.count,
-                use_gpu=config.workers.gpu,
-                resources_per_worker={"CPU": config.workers.cpus, **({"GPU": 1} if config.workers.gpu else {})},
+                num_workers=workers.count,
+                use_gpu=workers.gpu,
+                resources_per_worker=workers.each,
+                elastic_resize_monitor_interval_s=workers.resize_seconds,
             ),
             run_config=RunConfig(
                 name=run.checkpoints.name,
                 storage_path=str(run.root),
-                failure_config=FailureConfig(max_failures=config.workers.max_failures, controller_failure_limit=3),
-                checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints.keep),
+                failure_config=FailureConfig(max_failures=workers.max_failures, controller_failure_limit=3),
             ),
+            validation_config=_beside(config),
         )
         with _interruptible():
             try:
                 refusal = trainer.fit().return_value
             except TrainingFailedError as error:
-                raise HbtError(f"training failed: {error}") from error
+                raise _named(error, ray.get(journal.last_stall.remote()), workers) from error
     if refusal is not None:
         raise refusal
-    return stop
+    return _validated(config) if config.validation.store else stop
+
+
+def _beside(config: TrainConfig) -> Any:
+    from hbt_ray.train.validation.launch import beside
+
+    return beside(config)
+
+
+def _validated(config: TrainConfig) -> int:
+    """The steps that are done, once all checkpoints among them are validated."""
+    newest = Shelf(config.run.checkpoints).newest()
+    done = newest[1].step if newest else 0
+    if missing := ending(config, done).missing:
+        row = Record(config.run.validation).rows().get(missing[0], {})
+        raise ValidationFailed(missing[0], row.get("error", "its validation was lost or took too long"))
+    return done
 
 
 @contextmanager
@@ -132,24 +170,26 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def latest_checkpoint(run: Run) -> Path | None:
-    """The folder of the newest committed checkpoint."""
-    from ray.train import Result
+def _named(error: Exception, stall: tuple[int, dict[int, str]] | None, workers: WorkersConfig) -> HbtError:
+    """What ended the training, in our own words where they are known."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "_base_exc", failure)
+        if isinstance(cause, HbtError):
+            return cause
+    if stall is not None:
+        return StalledRank(stall[0], workers.deadline_seconds, stall[1])
+    return HbtError(f"training failed: {error}")
 
-    try:
-        latest = Result.from_path(str(run.checkpoints)).checkpoint
-    except RuntimeError:  # No checkpoint was ever committed.
-        return None
-    return Path(latest.path) if latest else None
 
+def _wait_for_room(config: TrainConfig) -> None:
+    """For the workers, and for their validation. Data tasks make do with what is left.
 
-def _check_resources(workers: WorkersConfig) -> None:
-    """Ray would wait for ever for what a cluster of fixed size does not have. Data tasks make do with what is left."""
-    have = ray.cluster_resources()
-    wanted = {"CPU": workers.count * workers.cpus, **({"GPU": workers.count} if workers.gpu else {})}
-    for resource, amount in wanted.items():
-        if have.get(resource, 0) < amount:
-            raise ResourceError(
-                f"the cluster has {have.get(resource, 0):g} {resource}, but {workers.count} workers need {amount:g}; "
-                "lower workers.count or workers.cpus, or add nodes"
-            )
+    Ray would wait for ever for what a cluster of fixed size does not have, and long for what others hold.
+    """
+    workers, dev = config.workers, config.validation
+    beside = {"CPU": dev.cpus, "GPU": float(dev.gpu)} if dev.store else {}
+    have, end = ray.cluster_resources(), time.monotonic() + workers.start_seconds
+    while lack := lacking(workers, free := ray.available_resources(), beside):
+        if time.monotonic() > end or lacking(workers, have, beside):
+            raise no_room(workers, lack, have, free)
+        time.sleep(0.5)

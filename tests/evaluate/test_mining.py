@@ -53,7 +53,7 @@ def chosen(given: Candidates, scores: list[list[float]], **values: Any) -> tuple
     found, ordered = ranked(matrix)
     positive = matrix[np.arange(len(matrix)), given.positives]
     config = MineConfig(**{"max_share": 1.0, "keep": 3, **values})
-    documents, dropped = choose(given, slice(0, len(matrix)), found, ordered, positive, config)
+    documents, _, dropped = choose(given, slice(0, len(matrix)), found, ordered, positive, config)
     return documents.tolist(), {name: n for name, n in zip(REASONS, dropped.tolist(), strict=True) if n}
 
 
@@ -121,7 +121,7 @@ def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, M
     found, ordered = ranked(scores)
     positive = scores[np.arange(len(scores)), known.positives]
     depth = config.ranks[1] + 1
-    documents, dropped = choose(
+    documents, told, dropped = choose(
         known, slice(0, len(scores)), found[:, :depth], ordered[:, :depth], positive, config
     )  # As searched.
     num_candidates = num_kept = 0
@@ -139,6 +139,8 @@ def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, M
             and not (known.answers[row] and known.answers[row] in known.texts[document])
         ]
         assert [n for n in documents[row].tolist() if n >= 0] == right[: config.keep]
+        unknown = [np.nan] * (config.keep - len(right))
+        np.testing.assert_array_equal(told[row], [*scores[row, right[: config.keep]], *unknown])
         num_candidates += len(window)
         num_kept += len(right)
     assert dropped.sum() == num_candidates - num_kept
@@ -210,6 +212,7 @@ def test_a_store_is_mined_dataset_by_dataset(
     made = mine(store, model, config, tmp_path / "mined", name="scratch")
     negatives = Negatives.open(tmp_path / "mined", store.manifest, verify=True)
     assert negatives.manifest == made.manifest
+    assert (negatives.unscored, made.manifest.teacher) == ([], "scratch")
     assert [(mined.name, mined.language) for mined in made.manifest.datasets] == [("all", "ar"), ("german", "de")]
     for vectors, info, language, size in zip(seen, store.manifest.datasets, ("ar", "de"), (60, 20), strict=True):
         known = read_candidates(store, info, language)
@@ -224,6 +227,12 @@ def test_a_store_is_mined_dataset_by_dataset(
             right = [document for document in order if scores[item, document] < 0.999 * scores[item, own]]
             assert [n for n in picked.tolist() if n >= 0] == known.document_items[right[:4]].tolist()
             assert keys[item] not in {keys[n] for n in picked.tolist() if n >= 0}
+            (given,) = negatives.scores(info.name, np.array([item]), picked[None, ::-1])
+            np.testing.assert_allclose(given[0], scores[item, own], rtol=1e-6)
+            np.testing.assert_allclose(given[1:][::-1][: len(right)], scores[item, right[:4]], rtol=1e-6)
+            assert np.isnan(given[1:][::-1][len(right) :]).all()
+        outside = np.setdiff1d(np.arange(size), known.items)
+        assert np.isnan(negatives.scores(info.name, outside, rows[outside])).all()
     assert {example.dataset for example in made.examples} == {"all", "german"}
     assert all(example.negative_score < example.positive_score for example in made.examples)
 

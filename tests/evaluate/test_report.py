@@ -16,6 +16,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.report.chart import Scale, tick_label
 from hbt_ray.evaluate.report.curve import Curve, smooth
+from hbt_ray.evaluate.report.dev import pool_loss_chart, precision_chart
 from hbt_ray.evaluate.report.heat import LEVELS
 from hbt_ray.evaluate.report.names import duration, language_name, size
 from hbt_ray.evaluate.report.training import target_share
@@ -382,3 +383,41 @@ def test_scale_and_smoothing() -> None:
     assert Scale.over(0, 600, widen=False).ticks == pytest.approx((0, 200, 400, 600))
     assert Scale.over(3, 3).low < 3 < Scale.over(3, 3).high
     assert smooth(np.array([1.0, 2.0, 3.0, 10.0]), 3).tolist() == pytest.approx([1.5, 2.0, 5.0, 6.5])
+
+
+def sample_dev() -> list[dict[str, Any]]:
+    values = ((100, 0.4, 0.2), (200, 0.6, 0.5), (300, 0.5, 0.4))
+    return [{"step": s, "AP": ap, "mono_AP": 0.8, "cross_AP": c, "pool_loss": 1 - ap} for s, ap, c in values]
+
+
+def test_dev_measures_are_drawn_where_they_are_and_the_best_checkpoint_is_marked() -> None:
+    figure = precision_chart(sample_dev(), 200, Scale(0, 400, (0, 200, 400)))
+    assert figure is not None
+    drawn = [line.path for line in figure.lines if line.style in ("mono", "cross", "plain", "target")]
+    # Steps over the width, AP over the height from the top, on an axis from 0 to 0.8.
+    assert drawn == [
+        "M500 0V1000",
+        "M250 0L500 0L750 0",
+        "M250 750L500 375L750 500",
+        "M250 500L500 250L750 375",
+    ]
+    assert figure.legend[-2:] == (("plain", "multilingual: 0.500"), ("target", "best: step 200"))
+    assert pool_loss_chart(sample_dev(), None, Scale(0, 400, ())) is not None
+    one_language = [{"step": 100, "AP": 0.4, "mono_AP": 0.4}]
+    only = precision_chart(one_language, None, Scale(0, 400, ()))
+    assert only is not None
+    assert [style for style, _ in only.legend] == ["mono", "plain"]
+    assert precision_chart([], None, Scale(0, 400, ())) is None
+
+
+def test_a_page_without_validation_says_nothing_of_it_and_counts_the_steps_of_what_it_judged(tmp_path: Path) -> None:
+    def page(**more: Any) -> str:
+        path = write_report(tmp_path / "x.html", title="x", verdicts=[TRAINED], curve=sample_curve(), **more)
+        return path.read_text(encoding="utf-8")
+
+    without, validated = page(policy="hybrid(0.5)"), page(policy="hybrid(0.5)", dev=sample_dev(), best=200, steps=200)
+    assert "Dev " not in without
+    assert "best: step" not in without
+    assert "After 600 steps" in without
+    assert "After 200 steps" in validated
+    assert validated.index("<b>Loss</b>") < validated.index("<b>Dev AP</b>") < validated.index("<b>Dev loss over the")

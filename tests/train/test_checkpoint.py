@@ -1,8 +1,11 @@
-"""Checkpoints: whole or refused."""
+"""Checkpoints: whole or refused, copies of a moment, and no code in them."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,35 +13,78 @@ import torch
 from hbt_ray.errors import CheckpointError
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.loss.config import LossConfig
 from tests.train.batches import batch
 from tests.train.test_learner import learner
 
 PLAN = {"seed": 0, "alpha": 0.5}
+FILES = ["weights.safetensors", "loss.safetensors", "average.safetensors", "optimiser.pt", "checkpoint.json"]
+
+
+def full_learner(**settings: Any) -> Learner:
+    """With everything that a checkpoint can hold."""
+    loss = LossConfig(learn_temperature=True)
+    return learner(torch.float32, dropout=0.1, loss=loss, **{"average": 0.9, **settings})
+
+
+def save(folder: Path, made: Learner, step: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(folder, checkpoint.snapshot(made, step, PLAN))
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Learner:
-    made = learner(torch.float32, dropout=0.1)
+    made = full_learner()
     for step in range(3):
         made.learn(batch(step))
-    checkpoint.save(tmp_path, made, 3, PLAN)
+    save(tmp_path, made, 3)
     return made
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: Learner) -> None:
-    other = learner(torch.float32, dropout=0.1)
-    assert checkpoint.restore(tmp_path, other) == checkpoint.State(3, PLAN)
+    other = full_learner()
+    state = checkpoint.restore(tmp_path, other)
+    assert (state.step, state.plan, state.world_size, state.num_averaged) == (3, PLAN, 1, 3)
+    assert sorted(state.files) == sorted(FILES[:-1])
     for step in range(3, 8):
         assert other.learn(batch(step)) == trained.learn(batch(step))
-    for mine, theirs in zip(other.encoder.parameters(), trained.encoder.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    ours, theirs = (checkpoint.snapshot(one, 8, PLAN).tensors for one in (other, trained))
+    for file, tensors in ours.items():
+        assert all(torch.equal(value, theirs[file][name]) for name, value in tensors.items()), file
+
+
+def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: Learner) -> None:
+    taken = checkpoint.snapshot(trained, 3, PLAN)
+    trained.learn(batch(3))
+    (tmp_path / "later").mkdir()
+    checkpoint.write(tmp_path / "later", taken)
+    for name in FILES:
+        assert (tmp_path / "later" / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: Learner) -> None:
+    plain, averaged = (learner(torch.float32).encoder for _ in range(2))
+    checkpoint.restore_weights(tmp_path, plain)
+    checkpoint.restore_weights(tmp_path, averaged, averaged=True)
+    assert trained.average is not None
+    for name, value in averaged.named_parameters():
+        assert torch.equal(value, trained.average.values[name])
+    assert any(
+        not torch.equal(one, other) for one, other in zip(plain.parameters(), averaged.parameters(), strict=True)
+    )
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "checkpoint.json"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
-    path = tmp_path / name
+    spoil(tmp_path / name, damage)
+    for read in (checkpoint.inspect, lambda folder: checkpoint.restore(folder, full_learner())):
+        with pytest.raises(CheckpointError, match="damaged checkpoint"):
+            read(tmp_path)
+
+
+def spoil(path: Path, damage: str) -> None:
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
@@ -46,13 +92,38 @@ def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
         path.write_bytes(whole[:9] + bytes([whole[9] ^ 0xFF]) + whole[10:])
     else:
         path.unlink()
-    with pytest.raises(CheckpointError, match="damaged checkpoint"):
-        checkpoint.inspect(tmp_path)
-    with pytest.raises(CheckpointError, match="damaged checkpoint"):
-        checkpoint.restore(tmp_path, learner(torch.float32))
 
 
 @pytest.mark.usefixtures("trained")
-def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="another encoder"):
+def test_what_is_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="of another encoder"):
         checkpoint.restore_weights(tmp_path, torch.nn.Linear(3, 3))
+    with pytest.raises(CheckpointError, match=r"loss\.safetensors differs in log_scale"):
+        checkpoint.restore(tmp_path, learner(torch.float32))
+    save(tmp_path / "plain", learner(torch.float32), 1)
+    with pytest.raises(CheckpointError, match="no average of the weights"):
+        checkpoint.restore(tmp_path / "plain", learner(torch.float32, average=0.9))
+    other = learner(torch.float32, layer_decay=0.5, weight_decay=0.0)  # One group instead of two.
+    with pytest.raises(CheckpointError, match="of another optimiser"):
+        checkpoint.restore(tmp_path / "plain", other)
+
+
+class Malicious:
+    """What a pickle can do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"state": Malicious(tmp_path / "was here"), "param_groups": []}, tmp_path / "optimiser.pt")
+    told = json.loads((tmp_path / "checkpoint.json").read_text())
+    told["files"]["optimiser.pt"] = checkpoint._sha256(tmp_path / "optimiser.pt")  # As an attacker would.
+    (tmp_path / "checkpoint.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match="no plain one"):
+        checkpoint.restore(tmp_path, full_learner())
+    assert not (tmp_path / "was here").exists()

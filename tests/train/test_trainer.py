@@ -30,15 +30,22 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
+from hbt_ray.run import Run
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.chunks import features
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.export import export
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit, latest_checkpoint, open_run
+from hbt_ray.train.trainer import fit, open_run
 from tests.worlds import small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def latest_checkpoint(run: Run) -> Path | None:
+    found = Shelf(run.checkpoints).newest()
+    return found[0] if found else None
 
 
 def trained(config: TrainConfig, until: int | None = None) -> list[Outcome]:
@@ -242,11 +249,12 @@ def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> 
             fit(config, lambda _: None)
         assert not config.run.checkpoints.exists()
 
-    refused(ConfigError, "batch_size=13 does not divide among workers.count=2", "plan.batch_size=13")
+    refused(ConfigError, r"batch_size=1 leaves some of 2 workers without a row", "plan.batch_size=1")
     refused(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
     refused(StoreError, "hbt prepare", "store=nowhere")
     assert not small_run(world, "name=impossible").run.root.exists()
-    refused(ResourceError, "the cluster has 6 CPU, but 7 workers need 7", "workers.count=7")
+    refused(ResourceError, "7 workers .* need 7 CPU; the cluster has 6 CPU, . of them free", "workers.count=7")
+    refused(ResourceError, "7 workers .* need 7 CPU; the cluster has 6 CPU", "workers.count=[7, 9]")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:

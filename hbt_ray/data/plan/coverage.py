@@ -5,7 +5,7 @@ Everything here is built from the manifest's groups: arrays of (groups × langua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,7 @@ class Coverage:
 
     def __init__(self, info: DatasetInfo, languages: Sequence[str], exponent: float) -> None:
         self.name = info.name
+        self._groups = info.groups
         self._sizes = np.array([group.num_items for group in info.groups], dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int64)
         self._has = np.array(
@@ -80,6 +81,26 @@ class Coverage:
         groups = self._groups_of(items)
         one = self._shares.draw(groups, first)
         return one, self._shares.draw_other(groups, one, second)
+
+    def draw_other(self, items: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
+        """For each item another of its languages than the one taken, by weight; -1 where it has no other."""
+        groups = self._groups_of(items)
+        single = self._has.sum(axis=1)[groups] < 2
+        return np.where(single, np.int16(-1), self._shares.draw_other(groups, taken, chance))
+
+    def groups_that(self, serves: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
+        """Which groups have languages of which `serves` is true, [groups]."""
+        return np.array([serves(group.languages) for group in self._groups], dtype=bool)
+
+    def share_of_pairs(self, groups: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+        """The share of rows from these groups, where a pair is drawn by weight [languages, languages], then an item."""
+        inside = (self._has.T * (self._sizes * groups)) @ self._has
+        return float((weights * inside / np.maximum(self.shared, 1)).sum() / weights.sum())
+
+    def share_of_breadth(self, groups: NDArray[np.bool_], num_languages: int) -> float:
+        """The share of rows from these groups, where items are drawn that exist in so many languages."""
+        sizes = self._sizes * (self._has.sum(axis=1) >= num_languages)
+        return float(sizes[groups].sum() / sizes.sum())
 
     def have(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
         """Which items, [rows, m] with -1 for none, exist in the language of their row, [rows]."""

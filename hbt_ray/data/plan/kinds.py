@@ -7,10 +7,12 @@ then a new permutation. Batch n of a stream holds the elements n·B … n·B+B-1
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hbt_ray.data.plan.coverage import Coverage, LanguageCodes, Pool
 from hbt_ray.data.plan.keyed import Indices, make_key, permute, uniform
@@ -54,6 +56,13 @@ class Kind(ABC):
     def smallest_pool(self) -> int:
         """Items of the smallest stream of this kind."""
 
+    def share(self, serves: Callable[[tuple[str, ...]], bool]) -> float:
+        """The share of rows, over whole epochs, of whose item's languages `serves` is true."""
+        return self._share(self._coverage.groups_that(serves))
+
+    @abstractmethod
+    def _share(self, groups: NDArray[np.bool_]) -> float: ...
+
     def _walk(self, pool: Pool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
         """Items of the n-th batch of a stream, the places in its endless walk, and their epochs."""
         size = self._config.batch_size
@@ -87,6 +96,9 @@ class Mono(Kind):
     def smallest_pool(self) -> int:
         return min(pool.size for pool in self._pools.values())
 
+    def _share(self, groups: NDArray[np.bool_]) -> float:
+        return self._coverage.share_of_pairs(groups, np.diag(self._coverage.language_weights))
+
     def rows(self, nth: int) -> Rows:
         code, nth = self._languages.locate(nth)
         items, _, epochs = self._walk(self._pools[code], nth, code)
@@ -109,6 +121,9 @@ class Cross(Kind):
     @property
     def smallest_pool(self) -> int:
         return self._pool.size
+
+    def _share(self, groups: NDArray[np.bool_]) -> float:
+        return self._coverage.share_of_breadth(groups, 2)
 
     def rows(self, nth: int) -> Rows:
         items, places, epochs = self._walk(self._pool, nth)
@@ -134,6 +149,9 @@ class CrossPair(Kind):
     def smallest_pool(self) -> int:
         return int(self._coverage.shared[self._coverage.pair_weights > 0].min())
 
+    def _share(self, groups: NDArray[np.bool_]) -> float:
+        return self._coverage.share_of_pairs(groups, self._coverage.pair_weights)
+
     def rows(self, nth: int) -> Rows:
         question, nth = self._questions.locate(nth)
         passage, nth = self._passages(question).locate(nth)
@@ -155,6 +173,9 @@ class Mixed(Kind):
     @property
     def smallest_pool(self) -> int:
         return self._pool.size
+
+    def _share(self, groups: NDArray[np.bool_]) -> float:
+        return self._coverage.share_of_breadth(groups, 1)
 
     def rows(self, nth: int) -> Rows:
         items, places, epochs = self._walk(self._pool, nth)

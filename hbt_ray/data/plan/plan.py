@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ class Plan:
 
     def __init__(self, manifest: Manifest, config: PlanConfig, negatives: Negatives | None = None) -> None:
         self.config = config
-        self._manifest, self._negatives = manifest, negatives
+        self.manifest, self._negatives = manifest, negatives
         self.languages = config.languages or manifest.languages
         if unknown := sorted(set(self.languages) - set(manifest.languages)):
             raise PlanError(
@@ -108,10 +108,10 @@ class Plan:
                 f"plan.dataset_weights names {', '.join(unknown)}, but the store has only "
                 f"{', '.join(info.name for info in manifest.datasets)}"
             )
-        infos = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
-        coverages = [Coverage(info, self.languages, config.language_exponent) for info in infos]
+        self.datasets = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
+        coverages = [Coverage(info, self.languages, config.language_exponent) for info in self.datasets]
         shares, other = alpha_values(config.mono_share), self._other_kind()
-        weights = {info.name: self._weight(info) for info in infos}
+        self._weights = {info.name: self._weight(info) for info in self.datasets}
         self._kind_schedule = Schedule.of_split(
             alpha_split(config.mono_share, config.schedule, make_key(config.seed, "kind"))
         )
@@ -122,7 +122,7 @@ class Plan:
             if has_turns:
                 parts = self._parts[number] = self._served(kind, coverages)
                 key = make_key(config.seed, "dataset", number)
-                self._dataset_schedules[number] = Schedule([weights[p.name] for p in parts], config.schedule, key)
+                self._dataset_schedules[number] = Schedule([self._weights[p.name] for p in parts], config.schedule, key)
         self._picks = self._picks_of(coverages)
         self._warn_of_small_streams()
 
@@ -138,10 +138,18 @@ class Plan:
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
         return Batch(step, part.label, part.name, label, *columns)
 
+    def shares(self, serves: Callable[[tuple[str, ...]], bool]) -> dict[str, float]:
+        """By kind the share of the rows, over whole epochs, of whose item's languages `serves` is true."""
+        shares = {}
+        for parts in self._parts.values():
+            weights = [self._weights[part.name] for part in parts]
+            shares[parts[0].label] = float(np.average([part.share(serves) for part in parts], weights=weights))
+        return shares
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that the batches depend on, for the checkpoint."""
-        settings = {"version": VERSION, "data": self._manifest.checksum, **self.config.model_dump(mode="json")}
+        settings = {"version": VERSION, "data": self.manifest.checksum, **self.config.model_dump(mode="json")}
         if self._negatives is None:
             # Without negatives a run is what it was before there were any: its checkpoints name none either.
             return {name: value for name, value in settings.items() if name != "negatives"}

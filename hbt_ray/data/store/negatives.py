@@ -1,10 +1,13 @@
 """Mined negatives: for every item of a store, other items of its dataset whose passages only seem to answer it.
 
     FOLDER/negatives.json       what was mined, from which store, by which model; written last
-    FOLDER/<dataset>.arrow      Arrow IPC, one column `negatives` of fixed-size lists of int64, one row an item of the
-                                dataset, in the store's order: item numbers, hardest first, then -1 for want of more
+    FOLDER/<dataset>.arrow      Arrow IPC, one row an item of the dataset, in the store's order; fixed-size lists
+                                `negatives` (int64): item numbers, hardest first, then -1 for want of more; and perhaps
+                                `positive` (float32) and, in lists, `scores` (float32): what a teacher gave the item's
+                                question with its own passage and with each negative, NaN where it gave none
 
-Item numbers have no language: what was mined in one language serves in every language that the negative exists in.
+Item numbers have no language: what was mined in one language serves in every language that the negative exists in; and
+so do the scores of a teacher that reads one language best (Multilingual Translate-Distill, 2405.00977).
 Files are memory-mapped, so that a task which draws a few rows reads a few pages.
 """
 
@@ -14,10 +17,11 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbt_ray.data.plan.keyed import Indices
@@ -25,10 +29,21 @@ from hbt_ray.data.store.manifest import DatasetInfo, Manifest
 from hbt_ray.errors import NegativesError
 
 MANIFEST = "negatives.json"
-VERSION = 1
+VERSION = 2
 """Of the layout; a reader refuses any other."""
 
-_COLUMN = "negatives"
+_COLUMN, _POSITIVE, _SCORES = "negatives", "positive", "scores"
+
+Scores = NDArray[np.float32]
+
+
+class Scored(NamedTuple):
+    """What a teacher gave the questions of a dataset's items; NaN where nothing."""
+
+    positive: Scores
+    """With their own passages, [items]."""
+    negatives: Scores
+    """With their negatives, [items, keep]."""
 
 
 class _Record(BaseModel):
@@ -64,6 +79,8 @@ class NegativesManifest(_Record):
     model: str
     fingerprint: str
     """Of the model's weights, tokenizer, prompts and length."""
+    teacher: str = ""
+    """What gave the scores: the model, or a cross-encoder that was asked after it."""
     keep: int
     """Negatives of an item at most: the length of every list."""
     settings: dict[str, Any]
@@ -73,9 +90,11 @@ class NegativesManifest(_Record):
 class Negatives:
     """Mined negatives, opened for reading."""
 
-    def __init__(self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices]) -> None:
+    def __init__(
+        self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices], scored: dict[str, Scored]
+    ) -> None:
         self.path, self.manifest = path, manifest
-        self._rows = rows
+        self._rows, self._scored = rows, scored
 
     @classmethod
     def open(cls, path: str | Path, store: Manifest, *, verify: bool = False) -> Self:
@@ -95,18 +114,44 @@ class Negatives:
                 "item numbers would name other passages; mine this store with `hbt mine`"
             )
         infos = {info.name: info for info in store.datasets}
-        rows = {}
+        rows, scored = {}, {}
         for mined in manifest.datasets:
             if mined.name not in infos:
                 raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
             if verify and _sha256(path / mined.file) != mined.sha256:
                 raise _damaged(path / mined.file, "it is not what was written (missing, cut short or changed)")
-            rows[mined.name] = _mapped(path / mined.file, infos[mined.name], manifest.keep)
-        return cls(path, manifest, rows)
+            rows[mined.name], scores = _mapped(path / mined.file, infos[mined.name], manifest.keep)
+            if scores:
+                scored[mined.name] = scores
+        return cls(path, manifest, rows, scored)
 
     def of(self, dataset: str) -> Indices | None:
         """Item numbers [items, keep], -1 for none; nothing where the dataset was not mined."""
         return self._rows.get(dataset)
+
+    def scores(self, dataset: str, items: Indices, picks: Indices) -> Scores:
+        """What the teacher gave some items, with their own passages and then with some of their negatives.
+
+        Args:
+            picks: [rows, n] negatives of each of the items [rows], -1 for none.
+
+        Returns:
+            [rows, 1 + n], NaN where the teacher gave none.
+        """
+        found = np.full((len(items), 1 + picks.shape[1]), np.nan, np.float32)
+        scored = self._scored.get(dataset)
+        if scored is None:
+            return found
+        found[:, 0] = scored.positive[items]
+        mined, values = self._rows[dataset][items], scored.negatives[items]
+        row, turn, place = np.nonzero((picks[:, :, None] == mined[:, None, :]) & (picks >= 0)[:, :, None])
+        found[row, 1 + turn] = values[row, place]
+        return found
+
+    @property
+    def unscored(self) -> list[str]:
+        """Mined datasets without scores."""
+        return sorted(self._rows.keys() - self._scored.keys())
 
     @cached_property
     def checksum(self) -> str:
@@ -116,15 +161,40 @@ class Negatives:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_rows(folder: Path, dataset: str, negatives: Indices) -> tuple[str, str]:
+def require_scores(negatives: Negatives | None) -> Negatives:
+    """The negatives, whose scores somebody wants.
+
+    Raises:
+        NegativesError: there are no negatives, or those of a dataset were written without scores.
+    """
+    if negatives is None:
+        raise NegativesError(
+            "a teacher's scores are asked for, but no folder of mined negatives is given, which holds them; mine the "
+            "store with `hbt mine` and set negatives=FOLDER and plan.negatives, or leave out what learns from scores"
+        )
+    if negatives.unscored:
+        raise NegativesError(
+            f"{negatives.path}: holds no scores for {', '.join(negatives.unscored)}, so nothing can be learned from "
+            "them; mine the store again with `hbt mine`, or leave out what learns from scores"
+        )
+    return negatives
+
+
+def write_rows(folder: Path, dataset: str, negatives: Indices, scored: Scored | None = None) -> tuple[str, str]:
     """Write the negatives [items, keep] of one dataset. Returns the file's name in `folder`, and its SHA-256."""
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(negatives.ravel()), negatives.shape[1])
-    table = pa.table({_COLUMN: lists})
+    columns = {_COLUMN: _lists(negatives)}
+    if scored:
+        columns |= {_POSITIVE: pa.array(scored.positive), _SCORES: _lists(scored.negatives)}
+    table = pa.table(columns)
     file = f"{dataset}.arrow"
     # One record batch, so that the mapped numbers are one array.
     with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return file, _sha256(folder / file)
+
+
+def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), numbers.shape[1])
 
 
 def write_manifest(folder: Path, manifest: NegativesManifest) -> None:
@@ -149,16 +219,31 @@ def _read_manifest(path: Path) -> NegativesManifest:
     return manifest
 
 
-def _mapped(file: Path, info: DatasetInfo, keep: int) -> Indices:
+def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, Scored | None]:
     try:
-        column = pa.ipc.open_file(pa.memory_map(str(file))).read_all().column(_COLUMN)
-        numbers = column.chunk(0).flatten().to_numpy() if column.num_chunks else np.empty(0, np.int64)
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        numbers = _flat(table.column(_COLUMN))
+        scores = [_flat(table.column(name)) for name in (_POSITIVE, _SCORES) if name in table.column_names]
     except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise _damaged(file, str(error)) from None
     if numbers.dtype != np.int64 or len(numbers) != info.num_items * keep:
         raise _damaged(file, f"{len(numbers)} numbers for {info.num_items} items with {keep} negatives each")
     rows: Indices = numbers.reshape(info.num_items, keep)
-    return rows
+    if not scores:
+        return rows, None
+    expected = [info.num_items, info.num_items * keep]
+    if [len(some) for some in scores] != expected or any(some.dtype != np.float32 for some in scores):
+        raise _damaged(file, f"{[len(some) for some in scores]} scores where {expected} are due")
+    return rows, Scored(scores[0], scores[1].reshape(rows.shape))
+
+
+def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
+    if not column.num_chunks:
+        kind = column.type.value_type if pa.types.is_fixed_size_list(column.type) else column.type
+        return np.empty(0, kind.to_pandas_dtype())
+    chunk = column.chunk(0)
+    numbers: NDArray[Any] = (chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk).to_numpy()
+    return numbers
 
 
 def _damaged(file: Path, reason: str) -> NegativesError:

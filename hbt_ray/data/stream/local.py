@@ -6,6 +6,7 @@ in Ray Data tasks on other machines (`hbt_ray.data.stream.stream`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +17,20 @@ from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.cache import DEFAULT, CacheConfig
-from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.store.negatives import Negatives, require_scores
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokens import Tokens, tokenise
+from hbt_ray.data.stream.view import View, Views, scattered
 
 _NO_TOKENS = Tokens(np.empty(0, np.int32), np.empty(0, np.int32))
+
+
+def _no_numbers() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+def _no_scores() -> NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,15 +48,16 @@ class LocalBatch:
     """Equal keys share a passage and are no negatives of one another, [rows]."""
     negatives: Tokens = _NO_TOKENS
     """Mined passages, n for each row in the order of the rows, [rows · n]; one without tokens is none."""
-    negative_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    negative_keys: NDArray[np.int64] = field(default_factory=_no_numbers)
     """Their passage keys, [rows · n]; 0 for none."""
-    question_languages: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Positions in the plan's languages, [rows]."""
-    passage_languages: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    question_languages: NDArray[np.int64] = field(default_factory=_no_numbers)
+    """Positions in `Plan.languages`, [rows]."""
+    passage_languages: NDArray[np.int64] = field(default_factory=_no_numbers)
     views: dict[str, Tokens] = field(default_factory=dict)
-    """Other renderings of the rows' texts, by name, each [rows]; one without tokens is none."""
-    teacher_scores: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    """Of each row's passage and mined negatives, [rows · (1 + n)]; NaN where unknown. Empty where nobody asked."""
+    """By name, row by row; a row without tokens has no version."""
+    teacher_scores: NDArray[np.float32] = field(default_factory=_no_scores)
+    """Of each question with its passage, then with its mined passages, [rows, 1 + n]; NaN where the teacher gave none.
+    [0, 0] where nobody asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,16 @@ class TokenisingConfig:
 
 
 class Loader:
-    """Plan, store and tokenizer, opened; with the folder of mined negatives where the plan asks for some."""
+    """Plan, store and tokenizer, opened; with the folder of mined negatives where the plan asks for some.
+
+    Args:
+        views: what each batch renders beside its rows.
+        scores: whether each batch brings the scores that its negatives were mined with.
+
+    Raises:
+        NegativesError: see `Negatives.open`; or scores are asked for where there are none.
+        PlanError: see `Plan`; or the rule of a view cannot be read.
+    """
 
     def __init__(
         self,
@@ -70,11 +90,16 @@ class Loader:
         tokenising: TokenisingConfig,
         cache: CacheConfig = DEFAULT,
         negatives: Path | None = None,
+        views: Sequence[View] = (),
+        *,
+        scores: bool = False,
     ) -> None:
         self.store = Store(store, cache)
         mined = Negatives.open(negatives, self.store.manifest) if negatives else None
         self.plan = Plan(self.store.manifest, plan, mined)
+        self._scored = require_scores(mined) if scores else None
         self._how = tokenising
+        self._views = Views(views, self.store, self.plan)
 
     def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
         """The local batch of a rank."""
@@ -98,6 +123,7 @@ class Loader:
         passages = tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length)
         negatives, negative_keys = self._negatives(whole)
         per_row = whole.negatives.shape[1]
+        views = {name: tokens.split(sizes) for name, tokens in self._views.of(batches).items()}
         columns = (
             batches,
             questions.split(sizes),
@@ -105,6 +131,12 @@ class Loader:
             np.split(texts.passage_keys, ends),
             negatives.split([size * per_row for size in sizes]),
             np.split(negative_keys, ends * per_row),
+            np.split(whole.question_languages.astype(np.int64), ends),
+            np.split(whole.passage_languages.astype(np.int64), ends),
+            [{name: parts[number] for name, parts in views.items()} for number in range(len(batches))],
+            np.split(self._scored.scores(whole.dataset, whole.items, whole.negatives), ends)
+            if self._scored
+            else [_no_scores()] * len(batches),
         )
         return [
             LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *made)
@@ -115,13 +147,12 @@ class Loader:
         """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""
         items = batch.negatives.ravel()
         there = np.flatnonzero(items >= 0)
-        lengths, keys = np.zeros(len(items), np.int32), np.zeros(len(items), np.int64)
+        keys = np.zeros(len(items), np.int64)
         if not len(there):
-            return Tokens(np.empty(0, np.int32), lengths), keys
+            return scattered(_NO_TOKENS, there, len(items)), keys
         codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[there]
         texts = self.store.texts_of(batch.dataset, "passage", items[there], codes, self.plan.languages)
         keys[there] = self.store.passage_keys(batch.dataset, items[there])
         how = self._how
         tokens = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
-        lengths[there] = tokens.lengths
-        return Tokens(tokens.ids, lengths), keys
+        return scattered(tokens, there, len(items)), keys

@@ -34,6 +34,7 @@ from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import task_cpus
 from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.stream.meter import Meter
+from hbt_ray.data.stream.view import View
 from hbt_ray.errors import HbtError
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
@@ -69,10 +70,14 @@ class Origin:
     world_size: int
     cache: CacheConfig = DEFAULT
     negatives: Path | None = None
+    views: tuple[View, ...] = ()
+    scores: bool = False
+    """Whether the batches bring the scores that their negatives were mined with."""
 
     def open(self) -> Loader:
         """What makes the batches, in the process of a task."""
-        return Loader(self.store, self.plan, self.tokenising, self.cache, self.negatives)
+        how = (self.tokenising, self.cache, self.negatives, self.views)
+        return Loader(self.store, self.plan, *how, scores=self.scores)
 
 
 def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:

@@ -54,6 +54,9 @@ def write_report(
     verdicts: Sequence[Verdict],
     baseline: Baseline = None,
     curve: Sequence[Mapping[str, Any]] = (),
+    dev: Sequence[Mapping[str, Any]] = (),
+    best: int | None = None,
+    steps: int | None = None,
     policy: str = "",
     config_yaml: str = "",
     notes: Sequence[str] = (),
@@ -64,6 +67,10 @@ def write_report(
         baseline: what differences are taken to; one verdict, or one for each task.
         curve: training metrics, one row a step (`step`, `loss`, `kind`, `language`, `learning_rate`,
             `pairs_per_second`, `stall_seconds`, any of them missing); of two rows of a step the last counts.
+        dev: measures of checkpoints on the dev store, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
+            `pool_loss`, any of them missing).
+        best: the step of the best checkpoint.
+        steps: after how many the judged encoder is; by default all of `curve`.
         policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
         notes: paragraphs of plain text for the section on method.
 
@@ -77,8 +84,8 @@ def write_report(
         .get_template("page.html.j2")
         .render(
             title=title,
-            sections=[_section(each, record.num_steps, policy, len(comparisons) > 1) for each in comparisons],
-            training=training(record, policy),
+            sections=[_section(each, steps or record.num_steps, policy, len(comparisons) > 1) for each in comparisons],
+            training=training(record, policy, dev, best),
             config_yaml=config_yaml.strip(),
             notes=notes,
             css={  # fixed rules of our own, no input in them

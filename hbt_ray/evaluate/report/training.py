@@ -1,4 +1,4 @@
-"""The figures of a training run: loss, mixture, monolingual batches by language, throughput, learning rate."""
+"""The figures of a training run: loss, dev measures, mixture, batches by language, throughput, learning rate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from hbt_ray.evaluate.report.chart import Chart, Line, Scale, chart, dots, line, percentage, rule, tick_label
 from hbt_ray.evaluate.report.curve import KINDS, Curve, smooth
+from hbt_ray.evaluate.report.dev import Rows, pool_loss_chart, precision_chart
 from hbt_ray.evaluate.report.names import duration, language_name
 
 KIND_NAMES = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
@@ -33,19 +34,20 @@ class Training:
     bars: tuple[Bar, ...]
 
 
-def training(curve: Curve, policy: str) -> Training | None:
+def training(curve: Curve, policy: str, dev: Rows = (), best: int | None = None) -> Training | None:
     """None where there is no row; a figure without its numbers is left out."""
     if not len(curve.steps):
         return None
     loss, mixture = _loss(curve), _mixture(curve, target_share(policy))
     speed, rate = _throughput(curve), _learning_rate(curve)
+    precision, pool_loss = (draw(dev, best, _steps_scale(curve)) for draw in (precision_chart, pool_loss_chart))
     counts = curve.mono_batches
     longest = max(counts.values(), default=1)
     bars = tuple(Bar(tag, language_name(tag), n, round(100 * n / longest, 1)) for tag, n in counts.items())
     return Training(
         summary=_summary(curve, policy),
-        wide=(loss,) if loss else (),
-        charts=tuple(figure for figure in (mixture, speed, rate) if figure),
+        wide=tuple(figure for figure in (loss, precision) if figure),
+        charts=tuple(figure for figure in (mixture, pool_loss, speed, rate) if figure),
         bars=bars,
     )
 

@@ -64,7 +64,7 @@ class Learner:
         self._teacher, self.before_update = teacher, before_update
         self.encoder, self.objective = encoder.to(self._device).train(), objective.to(self._device)
         # TF32 is set, never inherited: other code in the process may have switched it either way.
-        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
         self._tower = Tower(
             self.encoder,
             padding_id=padding_id,

@@ -22,6 +22,8 @@ from hbt_ray.errors import ModelError
 logger = logging.getLogger(__name__)
 
 SCRATCH = "scratch"
+_DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"}
+"""What configurations of encoders call it."""
 
 
 class ModelConfig(Config):
@@ -41,6 +43,8 @@ class ModelConfig(Config):
     width: int = Field(128, gt=0)
     heads: int = Field(4, gt=0)
     vocabulary: int = Field(8_000, gt=100)
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """In training; null leaves what the encoder says, 0.1 of a scratch one."""
     seed: int = 0
     """Of the initial weights."""
 
@@ -115,6 +119,9 @@ def _finish(encoder: Any, config: ModelConfig) -> Any:
         )
     transformer.max_seq_length = longest
     transformer.query_length, transformer.document_length = config.max_question_length, config.max_passage_length
+    if config.dropout is not None:
+        for name in _DROPOUTS & vars(transformer.model.config).keys():
+            setattr(transformer.model.config, name, config.dropout)  # Read where the saved folder is loaded.
     encoder.prompts = {"query": config.question_prompt, "document": config.passage_prompt}
     encoder.similarity_fn_name = "cosine"
     if getattr(transformer.auto_model, "pooler", None) is not None:

@@ -1,0 +1,1 @@
+"""The dev measure beside training: a fixed pool, its measures, their record, the best checkpoint, when to stop."""

@@ -1,0 +1,48 @@
+"""Kill the driver of a run with all that it started, then give the same command again. A process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from hbt_ray.session import configure
+from tests.worlds import small_run
+
+KILLED_AFTER = 17
+"""Steps that the first driver hears of."""
+
+
+def main() -> None:
+    world = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        drive(world, doomed=True)
+    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(world), "doomed"]) as driver:
+        code = driver.wait()
+    if code != -signal.SIGKILL:
+        sys.exit(f"the first driver ended with {code}")
+    drive(world, doomed=False)
+
+
+def drive(world: Path, *, doomed: bool) -> None:
+    configure(local=True)
+    import ray
+
+    from hbt_ray.train.engine.loop import Outcome
+    from hbt_ray.train.trainer import fit
+
+    def watch(outcome: Outcome) -> None:
+        if doomed and outcome.step >= KILLED_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=sockets)
+        fit(small_run(world, "name=driver_killed", "checkpoints.every=5"), watch)
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

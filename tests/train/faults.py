@@ -1,0 +1,85 @@
+"""A schedule of faults by (step, rank, place, action), for real runs: each happens once, however often ranks restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.train.probe import Probe
+
+
+def kill(seconds: float = 0) -> None:
+    """As the kernel does when memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(seconds: float = 0) -> None:
+    """Without clean-up."""
+    os._exit(1)
+
+
+def stall(seconds: float = 3_600) -> None:
+    """Whatever it is stuck in."""
+    time.sleep(seconds)
+
+
+def refuse(seconds: float = 0) -> None:
+    """As a full disk does."""
+    raise OSError(28, "No space left on device")
+
+
+@dataclass(frozen=True)
+class Faults(Probe):
+    """`Faults(folder).at(7, 1, "batch", kill)`; the folder remembers what happened, and which items each rank saw."""
+
+    folder: Path
+    plan: tuple[tuple[int, int, str, Callable[[], None]], ...] = ()
+    again: bool = field(default=False)
+    """Whether faults happen each time."""
+
+    def at(self, step: int, rank: int, place: str, do: Callable[[], None]) -> Faults:
+        """Places: batch, before_update, after_update, written (when the weights are on the disk, and no more)."""
+        return replace(self, plan=(*self.plan, (step, rank, place, do)))
+
+    def batch(self, rank: int, batch: LocalBatch) -> None:
+        seen = {"step": batch.step, "rank": rank, "items": batch.items.tolist(), "time": time.time()}
+        with (self.folder / f"seen-{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(seen) + "\n")
+        self._meet(batch.step, rank, "batch")
+
+    def before_update(self, rank: int, step: int) -> None:
+        self._meet(step, rank, "before_update")
+
+    def after_update(self, rank: int, step: int) -> None:
+        self._meet(step, rank, "after_update")
+
+    def written(self, step: int, path: Path) -> None:
+        if path.name == "weights.safetensors":
+            self._meet(step, 0, "written")
+
+    def _meet(self, *where: object) -> None:
+        for number, (*place, do) in enumerate(self.plan):
+            mark = self.folder / f"fault-{number}"
+            if tuple(place) == where and (self.again or not mark.exists()):
+                mark.touch()
+                do()
+
+    def happened(self) -> list[int]:
+        """Numbers of the faults."""
+        return sorted(int(path.name.removeprefix("fault-")) for path in self.folder.glob("fault-*"))
+
+    def seen(self) -> list[tuple[int, list[int]]]:
+        """Step and items of the global batch, as often as all ranks of one start saw it."""
+        rows = [json.loads(line) for path in self.folder.glob("seen-*") for line in path.read_text().splitlines()]
+        found: dict[tuple[int, int], dict[int, list[int]]] = {}
+        for row in sorted(rows, key=lambda row: row["time"]):
+            turns = [turn for step, turn in found if step == row["step"]]
+            turn = next((turn for turn in turns if row["rank"] not in found[row["step"], turn]), len(turns))
+            found.setdefault((row["step"], turn), {})[row["rank"]] = row["items"]
+        return [(step, [item for rank in sorted(parts) for item in parts[rank]]) for (step, _), parts in found.items()]

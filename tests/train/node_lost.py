@@ -1,0 +1,49 @@
+"""Lose a node with one of two workers in the middle of a run; another node joins. A process of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from threading import Thread
+
+from hbt_ray.session import configure
+from tests.worlds import small_run
+
+LOST_AFTER = 12
+"""Steps that the driver hears of."""
+
+
+def main() -> None:
+    configure(local=True)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from hbt_ray.train.engine.loop import Outcome
+    from hbt_ray.train.trainer import fit
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        lost: list[Thread] = []
+
+        def replace() -> None:
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+
+        def watch(outcome: Outcome) -> None:
+            if outcome.step >= LOST_AFTER and not lost:
+                lost.append(Thread(target=replace))
+                lost[0].start()
+
+        overrides = ("name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
+        done = fit(small_run(Path(sys.argv[1]), *overrides), watch)
+        lost[0].join()
+        print(done)
+        ray.shutdown()
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

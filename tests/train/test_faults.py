@@ -1,0 +1,125 @@
+"""Faults in real runs: whatever dies, and whenever, the weights are those of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from hbt_ray.data.plan.plan import Plan
+from hbt_ray.data.store.store import Store
+from hbt_ray.errors import ConfigError, StalledRank, StorageError
+from hbt_ray.run import Run
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit
+from tests.train import faults
+from tests.train.faults import Faults, kill, leave, refuse, stall
+from tests.worlds import small_run, small_store
+
+cloudpickle.register_pickle_by_value(faults)  # Workers need not find the tests.
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    small_store(folder / "store")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, ray_session: None) -> TrainConfig:
+    config = small_run(world, "name=undisturbed", "checkpoints.every=5")
+    fit(config, lambda outcome: None)
+    return config
+
+
+def disturbed(world: Path, name: str, *overrides: str) -> tuple[TrainConfig, Faults]:
+    folder = world / f"marks-{name}"
+    folder.mkdir()
+    settings = ("checkpoints.every=5", "workers.max_failures=9", f"name={name}", *overrides)
+    return small_run(world, *settings), Faults(folder)
+
+
+def last_files(run: Run) -> dict[str, bytes]:
+    newest = Shelf(run.checkpoints).newest()
+    assert newest is not None
+    return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
+
+
+def test_workers_killed_anywhere_change_nothing(world: Path, undisturbed: TrainConfig) -> None:
+    """In a batch, before and after the weights change, and in the middle of a checkpoint."""
+    config, schedule = disturbed(world, "killed")
+    schedule = (
+        schedule.at(3, 1, "batch", kill)
+        .at(12, 0, "before_update", leave)
+        .at(15, 0, "written", kill)
+        .at(22, 1, "after_update", leave)
+    )
+    steps: list[int] = []
+    assert fit(config, lambda outcome: steps.append(outcome.step), probe=schedule) == 40
+    assert schedule.happened() == [0, 1, 2, 3]
+    assert sorted(set(steps)) == list(range(40))
+    assert last_files(config.run) == last_files(undisturbed.run)
+    assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
+    plan = Plan(Store(world / "store").manifest, config.plan)
+    assert all(items == plan.batch(step).items.tolist() for step, items in schedule.seen() if len(items) == 12)
+
+
+def test_a_stalled_rank_is_restarted_and_then_named(world: Path, undisturbed: TrainConfig) -> None:
+    config, schedule = disturbed(world, "stalled", "workers.deadline_seconds=6")
+    assert fit(config, lambda outcome: None, until=10, probe=schedule.at(7, 1, "before_update", stall)) == 10
+    assert schedule.folder.joinpath("fault-0").exists()
+    config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=6", "workers.max_failures=0")
+    with pytest.raises(StalledRank, match=r"rank 1 was at .*faults\.py:\d+ in stall") as caught:
+        fit(config, lambda outcome: None, probe=schedule.at(7, 1, "before_update", stall))
+    assert caught.value.step == 7
+    newest = Shelf(config.run.checkpoints).newest()
+    assert newest is not None
+    assert newest[1].step == 5
+    fit(config, lambda outcome: None)
+    assert last_files(config.run) == last_files(undisturbed.run)
+
+
+def test_storage_that_refuses_ends_in_one_named_error(world: Path) -> None:
+    config, schedule = disturbed(world, "full", "workers.max_failures=0")
+    with pytest.raises(StorageError, match=r"checkpoint of step 10 could not be written .*No space left") as caught:
+        fit(config, lambda outcome: None, probe=schedule.at(10, 0, "written", refuse))
+    assert caught.value.step == 10
+    assert Shelf(config.run.checkpoints).steps() == [5]
+    assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
+
+
+def test_other_numbers_of_workers_see_the_same_batches(world: Path) -> None:
+    """Three, then one, then two; twelve rows do not divide among five."""
+    exact = ("model.dropout=0", "optimiser.steps=24", "checkpoints.every=8")
+    single = small_run(world, "name=single", "workers.count=1", *exact)
+    fit(single, lambda outcome: None)
+    expected = [row["loss"] for row in single.run.curve()]
+    config, schedule = disturbed(world, "changing", *exact)
+    for count, until in ((3, 8), (1, 16), (5, 24)):
+        changed = config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
+        assert fit(changed, lambda outcome: None, until, probe=schedule) == until
+    assert [row["loss"] for row in config.run.curve()] == pytest.approx(expected, rel=1e-5)
+    plan = Plan(Store(world / "store").manifest, config.plan)
+    assert schedule.seen() == [(step, plan.batch(step).items.tolist()) for step in range(24)]
+
+
+@pytest.mark.parametrize(("count", "match"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])
+def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        small_run(world, f"workers.count={count}")
+
+
+@pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
+def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: str) -> None:
+    """A process has one Ray session, and these lose theirs."""
+    command = [sys.executable, "-m", f"tests.train.{script}", str(world)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    run = Run(world / "runs" / script)
+    assert last_files(run) == last_files(undisturbed.run)

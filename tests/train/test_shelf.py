@@ -1,0 +1,151 @@
+"""The shelf: whole checkpoints only, the newest of them, and nothing lost by a kill, a full disk or a clean-up."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hbt_ray.errors import CheckpointError
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.checkpoints.shelf import Shelf, to_delete
+from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
+from tests.train.test_learner import learner
+
+
+def publish(shelf: Shelf, step: int) -> None:
+    with shelf.publishing(step) as folder:
+        checkpoint.write(folder, checkpoint.snapshot(full_learner(), step, PLAN))
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    made = Shelf(tmp_path / "checkpoints")
+    for step in (10, 20, 30):
+        publish(made, step)
+    return made
+
+
+def newest_step(shelf: Shelf) -> int:
+    found = shelf.newest()
+    assert found is not None
+    assert found[0] == shelf.path(found[1].step)
+    return found[1].step
+
+
+def test_an_empty_shelf_has_no_newest(tmp_path: Path) -> None:
+    assert Shelf(tmp_path / "nothing").newest() is None
+    assert Shelf(tmp_path / "nothing").steps() == []
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+def test_a_damaged_one_is_passed_over_with_a_warning(
+    shelf: Shelf, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert newest_step(shelf) == 30
+    spoil(shelf.path(30) / name, damage)
+    with caplog.at_level(logging.WARNING):
+        assert newest_step(shelf) == 20
+    assert "step-00000030: damaged checkpoint" in caplog.text
+    assert "going on from step 20 instead" in caplog.text
+
+
+def test_when_none_is_whole_all_are_named(shelf: Shelf) -> None:
+    for step in shelf.steps():
+        spoil(shelf.path(step) / FILES[0], "cut")
+    with pytest.raises(CheckpointError, match=r"step-00000030.*step-00000020.*step-00000010"):
+        shelf.newest()
+
+
+def test_a_block_that_fails_leaves_nothing(shelf: Shelf) -> None:
+    before = sorted(path.name for path in shelf.root.rglob("*"))
+    number = 0
+
+    def full_disk(path: Path) -> None:
+        nonlocal number
+        number += 1
+        if number == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), shelf.publishing(40) as folder:
+        checkpoint.write(folder, checkpoint.snapshot(full_learner(), 40, PLAN), full_disk)
+    assert sorted(path.name for path in shelf.root.rglob("*")) == before
+    assert newest_step(shelf) == 30
+
+
+def test_the_same_step_again_replaces_it(shelf: Shelf) -> None:
+    with shelf.publishing(30) as folder:
+        checkpoint.write(folder, checkpoint.snapshot(learner(torch.float32), 30, {"seed": 5}))
+    found = shelf.newest()
+    assert found is not None
+    assert found[1].plan == {"seed": 5}
+    assert shelf.steps() == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("steps", "needed", "keep", "gone"),
+    [
+        ([10, 20, 30], [], 2, [10]),
+        ([10, 20, 30], [10], 2, []),
+        ([10, 20, 30, 40, 50], [20, 30], 1, [10, 40]),
+        ([30, 10, 20], [], 1, [10, 20]),
+        ([10], [], 1, []),
+        ([10, 20], [99], 5, []),
+        ([10, 20], [], 0, [10]),
+        ([], [], 3, []),
+    ],
+)
+def test_what_is_deleted(steps: list[int], needed: list[int], keep: int, gone: list[int]) -> None:
+    assert to_delete(steps, needed, keep) == gone
+
+
+def test_cleaning_up(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    shelf.prune(1, needed=[10])
+    assert shelf.steps() == [10, 30]
+    left = shelf.root / ".step-00000040.deadbeef"
+    left.mkdir()
+    (left / "weights.safetensors").write_bytes(b"half")
+    assert shelf.steps() == [10, 30]
+    shelf.clear()
+    assert sorted(path.name for path in shelf.root.iterdir()) == ["step-00000010", "step-00000030"]
+
+
+SAVING = """
+import sys
+from pathlib import Path
+from tests.train.test_shelf import Shelf, publish
+shelf = Shelf(Path(sys.argv[1]))
+shelf.clear()
+print("ready", flush=True)
+for step in range(int(sys.argv[2]), 10_000):
+    publish(shelf, step)
+    shelf.prune(2)
+    print(step, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    shelf, chance, reached = Shelf(tmp_path), random.Random(4), 0
+    publish(shelf, 1)
+    for _ in range(5):
+        command = [sys.executable, "-c", SAVING, str(tmp_path), str(newest_step(shelf) + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            writer.stdout.readline()  # One is published.
+            time.sleep(chance.uniform(0.01, 0.3))
+            writer.send_signal(signal.SIGKILL)
+        steps = shelf.steps()
+        assert all(checkpoint.inspect(shelf.path(step)).step == step for step in steps)
+        assert newest_step(shelf) == steps[-1] >= reached
+        reached = steps[-1]
+    assert reached > 1

@@ -1,0 +1,376 @@
+"""Validation: one pool anywhere, the measures of evaluation and of training, a stop that depends on steps alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hbt_ray.console import Screen
+from hbt_ray.data.prepare import StoreConfig, prepare
+from hbt_ray.data.store.store import Store
+from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
+from hbt_ray.evaluate.judge import judge
+from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.export import export
+from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit, open_run
+from hbt_ray.train.validation.config import ValidationConfig
+from hbt_ray.train.validation.ending import best_step, ending, needed
+from hbt_ray.train.validation.measure import measures
+from hbt_ray.train.validation.pool import Pool, draw, fingerprint, make_pool
+from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.stopping import Rule, Schedule, Standing, standing
+from hbt_ray.train.validation.task import validate
+from hbt_ray.workflow import train_run
+from tests.worlds import LANGUAGES, small_run, small_store
+
+HIGHER = Rule(lower_is_better=False, patience=2)
+LOWER = Rule(lower_is_better=True, patience=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "rule", "expected"),
+    [
+        ({}, HIGHER, Standing()),
+        ({100: 0.1}, HIGHER, Standing(100)),
+        ({100: 0.1, 200: 0.2, 300: 0.3}, HIGHER, Standing(300)),
+        ({100: 0.1, 200: 0.3, 300: 0.2}, HIGHER, Standing(200, 1)),
+        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.2}, HIGHER, Standing(200, 2, stop=True)),
+        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.4}, HIGHER, Standing(400)),
+        ({400: 0.1, 100: 0.3, 200: 0.2}, HIGHER, Standing(100, 2, stop=True)),
+        ({100: 0.3, 200: 0.3, 300: 0.3}, HIGHER, Standing(100, 2, stop=True)),
+        ({100: 2.0, 200: 1.0, 300: 1.5}, LOWER, Standing(200, 1)),
+        ({100: 2.0, 200: 1.9, 300: 1.8}, LOWER._replace(min_delta=0.5), Standing(300, 2, stop=True)),
+        ({100: 2.0, 200: 1.75, 300: 1.5}, LOWER._replace(min_delta=0.5), Standing(300)),
+        ({100: 0.3, 200: 0.2, 300: 0.1}, HIGHER._replace(patience=None), Standing(100, 2)),
+    ],
+)
+def test_standing(values: dict[int, float], rule: Rule, expected: Standing) -> None:
+    assert standing(values, rule) == expected
+
+
+def test_a_decision_sees_results_up_to_its_lag_and_on_the_grid_only() -> None:
+    arrived = {100: 0.1, 150: 0.9, 200: 0.2, 300: 0.3, 400: 0.4}
+    for lag, seen in ((0, [100, 200, 300]), (1, [100, 200]), (2, [100]), (3, []), (9, [])):
+        for step in (300, 350, 399):
+            assert list(Schedule(100, 1_000, lag).visible(arrived, step)) == seen
+    plan = Schedule(100, 950)
+    assert [step for step in (0, 50, 100, 900, 950, 1_000) if plan.due(step)] == [100, 900, 950, 1_000]
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_a_run_stops_at_the_same_step_however_late_results_come_and_wherever_it_resumes(lag: int) -> None:
+    values = {100: 0.1, 200: 0.5, 300: 0.4, 400: 0.45, 500: 0.7, 600: 0.6, 700: 0.6, 800: 0.9}
+    plan = Schedule(100, 800, lag)
+
+    def stops(known: dict[int, float], step: int) -> bool:
+        return standing(plan.visible(known, step), HIGHER).stop
+
+    steps = range(100, 900, 100)
+    first = [step for step in steps if stops({at: v for at, v in values.items() if at <= step - 100 * lag}, step)]
+    assert first == [step for step in steps if stops(values, step)]
+    assert first[0] == 400 + 100 * lag
+
+
+# ---- the pool
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two data sets: 40 items in German and English, every fourth also in Arabic, pairs with one passage; 6 in all."""
+    folder = tmp_path_factory.mktemp("uneven")
+
+    def table(name: str, count: int, languages_of: dict[int, tuple[str, ...]]) -> dict[str, object]:
+        rows = [
+            {
+                "item_id": f"{number}",
+                "language": language,
+                "question": f"{name} question {number} {language}",
+                "passage": f"{name} passage {number // 2} {language}",
+                "passage_id": f"{number // 2}",
+            }
+            for number in range(count)
+            for language in languages_of[number]
+        ]
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return {"kind": "table", "name": name, "path": str(path), "columns": {"passage_id": "passage_id"}}
+
+    large = {number: ("ar", "de", "en") if number % 4 == 0 else ("de", "en") for number in range(40)}
+    sources = [table("large", 40, large), table("small", 6, dict.fromkeys(range(6), ("ar", "de", "en")))]
+    prepare(StoreConfig.make({"path": str(folder / "store"), "sources": sources}, "test"))
+    return Store(folder / "store")
+
+
+def test_the_pool_is_spread_over_data_sets_and_languages(uneven: Store) -> None:
+    config = ValidationConfig(store=uneven.location, items=24)
+    pool = make_pool(uneven, config)
+    assert pool.languages == ("ar", "de", "en")
+    # Six from the small data set, which has no more, 18 from the other; a third in each language.
+    assert [sum(text.startswith(name) for text in pool.questions) for name in ("large", "small")] == [18, 6]
+    assert np.bincount(pool.question_languages).tolist() == [8, 8, 8]
+    assert len(set(pool.questions)) == 24
+    again = make_pool(Store(uneven.location), config)
+    assert (again.questions, again.passages) == (pool.questions, pool.passages)
+    assert make_pool(uneven, config.model_copy(update={"seed": 1})).questions != pool.questions
+
+
+def test_passages_are_there_once_in_every_language_and_known_by_their_answers(uneven: Store) -> None:
+    pool = make_pool(uneven, ValidationConfig(store=uneven.location, items=46))
+    assert len(pool.questions) == 46
+    assert len(pool.passages) == len(set(pool.passages)) == 20 * 2 + 10 + 3 * 3
+    for text, key, code in zip(pool.questions, pool.question_keys, pool.question_languages, strict=True):
+        name, _, number, language = text.split()
+        assert pool.languages[code] == language
+        answers = [pool.passages[row] for row in np.flatnonzero(pool.passage_keys == key)]
+        there = [tag for tag in pool.languages if f"{name} passage {int(number) // 2} {tag}" in pool.passages]
+        assert answers == [f"{name} passage {int(number) // 2} {tag}" for tag in there]
+
+
+def test_a_sample_is_the_head_of_a_larger_one(uneven: Store) -> None:
+    info = uneven.manifest.datasets[0]
+    large, codes = draw(info, ("de", "en"), 30, 7)
+    small, few = draw(info, ("de", "en"), 11, 7)
+    assert large[:11].tolist() == small.tolist()
+    assert codes[:11].tolist() == few.tolist()
+    assert len(set(draw(info, ("de", "en"), 1_000, 7)[0].tolist())) == 40
+
+
+def test_only_what_changes_the_measures_changes_the_fingerprint(uneven: Store) -> None:
+    config = ValidationConfig(store="elsewhere")
+    same = config.model_copy(update={"measure": "pool_loss", "patience": 3, "lag": 2})
+    assert fingerprint(uneven.manifest, config) == fingerprint(uneven.manifest, same)
+    for change in ({"items": 5}, {"seed": 1}, {"temperature": 0.1}, {"languages": ("de", "en")}):
+        assert fingerprint(uneven.manifest, config) != fingerprint(uneven.manifest, config.model_copy(update=change))
+    with pytest.raises(ConfigError, match="elsewhere has nothing in fr; it has ar, de, en"):
+        fingerprint(uneven.manifest, config.model_copy(update={"languages": ("de", "fr")}))
+
+
+# ---- the measures
+
+
+def quantised(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Dot products of these are exact in float32 however they are added, and tie very often."""
+    return rng.integers(-2, 3, (count, 8)).astype(np.float32) / 4
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool) -> None:
+    pool = make_pool(uneven, ValidationConfig(store=uneven.location, items=30))
+    rng = np.random.default_rng(5)
+    sides = [len(pool.questions), len(pool.passages)]
+    if ties:
+        questions, passages = (quantised(count, rng) for count in sides)
+    else:
+        questions, passages = (rng.normal(size=(count, 24)).astype(np.float32) for count in sides)
+    tags, ids = pool.languages, [f"{row:04}" for row in range(len(pool.passages))]
+    task = Task.from_rows(
+        "dev",
+        [(one, tags[code], "") for one, code in zip(ids, pool.passage_languages, strict=True)],
+        [(f"q{row}", tags[code], "") for row, code in enumerate(pool.question_languages)],
+        [(f"q{row}", ids[at]) for row, key in enumerate(pool.question_keys)
+         for at in np.flatnonzero(pool.passage_keys == key)],
+    )  # fmt: skip
+    with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:
+        card = judge(task, questions, index)[1]
+    found = measures(questions, passages, pool, 0.05)
+    expected = [card.settings[setting]["AP"] for setting in (MULTILINGUAL, MONOLINGUAL, CROSS_LINGUAL)]
+    assert [found[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
+    """One language, a passage each, two questions of one passage: then the pool is a batch."""
+    rng = np.random.default_rng(2)
+    questions, versions = rng.normal(size=(9, 6)), rng.normal(size=(8, 6))
+    keys = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
+    zeros = np.zeros(9, np.int16)
+    pool = Pool(("en",), [""] * 9, zeros, keys, [""] * 8, zeros[:8], keys[:8])
+    found = measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
+    rows = [torch.tensor(side, dtype=torch.float32) for side in (questions, versions[keys])]
+    # The batch has passage 7 twice, the pool once, so that the other questions would see it twice.
+    losses = [
+        info_nce(rows[0][kept], rows[1][kept], torch.tensor(keys)[kept], 0.2, [8]).item() * 8
+        for kept in (torch.tensor([*range(7), last]) for last in (7, 8))
+    ]
+    shared = sum(
+        -torch.log_softmax(rows[0][row] @ torch.tensor(versions, dtype=torch.float32).T / 0.2, 0)[keys[row]].item()
+        for row in range(9)
+    )
+    assert found["pool_loss"] == pytest.approx(shared / 9, rel=1e-5)
+    alone = [-torch.log_softmax(rows[0][row] @ rows[1][:8].T / 0.2, 0)[keys[row]].item() for row in (7, 8)]
+    assert found["pool_loss"] == pytest.approx((losses[0] + alone[1]) / 9, rel=1e-5)
+    assert losses[1] - alone[1] == pytest.approx(losses[0] - alone[0], rel=1e-5)
+
+
+def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
+    zeros = np.zeros(1, np.int16)
+    pool = Pool(("de", "en"), ["q"], zeros, np.array([0]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
+                np.array([0, 0, 1]))  # fmt: skip
+    found = measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
+    assert found["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)
+    assert found["AP"] == found["mono_AP"] == found["cross_AP"] == 1
+
+
+# ---- the record
+
+
+def test_the_record_survives_torn_lines_and_forgets_failures(tmp_path: Path) -> None:
+    path = tmp_path / "validation.jsonl"
+    record = Record(path)
+    assert record.rows() == {}
+    record.append({"step": 20, "AP": 0.2})
+    record.append({"step": 10, "AP": 0.1})
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 30, "A')
+    record.append({"step": 20, "AP": 0.3})
+    record.append({"step": 40, "error": "x"})
+    record.append({"step": 50, "AP": 0.5})
+    assert list(record.rows()) == [10, 20, 40, 50]
+    assert record.results() == {step: {"step": step, "AP": step / 100} for step in (10, 50)} | {
+        20: {"step": 20, "AP": 0.3}
+    }
+    assert list(record.cut(40)) == [10, 20]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("validation")
+    small_store(folder / "store")
+    small_store(folder / "dev", num_items=24)
+    return folder
+
+
+def validated_run(world: Path, *overrides: str) -> TrainConfig:
+    """A run that learns next to nothing, so that patience runs out; its workers hold every CPU of the test cluster."""
+    validation = ("validation.items=12", "validation.patience=2", "validation.min_delta=0.2")
+    still = ("optimiser.steps=80", "optimiser.learning_rate=1.0e-5", "workers.cpus=3")
+    return small_run(world, f"validation.store={world / 'dev'}", *validation, *still, *overrides)
+
+
+@pytest.fixture(scope="module")
+def stopped(world: Path, ray_session: None) -> TrainConfig:
+    config = validated_run(world, "name=stopped")
+    # The results of 10, 20 and 30 end it, and they count at 40.
+    assert fit(config, lambda _: None) == 40
+    return config
+
+
+def comparable(config: TrainConfig) -> list[dict[str, object]]:
+    rows = Record(config.run.validation).results().values()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopped: TrainConfig) -> None:
+    rows = comparable(stopped)
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert all({"pool", "pool_loss", "AP", "mono_AP", "cross_AP"} < row.keys() for row in rows)
+    assert [row["step"] for row in stopped.run.curve()] == list(range(40))
+    end = ending(stopped, 40)
+    assert (end.complete, end.missing) == (True, ())
+    assert end.reason.startswith("no improvement of AP for 2 validations; best at step ")
+
+
+def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, world: Path) -> None:
+    before = stopped.run.validation.read_bytes()
+    assert fit(stopped, lambda _: None) == 40
+    assert fit(validated_run(world, "name=stopped", "optimiser.steps=90"), lambda _: None) == 40
+    assert stopped.run.validation.read_bytes() == before
+    assert not ending(validated_run(world, "name=stopped", "validation.patience=9"), 40).complete
+
+
+def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConfig) -> None:
+    values = {row["step"]: row["AP"] for row in Record(stopped.run.validation).results().values()}
+    best = max(sorted(values), key=lambda step: values[step])
+    assert best_step(stopped) == best
+    assert export(stopped.run) == stopped.run.exported_steps() == best
+    exported = load_file(stopped.run.model / "model.safetensors")
+    weights = load_file(Shelf(stopped.run.checkpoints).path(best) / "weights.safetensors")
+    name = next(name for name in exported if name.endswith("word_embeddings.weight"))
+    there = next(key for key in weights if key.endswith(name))
+    assert torch.equal(exported[name], weights[there])
+
+
+def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path) -> None:
+    config = small_run(tmp_path, "validation.store=dev", "checkpoints.every=5", "validation.every=10")
+    for step in (5, 10, 15, 20, 25, 30):
+        config.run.checkpoint(step).mkdir(parents=True)
+        (config.run.checkpoint(step) / "checkpoint.json").write_text("{}")
+    assert needed(config) == {10, 20, 30}
+    record = Record(config.run.validation)
+    record.append({"step": 10, "AP": 0.5})
+    record.append({"step": 20, "AP": 0.4})
+    assert needed(config) == {10, 30}
+    (config.run.checkpoint(10) / "checkpoint.json").unlink()
+    assert needed(config) == {20, 30}
+    assert needed(small_run(tmp_path, "validation.store=null")) == set()
+
+
+def test_the_command_says_why_it_stopped_and_what_it_exported(
+    stopped: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = train_run(stopped, Screen())
+    told = capsys.readouterr().out
+    assert (end.done, end.complete, end.best) == (40, True, best_step(stopped))
+    assert f"stopped early at step 40 of 80: {end.reason}" in told
+    marked = [line.split()[0] for line in told.splitlines() if line.rstrip().endswith("best")]
+    assert marked == [str(end.best)]
+    assert f"the encoder of step {end.best} is in" in told or end.best == 40
+    assert f"{end.best} steps, temperature" in (stopped.run.model / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path, stopped: TrainConfig) -> None:
+    """It then goes on as the run that nothing happened to, and stops where that did."""
+    config = validated_run(world, "name=again")
+    shard = next((world / "dev").rglob("*.arrow"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValidationFailed, match=r"step 10 could not be validated: \w+: .*dev") as caught:
+        fit(config, lambda _: None, until=20)
+    assert caught.value.step == 10
+    newest = Shelf(config.run.checkpoints).newest()
+    assert newest is not None
+    assert newest[1].step == 20
+    shard.write_bytes(whole)
+    with config.run.validation.open("a", encoding="utf-8") as file:
+        file.write('{"step": 20, "AP": 0.')
+    assert ending(config, 20).missing == (10, 20)
+    assert fit(config, lambda _: None) == 40
+    assert comparable(config) == comparable(stopped)
+
+
+def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainConfig, tmp_path: Path) -> None:
+    config = stopped.model_copy(update={"name": "damaged"})
+    config.run.root.mkdir()
+    (config.run.root / "base").symlink_to(stopped.run.base)
+    folder = tmp_path / "step-00000010"
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="damaged"):
+        validate(config.model_dump(mode="json"), folder, 10)
+    assert "CheckpointError" in Record(config.run.validation).rows()[10]["error"]
+    assert Record(config.run.validation).results() == {}
+
+
+def test_validations_that_cannot_be_done_or_compared_are_refused(world: Path, stopped: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="holds what the run trains on"):
+        open_run(validated_run(world, "name=cheat", f"validation.store={world / 'store'}"))
+    with pytest.raises(ConfigError, match="dev has nothing in fr"):
+        open_run(validated_run(world, "name=french", "validation.languages=[fr]"))
+    with pytest.raises(ConfigError, match=r"every=15 is no multiple of checkpoints\.every=10"):
+        validated_run(world, "name=uneven", "validation.every=15")
+    with pytest.raises(ConfigError, match="step 10 was validated on other texts"):
+        open_run(validated_run(world, "name=stopped", "validation.seed=1"))
+    assert not (world / "runs" / "cheat").exists()
+    assert set(LANGUAGES) == {"ar", "de", "en"}
