@@ -93,13 +93,16 @@ def fit(
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     run, workers = config.run, config.workers
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     stop = min(until or config.optimiser.steps, config.optimiser.steps)
     _wait_for_room(config)
     done = open_run(config)
     before = ending(config, done)
     if (done >= stop or before.complete) and not before.missing:
         return done
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
+    # What Ray Train remembers of checkpoints: it would refuse to start where one of them is gone, and ours are pruned.
+    (run.checkpoints / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
 
     def work(settings: dict[str, Any]) -> HbtError | None:
         # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.

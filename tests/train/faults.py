@@ -1,4 +1,4 @@
-"""A schedule of faults by (step, rank, place, action), for real runs: each happens once, however often ranks restart."""
+"""A schedule of faults by (step, rank, place, action), for real runs: each happens once, whatever restarts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.train.probe import Probe
 
 
-def kill(seconds: float = 0) -> None:
+def kill() -> None:
     """As the kernel does when memory is short."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(seconds: float = 0) -> None:
+def leave() -> None:
     """Without clean-up."""
     os._exit(1)
 
 
-def stall(seconds: float = 3_600) -> None:
+def stall() -> None:
     """Whatever it is stuck in."""
-    time.sleep(seconds)
+    time.sleep(3_600)
 
 
-def refuse(seconds: float = 0) -> None:
+def refuse() -> None:
     """As a full disk does."""
     raise OSError(28, "No space left on device")
 
@@ -40,8 +40,6 @@ class Faults(Probe):
 
     folder: Path
     plan: tuple[tuple[int, int, str, Callable[[], None]], ...] = ()
-    again: bool = field(default=False)
-    """Whether faults happen each time."""
 
     def at(self, step: int, rank: int, place: str, do: Callable[[], None]) -> Faults:
         """Places: batch, before_update, after_update, written (when the weights are on the disk, and no more)."""
@@ -66,7 +64,7 @@ class Faults(Probe):
     def _meet(self, *where: object) -> None:
         for number, (*place, do) in enumerate(self.plan):
             mark = self.folder / f"fault-{number}"
-            if tuple(place) == where and (self.again or not mark.exists()):
+            if tuple(place) == where and not mark.exists():
                 mark.touch()
                 do()
 
