@@ -61,5 +61,5 @@ def batch(
         negative_keys[of_rows] if mined else np.empty(0, np.int64),
         *languages[:, part],
         {name: tokens.take(part) for name, tokens in others.items()} if views else {},
-        scores[part] if mined and views else np.empty(0, np.float32),
+        scores[part] if mined and views else np.empty((0, 0), np.float32),
     )

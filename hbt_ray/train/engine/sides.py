@@ -37,7 +37,7 @@ class Sides:
         parts = apart(vectors, self._tokens)
         batch, device = self._batch, vectors.device
         versions = {name: parts[name] for name in STUDENT_VIEWS if name in parts}
-        scores = on_device(batch.teacher_scores, device) if len(batch.teacher_scores) else None
+        scores = on_device(batch.teacher_scores, device) if batch.teacher_scores.shape[1] else None
         return Encoded(
             questions=parts["questions"].vectors,
             passages=parts["passages"].vectors,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hbt_ray.config import Config
 from hbt_ray.train.loss.encoded import Encoded
+from hbt_ray.train.loss.terms import Alignment, Distillation, Erasure, Imitation, Lakda
 
 SHARPEST = 0.01
 """Bound of a learned temperature, as in CLIP (2103.00020), whose scale 1 / t stays at or below 100: beyond it training
@@ -41,6 +42,21 @@ class LossConfig(Config):
     """Matryoshka (2205.13147): prefixes of the vectors that are to work by themselves, beside the whole."""
     tile: int = Field(2_048, gt=0)
     """Rows and columns of the similarity matrix that are in memory at once. The loss is the same."""
+
+    lakda: Lakda | None = None
+    alignment: Alignment | None = None
+    erasure: Erasure | None = None
+    imitation: Imitation | None = None
+    distillation: Distillation | None = None
+    """Terms that are added (`hbt_ray.train.loss.terms`), such as `lakda: {weight: 1}`."""
+    versions: str = "other"
+    """The language of the second version that lakda and alignment compare with: other (any that the item has, drawn
+    evenly) or pivot:LANG (LANG, and another where the row is in LANG)."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the optional fields of `Encoded` that the terms look at."""
+        return frozenset().union(*(term.needs for term in self.terms.values()))
 
     @property
     def terms(self) -> dict[str, Term]:
