@@ -20,12 +20,14 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
 from hbt_ray.train.deadline import Deadline
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
+from hbt_ray.train.engine.teacher import Teacher
 from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import needed
 from hbt_ray.train.validation.watch import Watch
+from hbt_ray.train.views import views_of
 
 
 def train_rank(settings: dict[str, Any]) -> HbtError | None:
@@ -50,14 +52,17 @@ def _train(settings: dict[str, Any]) -> None:
     encoder = load(config.run.base)
     manifest = read_manifest(config.store)
     plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
+    device, width = get_device(), encoder.get_embedding_dimension()
+    taught = config.teacher.encoder(width) if config.teacher else None
     learner = Learner(
         encoder,
         config.optimiser,
-        Objective(config.loss, encoder.get_embedding_dimension()),
+        Objective(config.loss, width),
         padding_id=encoder.tokenizer.pad_token_id,
         rank=rank,
         sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
-        device=get_device(),
+        device=device,
+        teacher=Teacher(taught, config.optimiser, device) if taught else None,
         before_update=lambda step: settings["probe"].before_update(rank, step),
     )
     dev = config.validation
@@ -75,7 +80,17 @@ def _train(settings: dict[str, Any]) -> None:
         start = state.step
     watch = Watch(config, rank, start) if dev.store else None
     how = tokenising(encoder, config.model)
-    origin = Origin(config.store, config.plan, how, rank, world_size, config.stream.cache, config.negatives)
+    origin = Origin(
+        config.store,
+        config.plan,
+        how,
+        rank,
+        world_size,
+        config.stream.cache,
+        config.negatives,
+        views_of(config.loss, how, config.teacher, taught),
+        scores="teacher_scores" in config.loss.needs,
+    )
 
     journal, probe = settings["journal"], settings["probe"]
     deadline = Deadline(

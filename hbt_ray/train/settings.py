@@ -15,6 +15,7 @@ from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
 from hbt_ray.train.validation.config import ValidationConfig
+from hbt_ray.train.views import TeacherConfig
 from hbt_ray.train.workers import WorkersConfig
 
 
@@ -40,6 +41,8 @@ class TrainConfig(Config):
     model: ModelConfig = ModelConfig()
     plan: PlanConfig = PlanConfig()
     loss: LossConfig = LossConfig()
+    teacher: TeacherConfig | None = None
+    """For `loss.imitation`."""
     optimiser: OptimiserConfig = OptimiserConfig()
     stream: StreamConfig = StreamConfig()
     workers: WorkersConfig = WorkersConfig()

@@ -25,11 +25,13 @@ from hbt_ray.run import published
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
-from hbt_ray.train.model.encoder import build
+from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.model.encoder import build, load
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import check, ending
 from hbt_ray.train.validation.record import Record
+from hbt_ray.train.views import require_views
 from hbt_ray.train.workers import WorkersConfig, lacking, no_room
 
 
@@ -49,6 +51,7 @@ def open_run(config: TrainConfig) -> int:
             f"plan.batch_size={config.plan.batch_size} leaves some of {config.workers.most} workers without a row; use "
             "fewer workers or larger batches"
         )
+    require_views(config.loss, config.teacher, plan, negatives)
     check(config)
     if run.config.exists():
         if TrainConfig.load(run.config).model != config.model:
@@ -65,6 +68,11 @@ def open_run(config: TrainConfig) -> int:
         encoder = build(config.model, store.sample_texts(plan.languages))
         with published(run.base) as folder:
             encoder.save_pretrained(str(folder), create_model_card=False)
+    if config.loss.dimensions or config.teacher:
+        width = load(run.base).get_embedding_dimension()
+        Objective(config.loss, width)
+        if config.teacher:
+            config.teacher.encoder(width)
     return done
 
 

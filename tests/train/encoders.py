@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ class TinyEncoder(nn.Module):
         self.embedding = nn.Embedding(50, 16, dtype=kind)
         self.layer = nn.Linear(16, 16, dtype=kind)
         self.dropout = nn.Dropout(dropout)
+        self.tokenizer = SimpleNamespace(pad_token_id=0)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         mask = features["attention_mask"].unsqueeze(-1)

@@ -21,10 +21,11 @@ def main() -> None:
     from hbt_ray.train.engine.loop import Outcome
     from hbt_ray.train.trainer import fit
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # Connected at once, so that the driver is on the head and not on the node that goes.
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
     try:
         node = cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         lost: list[Thread] = []
 
         def replace() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.encoded import Encoded, Mined, Version
 
 
 def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
@@ -24,14 +25,36 @@ def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
     )
 
 
-def loss(encoder: nn.Module, batch: LocalBatch, config: LossConfig, temperature: Tensor) -> Tensor:
-    """The mean over the rows of InfoNCE, in every asked-for direction and width."""
+def loss(
+    encoder: nn.Module, batch: LocalBatch, config: LossConfig, temperature: Tensor, teacher: nn.Module | None = None
+) -> Tensor:
+    """The mean over the rows of InfoNCE, in every asked-for direction and width, and the terms."""
     sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.passage_keys)
     if not len(batch.negative_keys):
         return loss_of_vectors(*sides, config, temperature)
-    there = torch.from_numpy(batch.negatives.lengths > 0)
-    negatives, keys = vectors(encoder, batch.negatives)[there], torch.from_numpy(batch.negative_keys)[there]
-    return loss_of_vectors(*sides, config, temperature, negatives, keys)
+    there, keys = torch.from_numpy(batch.negatives.lengths > 0), torch.from_numpy(batch.negative_keys)
+    negatives = vectors(encoder, batch.negatives)
+    total = loss_of_vectors(*sides, config, temperature, negatives[there], keys[there])
+    if not config.terms or teacher is None:
+        return total
+    shape = (len(sides[0]), -1)
+    seen = Encoded(
+        *sides,
+        torch.from_numpy(batch.question_languages),
+        torch.from_numpy(batch.passage_languages),
+        Mined(negatives.unflatten(0, shape), keys.view(shape), there.view(shape)),
+        **{
+            name: Version(
+                vectors(teacher if name.startswith("teacher") else encoder, tokens),
+                torch.from_numpy(tokens.lengths > 0),
+            )
+            for name, tokens in batch.views.items()
+        },
+        teacher_scores=torch.from_numpy(batch.teacher_scores),
+    )
+    for term in config.terms.values():  # Each is held to a calculation by hand in its own tests.
+        total = total + term.weight * term.part(seen, (len(sides[0]),), temperature)
+    return total
 
 
 def loss_of_vectors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,5 +24,6 @@ def _rank(rank: int, world_size: int, folder: str, work: Callable[..., Any], arg
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pt")
+    gc.collect()  # What still holds the group would end it a second time.
     dist.barrier()  # A rank that leaves at once may cut off what another still reads.
     dist.destroy_process_group()

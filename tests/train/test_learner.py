@@ -16,6 +16,7 @@ from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
 from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.train.engine.teacher import Teacher
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
 from tests.train import plain
@@ -23,6 +24,9 @@ from tests.train.batches import NUM_ROWS, PER_ROW, batch, sizes_of
 from tests.train.encoders import TinyEncoder
 from tests.train.processes import on_ranks
 
+TERMS: dict[str, Any] = {
+    name: {"weight": 0.5} for name in ("lakda", "alignment", "erasure", "imitation", "distillation")
+}
 OBJECTIVES: dict[str, tuple[dict[str, Any], bool]] = {
     "masks": ({}, False),
     "mined": ({}, True),
@@ -30,6 +34,8 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], bool]] = {
     "matryoshka": ({"dimensions": (4, 9)}, True),
     "learned temperature": ({"learn_temperature": True}, False),
     "everything": ({"symmetric": True, "dimensions": (5,), "learn_temperature": True}, True),
+    **{name: ({name: settings}, True) for name, settings in TERMS.items()},
+    "all terms": ({**TERMS, "symmetric": True}, True),
 }
 """Name → the loss, and whether rows have mined negatives."""
 PATHS = [(chunk_rows, tokens, tile) for chunk_rows in (1, 3, 8, 0) for tokens in (None, 0, 70) for tile in (1, 5, 99)]
@@ -46,8 +52,17 @@ def learner(
 ) -> Learner:
     config = OptimiserConfig(**{"steps": 20, "learning_rate": 1e-2, **settings})
     objective = Objective(loss or LossConfig()).to(kind)
-    encoder = TinyEncoder(kind, dropout)
-    return Learner(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes_of(world_size))
+    encoder, sizes = TinyEncoder(kind, dropout), sizes_of(world_size)
+    teacher = Teacher(a_teacher(kind), config, torch.device("cpu")) if objective.config.imitation else None
+    return Learner(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes, teacher=teacher)
+
+
+def a_teacher(kind: torch.dtype) -> TinyEncoder:
+    """Of the student's width, and of another mind."""
+    made = TinyEncoder(kind)
+    for parameter in made.parameters():
+        parameter.data.copy_(parameter.flip(0))
+    return made
 
 
 def loss_and_gradients(made: Learner, some: LocalBatch) -> list[Tensor]:
@@ -61,14 +76,16 @@ def loss_and_gradients(made: Learner, some: LocalBatch) -> list[Tensor]:
 
 
 def by_any_path(rank: int, world_size: int) -> dict[str, list[list[Tensor]]]:
-    """Objective → by path, loss and all gradients. Several ranks walk a third of the paths each time, another one."""
+    """Objective → by path, loss and all gradients. Each objective walks half of the paths, on several ranks a sixth."""
     made: dict[str, list[list[Tensor]]] = {}
     for number, (name, (settings, mined)) in enumerate(OBJECTIVES.items()):
-        for chunk_rows, tokens, tile in PATHS if world_size == 1 else PATHS[(number + world_size) % 3 :: 3]:
+        for chunk_rows, tokens, tile in (
+            PATHS[number % 2 :: 2] if world_size == 1 else PATHS[(number + world_size) % 6 :: 6]
+        ):
             config = LossConfig(tile=tile, **settings)
             paths = {"chunk_rows": chunk_rows, "activation_tokens": tokens, "max_gradient_norm": 1e9}
             one = learner(torch.float64, rank, world_size, loss=config, **paths)
-            some = batch(1, rank, world_size, mined=mined)
+            some = batch(1, rank, world_size, mined=mined, views=bool(config.terms))
             made.setdefault(name, []).append(loss_and_gradients(one, some))
     return made
 
@@ -81,7 +98,8 @@ def expected() -> dict[str, list[Tensor]]:
         encoder, config = TinyEncoder(torch.float64), LossConfig(**settings)
         log_scale = Objective(config).double().log_scale  # It was rounded to float32 before.
         heat = torch.tensor(config.temperature, dtype=torch.float64) if log_scale is None else (-log_scale).exp()
-        loss = plain.loss(encoder, batch(1, mined=mined), config, heat.double())
+        some = batch(1, mined=mined, views=bool(config.terms))
+        loss = plain.loss(encoder, some, config, heat.double(), a_teacher(torch.float64))
         loss.backward()
         gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
         made[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]

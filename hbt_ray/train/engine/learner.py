@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from hbt_ray.train.engine.average import Average
 from hbt_ray.train.engine.optimiser import OptimiserConfig, make_optimiser, set_rates
 from hbt_ray.train.engine.sides import Sides
 from hbt_ray.train.engine.teacher import Teacher
-from hbt_ray.train.engine.tower import Budget, Tower
+from hbt_ray.train.engine.tower import Budget, Tower, autocast
 from hbt_ray.train.loss.objective import Objective
 
 
@@ -71,7 +71,7 @@ class Learner:
             budget=Budget(config.chunk_rows, config.activation_tokens),
             world_size=len(sizes),
             device=self._device,
-            autocast=self._autocast,
+            autocast=partial(autocast, config.precision, self._device),
         )
         self.optimiser = make_optimiser(self.encoder, self.objective, config)
         self.average = Average(self.encoder, config.average) if config.average else None
@@ -119,12 +119,6 @@ class Learner:
         # One transfer from the device for all that people and checks want to know.
         *values, gradient_norm = torch.cat([numbers, norm.detach().reshape(1)]).tolist()
         return Learned(sum(values), gradient_norm, dict(zip(parts, values, strict=True)))
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        wanted = self.config.precision
-        if wanted == "bf16" or (wanted == "auto" and self._device.type == "cuda"):
-            return torch.autocast(self._device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
 
 def _gradient(vectors: Tensor) -> Tensor:

@@ -6,38 +6,29 @@ the student's are compared by angle, so both must have one width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
 
 from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.engine.sides import TEACHER_VIEWS, apart, joined
-from hbt_ray.train.engine.tower import Budget, Tower
+from hbt_ray.train.engine.tower import Budget, Tower, autocast
 from hbt_ray.train.loss.encoded import Version
 
 
 class Teacher:
     """Made once on every rank, and never trained."""
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        padding_id: int,
-        chunk_rows: int,
-        device: torch.device | None = None,
-        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        device = device or torch.device("cpu")
+    def __init__(self, encoder: Any, config: OptimiserConfig, device: torch.device) -> None:
         self._tower = Tower(
             encoder.to(device).eval().requires_grad_(False),
-            padding_id=padding_id,
-            budget=Budget(chunk_rows, activation_tokens=0),
+            padding_id=encoder.tokenizer.pad_token_id,
+            budget=Budget(config.chunk_rows, activation_tokens=0),
             world_size=1,
             device=device,
-            autocast=autocast,
+            autocast=partial(autocast, config.precision, device),
         )
 
     def versions(self, batch: LocalBatch) -> dict[str, Version]:

@@ -73,6 +73,13 @@ class Encoding:
         """Takes their gradient, [rows, width], and adds to the gradients of the weights, summed over the ranks."""
 
 
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """bf16 where `OptimiserConfig.precision` says so."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
 class Tower:
     """One rank's encoder.
 
