@@ -135,16 +135,12 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
 
 def _dev_news(config: TrainConfig) -> Callable[[], str]:
     """What the newest validation found, read again only when the record has grown: progress asks at every step."""
-    size, news = -1, ""
+    record, measure, news = Record(config.run.validation), config.validation.measure, ""
 
     def tell() -> str:
-        nonlocal size, news
-        path = config.run.validation
-        if config.validation.store and path.exists() and path.stat().st_size != size:
-            size = path.stat().st_size
-            rows = list(Record(path).results().values())
-            measure = config.validation.measure
-            news = f"dev {measure} {rows[-1][measure]:.3f} at step {rows[-1]['step']:,}" if rows else ""
+        nonlocal news
+        for step, row in record.fresh().items():
+            news = f"dev {measure} {row[measure]:.3f} at step {step:,}"
         return news
 
     return tell

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Journal:
@@ -44,7 +45,9 @@ class Journal:
 @contextmanager
 def journal_to(path: Path, watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     """The handle of a journal whose rows reach the file and `watch` while the block runs."""
-    journal, ended = ray.remote(num_cpus=0)(Journal).remote(), threading.Event()
+    # Where the driver is: another node may be lost, and the rows with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    journal, ended = ray.remote(num_cpus=0, scheduling_strategy=here)(Journal).remote(), threading.Event()
 
     def drain() -> None:
         with path.open("a", encoding="utf-8") as file:

@@ -21,6 +21,7 @@ from hbt_ray.train.deadline import Deadline
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import Outcome, train
 from hbt_ray.train.engine.teacher import Teacher
+from hbt_ray.train.gauges import Gauges
 from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import load, tokenising
@@ -93,6 +94,7 @@ def _train(settings: dict[str, Any]) -> None:
     )
 
     journal, probe = settings["journal"], settings["probe"]
+    gauges = Gauges(config.name)
     deadline = Deadline(
         config.workers.deadline_seconds,
         lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10),
@@ -108,6 +110,7 @@ def _train(settings: dict[str, Any]) -> None:
         probe.after_update(rank, outcome.step)
         if rank == 0:
             journal.write.remote(asdict(outcome))
+            gauges.show(outcome)
         deadline.beat(outcome.step + 1)
 
     def save(step: int) -> None:

@@ -14,6 +14,7 @@ from hbt_ray.run import Run
 from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.encoder import ModelConfig
+from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.validation.config import ValidationConfig
 from hbt_ray.train.views import TeacherConfig
 from hbt_ray.train.workers import WorkersConfig
@@ -48,6 +49,7 @@ class TrainConfig(Config):
     workers: WorkersConfig = WorkersConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     validation: ValidationConfig = ValidationConfig()
+    trackers: TrackersConfig = TrackersConfig()
 
     @field_validator("name")
     @classmethod

@@ -29,6 +29,7 @@ from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import build, load
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trackers import Log
 from hbt_ray.train.validation.ending import check, ending
 from hbt_ray.train.validation.record import Record
 from hbt_ray.train.views import require_views
@@ -51,6 +52,7 @@ def open_run(config: TrainConfig) -> int:
             f"plan.batch_size={config.plan.batch_size} leaves some of {config.workers.most} workers without a row; use "
             "fewer workers or larger batches"
         )
+    config.trackers.require()
     require_views(config.loss, config.teacher, plan, negatives)
     check(config)
     if run.config.exists():
@@ -118,7 +120,15 @@ def fit(
 
         return train_rank(settings)
 
-    with journal_to(run.metrics, lambda row: watch(Outcome(**row))) as journal:
+    log, record = Log(run, config.trackers, config.model_dump(mode="json"), done), Record(run.validation)
+
+    def learned(row: dict[str, Any]) -> None:
+        outcome = Outcome(**row)
+        log.outcome(outcome)
+        log.dev(record.fresh())
+        watch(outcome)
+
+    with log, journal_to(run.metrics, learned) as journal:
         trainer = TorchTrainer(
             work,
             train_loop_config={
@@ -147,6 +157,7 @@ def fit(
                 refusal = trainer.fit().return_value
             except TrainingFailedError as error:
                 raise _named(error, ray.get(journal.last_stall.remote()), workers) from error
+            log.dev(record.fresh())  # The last ones come after the last step.
     if refusal is not None:
         raise refusal
     return _validated(config) if config.validation.store else stop

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
+from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.session import configure
+from hbt_ray.train.probe import Probe
 from tests.worlds import small_run
 
 LOST_AFTER = 12
 """Steps that the driver hears of."""
+
+
+class Unhurried(Probe):
+    """Leaves time for a node to be lost before the run is over."""
+
+    def batch(self, rank: int, batch: LocalBatch) -> None:
+        time.sleep(0.3)
 
 
 def main() -> None:
@@ -38,11 +48,11 @@ def main() -> None:
                 lost[0].start()
 
         overrides = ("name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
-        done = fit(small_run(Path(sys.argv[1]), *overrides), watch)
+        done = fit(small_run(Path(sys.argv[1]), *overrides), watch, probe=Unhurried())
         lost[0].join()
         print(done)
-        ray.shutdown()
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 

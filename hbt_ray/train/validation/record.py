@@ -20,6 +20,7 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._size, self._told = 0, frozenset[int]()
 
     def rows(self) -> dict[int, Row]:
         """Step → its last line, failures among them, in the order of steps."""
@@ -33,6 +34,15 @@ class Record:
     def results(self) -> dict[int, Row]:
         """The same without failures."""
         return {step: row for step, row in self.rows().items() if "error" not in row}
+
+    def fresh(self) -> dict[int, Row]:
+        """Results that came since the last call; the file is read only where it has changed."""
+        if not self._path.exists() or (size := self._path.stat().st_size) == self._size:
+            return {}
+        rows = self.results()
+        new = {step: row for step, row in rows.items() if step not in self._told}
+        self._size, self._told = size, frozenset(rows)
+        return new
 
     def append(self, row: Row) -> None:
         with self._path.open("a+b") as file:

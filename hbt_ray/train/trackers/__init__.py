@@ -1,0 +1,12 @@
+"""Trackers: what a step learned, as curves in TensorBoard, MLflow or Weights & Biases.
+
+They run in the driver, fed by the journal of rank 0: so one tracker sees one continuous run through any number of
+worker restarts, steps that are repeated after a restart are not logged twice, and no key has to reach the workers. What
+a tracker cannot take is in `metrics.jsonl` all the same, so its failure is a warning and never the end of a run.
+"""
+
+from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.log import Log
+from hbt_ray.train.trackers.tracker import Tracker
+
+__all__ = ["Log", "Tracker", "TrackersConfig"]
