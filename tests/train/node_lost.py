@@ -1,4 +1,4 @@
-"""Lose a node with one of two workers in the middle of a run; another node joins. A process of its own."""
+"""Lose a node with one of two workers in the middle of a run; another one joins. A process of its own."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def main() -> None:
         lost: list[Thread] = []
 
         def replace() -> None:
-            cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=1)
+            cluster.remove_node(node, allow_graceful=False)
 
         def watch(outcome: Outcome) -> None:
             if outcome.step >= LOST_AFTER and not lost:

@@ -65,7 +65,9 @@ class Log:
         for step, row in rows.items():
             if step > self._last_dev:
                 self._last_dev = step
-                measures = {name: value for name, value in row.items() if isinstance(value, float)}
+                measures = {
+                    name: value for name, value in row.items() if isinstance(value, float) and name != "seconds"
+                }
                 self._send(step, {f"dev/{name}": value for name, value in measures.items()})
 
     def _send(self, step: int, values: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from hbt_ray.run import Run
@@ -14,6 +15,7 @@ class MLflow:
     def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # It tells of every table that it makes.
         self._client = MlflowClient(config.mlflow_uri or f"sqlite:///{run.root / 'mlflow.db'}")
         kept = run.root / "mlflow.id"
         if kept.exists():
