@@ -51,7 +51,7 @@ def open_run(config: TrainConfig) -> int:
         )
     check(config)
     if run.config.exists():
-        if TrainConfig.load(run.config).model != config.model:
+        if TrainConfig.load(run.config).model.identity != config.model.identity:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
     elif run.root.exists() and any(run.root.iterdir()):
         raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")
