@@ -42,7 +42,8 @@ from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.session import session
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 
 BATCH, STEP_SECONDS, STALL_STEPS, WARM_STEPS = 256, 0.05, 100, 100
 OURS = "hbt_ray stream"

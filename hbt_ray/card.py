@@ -11,6 +11,7 @@ from hbt_ray.errors import StoreError
 from hbt_ray.evaluate.table import COLUMNS
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
+from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig
 
 _TEXT = """\
@@ -21,6 +22,7 @@ some batches hold one language, the others questions and passages in different l
 
 - base: `{base}`
 - batches: `{policy}`, {batch_size} pairs, {steps} steps, temperature {temperature}
+- weights: {weights}
 - trained on: {languages}
 
 ## Use
@@ -49,7 +51,8 @@ Questions are read with the prompt `{question_prompt}` and passages with `{passa
 
 def write_card(run: Run) -> None:
     """Write `README.md` into the exported model of a run, with the verdicts that are there."""
-    if not run.model.exists() or not run.config.exists():
+    exported = Exported.of(run)
+    if exported is None or not run.config.exists():
         return
     config = TrainConfig.load(run.config)
     verdicts = [Verdict.load(path) for path in run.verdicts()]
@@ -59,7 +62,8 @@ def write_card(run: Run) -> None:
         base=config.model.name,
         policy=config.plan,
         batch_size=config.plan.batch_size,
-        steps=run.exported_steps() or config.optimiser.steps,
+        steps=exported.steps,
+        weights=_weights(exported),
         temperature=config.loss.temperature,
         languages=", ".join(languages) or "those of the store",
         question_prompt=config.model.question_prompt,
@@ -69,6 +73,15 @@ def write_card(run: Run) -> None:
     )
     header = yaml.safe_dump(_metadata(run, languages, verdicts), sort_keys=False, allow_unicode=True)
     (run.model / "README.md").write_text(f"---\n{header}---\n\n{text}", encoding="utf-8")
+
+
+def _weights(exported: Exported) -> str:
+    """Which they are, as a sentence."""
+    which = "the best" if exported.best else "the last"
+    average = ", averaged over the steps" if exported.averaged else ""
+    lora = f"; adapters of rank {exported.lora_rank} (LoRA) were trained and are merged" if exported.lora_rank else ""
+    dev = f"; {exported.measure} on the dev store {_number(exported.value)}" if exported.measure else ""
+    return f"{which} checkpoint, after {exported.steps:,} steps{average}{lora}{dev}"
 
 
 def _trained_languages(config: TrainConfig) -> list[str]:

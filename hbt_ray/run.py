@@ -55,15 +55,9 @@ class Run:
         return self.root / "model"
 
     @property
-    def model_steps(self) -> Path:
-        """In the model's folder, so that they change together."""
+    def model_facts(self) -> Path:
+        """Which weights were exported; in the model's folder, so that they change together."""
         return self.model / "training.json"
-
-    def exported_steps(self) -> int | None:
-        """After how many training steps the exported encoder is; None where there is none."""
-        if not self.model_steps.exists():
-            return None
-        return int(json.loads(self.model_steps.read_text(encoding="utf-8"))["steps"])
 
     @property
     def report(self) -> Path:

@@ -24,7 +24,7 @@ from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
 from hbt_ray.session import session
-from hbt_ray.train.export import export
+from hbt_ray.train.export import Exported, export
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit
 from hbt_ray.train.validation.ending import Ending, best_step, ending
@@ -198,6 +198,7 @@ def make_report(runs: Sequence[Run], path: Path) -> Path:
     verdicts, baselines = judged(runs)
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
+    made = Exported.of(single) if single else None
     return write_report(
         path,
         title=", ".join(run.name for run in runs),
@@ -206,7 +207,7 @@ def make_report(runs: Sequence[Run], path: Path) -> Path:
         curve=single.curve() if single else (),
         dev=list(Record(single.validation).results().values()) if single else (),
         best=best_step(config) if config else None,
-        steps=single.exported_steps() if single else None,
+        steps=made.steps if made else None,
         policy=str(config.plan) if config else "",
         config_yaml=config.to_yaml() if config else "",
     )

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run, published
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.model.encoder import load
+from hbt_ray.train.model.lora import merge
+from hbt_ray.train.model.options import for_weights
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import best_step
+from hbt_ray.train.validation.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Which weights an exported encoder has."""
+
+    steps: int
+    """Of training."""
+    best: bool = False
+    """By the dev measure; else the newest."""
+    averaged: bool = False
+    """Over the steps."""
+    lora_rank: int | None = None
+    """Of the adapters that were merged, if any."""
+    measure: str = ""
+    """On the dev store, if it was validated there."""
+    value: float | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Exported | None:
+        """What lies in `run.model`; None where nothing does."""
+        if not run.model_facts.exists():
+            return None
+        return cls(**json.loads(run.model_facts.read_text(encoding="utf-8")))
 
 
 def export(run: Run) -> int:
     """Write `run.model` from the run's best checkpoint, or the newest where `validation.export` says so or nothing was
-    validated. Returns the number of its training steps.
+    validated; from the average of the weights where the run has one. Returns the number of its training steps.
 
     Raises:
         CheckpointError: there is no checkpoint yet, or the one to export is damaged.
+        ModelError: the run trained adapters, and peft is missing here.
     """
     shelf = Shelf(run.checkpoints)
     newest = shelf.newest()
@@ -26,9 +54,26 @@ def export(run: Run) -> int:
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
     config = TrainConfig.load(run.config)
     best = best_step(config) if config.validation.export == "best" else None
-    encoder = load(run.base)
+    encoder = for_weights(run.base, config.model)
     state = checkpoint.restore_weights(newest[0] if best is None else shelf.path(best), encoder, averaged=True)
+    if config.model.lora:
+        merge(encoder)
     with published(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
-        (folder / run.model_steps.name).write_text(json.dumps({"steps": state.step}), encoding="utf-8")
+        told = json.dumps(asdict(_described(run, config, state, best=best is not None)))
+        (folder / run.model_facts.name).write_text(told, encoding="utf-8")
     return state.step
+
+
+def _described(run: Run, config: TrainConfig, state: checkpoint.State, *, best: bool) -> Exported:
+    measure, lora = config.validation.measure, config.model.lora
+    rows = Record(run.validation).results() if config.validation.store else {}
+    value = rows.get(state.step, {}).get(measure)
+    return Exported(
+        steps=state.step,
+        best=best,
+        averaged=checkpoint.AVERAGE in state.files,
+        lora_rank=lora.rank if lora else None,
+        measure=measure if value is not None else "",
+        value=value,
+    )

@@ -24,7 +24,8 @@ from hbt_ray.train.engine.teacher import Teacher
 from hbt_ray.train.gauges import Gauges
 from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.encoder import load, tokenising
+from hbt_ray.train.model.encoder import tokenising
+from hbt_ray.train.model.options import for_training
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import needed
 from hbt_ray.train.validation.watch import Watch
@@ -50,7 +51,7 @@ def _train(settings: dict[str, Any]) -> None:
     if not config.workers.gpu:
         torch.set_num_threads(max(1, round(config.workers.cpus)))
 
-    encoder = load(config.run.base)
+    encoder = for_training(config.run.base, config.model)
     manifest = read_manifest(config.store)
     plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
     device, width = get_device(), encoder.get_embedding_dimension()

@@ -13,7 +13,7 @@ from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.run import Run
 from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.model.encoder import ModelConfig
+from hbt_ray.train.model.config import FLASH, ModelConfig
 from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.validation.config import ValidationConfig
 from hbt_ray.train.views import TeacherConfig
@@ -65,6 +65,16 @@ class TrainConfig(Config):
             raise ValueError(
                 f"validation.every={every} is no multiple of checkpoints.every={self.checkpoints.every}, and only "
                 "checkpoints can be validated"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flash_attention_in_bf16(self) -> TrainConfig:
+        wanted = self.optimiser.precision
+        if self.model.attention == FLASH and (not self.workers.gpu or wanted not in ("auto", "bf16")):
+            raise ValueError(
+                f"model.attention={FLASH} runs on a GPU in bf16 only; set workers.gpu=true and "
+                "optimiser.precision=auto, or take sdpa"
             )
         return self
 

@@ -26,7 +26,8 @@ from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.encoder import build, load
+from hbt_ray.train.model.encoder import build
+from hbt_ray.train.model.loading import load
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trackers import Log
@@ -56,7 +57,7 @@ def open_run(config: TrainConfig) -> int:
     require_views(config.loss, config.teacher, plan, negatives)
     check(config)
     if run.config.exists():
-        if TrainConfig.load(run.config).model != config.model:
+        if TrainConfig.load(run.config).model.identity != config.model.identity:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
     elif run.root.exists() and any(run.root.iterdir()):
         raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")

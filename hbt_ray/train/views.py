@@ -14,7 +14,8 @@ from hbt_ray.data.stream.local import TokenisingConfig
 from hbt_ray.data.stream.view import View
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 
 _SIDES: dict[str, Side] = {
     "question_versions": "question",

@@ -18,7 +18,8 @@ from hbt_ray.data.stream.local import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokens import tokenise
 from hbt_ray.data.stream.view import View
 from hbt_ray.errors import NegativesError, PlanError, StoreError
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 

@@ -27,7 +27,8 @@ from hbt_ray.data.stream.local import Loader
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import StoreError
 from hbt_ray.languages import english_name
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import small_run
 
 LANGUAGES = ("ar", "de", "en")

@@ -26,7 +26,8 @@ from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
 from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.data.stream.view import View
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")

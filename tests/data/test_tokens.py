@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hbt_ray.data.stream.tokens import Tokens, tokenise
-from hbt_ray.train.model.encoder import ModelConfig, build, tokenising
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
 
 TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص بالعربية", "", "日本語の文", "x" * 300]
 

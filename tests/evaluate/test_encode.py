@@ -13,7 +13,8 @@ from hbt_ray.evaluate.encode import EncoderConfig, encode
 from hbt_ray.evaluate.evaluation import PER_QUERY, evaluate
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
-from hbt_ray.train.model.encoder import ModelConfig, build
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

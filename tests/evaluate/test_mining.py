@@ -17,7 +17,8 @@ from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
 from hbt_ray.evaluate.mining import languages_to_mine, mine
-from hbt_ray.train.model.encoder import ModelConfig, build
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_store
 
 NEAR, SAME, EQUAL, HOLDS = range(len(REASONS))

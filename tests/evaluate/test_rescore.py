@@ -16,7 +16,8 @@ from hbt_ray.evaluate.candidates import MineConfig, read_candidates
 from hbt_ray.evaluate.encode import EncoderConfig
 from hbt_ray.evaluate.mining import mine
 from hbt_ray.evaluate.rescore import RescorerConfig, rescore
-from hbt_ray.train.model.encoder import ModelConfig, build
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -17,7 +17,8 @@ from hbt_ray.run import Run
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.encoder import load, tokenising
+from hbt_ray.train.model.encoder import tokenising
+from hbt_ray.train.model.loading import load
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
 from tests.train import faults

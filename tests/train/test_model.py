@@ -1,4 +1,4 @@
-"""Encoders: built the same every time, loaded from plain and SentenceTransformer folders, refused with a reason."""
+"""Encoders: built the same every time, loaded from plain and SentenceTransformer folders."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from hbt_ray.data.stream.tokens import tokenise
-from hbt_ray.errors import ModelError
 from hbt_ray.train.engine.chunks import features
-from hbt_ray.train.model.encoder import ModelConfig, build, load, tokenising
-
-TEXTS = [f"{word} {number}" for word in ("Frage", "question", "سؤال", "คำถาม") for number in range(60)]
-SMALL = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 200, "max_question_length": 8, "max_passage_length": 12}
-
-
-def small(**settings: object) -> ModelConfig:
-    return ModelConfig(**{**SMALL, **settings})
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.train.model.loading import load
+from tests.train.model_folders import TEXTS, small, there
 
 
 def test_the_same_configuration_gives_the_same_encoder(tmp_path: Path) -> None:
@@ -60,6 +55,22 @@ def test_a_saved_folder_is_an_encoder_to_start_from(tmp_path: Path) -> None:
     assert np.array_equal(again.encode("Frage 3"), load(tmp_path / "model").encode("Frage 3"))
 
 
+def test_vectors_have_length_one_though_a_folder_leaves_it_out(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    whole = build(small(), TEXTS)
+    SentenceTransformer(modules=list(whole)[:2], device="cpu").save_pretrained(str(tmp_path / "model"))
+    again = build(there(tmp_path / "model"))
+    assert np.abs(np.linalg.norm(again.encode(TEXTS), axis=1) - 1).max() < 1e-6
+    assert np.allclose(again.encode_query(TEXTS), whole.encode_query(TEXTS), atol=1e-6)
+
+
+def test_weights_that_were_saved_in_half_are_trained_in_float32(tmp_path: Path) -> None:
+    build(small(), TEXTS).half().save_pretrained(str(tmp_path / "model"))
+    assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float16}
+    assert {parameter.dtype for parameter in build(there(tmp_path / "model")).parameters()} == {torch.float32}
+
+
 def test_a_plain_transformer_folder_gets_pooling_and_normalisation(tmp_path: Path) -> None:
     encoder = build(small(), TEXTS)
     encoder[0].model.save_pretrained(tmp_path / "plain")
@@ -74,16 +85,3 @@ def test_no_parameter_is_without_a_gradient(tmp_path: Path) -> None:
     ids = torch.tensor([[1, 9, 10, 2]])
     encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"].sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-
-
-def test_what_cannot_be_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"neither config\.json nor modules\.json"):
-        build(ModelConfig(name=str(tmp_path)))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="cannot be loaded as an encoder"):
-        build(ModelConfig(name=str(tmp_path)))
-    with pytest.raises(ModelError, match="does not divide among"):
-        build(small(width=30, heads=4), TEXTS)
-    build(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
-    with pytest.raises(ModelError, match="beyond the 12 positions"):
-        build(ModelConfig(name=str(tmp_path / "model"), max_passage_length=13, max_question_length=8))

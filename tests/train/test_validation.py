@@ -19,7 +19,7 @@ from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
 from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.export import export
+from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
@@ -295,7 +295,10 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
     values = {row["step"]: row["AP"] for row in Record(stopped.run.validation).results().values()}
     best = max(sorted(values), key=lambda step: values[step])
     assert best_step(stopped) == best
-    assert export(stopped.run) == stopped.run.exported_steps() == best
+    assert export(stopped.run) == best
+    made = Exported.of(stopped.run)
+    assert made is not None
+    assert (made.steps, made.best, made.measure, made.value) == (best, True, "AP", values[best])
     exported = load_file(stopped.run.model / "model.safetensors")
     weights = load_file(Shelf(stopped.run.checkpoints).path(best) / "weights.safetensors")
     name = next(name for name in exported if name.endswith("word_embeddings.weight"))

@@ -10,43 +10,18 @@ import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from pydantic import Field
-
-from hbt_ray.config import Config
 from hbt_ray.data.stream.local import TokenisingConfig
 from hbt_ray.errors import ModelError
+from hbt_ray.train.model.config import SCRATCH, ModelConfig
+from hbt_ray.train.model.inspection import inspect
+from hbt_ray.train.model.loading import assembled, load, quiet
+from hbt_ray.train.model.options import check_options
+from hbt_ray.train.model.scratch import write_scratch
+from hbt_ray.train.model.source import check_files, locate
 
 logger = logging.getLogger(__name__)
-
-SCRATCH = "scratch"
-_DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"}
-"""What configurations of encoders call it."""
-
-
-class ModelConfig(Config):
-    """Which encoder, and how it reads texts."""
-
-    name: str = SCRATCH
-    """A Hugging Face name, a local folder (plain or SentenceTransformer), or `scratch` for a new small encoder."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """How token vectors become one; a SentenceTransformer folder keeps its own."""
-    question_prompt: str = "query: "
-    passage_prompt: str = "passage: "
-    max_question_length: int = Field(64, gt=2)
-    """Tokens, special ones included."""
-    max_passage_length: int = Field(256, gt=2)
-    layers: int = Field(2, gt=0)
-    """Of a scratch encoder, as are the next three."""
-    width: int = Field(128, gt=0)
-    heads: int = Field(4, gt=0)
-    vocabulary: int = Field(8_000, gt=100)
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """In training; null leaves what the encoder says, 0.1 of a scratch one."""
-    seed: int = 0
-    """Of the initial weights."""
 
 
 def build(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
@@ -57,30 +32,18 @@ def build(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
     """
     if config.name == SCRATCH:
         with tempfile.TemporaryDirectory() as scratch:
-            _write_scratch(config, texts, Path(scratch))
-            return _assemble(config, scratch)
-    folder = Path(config.name)
-    if folder.exists() and not (folder / "config.json").exists() and not (folder / "modules.json").exists():
-        raise ModelError(
-            f"{folder}: neither config.json nor modules.json is there; give an encoder's folder or a hub name"
-        )
-    try:
-        return _finish(load(folder), config) if (folder / "modules.json").exists() else _assemble(config, config.name)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"model.name={config.name!r} cannot be loaded as an encoder: {' '.join(str(error).split())[:400]}"
-        ) from error
+            write_scratch(config, texts, Path(scratch))
+            encoder = assembled(Path(scratch), config.pooling)
+    else:
+        encoder = _pretrained(config)
+    check_options(encoder, config)
+    return _finished(encoder, config)
 
 
 def tokenising(encoder: Any, config: ModelConfig) -> TokenisingConfig:
     """What the data tasks need to turn texts into this encoder's ids."""
-    backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError(
-            f"model.name={config.name!r} has no fast tokenizer, which data tasks need; save it as tokenizer.json first"
-        )
     return TokenisingConfig(
-        backend.to_str(),
+        encoder.tokenizer.backend_tokenizer.to_str(),
         config.question_prompt,
         config.passage_prompt,
         config.max_question_length,
@@ -88,91 +51,46 @@ def tokenising(encoder: Any, config: ModelConfig) -> TokenisingConfig:
     )
 
 
-def load(folder: Path) -> Any:
-    """The SentenceTransformer of a folder, on the CPU, without the parameters that would never get a gradient."""
+def _pretrained(config: ModelConfig) -> Any:
+    folder = locate(config.name)
+    transformer = check_files(folder)
+    try:
+        encoder = load(folder) if (folder / "modules.json").exists() else assembled(folder, config.pooling)
+        with quiet():
+            inspect(encoder, transformer, max(config.max_question_length, config.max_passage_length))
+    except ModelError:
+        raise
+    except Exception as error:  # What is wrong with a foreign folder shows anywhere in what reads it.
+        raise ModelError(
+            f"model.name={config.name!r} cannot be loaded as an encoder: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:400]}"
+        ) from error
+    return _normalising(encoder, config)
+
+
+def _normalising(encoder: Any, config: ModelConfig) -> Any:
+    """The same with vectors of length one at its end; says where its pooling is not the one that was asked for."""
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-    encoder = SentenceTransformer(str(folder), device="cpu")
-    # The pooler's output is never used; DistributedDataParallel would wait for its gradient.
-    if getattr(encoder[0].model, "pooler", None) is not None:
-        encoder[0].model.pooler = None
-    return encoder
-
-
-def _assemble(config: ModelConfig, name: str) -> Any:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    transformer = Transformer(name)
-    pooling = Pooling(transformer.get_embedding_dimension(), config.pooling)
-    return _finish(SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu"), config)
+    own = next((module.pooling_mode for module in encoder if isinstance(module, Pooling)), None)
+    if "pooling" in config.model_fields_set and own != config.pooling:
+        logger.warning(
+            "model.pooling=%s has no effect: %s is a SentenceTransformer with pooling of its own (%s), which it keeps",
+            config.pooling,
+            config.name,
+            own or "in another module",
+        )
+    if isinstance(encoder[-1], Normalize):
+        return encoder
+    return SentenceTransformer(modules=[*encoder, Normalize()], device="cpu")
 
 
-def _finish(encoder: Any, config: ModelConfig) -> Any:
+def _finished(encoder: Any, config: ModelConfig) -> Any:
     """Set lengths and prompts."""
     transformer = encoder[0]
-    longest = max(config.max_question_length, config.max_passage_length)
-    limit = getattr(transformer.model.config, "max_position_embeddings", None)
-    if limit and longest > limit:
-        raise ModelError(
-            f"a length of {longest} tokens is beyond the {limit} positions of {config.name!r}; lower model.max_*_length"
-        )
-    transformer.max_seq_length = longest
+    transformer.max_seq_length = max(config.max_question_length, config.max_passage_length)
     transformer.query_length, transformer.document_length = config.max_question_length, config.max_passage_length
-    if config.dropout is not None:
-        for name in _DROPOUTS & vars(transformer.model.config).keys():
-            setattr(transformer.model.config, name, config.dropout)  # Read where the saved folder is loaded.
     encoder.prompts = {"query": config.question_prompt, "document": config.passage_prompt}
     encoder.similarity_fn_name = "cosine"
-    if getattr(transformer.auto_model, "pooler", None) is not None:
-        transformer.auto_model.pooler = (
-            None  # Its output is never used; DistributedDataParallel would wait for its gradient.
-        )
     return encoder
-
-
-def _write_scratch(config: ModelConfig, texts: Iterable[str], folder: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    if config.width % config.heads:
-        raise ModelError(f"model.width={config.width} does not divide among model.heads={config.heads}")
-    tokenizer = _train_tokenizer(texts, config.vocabulary)
-    tokenizer.save_pretrained(folder)
-    sizes = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=4 * config.width,
-        max_position_embeddings=max(config.max_question_length, config.max_passage_length),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        BertModel(sizes, add_pooling_layer=False).save_pretrained(folder)
-
-
-def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Byte-pair pieces that keep the space before them, over NFKC text.
-
-    Not the unigram model of XLM-R: its trainer gives another vocabulary at every call, and no run could be repeated.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    special = {
-        "bos_token": "<s>",
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(special.values()), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -16,7 +16,8 @@ from hbt_ray.data.stream.tokens import Tokens, tokenise
 from hbt_ray.errors import ModelError
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.engine.tower import Budget, Tower
-from hbt_ray.train.model.encoder import load, tokenising
+from hbt_ray.train.model.encoder import tokenising
+from hbt_ray.train.model.options import for_weights
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.measure import Floats, measures
 from hbt_ray.train.validation.pool import fingerprint, make_pool
@@ -68,7 +69,7 @@ class Judge:
         self._pool = make_pool(store, config.validation)
         self.fingerprint = fingerprint(store.manifest, config.validation)
         self._device = torch.device("cuda" if config.validation.gpu else "cpu")
-        self._encoder = load(config.run.base).to(self._device).eval()
+        self._encoder = for_weights(config.run.base, config.model).to(self._device).eval()
         self._tower = Tower(
             self._encoder,
             padding_id=self._encoder.tokenizer.pad_token_id,

@@ -1,0 +1,228 @@
+"""Folders that hold no encoder to train: each is refused before anything is trained, and none of their code is run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hbt_ray.errors import ConfigError, ModelError
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
+from hbt_ray.train.model.inspection import num_positions
+from hbt_ray.train.settings import TrainConfig
+from tests.train.model_folders import copied, edited, plain, saved, small, there
+
+
+@pytest.fixture(scope="module")
+def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two layers; not to be changed."""
+    return saved(tmp_path_factory.mktemp("sentence") / "model")
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plain(tmp_path_factory.mktemp("plain") / "model")
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def remove(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return remove
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def configured(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: edited(folder / "config.json", **changes)
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return rewrite
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-100]) and None
+
+
+def adapters_only(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
+
+
+def another_tokenizer(folder: Path) -> None:
+    read = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    read["model"]["vocab"]["foreign"] = 9_999
+    (folder / "tokenizer.json").write_text(json.dumps(read), encoding="utf-8")
+
+
+KEY = "encoder.layer.1.output.dense.bias"
+DAMAGE = {
+    "no weights": (without("model.safetensors"), "has a configuration but no weights"),
+    "pickled weights": (as_pickle, r"only as pytorch_model\.bin, which is a pickle"),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "no tokenizer is there"),
+    "no configuration": (without("config.json"), r"config\.json"),
+    "torn configuration": (cut("config.json"), "cannot be loaded as an encoder"),
+    "torn weights": (cut("model.safetensors"), "cannot be loaded as an encoder"),
+    "torn tokenizer": (cut("tokenizer.json"), "cannot be loaded as an encoder"),
+    "another tokenizer": (another_tokenizer, "ids up to 9999, but the encoder has embeddings for 120 only"),
+    "a missing weight": (weights(lambda tensors: tensors.pop(KEY)), rf"1 weights are missing \({KEY}\) and would be"),
+    "more layers than weights": (configured(num_hidden_layers=3), "weights are missing"),
+    "fewer layers than weights": (configured(num_hidden_layers=1), "weights have no place in the encoder"),
+    "another width": (configured(hidden_size=64), "cannot be loaded as an encoder"),
+    "an unknown architecture": (configured(model_type="martian"), "cannot be loaded as an encoder"),
+    "adapters only": (adapters_only, "holds adapters of another encoder"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_folder_with_something_wrong_is_refused_by_name(what: str, transformer: Path, tmp_path: Path) -> None:
+    damage, message = DAMAGE[what]
+    folder = copied(transformer, tmp_path / "broken")
+    build(there(folder))
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        build(there(folder))
+    assert str(folder) in str(caught.value)
+
+
+def test_a_sentence_transformers_own_modules_are_looked_at_too(sentence: Path, tmp_path: Path) -> None:
+    folder = copied(sentence, tmp_path / "pickled")
+    (folder / "1_Pooling" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"1_Pooling: has its weights only as pytorch_model\.bin"):
+        build(there(folder))
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]')
+    with pytest.raises(ModelError, match="only encoders with one transformer can be trained"):
+        build(there(folder))
+    (folder / "modules.json").write_text("[{}]")
+    with pytest.raises(ModelError, match="no list of modules"):
+        build(there(folder))
+
+
+def test_heads_of_other_tasks_are_rightly_left_over(transformer: Path, tmp_path: Path) -> None:
+    folder = copied(transformer, tmp_path / "language-model")
+    weights(lambda tensors: tensors.update({"cls.predictions.bias": torch.zeros(200)}))(folder)
+    assert build(there(folder)).encode("Frage").shape == (32,)
+
+
+class Marks:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_of_a_folder_is_run(sentence: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "was-run"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Model: ...\nclass Config: ...\n"
+
+    pickled = copied(sentence, tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save({"weight": Marks(mark)}, pickled / "pytorch_model.bin")
+
+    module = copied(sentence, tmp_path / "module")
+    (module / "own.py").write_text(code)
+    modules = json.loads((module / "modules.json").read_text())
+    modules[1]["type"] = "own.Model"
+    (module / "modules.json").write_text(json.dumps(modules))
+
+    remote = copied(sentence, tmp_path / "remote")
+    (remote / "own.py").write_text(code)
+    edited(remote / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    edited(remote / "sentence_bert_config.json", model_args={"trust_remote_code": True})
+
+    for folder in (pickled, module, remote):
+        with pytest.raises(ModelError):
+            build(there(folder))
+        assert not mark.exists(), folder
+    torch.load(pickled / "pytorch_model.bin", weights_only=False)
+    assert mark.exists()  # The trap is one.
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_not_looked_up_on_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        build(ModelConfig(name=name))
+
+
+def test_a_hub_name_without_a_network_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"'someone/encoder' is no folder here, and cannot be fetched.*copy the model"):
+        build(ModelConfig(name="someone/encoder"))
+    with pytest.raises(ModelError, match=r"HFValidationError\); check the spelling"):
+        build(ModelConfig(name="some one/encoder"))
+
+
+def test_lengths_beyond_the_positions_are_refused(sentence: Path) -> None:
+    with pytest.raises(ModelError, match="a length of 13 tokens is beyond the 12 positions"):
+        build(there(sentence, max_passage_length=13))
+
+
+@pytest.mark.parametrize(("kind", "usable"), [("XLMRoberta", 512), ("Bert", 514), ("ModernBert", 514)])
+def test_of_the_positions_of_roberta_two_are_not_for_tokens(kind: str, usable: int) -> None:
+    import transformers
+
+    sizes = getattr(transformers, f"{kind}Config")(
+        vocab_size=50,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=514,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        cls_token_id=0,
+        sep_token_id=2,
+    )
+    model = getattr(transformers, f"{kind}Model")(sizes).eval()
+    assert num_positions(model) == usable
+    ids = torch.full((1, usable), 5)
+    assert model(ids).last_hidden_state.isfinite().all()
+    if kind == "XLMRoberta":
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, usable + 1), 5))
+
+
+def test_pooling_that_has_no_effect_is_told(
+    sentence: Path, transformer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="hbt_ray"):
+        build(there(sentence))
+        build(there(sentence, pooling="mean"))
+        build(there(transformer, pooling="cls"))
+        assert not caplog.records
+        assert build(there(sentence, pooling="cls"))[1].pooling_mode == "mean"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"model.pooling=cls has no effect: {sentence} is a SentenceTransformer with pooling of its own (mean), "
+        "which it keeps"
+    ]
+
+
+def test_an_unknown_pooling_is_refused_in_words() -> None:
+    values = {"name": "run", "store": "store", "model": {"pooling": "median"}}
+    with pytest.raises(ConfigError, match=r"model\.pooling: Input should be 'mean' or 'cls' \(got 'median'\)"):
+        TrainConfig.make(values, "train.yaml")
+
+
+def test_sizes_of_a_scratch_encoder_that_contradict_one_another_are_refused() -> None:
+    with pytest.raises(ModelError, match="does not divide among"):
+        build(small(width=30, heads=4), ["a text"])
