@@ -127,6 +127,7 @@ def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, matc
         small_run(world, f"workers.count={count}")
 
 
+@pytest.mark.soak
 def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(world: Path) -> None:
     """Three workers, one, two: the same batches, and the curve of one process."""
     command = [sys.executable, "-m", "tests.train.nodes_change", str(world)]
@@ -143,7 +144,7 @@ def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(worl
     assert [row["loss"] for row in config.run.curve()] == pytest.approx(in_this_process(config), rel=1e-5)
 
 
-@pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
+@pytest.mark.parametrize("script", ["driver_killed", pytest.param("node_lost", marks=pytest.mark.soak)])
 def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.train.{script}", str(world)]
