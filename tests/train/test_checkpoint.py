@@ -103,7 +103,8 @@ def test_what_is_of_something_else_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "plain", learner(torch.float32), 1)
     with pytest.raises(CheckpointError, match="no average of the weights"):
         checkpoint.restore(tmp_path / "plain", learner(torch.float32, average=0.9))
-    other = learner(torch.float32, layer_decay=0.5, weight_decay=0.0)  # One group instead of two.
+    other = learner(torch.float32)
+    other.optimiser = torch.optim.AdamW(other.encoder.parameters())  # One group instead of two.
     with pytest.raises(CheckpointError, match="of another optimiser"):
         checkpoint.restore(tmp_path / "plain", other)
 

@@ -57,6 +57,13 @@ def learner(
     return Learner(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes, teacher=teacher)
 
 
+def test_the_temperature_of_a_step_is_told_where_it_is_learned() -> None:
+    made = learner(torch.float64, loss=LossConfig(temperature=0.05, learn_temperature=True))
+    assert made.learn(batch(0, mined=False)).temperature == pytest.approx(0.05, rel=1e-6)
+    assert made.learn(batch(1, mined=False)).temperature not in (None, pytest.approx(0.05, rel=1e-6))
+    assert learner(torch.float64).learn(batch(0, mined=False)).temperature is None
+
+
 def a_teacher(kind: torch.dtype) -> TinyEncoder:
     """Of the student's width, and of another mind."""
     made = TinyEncoder(kind)

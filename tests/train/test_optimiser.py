@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hbt_ray.train.engine.average import Average
-from hbt_ray.train.engine.optimiser import OptimiserConfig, layer_factors, make_optimiser, rate, set_rates
+from hbt_ray.train.engine.optimiser import (
+    OptimiserConfig,
+    layer_factors,
+    make_optimiser,
+    rate,
+    restore_optimiser,
+    set_rates,
+)
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
 
@@ -43,6 +53,17 @@ def test_rates_rise_to_the_peak_and_never_rise_again(decay: str, steps: int, war
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+@given(st.sampled_from(DECAYS), st.integers(20, 300), st.floats(0, 0.9), st.floats(0.1, 1))
+def test_rates_have_no_jumps(decay: str, steps: int, warmup: float, share: float) -> None:
+    config = OptimiserConfig(steps=steps, learning_rate=1.0, warmup=warmup, decay=decay, decay_share=share)
+    rates = [rate(config, step) for step in range(steps)]
+    rise, fall = warmup * steps, (1 - warmup) * steps
+    ramp = min(share * steps, fall) if decay == "wsd" else fall
+    # No schedule is steeper than its straight ramps, but for the cosine, by half a pi.
+    steepest = max(1 / (rise + 1), math.pi / 2 / ramp)
+    assert all(abs(after - before) <= steepest + 1e-9 for before, after in pairwise(rates))
+
+
 class Layered(nn.Module):
     """Embeddings, three layers and a head, as transformers are made."""
 
@@ -68,6 +89,82 @@ def test_lower_layers_have_lower_rates_and_vectors_do_not_shrink() -> None:
     assert of[id(encoder.layers[0].weight)]["lr"] == pytest.approx(0.25 * 0.1 * 5 / 10)
     assert of[id(encoder.layers[0].weight)]["weight_decay"] == 0.3
     assert of[id(encoder.layers[0].bias)]["weight_decay"] == 0.0
+
+
+TINY = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BERT": ("Bert", {**TINY, "num_hidden_layers": 3}),
+    "XLM-R": ("XLMRoberta", {**TINY, "num_hidden_layers": 3}),
+    "MPNet": ("MPNet", {**TINY, "num_hidden_layers": 3}),
+    "ModernBERT": ("ModernBert", {**TINY, "num_hidden_layers": 3, "pad_token_id": 0}),
+    "DistilBERT": ("DistilBert", {"dim": 8, "n_heads": 2, "hidden_dim": 8, "vocab_size": 20, "n_layers": 3}),
+}
+
+
+def tiny(name: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    prefix, settings = ENCODERS[name]
+    made: nn.Module = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**settings))
+    return made
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_layers_of_real_encoders_are_found(name: str) -> None:
+    factors = layer_factors(tiny(name), 0.5)
+    embeddings = {factor for key, factor in factors.items() if key.startswith("embeddings.")}
+    assert embeddings == {0.125}
+    for number, expected in enumerate([0.25, 0.5, 1.0]):
+        layer = {factor for key, factor in factors.items() if re.search(rf"layers?\.{number}\.", key)}
+        assert layer == {expected}, number
+
+
+def test_the_layers_below_adapters_are_found() -> None:
+    peft = pytest.importorskip("peft")
+    encoder = tiny("XLM-R")
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["query", "value"]), encoder)
+    factors = layer_factors(encoder, 0.5)
+    trained = {name: factors[name] for name, value in encoder.named_parameters() if value.requires_grad}
+    assert len(trained) == 12
+    assert all("lora" in name and factor == 0.5 ** (2 - int(name.split(".")[2])) for name, factor in trained.items())
+    optimiser = make_optimiser(encoder, Objective(LossConfig()), OptimiserConfig(layer_decay=0.5))
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == 12
+
+
+def test_lists_within_a_layer_are_no_layers() -> None:
+    encoder = nn.Module()
+    encoder.experts_above = nn.ModuleList(nn.Linear(2, 2) for _ in range(1))
+    encoder.layers = nn.ModuleList(nn.ModuleList(nn.Linear(2, 2) for _ in range(7)) for _ in range(2))
+    factors = layer_factors(encoder, 0.5)
+    assert [factors[f"layers.{layer}.{expert}.bias"] for layer in range(2) for expert in (0, 6)] == [0.5, 0.5, 1, 1]
+
+
+def test_a_learned_temperature_may_have_a_rate_of_its_own() -> None:
+    encoder, objective = Layered(), Objective(LossConfig(learn_temperature=True))
+    settings: dict[str, Any] = {"steps": 10, "learning_rate": 0.1, "warmup": 0, "decay": "none"}
+    for own, expected in [(None, 0.1), (0.4, 0.4)]:
+        config = OptimiserConfig(**settings, temperature_learning_rate=own)
+        optimiser = make_optimiser(encoder, objective, config)
+        set_rates(optimiser, config, 3)
+        of = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}
+        assert of[id(objective.log_scale)]["lr"] == pytest.approx(expected)
+        assert of[id(objective.log_scale)]["weight_decay"] == 0.0
+        assert of[id(encoder.norm.bias)]["lr"] == pytest.approx(0.1)
+
+
+def test_a_continued_run_takes_its_moments_back_and_its_options_from_the_configuration() -> None:
+    encoder, objective = Layered(), Objective(LossConfig())
+    first = make_optimiser(encoder, objective, OptimiserConfig(weight_decay=0.3))
+    for parameter in encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    first.step()
+    again = make_optimiser(encoder, objective, OptimiserConfig(weight_decay=0.0, beta2=0.95, epsilon=1e-6))
+    restore_optimiser(again, first.state_dict())
+    assert all(group["weight_decay"] == 0.0 and group["betas"] == (0.9, 0.95) for group in again.param_groups)
+    assert {group["eps"] for group in again.param_groups} == {1e-6}
+    for parameter in encoder.parameters():
+        assert torch.equal(again.state[parameter]["exp_avg"], first.state[parameter]["exp_avg"])
+    with pytest.raises(ValueError, match="parameter group"):
+        restore_optimiser(make_optimiser(encoder, objective, OptimiserConfig(layer_decay=0.9)), first.state_dict())
 
 
 def test_what_is_frozen_is_left_out() -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.engine.optimiser import restore_optimiser
 
 WEIGHTS, LOSS, AVERAGE = "weights.safetensors", "loss.safetensors", "average.safetensors"
 OPTIMISER, STATE = "optimiser.pt", "checkpoint.json"
@@ -132,7 +133,7 @@ def restore(folder: Path, learner: Learner) -> State:
         learner.average.load(_tensors(folder, AVERAGE), state.num_averaged)
     try:
         saved = torch.load(folder / OPTIMISER, weights_only=True, map_location="cpu")
-        learner.optimiser.load_state_dict(saved)
+        restore_optimiser(learner.optimiser, saved)
     except (pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: {OPTIMISER} is of another optimiser, or no plain one: {error}") from None
     return state

@@ -2,8 +2,9 @@
 
     average ← d · average + (1 - d) · weights          d = min(decay, (1 + n) / (10 + n)) at the n-th update
 
-The smaller d of the first updates forgets the random start, as in the reference implementations of EfficientNet and of
-2410.21676's constant-rate runs. Only what is trained is averaged: a frozen encoder below adapters needs no second copy.
+The smaller d of the first updates forgets the random start, as TensorFlow's ExponentialMovingAverage does with
+`num_updates`. 2410.21676 trains at a constant rate (`decay: none`) and judges such an average, so that one run serves
+every number of steps. Only what is trained is averaged: a frozen encoder below adapters needs no second copy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """The averaged values of an encoder's trained parameters, in float32 at least."""
+    """The averaged values of an encoder's trained parameters, of their type: encoders are trained in float32."""
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:
         self._decay, self.num_updates = decay, 0

@@ -35,6 +35,8 @@ class Learned(NamedTuple):
     """Before clipping."""
     parts: dict[str, float]
     """Of the loss, by name, as weighted; they sum to it."""
+    temperature: float | None
+    """That the step was made with, where it is learned."""
 
 
 class Learner:
@@ -116,9 +118,13 @@ class Learner:
     def _learned(self, parts: Mapping[str, Tensor], norm: Tensor) -> Learned:
         numbers = torch.stack([part.detach().to(norm.dtype) for part in parts.values()])
         self._add_up(numbers)
+        heat = self.objective.temperature
+        others = [norm, heat] if isinstance(heat, Tensor) else [norm]
         # One transfer from the device for all that people and checks want to know.
-        *values, gradient_norm = torch.cat([numbers, norm.detach().reshape(1)]).tolist()
-        return Learned(sum(values), gradient_norm, dict(zip(parts, values, strict=True)))
+        told = torch.cat([numbers, *(other.detach().to(norm.dtype).reshape(1) for other in others)]).tolist()
+        values, (gradient_norm, *learned_heat) = told[: len(parts)], told[len(parts) :]
+        named = dict(zip(parts, values, strict=True))
+        return Learned(sum(values), gradient_norm, named, learned_heat[0] if learned_heat else None)
 
 
 def _gradient(vectors: Tensor) -> Tensor:

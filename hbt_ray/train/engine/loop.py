@@ -26,6 +26,8 @@ class Outcome:
     """How long the step waited for its batch."""
     parts: dict[str, float] = field(default_factory=dict)
     """Of the loss, where it has several."""
+    temperature: float | None = None
+    """Where it is learned."""
 
 
 def train(
@@ -49,6 +51,7 @@ def train(
                 pairs_per_second=num_rows / (end - begin),
                 stall_seconds=arrived - begin,
                 parts=learned.parts if len(learned.parts) > 1 else {},
+                temperature=learned.temperature,
             )
         )
         begin = end

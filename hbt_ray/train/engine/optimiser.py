@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,9 @@ class OptimiserConfig(Config):
     """Share of the steps over which the rate rises."""
     decay: Literal["linear", "cosine", "wsd", "none"] = "linear"
     """To zero at the last step; wsd stays at the peak until the last `decay_share` of the steps; none stays there."""
+    temperature_learning_rate: float | None = Field(None, gt=0)
+    """Of a learned temperature, at its peak; null is `learning_rate`. A step moves log t by about the rate at most, so
+    at 3e-5 a thousand steps hardly change it; 1e-3 lets it find its place."""
     decay_share: float = Field(0.2, gt=0, le=1)
     """Of the steps; for wsd."""
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -30,6 +33,7 @@ class OptimiserConfig(Config):
     """Of matrices; biases, norms and the temperature have none."""
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
     max_gradient_norm: float = Field(1.0, gt=0)
     average: float | None = Field(None, gt=0, lt=1)
     """Decay of an average of the weights over the steps, such as 0.999; what is exported then is the average."""
@@ -62,22 +66,36 @@ def rate(config: OptimiserConfig, step: int) -> float:
 
 
 def make_optimiser(encoder: nn.Module, objective: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained of both: a group for every layer and kind of parameter."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """AdamW over what is trained of both: a group for every factor of the rate and kind of parameter."""
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     factors = layer_factors(encoder, config.layer_decay)
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
-            # Norms and biases are vectors; to shrink them would change scales, not complexity.
-            shrinks = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factors[name], shrinks), []).append(parameter)
+            members.setdefault((factors[name], parameter.ndim > 1), []).append(parameter)
+    # Norms and biases are vectors; to shrink them would change scales, not complexity.
+    groups: list[dict[str, Any]] = [
+        {"params": some, "factor": factor, "weight_decay": config.weight_decay if is_matrix else 0.0}
+        for (factor, is_matrix), some in members.items()
+    ]
     if trained := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
-        groups.setdefault((1.0, 0.0), []).extend(trained)
-    return torch.optim.AdamW(
-        [{"params": some, "factor": factor, "weight_decay": shrinks} for (factor, shrinks), some in groups.items()],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
+        factor = (config.temperature_learning_rate or config.learning_rate) / config.learning_rate
+        groups.append({"params": trained, "factor": factor, "weight_decay": 0.0})
+    betas = config.beta1, config.beta2
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Bring back the moments; all else of `optimiser` stays as its configuration made it.
+
+    torch would bring back the saved options as well, and so drop without a word what a continued run changes.
+
+    Raises:
+        ValueError: saved of an optimiser with other groups of parameters.
+    """
+    options = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(saved)
+    for group, own in zip(optimiser.param_groups, options, strict=True):
+        group.update(own)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int) -> None:
@@ -88,9 +106,7 @@ def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: i
 
 def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
     """What each parameter's rate is multiplied by: 1 in the top layer and above it, less by `layer_decay` a layer."""
-    lists = [(name, len(module)) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
-    # The longest list of modules is where transformers keep their layers, whatever they call it.
-    prefix, num_layers = max(lists, key=lambda found: found[1], default=("", 0))
+    prefix, num_layers = _layers(encoder)
     factors, height = {}, 0
     for name, _ in encoder.named_parameters():  # In the order of the forward pass: embeddings, layers, what follows.
         if num_layers and name.startswith(f"{prefix}."):
@@ -99,3 +115,14 @@ def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
             height = num_layers
         factors[name] = layer_decay ** (num_layers - height) if num_layers else 1.0
     return factors
+
+
+def _layers(encoder: nn.Module) -> tuple[str, int]:
+    """Where the layers are, whatever a transformer calls them, and how many: the longest list of modules.
+
+    Lists within a list are parts of a layer, such as its experts, and may be longer.
+    """
+    lists = {name: len(module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    longest = max(outer, key=lists.__getitem__, default="")
+    return longest, lists.get(longest, 0)
