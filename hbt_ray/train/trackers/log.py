@@ -57,6 +57,7 @@ class Log:
             "speed/pairs_per_second": outcome.pairs_per_second,
             "speed/stall_seconds": outcome.stall_seconds,
             **{f"parts/{name}": value for name, value in outcome.parts.items()},
+            **({} if outcome.temperature is None else {"temperature": outcome.temperature}),
         }
         self._send(outcome.step, values)
 
