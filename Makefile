@@ -3,11 +3,12 @@ PYTHON ?= python3
 FAISS ?= cpu
 BIN = .venv/bin
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test soak lint bench clean
 
 help:
 	@echo "make demo     install, then train and judge a small model on embedded data (about five minutes)"
 	@echo "make test     install, then lint and run the tests"
+	@echo "make soak     the tests that lose and gain nodes, which take some minutes more"
 	@echo "make install  only the environment: .venv/bin/hbt"
 	@echo "make bench    the benchmarks, each beside a peer"
 
@@ -24,6 +25,9 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+soak: install
+	$(BIN)/python -m pytest -m soak
 
 lint: install
 	$(BIN)/ruff check .

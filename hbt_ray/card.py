@@ -96,9 +96,13 @@ def _results(verdicts: list[Verdict]) -> str:
     if not verdicts:
         return "Not judged yet: `hbt evaluate RUN --task …`."
     head = "| task | " + " | ".join(column.name for column in COLUMNS) + " |"
-    rows = ["| " + " | ".join([verdict.task, *map(_number, (column.value(verdict) for column in COLUMNS))]) + " |"
+    rows = ["| " + " | ".join([_label(verdict), *map(_number, (column.value(verdict) for column in COLUMNS))]) + " |"
             for verdict in verdicts]  # fmt: skip
     return "\n".join([head, "|" + "---|" * (len(COLUMNS) + 1), *rows])
+
+
+def _label(verdict: Verdict) -> str:
+    return f"{verdict.task}, posthoc {verdict.posthoc}" if verdict.posthoc else verdict.task
 
 
 def _number(value: float | None) -> str:
@@ -118,6 +122,7 @@ def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[s
             ],
         }
         for verdict in verdicts
+        if not verdict.posthoc  # A hub shows what the folder gives when it is loaded.
     ]
     return {
         "library_name": "sentence-transformers",

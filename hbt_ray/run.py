@@ -5,10 +5,16 @@ RUN/base/              the encoder before training (SentenceTransformer folder)
 RUN/checkpoints/       what training continues from
 RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
 RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
+<<<<<<< HEAD
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
 RUN/model/             the trained encoder (SentenceTransformer folder)
 RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>@base` of the untrained one
+=======
+RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
+RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>+<fix>` of its fixed vectors,
+                       `<task>@base` of the untrained one
+>>>>>>> main
 RUN/report.html
 """
 
@@ -69,9 +75,9 @@ class Run:
     def report(self) -> Path:
         return self.root / "report.html"
 
-    def verdict(self, task: str, *, of_base: bool = False) -> Path:
+    def verdict(self, task: str, *, of_base: bool = False, posthoc: str = "") -> Path:
         """The folder of one verdict."""
-        return self.root / "verdicts" / (f"{task}@base" if of_base else task)
+        return self.root / "verdicts" / (task + (f"+{posthoc}" if posthoc else "") + ("@base" if of_base else ""))
 
     def verdicts(self, *, of_base: bool = False) -> list[Path]:
         """The files of all verdicts so far, by task."""

@@ -15,13 +15,15 @@ from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ra
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.evaluate.candidates import REASONS, MineConfig
-from hbt_ray.evaluate.encode import EncoderConfig, model_folder
+from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode, model_folder
 from hbt_ray.evaluate.evaluation import evaluate
 from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.rescore import RescorerConfig
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.posthoc import Fix, Method, fit_to_store
+from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run
 from hbt_ray.session import session
 from hbt_ray.train.export import Exported, export
@@ -173,6 +175,38 @@ def find_run(model: str, name: str, storage: Path) -> Run:
     return Run((storage / (name or model.strip("/").replace("/", "--").lstrip("."))).absolute())
 
 
+def fix_file(run: Run, model: str, name: str) -> Path:
+    """Where a fix of the model's vectors lies: in its folder, or beside the verdicts on it where it is a hub name.
+
+    Args:
+        name: of the fix, or a file, which is itself.
+    """
+    if name.endswith(SUFFIX):
+        return Path(name)
+    folder = run.model if run.config.exists() else model_folder(model) or run.root
+    return folder / "posthoc" / f"{name}{SUFFIX}"
+
+
+def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, screen: Screen) -> Fix:
+    """Store → a fix of the encoder's vectors, in the file `path`. Needs a Ray session."""
+
+    def encoded(questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+        screen.say(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
+        with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
+            return encode(encoder, questions, passages, advance)
+
+    fix = fit_to_store(store, method, encoded, name=path.stem)
+    fix.save(path)
+    for side in method.sides:
+        counts = ", ".join(f"{language} {count:,}" for language, count in fix.texts[side].items())
+        screen.say(f"{side}s that it was learned from: {counts}")
+        known = {*fix.texts[side], method.anchor}
+        if left := [language for language in store.manifest.languages if language not in known]:
+            screen.say(f"{side}s in {', '.join(left)} are too few to learn from, so they will stay where they are")
+    screen.say(f"the fix is in {path}")
+    return fix
+
+
 def judge(
     run: Run,
     encoder: EncoderConfig,
@@ -180,13 +214,14 @@ def judge(
     screen: Screen,
     *,
     of_base: bool = False,
+    fix: Fix | None = None,
     trec_depth: int = 0,
 ) -> list[Verdict]:
     """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
     name = UNTRAINED if of_base else run.name
-    folders = [run.verdict(task.name, of_base=of_base) for task in tasks]
+    folders = [run.verdict(task.name, of_base=of_base, posthoc=fix.name if fix else "") for task in tasks]
     verdicts = [
-        evaluate(encoder, task, folder, name=name, trec_depth=trec_depth, screen=screen)
+        evaluate(encoder, task, folder, name=name, fix=fix, trec_depth=trec_depth, screen=screen)
         for task, folder in zip(tasks, folders, strict=True)
     ]
     write_card(run)

@@ -159,6 +159,8 @@ class _Encoder:
 def _fingerprint(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
+        if "pooler" in name.split("."):  # Unused, and where the folder lacks it, drawn anew whenever it is loaded.
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
     backend = getattr(model.tokenizer, "backend_tokenizer", None)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from hbt_ray.console import Screen
+from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
 from hbt_ray.evaluate.judge import Scorecard, judge
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.posthoc import Fix
+from hbt_ray.posthoc.methods import PASSAGE, QUESTION
 from hbt_ray.run import published
 
 PER_QUERY = "queries.parquet"
@@ -27,24 +32,30 @@ def evaluate(
     *,
     name: str,
     search: SearchConfig | None = None,
+    fix: Fix | None = None,
     trec_depth: int = 0,
     screen: Screen | None = None,
 ) -> Verdict:
     """Encode, search, measure; write `verdict.json` and the per-query table into `folder`. Needs a Ray session.
 
     Args:
-        name: what the verdict calls the model.
+        name: what the verdict calls the model; the name of the fix is added to it.
+        fix: what vectors go through before they are indexed and asked.
         trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
         screen: told what happens, for progress; by default nobody is.
 
     Raises:
-        ModelError, TaskError, ResourceError: see `encode` and `ShardedIndex`.
+        ModelError: the fix was fitted to another encoder, or see `encode`.
+        TaskError, ResourceError: see `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
+    name = f"{name}+{fix.name}" if fix else name
     begin = time.perf_counter()
     screen.say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
     with screen.counting(f"{task.name}: encoding", task.queries.num_rows + task.documents.num_rows) as advance:
         encoded = encode(encoder, task.queries["text"].to_pylist(), task.documents["text"].to_pylist(), advance)
+    if fix:
+        encoded = _fixed(encoded, fix, task)
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with published(folder) as scratch:
@@ -55,7 +66,8 @@ def evaluate(
                 hits = index.search(encoded.questions, trec_depth)
                 write_run(scratch / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
                 write_qrels(scratch / "qrels.trec", task)
-        verdict = _verdict(name, encoded, card, {"encode": middle - begin, "search": end - middle})
+        seconds = {"encode": middle - begin, "search": end - middle}
+        verdict = _verdict(name, encoded, card, seconds, fix.name if fix else "")
         verdict.save(scratch)
         pq.write_table(table, scratch / PER_QUERY)
     screen.say(
@@ -65,11 +77,28 @@ def evaluate(
     return verdict
 
 
-def _verdict(name: str, encoded: Encoded, card: Scorecard, seconds: dict[str, float]) -> Verdict:
+def _fixed(encoded: Encoded, fix: Fix, task: Task) -> Encoded:
+    if fix.encoder != encoded.fingerprint:
+        raise ModelError(
+            f"posthoc {fix.name} was fitted to an encoder with fingerprint {fix.encoder}, this one has "
+            f"{encoded.fingerprint}: its weights, prompts or length are others. Run `hbt posthoc` again with the same "
+            "model and options"
+        )
+    asked, found = (table["language"].to_pylist() for table in (task.queries, task.documents))
+    return replace(
+        encoded,
+        questions=fix.apply(encoded.questions, asked, QUESTION),
+        passages=fix.apply(encoded.passages, found, PASSAGE),
+        fingerprint=hashlib.sha256(f"{encoded.fingerprint} {fix.fingerprint}".encode()).hexdigest()[:16],
+    )
+
+
+def _verdict(name: str, encoded: Encoded, card: Scorecard, seconds: dict[str, float], posthoc: str) -> Verdict:
     here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Verdict(
         model=name,
         fingerprint=encoded.fingerprint,
+        posthoc=posthoc,
         seconds=seconds,
         peak_memory_bytes=max(encoded.peak_memory_bytes, here),
         **card.fields(),

@@ -27,7 +27,9 @@ class Verdict(BaseModel):
     model: str
     """The name to show: of a run, a folder or a hub model."""
     fingerprint: str
-    """Checksum of weights, tokenizer and prompts."""
+    """Checksum of weights, tokenizer and prompts, and of the post-hoc fix."""
+    posthoc: str = ""
+    """The fix that its vectors went through, if any; the model's name ends with it too."""
     languages: list[str]
     num_queries: dict[str, int]
     num_documents: dict[str, int]

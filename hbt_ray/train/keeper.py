@@ -78,7 +78,7 @@ class Keeper:
             validation: what Ray Train is to be told of it.
             at_once: return when it is on the disk.
         """
-        self._idle.wait()
+        self.wait()
         self.saved_at = step
         target, taken = self._shelf.path(step), None
         if self._is_first:
@@ -99,6 +99,10 @@ class Keeper:
             delete_local_checkpoint_after_upload=False,
             validation=validation,
         )
+
+    def wait(self) -> None:
+        """Return when what this rank writes is on the disk, or was refused."""
+        self._idle.wait()
 
     def _publish(self, taken: Snapshot) -> None:
         step = taken.state.step

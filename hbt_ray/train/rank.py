@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train.torch import get_device
@@ -14,14 +11,12 @@ from ray.train.torch import get_device
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
-from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
-from hbt_ray.train.deadline import Deadline
+from hbt_ray.train.between import Between
 from hbt_ray.train.engine.learner import Learner
-from hbt_ray.train.engine.loop import Outcome, train
+from hbt_ray.train.engine.loop import train
 from hbt_ray.train.engine.teacher import Teacher
-from hbt_ray.train.gauges import Gauges
 from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import tokenising
@@ -94,39 +89,7 @@ def _train(settings: dict[str, Any]) -> None:
         scores="teacher_scores" in config.loss.needs,
     )
 
-    journal, probe = settings["journal"], settings["probe"]
-    gauges = Gauges(config.name)
-    deadline = Deadline(
-        config.workers.deadline_seconds,
-        lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10),
-    )
-
-    def watched(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
-        deadline.beat(start)
-        for batch in batches:
-            probe.batch(rank, batch)
-            yield batch
-
-    def record(outcome: Outcome) -> None:
-        probe.after_update(rank, outcome.step)
-        if rank == 0:
-            journal.write.remote(asdict(outcome))
-            gauges.show(outcome)
-        deadline.beat(outcome.step + 1)
-
-    def save(step: int) -> None:
-        if step % config.checkpoints.every and step != settings["stop"]:
-            return
-        deadline.rest()
-        # Before the checkpoint, which may replace one that is still being validated.
-        if watch and step != settings["stop"] and watch.due(step):
-            watch.stop_at(step)
-        keeper.save(step, validation=watch.ask(step) if watch else False)
-        deadline.beat(step)
-
-    batches = watched(stream(origin, start, settings["stop"], config.stream))
-    train(learner, watch.until_stopped(batches) if watch else batches, record, save)
-    deadline.rest()
-    if watch:
-        watch.finish()
-    ray.get(journal.flush.remote())  # What was written may still be under way when this process ends.
+    between = Between(settings, config, rank, start, keeper, watch)
+    batches = between.watched(stream(origin, start, settings["stop"], config.stream))
+    train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)
+    between.end()

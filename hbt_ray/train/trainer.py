@@ -149,7 +149,12 @@ def fit(
             run_config=RunConfig(
                 name=run.checkpoints.name,
                 storage_path=str(run.root),
-                failure_config=FailureConfig(max_failures=workers.max_failures, controller_failure_limit=3),
+                failure_config=FailureConfig(
+                    max_failures=workers.max_failures,
+                    controller_failure_limit=3,
+                    max_preemption_failures=workers.max_preemptions,
+                    preemption_grace_s=workers.preemption_grace_seconds,
+                ),
             ),
             validation_config=_beside(config),
         )

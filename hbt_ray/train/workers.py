@@ -27,6 +27,10 @@ class WorkersConfig(Config):
     max_failures: int = Field(3, ge=-1)
     """Restarts after a worker died, from the latest checkpoint; -1 is without end. A node that announced its end, such
     as a spot instance, does not count."""
+    max_preemptions: int = Field(-1, ge=-1)
+    """Restarts after nodes that announced their end; -1 is without end. A checkpoint is made at the notice."""
+    preemption_grace_seconds: float = Field(0, ge=0)
+    """How long the workers that are left may go on writing a checkpoint after the announced end. They hold still."""
     resize_seconds: float = Field(60, gt=0)
     """How often an elastic run looks whether there is room for more workers. To take them in is a restart."""
     start_seconds: float = Field(60, gt=0)

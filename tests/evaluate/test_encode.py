@@ -47,6 +47,7 @@ def test_prompts_and_length_can_be_given_and_change_the_fingerprint(library: tup
     plain = encode(EncoderConfig(model=str(folder)), QUESTIONS[:5], PASSAGES[:5])
     given = encode(EncoderConfig(model=str(folder), question_prompt="ask ", max_length=8), QUESTIONS[:5], PASSAGES[:5])
     assert plain.fingerprint != given.fingerprint
+    assert plain.fingerprint == encode(EncoderConfig(model=str(folder)), [], PASSAGES[:1]).fingerprint
     model.max_seq_length, model[0].query_length = 8, None
     assert np.abs(given.questions - model.encode(QUESTIONS[:5], prompt="ask ")).max() < 1e-6
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from hbt_ray.data.stream.local import LocalBatch
@@ -32,6 +33,16 @@ def stall() -> None:
 def refuse() -> None:
     """As a full disk does."""
     raise OSError(28, "No space left on device")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of the workers saw."""
+
+    ranks: frozenset[int]
+    first: int
+    last: int
+    """Steps that every rank saw."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +92,17 @@ class Faults(Probe):
             turn = next((turn for turn in turns if row["rank"] not in found[row["step"], turn]), len(turns))
             found.setdefault((row["step"], turn), {})[row["rank"]] = row["items"]
         return [(step, [item for rank in sorted(parts) for item in parts[rank]]) for (step, _), parts in found.items()]
+
+    def starts(self) -> list[Start]:
+        """Of the workers, in order; the ranks of a start are those whose first batches were of the same size."""
+        ranks: list[tuple[float, int, list[int], int]] = []
+        for path in self.folder.glob("seen-*"):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            steps = [row["step"] for row in rows]
+            ranks.append((rows[0]["time"], len(rows[0]["items"]), steps, rows[0]["rank"]))
+        found = []
+        for _, group in groupby(sorted(ranks), key=lambda one: one[1]):
+            members = list(group)
+            first, last = max(one[2][0] for one in members), min(one[2][-1] for one in members)
+            found.append(Start(frozenset(one[3] for one in members), first, last))
+        return found

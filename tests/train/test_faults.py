@@ -21,7 +21,7 @@ from hbt_ray.train.model.encoder import tokenising
 from hbt_ray.train.model.loading import load
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
-from tests.train import faults
+from tests.train import faults, nodes_change
 from tests.train.faults import Faults, kill, leave, refuse, stall
 from tests.worlds import small_run, small_store
 
@@ -75,14 +75,16 @@ def test_workers_killed_anywhere_change_nothing(world: Path, undisturbed: TrainC
     assert all(items == plan.batch(step).items.tolist() for step, items in schedule.seen() if len(items) == 12)
 
 
-def test_a_stalled_rank_is_ended_and_named(world: Path, undisturbed: TrainConfig) -> None:
-    config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=10", "workers.max_failures=0")
+def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undisturbed: TrainConfig) -> None:
+    config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=15", "workers.max_failures=1")
+    schedule = schedule.at(10, 0, "written", stall).at(12, 1, "before_update", stall)
     with pytest.raises(StalledRank, match=r"rank 1 was at .*faults\.py:\d+ in stall") as caught:
-        fit(config, lambda outcome: None, probe=schedule.at(7, 1, "before_update", stall))
-    assert caught.value.step == 7
+        fit(config, lambda outcome: None, probe=schedule)
+    assert schedule.happened() == [0, 1]
+    assert caught.value.step == 12
     newest = Shelf(config.run.checkpoints).newest()
     assert newest is not None
-    assert newest[1].step == 5
+    assert newest[1].step == 10
     fit(config, lambda outcome: None)
     assert last_files(config.run) == last_files(undisturbed.run)
 
@@ -125,7 +127,24 @@ def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, matc
         small_run(world, f"workers.count={count}")
 
 
-@pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
+@pytest.mark.soak
+def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(world: Path) -> None:
+    """Three workers, one, two: the same batches, and the curve of one process."""
+    command = [sys.executable, "-m", "tests.train.nodes_change", str(world)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    config, schedule = nodes_change.settings(world), Faults(world / "marks-nodes_change")
+    three, one, two = schedule.starts()
+    assert [len(start.ranks) for start in (three, one, two)] == [3, 1, 2]
+    assert three.last + 1 == one.first
+    assert two.first % config.checkpoints.every == 0  # To take one in is a restart from a checkpoint.
+    assert two.last == config.optimiser.steps - 1
+    plan = Plan(Store(world / "store").manifest, config.plan)
+    assert all(items == plan.batch(step).items.tolist() for step, items in schedule.seen() if len(items) == 12)
+    assert [row["loss"] for row in config.run.curve()] == pytest.approx(in_this_process(config), rel=1e-5)
+
+
+@pytest.mark.parametrize("script", ["driver_killed", pytest.param("node_lost", marks=pytest.mark.soak)])
 def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.train.{script}", str(world)]

@@ -172,6 +172,16 @@ def test_by_hand(name: str, by_hand: Callable[[dict[str, Floats]], float]) -> No
     assert value > 0.01
 
 
+def test_lakda_at_the_temperature_of_its_own() -> None:
+    of = columns()
+    of["keys"] = torch.arange(NUM_ROWS)
+    value = Lakda(temperature=1).part(encoded(of), (NUM_ROWS,), HEAT).item()
+    held = {key: column.numpy() for key, column in of.items()}
+    a, b = (held[side] @ held["passages"].T for side in ("questions", "question_versions"))
+    by_hand = np.mean([kl(softmax(b[row]), softmax(a[row])) for row in np.flatnonzero(held["a"])])
+    assert value == pytest.approx(by_hand, rel=1e-6)
+
+
 def test_what_is_equal_costs_nothing_and_has_a_finite_gradient() -> None:
     of = columns()
     for side in ("question", "passage"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -48,7 +49,8 @@ def adapt(encoder: Any, config: LoraConfig, seed: int) -> Any:
 
     how = PeftConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)  # type: ignore[arg-type]  # alpha may be fractional
     encoder.requires_grad_(False)  # Also what lies behind the transformer.
-    with torch.random.fork_rng(devices=[]):
+    # peft asks transformers by a name that is on its way out.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=FutureWarning):
         torch.manual_seed(seed)
         encoder[0].model = PeftModel(encoder[0].model, how)
     return encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def for_training(folder: Path, config: ModelConfig) -> Any:
     encoder = _loaded(folder, config)
     if config.gradient_checkpointing:
         # Not reentrant: that one needs inputs with gradients, which frozen embeddings below adapters do not give.
-        encoder[0].model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": True})
+        how = {"use_reentrant": False, "preserve_rng_state": True}
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # Its new name is not in 5.0.
+            encoder[0].model.gradient_checkpointing_enable(how)
     if config.lora:
         adapt(encoder, config.lora, config.seed)
     if config.compile:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hbt_ray.config import Config
 from hbt_ray.train.loss.encoded import Encoded
-from hbt_ray.train.loss.precision import wide
+from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 
 
@@ -35,7 +35,8 @@ class Distillation(Config):
         assert encoded.mined is not None
         assert encoded.teacher_scores is not None
         passages = torch.cat([encoded.passages[:, None], encoded.mined.passages], dim=1)
-        student = torch.einsum("rw,rnw->rn", wide(encoded.questions), wide(passages)) / temperature
+        with full_precision(passages.device):
+            student = torch.einsum("rw,rnw->rn", wide(encoded.questions), wide(passages)) / temperature
         here = torch.ones_like(encoded.mined.there[:, :1])
         known = torch.cat([here, encoded.mined.there], dim=1) & ~encoded.teacher_scores.isnan()
         counted = known.sum(1) >= 2

@@ -4,7 +4,8 @@
 
 (Language Bias in Multilingual Information Retrieval, MRL 2024, 2024.mrl-1.23.) There L = (1-a) InfoNCE + a KL, so a
 weight of a / (1-a) has the same minimum: 1 for their a of 0.5. q_a is the row's question as it was drawn, q_b its other
-version; both sides carry gradients.
+version. Both sides carry gradients, as in the one public implementation that was found (MIMO's baseline, 2605.31171),
+which compares plain cosines: at that temperature of 1 no passage weighs more than e² = 7.4 times as much as another.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Lakda(Config):
     """See the module's text."""
 
     weight: float = Field(1.0, gt=0)
+    temperature: float | None = Field(None, gt=0)
+    """Cosines are divided by it; by default that of the loss. 1 is the original."""
     needs: ClassVar[frozenset[str]] = frozenset({"question_versions"})
 
     def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
@@ -40,10 +43,8 @@ class Lakda(Config):
         passages, keys = gather(wide(encoded.passages), sizes), gather(encoded.keys, sizes)
         places = torch.arange(len(own), device=own.device) + own_start(sizes)
         blocks = zip(*(x.split(_ROWS_AT_ONCE) for x in (own, other, encoded.keys, places)), strict=True)
-        with full_precision(own.device):
-            values = [
-                checkpoint(_divergence, *block, passages, keys, temperature, use_reentrant=False) for block in blocks
-            ]
+        heat = self.temperature or temperature
+        values = [checkpoint(_divergence, *block, passages, keys, heat, use_reentrant=False) for block in blocks]
         return part_of_mean(torch.cat(values), encoded.question_versions.there, sizes)
 
 
@@ -59,8 +60,9 @@ def _divergence(
     """[rows]; passages that other rows share with a row are left out, as in InfoNCE."""
     shared = own_keys[:, None] == keys
     shared[torch.arange(len(places), device=places.device), places] = False
-    a, b = (
-        (questions @ passages.T / temperature).masked_fill(shared, -torch.inf).log_softmax(1)
-        for questions in (own, other)
-    )
+    with full_precision(own.device):  # Here, so that it holds where the backward pass computes it again.
+        a, b = (
+            (questions @ passages.T / temperature).masked_fill(shared, -torch.inf).log_softmax(1)
+            for questions in (own, other)
+        )
     return (b.exp() * (b - a).masked_fill(shared, 0)).sum(1)

@@ -1,0 +1,106 @@
+"""An elastic run on nodes that announce their end and on one that joins: three, one, then two workers.
+
+A process of its own. It leaves what every rank saw in `marks-nodes_change` of its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from ray import cloudpickle
+
+from hbt_ray.data.stream.local import LocalBatch
+from hbt_ray.session import configure
+from hbt_ray.train.settings import TrainConfig
+from tests.train import faults
+from tests.worlds import small_run
+
+DRAINED_AFTER, NOTICE_SECONDS, LEFT_TO_ONE = 10, 20.0, 8
+"""Steps that the driver hears of; what the nodes are given; steps of the one that is left before another joins."""
+
+
+def settings(world: Path) -> TrainConfig:
+    overrides = (
+        "name=nodes_change",
+        "model.dropout=0",
+        "optimiser.steps=140",
+        "checkpoints.every=20",
+        "workers.count=[1, 3]",
+        "workers.resize_seconds=5",
+        "workers.start_seconds=8",
+        "workers.max_failures=0",  # What happens here is no failure.
+    )
+    return small_run(world, *overrides)
+
+
+class Unhurried(faults.Faults):
+    """Steps so slow that ranks have time to hear of what happens to the cluster before the run is over."""
+
+    def batch(self, rank: int, batch: LocalBatch) -> None:
+        super().batch(rank, batch)
+        world_size = 12 // len(batch.items)
+        time.sleep({1: 1.0, 2: 0.0, 3: 0.15}[world_size])
+
+
+def drain(node: Any, deadline: float) -> None:
+    """As a cloud's agent does when a spot instance is reclaimed."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+    accepted, why = client.drain_node(node.node_id, reason, "reclaimed", int(deadline * 1_000))
+    assert accepted, why
+
+
+def main() -> None:
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
+    os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
+    configure(local=True)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from hbt_ray.train.trainer import fit
+
+    world = Path(sys.argv[1])
+    marks = world / "marks-nodes_change"
+    marks.mkdir()
+    cloudpickle.register_pickle_by_value(faults)
+    steps: list[int] = []
+
+    def wait_for(step: int) -> None:
+        while not steps or steps[-1] < step:
+            assert run.is_alive(), "the run ended early"
+            time.sleep(0.1)
+
+    run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), probe=Unhurried(marks)))
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
+        # Connected at once, so that the driver is on the head. Ray adds nodes in the main thread only.
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
+        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
+        try:
+            nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+            run.start()
+            wait_for(DRAINED_AFTER)
+            deadline = time.time() + NOTICE_SECONDS
+            for node in nodes:
+                drain(node, deadline)
+            time.sleep(NOTICE_SECONDS)
+            for node in nodes:
+                cluster.remove_node(node, allow_graceful=False)
+            wait_for(steps[-1] + LEFT_TO_ONE)
+            cluster.add_node(num_cpus=1)
+            run.join()
+            ray.shutdown()
+        finally:
+            cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

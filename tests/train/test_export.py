@@ -1,0 +1,122 @@
+"""The export: the weights that were asked for, as a folder that anyone can load, and a card that names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hbt_ray.card import write_card
+from hbt_ray.errors import CheckpointError
+from hbt_ray.train.checkpoints import checkpoint
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.export import Exported, export
+from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.model.options import for_training
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import open_run
+from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.task import validate
+from tests.train.batches import NUM_ROWS, batch
+from tests.worlds import small_run, small_store
+
+TEXTS = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    small_store(folder / "store")
+    return folder
+
+
+def learned(config: TrainConfig, steps: tuple[int, ...]) -> Learner:
+    """A run with checkpoints after so many steps of made-up batches."""
+    open_run(config)
+    encoder = for_training(config.run.base, config.model)
+    padding_id, objective = encoder.tokenizer.pad_token_id, Objective(config.loss)
+    learner = Learner(encoder, config.optimiser, objective, padding_id=padding_id, sizes=(NUM_ROWS,))
+    shelf = Shelf(config.run.checkpoints)
+    for step in range(max(steps)):
+        learner.learn(batch(step))
+        if step + 1 in steps:
+            with shelf.publishing(step + 1) as folder:
+                checkpoint.write(folder, checkpoint.snapshot(learner, step + 1, {}))
+    return learner
+
+
+def vectors(config: TrainConfig) -> torch.Tensor:
+    """By the library alone."""
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(str(config.run.model), device="cpu")
+    assert not any("lora" in name for name in library.state_dict())
+    made: torch.Tensor = library.encode_query(TEXTS, convert_to_tensor=True)
+    return made
+
+
+def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
+    config = small_run(world, "name=empty")
+    open_run(config)
+    with pytest.raises(CheckpointError, match="has no checkpoint yet; train it first"):
+        export(config.run)
+    assert Exported.of(config.run) is None
+
+
+@pytest.mark.parametrize("lora", ["null", "{rank: 4, targets: all-linear}"])
+@pytest.mark.parametrize("average", ["null", "0.9"])
+def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average: str) -> None:
+    name = f"{len(lora)}-{average}"
+    config = small_run(world, f"name={name}", f"model.lora={lora}", f"optimiser.average={average}")
+    learner = learned(config, (3, 6))
+    assert export(config.run) == 6
+    encoder = learner.encoder.eval()
+    last = encoder.encode_query(TEXTS, convert_to_tensor=True)
+    if learner.average is not None:
+        parameters = dict(encoder.named_parameters())
+        for key, value in learner.average.values.items():
+            parameters[key].data.copy_(value)
+    expected = encoder.encode_query(TEXTS, convert_to_tensor=True)
+    assert (vectors(config) - expected).abs().max() < 1e-6
+    assert ((expected - last).abs().max() > 1e-4) == (learner.average is not None)
+    made = Exported.of(config.run)
+    assert made == Exported(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
+
+
+def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(world: Path) -> None:
+    small_store(world / "dev", num_items=20)
+    config = small_run(
+        world,
+        "name=best",
+        f"validation.store={world / 'dev'}",
+        "model.lora.rank=4",
+        "optimiser.average=0.9",
+    )
+    learned(config, (10, 20))
+    record, shelf = Record(config.run.validation), Shelf(config.run.checkpoints)
+    rows = [validate(config.absolute().model_dump(mode="json"), shelf.path(step), step) for step in (10, 20)]
+    assert rows[0]["pool_loss"] != rows[1]["pool_loss"]
+    record.append({**rows[0], "AP": 0.75})
+    record.append({**rows[1], "AP": 0.5})
+
+    assert export(config.run) == 10
+    assert Exported.of(config.run) == Exported(10, True, True, 4, "AP", 0.75)
+    write_card(config.run)
+    card = (config.run.model / "README.md").read_text(encoding="utf-8")
+    assert (
+        "- weights: the best checkpoint, after 10 steps, averaged over the steps; adapters of rank 4 (LoRA) were "
+        "trained and are merged; AP on the dev store 0.750\n" in card
+    )
+
+    last = small_run(world, "name=best", "validation.export=last", *overrides(config))
+    last.run.config.write_text(last.to_yaml(), encoding="utf-8")
+    assert export(last.run) == 20
+    assert Exported.of(last.run) == Exported(20, False, True, 4, "AP", 0.5)
+    write_card(last.run)
+    assert "- weights: the last checkpoint, after 20 steps" in (last.run.model / "README.md").read_text()
+
+
+def overrides(config: TrainConfig) -> list[str]:
+    return [f"validation.store={config.validation.store}", "model.lora.rank=4", "optimiser.average=0.9"]

@@ -1,0 +1,144 @@
+"""LoRA: only adapters learn, and what is exported is an ordinary encoder with the trainer's vectors."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hbt_ray.errors import ModelError
+from hbt_ray.train.checkpoints.checkpoint import held
+from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
+from hbt_ray.train.model.loading import load
+from hbt_ray.train.model.lora import LoraConfig, adapt, merge, targets
+from hbt_ray.train.model.options import for_training, for_weights
+from tests.train.batches import batch, sizes_of
+from tests.train.model_folders import TEXTS, saved, small, there
+from tests.train.processes import on_ranks
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("lora") / "base")
+
+
+def adapted(**settings: Any) -> ModelConfig:
+    return small(lora=LoraConfig(**{"rank": 4, "alpha": 8.0, **settings}), dropout=0)
+
+
+def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> Learner:
+    how = OptimiserConfig(steps=20, learning_rate=1e-2, warmup=0, decay="none", chunk_rows=4, activation_tokens=40)
+    encoder = for_training(base, config)
+    padding_id = encoder.tokenizer.pad_token_id
+    objective = Objective(LossConfig())
+    return Learner(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
+
+
+def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> Learner:
+    made = learner(base, config, rank, world_size)
+    for step in range(steps):
+        made.learn(batch(step, rank, world_size))
+    return made
+
+
+def trained(encoder: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in encoder.named_parameters() if value.requires_grad}
+
+
+def test_training_starts_at_the_encoder_and_moves_adapters_only(base: Path) -> None:
+    start, plain = learner(base, adapted()), load(base)
+    assert (start.encoder.eval().encode(TEXTS) == plain.encode(TEXTS)).all()
+    made = learned(base, adapted())
+    names = trained(made.encoder).keys()
+    assert names
+    assert all(".lora_A." in name or ".lora_B." in name for name in names)
+    assert held(made.encoder).keys() == names  # A checkpoint holds nothing else.
+    own = dict(plain.named_parameters())
+    for name, value in made.encoder.named_parameters():
+        if name not in names:
+            assert torch.equal(value, own[name.replace("base_model.model.", "").replace("base_layer.", "")]), name
+    assert abs(made.encoder.eval().encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
+
+
+def test_the_export_is_an_ordinary_encoder_with_the_trainers_vectors(base: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    made = learned(base, adapted(targets="all-linear")).encoder.eval()
+    again = for_weights(base, adapted(targets="all-linear"))
+    for name, value in held(again).items():
+        value.data.copy_(held(made)[name])
+    merge(again).save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    assert not list((tmp_path / "model").rglob("adapter*"))
+    library = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert library.state_dict().keys() >= load(base).state_dict().keys()
+    assert not any("lora" in name for name in library.state_dict())
+    assert abs(library.encode(TEXTS) - made.encode(TEXTS)).max() < 1e-6
+    assert abs(library.encode(TEXTS) - load(base).encode(TEXTS)).max() > 1e-3
+
+
+def test_first_adapters_are_a_function_of_the_seed(base: Path) -> None:
+    torch.manual_seed(1)
+    one = trained(for_training(base, adapted()))
+    torch.manual_seed(2)
+    encoder = load(base)
+    before = torch.get_rng_state()
+    two = trained(adapt(encoder, LoraConfig(rank=4, alpha=8), seed=0))
+    assert torch.equal(torch.get_rng_state(), before)
+    other = trained(for_training(base, small(seed=1, lora=LoraConfig(rank=4))))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    name = next(name for name in one if ".lora_A." in name)
+    assert not torch.equal(one[name], other[name])
+
+
+def on_rank(rank: int, base: Path) -> dict[str, Tensor]:
+    config = adapted().model_copy(update={"gradient_checkpointing": True})
+    return trained(learned(base, config, rank, 2, steps=3).encoder)
+
+
+def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_too(base: Path) -> None:
+    alone = trained(learned(base, adapted(), steps=3).encoder)
+    for rank in on_ranks(2, on_rank, base):
+        assert all((rank[name] - value).abs().max() < 1e-5 for name, value in alone.items())
+
+
+def test_targets_are_ends_of_names(base: Path) -> None:
+    model = load(base)[0].model
+    usual = targets(model, LoraConfig())
+    assert sorted(usual) == [
+        f"encoder.layer.{layer}.attention.self.{name}" for layer in range(2) for name in ("query", "value")
+    ]
+    dense = targets(model, LoraConfig(targets=("output.dense",)))
+    assert len(dense) == 4  # Of attention and of what follows it, in two layers.
+    assert len(targets(model, LoraConfig(targets="all-linear"))) == 12
+
+
+@pytest.mark.parametrize("names", [("q_proj",), ("query", "q_proj"), ()])
+def test_targets_that_are_not_there_are_refused_with_those_that_are(base: Path, names: tuple[str, ...]) -> None:
+    told = "'q_proj'" if names else "an empty list"
+    with pytest.raises(ModelError, match=rf"model\.lora\.targets: {told} names no linear layer") as caught:
+        build(there(base, lora=LoraConfig(targets=names)))
+    assert "encoder.layer.*.attention.self.query" in str(caught.value)
+    assert "layer.1" not in str(caught.value)
+
+
+def test_an_architecture_without_usual_targets_is_told_what_it_has(base: Path) -> None:
+    model = load(base)[0].model
+    model.config.model_type = "modernbert"
+    with pytest.raises(ModelError, match="peft knows no usual layers for the architecture 'modernbert'; write targets"):
+        targets(model, LoraConfig())
+
+
+def test_without_peft_the_message_says_how_to_get_it(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
+    with pytest.raises(ModelError, match=r"pip install 'hbt-ray\[lora\]'"):
+        build(there(base, lora=LoraConfig()))

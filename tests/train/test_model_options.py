@@ -1,0 +1,148 @@
+"""Options of training: none changes what is learned, but for float error, or the folders that are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.errors import ModelError
+from hbt_ray.train.engine.tower import Budget, Tower
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build
+from hbt_ray.train.model.lora import LoraConfig
+from hbt_ray.train.model.options import for_training, for_weights
+from hbt_ray.train.settings import TrainConfig
+from tests.train.batches import batch
+from tests.train.model_folders import TEXTS, saved, small, there
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("options") / "base")
+
+
+def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> list[Tensor]:
+    """Vectors and gradients of one batch, with dropout."""
+    encoder = for_training(base, config).train()
+    tower = Tower(encoder, padding_id=1, budget=Budget(4, tokens), world_size=1, device=CPU)
+    texts: Tokens = batch(0).passages
+    encoding = tower.encode(texts, 3)
+    encoding.backward(torch.randn(encoding.vectors.shape, generator=torch.Generator().manual_seed(5)))
+    return [encoding.vectors, *(value.grad for value in encoder.parameters() if value.grad is not None)]
+
+
+def furthest(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    return max((one - other).abs().max().item() for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("tokens", [None, 20])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, dropout=0.2)])
+def test_checkpointed_layers_give_the_same_gradients(base: Path, tokens: int | None, lora: LoraConfig | None) -> None:
+    plain = gradients(base, small(lora=lora))
+    again = gradients(base, small(lora=lora, gradient_checkpointing=True), tokens)
+    assert furthest(again, plain) == 0 if tokens is None else furthest(again, plain) < 1e-5
+    assert furthest(gradients(base, small(lora=lora, dropout=0)), plain) > 1e-3  # There was dropout.
+
+
+def test_checkpointed_layers_keep_less(base: Path) -> None:
+    kept: list[int] = []
+
+    def saved_bytes(config: ModelConfig) -> int:
+        kept.clear()
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        encoder = for_training(base, config).train()
+        ids = torch.full((16, 8), 7)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        return sum(kept)
+
+    assert saved_bytes(small(gradient_checkpointing=True)) < saved_bytes(small()) / 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path, checkpointing: bool) -> None:
+    config = small(compile=True, gradient_checkpointing=checkpointing)
+    plain, compiled = gradients(base, small()), gradients(base, config, 20)
+    assert 0 < furthest(compiled, plain) < 1e-4  # Another order of sums: it was compiled.
+    assert for_training(base, config).state_dict().keys() == for_weights(base, config).state_dict().keys()
+
+
+def test_without_a_compiler_the_message_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ModelError, match=r"model\.compile needs a C\+\+ compiler"):
+        for_training(base, small(compile=True))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_is_the_one_that_was_asked_for(base: Path, attention: str) -> None:
+    encoder = for_training(base, small(attention=attention))
+    assert encoder[0].model.config._attn_implementation == attention
+    assert abs(encoder.encode(TEXTS) - for_training(base, small()).encode(TEXTS)).max() < 1e-6
+
+
+def test_flash_attention_is_refused_where_it_cannot_run(base: Path) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"model\.attention=flash_attention_2 needs a GPU"):
+            for_training(base, small(attention="flash_attention_2"))
+    values: dict[str, Any] = {"name": "run", "store": "store", "model": {"attention": "flash_attention_2"}}
+    with pytest.raises(ValidationError, match="runs on a GPU in bf16 only"):
+        TrainConfig.model_validate(values)
+    values["workers"] = {"gpu": True}
+    TrainConfig.model_validate(values)
+    with pytest.raises(ValidationError, match="runs on a GPU in bf16 only"):
+        TrainConfig.model_validate({**values, "optimiser": {"precision": "fp32"}})
+
+
+def test_flash_attention_without_its_package_is_refused_by_the_driver(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install flash-attn"):
+        build(there(base, attention="flash_attention_2"))
+
+
+def test_dropout_is_that_of_training_alone(base: Path) -> None:
+    before = (base / "config.json").read_text()
+    encoder = for_training(base, small(dropout=0.3))
+    assert {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
+    assert for_weights(base, small(dropout=0.3))[0].model.config.hidden_dropout_prob == 0.1
+    assert (base / "config.json").read_text() == before
+
+
+def test_options_are_not_part_of_the_base(base: Path, tmp_path: Path) -> None:
+    options = {"attention": "eager", "gradient_checkpointing": True, "compile": True, "dropout": 0.2}
+    folder = saved(tmp_path / "base", **options, lora=LoraConfig())
+    names = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert all((folder / name).read_bytes() == (base / name).read_bytes() for name in names)
+
+
+def test_what_an_encoder_does_not_offer_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertModel
+
+    monkeypatch.setattr(BertModel, "_supports_sdpa", False)
+    with pytest.raises(ModelError, match=r"model\.attention=sdpa: .*; write auto"):
+        build(there(base, attention="sdpa"))
+    monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
+    with pytest.raises(ModelError, match=r"model\.gradient_checkpointing: BertModel does not offer it"):
+        build(there(base, gradient_checkpointing=True))
+
+
+def test_a_run_may_go_on_with_other_options_but_not_with_another_encoder() -> None:
+    assert small(compile=True, attention="eager", gradient_checkpointing=True).identity == small().identity
+    for other in ({"lora": LoraConfig()}, {"dropout": 0.2}, {"seed": 1}, {"layers": 3}):
+        assert small(**other).identity != small().identity
+    assert json.dumps(small(lora=LoraConfig()).identity)

@@ -1,0 +1,55 @@
+"""What ranks do about a node that announces its end, without Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from hbt_ray.train.notice import Answer, answer, ask_after
+
+
+@pytest.mark.parametrize(
+    ("left", "saved", "saving", "expected"),
+    [
+        (120.0, False, 0.0, Answer.SAVE),
+        (120.0, True, 2.0, Answer.GO_ON),
+        (14.0, True, 2.0, Answer.HOLD),
+        (14.0, False, 0.0, Answer.SAVE),
+        (9.0, False, 0.0, Answer.HOLD),
+        (120.0, True, 60.0, Answer.HOLD),  # So slow a storage that the next checkpoint would come too late.
+        (-3.0, True, 0.0, Answer.HOLD),
+        (None, False, 0.0, Answer.SAVE),
+        (None, True, 2.0, Answer.SAVE),
+    ],
+)
+def test_answers(left: float | None, saved: bool, saving: float, expected: Answer) -> None:
+    assert answer(left, saved=saved, saving=saving, step_seconds=0.5) is expected
+
+
+@pytest.mark.parametrize("step_seconds", [0.01, 0.7, 4.0, 9.0])
+@pytest.mark.parametrize("saving", [0.0, 1.0, 8.0])
+@pytest.mark.parametrize("notice", [45.0, 120.0])
+@pytest.mark.parametrize("heard_after", [0.0, 3.0, 9.9])
+def test_the_last_checkpoint_is_there_before_the_deadline_and_no_step_comes_after_it(
+    step_seconds: float, saving: float, notice: float, heard_after: float
+) -> None:
+    """The ranks' loop with a clock of its own."""
+    clock, step, saved, ask_at, last_saved, holding = heard_after, 0, False, 1, 0, False
+    while clock < notice and not holding:
+        clock, step = clock + step_seconds, step + 1
+        if step < ask_at:
+            continue
+        ask_at = ask_after(step, step_seconds)
+        told = answer(notice - clock, saved=saved, saving=saving if saved else 0.0, step_seconds=step_seconds)
+        if told is not Answer.GO_ON:
+            clock, saved, last_saved = clock + saving, True, step
+        holding = told is Answer.HOLD
+    assert holding
+    assert last_saved == step
+    assert clock <= notice
+
+
+def test_questions_are_seconds_apart_however_long_a_step_takes() -> None:
+    assert ask_after(100, 0.01) == 600
+    assert ask_after(100, 2.0) == 102
+    assert ask_after(100, 60.0) == 101
+    assert ask_after(0, 0.0) > 1
