@@ -164,8 +164,8 @@ def fit(
             except TrainingFailedError as error:
                 raise _named(error, ray.get(journal.last_stall.remote()), workers) from error
             log.dev(record.fresh())  # The last ones come after the last step.
-    if refusal is not None:
-        raise refusal
+        if refusal is not None:
+            raise refusal
     return _validated(config) if config.validation.store else stop
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
+import struct
+import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +20,181 @@ import pytest
 from hbt_ray.errors import ConfigError
 from hbt_ray.run import Run
 from hbt_ray.train.engine.loop import Outcome
-from hbt_ray.train.trackers import Log, TrackersConfig
+from hbt_ray.train.trackers import Log, TrackersConfig, log
 from hbt_ray.train.trackers.tensorboard import TensorBoard
-from hbt_ray.train.trackers.tracker import flat
+from hbt_ray.train.trackers.tracker import Row, flat
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
+STEPS_BEFORE = 8
+"""That a driver logs before it dies; its last checkpoint is that of step 5."""
+VALIDATED = {5: {"step": 5, "AP": 0.3, "pool": "abc"}}
 
 
 def outcome(step: int) -> Outcome:
     kind = "mono" if step % 2 else "cross"
-    return Outcome(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, {"info_nce": 0.5, "lakda": 0.25})
+    parts = {"info_nce": 0.5, "lakda": 0.25}
+    return Outcome(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
 
 
-def logged(run: Run, name: str) -> None:
-    """Ten steps, three of them repeated; then the run is continued from step 8."""
-    config = TrackersConfig(use=(name,))
-    with Log(run, config, SETTINGS, 0) as log:
-        for step in [*range(8), 5, 6, 7, 8, 9]:
-            log.outcome(outcome(step))
-        log.dev({5: {"step": 5, "AP": 0.3, "pool": "abc"}})
-    with Log(run, config, SETTINGS, 8) as log:
-        for step in range(8, 12):
-            log.outcome(outcome(step))
+def recorded(run: Run, told: Outcome) -> None:
+    """As the journal does it."""
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(told)) + "\n")
+
+
+def go_on(run: Run, *names: str) -> None:
+    """From step 5, after a driver died at 8: steps 5 to 11, some of them twice as workers restart, and validations."""
+    with Log(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as made:
+        for step in [*range(5, 9), 6, 7, 8, *range(9, 12)]:
+            made.outcome(outcome(step))
+        made.dev({10: {"step": 10, "AP": 0.4}, **VALIDATED})
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose driver was killed and started again, with all trackers."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    run, names = Run(tmp_path_factory.mktemp("tracked")), ("tensorboard", "mlflow", "wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setattr(log, "CLOSING_SECONDS", 300.0)
+        command = [sys.executable, "-m", "tests.train.driver_with_trackers", str(run.root), *names]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
+        go_on(run, *names)
+    return run
 
 
 def test_settings_are_named_as_on_the_command_line() -> None:
     assert flat(SETTINGS) == {"name": "x", "plan.alpha": 0.5, "plan.languages": ["de", "en"]}
 
 
-def test_tensorboard_has_every_step_once(tmp_path: Path) -> None:
+def test_tensorboard_has_every_step_once(continued: Run) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logged(Run(tmp_path), "tensorboard")
-    read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    read = events.EventAccumulator(str(continued.root / "tensorboard"))
     read.Reload()
     assert [event.step for event in read.Scalars("loss/all")] == list(range(12))
     assert [event.value for event in read.Scalars("loss/all")] == pytest.approx([1 / (n + 1) for n in range(12)])
     assert [event.step for event in read.Scalars("loss/mono")] == [1, 3, 5, 7, 9, 11]
-    assert [(event.step, event.value) for event in read.Scalars("dev/AP")] == [(5, pytest.approx(0.3))]
-    assert {"parts/info_nce", "parts/lakda", "learning_rate", "speed/stall_seconds"} <= set(read.Tags()["scalars"])
+    assert {event.step: event.value for event in read.Scalars("dev/AP")} == pytest.approx({5: 0.3, 10: 0.4})
+    assert len(read.Scalars("dev/AP")) == 2
+    assert {"parts/info_nce", "parts/lakda", "learning_rate", "temperature", "speed/stall_seconds"} <= set(
+        read.Tags()["scalars"]
+    )
 
 
-def test_mlflow_has_one_run_with_settings_and_curves(tmp_path: Path) -> None:
-    tracking = pytest.importorskip("mlflow.tracking")
-    logged(Run(tmp_path), "mlflow")
-    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: Run) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{continued.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("hbt_ray")
+    assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["plan.alpha"] == "0.5"
-    assert {metric.step for metric in client.get_metric_history(run.info.run_id, "loss/all")} == set(range(12))
-    assert run.data.metrics["dev/AP"] == pytest.approx(0.3)
+    for name, steps in {"loss/all": list(range(12)), "dev/AP": [5, 10], "temperature": list(range(12))}.items():
+        assert sorted(metric.step for metric in client.get_metric_history(run.info.run_id, name)) == steps, name
 
 
-def test_wandb_keeps_its_id_and_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logged(Run(tmp_path), "wandb")
-    known = (tmp_path / "wandb.id").read_text(encoding="utf-8")
-    files = sorted((tmp_path / "wandb").glob(f"offline-run-*-{known}/*.wandb"))
-    assert files
-    assert all(path.stat().st_size > 0 for path in files)
+def test_wandb_goes_on_in_one_run_and_drops_no_validation(continued: Run) -> None:
+    files = sorted((continued.root / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    assert len({path.name for path in files}) == 1  # The id.
+    rows = [row for path in files for row in wandb_rows(path)]
+    assert Counter(row["step"] for row in rows if "loss/all" in row) == Counter(range(12))
+    assert {row["step"]: row["dev/AP"] for row in rows if "dev/AP" in row} == {5: 0.3, 10: 0.4}
 
 
-def test_a_tracker_that_fails_is_left_out(
+def wandb_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """LevelDB's log: after seven bytes, records of checksum (4 bytes), length (2) and type (1: whole), then a body."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at = path.read_bytes(), 7
+    assert len(data) < 32_768  # One block.
+    while at < len(data):
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        assert kind == 1
+        record = Record()
+        record.ParseFromString(data[at + 7 : at + 7 + length])
+        at += 7 + length
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            yield {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+def test_what_a_tracker_missed_is_made_up_for_when_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def gone(*_: Any) -> None:
-        raise ConnectionError("the server is gone")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run, whole = Run(tmp_path), TensorBoard.log
 
-    monkeypatch.setattr(TensorBoard, "log", gone)
-    with caplog.at_level(logging.WARNING), Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0) as log:
-        for step in range(3):
-            log.outcome(outcome(step))
+    def gone(self: TensorBoard, rows: Sequence[Row]) -> None:
+        if any(row.step >= 2 for row in rows):
+            raise ConnectionError("the server is gone")
+        whole(self, rows)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(TensorBoard, "log", gone)
+        with Log(run, TrackersConfig(), SETTINGS, 0) as made:
+            for step in range(5):
+                recorded(run, outcome(step))
+                made.outcome(outcome(step))
     assert caplog.text.count("the server is gone") == 1
+    go_on(run, "tensorboard")
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [event.step for event in read.Scalars("loss/all")] == list(range(12))
+
+
+def test_a_tracker_that_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(TensorBoard, "log", lambda *_: answer.wait())
+    monkeypatch.setattr(log, "CLOSING_SECONDS", 0.2)
+    with caplog.at_level(logging.WARNING), Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0) as made:
+        for step in range(3):
+            made.outcome(outcome(step))  # Returns, though the answer comes only below.
+    assert "tensorboard has not taken the run's last numbers within 0.2 s" in caplog.text
+    answer.set()
+
+
+def test_a_server_that_is_not_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING), Log(Run(tmp_path), config, SETTINGS, 0) as made:
+        made.outcome(outcome(0))
+    assert caplog.text.count("mlflow no longer takes the run's numbers") == 1
+    assert json.loads((tmp_path / "trackers.json").read_text())["tensorboard"]["step"] == 0
+
+
+def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(TensorBoard, "close", lambda self, *, failed: told.append(failed))
+    with pytest.raises(KeyError), Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0):
+        raise KeyError
+    with Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0):
+        pass
+    assert told == [True, False]
+
+
+def test_another_place_does_not_know_the_run() -> None:
+    config = TrackersConfig(use=("mlflow",), mlflow_uri="http://here")
+    assert config.place("mlflow") == config.model_copy().place("mlflow")
+    assert config.place("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).place("mlflow")
+    assert config.place("mlflow") != config.model_copy(update={"project": "other"}).place("mlflow")
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hbt_ray.train.trackers.config.find_spec", lambda name: None if name == "wandb" else sys)
-    TrackersConfig(use=("tensorboard", "mlflow")).require()
-    with pytest.raises(ConfigError, match=r"pip install 'hbt-ray\[wandb\]'"):
+    monkeypatch.setattr(
+        "hbt_ray.train.trackers.config.find_spec", lambda name: None if name in ("wandb", "alembic") else sys
+    )
+    TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://server").require()
+    with pytest.raises(ConfigError, match=r"wandb is not installed; run `pip install 'hbt-ray\[wandb\]'"):
         TrackersConfig(use=("tensorboard", "wandb")).require()
+    with pytest.raises(ConfigError, match=r"alembic is not installed; run `pip install 'hbt-ray\[mlflow\]'"):
+        TrackersConfig(use=("mlflow",)).require()

@@ -8,12 +8,13 @@ from typing import Literal
 from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
 
-_PACKAGES = {
-    "tensorboard": ("tensorboardX", "tensorboardX"),
-    "mlflow": ("mlflow", "hbt-ray[mlflow]"),
-    "wandb": ("wandb", "hbt-ray[wandb]"),
+_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "tensorboard": (("tensorboardX",), "tensorboardX"),
+    "mlflow": (("mlflow",), "hbt-ray[mlflow]"),
+    "wandb": (("wandb",), "hbt-ray[wandb]"),
 }
-"""Name → module and what to install."""
+"""Name → modules, and what to install."""
+_FOR_A_DATABASE = ("sqlalchemy", "alembic")
 
 
 class TrackersConfig(Config):
@@ -26,12 +27,18 @@ class TrackersConfig(Config):
     project: str = "hbt_ray"
     """MLflow's experiment, or the project of Weights & Biases."""
 
+    def place(self, name: str) -> str:
+        """Where the tracker of this name puts runs: the same place knows a continued run."""
+        return {"mlflow": f"mlflow {self.mlflow_uri} {self.project}", "wandb": f"wandb {self.project}"}.get(name, name)
+
     def require(self) -> None:
         """Raises: ConfigError where a tracker's package is not installed."""
         for name in self.use:
-            module, package = _PACKAGES[name]
-            if find_spec(module) is None:
+            modules, package = _PACKAGES[name]
+            if name == "mlflow" and not self.mlflow_uri.startswith(("http", "databricks")):
+                modules += _FOR_A_DATABASE
+            if missing := [module for module in modules if find_spec(module) is None]:
                 raise ConfigError(
-                    f"trackers.use names {name}, but {module} is not installed; run `pip install '{package}'`, or "
-                    "leave it out"
+                    f"trackers.use names {name}, but {' and '.join(missing)} is not installed; run "
+                    f"`pip install '{package}'`, or leave it out"
                 )

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hbt_ray.run import Run
 from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.marks import Mark
+from hbt_ray.train.trackers.tracker import Row
 
 
 class TensorBoard:
     """See `Tracker`."""
 
-    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
+    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int, mark: Mark) -> None:
         from tensorboardX import SummaryWriter
 
-        # What a run that was killed wrote beyond its checkpoint is hidden by the new file.
-        self._writer = SummaryWriter(
-            str(run.root / "tensorboard"), purge_step=start or None, filename_suffix=f".{start}"
-        )
-        if not start:
-            rows = "".join(f"|{name}|{value}|\n" for name, value in settings.items())
-            self._writer.add_text("configuration", f"|key|value|\n|---|---|\n{rows}", 0)
+        # A reader hides what earlier files have from that step on. They may hold steps beyond the checkpoint that
+        # training goes on from, made with other settings.
+        mark.back_to(start - 1)
+        purge = mark.step + 1
+        self._writer = SummaryWriter(str(run.root / "tensorboard"), purge_step=purge, filename_suffix=f".{purge}")
+        rows = "".join(f"|{name}|{value}|\n" for name, value in settings.items())
+        self._writer.add_text("configuration", f"|key|value|\n|---|---|\n{rows}", purge)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name, value in row.values.items():
+                self._writer.add_scalar(name, value, row.step)
+        self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._writer.close()

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+
+class Row(NamedTuple):
+    """Numbers of a step, or of the checkpoint after so many steps."""
+
+    step: int
+    values: dict[str, float]
+    of_validation: bool = False
 
 
 class Tracker(Protocol):
-    """Takes numbers by step; made for a run, or for one that goes on."""
+    """Takes numbers by step; lives in one thread."""
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of a step, by name; steps rise."""
+    def log(self, rows: Sequence[Row]) -> None:
+        """At least one row. Those of training come in the order of steps, validations come later than their steps.
+
+        They are out of this process when this returns: it may be killed at any time.
+        """
         ...
 
-    def close(self) -> None:
-        """Everything is to be where it belongs when this returns."""
+    def close(self, *, failed: bool) -> None:
+        """The run ended, well or not; it may be continued."""
         ...
 
 

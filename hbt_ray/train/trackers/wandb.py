@@ -1,35 +1,39 @@
-"""Weights & Biases; WANDB_MODE=offline writes files into the run's folder, to be sent later."""
+"""Weights & Biases; WANDB_MODE=offline writes files into the run's folder, to be sent later by `wandb sync`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from hbt_ray.run import Run
 from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.marks import Mark
+from hbt_ray.train.trackers.tracker import Row
 
 
 class WandB:
     """See `Tracker`."""
 
-    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
+    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int, mark: Mark) -> None:
         import wandb
 
-        kept = run.root / "wandb.id"
-        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else uuid4().hex[:8]
-        kept.write_text(known, encoding="utf-8")
+        mark.id = mark.id or uuid4().hex[:8]
         self._run = wandb.init(
             project=config.project,
             name=run.name,
-            id=known,
+            id=mark.id,
             resume="allow",
             dir=str(run.root),
             config=settings,
             settings=wandb.Settings(silent=True, console="off"),
         )
+        # A step of our own: theirs must rise, and would drop every validation, which ends later than it began.
+        self._run.define_metric("*", step_metric="step")
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._run.log({"step": row.step, **row.values})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))

@@ -1,0 +1,66 @@
+"""Marks: how far each tracker of a run has come, and the name that it knows the run by. RUN/trackers.json
+
+A mark is written after its rows, so a driver that is killed in between repeats the rows of that moment and loses none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from hbt_ray.train.trackers.tracker import Row
+
+
+@dataclass(slots=True)
+class Mark:
+    """Of one tracker."""
+
+    id: str = ""
+    """The tracker's own for this run; empty before it knows the run."""
+    step: int = -1
+    """The last one that it has."""
+    validated: list[int] = field(default_factory=list)
+    """Checkpoints whose measures it has."""
+
+    def lacks(self, row: Row) -> bool:
+        return row.step not in self.validated if row.of_validation else row.step > self.step
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if row.of_validation:
+                self.validated.append(row.step)
+            else:
+                self.step = row.step
+
+    def back_to(self, step: int) -> None:
+        """What comes after `step` is gone."""
+        self.step = min(self.step, step)
+        self.validated = [done for done in self.validated if done <= self.step]
+
+
+class Marks:
+    """The file at `path`, which need not be there yet; shared by threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+
+    def of(self, place: str) -> Mark:
+        return Mark(**self._read().get(place, {}))
+
+    def keep(self, place: str, mark: Mark) -> None:
+        with self._lock:
+            scratch = self._path.with_name(f".{self._path.name}")
+            scratch.write_text(json.dumps({**self._read(), place: asdict(mark)}, indent=1), encoding="utf-8")
+            os.replace(scratch, self._path)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            marks: dict[str, dict[str, Any]] = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return marks

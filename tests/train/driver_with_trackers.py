@@ -1,0 +1,39 @@
+"""A driver that logs steps 0 to 7 and the validation of step 5, then dies, as if by the kernel. For test_trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from hbt_ray.run import Run
+from hbt_ray.train.trackers import Log, TrackersConfig
+from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded
+
+
+def main() -> None:
+    run, names = Run(Path(sys.argv[1])), tuple(sys.argv[2:])
+    log = Log(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
+    for step in range(STEPS_BEFORE):
+        recorded(run, outcome(step))
+        log.outcome(outcome(step))
+        if step == 6:
+            log.dev(VALIDATED)
+    while not all_are_there(run, len(names)):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def all_are_there(run: Run, num_trackers: int) -> bool:
+    if not run.trackers.exists():
+        return False
+    marks = json.loads(run.trackers.read_text(encoding="utf-8")).values()
+    done = [mark for mark in marks if mark["step"] == STEPS_BEFORE - 1 and mark["validated"]]
+    return len(done) == num_trackers
+
+
+if __name__ == "__main__":
+    main()
