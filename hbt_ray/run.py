@@ -5,16 +5,11 @@ RUN/base/              the encoder before training (SentenceTransformer folder)
 RUN/checkpoints/       what training continues from
 RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
 RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
-<<<<<<< HEAD
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
-RUN/model/             the trained encoder (SentenceTransformer folder)
-RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>@base` of the untrained one
-=======
 RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
 RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>+<fix>` of its fixed vectors,
                        `<task>@base` of the untrained one
->>>>>>> main
 RUN/report.html
 """
 
