@@ -77,14 +77,14 @@ def test_workers_killed_anywhere_change_nothing(world: Path, undisturbed: TrainC
 
 def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undisturbed: TrainConfig) -> None:
     config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=15", "workers.max_failures=1")
-    schedule = schedule.at(10, 0, "written", stall).at(12, 1, "before_update", stall)
+    schedule = schedule.at(10, 0, "written", stall).at(17, 1, "before_update", stall)
     with pytest.raises(StalledRank, match=r"rank 1 was at .*faults\.py:\d+ in stall") as caught:
         fit(config, lambda outcome: None, probe=schedule)
     assert schedule.happened() == [0, 1]
-    assert caught.value.step == 12
+    assert caught.value.step == 17
     newest = Shelf(config.run.checkpoints).newest()
     assert newest is not None
-    assert newest[1].step == 10
+    assert newest[1].step == 15
     fit(config, lambda outcome: None)
     assert last_files(config.run) == last_files(undisturbed.run)
 
