@@ -7,7 +7,17 @@ import pickle
 import pytest
 
 from hbt_ray import errors
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch, StorageError, ValidationFailed
+from hbt_ray.errors import (
+    HbtError,
+    InputError,
+    NonFiniteLoss,
+    PlanMismatch,
+    StalledRank,
+    StorageError,
+    ValidationFailed,
+)
+
+NOT_THE_USERS = {"HbtError", "NonFiniteLoss", "StalledRank", "StorageError", "ValidationFailed"}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +26,7 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, PlanMismatch, St
         PlanMismatch("plan.alpha", 0.5, 0.3),
         NonFiniteLoss(7, float("inf"), 1.0),
         StorageError("/x/step-00000007", 7, "No space left", 5),
+        StalledRank(7, 60.0, {1: "faults.py:9 in stall"}),
         ValidationFailed(7, "full"),
         InputError("x: y"),
     ],
@@ -29,6 +40,6 @@ def test_errors_survive_pickling(error: HbtError) -> None:
 
 def test_input_errors_end_with_two_and_others_with_one() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HbtError)]
-    assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == {"HbtError", "NonFiniteLoss", "ValidationFailed"}
+    assert {kind.__name__ for kind in kinds if kind.exit_code == 1} == NOT_THE_USERS
     assert errors.Interrupted.exit_code == 130
     assert {kind.exit_code for kind in kinds if issubclass(kind, InputError)} == {2}

@@ -99,18 +99,35 @@ def fit(
         StalledRank, StorageError: restarts did not help; all checkpoints are kept.
         ValidationFailed: a checkpoint could not be judged; it is kept.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    run, workers = config.run, config.workers
-    stop = min(until or config.optimiser.steps, config.optimiser.steps)
+    run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
     _wait_for_room(config)
     done = open_run(config)
     before = ending(config, done)
     if (done >= stop or before.complete) and not before.missing:
         return done
+    log, record = Log(run, config.trackers, config.model_dump(mode="json"), done), Record(run.validation)
 
+    def learned(row: dict[str, Any]) -> None:
+        outcome = Outcome(**row)
+        log.outcome(outcome)
+        log.dev(record.fresh())
+        watch(outcome)
+
+    with log, journal_to(run.metrics, learned) as journal:
+        settings = {"config": config.absolute().model_dump(mode="json"), "stop": stop}
+        refusal = _run(_trainer(config, {**settings, "journal": journal, "probe": probe or Probe()}), journal, config)
+        log.dev(record.fresh())  # The last ones come after the last step.
+        if refusal is not None:
+            raise refusal
+    return _validated(config) if config.validation.store else stop
+
+
+def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
+    """Ray Train's, for ranks with these settings."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    run, workers = config.run, config.workers
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     # What Ray Train remembers of checkpoints: it would refuse to start where one of them is gone, and ours are pruned.
     (run.checkpoints / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
@@ -121,52 +138,41 @@ def fit(
 
         return train_rank(settings)
 
-    log, record = Log(run, config.trackers, config.model_dump(mode="json"), done), Record(run.validation)
-
-    def learned(row: dict[str, Any]) -> None:
-        outcome = Outcome(**row)
-        log.outcome(outcome)
-        log.dev(record.fresh())
-        watch(outcome)
-
-    with log, journal_to(run.metrics, learned) as journal:
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={
-                "config": config.absolute().model_dump(mode="json"),
-                "stop": stop,
-                "journal": journal,
-                "probe": probe or Probe(),
-            },
-            # Our own deadline comes first, since it can say where a rank was.
-            torch_config=TorchConfig(timeout_s=math.ceil(2 * workers.deadline_seconds) + 60),
-            scaling_config=ScalingConfig(
-                num_workers=workers.count,
-                use_gpu=workers.gpu,
-                resources_per_worker=workers.each,
-                elastic_resize_monitor_interval_s=workers.resize_seconds,
+    return TorchTrainer(
+        work,
+        train_loop_config=settings,
+        # Our own deadline comes first, since it can say where a rank was.
+        torch_config=TorchConfig(timeout_s=math.ceil(2 * workers.deadline_seconds) + 60),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpu,
+            resources_per_worker=workers.each,
+            elastic_resize_monitor_interval_s=workers.resize_seconds,
+        ),
+        run_config=RunConfig(
+            name=run.checkpoints.name,
+            storage_path=str(run.root),
+            failure_config=FailureConfig(
+                max_failures=workers.max_failures,
+                controller_failure_limit=3,
+                max_preemption_failures=workers.max_preemptions,
+                preemption_grace_s=workers.preemption_grace_seconds,
             ),
-            run_config=RunConfig(
-                name=run.checkpoints.name,
-                storage_path=str(run.root),
-                failure_config=FailureConfig(
-                    max_failures=workers.max_failures,
-                    controller_failure_limit=3,
-                    max_preemption_failures=workers.max_preemptions,
-                    preemption_grace_s=workers.preemption_grace_seconds,
-                ),
-            ),
-            validation_config=_beside(config),
-        )
-        with _interruptible():
-            try:
-                refusal = trainer.fit().return_value
-            except TrainingFailedError as error:
-                raise _named(error, ray.get(journal.last_stall.remote()), workers) from error
-            log.dev(record.fresh())  # The last ones come after the last step.
-        if refusal is not None:
-            raise refusal
-    return _validated(config) if config.validation.store else stop
+        ),
+        validation_config=_beside(config),
+    )
+
+
+def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:
+    """Train; returns what all ranks refused to go on for, if anything."""
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    with _interruptible():
+        try:
+            refusal: HbtError | None = trainer.fit().return_value
+        except TrainingFailedError as error:
+            raise _named(error, ray.get(journal.last_stall.remote()), config.workers) from error
+    return refusal
 
 
 def _beside(config: TrainConfig) -> Any:
