@@ -1,17 +1,24 @@
 """The deadline: a rank that is stuck, in whatever, says where and ends, so that its run can go on without it.
 
 A stuck rank holds up all others at the next collective, so every rank's time runs out at about the same moment; each
-says what it was doing. The one that was doing something else than waiting for the others is to blame.
+says what it was doing. The one that was doing something else than waiting for the others is to blame. Ray Train ends
+all of them once one has ended, so none ends before the others had time to speak.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 10.0
+"""By which the clocks of ranks differ: a step begins later on a machine under load."""
 
 
 class Deadline:
@@ -55,5 +62,10 @@ class Deadline:
             step, self._due = self._step, None
         frame = sys._current_frames().get(self._watched.ident or 0)
         where = traceback.extract_stack(frame)[-1] if frame else None
-        self._tell(step, f"{where.filename}:{where.lineno} in {where.name}" if where else "an unknown place")
+        place = f"{where.filename}:{where.lineno} in {where.name}" if where else "an unknown place"
+        try:
+            self._tell(step, place)
+            time.sleep(min(self._seconds / 3, GRACE_SECONDS))
+        except Exception:  # Whatever it is: this process is to end.
+            logger.exception("step %d was stuck at %s, and nobody could be told", step, place)
         self._end()

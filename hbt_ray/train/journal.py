@@ -21,17 +21,20 @@ class Journal:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._stalls: dict[int, dict[int, str]] = {}
+        self._stalls: dict[int, tuple[int, str]] = {}
 
     def stall(self, rank: int, step: int, where: str) -> None:
         """A rank's time ran out in this step, at this place."""
-        self._stalls.setdefault(step, {})[rank] = where
+        self._stalls[rank] = step, where
 
     def last_stall(self) -> tuple[int, dict[int, str]] | None:
-        """Step, and place by rank."""
-        return list(self._stalls.items())[-1] if self._stalls else None
+        """The step that some rank did not end, though another may have been one further; and every rank's place."""
+        if not self._stalls:
+            return None
+        return min(step for step, _ in self._stalls.values()), {rank: at for rank, (_, at) in self._stalls.items()}
 
     def write(self, row: dict[str, Any]) -> None:
+        self._stalls.clear()  # A restart helped.
         self._rows.append(row)
 
     def flush(self) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from hbt_ray.run import Run
 from hbt_ray.train.trackers import Log, TrackersConfig
-from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded
+from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows
 
 
 def main() -> None:
-    run, names = Run(Path(sys.argv[1])), tuple(sys.argv[2:])
+    run, names = Run(Path(sys.argv[1])), sys.argv[2:]
     log = Log(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
     for step in range(STEPS_BEFORE):
         recorded(run, outcome(step))
@@ -32,7 +32,9 @@ def all_are_there(run: Run, num_trackers: int) -> bool:
         return False
     marks = json.loads(run.trackers.read_text(encoding="utf-8")).values()
     done = [mark for mark in marks if mark["step"] == STEPS_BEFORE - 1 and mark["validated"]]
-    return len(done) == num_trackers
+    # W&B's process writes in its own time.
+    written = [row["step"] for path in run.root.glob("wandb/offline-run-*/*.wandb") for row in wandb_rows(path)]
+    return len(done) == num_trackers and len(written) == STEPS_BEFORE + len(VALIDATED)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import tokenising
-from hbt_ray.train.model.loading import load
+from hbt_ray.train.model.options import for_training
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
 from tests.train import faults, nodes_change
@@ -113,7 +113,7 @@ def test_other_numbers_of_workers_see_the_same_batches(world: Path) -> None:
 
 def in_this_process(config: TrainConfig) -> list[float]:
     """Losses of the run without Ray."""
-    encoder = load(config.run.base)
+    encoder = for_training(config.run.base, config.model)
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
     learner = Learner(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))

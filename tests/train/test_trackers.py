@@ -112,7 +112,7 @@ def wandb_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     data, at = path.read_bytes(), 7
     assert len(data) < 32_768  # One block.
-    while at < len(data):
+    while at + 7 <= len(data):
         length, kind = struct.unpack_from("<HB", data, at + 4)
         assert kind == 1
         record = Record()

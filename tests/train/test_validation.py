@@ -308,15 +308,15 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
 
 def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path) -> None:
     config = small_run(tmp_path, "validation.store=dev", "checkpoints.every=5", "validation.every=10")
+    shelf = Shelf(config.run.checkpoints)
     for step in (5, 10, 15, 20, 25, 30):
-        config.run.checkpoint(step).mkdir(parents=True)
-        (config.run.checkpoint(step) / "checkpoint.json").write_text("{}")
+        shelf.path(step).mkdir(parents=True)
     assert needed(config) == {10, 20, 30}
     record = Record(config.run.validation)
     record.append({"step": 10, "AP": 0.5})
     record.append({"step": 20, "AP": 0.4})
     assert needed(config) == {10, 30}
-    (config.run.checkpoint(10) / "checkpoint.json").unlink()
+    shelf.path(10).rmdir()
     assert needed(config) == {20, 30}
     assert needed(small_run(tmp_path, "validation.store=null")) == set()
 

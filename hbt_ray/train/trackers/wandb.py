@@ -11,6 +11,9 @@ from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.trackers.marks import Mark
 from hbt_ray.train.trackers.tracker import Row
 
+_FLUSH_SECONDS = "x_transaction_log_flush_interval"
+"""A setting that older clients lack."""
+
 
 class WandB:
     """See `Tracker`."""
@@ -19,6 +22,8 @@ class WandB:
         import wandb
 
         mark.id = mark.id or uuid4().hex[:8]
+        # W&B's own process dies with the driver, and with it what it has not written: by default that of 15 seconds.
+        prompt = {name: 1.0 for name in (_FLUSH_SECONDS,) if name in wandb.Settings.model_fields}
         self._run = wandb.init(
             project=config.project,
             name=run.name,
@@ -26,7 +31,7 @@ class WandB:
             resume="allow",
             dir=str(run.root),
             config=settings,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", **prompt),
         )
         # A step of our own: theirs must rise, and would drop every validation, which ends later than it began.
         self._run.define_metric("*", step_metric="step")
