@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hbt_ray.data.store.negatives import Negatives
     from hbt_ray.data.store.store import Store
     from hbt_ray.evaluate.candidates import MineConfig
-    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.encoder import EncoderConfig
     from hbt_ray.evaluate.mining import mine
     from hbt_ray.evaluate.tasks import Task, open_task
     from hbt_ray.evaluate.verdict import Verdict
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "data.plan.plan",
-    "EncoderConfig": "evaluate.encode",
+    "EncoderConfig": "evaluate.encoder",
     "MineConfig": "evaluate.candidates",
     "Negatives": "data.store.negatives",
     "Plan": "data.plan.plan",

@@ -102,7 +102,7 @@ def _results(verdicts: list[Verdict]) -> str:
 
 
 def _label(verdict: Verdict) -> str:
-    return f"{verdict.task}, posthoc {verdict.posthoc}" if verdict.posthoc else verdict.task
+    return f"{verdict.task}, {verdict.variant}" if verdict.variant else verdict.task
 
 
 def _number(value: float | None) -> str:
@@ -122,7 +122,7 @@ def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[s
             ],
         }
         for verdict in verdicts
-        if not verdict.posthoc  # A hub shows what the folder gives when it is loaded.
+        if not verdict.variant  # A hub shows what the folder gives when it is loaded.
     ]
     return {
         "library_name": "sentence-transformers",

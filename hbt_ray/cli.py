@@ -15,7 +15,7 @@ import typer
 from hbt_ray.errors import ConfigError, HbtError
 
 if TYPE_CHECKING:
-    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.encoder import EncoderConfig
     from hbt_ray.evaluate.rescore import RescorerConfig
 
 app = typer.Typer(
@@ -231,6 +231,9 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: EncodingWorkers = 1,
     gpu: EncodingGpu = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or fp16, for the model; the table shows what it costs.")
+    ] = "fp32",
     posthoc: Annotated[
         str, typer.Option(metavar="NAME", help="A fix by `hbt posthoc`, such as centering, or its file.")
     ] = "",
@@ -249,7 +252,7 @@ def evaluate(
     from hbt_ray.evaluate.tasks import open_task
     from hbt_ray.posthoc import Fix
     from hbt_ray.session import session
-    from hbt_ray.workflow import find_run, fix_file, judge
+    from hbt_ray.workflow import as_saved, find_run, fix_file, judge
 
     screen = Screen(as_json)
     chosen = [language for language in languages.split(",") if language]
@@ -264,6 +267,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         gpu=gpu,
+        precision=precision,
     )
     if untrained and not is_run:
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
@@ -272,7 +276,7 @@ def evaluate(
         base = settings.model_copy(update={"model": str(run.base)})
         baseline = judge(run, base, tasks, screen, of_base=True, trec_depth=trec_depth) if untrained else []
         verdicts = judge(run, settings, tasks, screen, fix=fix, trec_depth=trec_depth)
-    screen.table(headline_table(verdicts, baseline or None))
+    screen.table(headline_table(verdicts, baseline or as_saved(run, verdicts) or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
     screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
 
@@ -366,13 +370,13 @@ def verify_store(store: StorePath, as_json: AsJson = False) -> None:
 
 def _encoder(model: str, **options: Any) -> EncoderConfig:
     """How a command runs a model, from the options above."""
-    from hbt_ray.evaluate.encode import EncoderConfig
+    from hbt_ray.evaluate.encoder import EncoderConfig
 
     return EncoderConfig.make({"model": model, **options}, "the command line")
 
 
 def _rescorer(model: str, **options: Any) -> RescorerConfig:
-    from hbt_ray.evaluate.encode import model_folder
+    from hbt_ray.evaluate.encoder import model_folder
     from hbt_ray.evaluate.rescore import RescorerConfig
 
     model_folder(model)  # What is no model shows before a cluster starts.

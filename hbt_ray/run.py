@@ -8,8 +8,9 @@ RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev sto
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
 RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
-RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>+<fix>` of its fixed vectors,
-                       `<task>@base` of the untrained one
+RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>+<variant>` with a fix of its
+                       vectors or in another precision, `<task>@base` of the untrained one
+RUN/vectors/           what its encoders made of the texts of tasks, so that none is encoded twice; may be deleted
 RUN/report.html
 """
 
@@ -67,12 +68,16 @@ class Run:
         return self.model / "training.json"
 
     @property
+    def vectors(self) -> Path:
+        return self.root / "vectors"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 
-    def verdict(self, task: str, *, of_base: bool = False, posthoc: str = "") -> Path:
+    def verdict(self, task: str, *, of_base: bool = False, variant: str = "") -> Path:
         """The folder of one verdict."""
-        return self.root / "verdicts" / (task + (f"+{posthoc}" if posthoc else "") + ("@base" if of_base else ""))
+        return self.root / "verdicts" / (task + (f"+{variant}" if variant else "") + ("@base" if of_base else ""))
 
     def verdicts(self, *, of_base: bool = False) -> list[Path]:
         """The files of all verdicts so far, by task."""

@@ -15,8 +15,9 @@ from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ra
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.evaluate.candidates import REASONS, MineConfig
-from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode, model_folder
-from hbt_ray.evaluate.evaluation import evaluate
+from hbt_ray.evaluate.encode import Encoded, encode
+from hbt_ray.evaluate.encoder import EncoderConfig, model_folder
+from hbt_ray.evaluate.evaluation import evaluate, variant_of
 from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.rescore import RescorerConfig
@@ -219,13 +220,20 @@ def judge(
 ) -> list[Verdict]:
     """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
     name = UNTRAINED if of_base else run.name
-    folders = [run.verdict(task.name, of_base=of_base, posthoc=fix.name if fix else "") for task in tasks]
+    variant = variant_of(encoder, fix)
+    folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
     verdicts = [
-        evaluate(encoder, task, folder, name=name, fix=fix, trec_depth=trec_depth, screen=screen)
+        evaluate(encoder, task, folder, name=name, fix=fix, trec_depth=trec_depth, cache=run.vectors, screen=screen)
         for task, folder in zip(tasks, folders, strict=True)
     ]
     write_card(run)
     return verdicts
+
+
+def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """For verdicts on a variant of a model, those on the model as it is saved, where they are there."""
+    paths = [run.verdict(verdict.task) / "verdict.json" for verdict in verdicts if verdict.variant]
+    return [Verdict.load(path) for path in paths if path.exists()]
 
 
 def make_report(runs: Sequence[Run], path: Path) -> Path:

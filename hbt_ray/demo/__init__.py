@@ -15,7 +15,7 @@ import yaml
 
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig
-from hbt_ray.evaluate.encode import EncoderConfig
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.tasks import open_task
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 from hbt_ray.session import session

@@ -1,47 +1,24 @@
 """Encode: texts to vectors, with Ray Data and a pool of actors that hold one model each.
 
 Every text is encoded once, however often it occurs, and texts of about equal length share a batch, so that little is
-spent on padding and equal texts get equal vectors to the last bit.
+spent on padding and equal texts get equal vectors to the last bit. With a cache, what was encoded before is not again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
-from pydantic import Field
 
-from hbt_ray.config import Config
 from hbt_ray.errors import ModelError
-
-Vectors = npt.NDArray[np.float32]
-
-
-class EncoderConfig(Config):
-    """The model under judgement, and how it is run."""
-
-    model: str
-    """A SentenceTransformer or Hugging Face folder, or a hub name."""
-    question_prompt: str | None = None
-    """Written before every question; by default what the model's own configuration says."""
-    passage_prompt: str | None = None
-    max_length: int | None = Field(None, gt=2)
-    """Tokens of the longest text; by default the model's own."""
-    batch_size: int = Field(64, gt=0)
-    """Texts of one forward pass."""
-    workers: int = Field(1, gt=0)
-    """Actors; without a GPU they share the cores."""
-    gpu: bool = False
-    """One GPU an actor."""
+from hbt_ray.evaluate.encoder import Encoder, EncoderConfig
+from hbt_ray.evaluate.vectors import Texts, TextSet, VectorCache, Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,140 +31,115 @@ class Encoded:
     fingerprint: str
     """Of weights, tokenizer, prompts and length."""
     peak_memory_bytes: int
-    """Largest resident set of any one encoder process."""
+    """Largest resident set of any one encoder process; 0 where nothing had to be encoded."""
 
 
 def encode(
     config: EncoderConfig,
-    questions: Sequence[str],
-    passages: Sequence[str],
+    questions: Texts,
+    passages: Texts,
     advance: Callable[[int], None] = lambda _: None,
+    *,
+    cache: Path | None = None,
 ) -> Encoded:
-    """Vectors of questions and passages, in order; needs a Ray session.
+    """Vectors of questions and passages, in order; needs a Ray session where something is to be encoded.
 
-    `advance` is told of every batch how many of the given texts it has finished.
+    Args:
+        advance: is told of every batch how many of the given texts it has finished.
+        cache: a folder where vectors are kept, and memory-mapped from; without one they are held in memory.
 
     Raises:
-        ModelError: the model cannot be loaded, or gives vectors that are not finite.
+        ModelError: the model cannot be loaded, or gives vectors that are not finite, or zero where only their
+            direction counts.
     """
-    sides, texts, places = _unique(questions, passages)
-    occurrences = np.bincount(places, minlength=len(texts))
-    # Longest first: the largest batch comes first, and memory that suffices for it suffices for all.
-    order = np.lexsort((-np.fromiter(map(len, texts), np.int64, len(texts)), sides))
-    table = pa.table({"number": order, "side": sides[order], "text": pa.array([texts[row] for row in order])})
+    sets = [TextSet.of(0, questions), TextSet.of(1, passages)]
+    identity = config.identity() if cache else None
+    kept = VectorCache(cache, identity) if cache and identity else None
+    found = {texts.side: vectors for texts in sets if kept and (vectors := kept.find(texts)) is not None}
+    missing = [texts for texts in sets if texts.side not in found and len(texts)]
+    for texts in sets:
+        if texts.side in found:
+            advance(len(texts.places))
+    fingerprint, peak = (kept.fingerprint or "") if kept else "", 0
+    if missing or not found:
+        made, fingerprint, peak = _encode(config, missing, advance, kept)
+        found |= made
+    width = next(iter(found.values())).shape[1]
+    empty = np.empty((0, width), np.float32)
+    asked, answers = (texts.given(found.get(texts.side, empty)) for texts in sets)
+    return Encoded(asked, answers, fingerprint, peak)
+
+
+def _encode(
+    config: EncoderConfig, sets: list[TextSet], advance: Callable[[int], None], kept: VectorCache | None
+) -> tuple[dict[int, Vectors], str, int]:
+    """Vectors by side, the model's fingerprint, and the memory that it took."""
+    occurrences = {texts.side: np.bincount(texts.places, minlength=len(texts)) for texts in sets}
+    vectors: dict[int, Vectors] = {}
+    fingerprint, peak = "", 0
+    with ExitStack() as writing:
+        for batch in _batches(config, sets):
+            found = np.stack(batch["vector"].to_numpy())
+            sides, numbers = batch["side"].to_numpy(), batch["number"].to_numpy()
+            if not vectors:
+                for texts in sets:
+                    vectors[texts.side] = (
+                        writing.enter_context(kept.writing(texts, found.shape[1]))
+                        if kept
+                        else np.empty((len(texts), found.shape[1]), np.float32)
+                    )
+            _check(config, found)
+            for texts in sets:
+                own = sides == texts.side
+                vectors[texts.side][numbers[own]] = found[own]
+                advance(int(occurrences[texts.side][numbers[own]].sum()))
+            fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
+        if not vectors:
+            raise ModelError("there is no text to encode; give questions or passages")
+    if kept:
+        kept.name(fingerprint)
+        vectors = {texts.side: there for texts in sets if (there := kept.find(texts)) is not None}
+    return vectors, fingerprint, peak
+
+
+def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
+    """Tables of side, number, vector, fingerprint and memory, in any order."""
     block = config.batch_size * 8
-    dataset = ray.data.from_arrow([table.slice(at, block) for at in range(0, len(table), block)]).map_batches(
-        _Encoder,
+    tables = [ordered.slice(at, block) for ordered in map(_ordered, sets) for at in range(0, len(ordered), block)]
+    if not tables:
+        return
+    dataset = ray.data.from_arrow(tables).map_batches(
+        Encoder,
         fn_constructor_args=(config,),
         batch_size=config.batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_gpus=1 if config.gpu else None,
     )
-    vectors: Vectors | None = None
-    fingerprint, peak = "", 0
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            found = np.stack(batch["vector"].to_numpy())
-            vectors = np.empty((len(texts), found.shape[1]), np.float32) if vectors is None else vectors
-            numbers = batch["number"].to_numpy()
-            vectors[numbers] = found
-            advance(int(occurrences[numbers].sum()))
-            fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
         raise ModelError(f"{config.model!r} could not encode: {last_line(error)}") from error
-    if vectors is None or not np.isfinite(vectors).all():
+
+
+def _ordered(texts: TextSet) -> pa.Table:
+    """Longest first: the largest batch comes first, and memory that suffices for it suffices for all."""
+    order = np.argsort(-pc.utf8_length(texts.texts).to_numpy(), kind="stable")
+    side = np.full(len(order), texts.side, np.int8)
+    return pa.table({"number": order, "side": side, "text": texts.texts.take(pa.array(order))})
+
+
+def _check(config: EncoderConfig, vectors: Vectors) -> None:
+    if not np.isfinite(vectors).all():
         raise ModelError(f"{config.model!r} gives vectors that are not finite; its weights are damaged or overflow")
-    return Encoded(vectors[places[: len(questions)]], vectors[places[len(questions) :]], fingerprint, peak)
-
-
-def _unique(
-    questions: Sequence[str], passages: Sequence[str]
-) -> tuple[npt.NDArray[np.int8], list[str], npt.NDArray[np.int64]]:
-    """Distinct (side, text), and for every question, then every passage, which one it is."""
-    numbers: dict[tuple[int, str], int] = {}
-    places = [
-        numbers.setdefault((side, text), len(numbers))
-        for side, texts in enumerate((questions, passages))
-        for text in texts
-    ]
-    return np.array([side for side, _ in numbers], np.int8), [text for _, text in numbers], np.array(places, np.int64)
-
-
-class _Encoder:
-    """One model in one process."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        import torch
-        from sentence_transformers import SentenceTransformer
-
-        if not config.gpu:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
-        self._model = SentenceTransformer(config.model, device="cuda" if config.gpu else "cpu")
-        for name, prompt in (("query", config.question_prompt), ("document", config.passage_prompt)):
-            if prompt is not None:
-                self._model.prompts[name] = prompt
-        if config.max_length:
-            self._model.max_seq_length = config.max_length
-            self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
-        self._batch_size = config.batch_size
-        self._unit = self._model.similarity_fn_name != "dot"
-        self._fingerprint = _fingerprint(self._model)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        sides = batch["side"].to_numpy()
-        texts = batch["text"].to_pylist()
-        vectors = np.empty((len(texts), self._model.get_embedding_dimension()), np.float32)
-        for side, run in ((0, self._model.encode_query), (1, self._model.encode_document)):
-            rows = np.flatnonzero(sides == side)
-            if len(rows):
-                chosen = [texts[row] for row in rows]
-                vectors[rows] = run(
-                    chosen, batch_size=self._batch_size, normalize_embeddings=self._unit, show_progress_bar=False
-                )
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return pa.table(
-            {
-                "number": batch["number"],
-                "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
-                "fingerprint": [self._fingerprint] * len(texts),
-                "memory": [memory] * len(texts),
-            }
+    if zero := int((~vectors.any(axis=1)).sum()):
+        raise ModelError(
+            f"{config.model!r} gives a vector of zeros for {zero} of {len(vectors)} texts, which is equally far from "
+            "everything; its weights are damaged, or its precision is too low"
         )
-
-
-def _fingerprint(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if "pooler" in name.split("."):  # Unused, and where the folder lacks it, drawn anew whenever it is loaded.
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    digest.update((backend.to_str() if backend else repr(model.tokenizer)).encode())
-    digest.update(repr((sorted(model.prompts.items()), model.max_seq_length, model.similarity_fn_name)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def last_line(error: BaseException) -> str:
     """Of a Ray error, whose first lines are tracebacks of other processes."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def model_folder(model: str) -> Path | None:
-    """The folder of a local model, or None for a hub name. Raises: ModelError for a folder without a model."""
-    folder = Path(model)
-    if not folder.exists():
-        if folder.is_absolute() or model.startswith("."):
-            raise ModelError(f"{model}: no such folder")
-        return None
-    if not any((folder / name).exists() for name in ("modules.json", "config.json")):
-        raise ModelError(f"{model}: neither modules.json nor config.json is there, so it is no encoder")
-    return folder

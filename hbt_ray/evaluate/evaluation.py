@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from hbt_ray.console import Screen
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
+from hbt_ray.evaluate.encode import Encoded, encode
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.judge import Scorecard, judge
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task
@@ -34,14 +35,16 @@ def evaluate(
     search: SearchConfig | None = None,
     fix: Fix | None = None,
     trec_depth: int = 0,
+    cache: Path | None = None,
     screen: Screen | None = None,
 ) -> Verdict:
     """Encode, search, measure; write `verdict.json` and the per-query table into `folder`. Needs a Ray session.
 
     Args:
-        name: what the verdict calls the model; the name of the fix is added to it.
+        name: what the verdict calls the model; the variant is added to it.
         fix: what vectors go through before they are indexed and asked.
         trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
+        cache: a folder where vectors of texts are kept for the next time.
         screen: told what happens, for progress; by default nobody is.
 
     Raises:
@@ -49,11 +52,12 @@ def evaluate(
         TaskError, ResourceError: see `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
-    name = f"{name}+{fix.name}" if fix else name
+    if variant := variant_of(encoder, fix):
+        name = f"{name}+{variant}"
     begin = time.perf_counter()
     screen.say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
     with screen.counting(f"{task.name}: encoding", task.queries.num_rows + task.documents.num_rows) as advance:
-        encoded = encode(encoder, task.queries["text"].to_pylist(), task.documents["text"].to_pylist(), advance)
+        encoded = encode(encoder, task.queries["text"], task.documents["text"], advance, cache=cache)
     if fix:
         encoded = _fixed(encoded, fix, task)
     middle = time.perf_counter()
@@ -67,7 +71,7 @@ def evaluate(
                 write_run(scratch / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
                 write_qrels(scratch / "qrels.trec", task)
         seconds = {"encode": middle - begin, "search": end - middle}
-        verdict = _verdict(name, encoded, card, seconds, fix.name if fix else "")
+        verdict = _verdict(name, variant, encoded, card, seconds)
         verdict.save(scratch)
         pq.write_table(table, scratch / PER_QUERY)
     screen.say(
@@ -75,6 +79,11 @@ def evaluate(
         f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
     )
     return verdict
+
+
+def variant_of(encoder: EncoderConfig, fix: Fix | None) -> str:
+    """What distinguishes this way to run the model from the one in which it is saved; empty if nothing does."""
+    return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
 
 
 def _fixed(encoded: Encoded, fix: Fix, task: Task) -> Encoded:
@@ -93,12 +102,12 @@ def _fixed(encoded: Encoded, fix: Fix, task: Task) -> Encoded:
     )
 
 
-def _verdict(name: str, encoded: Encoded, card: Scorecard, seconds: dict[str, float], posthoc: str) -> Verdict:
+def _verdict(name: str, variant: str, encoded: Encoded, card: Scorecard, seconds: dict[str, float]) -> Verdict:
     here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Verdict(
         model=name,
         fingerprint=encoded.fingerprint,
-        posthoc=posthoc,
+        variant=variant,
         seconds=seconds,
         peak_memory_bytes=max(encoded.peak_memory_bytes, here),
         **card.fields(),

@@ -19,7 +19,8 @@ from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, Scored
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
-from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
+from hbt_ray.evaluate.encode import Encoded, encode
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.rescore import RescorerConfig, rescore
 from hbt_ray.evaluate.scores import Floats, pair_scores
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex

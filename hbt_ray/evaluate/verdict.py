@@ -28,8 +28,8 @@ class Verdict(BaseModel):
     """The name to show: of a run, a folder or a hub model."""
     fingerprint: str
     """Checksum of weights, tokenizer and prompts, and of the post-hoc fix."""
-    posthoc: str = ""
-    """The fix that its vectors went through, if any; the model's name ends with it too."""
+    variant: str = ""
+    """Where it was not run as it is saved: the fix of its vectors, the precision; the model's name ends with it too."""
     languages: list[str]
     num_queries: dict[str, int]
     num_documents: dict[str, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate.encode import EncoderConfig, encode
+from hbt_ray.evaluate import encode as encoding
+from hbt_ray.evaluate.encode import encode
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.evaluation import PER_QUERY, evaluate
 from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.vectors import TextSet
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
@@ -81,3 +85,52 @@ def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path
     measure = ir_measures.parse_measure("AP")
     theirs = ir_measures.calc_aggregate([measure], judged, run)[measure]
     assert verdict.settings["multilingual"]["AP"] == pytest.approx(theirs, abs=1e-9)
+
+
+def test_no_text_is_encoded_twice(library: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shutil.copytree(library[0], tmp_path / "model")
+    config, cache = EncoderConfig(model=str(model)), tmp_path / "vectors"
+    first = encode(config, QUESTIONS, PASSAGES[:50], cache=cache)
+    assert np.array_equal(first.passages, encode(config, [], PASSAGES[:50]).passages)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("something was encoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "_batches", refuse)
+        (model / "README.md").write_text("a card says nothing about vectors")
+        told: list[int] = []
+        again = encode(config, QUESTIONS, PASSAGES[:50], told.append, cache=cache)
+        assert np.array_equal(again.questions, first.questions)
+        assert np.array_equal(again.passages, first.passages)
+        assert isinstance(again.passages, np.memmap)
+        assert (again.fingerprint, again.peak_memory_bytes) == (first.fingerprint, 0)
+        assert sum(told) == len(QUESTIONS) + 50
+        for other in (config.model_copy(update={"max_length": 8}), config.model_copy(update={"question_prompt": "q "})):
+            with pytest.raises(AssertionError, match="something was encoded"):
+                encode(other, QUESTIONS, PASSAGES[:50], cache=cache)
+    with pytest.raises(ModelError, match="could not encode"):
+        (model / "model.safetensors").write_bytes(b"other weights")
+        encode(config, QUESTIONS, PASSAGES[:50], cache=cache)
+
+
+def test_half_precision_gives_unit_vectors_near_those_of_fp32(library: tuple[Path, Any]) -> None:
+    full = encode(EncoderConfig(model=str(library[0])), QUESTIONS, PASSAGES)
+    half = encode(EncoderConfig(model=str(library[0]), precision="bf16"), QUESTIONS, PASSAGES)
+    assert np.abs(np.linalg.norm(half.passages, axis=1) - 1).max() < 1e-6
+    error = 1 - (half.passages * full.passages).sum(axis=1)
+    assert 0 < error.max() < 1e-3
+    assert half.fingerprint != full.fingerprint
+
+
+def test_a_set_of_texts_is_known_by_its_texts_their_order_and_side() -> None:
+    sets = [
+        TextSet.of(0, ["a", "bc"]),
+        TextSet.of(0, ["ab", "c"]),
+        TextSet.of(0, ["bc", "a"]),
+        TextSet.of(1, ["a", "bc"]),
+    ]
+    assert len({texts.checksum for texts in sets}) == 4
+    twice = TextSet.of(0, ["a", "bc", "a"])
+    assert twice.checksum == sets[0].checksum
+    assert twice.given(np.array([[1], [2]], np.float32)).tolist() == [[1], [2], [1]]

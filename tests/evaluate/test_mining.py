@@ -15,7 +15,8 @@ from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.evaluate.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
-from hbt_ray.evaluate.encode import Encoded, EncoderConfig, encode
+from hbt_ray.evaluate.encode import Encoded, encode
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.mining import languages_to_mine, mine
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build

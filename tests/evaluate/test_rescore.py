@@ -13,7 +13,7 @@ from hbt_ray.data.store.negatives import Negatives, require_scores
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.candidates import MineConfig, read_candidates
-from hbt_ray.evaluate.encode import EncoderConfig
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.mining import mine
 from hbt_ray.evaluate.rescore import RescorerConfig, rescore
 from hbt_ray.train.model.config import ModelConfig

@@ -15,7 +15,8 @@ from hbt_ray.cli import app
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.evaluate.encode import EncoderConfig, encode
+from hbt_ray.evaluate.encode import encode
+from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.judge import judge
 from hbt_ray.evaluate.search import ShardedIndex
 from hbt_ray.evaluate.tasks import Task, open_task

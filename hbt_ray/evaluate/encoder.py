@@ -1,0 +1,142 @@
+"""The encoder under judgement: which model, how it is run, and what it is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from hbt_ray.config import Config
+from hbt_ray.errors import ModelError
+
+_NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
+"""What may lie in a model's folder, and change, while its vectors stay the same."""
+
+
+class EncoderConfig(Config):
+    """The model under judgement, and how it is run."""
+
+    model: str
+    """A SentenceTransformer or Hugging Face folder, or a hub name."""
+    question_prompt: str | None = None
+    """Written before every question; by default what the model's own configuration says."""
+    passage_prompt: str | None = None
+    max_length: int | None = Field(None, gt=2)
+    """Tokens of the longest text; by default the model's own."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of weights and activations; vectors are normalised and kept in fp32."""
+    batch_size: int = Field(64, gt=0)
+    """Texts of one forward pass."""
+    workers: int = Field(1, gt=0)
+    """Actors; without a GPU they share the cores."""
+    gpu: bool = False
+    """One GPU an actor."""
+
+    def identity(self) -> str | None:
+        """Checksum of the model's files and of all that changes its vectors; None of a hub model that is not here.
+
+        It costs a second a GB, and no model is loaded for it, as it is for the fingerprint of its vectors.
+        """
+        if (folder := _folder_here(self.model)) is None:
+            return None
+        digest = hashlib.sha256(
+            repr((self.question_prompt, self.passage_prompt, self.max_length, self.precision)).encode()
+        )
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder)
+            if name.parts[0] not in _NOT_THE_MODEL:
+                with path.open("rb") as file:
+                    digest.update(f"{name.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+class Encoder:
+    """One model in one process; Ray Data calls it with tables of number, side (0 question, 1 passage) and text."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        if not config.gpu:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self._model = SentenceTransformer(config.model, device="cuda" if config.gpu else "cpu")
+        self._model.to(kinds[config.precision])
+        for name, prompt in (("query", config.question_prompt), ("document", config.passage_prompt)):
+            if prompt is not None:
+                self._model.prompts[name] = prompt
+        if config.max_length:
+            self._model.max_seq_length = config.max_length
+            self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
+        self._batch_size = config.batch_size
+        self._unit = self._model.similarity_fn_name != "dot"
+        self._fingerprint = _fingerprint(self._model)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        sides = batch["side"].to_numpy()
+        texts = batch["text"].to_pylist()
+        vectors = np.empty((len(texts), self._model.get_embedding_dimension()), np.float32)
+        for side, run in ((0, self._model.encode_query), (1, self._model.encode_document)):
+            rows = np.flatnonzero(sides == side)
+            if len(rows):
+                vectors[rows] = self._encode(run, [texts[row] for row in rows])
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return pa.table(
+            {
+                "number": batch["number"],
+                "side": batch["side"],
+                "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
+                "fingerprint": [self._fingerprint] * len(texts),
+                "memory": [memory] * len(texts),
+            }
+        )
+
+    def _encode(self, run: Any, texts: list[str]) -> Any:
+        import torch
+
+        vectors = run(texts, batch_size=self._batch_size, convert_to_tensor=True, show_progress_bar=False).float()
+        # Here, as half a precision would leave vectors of about unit length.
+        return (torch.nn.functional.normalize(vectors) if self._unit else vectors).cpu().numpy()
+
+
+def model_folder(model: str) -> Path | None:
+    """The folder of a local model, or None for a hub name. Raises: ModelError for a folder without a model."""
+    folder = Path(model)
+    if not folder.exists():
+        if folder.is_absolute() or model.startswith("."):
+            raise ModelError(f"{model}: no such folder")
+        return None
+    if not any((folder / name).exists() for name in ("modules.json", "config.json")):
+        raise ModelError(f"{model}: neither modules.json nor config.json is there, so it is no encoder")
+    return folder
+
+
+def _folder_here(model: str) -> Path | None:
+    """Of a local model, or the newest snapshot of a hub model in its cache."""
+    if folder := model_folder(model):
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _fingerprint(model: Any) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if "pooler" in name.split("."):  # Unused, and where the folder lacks it, drawn anew whenever it is loaded.
+            continue
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy())
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    digest.update((backend.to_str() if backend else repr(model.tokenizer)).encode())
+    digest.update(repr((sorted(model.prompts.items()), model.max_seq_length, model.similarity_fn_name)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,108 @@
+"""Vectors that are kept: no text goes twice through one model.
+
+FOLDER/<identity of the model>/model.json       its fingerprint
+FOLDER/<identity of the model>/<texts>.npy      vectors of one set of distinct texts, [texts, width], float32
+
+Files are memory-mapped, so a corpus need not fit into memory; one of them is written under another name until it is
+whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Vectors = npt.NDArray[np.float32]
+Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """The distinct texts of one side, and where each of the given ones is among them."""
+
+    side: int
+    """0 for questions, 1 for passages: prompts may differ."""
+    texts: pa.LargeStringArray
+    """In the order in which they first occur."""
+    places: npt.NDArray[np.int64]
+    """[given texts] → row of `texts`."""
+
+    @classmethod
+    def of(cls, side: int, texts: Texts) -> TextSet:
+        given = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([pa.array(texts, pa.large_string())])
+        given = given.cast(pa.large_string())
+        distinct = given.unique()
+        places = pc.index_in(given, value_set=distinct).to_numpy().astype(np.int64)
+        return cls(side, distinct, places)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of side and texts, in order."""
+        digest = hashlib.sha256(bytes([self.side]))
+        digest.update(pc.binary_length(self.texts).to_numpy().tobytes())
+        for start in range(0, len(self.texts), 1 << 16):
+            digest.update("".join(self.texts.slice(start, 1 << 16).to_pylist()).encode())
+        return digest.hexdigest()[:16]
+
+    def given(self, vectors: Vectors) -> Vectors:
+        """Vectors of the given texts from those of the distinct ones; not copied where no text occurs twice."""
+        if len(self.places) == len(vectors) and (self.places == np.arange(len(vectors))).all():
+            return vectors
+        return vectors[self.places]
+
+
+class VectorCache:
+    """What is kept of one model below a folder, which need not be there yet."""
+
+    def __init__(self, root: Path, identity: str) -> None:
+        self._root = root / identity
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the model; None before anything was kept."""
+        path = self._root / "model.json"
+        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"]) if path.exists() else None
+
+    def find(self, texts: TextSet) -> Vectors | None:
+        """Their vectors, memory-mapped; None where they are not kept."""
+        path = self._path(texts)
+        if not path.exists() or self.fingerprint is None:
+            return None
+        found: Vectors = np.load(path, mmap_mode="r")
+        return found if len(found) == len(texts) else None
+
+    @contextmanager
+    def writing(self, texts: TextSet, width: int) -> Iterator[Vectors]:
+        """An array to write to, kept if the block ends well."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._root) as scratch:
+            path = Path(scratch) / "vectors.npy"
+            array = np.lib.format.open_memmap(path, "w+", np.float32, (len(texts), width))
+            yield array
+            array.flush()
+            os.replace(path, self._path(texts))
+
+    def name(self, fingerprint: str) -> None:
+        """Say what model it is, once its first vectors are there."""
+        unfinished = self._root / ".model.json"
+        unfinished.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+        os.replace(unfinished, self._root / "model.json")
+
+    def _path(self, texts: TextSet) -> Path:
+        return self._root / f"{texts.checksum}.npy"
