@@ -63,7 +63,7 @@ def normalise(tag: str) -> str:
 
 
 def without_default_script(tag: str) -> str:
-    """`eng_Latn` → `en`, `zho_Hans` → `zh`, but `zho_Hant` → `zh-Hant`: data sets that always name the script meet others.
+    """`eng_Latn` → `en`, `zho_Hans` → `zh`, but `zho_Hant` → `zh-Hant`, for sets that always name it.
 
     The default is CLDR's likely script of the language; of a language that CLDR does not know, the script stays.
 

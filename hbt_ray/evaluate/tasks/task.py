@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 DOCUMENTS = pa.schema([(name, pa.string()) for name in ("doc_id", "language", "text")])
 QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "language", "text")])
 QRELS = pa.schema([(name, pa.string()) for name in ("query_id", "doc_id")])
+_BATCH = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class Task:
         measures: tuple[str, ...] = (),
     ) -> Task:
         """The same from rows of strings, in the order of the tables' columns."""
-        return cls(name, _table(documents, DOCUMENTS), _table(queries, QUERIES), _table(qrels, QRELS), measures)
+        return cls(name, table_of(documents, DOCUMENTS), table_of(queries, QUERIES), table_of(qrels, QRELS), measures)
 
     @cached_property
     def languages(self) -> list[str]:
@@ -176,9 +178,13 @@ class Task:
                 raise TaskError(f"task {self.name}: write the language {tag!r} as {canonical!r}")
 
 
-def _table(rows: Iterable[Sequence[str]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=schema)
+def table_of(rows: Iterable[Sequence[str]], schema: pa.Schema) -> pa.Table:
+    """Rows of strings as a table; read as a stream, so that at most `_BATCH` of them are Python objects at a time."""
+    stream, batches = iter(rows), []
+    while batch := list(islice(stream, _BATCH)):
+        columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+        batches.append(pa.record_batch(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema)
 
 
 def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> npt.NDArray[np.int64]:
