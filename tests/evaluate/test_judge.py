@@ -91,6 +91,17 @@ def test_settings_that_a_task_does_not_have_are_left_out(ray_session: None) -> N
     assert card.pool["en"] == {**card.pairs["en"]["en"], "RankDistance": 0.0}
 
 
+def test_measures_of_the_task_stand_beside_the_judges_own(ray_session: None, uneven: Task) -> None:
+    task = Task("own", uneven.documents, uneven.queries, uneven.qrels, ("AP@1", "RR", "AP", "RankDistance"))
+    table, card = judged(task, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
+    plain, _ = judged(uneven, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
+    assert table.column_names == [*plain.column_names[:-1], "AP@1", "RR", "RankDistance"]
+    assert table.select(plain.column_names).equals(plain)
+    assert card.settings["cross-lingual"].keys() == {*MEASURES, "AP@1", "RR"}
+    assert card.settings["multilingual"].keys() == {*POOL_MEASURES, "AP@1", "RR"}
+    assert card.pool["de"]["RR"] == pytest.approx(1 / 3)
+
+
 def test_vectors_of_another_task_are_refused(ray_session: None, uneven: Task) -> None:
     documents = by_angle(*ANGLES.values())
     with ShardedIndex.of_task(uneven, documents) as index:

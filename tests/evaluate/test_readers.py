@@ -113,6 +113,7 @@ def test_beir_names_the_line_that_is_wrong(beir: Path, file: str) -> None:
 WRONG_BEIR: dict[str, tuple[str, list[Any], str]] = {
     "empty": ("corpus.jsonl", [], r"corpus\.jsonl: the file is empty"),
     "blank": ("corpus.jsonl", [{"_id": "d1", "text": " "}, {"_id": "d2", "text": "\t"}], "all 2 documents"),
+    "column": ("corpus.jsonl", [{"id": "d1", "text": "x"}], r"corpus\.jsonl:1: no '_id'; every line needs '_id' and"),
     "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "the first is 'd1'"),
     "document": ("qrels/test.tsv", ["q1\td1\t1", "q1\td9\t1"], "1 qrels name a doc_id .* the first is 'd9'"),
     "query": ("qrels/test.tsv", ["q1\td1\t1", "q9\td1\t1"], "1 qrels name a query_id .* the first is 'q9'"),
