@@ -276,6 +276,8 @@ def test_tatoeba_that_is_not_aligned_is_refused(tatoeba: Path) -> None:
         open_task(f"tatoeba={tatoeba}", ["en", "fr"])
     with pytest.raises(ConfigError, match="subset=xtreme names the languages already"):
         open_task(f"tatoeba={tatoeba},subset=xtreme", ["de"])
+    with pytest.raises(TaskError, match="English alone makes no pair"):
+        open_task(f"tatoeba={tatoeba}", ["en"])
     with pytest.raises(TaskError, match="nothing is in 'af'"):
         bitext(f"tatoeba={tatoeba},subset=xtreme")
     write(tatoeba / "tatoeba.deu-eng.deu", ["eins", "", "zwei"])

@@ -48,6 +48,8 @@ class TatoebaTask(TaskSpec):
     def open(self) -> Bitext:
         sides = _from_table(self.path) if name(self.path).endswith(".parquet") else _from_folder(self.path)
         wanted = XTREME if self.subset == "xtreme" else [tag for tag in self.languages if tag != "en"]
+        if self.languages and not wanted:
+            raise TaskError(f"{self.path}: English alone makes no pair; name the languages that are to find it")
         kept = chosen(wanted, sides, self.path)
         own = self.kind if self.subset == "all" else f"{self.kind}-{self.subset}"
         return with_english(self.name or own, {tag: sides[tag] for tag in kept}, self.both_ways)
