@@ -2,7 +2,7 @@
 
 The margin (Artetxe and Schwenk 2019, arXiv 1811.01136, equations 2 and 4) divides the cosine of two sentences by the
 mean cosine of each with its k nearest neighbours on the other side, so that a sentence which is near to everything
-is nobody's translation. Pure NumPy, no Ray; similarities are computed in blocks, never as a whole matrix.
+is nobody's translation. Similarities are computed in blocks, never as a whole matrix.
 """
 
 from __future__ import annotations
