@@ -8,7 +8,7 @@ import yaml
 
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
-from hbt_ray.evaluate.table import COLUMNS
+from hbt_ray.evaluate.table import Column, compare
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
 from hbt_ray.train.export import Exported
@@ -95,10 +95,18 @@ def _trained_languages(config: TrainConfig) -> list[str]:
 def _results(verdicts: list[Verdict]) -> str:
     if not verdicts:
         return "Not judged yet: `hbt evaluate RUN --task …`."
-    head = "| task | " + " | ".join(column.name for column in COLUMNS) + " |"
-    rows = ["| " + " | ".join([_label(verdict), *map(_number, (column.value(verdict) for column in COLUMNS))]) + " |"
-            for verdict in verdicts]  # fmt: skip
-    return "\n".join([head, "|" + "---|" * (len(COLUMNS) + 1), *rows])
+    columns = list(dict.fromkeys(column for verdict in verdicts for column in _columns(verdict)))
+    head = "| task | " + " | ".join(column.name for column in columns) + " |"
+    rows = []
+    for verdict in verdicts:
+        own = _columns(verdict)
+        values = (column.value(verdict) if column in own else None for column in columns)
+        rows.append("| " + " | ".join([_label(verdict), *map(_number, values)]) + " |")
+    return "\n".join([head, "|" + "---|" * (len(columns) + 1), *rows])
+
+
+def _columns(verdict: Verdict) -> tuple[Column, ...]:
+    return compare([verdict])[0].columns
 
 
 def _label(verdict: Verdict) -> str:
@@ -117,7 +125,7 @@ def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[s
             "dataset": {"name": verdict.task, "type": verdict.task},
             "metrics": [
                 {"type": column.measure, "name": column.name, "value": value}
-                for column in COLUMNS
+                for column in _columns(verdict)
                 if (value := column.value(verdict)) is not None
             ],
         }

@@ -221,8 +221,16 @@ def posthoc(
 def evaluate(
     model: ModelName,
     task: Annotated[
-        list[str], typer.Option(help="xquad-r=FOLDER, mlqa-r=FOLDER, lareqa=FOLDER or worldfacts; repeatable.")
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[=PLACE][,OPTION=VALUE…]",
+            help="xquad-r, mlqa-r, lareqa, beir, miracl, mewsli-x, tatoeba, flores or worldfacts, such as "
+            "beir=scifact,split=dev,language=en; repeatable.",
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="SUITE.yaml", help="A list of tasks with their options.")
+    ] = None,
     languages: Annotated[str, typer.Option(help="Keep only these, such as en,de,ar.")] = "",
     untrained: Annotated[bool, typer.Option("--untrained", help="Judge the base encoder of a run as well.")] = False,
     question_prompt: QuestionPrompt = None,
@@ -249,14 +257,17 @@ def evaluate(
     """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.table import headline_table
-    from hbt_ray.evaluate.tasks import open_task
+    from hbt_ray.evaluate.tasks import Suite, distinct, open_task
     from hbt_ray.posthoc import Fix
     from hbt_ray.session import session
     from hbt_ray.workflow import as_saved, find_run, fix_file, judge
 
     screen = Screen(as_json)
     chosen = [language for language in languages.split(",") if language]
-    tasks = [open_task(spec, chosen) for spec in task]
+    if not task and suite is None:
+        raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
+    listed = Suite.load(suite).within(chosen).open() if suite else []
+    tasks = distinct([*(open_task(spec, chosen) for spec in task or ()), *listed])
     run = find_run(model, name, storage)
     is_run = run.config.exists()
     settings = _encoder(

@@ -38,7 +38,8 @@ def _short() -> dict[str, tuple[str, str, str]]:
         language, region, script, *_ = parse_locale(tag)
         if len(code) == 3 and len(language) == 2 and language in _registered():
             short[code] = language, script or "", region or ""
-    return short
+    # CLDR takes Tagalog for Filipino and Twi for Akan; ISO 639-1 has codes of their own for them.
+    return {**short, "tgl": ("tl", "", ""), "twi": ("tw", "", "")}
 
 
 @lru_cache(maxsize=4096)
@@ -59,6 +60,24 @@ def normalise(tag: str) -> str:
     language, script, region = _short().get(language, (language, "", ""))
     parts = [language, (match["script"] or script).title(), (match["region"] or region).upper()]
     return "-".join(filter(None, parts)) + match["variants"].lower()
+
+
+def without_default_script(tag: str) -> str:
+    """`eng_Latn` → `en`, `zho_Hans` → `zh`, but `zho_Hant` → `zh-Hant`, for sets that always name it.
+
+    The default is CLDR's likely script of the language; of a language that CLDR does not know, the script stays.
+
+    Raises:
+        ValueError: as `normalise`.
+    """
+    from babel.core import get_global, parse_locale
+
+    language, *rest = normalise(tag).split("-")
+    known = get_global("likely_subtags")
+    likely = known.get(language) or known.get(get_global("language_aliases").get(language))
+    script = parse_locale(likely)[2] if likely else None
+    default = script and rest[:1] in ([script], ["Hang"] if script == "Kore" else [])  # Kore is Hangul with Hanja.
+    return "-".join([language, *(rest[1:] if default else rest)])
 
 
 def english_name(tag: str) -> str:

@@ -21,7 +21,7 @@ from hbt_ray.evaluate.evaluation import evaluate, variant_of
 from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.rescore import RescorerConfig
-from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
 from hbt_ray.posthoc.fix import SUFFIX
@@ -211,7 +211,7 @@ def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, sc
 def judge(
     run: Run,
     encoder: EncoderConfig,
-    tasks: Sequence[Task],
+    tasks: Sequence[Task | Bitext],
     screen: Screen,
     *,
     of_base: bool = False,

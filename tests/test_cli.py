@@ -88,6 +88,14 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
             "no such fix; none was",
         ),
         (("evaluate", "x/y", "--task", "xquad-r"), "TaskError: --task xquad-r: where is it?"),
+        (("evaluate", "x/y"), "ConfigError: there is nothing to judge on; give --task"),
+        (("evaluate", "x/y", "--suite", "nowhere.yaml"), "ConfigError: nowhere.yaml: no such file"),
+        (("evaluate", "x/y", "--suite", "train.yaml"), "ConfigError: train.yaml: unknown key 'name'"),
+        (
+            ("evaluate", "x/y", "--task", "beir=nowhere"),
+            "SourceError: nowhere: holds no corpus.jsonl or corpus.jsonl.gz",
+        ),
+        (("evaluate", "x/y", "--task", "worldfacts", "--task", "worldfacts=dev"), "is the name of 2 tasks"),
         (("evaluate", "x/y", "--task", "worldfacts", "--languages", "fr"), "worldfacts has no templates for fr"),
         (("report", "nowhere"), "no such run"),
         (("report", "store"), "nothing was judged yet"),
@@ -195,6 +203,40 @@ def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
     assert "untrained" in page
     assert "hybrid(0.5)" in page
     assert "open " in done.stdout
+
+
+def test_a_suite_is_judged_in_one_run(world: Path) -> None:
+    """A small encoder, a task with measures of its own, and a bitext, whose sides are both questions."""
+    build(small_run(world).model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "judged"))
+    (world / "devtest").mkdir()
+    for code, words in (("deu_Latn", "Farbe"), ("eng_Latn", "colour"), ("arb_Arab", "لون")):
+        (world / "devtest" / f"{code}.devtest").write_text(
+            "".join(f"{words} {n}\n" for n in range(6)), encoding="utf-8"
+        )
+    tasks = [
+        {"kind": "worldfacts", "split": "dev", "languages": ["de", "en"], "measures": ["AP@20", "RankDistance"]},
+        {"kind": "flores", "path": str(world), "pivot": "en"},
+    ]
+    (world / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    done = hbt("evaluate", "judged", "--suite", "suite.yaml", "--trec-depth", "5", "--json", cwd=world)
+    assert done.returncode == 0, done.stderr
+    facts, flores = json.loads(done.stdout)["verdicts"]
+    assert facts["headline"] == ["AP@20", "RankDistance"]
+    assert 0 < facts["settings"]["monolingual"]["AP@20"] <= facts["settings"]["monolingual"]["AP"]
+    assert flores["settings"].keys() == {"cross-lingual"}
+    assert flores["settings"]["cross-lingual"].keys() == {"R@1", "MarginR@1"}
+    assert {asked: sorted(row) for asked, row in flores["pairs"].items()} == {
+        "ar": ["en"],
+        "de": ["en"],
+        "en": ["ar", "de"],
+    }
+    assert "flores: each pair of languages is searched by itself, so there is no TREC run" in done.stderr
+    folder = world / "runs" / "judged" / "verdicts"
+    assert sorted(path.name for path in (folder / "flores").iterdir()) == ["queries.parquet", "verdict.json"]
+    assert (folder / "worldfacts" / "run.trec").exists()
+    done = hbt("report", "runs/judged", cwd=world)
+    assert done.returncode == 0, done.stderr
+    assert "MarginR@1" in (world / "runs" / "judged" / "report.html").read_text()
 
 
 def test_ctrl_c_ends_a_run_in_one_line(world: Path) -> None:

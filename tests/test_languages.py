@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.languages import normalise
+from hbt_ray.languages import normalise, without_default_script
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,38 @@ def test_tags_have_one_spelling(tag: str, canonical: str) -> None:
         ("bem", "bem"),
         ("fil", "fil"),
         ("tl", "tl"),
+        ("tgl", "tl"),
+        ("twi_Latn", "tw-Latn"),
         ("daf", "daf"),
     ],
 )
 def test_three_letters_become_two_where_the_language_has_them(tag: str, canonical: str) -> None:
     assert normalise(tag) == canonical
     assert normalise(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("code", "tag"),
+    [
+        ("eng_Latn", "en"),
+        ("zho_Hans", "zh"),
+        ("zho_Hant", "zh-Hant"),
+        ("jpn_Jpan", "ja"),
+        ("kor_Hang", "ko"),
+        ("arb_Arab", "ar"),
+        ("arb_Latn", "ar-Latn"),
+        ("kas_Arab", "ks"),
+        ("kas_Deva", "ks-Deva"),
+        ("prs_Arab", "fa-AF"),
+        ("twi_Latn", "tw"),
+        ("qaa_Latn", "qaa-Latn"),  # CLDR does not know it
+        ("pt-BR", "pt-BR"),
+        ("de", "de"),
+    ],
+)
+def test_the_default_script_of_a_language_need_not_be_said(code: str, tag: str) -> None:
+    assert without_default_script(code) == tag
+    assert normalise(tag) == tag
 
 
 def test_every_tag_that_a_three_letter_code_becomes_stays_as_it_is() -> None:

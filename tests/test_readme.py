@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hbt_ray.evaluate.tasks import Suite
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -47,6 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def test_its_suite_is_one(folder: Path) -> None:
+    suite = Suite.load(folder / "suite.yaml")
+    assert [spec.kind for spec in suite.tasks] == ["beir", "xquad-r", "tatoeba"]
 
 
 def test_its_commands_run_one_after_the_other(folder: Path) -> None:

@@ -8,15 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hbt_ray.console import Screen
 from hbt_ray.errors import ModelError
+from hbt_ray.evaluate.bitext import judge_bitext
 from hbt_ray.evaluate.encode import Encoded, encode
 from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.judge import Scorecard, judge
 from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
-from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.posthoc import Fix
@@ -28,7 +30,7 @@ PER_QUERY = "queries.parquet"
 
 def evaluate(
     encoder: EncoderConfig,
-    task: Task,
+    task: Task | Bitext,
     folder: Path,
     *,
     name: str,
@@ -42,6 +44,7 @@ def evaluate(
 
     Args:
         name: what the verdict calls the model; the variant is added to it.
+        search: how a corpus is cut and asked; a bitext has none.
         fix: what vectors go through before they are indexed and asked.
         trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
         cache: a folder where vectors of texts are kept for the next time.
@@ -49,29 +52,37 @@ def evaluate(
 
     Raises:
         ModelError: the fix was fitted to another encoder, or see `encode`.
-        TaskError, ResourceError: see `ShardedIndex`.
+        TaskError, ResourceError: see `ShardedIndex` and `judge_bitext`.
     """
     screen = screen or Screen(silent=True)
     if variant := variant_of(encoder, fix):
         name = f"{name}+{variant}"
     begin = time.perf_counter()
-    screen.say(f"{task.name}: encoding {task.queries.num_rows:,} questions and {task.documents.num_rows:,} passages")
-    with screen.counting(f"{task.name}: encoding", task.queries.num_rows + task.documents.num_rows) as advance:
-        encoded = encode(encoder, task.queries["text"], task.documents["text"], advance, cache=cache)
+    asked, found = _sides(task)
+    screen.say(f"{task.name}: encoding {asked.num_rows:,} questions and {found.num_rows:,} passages")
+    with screen.counting(f"{task.name}: encoding", asked.num_rows + found.num_rows) as advance:
+        encoded = encode(encoder, asked["text"], found["text"], advance, cache=cache)
     if fix:
-        encoded = _fixed(encoded, fix, task)
+        encoded = _fixed(encoded, fix, asked["language"].to_pylist(), found["language"].to_pylist())
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with published(folder) as scratch:
-        with ShardedIndex.of_task(task, encoded.passages, search) as index:
-            table, card = judge(task, encoded.questions, index)
-            end = time.perf_counter()
+        if isinstance(task, Bitext):
             if trec_depth:
-                hits = index.search(encoded.questions, trec_depth)
-                write_run(scratch / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
-                write_qrels(scratch / "qrels.trec", task)
-        seconds = {"encode": middle - begin, "search": end - middle}
-        verdict = _verdict(name, variant, encoded, card, seconds)
+                screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
+            table, card = judge_bitext(task, encoded.questions)
+        else:
+            table, card = _searched(task, encoded, search, trec_depth, scratch, name)
+        end = time.perf_counter()
+        verdict = Verdict(
+            model=name,
+            fingerprint=encoded.fingerprint,
+            variant=variant,
+            headline=list(task.measures),
+            seconds={"encode": middle - begin, "search": end - middle},
+            peak_memory_bytes=max(encoded.peak_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+            **card.fields(),
+        )
         verdict.save(scratch)
         pq.write_table(table, scratch / PER_QUERY)
     screen.say(
@@ -86,29 +97,39 @@ def variant_of(encoder: EncoderConfig, fix: Fix | None) -> str:
     return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
 
 
-def _fixed(encoded: Encoded, fix: Fix, task: Task) -> Encoded:
+def _sides(task: Task | Bitext) -> tuple[pa.Table, pa.Table]:
+    """What is encoded as questions, and what as passages.
+
+    The sides of a bitext are alike, so both are questions, as the E5 models want it (2212.03533).
+    """
+    if isinstance(task, Bitext):
+        return task.sentences, task.sentences.slice(0, 0)
+    return task.queries, task.documents
+
+
+def _searched(
+    task: Task, encoded: Encoded, search: SearchConfig | None, trec_depth: int, folder: Path, name: str
+) -> tuple[pa.Table, Scorecard]:
+    """Per-query table and scorecard; TREC files in the folder where they are wanted."""
+    with ShardedIndex.of_task(task, encoded.passages, search) as index:
+        judged = judge(task, encoded.questions, index)
+        if trec_depth:
+            hits = index.search(encoded.questions, trec_depth)
+            write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
+            write_qrels(folder / "qrels.trec", task)
+    return judged
+
+
+def _fixed(encoded: Encoded, fix: Fix, asked: list[str], found: list[str]) -> Encoded:
     if fix.encoder != encoded.fingerprint:
         raise ModelError(
             f"posthoc {fix.name} was fitted to an encoder with fingerprint {fix.encoder}, this one has "
             f"{encoded.fingerprint}: its weights, prompts or length are others. Run `hbt posthoc` again with the same "
             "model and options"
         )
-    asked, found = (table["language"].to_pylist() for table in (task.queries, task.documents))
     return replace(
         encoded,
         questions=fix.apply(encoded.questions, asked, QUESTION),
         passages=fix.apply(encoded.passages, found, PASSAGE),
         fingerprint=hashlib.sha256(f"{encoded.fingerprint} {fix.fingerprint}".encode()).hexdigest()[:16],
-    )
-
-
-def _verdict(name: str, variant: str, encoded: Encoded, card: Scorecard, seconds: dict[str, float]) -> Verdict:
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Verdict(
-        model=name,
-        fingerprint=encoded.fingerprint,
-        variant=variant,
-        seconds=seconds,
-        peak_memory_bytes=max(encoded.peak_memory_bytes, here),
-        **card.fields(),
     )

@@ -46,9 +46,10 @@ def judge(task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex) -> tupl
     """Judge the vectors of the task's queries [queries, dim] against an index of its documents, in the task's order.
 
     Returns the per-query table and the means. The table's columns are query_id, language, setting, passage_language
-    (empty in the multilingual setting) and one a measure; `RankDistance` is null outside the multilingual setting. A
-    pair of languages has only the questions with a relevant document in the second one; a setting without any pair is
-    left out. Means are taken over questions within a language or pair, then over languages or pairs.
+    (empty in the multilingual setting) and one a measure, of `MEASURES` and of the task's own; `RankDistance` is null
+    outside the multilingual setting. A pair of languages has only the questions with a relevant document in the second
+    one; a setting without any pair is left out. Means are taken over questions within a language or pair, then over
+    languages or pairs.
 
     Raises:
         TaskError: the index or the vectors are not those of the task, or a vector is not finite.
@@ -88,8 +89,10 @@ def _summarise(task: Task, groups: Iterable[_Group]) -> tuple[pa.Table, Scorecar
     asked = np.asarray(task.queries["language"].to_pylist())
     card = _blank(task)
     tables = []
+    asks = measures_of(task)
     for group in groups:
-        values = measure(MEASURES if group.language else POOL_MEASURES, group.ranks[group.queries])
+        names = asks if group.language else (*asks, RANK_DISTANCE)
+        values = measure(names, group.ranks[group.queries])
         languages = asked[group.queries]
         tables.append(_table(task, group, languages, values))
         for language in np.unique(languages).tolist():
@@ -100,6 +103,11 @@ def _summarise(task: Task, groups: Iterable[_Group]) -> tuple[pa.Table, Scorecar
                 card.pool[language] = means
     card.settings.update(_settings(card))
     return pa.concat_tables(tables), card
+
+
+def measures_of(task: Task) -> tuple[str, ...]:
+    """The judge's measures and the task's own; the rank distance is not among them, as the pool alone has it."""
+    return tuple(dict.fromkeys(name for name in (*MEASURES, *task.measures) if name != RANK_DISTANCE))
 
 
 def _blank(task: Task) -> Scorecard:
@@ -137,7 +145,7 @@ def _table(task: Task, group: _Group, languages: npt.NDArray[np.str_], values: d
         "setting": pa.array(settings.tolist(), pa.string()),
         "passage_language": pa.array([group.language] * len(languages), pa.string()),
     }
-    for name in POOL_MEASURES:
+    for name in (*measures_of(task), RANK_DISTANCE):
         absent = pa.nulls(len(languages), pa.float64())
         columns[name] = pa.array(values[name], pa.float64()) if name in values else absent
     return pa.table(columns)

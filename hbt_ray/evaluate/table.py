@@ -121,12 +121,12 @@ class Comparison:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The columns with a value; a setting that has none of them shows the measures that it does have."""
+        """The task's own measures, or `COLUMNS`, with a value; a setting with none of them shows what it does have."""
         shown: list[Column] = []
+        headline = dict.fromkeys(name for system in self.systems for name in system.verdict.headline)
         for setting in (MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL):
-            own = [
-                c for c in COLUMNS if c.setting == setting and any(c.value(s.verdict) is not None for s in self.systems)
-            ]
+            wanted = [Column(setting, name) for name in headline] or [c for c in COLUMNS if c.setting == setting]
+            own = [c for c in wanted if any(c.value(s.verdict) is not None for s in self.systems)]
             names = dict.fromkeys(name for s in self.systems for name in s.verdict.settings.get(setting, {}))
             shown += own or [Column(setting, name) for name in names]
         return tuple(shown)

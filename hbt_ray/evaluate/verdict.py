@@ -30,6 +30,8 @@ class Verdict(BaseModel):
     """Checksum of weights, tokenizer and prompts, and of the post-hoc fix."""
     variant: str = ""
     """Where it was not run as it is saved: the fix of its vectors, the precision; the model's name ends with it too."""
+    headline: list[str] = []
+    """Measures that the task is known by, shown in place of the columns of 2408.10536; empty: those columns."""
     languages: list[str]
     num_queries: dict[str, int]
     num_documents: dict[str, int]

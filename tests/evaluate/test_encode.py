@@ -109,8 +109,8 @@ def test_no_text_is_encoded_twice(library: tuple[Path, Any], tmp_path: Path, mon
         for other in (config.model_copy(update={"max_length": 8}), config.model_copy(update={"question_prompt": "q "})):
             with pytest.raises(AssertionError, match="something was encoded"):
                 encode(other, QUESTIONS, PASSAGES[:50], cache=cache)
+    (model / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ModelError, match="could not encode"):
-        (model / "model.safetensors").write_bytes(b"other weights")
         encode(config, QUESTIONS, PASSAGES[:50], cache=cache)
 
 

@@ -28,7 +28,7 @@ def uneven() -> Task:
     return Task.from_rows(
         "uneven",
         documents=[(doc_id, doc_id[:2], doc_id) for doc_id in ANGLES],
-        queries=[("de_a", "de", ""), ("en_a", "en", ""), ("en_b", "en", "")],
+        queries=[("de_a", "de", "a"), ("en_a", "en", "a"), ("en_b", "en", "b")],
         qrels=[(q, d) for q in ("de_a", "en_a") for d in ("de_1", "en_1")] + [("en_b", "en_1"), ("en_b", "en_2")],
     )
 
@@ -82,13 +82,24 @@ def test_the_scorecard_fills_a_verdict(ray_session: None, uneven: Task, tmp_path
 
 
 def test_settings_that_a_task_does_not_have_are_left_out(ray_session: None) -> None:
-    documents, qrels = [("en_1", "en", ""), ("en_2", "en", "")], [("de_a", "en_1")]
-    cross = Task.from_rows("cross", documents, [("de_a", "de", "")], qrels)
+    documents, qrels = [("en_1", "en", "1"), ("en_2", "en", "2")], [("de_a", "en_1")]
+    cross = Task.from_rows("cross", documents, [("de_a", "de", "a")], qrels)
     assert judged(cross, by_angle(0), by_angle(0, 90))[1].settings.keys() == {"cross-lingual", "multilingual"}
-    mono = Task.from_rows("mono", documents, [("de_a", "en", "")], qrels)
+    mono = Task.from_rows("mono", documents, [("de_a", "en", "a")], qrels)
     card = judged(mono, by_angle(0), by_angle(90, 0))[1]
     assert card.settings.keys() == {"monolingual", "multilingual"}
     assert card.pool["en"] == {**card.pairs["en"]["en"], "RankDistance": 0.0}
+
+
+def test_measures_of_the_task_stand_beside_the_judges_own(ray_session: None, uneven: Task) -> None:
+    task = Task("own", uneven.documents, uneven.queries, uneven.qrels, ("AP@1", "RR", "AP", "RankDistance"))
+    table, card = judged(task, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
+    plain, _ = judged(uneven, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
+    assert table.column_names == [*plain.column_names[:-1], "AP@1", "RR", "RankDistance"]
+    assert table.select(plain.column_names).equals(plain)
+    assert card.settings["cross-lingual"].keys() == {*MEASURES, "AP@1", "RR"}
+    assert card.settings["multilingual"].keys() == {*POOL_MEASURES, "AP@1", "RR"}
+    assert card.pool["de"]["RR"] == pytest.approx(1 / 3)
 
 
 def test_vectors_of_another_task_are_refused(ray_session: None, uneven: Task) -> None:
@@ -96,7 +107,7 @@ def test_vectors_of_another_task_are_refused(ray_session: None, uneven: Task) ->
     with ShardedIndex.of_task(uneven, documents) as index:
         with pytest.raises(TaskError, match="task uneven: 2 query vectors for 3 queries"):
             judge(uneven, by_angle(1, 2), index)
-        other = Task.from_rows("other", [("x", "de", "")], [("q", "de", "")], [("q", "x")])
+        other = Task.from_rows("other", [("x", "de", "x")], [("q", "de", "q")], [("q", "x")])
         with pytest.raises(TaskError, match="task other: the index holds other documents"):
             judge(other, by_angle(1), index)
 
@@ -209,7 +220,7 @@ def test_ids_that_would_break_the_format_are_refused(tmp_path: Path) -> None:
             write_run(tmp_path / "run", [query_id], [doc_id], hits, tag)
     with pytest.raises(TaskError, match="2 query ids for the hits of 1 queries"):
         write_run(tmp_path / "run", ["q", "r"], ["d"], hits)
-    task = Task.from_rows("t", [("d 1", "de", "")], [("q", "de", "")], [("q", "d 1")])
+    task = Task.from_rows("t", [("d 1", "de", "d")], [("q", "de", "q")], [("q", "d 1")])
     with pytest.raises(TaskError, match="'d 1'"):
         write_qrels(tmp_path / "qrels", task)
     assert not list(tmp_path.iterdir())

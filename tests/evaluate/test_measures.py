@@ -62,6 +62,13 @@ def test_values_by_hand() -> None:
     assert values["nDCG@4"].tolist() == pytest.approx([(1 + 1 / np.log2(3)) / ideal, 1 / np.log2(5)])
 
 
+def test_the_cutoffs_that_benchmarks_are_known_by() -> None:
+    values = measure(["AP@20", "RR@20", "R@100"], [[20, 101], [21, 100]])
+    assert values["AP@20"].tolist() == [1 / 20 / 2, 0]
+    assert values["RR@20"].tolist() == [1 / 20, 0]
+    assert values["R@100"].tolist() == [0.5, 1]
+
+
 def test_no_queries_give_no_values() -> None:
     assert measure(["AP", "RankDistance", "nDCG@10"], np.zeros((0, 3), dtype=np.int64))["nDCG@10"].shape == (0,)
 

@@ -188,6 +188,11 @@ UNSOUND = {
     "write the language 'DE' as 'de'": {"queries": [("q1", "DE", "?")]},
     "'german' is no BCP-47": {"queries": [("q1", "german", "?")]},
     r"documents\.text has nulls": {"documents": [("d1", "de", None)]},
+    "all 2 documents are empty or white space, the first is 'd1'": {
+        "documents": [("d1", "de", ""), ("d2", "en", " \t\u3000")]
+    },
+    "all 1 queries are empty or white space": {"queries": [("q1", "de", "\n")]},
+    "'P@5' cannot be had from the ranks": {"measures": ("AP", "P@5")},
 }
 
 
@@ -196,6 +201,13 @@ def test_unsound_tasks_are_refused(message: str) -> None:
     assert tiny().num_dropped == 0, "the unchanged task must be sound"
     with pytest.raises(TaskError, match=f"task tiny: .*{message}"):
         tiny(**UNSOUND[message])
+
+
+def test_empty_texts_among_others_stay_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        task = tiny(documents=[("d1", "de", "eins"), ("d2", "en", " "), ("d3", "en", "")])
+    assert task.documents.num_rows == 3
+    assert "2 of 3 documents are empty or white space, the first is 'd2'" in caplog.text
 
 
 def test_a_table_without_a_column_is_refused() -> None:

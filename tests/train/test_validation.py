@@ -175,8 +175,8 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
     tags, ids = pool.languages, [f"{row:04}" for row in range(len(pool.passages))]
     task = Task.from_rows(
         "dev",
-        [(one, tags[code], "") for one, code in zip(ids, pool.passage_languages, strict=True)],
-        [(f"q{row}", tags[code], "") for row, code in enumerate(pool.question_languages)],
+        [(one, tags[code], one) for one, code in zip(ids, pool.passage_languages, strict=True)],
+        [(f"q{row}", tags[code], "?") for row, code in enumerate(pool.question_languages)],
         [(f"q{row}", ids[at]) for row, key in enumerate(pool.question_keys)
          for at in np.flatnonzero(pool.passage_keys == key)],
     )  # fmt: skip

@@ -37,7 +37,7 @@ class BeirSource(Config):
         return [self]
 
     def rows(self) -> Iterator[Row | BadRow]:
-        judged = yield from positives(_judgements(child(self.path, f"qrels/{self.split}.tsv")))
+        judged = yield from positives(judgements(child(self.path, f"qrels/{self.split}.tsv")))
         yield from join(
             judged,
             documents(jsonl(first_of(self.path, "queries.jsonl", "queries.jsonl.gz")), "_id"),
@@ -46,7 +46,7 @@ class BeirSource(Config):
         )
 
 
-def _judgements(location: str) -> Iterator[Judgement | BadRow]:
+def judgements(location: str) -> Iterator[Judgement | BadRow]:
     for line in lines(location):
         if isinstance(line, BadRow):
             yield line

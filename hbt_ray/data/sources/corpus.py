@@ -23,6 +23,9 @@ def documents(records: Iterable[Record | BadRow], id_column: str) -> Iterator[En
         if isinstance(record, BadRow):
             yield record
             continue
+        if missing := [column for column in (id_column, "text") if column not in record.values]:
+            yield BadRow(record.where, f"no {missing[0]!r}; every line needs {id_column!r} and 'text'")
+            continue
         found = texts(Record(record.where, {"title": "", **record.values}), columns, numbers=("id",))
         if isinstance(found, BadRow):
             yield found

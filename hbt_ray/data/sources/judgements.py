@@ -17,13 +17,17 @@ class Judgement(NamedTuple):
     where: str
     question_id: str
     document_id: str
-    relevant: bool = True
+    relevance: float = 1
+
+    @property
+    def relevant(self) -> bool:
+        return self.relevance > 0
 
 
 def judgement(line: Line, question_id: str, document_id: str, relevance: str) -> Judgement | BadRow:
     """Relevant is what is judged 1 or more."""
     try:
-        return Judgement(line.where, question_id, document_id, float(relevance) > 0)
+        return Judgement(line.where, question_id, document_id, float(relevance))
     except ValueError:
         return BadRow(line.where, "relevance is no number")
 

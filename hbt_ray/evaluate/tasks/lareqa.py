@@ -13,16 +13,28 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.tasks.sound import tag_of, value
+from hbt_ray.evaluate.tasks.spec import Measure, TaskSpec
 from hbt_ray.evaluate.tasks.task import Task
-from hbt_ray.languages import normalise
 
 T = TypeVar("T")
 
 
-def read_lareqa(folder: Path, name: str, languages: Collection[str] = ()) -> Task:
+class LareqaTask(TaskSpec):
+    """A folder in the format of LAReQA. Its name is the kind."""
+
+    kind: Literal["xquad-r", "mlqa-r", "lareqa"]
+    path: Path
+    measures: tuple[Measure, ...] = ()
+
+    def open(self) -> Task:
+        return read_lareqa(self.path, self.name or self.kind, self.languages, self.measures)
+
+
+def read_lareqa(folder: Path, name: str, languages: Collection[str] = (), measures: tuple[str, ...] = ()) -> Task:
     """The task of a LAReQA folder; with `languages` only these, as corpus, as questions and as answers.
 
     Document ids are `<language>_<paragraph>_<sentence>`, counted from 0 within the file; query ids
@@ -47,6 +59,7 @@ def read_lareqa(folder: Path, name: str, languages: Collection[str] = ()) -> Tas
             for question_id in language.answers
             for doc_id in answers[question_id]
         ],
+        measures=measures,
     )
 
 
@@ -62,20 +75,13 @@ class _Language:
 def _files(folder: Path, languages: Collection[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise TaskError(f"{folder}: no such folder; give the folder that holds <language>.json, for example xquad-r/")
-    found = {_tag(path.stem, str(path)): path for path in sorted(folder.glob("*.json"))}
+    found = {tag_of(path.stem, str(path)): path for path in sorted(folder.glob("*.json"))}
     if not found:
         raise TaskError(f"{folder}: holds no <language>.json; download the files of xquad-r/ or mlqa-r/ into it")
-    wanted = {_tag(language, f"{folder}: languages") for language in languages} or set(found)
+    wanted = {tag_of(language, f"{folder}: languages") for language in languages} or set(found)
     if missing := sorted(wanted - set(found)):
         raise TaskError(f"{folder}: has no {missing[0]}.json; its languages are {', '.join(sorted(found))}")
     return {tag: found[tag] for tag in wanted}
-
-
-def _tag(text: str, where: str) -> str:
-    try:
-        return normalise(text)
-    except ValueError as error:
-        raise TaskError(f"{where}: {error}") from None
 
 
 def _read_file(path: Path, tag: str) -> _Language:
@@ -101,8 +107,8 @@ def _paragraphs(content: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _read_paragraph(language: _Language, number: int, paragraph: Any, at: str) -> None:
     context = _get(paragraph, "context", str, at)
     spans = [
-        _span(value, context, f"{at}.sentence_breaks[{s}]")
-        for s, value in enumerate(_get(paragraph, "sentence_breaks", list, at))
+        _span(span, context, f"{at}.sentence_breaks[{s}]")
+        for s, span in enumerate(_get(paragraph, "sentence_breaks", list, at))
     ]
     ids = [f"{language.tag}_{number}_{s}" for s in range(len(spans))]
     for doc_id, (start, end) in zip(ids, spans, strict=True):
@@ -131,17 +137,12 @@ def _sentence(question: Any, spans: list[tuple[int, int]], at: str) -> int:
     )
 
 
-def _span(value: Any, context: str, at: str) -> tuple[int, int]:
-    match value:
+def _span(span: Any, context: str, at: str) -> tuple[int, int]:
+    match span:
         case [int(start), int(end)] if 0 <= start < end <= len(context):
             return start, end
-    raise TaskError(f"{at}: {value!r} is no [start, end) span within the context of {len(context)} characters")
+    raise TaskError(f"{at}: {span!r} is no [start, end) span within the context of {len(context)} characters")
 
 
 def _get(node: Any, key: str, kind: type[T], at: str) -> T:
-    if not isinstance(node, dict) or key not in node:
-        raise TaskError(f"{at}: has no {key!r}; a LAReQA file is SQuAD-shaped with sentence_breaks in each paragraph")
-    value = node[key]
-    if not isinstance(value, kind):
-        raise TaskError(f"{at}.{key}: is {type(value).__name__}, not {kind.__name__}; this is no LAReQA file")
-    return value
+    return value(node, key, kind, at, "a LAReQA file is SQuAD-shaped with sentence_breaks in each paragraph")

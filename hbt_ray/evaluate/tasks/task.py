@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.measures import parse
 from hbt_ray.languages import normalise
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 DOCUMENTS = pa.schema([(name, pa.string()) for name in ("doc_id", "language", "text")])
 QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "language", "text")])
 QRELS = pa.schema([(name, pa.string()) for name in ("query_id", "doc_id")])
+_BATCH = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,9 @@ class Task:
     """One retrieval task; queries without any relevant document are dropped on making, and counted.
 
     Raises:
-        TaskError: wrong columns, no documents, no answerable query, an id twice, a language tag that is not in
-            canonical spelling, or a judgement that names an unknown query or document.
+        TaskError: wrong columns, no documents, no text in any of them, no answerable query, an id twice, a language tag
+            that is not in canonical spelling, a judgement that names an unknown query or document, or a measure that
+            `measures.parse` does not know.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Task:
     """Columns query_id, language, text."""
     qrels: pa.Table
     """Columns query_id, doc_id: the relevant pairs and no others."""
+    measures: tuple[str, ...] = ()
+    """What the task is known by, as `ir-measures` names: measured beside the judge's own, and shown in their place."""
     num_dropped: int = field(init=False, default=0)
     """Queries that were left out because nothing in the corpus answers them."""
 
@@ -50,6 +56,8 @@ class Task:
             object.__setattr__(self, attribute, self._checked(attribute, schema))
         if not self.documents.num_rows:
             raise TaskError(f"task {self.name}: the corpus is empty, so nothing can be found; check the task's folder")
+        self._check_measures()
+        self._check_texts()
         self._check_ids()
         self._drop_unanswered()
         self._check_languages()
@@ -61,9 +69,10 @@ class Task:
         documents: Iterable[Sequence[str]],
         queries: Iterable[Sequence[str]],
         qrels: Iterable[Sequence[str]],
+        measures: tuple[str, ...] = (),
     ) -> Task:
         """The same from rows of strings, in the order of the tables' columns."""
-        return cls(name, _table(documents, DOCUMENTS), _table(queries, QUERIES), _table(qrels, QRELS))
+        return cls(name, table_of(documents, DOCUMENTS), table_of(queries, QUERIES), table_of(qrels, QRELS), measures)
 
     @cached_property
     def languages(self) -> list[str]:
@@ -94,6 +103,30 @@ class Task:
             if table[column].null_count:
                 raise TaskError(f"task {self.name}: {attribute}.{column} has nulls; every row needs a value")
         return table
+
+    def _check_measures(self) -> None:
+        for name in self.measures:
+            try:
+                parse(name)
+            except TaskError as error:
+                raise TaskError(f"task {self.name}: {error}") from None
+
+    def _check_texts(self) -> None:
+        for attribute, table in (("documents", self.documents), ("queries", self.queries)):
+            empty = pc.or_(pc.equal(pc.binary_length(table["text"]), 0), pc.utf8_is_space(table["text"]))
+            num_empty = pc.sum(empty).as_py() or 0
+            if not num_empty:
+                continue
+            first = table.column(0).filter(empty)[0].as_py()
+            if num_empty == table.num_rows:
+                raise TaskError(
+                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {first!r}; "
+                    "check that the texts were read from the right place"
+                )
+            logger.warning(
+                "task %s: %d of %d %s are empty or white space, the first is %r; they stay, as ids without meaning",
+                self.name, num_empty, table.num_rows, attribute, first,
+            )  # fmt: skip
 
     def _check_ids(self) -> None:
         self._check_unique("documents", self.documents["doc_id"])
@@ -145,9 +178,13 @@ class Task:
                 raise TaskError(f"task {self.name}: write the language {tag!r} as {canonical!r}")
 
 
-def _table(rows: Iterable[Sequence[str]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=schema)
+def table_of(rows: Iterable[Sequence[str]], schema: pa.Schema) -> pa.Table:
+    """Rows of strings as a table; read as a stream, so that at most `_BATCH` of them are Python objects at a time."""
+    stream, batches = iter(rows), []
+    while batch := list(islice(stream, _BATCH)):
+        columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+        batches.append(pa.record_batch(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema)
 
 
 def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> npt.NDArray[np.int64]:
