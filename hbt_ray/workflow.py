@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
 
+import numpy as np
+import pyarrow as pa
 from rich.table import Table
 
 from hbt_ray.card import write_card
@@ -14,13 +16,15 @@ from hbt_ray.console import Screen, TrainingProgress
 from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
+from hbt_ray.evaluate.approximate import IndexConfig
 from hbt_ray.evaluate.candidates import REASONS, MineConfig
 from hbt_ray.evaluate.encode import Encoded, encode
-from hbt_ray.evaluate.encoder import EncoderConfig, model_folder
+from hbt_ray.evaluate.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate, variant_of
 from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.rescore import RescorerConfig
+from hbt_ray.evaluate.saved import Answer, SavedIndex, save_index
 from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
@@ -228,6 +232,42 @@ def judge(
     ]
     write_card(run)
     return verdicts
+
+
+def build_index(
+    encoder: EncoderConfig, documents: pa.Table, folder: Path, index: IndexConfig, screen: Screen
+) -> SavedIndex:
+    """Documents (doc_id, language, text) → a saved index. Needs a Ray session."""
+    screen.say(f"encoding {len(documents):,} documents")
+    with screen.counting("encoding", len(documents)) as advance:
+        encoded = encode(encoder, [], documents["text"], advance)
+    screen.say(f"indexing ({index.factory})")
+    here = model_folder(encoder.model)
+    there = encoder.model_copy(update={"model": str(here.absolute()) if here else encoder.model})
+    with screen.counting("indexing", len(documents)) as advance:
+        made = save_index(
+            folder, documents, encoded.passages, there, encoded.fingerprint, index, os.cpu_count() or 1, advance
+        )
+    counts = ", ".join(f"{language} {count:,}" for language, count in made.about.languages.items())
+    screen.say(f"{folder}: {counts}")
+    return made
+
+
+def ask_index(
+    index: SavedIndex, questions: Sequence[str], k: int, languages: Sequence[str], model: str = ""
+) -> list[list[Answer]]:
+    """The first k documents for each question, in this process.
+
+    Args:
+        model: where the encoder is now, if it moved.
+    """
+    config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
+    model_folder(config.model)
+    asked = Encoder(config)(
+        pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions})
+    )
+    fingerprint = asked["fingerprint"][0].as_py()
+    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, os.cpu_count() or 1)
 
 
 def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:

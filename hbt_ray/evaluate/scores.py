@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.vector_file import VectorFile
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -33,7 +34,7 @@ MAX_NORM = 1e18
 _ELEMENTS = 1 << 19  # float64 numbers at a time: 4 MiB, what a core's cache holds
 
 
-def pair_scores(queries: Floats, documents: Floats, query: Integers, document: Integers) -> Floats:
+def pair_scores(queries: Floats, documents: Floats | VectorFile, query: Integers, document: Integers) -> Floats:
     """The canonical score of pairs, given as rows of [n, dim] queries and [m, dim] documents: [pairs] → [pairs]."""
     dim = queries.shape[1]
     scores = np.empty(len(query), dtype=np.float32)

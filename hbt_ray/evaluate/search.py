@@ -8,9 +8,13 @@ numbers a question instead of a list as long as the corpus.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +25,10 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.approximate import IndexConfig
+from hbt_ray.evaluate.memory import Keeping, keeping
 from hbt_ray.evaluate.scores import (
+    NO_KEY,
     Floats,
     Integers,
     checked_vectors,
@@ -33,11 +40,21 @@ from hbt_ray.evaluate.scores import (
 from hbt_ray.evaluate.shard import top
 from hbt_ray.evaluate.shard_actor import Request, ShardActor
 from hbt_ray.evaluate.tasks import Task
+from hbt_ray.evaluate.vector_file import VectorFile, pieces
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 65_536
 
 
 class SearchConfig(Config):
     """How a corpus is cut into shards and how these are asked."""
 
+    index: IndexConfig = IndexConfig()
+    memory_gib: float | None = Field(default=None, gt=0)
+    """What vectors and indexes of a corpus may take in all processes. Default: half of the cluster's memory."""
+    scratch: Path | None = None
+    """Where vectors lie that are read from disk; on a cluster, a folder that all nodes see."""
     max_rows: int = Field(default=1_000_000, gt=0)
     """Documents of one shard; a larger language is cut into equal parts."""
     chunk_size: int = Field(default=1000, gt=0)
@@ -59,9 +76,9 @@ class Hits:
     """The first documents of each query in canonical order, best first."""
 
     documents: Integers
-    """[n, k] rows of the corpus."""
+    """[n, k] rows of the corpus; -1 where an approximate index found fewer."""
     scores: Floats
-    """[n, k]."""
+    """[n, k]; -inf there."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class ShardedIndex:
                 f"a corpus of {len(ids)} ids, {len(languages)} languages and {len(np.asarray(vectors))} vectors cannot "
                 "be indexed; give one of each for every document, and at least one document"
             )
-        self._vectors = checked_vectors(vectors, lambda row: f"document {ids[row]!r}")
+        self._vectors = _checked_corpus(vectors, ids)
         if len(set(ids)) < len(ids):
             raise TaskError("document ids are not unique, so ties could not be broken; add the language to the ids")
         self.ids = list(ids)
@@ -106,6 +123,8 @@ class ShardedIndex:
         self._row_of_order = np.array(sorted(range(len(ids)), key=self.ids.__getitem__), dtype=np.int64)
         self._order_of_row = np.argsort(self._row_of_order)
         self._config = config or SearchConfig()
+        self._config.index.empty(self._vectors.shape[1])  # What FAISS does not know shows before a process starts.
+        self._scratch: TemporaryDirectory[str] | None = None
         self._parts: list[_Part] = []
         try:
             self._start(np.asarray(languages))
@@ -132,6 +151,8 @@ class ShardedIndex:
         for actor in self._actors():
             actor.stop()
         self._parts.clear()
+        if self._scratch:
+            self._scratch.cleanup()
 
     def search(self, queries: npt.ArrayLike, k: int, languages: Collection[str] | None = None) -> Hits:
         """The first k documents (fewer where the corpus has fewer) of all languages or of some: queries [n, dim].
@@ -147,7 +168,9 @@ class ShardedIndex:
             for _, answers in self._ask(self._parts_of(languages), "search", checked, k)
         ]
         merged = np.concatenate(keys) if keys else np.empty((0, k), dtype=np.int64)
-        return Hits(self._row_of_order[key_orders(merged)], key_scores(merged))
+        found = merged != NO_KEY
+        documents = np.where(found, self._row_of_order[np.where(found, key_orders(merged), 0)], -1)
+        return Hits(documents, np.where(found, key_scores(merged), -np.inf).astype(np.float32))
 
     def preceding(self, queries: npt.ArrayLike, documents: Integers) -> Integers:
         """How many documents of each language come before the given ones: an exact rank is 1 + such counts.
@@ -207,16 +230,40 @@ class ShardedIndex:
     def _start(self, languages: npt.NDArray[np.str_]) -> None:
         cuts = [(language, rows) for language in self.languages for rows in self._cut(languages, language)]
         config, cpus = self._config, self._num_cluster_cpus()
+        logger.debug("%s: vectors are %s", self.languages, self._keeping.value)
         num_actors = min(len(cuts), config.num_actors or max(1, int(cpus / 2)))
         # Half, so that Ray Data and the driver's own tasks cannot starve beside a long-lived index.
         num_cpus = min(1.0, round(cpus / 2 / num_actors, 3)) if config.cpus_per_actor is None else config.cpus_per_actor
         for number, held in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
-            contents = [ray.put(of[cuts[cut][1]]) for cut in held for of in (self._order_of_row, self._vectors)]
+            contents = [content for cut in held for content in self._contents(cut, cuts[cut][1])]
             name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in held)})"
-            actor = ShardActor(name, contents, num_cpus, config.max_rebuilds, config.start_timeout_seconds)
+            actor = ShardActor(
+                name, contents, config.index, num_cpus, config.max_rebuilds, config.start_timeout_seconds
+            )
             self._parts += [_Part(cuts[cut][0], actor, member) for member, cut in enumerate(held)]
         for actor in self._actors():
             actor.wait_until_ready()
+
+    def _contents(self, number: int, rows: Integers) -> tuple[Any, Any]:
+        """References to the order numbers and vectors of one shard."""
+        orders = ray.put(self._order_of_row[rows])
+        if self._keeping is Keeping.HELD:
+            return orders, ray.put(self._vectors[rows])
+        if self._scratch is None:
+            self._scratch = TemporaryDirectory(prefix="shards-", dir=self._config.scratch)
+        path = Path(self._scratch.name) / f"{number}.npy"
+        file = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), self._vectors.shape[1]))
+        for start in range(0, len(rows), _BLOCK):
+            file[start : start + _BLOCK] = self._vectors[rows[start : start + _BLOCK]]
+        file.flush()
+        return orders, VectorFile(path)
+
+    @cached_property
+    def _keeping(self) -> Keeping:
+        config = self._config
+        allowance = config.memory_gib * 2**30 if config.memory_gib else ray.cluster_resources().get("memory", 0.0) / 2
+        num_rows, width = self._vectors.shape
+        return keeping(num_rows, width, config.index, allowance)
 
     def _actors(self) -> list[ShardActor]:
         return list(dict.fromkeys(part.actor for part in self._parts))
@@ -231,6 +278,17 @@ class ShardedIndex:
         """The rows of one language, in the order of their ids, in parts of at most `max_rows`."""
         rows = self._row_of_order[languages[self._row_of_order] == language]
         return np.array_split(rows, -(-len(rows) // self._config.max_rows))
+
+
+def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
+    """See `checked_vectors`; block by block where they are in a file."""
+    corpus = pieces(vectors) if isinstance(vectors, np.ndarray) else vectors
+    if not isinstance(corpus, VectorFile):
+        return checked_vectors(corpus, lambda row: f"document {ids[row]!r}")
+    for start in range(0, len(corpus), _BLOCK):
+        some = ids[start : start + _BLOCK]
+        checked_vectors(corpus[start : start + _BLOCK], lambda row, some=some: f"document {some[row]!r}")  # type: ignore[misc]
+    return corpus
 
 
 def _collect(asked: dict[ShardActor, list[_Part]], rows: slice, requests: list[Request]) -> tuple[slice, _Answers]:

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hbt_ray.evaluate.scores import Floats, Integers, key_scores, norms, pair_scores, ranking_keys, score_matrix
+from hbt_ray.evaluate.approximate import IndexConfig, on_device
+from hbt_ray.evaluate.scores import (
+    NO_KEY,
+    Floats,
+    Integers,
+    key_scores,
+    norms,
+    pair_scores,
+    ranking_keys,
+    score_matrix,
+)
+from hbt_ray.evaluate.vector_file import VectorFile
 
 SPARE = 16
 """Candidates that FAISS is asked for beyond k, for what float32 may have put in the wrong order."""
@@ -21,10 +32,26 @@ _BLOCK = 2048  # documents scored at a time: 16 MB of float64 for 1,000 queries
 
 
 class Shard:
-    """Documents as order numbers [m], ascending, and vectors [m, dim]; see `scores` for keys and order numbers."""
+    """Documents as order numbers [m] and vectors [m, dim]; see `scores` for keys and order numbers.
 
-    def __init__(self, orders: Integers, vectors: Floats, threads: int = 1) -> None:
+    Args:
+        vectors: in memory, or in a file that is read block by block for every call.
+        index: what `search` asks; `preceding` always looks at every document.
+        built: that index, if it is there already.
+    """
+
+    def __init__(
+        self,
+        orders: Integers,
+        vectors: Floats | VectorFile,
+        threads: int = 1,
+        index: IndexConfig | None = None,
+        built: Any = None,
+    ) -> None:
         self._orders, self._vectors, self._threads = orders, vectors, threads
+        self._index = index or IndexConfig()
+        if built is not None:
+            self._proposing = built
 
     def preceding(self, queries: Floats, keys: Integers) -> Integers:
         """How many documents of this shard come before each key: [n, dim] and [n, g] → [n, g]."""
@@ -35,8 +62,15 @@ class Shard:
         return counts
 
     def search(self, queries: Floats, k: int) -> Integers:
-        """The keys of the first k documents (fewer where the shard has fewer), best first: [n, dim] → [n, k]."""
+        """The keys of the first k documents (fewer where the shard has fewer), best first: [n, dim] → [n, k].
+
+        An index other than `Flat` may miss some of them, and find fewer than k: the rest is `NO_KEY`.
+        """
         k, num_candidates = min(k, len(self._orders)), k + SPARE
+        if self._proposes:
+            return self._proposed(queries, k)
+        if isinstance(self._vectors, VectorFile):
+            return self._scan(queries, k)
         if num_candidates * _SCAN_SHARE > len(self._orders):
             return self._scan(queries, k)
         keys, sure = self._candidates(queries, k, num_candidates)
@@ -54,6 +88,15 @@ class Shard:
             best = top(np.hstack([best, self._keys(queries, slice(start, start + _BLOCK))]), k)
         return best
 
+    def _proposed(self, queries: Floats, k: int) -> Integers:
+        """`search` by exact scores among what the index proposes."""
+        _, positions = self._proposing.search(queries, min(k * self._index.proposals, len(self._orders)))
+        query, column = np.nonzero(positions >= 0)
+        found = positions[query, column]
+        keys = np.full(positions.shape, NO_KEY, dtype=np.int64)
+        keys[query, column] = ranking_keys(pair_scores(queries, self._vectors, query, found), self._orders[found])
+        return top(keys, k)
+
     def _candidates(self, queries: Floats, k: int, num_candidates: int) -> tuple[Integers, npt.NDArray[np.bool_]]:
         """`search` by FAISS, and for which queries no document can have been missed.
 
@@ -63,6 +106,7 @@ class Shard:
         k-th canonical score.
         """
         dim = queries.shape[1]
+        assert isinstance(self._vectors, np.ndarray)
         fast, positions = self._faiss.search(queries, num_candidates)
         query = np.repeat(np.arange(len(queries)), num_candidates)
         scores = pair_scores(queries, self._vectors, query, positions.ravel())
@@ -72,6 +116,7 @@ class Shard:
 
     @cached_property
     def _max_norm(self) -> float:
+        assert isinstance(self._vectors, np.ndarray)
         return float(norms(self._vectors).max(initial=0.0))
 
     @cached_property
@@ -80,9 +125,17 @@ class Shard:
         import faiss
 
         faiss.omp_set_num_threads(self._threads)
-        index = faiss.IndexFlatIP(self._vectors.shape[1])
+        index = on_device(faiss.IndexFlatIP(self._vectors.shape[1]), self._index.gpu)
         index.add(self._vectors)
         return index
+
+    @cached_property
+    def _proposes(self) -> bool:
+        return not self._index.exact and not self._index.too_few(*self._vectors.shape)
+
+    @cached_property
+    def _proposing(self) -> Any:
+        return self._index.build(self._vectors, self._threads)
 
 
 def top(keys: Integers, k: int) -> Integers:

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from hbt_ray.errors import HbtError, ResourceError
+from hbt_ray.evaluate.approximate import IndexConfig
 from hbt_ray.evaluate.scores import Floats, Integers
 from hbt_ray.evaluate.shard import Shard
 
@@ -26,9 +27,10 @@ logger = logging.getLogger(__name__)
 class ShardGroup:
     """What runs in the process: order numbers and vectors of one shard after the other."""
 
-    def __init__(self, threads: int, *contents: Any) -> None:
+    def __init__(self, threads: int, index: IndexConfig, *contents: Any) -> None:
         self._shards = [
-            Shard(orders, vectors, threads) for orders, vectors in zip(contents[::2], contents[1::2], strict=True)
+            Shard(orders, vectors, threads, index)
+            for orders, vectors in zip(contents[::2], contents[1::2], strict=True)
         ]
 
     def ask(self, members: Sequence[int], method: str, queries: Floats, other: Any) -> list[Integers]:
@@ -49,8 +51,16 @@ class Request:
 class ShardActor:
     """The driver's side; `contents` are references to the order numbers and vectors of `ShardGroup`."""
 
-    def __init__(self, name: str, contents: Sequence[Any], num_cpus: float, max_rebuilds: int, timeout: float) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        contents: Sequence[Any],
+        index: IndexConfig,
+        num_cpus: float,
+        max_rebuilds: int,
+        timeout: float,
+    ) -> None:
+        self.name, self._index = name, index
         self._contents, self._num_cpus, self._max_rebuilds, self._timeout = contents, num_cpus, max_rebuilds, timeout
         self._life = 0
         self._actor: Any = None
@@ -99,8 +109,10 @@ class ShardActor:
 
     def _start(self) -> None:
         threads = max(1, int(self._num_cpus))
-        remote = ray.remote(ShardGroup).options(num_cpus=self._num_cpus, max_restarts=0)
-        self._actor = remote.remote(threads, *self._contents)
+        remote = ray.remote(ShardGroup).options(
+            num_cpus=self._num_cpus, num_gpus=int(self._index.gpu) or None, max_restarts=0
+        )
+        self._actor = remote.remote(threads, self._index, *self._contents)
 
     def _rebuild(self, cause: Exception) -> None:
         if self._life == self._max_rebuilds:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,9 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.errors import HbtError, ResourceError, TaskError
+from hbt_ray.errors import ConfigError, HbtError, ResourceError, TaskError
+from hbt_ray.evaluate.approximate import IndexConfig, on_device
+from hbt_ray.evaluate.memory import Keeping, keeping
 from hbt_ray.evaluate.scores import (
     checked_vectors,
     key_orders,
@@ -343,3 +348,123 @@ def test_a_cluster_without_room_is_named_and_nothing_waits_on(index_of: Callable
         index_of(ids, languages, documents, cpus_per_actor=100, start_timeout_seconds=0.5)
     index = index_of(ids, languages, documents, cpus_per_actor=0)
     assert index.search(documents, 1).documents.shape == (20, 1)
+
+
+def test_vectors_that_do_not_fit_are_read_from_disk_and_found_alike(
+    index_of: Callable[..., ShardedIndex], tmp_path: Path
+) -> None:
+    """The corpus takes three times what is allowed."""
+    ids, languages, documents = corpus("ties", 900, 3)
+    queries = vectors("ties", 30, 2)
+    np.save(tmp_path / "vectors.npy", documents)
+    allowed = documents.nbytes / 3 / 2**30
+    index = index_of(ids, languages, np.load(tmp_path / "vectors.npy", mmap_mode="r"), memory_gib=allowed, max_rows=200)
+    assert index._keeping is Keeping.STREAMED
+    held = index_of(ids, languages, documents)
+    assert held._keeping is Keeping.HELD
+    rows, scores = flat_ranking(ids, queries, documents)
+    hits = index.search(queries, 50)
+    assert np.array_equal(hits.documents, rows[:, :50])
+    assert np.array_equal(hits.scores, scores[:, :50])
+    targets = np.random.default_rng(3).integers(-1, 900, (30, 4))
+    assert np.array_equal(index.preceding(queries, targets), held.preceding(queries, targets))
+    files = list(Path(index._scratch.name).iterdir()) if index._scratch else []
+    assert len(files) > 3
+    index.close()
+    assert not any(path.exists() for path in files)
+
+
+def test_a_shard_on_disk_takes_the_memory_of_a_block(tmp_path: Path) -> None:
+    """A process of its own: what a process took at its peak is never given back."""
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((150_000, 384), dtype=np.float32))
+    script = (
+        "import sys, resource, numpy as np; from pathlib import Path\n"
+        "from hbt_ray.evaluate.shard import Shard; from hbt_ray.evaluate.vector_file import VectorFile\n"
+        "vectors = VectorFile(Path(sys.argv[1])); queries = vectors[:8]\n"
+        "Shard(np.arange(4_096), vectors[:4_096]).search(queries, 10)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak(); keys = Shard(np.arange(len(vectors)), vectors).search(queries, 10)\n"
+        "assert (keys[:, 0] & 0xFFFFFFFF).tolist() == list(range(8))\n"
+        "print(peak() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "vectors.npy")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 40  # MiB, of a corpus of 220.
+
+
+# --- approximate indexes
+
+
+def clustered(num: int, seed: int, dim: int = 32) -> np.ndarray:
+    """Unit vectors around common centres, as texts on common topics have."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((50, dim))
+    found = centres[rng.integers(0, 50, num)] + 0.5 * rng.standard_normal((num, dim))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters", "recall"),
+    [("IVF64,Flat", "nprobe=16", 0.97), ("HNSW16", "efSearch=100", 0.95), ("IVF64,PQ16", "nprobe=16", 0.9)],
+)
+def test_an_approximate_index_proposes_and_exact_scores_choose(factory: str, parameters: str, recall: float) -> None:
+    documents, queries = clustered(12_000, 1), clustered(100, 2)
+    orders = np.arange(12_000)
+    exact = Shard(orders, documents).search(queries, 10)
+    found = Shard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters)).search(queries, 10)
+    assert (np.diff(found, axis=1) < 0).all()
+    shared = [len(np.intersect1d(own, other)) for own, other in zip(exact, found, strict=True)]
+    assert recall <= np.mean(shared) / 10 < 1.0 or factory == "HNSW16"
+    # Keys hold canonical scores, so what both found, both score alike.
+    assert set(found[:, 0]) & set(exact[:, 0])
+
+
+def test_what_an_index_finds_too_few_of_is_left_out(index_of: Callable[..., ShardedIndex]) -> None:
+    documents = clustered(12_000, 1)
+    index = index_of(
+        [str(n) for n in range(12_000)],
+        ["en"] * 12_000,
+        documents,
+        index=IndexConfig(factory="IVF256,Flat", parameters="nprobe=1"),
+    )
+    hits = index.search(clustered(5, 2), 2_000)
+    missing = hits.documents < 0
+    assert missing[:, -1].all()
+    assert np.isneginf(hits.scores[missing]).all()
+    assert not missing[:, :10].any()
+
+
+def test_a_small_shard_is_scanned_whatever_the_index() -> None:
+    documents, queries = vectors("ties", 3000, 1), vectors("ties", 40, 2)
+    shard = Shard(np.arange(3000), documents, index=IndexConfig(factory="IVF1024,PQ4"))
+    assert np.array_equal(shard.search(queries, 10), Shard(np.arange(3000), documents).search(queries, 10))
+
+
+def test_memory_is_planned_before_anything_is_loaded() -> None:
+    flat, million = IndexConfig(), 1_000_000
+    vectors_gib = 4 * million * 384 / 2**30
+    assert keeping(million, 384, flat, 2 * vectors_gib * 2**30) is Keeping.HELD
+    assert keeping(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is Keeping.STREAMED
+    coded = IndexConfig(factory="IVF1024,PQ48")
+    assert coded.bytes_for(million, 384) == million * (48 + 8)
+    assert keeping(million, 384, coded, 2**28) is Keeping.STREAMED
+    with pytest.raises(ResourceError, match=r"HNSW32 over 1,000,000 vectors of width 384 takes 1\.68 GiB, and 1 GiB"):
+        keeping(million, 384, IndexConfig(factory="HNSW32"), 2**30)
+
+
+def test_what_faiss_does_not_know_is_refused_before_a_process_starts() -> None:
+    ids, languages, documents = corpus("ties", 20, 2)
+    for values, match in (
+        ({"factory": "IVFx"}, "FAISS makes no index 'IVFx'"),
+        ({"factory": "PQ5"}, f"for vectors of width {DIM}"),
+        ({"factory": "IVF4,Flat", "parameters": "nprobes=3"}, "with 'nprobes=3'"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            ShardedIndex(ids, languages, documents, SearchConfig(index=IndexConfig(**values)))
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources"):
+        with pytest.raises(ConfigError, match=r"built for CPUs; install hbt-ray\[gpu\]"):
+            on_device(faiss.IndexFlatIP(4), True)

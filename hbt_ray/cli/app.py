@@ -1,0 +1,17 @@
+"""The command `hbt` and its groups, which the other modules of this room fill."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="hbt",
+    help="Train multilingual search models with hybrid batches, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(no_args_is_help=True, help="Look into a store.")
+index_app = typer.Typer(no_args_is_help=True, help="Make an index of documents, to search by hand.")
+app.add_typer(store_app, name="store")
+app.add_typer(index_app, name="index")

@@ -1,0 +1,167 @@
+"""Commands that judge encoders and compare what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hbt_ray.cli.app import app
+from hbt_ray.cli.options import (
+    AsJson,
+    BatchSize,
+    EncodingGpu,
+    EncodingWorkers,
+    MaxLength,
+    ModelName,
+    PassagePrompt,
+    QuestionPrompt,
+    encoder_of,
+)
+from hbt_ray.errors import ConfigError
+
+
+@app.command()
+def posthoc(
+    model: ModelName,
+    store: Annotated[str, typer.Option(help="A store with texts to learn from: a folder or a URI.")],
+    method: Annotated[str, typer.Option(help="centering, lir or shift.")],
+    alpha: Annotated[float | None, typer.Option(help="Of shift: the share of the offset that is taken. [1]")] = None,
+    source: Annotated[str | None, typer.Option(help="Of shift: the language that others are moved to. [en]")] = None,
+    directions: Annotated[int | None, typer.Option(help="Of lir: how many are removed. [1]")] = None,
+    texts: Annotated[int | None, typer.Option(help="To learn from, of each language and side. [1000]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: posthoc/METHOD.safetensors in the model's folder.")] = None,
+    question_prompt: QuestionPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 64,
+    workers: EncodingWorkers = 1,
+    gpu: EncodingGpu = False,
+    name: Annotated[str, typer.Option(help="As for evaluate: what to call a hub model.")] = "",
+    storage: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Fit a fix that takes the language out of a model's vectors, without training; `evaluate --posthoc` uses it."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data.store.store import Store
+    from hbt_ray.posthoc import make_method
+    from hbt_ray.posthoc.fix import checked_path
+    from hbt_ray.session import session
+    from hbt_ray.workflow import find_run, fit_fix, fix_file
+
+    screen = Screen(as_json)
+    settings = make_method(method, alpha=alpha, source=source, directions=directions, texts=texts)
+    opened = Store(store)
+    run = find_run(model, name, storage)
+    path = checked_path(out or fix_file(run, model, method))
+    encoder = encoder_of(
+        str(run.model) if run.config.exists() else model,
+        question_prompt=question_prompt,
+        passage_prompt=passage_prompt,
+        max_length=max_length,
+        batch_size=batch_size,
+        workers=workers,
+        gpu=gpu,
+    )
+    with session():
+        fix = fit_fix(opened, encoder, settings, path, screen)
+    screen.say(f"`hbt evaluate {model} --posthoc {out or fix.name}` judges the model with it")
+    screen.result(
+        {"posthoc": path, "method": settings.model_dump(mode="json"), "encoder": fix.encoder, "texts": fix.texts}
+    )
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[=PLACE][,OPTION=VALUE…]",
+            help="xquad-r, mlqa-r, lareqa, beir, miracl, mewsli-x, tatoeba, flores or worldfacts, such as "
+            "beir=scifact,split=dev,language=en; repeatable.",
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="SUITE.yaml", help="A list of tasks with their options.")
+    ] = None,
+    languages: Annotated[str, typer.Option(help="Keep only these, such as en,de,ar.")] = "",
+    untrained: Annotated[bool, typer.Option("--untrained", help="Judge the base encoder of a run as well.")] = False,
+    question_prompt: QuestionPrompt = None,
+    passage_prompt: PassagePrompt = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 64,
+    workers: EncodingWorkers = 1,
+    gpu: EncodingGpu = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or fp16, for the model; the table shows what it costs.")
+    ] = "fp32",
+    posthoc: Annotated[
+        str, typer.Option(metavar="NAME", help="A fix by `hbt posthoc`, such as centering, or its file.")
+    ] = "",
+    trec_depth: Annotated[
+        int, typer.Option(min=0, help="Also write a TREC run of the pool, so many passages a question.")
+    ] = 0,
+    name: Annotated[
+        str, typer.Option(help="What to call a model that is no run; its results go to STORAGE/NAME.")
+    ] = "",
+    storage: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
+    from hbt_ray.console import Screen
+    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.evaluate.tasks import Suite, distinct, open_task
+    from hbt_ray.posthoc import Fix
+    from hbt_ray.session import session
+    from hbt_ray.workflow import as_saved, find_run, fix_file, judge
+
+    screen = Screen(as_json)
+    chosen = [language for language in languages.split(",") if language]
+    if not task and suite is None:
+        raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
+    listed = Suite.load(suite).within(chosen).open() if suite else []
+    tasks = distinct([*(open_task(spec, chosen) for spec in task or ()), *listed])
+    run = find_run(model, name, storage)
+    is_run = run.config.exists()
+    settings = encoder_of(
+        str(run.model) if is_run else model,
+        question_prompt=question_prompt,
+        passage_prompt=passage_prompt,
+        max_length=max_length,
+        batch_size=batch_size,
+        workers=workers,
+        gpu=gpu,
+        precision=precision,
+    )
+    if untrained and not is_run:
+        raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
+    fix = Fix.load(fix_file(run, model, posthoc)) if posthoc else None
+    with session():
+        base = settings.model_copy(update={"model": str(run.base)})
+        baseline = judge(run, base, tasks, screen, of_base=True, trec_depth=trec_depth) if untrained else []
+        verdicts = judge(run, settings, tasks, screen, fix=fix, trec_depth=trec_depth)
+    screen.table(headline_table(verdicts, baseline or as_saved(run, verdicts) or None))
+    screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
+    screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of judged runs.")],
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the first run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare judged runs on one self-contained HTML page."""
+    from hbt_ray.console import Screen
+    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.run import Run
+    from hbt_ray.workflow import judged, make_report
+
+    screen = Screen(as_json)
+    folders = [Run(path.absolute()) for path in runs]
+    page = make_report(folders, out or folders[0].report)
+    screen.table(headline_table(*judged(folders)))
+    screen.say(f"open {page}")
+    screen.result({"report": page})

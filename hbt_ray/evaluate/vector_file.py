@@ -1,0 +1,44 @@
+"""A vector file: vectors in a `.npy` file that are read in pieces, so that memory holds what is asked for and no more.
+
+A memory map would do the same in fewer lines, but what it has read stays in the process until the kernel wants it back,
+and counts as its memory until then.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+class VectorFile:
+    """[rows, width] float32; take a slice or an array of rows from it, as from an array."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = np.load(path, mmap_mode="r")
+        self._path, self.shape, self._offset = path, (int(mapped.shape[0]), int(mapped.shape[1])), int(mapped.offset)
+        if mapped.dtype != np.float32:
+            raise ValueError(f"{path} holds {mapped.dtype}, not float32")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Floats:
+        if not isinstance(rows, slice):
+            found: Floats = np.load(self._path, mmap_mode="r")[rows]
+            return np.array(found)
+        start, stop, _ = rows.indices(len(self))
+        num, width = max(0, stop - start), self.shape[1]
+        read: Floats = np.fromfile(self._path, np.float32, num * width, offset=self._offset + 4 * start * width)
+        return read.reshape(num, width)
+
+
+def pieces(vectors: Floats | VectorFile) -> Floats | VectorFile:
+    """The same, read in pieces where it is a memory map of a whole file."""
+    if isinstance(vectors, np.memmap) and vectors.filename and vectors.base is not None:
+        file = VectorFile(Path(vectors.filename))
+        return file if file.shape == vectors.shape else vectors
+    return vectors
