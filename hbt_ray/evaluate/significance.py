@@ -75,7 +75,7 @@ def compare_systems(
     a, b = _rows(a, "a", measure), _rows(b, "b", measure)
     _check_same(a, b)
     setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in KEYS)
-    item = _items(query_id, language)
+    item = item_ids(query_id, language)
     rows = _Rows(measure, setting, language, passage_language, item, _values(a, "a", measure), _values(b, "b", measure))
     settings = [rows.where(rows.setting == setting) for setting in np.unique(rows.setting)]
     macro = _corrected([_difference(part, "", seed, resamples, level) for part in settings])
@@ -145,7 +145,7 @@ def _corrected(family: list[Difference]) -> list[Difference]:
     return [replace(member, p_holm=p) for member, p in zip(family, adjusted, strict=True)]
 
 
-def _items(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     """`de_17` in `de` → `17`; an id without its language in front is an item of its own."""
     pairs = zip(query_ids.tolist(), languages.tolist(), strict=True)
     return np.asarray([query_id.removeprefix(f"{language}_") for query_id, language in pairs], dtype=np.str_)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.resampling import paired_effect, sign_flip_p
-from hbt_ray.evaluate.significance import KEYS, Difference, compare_systems
+from hbt_ray.evaluate.significance import KEYS, Difference, compare_systems, item_ids
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 NUM_PAIRS = 200
@@ -176,3 +176,8 @@ def test_tables_that_cannot_be_compared_are_refused() -> None:
         compare_systems(table((*row[:4], None) for row in rows), whole, "AP")
     with pytest.raises(TaskError, match=r"level=1\.5"):
         compare_systems(whole, whole, "AP", level=1.5)
+
+
+def test_the_item_is_what_follows_the_language() -> None:
+    ids = np.array(["de_17", "zh-Hant_17", "17", "en_17", "de_"])
+    assert item_ids(ids, np.array(["de", "zh-Hant", "de", "de", "de"])).tolist() == ["17", "17", "17", "en_17", ""]
