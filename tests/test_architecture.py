@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
     {"errors", "languages", "colour"},
-    {"config", "run", "console", "session"},
+    {"config", "run", "console", "session", "families"},
     {"data"},
     {"posthoc"},
     {"train", "evaluate"},
