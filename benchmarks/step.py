@@ -45,6 +45,7 @@ VOCABULARY = 32_000
 LENGTHS = {"questions": (14, 0.4, 64), "passages": (160, 0.45, 256)}
 """Median, sigma of the logarithm, and the longest."""
 PEER, COPY, KEPT, OURS = "sentence-transformers", "as the peer", "kept graphs", "hbt_ray: sorted too"
+TWICE = "hbt_ray: no graph kept"
 PEAK = {"bf16": 989e12, "fp32": 67e12}
 """Dense operations a second of an H100 SXM."""
 FLAGS = ("json", "memory", "largest", "side")
@@ -239,15 +240,21 @@ def show_speed(options: argparse.Namespace) -> None:
 
 
 def show_memory(options: argparse.Namespace) -> None:
-    rows = {size: {side: run(options, side, batch=size, steps=1) for side in (PEER, OURS)} for size in MEMORY_BATCHES}
+    sides = {PEER: (PEER, options.budget), OURS: (OURS, options.budget), TWICE: (OURS, 0)}
+    rows = {
+        size: {name: run(options, side, batch=size, steps=1, budget=budget) for name, (side, budget) in sides.items()}
+        for size in MEMORY_BATCHES
+    }
     if options.json:
         peaks = {size: {side: measured["peak_mib"] for side, measured in row.items()} for size, row in rows.items()}
         print(json.dumps({"peak_mib": peaks, **settings(options)}))
         return
-    table = Table("batch", f"{PEER} MiB", "hbt_ray MiB", "vectors MiB", "scores MiB", title=title(options))
+    budget = f"{options.budget:,} tokens kept"
+    heads = ("batch", PEER, f"hbt_ray, {budget}", "hbt_ray, none kept", "vectors", "scores")
+    table = Table(*heads, title=f"peak MiB: {options.model}, chunks of {options.chunk}, {options.precision}")
     for size, row in rows.items():
         vectors, scores = 2 * size * SHAPES[options.model]["width"] * 4 / 2**20, size * size * 4 / 2**20
-        texts = (f"{row[side]['peak_mib']:,.0f}" for side in (PEER, OURS))
+        texts = (f"{row[name]['peak_mib']:,.0f}" for name in sides)
         table.add_row(f"{size:,}", *texts, f"{vectors:,.1f}", f"{scores:,.0f}")
     Console(width=120).print(table)
 

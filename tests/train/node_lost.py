@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -28,32 +29,27 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from hbt_ray.train.engine.loop import Outcome
     from hbt_ray.train.trainer import fit
 
-    # Connected at once, so that the driver is on the head and not on the node that goes.
-    head = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
-    try:
-        node = cluster.add_node(num_cpus=1)
-        lost: list[Thread] = []
-
-        def replace() -> None:
-            cluster.add_node(num_cpus=1)
+    config = small_run(Path(sys.argv[1]), "name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
+    steps: list[int] = []
+    run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), probe=Unhurried()))
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
+        # Connected at once, so that the driver is on the head. Ray adds nodes in the main thread only.
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
+        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
+        try:
+            node = cluster.add_node(num_cpus=1)
+            run.start()
+            while not steps or steps[-1] < LOST_AFTER:
+                assert run.is_alive(), "the run ended early"
+                time.sleep(0.1)
             cluster.remove_node(node, allow_graceful=False)
-
-        def watch(outcome: Outcome) -> None:
-            if outcome.step >= LOST_AFTER and not lost:
-                lost.append(Thread(target=replace))
-                lost[0].start()
-
-        overrides = ("name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
-        done = fit(small_run(Path(sys.argv[1]), *overrides), watch, probe=Unhurried())
-        lost[0].join()
-        print(done)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+            cluster.add_node(num_cpus=1)
+            run.join()
+            ray.shutdown()
+        finally:
+            cluster.shutdown()
 
 
 if __name__ == "__main__":
