@@ -64,7 +64,8 @@ class IndexConfig(Config):
         """Memory of an index over so many rows, by FAISS's own account of its codes."""
         import faiss
 
-        index: Any = faiss.downcast_index(self.empty(width))
+        owner = self.empty(width)  # What follows points into it.
+        index: Any = faiss.downcast_index(owner)
         if isinstance(index, faiss.IndexHNSW):  # Links of four bytes on the lowest level, few above it.
             links: Any = index.hnsw
             return num_rows * int(index.storage.sa_code_size() + 4 * links.nb_neighbors(0) + 16)
@@ -74,7 +75,8 @@ class IndexConfig(Config):
         """Whether a shard of so many rows is scanned instead."""
         import faiss
 
-        lists = faiss.try_extract_index_ivf(self.empty(width))
+        owner = self.empty(width)  # What follows points into it.
+        lists = faiss.try_extract_index_ivf(owner)
         return num_rows < max(_FEW, _ROWS_A_LIST * lists.nlist if lists else 0)
 
     def build(self, vectors: Floats | VectorFile, threads: int) -> Any:
@@ -108,11 +110,14 @@ def on_device(index: Any, gpu: bool) -> Any:
     if not hasattr(faiss, "StandardGpuResources"):
         raise ConfigError("search.gpu: this faiss is built for CPUs; install hbt-ray[gpu] in place of hbt-ray[cpu]")
     try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        resources = faiss.StandardGpuResources()
+        moved: Any = faiss.index_cpu_to_gpu(resources, 0, index)
     except RuntimeError as error:
         raise ConfigError(
             f"search.gpu: {type(index).__name__} cannot be moved to a GPU ({_reason(error)}); Flat and IVF indexes can"
         ) from None
+    moved.referenced_objects = [resources]  # FAISS's own way to keep alive what an index lives on.
+    return moved
 
 
 def _reason(error: RuntimeError) -> str:

@@ -110,7 +110,9 @@ def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
     rows = [{"doc_id": f"d{n}", "language": "en" if n % 2 else "de", "text": text} for n, text in enumerate(texts)]
     (tmp_path / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run, index = CliRunner().invoke, str(tmp_path / "index")
-    built = run(app, ["index", "build", str(model), index, "--documents", str(tmp_path / "documents.jsonl"), "--json"])
+    alike = ["--question-prompt", "", "--passage-prompt", ""]  # So that equal texts get equal vectors.
+    documents = str(tmp_path / "documents.jsonl")
+    built = run(app, ["index", "build", str(model), index, "--documents", documents, *alike, "--json"])
     assert built.exit_code == 0, built.output
     assert json.loads(built.stdout)["languages"] == {"de": 20, "en": 20}
     asked = run(app, ["search", index, texts[7], texts[8], "--k", "3", "--json"])

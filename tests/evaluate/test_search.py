@@ -413,12 +413,12 @@ def test_an_approximate_index_proposes_and_exact_scores_choose(factory: str, par
     documents, queries = clustered(12_000, 1), clustered(100, 2)
     orders = np.arange(12_000)
     exact = Shard(orders, documents).search(queries, 10)
-    found = Shard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters)).search(queries, 10)
+    shard = Shard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters))
+    found = shard.search(queries, 10)
+    assert "_proposing" in vars(shard), "the other way of searching was tested"
     assert (np.diff(found, axis=1) < 0).all()
     shared = [len(np.intersect1d(own, other)) for own, other in zip(exact, found, strict=True)]
-    assert recall <= np.mean(shared) / 10 < 1.0 or factory == "HNSW16"
-    # Keys hold canonical scores, so what both found, both score alike.
-    assert set(found[:, 0]) & set(exact[:, 0])
+    assert np.mean(shared) / 10 >= recall  # Of keys, so what both found has the same score in both.
 
 
 def test_what_an_index_finds_too_few_of_is_left_out(index_of: Callable[..., ShardedIndex]) -> None:
@@ -448,7 +448,7 @@ def test_memory_is_planned_before_anything_is_loaded() -> None:
     assert keeping(million, 384, flat, 2 * vectors_gib * 2**30) is Keeping.HELD
     assert keeping(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is Keeping.STREAMED
     coded = IndexConfig(factory="IVF1024,PQ48")
-    assert coded.bytes_for(million, 384) == million * (48 + 8)
+    assert coded.bytes_for(million, 384) == million * (48 + 2 + 8)  # Code, number of the list, number of the row.
     assert keeping(million, 384, coded, 2**28) is Keeping.STREAMED
     with pytest.raises(ResourceError, match=r"HNSW32 over 1,000,000 vectors of width 384 takes 1\.68 GiB, and 1 GiB"):
         keeping(million, 384, IndexConfig(factory="HNSW32"), 2**30)
