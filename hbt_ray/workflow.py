@@ -32,6 +32,7 @@ from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run
 from hbt_ray.session import session
 from hbt_ray.train.export import Exported, export
+from hbt_ray.train.model.loading import quiet
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit
 from hbt_ray.train.validation.ending import Ending, best_step, ending
@@ -263,9 +264,9 @@ def ask_index(
     """
     config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
     model_folder(config.model)
-    asked = Encoder(config)(
-        pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions})
-    )
+    with quiet():
+        encoder = Encoder(config)
+    asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
     fingerprint = asked["fingerprint"][0].as_py()
     return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, os.cpu_count() or 1)
 
