@@ -17,7 +17,8 @@ from hbt_ray.evaluate.bitext import judge_bitext
 from hbt_ray.evaluate.encode import Encoded, encode
 from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.judge import Scorecard, judge
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.preference import DEPTH
+from hbt_ray.evaluate.search import Hits, SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
@@ -112,9 +113,10 @@ def _searched(
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; TREC files in the folder where they are wanted."""
     with ShardedIndex.of_task(task, encoded.passages, search) as index:
-        judged = judge(task, encoded.questions, index)
+        hits = index.search(encoded.questions, max(DEPTH, trec_depth))
+        judged = judge(task, encoded.questions, index, hits.documents)
         if trec_depth:
-            hits = index.search(encoded.questions, trec_depth)
+            hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
             write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
             write_qrels(folder / "qrels.trec", task)
     return judged
