@@ -27,7 +27,7 @@ def parallel(*queries: str, languages: str = "de en") -> Task:
 
 
 class Ranked:
-    """An index that ranks by hand: [queries, documents] rows of the corpus, best first."""
+    """An index that ranks by hand: [queries, documents] rows of the corpus, best first; a vector is a query's number."""
 
     def __init__(self, task: Task, rankings: list[list[int]]) -> None:
         self.ids, self.languages = (
@@ -40,10 +40,15 @@ class Ranked:
     def preceding(self, queries: Any, documents: np.ndarray) -> np.ndarray:
         counts = np.zeros((len(self.languages), *documents.shape), np.int64)
         for query, column in np.argwhere(documents >= 0):
-            before = self.documents[query][: self.documents[query].tolist().index(documents[query, column])]
+            ranking = self.documents[int(queries[query, 0])]
+            before = ranking[: ranking.tolist().index(documents[query, column])]
             for number, language in enumerate(self.languages):
                 counts[number, query, column] = (self._of[before] == language).sum()
         return counts
+
+
+def numbers(task: Task) -> np.ndarray:
+    return np.arange(task.queries.num_rows, dtype=np.float32)[:, None]
 
 
 def first(*documents: int) -> list[int]:
@@ -54,7 +59,7 @@ def first(*documents: int) -> list[int]:
 def judged(task: Task, *rankings: list[int], depth: int | None = 24) -> tuple[list[dict[str, Any]], Any]:
     index = Ranked(task, list(rankings))
     shown = None if depth is None else index.documents[:, :depth]
-    table, card = judge(task, np.zeros((task.queries.num_rows, 2)), cast(ShardedIndex, index), shown)
+    table, card = judge(task, numbers(task), cast(ShardedIndex, index), shown)
     return table.to_pylist(), card
 
 
