@@ -162,6 +162,7 @@ def report(
     screen = Screen(as_json)
     folders = [Run(path.absolute()) for path in runs]
     page = make_report(folders, out or folders[0].report)
-    screen.table(headline_table(*judged(folders)))
+    verdicts, baselines = ([each.verdict for each in of] for of in judged(folders))
+    screen.table(headline_table(verdicts, baselines))
     screen.say(f"open {page}")
     screen.result({"report": page})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,3 +50,8 @@ class Evidence:
             return pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise TaskError(f"{path}: no readable table ({error}); run `hbt evaluate` again") from None
+
+
+def evidence_of(verdict: Verdict, evidence: Sequence[Evidence]) -> Evidence | None:
+    """That on this very verdict, which is one object in both."""
+    return next((each for each in evidence if each.verdict is verdict), None)

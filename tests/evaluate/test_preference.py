@@ -27,7 +27,7 @@ def parallel(*queries: str, languages: str = "de en") -> Task:
 
 
 class Ranked:
-    """An index that ranks by hand: [queries, documents] rows of the corpus, best first; a vector is a query's number."""
+    """Ranks by hand: [queries, documents] rows of the corpus, best first; a vector is the number of its query."""
 
     def __init__(self, task: Task, rankings: list[list[int]]) -> None:
         self.ids, self.languages = (
