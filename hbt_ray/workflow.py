@@ -277,8 +277,8 @@ def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [Verdict.load(path) for path in paths if path.exists()]
 
 
-def make_report(runs: Sequence[Run], path: Path) -> Path:
-    """One page on all verdicts of some runs; with the training curve where it is one run."""
+def make_report(runs: Sequence[Run], path: Path, *, markdown: Path | None = None, latex: Path | None = None) -> Path:
+    """One page on all verdicts of some runs; with the training curve where it is one run. See `write_report`."""
     own, baselines = judged(runs)
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
@@ -295,6 +295,8 @@ def make_report(runs: Sequence[Run], path: Path) -> Path:
         steps=made.steps if made else None,
         policy=str(config.plan) if config else "",
         config_yaml=config.to_yaml() if config else "",
+        markdown=markdown,
+        latex=latex,
     )
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hbt_ray.evaluate.evidence import Evidence
-from hbt_ray.evaluate.report import heat
+from hbt_ray.evaluate.report import heat, paper
 from hbt_ray.evaluate.report.curve import Curve
 from hbt_ray.evaluate.report.differences import ALPHA, RESAMPLES, Differences, chance, differences
 from hbt_ray.evaluate.report.facts import TaskFacts, facts
@@ -59,6 +59,8 @@ def write_report(
     policy: str = "",
     config_yaml: str = "",
     notes: Sequence[str] = (),
+    markdown: Path | None = None,
+    latex: Path | None = None,
 ) -> Path:
     """Write one HTML file that needs nothing else.
 
@@ -73,21 +75,21 @@ def write_report(
         steps: after how many the judged encoder is; by default all of `curve`.
         policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
         notes: paragraphs of plain text for the section on method.
+        markdown, latex: files that get the headline as tables for papers.
 
     Raises:
         TaskError: no verdict, or a baseline on a task that no verdict has. A file that exists stays as it was.
     """
     comparisons = compare(verdicts, baseline)
     record = Curve.read(curve)
+    num_steps, several = steps or record.num_steps, len(comparisons) > 1
+    sections = [_section(each, evidence, num_steps, policy, several) for each in comparisons]
     html = (
         _environment()
         .get_template("page.html.j2")
         .render(
             title=title,
-            sections=[
-                _section(each, evidence, steps or record.num_steps, policy, len(comparisons) > 1)
-                for each in comparisons
-            ],
+            sections=sections,
             training=training(record, policy, dev, best),
             config_yaml=config_yaml.strip(),
             notes=notes,
@@ -99,6 +101,10 @@ def write_report(
             },
         )
     )
+    headlines = [(section.comparison, section.differences) for section in sections]
+    for file, write in ((markdown, paper.markdown), (latex, paper.latex)):
+        if file:
+            _write(file, write(headlines))
     return _write(Path(path), html)
 
 
@@ -139,13 +145,13 @@ def _section(
     )
 
 
-def _write(path: Path, html: str) -> Path:
+def _write(path: Path, text: str) -> Path:
     """Whole or not at all: a reader never sees half a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(html)
+            file.write(text)
         Path(draft).chmod(0o644)
         Path(draft).replace(path)
     except BaseException:
