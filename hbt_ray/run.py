@@ -8,8 +8,8 @@ RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev sto
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
 RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
-RUN/verdicts/<task>/   verdict.json and per-query results of the trained encoder; `<task>+<variant>` with a fix of its
-                       vectors or in another precision, `<task>@base` of the untrained one
+RUN/verdicts/<task>/   verdict.json, per-query results and failures of the trained encoder; `<task>+<variant>` with a
+                       fix of its vectors or in another precision, `<task>@base` of the untrained one
 RUN/vectors/           what its encoders made of the texts of tasks, so that none is encoded twice; may be deleted
 RUN/report.html
 """

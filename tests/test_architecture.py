@@ -25,7 +25,7 @@ WITHOUT_RAY = ["data/plan", "data/store/store.py", "data/stream/local.py", "trai
                "train/checkpoints", "train/validation/measure.py", "train/validation/pool.py",
                "train/validation/record.py", "train/validation/stopping.py", "train/validation/task.py",
                "posthoc", "evaluate/measures.py", "evaluate/verdict.py", "evaluate/resampling.py",
-               "evaluate/significance.py", "evaluate/bias.py", "evaluate/tasks"]  # fmt: skip
+               "evaluate/significance.py", "evaluate/bias.py", "evaluate/preference.py", "evaluate/tasks"]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

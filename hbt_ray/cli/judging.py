@@ -151,6 +151,8 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of judged runs.")],
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the first run.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the headline here, as Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write the headline here, for LaTeX with booktabs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare judged runs on one self-contained HTML page."""
@@ -161,7 +163,11 @@ def report(
 
     screen = Screen(as_json)
     folders = [Run(path.absolute()) for path in runs]
-    page = make_report(folders, out or folders[0].report)
-    screen.table(headline_table(*judged(folders)))
+    page = make_report(folders, out or folders[0].report, markdown=markdown, latex=latex)
+    verdicts, baselines = ([each.verdict for each in of] for of in judged(folders))
+    screen.table(headline_table(verdicts, baselines))
+    tables = [path for path in (markdown, latex) if path]
     screen.say(f"open {page}")
-    screen.result({"report": page})
+    for path in tables:
+        screen.say(f"the headline is also in {path}")
+    screen.result({"report": page, "tables": tables})

@@ -16,16 +16,17 @@ from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.bitext import judge_bitext
 from hbt_ray.evaluate.encode import Encoded, encode
 from hbt_ray.evaluate.encoder import EncoderConfig
+from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY
+from hbt_ray.evaluate.failures import failures
 from hbt_ray.evaluate.judge import Scorecard, judge
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.preference import DEPTH
+from hbt_ray.evaluate.search import Hits, SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.posthoc import Fix
 from hbt_ray.posthoc.methods import PASSAGE, QUESTION
 from hbt_ray.run import published
-
-PER_QUERY = "queries.parquet"
 
 
 def evaluate(
@@ -40,7 +41,7 @@ def evaluate(
     cache: Path | None = None,
     screen: Screen | None = None,
 ) -> Verdict:
-    """Encode, search, measure; write `verdict.json` and the per-query table into `folder`. Needs a Ray session.
+    """Encode, search, measure; write `verdict.json` and its evidence into `folder`. Needs a Ray session.
 
     Args:
         name: what the verdict calls the model; the variant is added to it.
@@ -110,11 +111,14 @@ def _sides(task: Task | Bitext) -> tuple[pa.Table, pa.Table]:
 def _searched(
     task: Task, encoded: Encoded, search: SearchConfig | None, trec_depth: int, folder: Path, name: str
 ) -> tuple[pa.Table, Scorecard]:
-    """Per-query table and scorecard; TREC files in the folder where they are wanted."""
+    """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
     with ShardedIndex.of_task(task, encoded.passages, search) as index:
-        judged = judge(task, encoded.questions, index)
+        hits = index.search(encoded.questions, max(DEPTH, trec_depth))
+        judged = judge(task, encoded.questions, index, hits.documents)
+        shown = failures(task, judged[0], encoded.questions, index, hits.documents[:, 0])
+        pq.write_table(shown, folder / FAILURES)
         if trec_depth:
-            hits = index.search(encoded.questions, trec_depth)
+            hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
             write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
             write_qrels(folder / "qrels.trec", task)
     return judged

@@ -17,12 +17,14 @@ import pyarrow as pa
 
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures import RANK_DISTANCE, Values, measure
+from hbt_ray.evaluate.preference import PER_QUESTION, SHARE_DISTANCE, Preference, preference
 from hbt_ray.evaluate.search import ShardedIndex
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
 
 MEASURES = ("AP", "R@1", "R@10", "nDCG@10")
-POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
+POOL_ONLY = (RANK_DISTANCE, *PER_QUESTION)
+"""Columns of the per-query table that are null outside the multilingual setting."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,27 @@ class Scorecard:
     settings: dict[str, Measures] = field(default_factory=dict)
     pairs: dict[str, dict[str, Measures]] = field(default_factory=dict)
     pool: dict[str, Measures] = field(default_factory=dict)
+    language_share: dict[str, Measures] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
         """For `Verdict(model=…, fingerprint=…, **scorecard.fields())`."""
         return asdict(self)
 
 
-def judge(task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex) -> tuple[pa.Table, Scorecard]:
+def judge(
+    task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex, first: npt.NDArray[np.int64] | None = None
+) -> tuple[pa.Table, Scorecard]:
     """Judge the vectors of the task's queries [queries, dim] against an index of its documents, in the task's order.
 
     Returns the per-query table and the means. The table's columns are query_id, language, setting, passage_language
-    (empty in the multilingual setting) and one a measure, of `MEASURES` and of the task's own; `RankDistance` is null
-    outside the multilingual setting. A pair of languages has only the questions with a relevant document in the second
-    one; a setting without any pair is left out. Means are taken over questions within a language or pair, then over
-    languages or pairs.
+    (empty in the multilingual setting) and one a measure, of `MEASURES` and of the task's own, then `POOL_ONLY`: null
+    outside the multilingual setting and where a measure is not defined (see `preference`). A pair of languages has only
+    the questions with a relevant document in the second one; a setting without any pair is left out. Means are taken
+    over the questions of a language or pair that have a value, then over languages or pairs.
+
+    Args:
+        first: the first documents of each query in the pool, [queries, depth] as `ShardedIndex.search` lists them, for
+            the measures of language preference that look at them; without it they are left out.
 
     Raises:
         TaskError: the index or the vectors are not those of the task, or a vector is not finite.
@@ -71,7 +80,7 @@ def judge(task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex) -> tupl
         groups.append(_Group(language, np.flatnonzero(ranks.any(axis=1)), ranks))
     pooled = np.where(relevant >= 0, preceding.sum(axis=0) + 1, 0)
     groups.append(_Group("", np.arange(len(pooled)), pooled))
-    return _summarise(task, groups)
+    return _summarise(task, groups, preference(task, pooled, first))
 
 
 @dataclass(frozen=True)
@@ -85,24 +94,34 @@ class _Group:
     """[all queries, relevant], 0 where a document is not in this group."""
 
 
-def _summarise(task: Task, groups: Iterable[_Group]) -> tuple[pa.Table, Scorecard]:
+def _summarise(task: Task, groups: Iterable[_Group], preferred: Preference) -> tuple[pa.Table, Scorecard]:
     asked = np.asarray(task.queries["language"].to_pylist())
     card = _blank(task)
     tables = []
     asks = measures_of(task)
     for group in groups:
-        names = asks if group.language else (*asks, RANK_DISTANCE)
-        values = measure(names, group.ranks[group.queries])
+        values = measure(asks if group.language else (*asks, RANK_DISTANCE), group.ranks[group.queries])
+        if not group.language:
+            values |= preferred.values
         languages = asked[group.queries]
         tables.append(_table(task, group, languages, values))
         for language in np.unique(languages).tolist():
-            means = {name: float(column[languages == language].mean()) for name, column in values.items()}
+            means = _means(values, languages == language)
             if group.language:
                 card.pairs.setdefault(language, {})[group.language] = means
             else:
                 card.pool[language] = means
+    card.language_share.update(preferred.share)
+    for language, distance in preferred.distance.items():
+        card.pool[language][SHARE_DISTANCE] = distance
     card.settings.update(_settings(card))
     return pa.concat_tables(tables), card
+
+
+def _means(values: dict[str, Values], rows: npt.NDArray[np.bool_]) -> Measures:
+    """Over the rows that have a value; a measure without any is left out."""
+    kept = {name: column[rows & ~np.isnan(column)] for name, column in values.items()}
+    return {name: float(column.mean()) for name, column in kept.items() if len(column)}
 
 
 def measures_of(task: Task) -> tuple[str, ...]:
@@ -128,7 +147,10 @@ def _settings(card: Scorecard) -> dict[str, Measures]:
         MULTILINGUAL: list(card.pool.values()),
     }
     return {
-        setting: {name: float(np.mean([means[name] for means in of])) for name in of[0]}
+        setting: {
+            name: float(np.mean([means[name] for means in of if name in means]))
+            for name in dict.fromkeys(name for means in of for name in means)
+        }
         for setting, of in members.items()
         if of
     }
@@ -145,9 +167,9 @@ def _table(task: Task, group: _Group, languages: npt.NDArray[np.str_], values: d
         "setting": pa.array(settings.tolist(), pa.string()),
         "passage_language": pa.array([group.language] * len(languages), pa.string()),
     }
-    for name in (*measures_of(task), RANK_DISTANCE):
+    for name in (*measures_of(task), *POOL_ONLY):
         absent = pa.nulls(len(languages), pa.float64())
-        columns[name] = pa.array(values[name], pa.float64()) if name in values else absent
+        columns[name] = pa.array(values[name], pa.float64(), from_pandas=True) if name in values else absent
     return pa.table(columns)
 
 

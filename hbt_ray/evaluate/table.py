@@ -18,11 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 
 MISSING = "–"
 RANK_DISTANCE = "RankDistance"
 Baseline = Verdict | Sequence[Verdict] | None
+_LABELS = {
+    RANK_DISTANCE: "rank distance",
+    MAX_RANK: "worst rank",
+    OWN_LANGUAGE_FIRST: "own language first",
+    SHARE_DISTANCE: "share distance",
+    RANK_CORRELATION: "agreement",
+}
+"""Of the measures of language bias, which belong to the pool, so that no setting needs to be named."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,22 @@ class Column:
     measure: str
 
     @property
+    def counts_ranks(self) -> bool:
+        """Whole numbers without an upper end."""
+        return self.measure in (RANK_DISTANCE, MAX_RANK)
+
+    @property
     def lower_is_better(self) -> bool:
-        return self.measure == RANK_DISTANCE
+        return self.counts_ranks or self.measure == SHARE_DISTANCE
+
+    @property
+    def has_better(self) -> bool:
+        """Whether an end is the good one: of equal answers, users may well want that in their language first."""
+        return self.measure != OWN_LANGUAGE_FIRST
 
     @property
     def label(self) -> str:
-        return "rank distance" if self.lower_is_better else self.measure
+        return _LABELS.get(self.measure, self.measure)
 
     @property
     def short_setting(self) -> str:
@@ -47,14 +66,14 @@ class Column:
 
     @property
     def name(self) -> str:
-        return self.label if self.lower_is_better else f"{self.setting} {self.label}"
+        return self.label if self.measure in _LABELS else f"{self.setting} {self.label}"
 
     def of(self, measures: Mapping[str, float]) -> float | None:
         """The value as it is shown: three decimals, or a whole number of ranks; None where it is missing."""
         value = measures.get(self.measure)
         if value is None or not math.isfinite(value):
             return None
-        return round(value, 0 if self.lower_is_better else 3) + 0.0
+        return round(value, 0 if self.counts_ranks else 3) + 0.0
 
     def value(self, verdict: Verdict) -> float | None:
         return self.of(verdict.settings.get(self.setting, {}))
@@ -63,8 +82,14 @@ class Column:
         """`.797`, `2,310`; a negative number gets a true minus sign."""
         if value is None:
             return MISSING
-        digits = f"{abs(value):,.0f}" if self.lower_is_better else f"{abs(value):.3f}".removeprefix("0")
+        digits = f"{abs(value):,.0f}" if self.counts_ranks else f"{abs(value):.3f}".removeprefix("0")
         return f"−{digits}" if value < 0 else digits
+
+    def signed(self, difference: float | None) -> str:
+        """`+.012`, `−84`, `±.000`."""
+        if difference is None:
+            return MISSING
+        return ("+" if difference > 0 else "±" if difference == 0 else "") + self.text(difference)
 
     def is_better(self, value: float, other: float) -> bool:
         return value < other if self.lower_is_better else value > other
@@ -134,7 +159,8 @@ class Comparison:
     def row(self, column: Column, of: Mapping[str, Mapping[str, float]]) -> list[Cell]:
         """One cell a system; `of` has the measures by system label."""
         values = [column.of(of[system.label]) for system in self.systems]
-        best = column.best(values) if sum(value is not None for value in values) > 1 else None
+        comparable = column.has_better and sum(value is not None for value in values) > 1
+        best = column.best(values) if comparable else None
         reference = values[0] if self.baseline else None
         return [
             self._cell(column, value, None if system.is_baseline else reference, best)
@@ -145,8 +171,8 @@ class Comparison:
         change, better = "", None
         if value is not None and reference is not None:
             difference = column.of({column.measure: value - reference}) or 0.0
-            change = ("+" if difference > 0 else "±" if difference == 0 else "") + column.text(difference)
-            better = column.is_better(value, reference) if value != reference else None
+            change = column.signed(difference)
+            better = column.is_better(value, reference) if column.has_better and value != reference else None
         return Cell(value, column.text(value), change, better, best is not None and value == best)
 
     @cached_property

@@ -1,8 +1,9 @@
 """The verdict: what one model is worth on one task, in the three settings of the literature (2408.10536, section 3).
 
 Measures go by their `ir-measures` names (`AP`, `R@1`, `nDCG@10`); `RankDistance` is ours: worst minus best rank of a
-question's parallel answers in the multilingual ranking, the language bias (KD-SPD, 2305.09025). Means are macro
-averages: over queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
+question's parallel answers in the multilingual ranking, the language bias (KD-SPD, 2305.09025). More of that bias is in
+`MaxR`, `OwnLanguageFirst`, `MRC@10` and `ShareDistance@10` (see `bias` and `preference`). Means are macro averages:
+over queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ class Verdict(BaseModel):
     num_queries: dict[str, int]
     num_documents: dict[str, int]
     settings: dict[str, Measures]
-    """Setting → macro-averaged measures; `RankDistance` only in the multilingual one."""
+    """Setting → macro-averaged measures; those of language bias only in the multilingual one."""
     pairs: dict[str, dict[str, Measures]]
     """Question language → passage language → measures; the diagonal is the monolingual setting."""
     pool: dict[str, Measures]
-    """Question language → measures in the pool of all languages, `RankDistance` among them."""
+    """Question language → measures in the pool of all languages, those of language bias among them."""
+    language_share: dict[str, Measures] = {}
+    """Question language → passage language → mean share of the first ten documents in the pool; empty where documents
+    have one language."""
     seconds: dict[str, float] = {}
     """Wall-clock time of `encode` and `search`."""
     peak_memory_bytes: int = 0

@@ -13,7 +13,8 @@ from hbt_ray.errors import ModelError
 from hbt_ray.evaluate import encode as encoding
 from hbt_ray.evaluate.encode import encode
 from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.evaluation import PER_QUERY, evaluate
+from hbt_ray.evaluate.evaluation import evaluate
+from hbt_ray.evaluate.evidence import Evidence
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.vectors import TextSet
 from hbt_ray.evaluate.verdict import Verdict
@@ -64,7 +65,6 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 
 def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path, Any], tmp_path: Path) -> None:
     import ir_measures
-    import pyarrow.parquet as pq
 
     documents = [
         (f"{language}_{n}", language, f"{PASSAGES[n]} {language}") for language in ("de", "en") for n in range(20)
@@ -77,7 +77,18 @@ def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path
     config = EncoderConfig(model=str(library[0]))
     verdict = evaluate(config, task, tmp_path / "toy", name="small", trec_depth=40)
     assert Verdict.load(tmp_path / "toy" / "verdict.json") == verdict
-    assert pq.read_table(tmp_path / "toy" / PER_QUERY).num_rows == 40 * 3
+    evidence = Evidence.load(tmp_path / "toy" / "verdict.json")
+    assert evidence.queries is not None
+    assert evidence.queries.num_rows == 40 * 3
+    assert evidence.failures is not None
+    texts = {row[0]: row[2] for row in (*documents, *queries)}
+    relevant = set(qrels)
+    for row in evidence.failures.to_pylist():
+        assert (row["query_id"], row["gold_id"]) in relevant
+        assert (row["query_id"], row["first_id"]) not in relevant
+        assert [row["question"], row["gold"], row["first"]] == [
+            texts[row[name]] for name in ("query_id", "gold_id", "first_id")
+        ]
     assert verdict.num_queries == {"de": 20, "en": 20}
 
     run = ir_measures.read_trec_run(str(tmp_path / "toy" / "run.trec"))

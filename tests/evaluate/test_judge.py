@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.judge import MEASURES, POOL_MEASURES, Scorecard, judge
+from hbt_ray.evaluate.judge import MEASURES, POOL_ONLY, Scorecard, judge
+from hbt_ray.evaluate.measures import RANK_DISTANCE
 from hbt_ray.evaluate.search import Hits, SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task, read_lareqa
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
 
+POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
 ANGLES = {"de_1": 0, "de_2": 60, "en_1": 30, "en_2": 80, "fr_1": 45}
 
 
@@ -35,7 +37,7 @@ def uneven() -> Task:
 
 def judged(task: Task, queries: np.ndarray, documents: np.ndarray) -> tuple[pa.Table, Scorecard]:
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
-        return judge(task, queries, index)
+        return judge(task, queries, index, index.search(queries, 10).documents)
 
 
 def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> None:
@@ -56,7 +58,18 @@ def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> No
     )
     distances = {key[0]: row["RankDistance"] for key, row in rows.items() if key[1] == "multilingual"}
     assert distances == {"de_a": 2, "en_a": 1, "en_b": 3}
-    assert all(row["RankDistance"] is None for key, row in rows.items() if key[1] != "multilingual")
+    outside = [row[name] for key, row in rows.items() if key[1] != "multilingual" for name in POOL_ONLY]
+    assert outside == [None] * 5 * len(POOL_ONLY)
+    pooled = {key[0]: [row[name] for name in POOL_ONLY] for key, row in rows.items() if key[1] == "multilingual"}
+    # The five documents stand at 5 2 3 4 1 from 50° and at 1 4 2 5 3 from 10°: Spearman's -0.3.
+    correlation = pytest.approx(-0.3)
+    assert pooled == {"de_a": [2, 5, 0, correlation], "en_a": [1, 2, 0, correlation], "en_b": [3, 5, None, None]}
+    assert card.pool["de"]["MaxR"] == 5
+    assert card.pool["en"]["OwnLanguageFirst"] == 0, "the mean of those that it is defined for"
+    assert card.settings["multilingual"]["MaxR"] == (5 + (2 + 5) / 2) / 2
+    # The top 10 are the whole pool, and so are its shares.
+    assert card.language_share == {tag: pytest.approx({"de": 0.4, "en": 0.4, "fr": 0.2}) for tag in ("de", "en")}
+    assert card.settings["multilingual"]["ShareDistance@10"] == pytest.approx(0)
     assert [row["language"] == key[0][:2] for key, row in rows.items()] == [True] * 8
 
     assert {x: {y: m["AP"] for y, m in row.items()} for x, row in card.pairs.items()} == {
@@ -95,10 +108,10 @@ def test_measures_of_the_task_stand_beside_the_judges_own(ray_session: None, une
     task = Task("own", uneven.documents, uneven.queries, uneven.qrels, ("AP@1", "RR", "AP", "RankDistance"))
     table, card = judged(task, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
     plain, _ = judged(uneven, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
-    assert table.column_names == [*plain.column_names[:-1], "AP@1", "RR", "RankDistance"]
+    assert table.column_names == [*plain.column_names[: -len(POOL_ONLY)], "AP@1", "RR", *POOL_ONLY]
     assert table.select(plain.column_names).equals(plain)
     assert card.settings["cross-lingual"].keys() == {*MEASURES, "AP@1", "RR"}
-    assert card.settings["multilingual"].keys() == {*POOL_MEASURES, "AP@1", "RR"}
+    assert card.settings["multilingual"].keys() == {*MEASURES, "AP@1", "RR", *POOL_ONLY, "ShareDistance@10"}
     assert card.pool["de"]["RR"] == pytest.approx(1 / 3)
 
 
@@ -164,7 +177,8 @@ def test_three_languages_of_xquad_r_equal_brute_force(ray_session: None, shared_
     assert 0.1 < card.settings["multilingual"]["AP"] < 0.9
     for asked in task.languages:
         of = [value for (query_id, language), value in expected.items() if query_id[:2] == asked and not language]
-        assert card.pool[asked] == pytest.approx({name: np.mean([v[name] for v in of]) for name in POOL_MEASURES})
+        means = {name: card.pool[asked][name] for name in POOL_MEASURES}
+        assert means == pytest.approx({name: np.mean([v[name] for v in of]) for name in POOL_MEASURES})
         for language in task.languages:
             of = [v for (query_id, found), v in expected.items() if query_id[:2] == asked and found == language]
             assert card.pairs[asked][language]["AP"] == pytest.approx(np.mean([v["AP"] for v in of]))

@@ -191,7 +191,8 @@ def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
             values = [verdict.pairs[question][passage]["AP"] for passage in LANGUAGES]
             assert row == [question, *(f"{v:.3f}".lstrip("0") for v in [*values, verdict.pool[question]["AP"]])]
     styles = [value for tag, name, value in html.attributes if (tag, name) == ("td", "class") and value[0] == "h"]
-    assert len(styles) == 2 * 11 * 12
+    assert len(styles) > 2 * 11 * 12, "the families come after"
+    styles = styles[: 2 * 11 * 12]
     outlined = [i for i, style in enumerate(styles[:132]) if style.endswith(" own")]
     assert outlined == [row * 12 + row for row in range(11)]
     baseline, trained = ({int(s.split()[0][1:]) for s in part} for part in (styles[:132], styles[132:]))

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file with tables and figures."""
+"""The report: one self-contained HTML file with tables and figures; its headline also for papers."""
 
 from __future__ import annotations
 

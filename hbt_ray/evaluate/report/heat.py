@@ -1,4 +1,4 @@
-"""Heat maps: question language × passage language, one colour scale for all systems of a task.
+"""Heat maps: question language × passage language, or families of them; one colour scale for all systems of a task.
 
 The colours are those of `hbt_ray.colour`. Cells are classes `h0` … `h40`, below thirty bytes each.
 """
@@ -6,6 +6,7 @@ The colours are those of `hbt_ray.colour`. Cells are classes `h0` … `h40`, bel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.colour import hex_code, level_colour
@@ -33,21 +34,38 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class HeatMaps:
+    """Rows are what questions belong to, columns what passages do, the same names for both."""
+
     task: str
-    languages: tuple[str, ...]
+    names: tuple[str, ...]
+    """Languages, or families of them."""
+    what: str
+    """That the numbers are, for tooltips and for those who cannot see the colours: `AP`."""
     num_left_out: int
-    has_pool: bool
+    last: str
+    """What the last column is beside the names; empty where there is none."""
     low: str
     high: str
     maps: tuple[HeatMap, ...]
 
 
+Grid = list[list[float | None]]
+
+
 def heat_maps(comparison: Comparison) -> HeatMaps | None:
-    """None where no pair has an AP."""
+    """AP of all pairs; None where no pair has one."""
     everyone = list(dict.fromkeys(tag for system in comparison.systems for tag in system.verdict.languages))
     languages = everyone[:MAX_LANGUAGES]
     has_pool = any(AP.of(m) is not None for s in comparison.systems for m in s.verdict.pool.values())
     grids = [_grid(system, languages, has_pool) for system in comparison.systems]
+    last = "the pool of all languages" if has_pool else ""
+    return painted(comparison, grids, languages, "AP", len(everyone) - len(languages), last)
+
+
+def painted(
+    comparison: Comparison, grids: Sequence[Grid], names: Sequence[str], what: str, num_left_out: int, last: str = ""
+) -> HeatMaps | None:
+    """A map of each system from its grid [names, names, with the last column where there is one], as shares of 1."""
     known = [value for grid in grids for row in grid for value in row if value is not None]
     if not known:
         return None
@@ -56,15 +74,14 @@ def heat_maps(comparison: Comparison) -> HeatMaps | None:
     maps = []
     for system, grid in zip(comparison.systems, grids, strict=True):
         rows = [
-            (tag, tuple(_cell(value, (low, high), i == j, j == len(languages)) for j, value in enumerate(row)))
-            for i, (tag, row) in enumerate(zip(languages, grid, strict=True))
+            (name, tuple(_cell(value, (low, high), i == j, j == len(names)) for j, value in enumerate(row)))
+            for i, (name, row) in enumerate(zip(names, grid, strict=True))
         ]
         maps.append(HeatMap(system, tuple(rows)))
-    left_out = len(everyone) - len(languages)
-    return HeatMaps(comparison.task, tuple(languages), left_out, has_pool, AP.text(low), AP.text(high), tuple(maps))
+    return HeatMaps(comparison.task, tuple(names), what, num_left_out, last, AP.text(low), AP.text(high), tuple(maps))
 
 
-def _grid(system: System, languages: list[str], has_pool: bool) -> list[list[float | None]]:
+def _grid(system: System, languages: list[str], has_pool: bool) -> Grid:
     pairs, pool = system.verdict.pairs, system.verdict.pool
     return [
         [AP.of(pairs.get(q, {}).get(p, {})) for p in languages] + ([AP.of(pool.get(q, {}))] if has_pool else [])
@@ -75,7 +92,7 @@ def _grid(system: System, languages: list[str], has_pool: bool) -> list[list[flo
 def _cell(value: float | None, bounds: tuple[float, float], own: bool, pool: bool) -> HeatCell:
     extra = " own" * own + " all" * pool
     if value is None:
-        return HeatCell(MISSING, "none" + extra)
+        return HeatCell(MISSING, "blank" + extra)
     share = (value - bounds[0]) / (bounds[1] - bounds[0])
     return HeatCell(AP.text(value), f"h{round(min(max(share, 0), 1) * (LEVELS - 1))}{extra}")
 

@@ -13,26 +13,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hbt_ray.evaluate.report import heat
+from hbt_ray.evaluate.evidence import Evidence
+from hbt_ray.evaluate.report import heat, paper
 from hbt_ray.evaluate.report.curve import Curve
+from hbt_ray.evaluate.report.differences import ALPHA, RESAMPLES, Differences, chance, differences
 from hbt_ray.evaluate.report.facts import TaskFacts, facts
+from hbt_ray.evaluate.report.failures import FailureList, failure_lists
+from hbt_ray.evaluate.report.kinship import Kinship, kinship
+from hbt_ray.evaluate.report.languages import LanguageTable, by_language
 from hbt_ray.evaluate.report.names import language_name
+from hbt_ray.evaluate.report.preference import Preferences, preferences
 from hbt_ray.evaluate.report.prose import achievement, losses
 from hbt_ray.evaluate.report.training import training
-from hbt_ray.evaluate.table import RANK_DISTANCE, Baseline, Cell, Column, Comparison, compare
-from hbt_ray.evaluate.verdict import MONOLINGUAL, MULTILINGUAL, Verdict
-
-
-@dataclass(frozen=True)
-class LanguageTable:
-    """Each question language in the pool of all languages; without a pool, in its own language."""
-
-    setting: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
-    """Language → one tuple of cells a column, one cell a system."""
-    longest: float
-    """The greatest rank distance, the full length of a bar."""
+from hbt_ray.evaluate.table import Baseline, Comparison, compare
+from hbt_ray.evaluate.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,11 @@ class Section:
     lead: str
     losses: str
     maps: heat.HeatMaps | None
+    differences: Differences | None
     by_language: LanguageTable | None
+    kinship: Kinship | None
+    preferences: Preferences | None
+    failures: list[FailureList]
     facts: TaskFacts
 
 
@@ -53,6 +51,7 @@ def write_report(
     title: str,
     verdicts: Sequence[Verdict],
     baseline: Baseline = None,
+    evidence: Sequence[Evidence] = (),
     curve: Sequence[Mapping[str, Any]] = (),
     dev: Sequence[Mapping[str, Any]] = (),
     best: int | None = None,
@@ -60,11 +59,14 @@ def write_report(
     policy: str = "",
     config_yaml: str = "",
     notes: Sequence[str] = (),
+    markdown: Path | None = None,
+    latex: Path | None = None,
 ) -> Path:
     """Write one HTML file that needs nothing else.
 
     Args:
         baseline: what differences are taken to; one verdict, or one for each task.
+        evidence: what lies beside these verdicts and baselines, for tests of significance and failures to read.
         curve: training metrics, one row a step (`step`, `loss`, `kind`, `language`, `learning_rate`,
             `pairs_per_second`, `stall_seconds`, any of them missing); of two rows of a step the last counts.
         dev: measures of checkpoints on the dev store, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
@@ -73,18 +75,21 @@ def write_report(
         steps: after how many the judged encoder is; by default all of `curve`.
         policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
         notes: paragraphs of plain text for the section on method.
+        markdown, latex: files that get the headline as tables for papers.
 
     Raises:
         TaskError: no verdict, or a baseline on a task that no verdict has. A file that exists stays as it was.
     """
     comparisons = compare(verdicts, baseline)
     record = Curve.read(curve)
+    num_steps, several = steps or record.num_steps, len(comparisons) > 1
+    sections = [_section(each, evidence, num_steps, policy, several) for each in comparisons]
     html = (
         _environment()
         .get_template("page.html.j2")
         .render(
             title=title,
-            sections=[_section(each, steps or record.num_steps, policy, len(comparisons) > 1) for each in comparisons],
+            sections=sections,
             training=training(record, policy, dev, best),
             config_yaml=config_yaml.strip(),
             notes=notes,
@@ -96,6 +101,10 @@ def write_report(
             },
         )
     )
+    headlines = [(section.comparison, section.differences) for section in sections]
+    for file, write in ((markdown, paper.markdown), (latex, paper.latex)):
+        if file:
+            _write(file, write(headlines))
     return _write(Path(path), html)
 
 
@@ -109,6 +118,8 @@ def _environment() -> Environment:
     )
     environment.filters["language_name"] = language_name
     environment.filters["breakable"] = _breakable
+    environment.filters["chance"] = chance
+    environment.globals |= {"ALPHA": ALPHA, "RESAMPLES": RESAMPLES}
     return environment
 
 
@@ -117,48 +128,30 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[/_-])", name))
 
 
-def _section(comparison: Comparison, num_steps: int, policy: str, name_task: bool) -> Section:
+def _section(
+    comparison: Comparison, evidence: Sequence[Evidence], num_steps: int, policy: str, name_task: bool
+) -> Section:
     return Section(
         comparison=comparison,
         lead=achievement(comparison, num_steps, policy, name_task),
         losses=losses(comparison),
         maps=heat.heat_maps(comparison),
-        by_language=_by_language(comparison),
+        differences=differences(comparison, evidence),
+        by_language=by_language(comparison),
+        kinship=kinship(comparison),
+        preferences=preferences(comparison),
+        failures=failure_lists(comparison, evidence),
         facts=facts(comparison),
     )
 
 
-def _by_language(comparison: Comparison) -> LanguageTable | None:
-    tags = list(dict.fromkeys(tag for system in comparison.systems for tag in system.verdict.languages))
-    pooled = any(system.verdict.pool for system in comparison.systems)
-    setting = MULTILINGUAL if pooled else MONOLINGUAL
-    columns = tuple(column for column in comparison.columns if column.setting == setting)
-    if not columns:
-        return None
-    rows = []
-    for tag in tags:
-        of = {
-            s.label: s.verdict.pool.get(tag, {}) if pooled else s.verdict.pairs.get(tag, {}).get(tag, {})
-            for s in comparison.systems
-        }
-        rows.append((tag, tuple(tuple(comparison.row(column, of)) for column in columns)))
-    distances = [
-        cell.value or 0.0
-        for _, groups in rows
-        for column, cells in zip(columns, groups, strict=True)
-        for cell in cells
-        if column.measure == RANK_DISTANCE
-    ]
-    return LanguageTable(setting, columns, tuple(rows), max([*distances, 1.0]))
-
-
-def _write(path: Path, html: str) -> Path:
+def _write(path: Path, text: str) -> Path:
     """Whole or not at all: a reader never sees half a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(html)
+            file.write(text)
         Path(draft).chmod(0o644)
         Path(draft).replace(path)
     except BaseException:
