@@ -26,6 +26,7 @@ from hbt_ray.evaluate.mining import Mining, mine
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.rescore import RescorerConfig
 from hbt_ray.evaluate.saved import Answer, SavedIndex, save_index
+from hbt_ray.evaluate.search import SearchConfig
 from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
@@ -222,6 +223,7 @@ def judge(
     *,
     of_base: bool = False,
     fix: Fix | None = None,
+    search: SearchConfig | None = None,
     trec_depth: int = 0,
 ) -> list[Verdict]:
     """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
@@ -229,7 +231,17 @@ def judge(
     variant = variant_of(encoder, fix)
     folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
     verdicts = [
-        evaluate(encoder, task, folder, name=name, fix=fix, trec_depth=trec_depth, cache=run.vectors, screen=screen)
+        evaluate(
+            encoder,
+            task,
+            folder,
+            name=name,
+            search=search,
+            fix=fix,
+            trec_depth=trec_depth,
+            cache=run.vectors,
+            screen=screen,
+        )
         for task, folder in zip(tasks, folders, strict=True)
     ]
     write_card(run)

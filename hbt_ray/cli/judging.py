@@ -100,6 +100,10 @@ def evaluate(
     posthoc: Annotated[
         str, typer.Option(metavar="NAME", help="A fix by `hbt posthoc`, such as centering, or its file.")
     ] = "",
+    search: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="How the corpus is searched, such as memory_gib=8; repeatable."),
+    ] = None,
     trec_depth: Annotated[
         int, typer.Option(min=0, help="Also write a TREC run of the pool, so many passages a question.")
     ] = 0,
@@ -111,6 +115,7 @@ def evaluate(
 ) -> None:
     """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
+    from hbt_ray.evaluate.search import SearchConfig
     from hbt_ray.evaluate.table import headline_table
     from hbt_ray.evaluate.tasks import Suite, distinct, open_task
     from hbt_ray.posthoc import Fix
@@ -138,10 +143,11 @@ def evaluate(
     if untrained and not is_run:
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
     fix = Fix.load(fix_file(run, model, posthoc)) if posthoc else None
+    how = SearchConfig.make({}, "--search", search or ())
     with session():
         base = settings.model_copy(update={"model": str(run.base)})
-        baseline = judge(run, base, tasks, screen, of_base=True, trec_depth=trec_depth) if untrained else []
-        verdicts = judge(run, settings, tasks, screen, fix=fix, trec_depth=trec_depth)
+        baseline = judge(run, base, tasks, screen, of_base=True, search=how, trec_depth=trec_depth) if untrained else []
+        verdicts = judge(run, settings, tasks, screen, fix=fix, search=how, trec_depth=trec_depth)
     screen.table(headline_table(verdicts, baseline or as_saved(run, verdicts) or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
     screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
