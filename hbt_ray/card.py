@@ -8,7 +8,8 @@ import yaml
 
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
-from hbt_ray.evaluate.table import Column, compare
+from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.table import compare
 from hbt_ray.evaluate.verdict import Verdict
 from hbt_ray.run import Run
 from hbt_ray.train.export import Exported

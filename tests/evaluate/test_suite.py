@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from hbt_ray.errors import ConfigError, TaskError
-from hbt_ray.evaluate.table import Column, compare
+from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.table import compare
 from hbt_ray.evaluate.tasks import Bitext, Suite, Task, distinct, open_task
 from hbt_ray.evaluate.verdict import Verdict
 from tests.evaluate.test_readers import write

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.colour import hex_code, level_colour
-from hbt_ray.evaluate.table import MISSING, Column, Comparison, System
+from hbt_ray.evaluate.column import MISSING, Column
+from hbt_ray.evaluate.table import Comparison, System
 from hbt_ray.evaluate.verdict import MULTILINGUAL
 
 LEVELS = 41

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbt_ray.evaluate.table import Cell, Column, Comparison
+from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.table import Cell, Comparison
 from hbt_ray.evaluate.verdict import MONOLINGUAL, MULTILINGUAL
 
 

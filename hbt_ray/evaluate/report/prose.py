@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.measures import RANK_DISTANCE
 from hbt_ray.evaluate.report.names import listing, number
-from hbt_ray.evaluate.table import RANK_DISTANCE, Column, Comparison, System
+from hbt_ray.evaluate.table import Comparison, System
 from hbt_ray.evaluate.verdict import MULTILINGUAL
 
 
