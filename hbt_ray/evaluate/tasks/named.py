@@ -19,7 +19,7 @@ from hbt_ray.evaluate.tasks.lareqa import LareqaTask
 from hbt_ray.evaluate.tasks.mewslix import MewsliXTask
 from hbt_ray.evaluate.tasks.miracl import MiraclTask
 from hbt_ray.evaluate.tasks.parallel import parallel_task
-from hbt_ray.evaluate.tasks.spec import TaskSpec
+from hbt_ray.evaluate.tasks.spec import Measure, TaskSpec
 from hbt_ray.evaluate.tasks.task import Task
 from hbt_ray.evaluate.tasks.tatoeba import TatoebaTask
 
@@ -30,10 +30,12 @@ class WorldfactsTask(TaskSpec):
     place = "split"
     kind: Literal["worldfacts"]
     split: Literal["dev", "test"] = "test"
+    measures: tuple[Measure, ...] = ()
 
     def open(self) -> Task:
         settings = {"split": self.split, **({"languages": self.languages} if self.languages else {})}
-        return parallel_task(self.name or self.kind, Worldfacts.make(settings, f"task {self.kind}").rows())
+        rows = Worldfacts.make(settings, f"task {self.kind}").rows()
+        return parallel_task(self.name or self.kind, rows, self.measures)
 
 
 Spec = Annotated[

@@ -10,7 +10,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.task import Task
 
 
-def parallel_task(name: str, rows: Iterable[Row]) -> Task:
+def parallel_task(name: str, rows: Iterable[Row], measures: tuple[str, ...] = ()) -> Task:
     """Documents are the distinct passages (`<language>_<passage id>`), queries the questions (`<language>_<item id>`).
 
     A row without `passage_id` has a passage of its own, named by its item.
@@ -38,4 +38,4 @@ def parallel_task(name: str, rows: Iterable[Row]) -> Task:
     qrels = [
         (query[0], doc_id) for query, passage_id in zip(queries, asked, strict=True) for doc_id in versions[passage_id]
     ]
-    return Task.from_rows(name, documents.values(), queries, qrels)
+    return Task.from_rows(name, documents.values(), queries, qrels, measures)
