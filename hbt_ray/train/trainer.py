@@ -154,7 +154,8 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
             storage_path=str(run.root),
             failure_config=FailureConfig(
                 max_failures=workers.max_failures,
-                controller_failure_limit=3,
+                # A node that announced its end still counts as room, so an elastic run tries in vain until it is gone.
+                controller_failure_limit=3 if workers.least == workers.most else 20,
                 max_preemption_failures=workers.max_preemptions,
                 preemption_grace_s=workers.preemption_grace_seconds,
             ),

@@ -47,8 +47,8 @@ def main() -> None:
             cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=1)
             run.join()
-            ray.shutdown()
         finally:
+            ray.shutdown()
             cluster.shutdown()
 
 

@@ -36,7 +36,7 @@ def settings(world: Path) -> TrainConfig:
         "checkpoints.every=20",
         "workers.count=[1, 3]",
         "workers.resize_seconds=5",
-        "workers.start_seconds=8",
+        "workers.start_seconds=8",  # Less than the notice: the first tries find no room.
         "workers.max_failures=0",  # What happens here is no failure.
     )
     return small_run(world, *overrides)
@@ -100,8 +100,8 @@ def main() -> None:
             wait_for(steps[-1] + LEFT_TO_ONE)
             cluster.add_node(num_cpus=1)
             run.join()
-            ray.shutdown()
         finally:
+            ray.shutdown()
             cluster.shutdown()
 
 
