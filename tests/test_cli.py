@@ -80,6 +80,10 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
             "no method is called 'mean'; known are",
         ),
         (("posthoc", "x/y", "--store", "store", "--method", "lir", "--alpha", "1"), "lir: unknown key 'alpha'"),
+        (
+            ("posthoc", "x/y", "--store", "store", "--method", "shift", "--documents-only"),
+            "shift: unknown key 'documents_only'",
+        ),
         (("posthoc", "x/y", "--store", "store", "--method", "shift", "--alpha", "2"), "alpha: Input should be less"),
         (("posthoc", "x/y", "--store", "store", "--method", "lir", "--out", "a b"), "call it NAME.safetensors"),
         (("evaluate", "x/y", "--task", "worldfacts", "--posthoc", "lir"), "no such fix; none was fitted yet"),

@@ -31,7 +31,7 @@ def prepare(
     """Make a store of training items from sources."""
     from hbt_ray.console import Screen
     from hbt_ray.data.prepare import StoreConfig
-    from hbt_ray.workflow import make_store
+    from hbt_ray.workflow.data import make_store
 
     screen = Screen(as_json)
     settings = StoreConfig.load(config, overrides or ())
@@ -83,7 +83,8 @@ def mine(
     from hbt_ray.evaluate.candidates import MineConfig
     from hbt_ray.evaluate.mining import free_folder, languages_to_mine
     from hbt_ray.session import session
-    from hbt_ray.workflow import find_run, mine_store
+    from hbt_ray.workflow.data import mine_store
+    from hbt_ray.workflow.judging import find_run
 
     screen = Screen(as_json)
     values = {"language": language, "ranks": ranks, "max_share": max_share, "margin": margin, "keep": keep}

@@ -53,7 +53,8 @@ def build(
     from hbt_ray.evaluate.documents import read_documents
     from hbt_ray.evaluate.tasks import Task, open_task
     from hbt_ray.session import session
-    from hbt_ray.workflow import build_index, find_run
+    from hbt_ray.workflow.indexing import build_index
+    from hbt_ray.workflow.judging import find_run
 
     screen = Screen(as_json)
     chosen = [language for language in languages.split(",") if language]
@@ -97,7 +98,7 @@ def search(
 
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.saved import SavedIndex
-    from hbt_ray.workflow import ask_index
+    from hbt_ray.workflow.indexing import ask_index
 
     screen = Screen(as_json)
     opened = SavedIndex.load(index)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,12 @@ from hbt_ray.cli.options import (
 )
 from hbt_ray.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hbt_ray.console import Screen
+    from hbt_ray.evaluate.tasks import Bitext, Task
+    from hbt_ray.evaluate.verdict import Verdict
+    from hbt_ray.run import Run
+
 
 @app.command()
 def posthoc(
@@ -30,8 +37,14 @@ def posthoc(
     alpha: Annotated[float | None, typer.Option(help="Of shift: the share of the offset that is taken. [1]")] = None,
     source: Annotated[str | None, typer.Option(help="Of shift: the language that others are moved to. [en]")] = None,
     directions: Annotated[int | None, typer.Option(help="Of lir: how many are removed. [1]")] = None,
+    documents_only: Annotated[
+        bool, typer.Option("--documents-only", help="Of centering and lir: leave questions where they are.")
+    ] = False,
     texts: Annotated[int | None, typer.Option(help="To learn from, of each language and side. [1000]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: posthoc/METHOD.safetensors in the model's folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Default: posthoc/METHOD[-documents].safetensors in the model's folder."),
+    ] = None,
     question_prompt: QuestionPrompt = None,
     passage_prompt: PassagePrompt = None,
     max_length: MaxLength = None,
@@ -48,13 +61,20 @@ def posthoc(
     from hbt_ray.posthoc import make_method
     from hbt_ray.posthoc.fix import checked_path
     from hbt_ray.session import session
-    from hbt_ray.workflow import find_run, fit_fix, fix_file
+    from hbt_ray.workflow.judging import find_run, fit_fix, fix_file
 
     screen = Screen(as_json)
-    settings = make_method(method, alpha=alpha, source=source, directions=directions, texts=texts)
+    settings = make_method(
+        method,
+        alpha=alpha,
+        source=source,
+        directions=directions,
+        documents_only=documents_only or None,
+        texts=texts,
+    )
     opened = Store(store)
     run = find_run(model, name, storage)
-    path = checked_path(out or fix_file(run, model, method))
+    path = checked_path(out or fix_file(run, model, method + "-documents" * documents_only))
     encoder = encoder_of(
         str(run.model) if run.config.exists() else model,
         question_prompt=question_prompt,
@@ -74,7 +94,7 @@ def posthoc(
 
 @app.command()
 def evaluate(
-    model: ModelName,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder, a Hugging Face name, or bm25.")],
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,21 +133,22 @@ def evaluate(
     storage: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Judge an encoder: monolingual, cross-lingual, and in one pool of all languages."""
+    """Judge an encoder or BM25: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.search import SearchConfig
-    from hbt_ray.evaluate.table import headline_table
-    from hbt_ray.evaluate.tasks import Suite, distinct, open_task
     from hbt_ray.posthoc import Fix
+    from hbt_ray.run import Run
     from hbt_ray.session import session
-    from hbt_ray.workflow import as_saved, find_run, fix_file, judge
+    from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words
 
     screen = Screen(as_json)
-    chosen = [language for language in languages.split(",") if language]
-    if not task and suite is None:
-        raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
-    listed = Suite.load(suite).within(chosen).open() if suite else []
-    tasks = distinct([*(open_task(spec, chosen) for spec in task or ()), *listed])
+    tasks = _tasks(task or (), suite, [language for language in languages.split(",") if language])
+    if model == BM25:
+        if posthoc or untrained or precision != "fp32":
+            raise ConfigError("bm25 has neither vectors nor weights; leave out --posthoc, --untrained and --precision")
+        run = Run((storage / (name or BM25)).absolute())
+        _tell(screen, run, [], judge_words(run, tasks, screen, trec_depth))
+        return
     run = find_run(model, name, storage)
     is_run = run.config.exists()
     settings = encoder_of(
@@ -148,7 +169,25 @@ def evaluate(
         base = settings.model_copy(update={"model": str(run.base)})
         baseline = judge(run, base, tasks, screen, of_base=True, search=how, trec_depth=trec_depth) if untrained else []
         verdicts = judge(run, settings, tasks, screen, fix=fix, search=how, trec_depth=trec_depth)
-    screen.table(headline_table(verdicts, baseline or as_saved(run, verdicts) or None))
+    _tell(screen, run, baseline, verdicts, as_saved(run, verdicts))
+
+
+def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -> list[Task | Bitext]:
+    from hbt_ray.evaluate.tasks import Suite, distinct, open_task
+
+    if not specs and suite is None:
+        raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
+    listed = Suite.load(suite).within(languages).open() if suite else []
+    return distinct([*(open_task(spec, languages) for spec in specs), *listed])
+
+
+def _tell(
+    screen: Screen, run: Run, baseline: Sequence[Verdict], verdicts: Sequence[Verdict], shown: Sequence[Verdict] = ()
+) -> None:
+    """What was found. Where there is no baseline, the table has what is `shown` in its place."""
+    from hbt_ray.evaluate.table import headline_table
+
+    screen.table(headline_table(verdicts, baseline or shown or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
     screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
 
@@ -165,7 +204,7 @@ def report(
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.table import headline_table
     from hbt_ray.run import Run
-    from hbt_ray.workflow import judged, make_report
+    from hbt_ray.workflow.reporting import judged, make_report
 
     screen = Screen(as_json)
     folders = [Run(path.absolute()) for path in runs]

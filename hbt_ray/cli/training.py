@@ -25,7 +25,7 @@ def train(
     from hbt_ray.session import session
     from hbt_ray.train.settings import TrainConfig
     from hbt_ray.train.trainer import open_run
-    from hbt_ray.workflow import train_run
+    from hbt_ray.workflow.training import train_run
 
     screen = Screen(as_json)
     settings = TrainConfig.load(config, overrides or ())

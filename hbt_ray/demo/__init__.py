@@ -21,7 +21,10 @@ from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, V
 from hbt_ray.session import session
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import open_run
-from hbt_ray.workflow import judge, make_report, make_store, train_run
+from hbt_ray.workflow.data import make_store
+from hbt_ray.workflow.judging import judge
+from hbt_ray.workflow.reporting import make_report
+from hbt_ray.workflow.training import train_run
 
 TASK = "worldfacts"
 

@@ -1,4 +1,4 @@
-"""Evaluation: one model on one task, from texts to a saved verdict."""
+"""Evaluation: one system on one task, from texts to a saved verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import resource
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,8 +21,10 @@ from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY
 from hbt_ray.evaluate.failures import failures
 from hbt_ray.evaluate.judge import Scorecard, judge
+from hbt_ray.evaluate.lexical import FINGERPRINT, LexicalIndex, queries_of
 from hbt_ray.evaluate.preference import DEPTH
-from hbt_ray.evaluate.search import Hits, SearchConfig, ShardedIndex
+from hbt_ray.evaluate.ranking import Hits, Ranking
+from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Bitext, Task
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict
@@ -73,7 +77,8 @@ def evaluate(
                 screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
             table, card = judge_bitext(task, encoded.questions)
         else:
-            table, card = _searched(task, encoded, search, trec_depth, scratch, name)
+            with ShardedIndex.of_task(task, encoded.passages, search) as index:
+                table, card = _ranked(task, encoded.questions, index, trec_depth, scratch, name)
         end = time.perf_counter()
         verdict = Verdict(
             model=name,
@@ -81,15 +86,44 @@ def evaluate(
             variant=variant,
             headline=list(task.measures),
             seconds={"encode": middle - begin, "search": end - middle},
-            peak_memory_bytes=max(encoded.peak_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+            peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
             **card.fields(),
         )
-        verdict.save(scratch)
-        pq.write_table(table, scratch / PER_QUERY)
+        _save(verdict, table, scratch)
     screen.say(
         f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
         f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
     )
+    return verdict
+
+
+def evaluate_words(
+    task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
+) -> Verdict:
+    """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate`.
+
+    Raises:
+        ConfigError: the extra `bm25` is not installed.
+    """
+    screen = screen or Screen(silent=True)
+    begin = time.perf_counter()
+    screen.say(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
+    index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
+    middle = time.perf_counter()
+    screen.say(f"{task.name}: searching {len(task.languages)} languages")
+    with published(folder) as scratch:
+        table, card = _ranked(task, queries, index, trec_depth, scratch, name)
+        seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
+        verdict = Verdict(
+            model=name,
+            fingerprint=FINGERPRINT,
+            headline=list(task.measures),
+            seconds=seconds,
+            peak_memory_bytes=_peak_memory(),
+            **card.fields(),
+        )
+        _save(verdict, table, scratch)
+    screen.say(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
     return verdict
 
 
@@ -108,20 +142,28 @@ def _sides(task: Task | Bitext) -> tuple[pa.Table, pa.Table]:
     return task.queries, task.documents
 
 
-def _searched(
-    task: Task, encoded: Encoded, search: SearchConfig | None, trec_depth: int, folder: Path, name: str
+def _ranked(
+    task: Task, queries: npt.NDArray[Any], index: Ranking, trec_depth: int, folder: Path, name: str
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
-    with ShardedIndex.of_task(task, encoded.passages, search) as index:
-        hits = index.search(encoded.questions, max(DEPTH, trec_depth))
-        judged = judge(task, encoded.questions, index, hits.documents)
-        shown = failures(task, judged[0], encoded.questions, index, hits.documents[:, 0])
-        pq.write_table(shown, folder / FAILURES)
-        if trec_depth:
-            hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
-            write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
-            write_qrels(folder / "qrels.trec", task)
+    hits = index.search(queries, max(DEPTH, trec_depth))
+    judged = judge(task, queries, index, hits.documents)
+    shown = failures(task, judged[0], queries, index, hits.documents[:, 0])
+    pq.write_table(shown, folder / FAILURES)
+    if trec_depth:
+        hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
+        write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
+        write_qrels(folder / "qrels.trec", task)
     return judged
+
+
+def _save(verdict: Verdict, table: pa.Table, folder: Path) -> None:
+    verdict.save(folder)
+    pq.write_table(table, folder / PER_QUERY)
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fixed(encoded: Encoded, fix: Fix, asked: list[str], found: list[str]) -> Encoded:

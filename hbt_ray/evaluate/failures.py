@@ -5,12 +5,14 @@ They are kept beside the verdict, cut to a length for reading, so that a report 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.ranking import Ranking
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import MULTILINGUAL
 
@@ -33,15 +35,15 @@ SCHEMA = pa.schema(
 def failures(
     task: Task,
     per_query: pa.Table,
-    query_vectors: npt.NDArray[np.float32],
-    index: ShardedIndex,
+    queries: npt.NDArray[Any],
+    index: Ranking,
     first: npt.NDArray[np.int64],
 ) -> pa.Table:
     """The failures with the lowest AP in the pool, at most `PER_LANGUAGE` of each question language, worst first.
 
     Args:
         per_query: the table of `judge`.
-        query_vectors: [queries, dim] of the task's queries.
+        queries: the task's, as the index takes them.
         first: [queries] the row of the first document in the pool, -1 where nothing was found.
 
     Returns:
@@ -51,8 +53,8 @@ def failures(
     wrong = (first >= 0) & (task.relevant != first[:, None]).all(axis=1)
     rows = _worst(precision, np.asarray(task.queries["language"].to_pylist()), wrong)
     relevant = task.relevant[rows]
-    preceding = index.preceding(query_vectors[rows], relevant).sum(axis=0)
-    ranks = np.where(relevant >= 0, preceding + 1, np.iinfo(np.int64).max)
+    places = index.places(queries[rows], relevant).pool
+    ranks = np.where(places > 0, places, np.iinfo(np.int64).max)
     best = ranks.argmin(axis=1)[:, None]
     asked = task.queries.take(pa.array(rows))
     gold, shown = (

@@ -1,8 +1,7 @@
 """The judge: every measure of the three settings (2408.10536, section 3) from one pass over the corpus.
 
-For a query and one of its relevant documents, the documents that come before it are counted once in each language.
-The rank among the documents of one language is 1 + that language's count (monolingual where it is the query's
-language, else cross-lingual), the rank in the pool is 1 + the sum of all counts: exact over lists of any length.
+Of a query's relevant documents two ranks are asked: that among the documents of the same language (monolingual where it
+is the query's language, else cross-lingual), and that in the pool of all languages; exact over lists of any length.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pyarrow as pa
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures import RANK_DISTANCE, Values, measure
 from hbt_ray.evaluate.preference import PER_QUESTION, SHARE_DISTANCE, Preference, preference
-from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.ranking import Ranking
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
 
@@ -46,9 +45,9 @@ class Scorecard:
 
 
 def judge(
-    task: Task, query_vectors: npt.ArrayLike, index: ShardedIndex, first: npt.NDArray[np.int64] | None = None
+    task: Task, queries: npt.NDArray[Any], index: Ranking, first: npt.NDArray[np.int64] | None = None
 ) -> tuple[pa.Table, Scorecard]:
-    """Judge the vectors of the task's queries [queries, dim] against an index of its documents, in the task's order.
+    """Judge the task's queries, as the index takes them, against an index of its documents, in the task's order.
 
     Returns the per-query table and the means. The table's columns are query_id, language, setting, passage_language
     (empty in the multilingual setting) and one a measure, of `MEASURES` and of the task's own, then `POOL_ONLY`: null
@@ -61,26 +60,23 @@ def judge(
             the measures of language preference that look at them; without it they are left out.
 
     Raises:
-        TaskError: the index or the vectors are not those of the task, or a vector is not finite.
+        TaskError: the index or the queries are not those of the task, or a vector is not finite.
     """
     if index.ids != task.documents["doc_id"].to_pylist():
         raise TaskError(f"task {task.name}: the index holds other documents; build it with ShardedIndex.of_task")
-    vectors = np.asarray(query_vectors)
-    if len(vectors) != task.queries.num_rows:
+    if len(queries) != task.queries.num_rows:
         raise TaskError(
-            f"task {task.name}: {len(vectors)} query vectors for {task.queries.num_rows} queries; encode "
+            f"task {task.name}: {len(queries)} query vectors for {task.queries.num_rows} queries; encode "
             "`task.queries` (queries without relevant documents are not among them)"
         )
-    relevant = task.relevant
-    preceding = index.preceding(vectors, relevant)
-    document_language = np.asarray(task.documents["language"].to_pylist())[relevant]
+    places = index.places(queries, task.relevant)
+    languages = np.asarray(task.documents["language"].to_pylist())
     groups = []
-    for count, language in zip(preceding, index.languages, strict=True):
-        ranks = np.where((document_language == language) & (relevant >= 0), count + 1, 0)
+    for language in np.unique(languages).tolist():
+        ranks = np.where(languages[task.relevant] == language, places.own, 0)
         groups.append(_Group(language, np.flatnonzero(ranks.any(axis=1)), ranks))
-    pooled = np.where(relevant >= 0, preceding.sum(axis=0) + 1, 0)
-    groups.append(_Group("", np.arange(len(pooled)), pooled))
-    return _summarise(task, groups, preference(task, pooled, first))
+    groups.append(_Group("", np.arange(len(queries)), places.pool))
+    return _summarise(task, groups, preference(task, places.pool, first))
 
 
 @dataclass(frozen=True)

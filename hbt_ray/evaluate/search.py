@@ -27,6 +27,7 @@ from hbt_ray.config import Config
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.approximate import IndexConfig
 from hbt_ray.evaluate.memory import Keeping, keeping
+from hbt_ray.evaluate.ranking import Hits, Places
 from hbt_ray.evaluate.scores import (
     NO_KEY,
     Floats,
@@ -71,16 +72,6 @@ class SearchConfig(Config):
     """How long a process may wait for room on the cluster."""
 
 
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """The first documents of each query in canonical order, best first."""
-
-    documents: Integers
-    """[n, k] rows of the corpus; -1 where an approximate index found fewer."""
-    scores: Floats
-    """[n, k]; -inf there."""
-
-
 @dataclass(frozen=True)
 class _Part:
     """One shard: member `member` of its actor."""
@@ -119,6 +110,7 @@ class ShardedIndex:
             raise TaskError("document ids are not unique, so ties could not be broken; add the language to the ids")
         self.ids = list(ids)
         self.languages = sorted(set(languages))
+        self._language_of_row = np.searchsorted(self.languages, np.asarray(languages))
         # Python compares strings by code point, which is the byte order of UTF-8 and so the order of trec_eval.
         self._row_of_order = np.array(sorted(range(len(ids)), key=self.ids.__getitem__), dtype=np.int64)
         self._order_of_row = np.argsort(self._row_of_order)
@@ -187,6 +179,12 @@ class ShardedIndex:
                 counts[self.languages.index(part.language), rows] += answer
         counts[:, documents < 0] = 0
         return counts
+
+    def places(self, queries: npt.ArrayLike, documents: Integers) -> Places:
+        """Exact ranks of rows of the corpus [n, g], -1 as padding: one more than precede them."""
+        counts, given = self.preceding(queries, documents), documents >= 0
+        own = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
+        return Places(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
 
     def _keys(self, queries: Floats, documents: Integers) -> Integers:
         query, column = np.nonzero(documents >= 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.search import Hits
+from hbt_ray.evaluate.ranking import Hits
 from hbt_ray.evaluate.tasks import Task
 
 
@@ -26,13 +26,14 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
     if len(query_ids) != len(hits.documents):
         raise TaskError(f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries")
     _check_words(path, (tag, *query_ids))
-    _check_words(path, (doc_ids[row] for row in np.unique(hits.documents).tolist()))
+    _check_words(path, (doc_ids[row] for row in np.unique(hits.documents).tolist() if row >= 0))
     return _write(
         path,
         (
             f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
             for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
+            if row >= 0
         ),
     )
 

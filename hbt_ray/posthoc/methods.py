@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,11 @@ class Method(Config):
     """Its name."""
     texts: int = Field(1_000, gt=1)
     """To learn from, of each language and side; all where the store has fewer."""
-    sides: ClassVar[tuple[str, ...]] = SIDES
-    """Whose vectors it moves."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Whose vectors it moves."""
+        return SIDES
 
     @property
     def anchor(self) -> str | None:
@@ -52,7 +55,16 @@ class Method(Config):
         """The vectors of that language [m, width] without what was learned."""
 
 
-class Centering(Method):
+class _EitherSide(Method):
+    documents_only: bool = False
+    """Questions stay where they are, so that an index can be mended and its users need not know."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (PASSAGE,) if self.documents_only else SIDES
+
+
+class Centering(_EitherSide):
     """x - m, with m the mean of the language's vectors (2004.05160)."""
 
     kind: Literal["centering"] = "centering"
@@ -65,7 +77,7 @@ class Centering(Method):
         return vectors - learned
 
 
-class Lir(Method):
+class Lir(_EitherSide):
     """x - V Vᵀ x, with V the first right-singular vectors of the language's vectors, which are not centred first
     (2109.04727; one direction is best there)."""
 
@@ -99,7 +111,10 @@ class Shift(Method):
     alpha: float = Field(1.0, gt=0, le=1)
     """1 takes the whole offset; 0.6 to 1 are best there, by encoder."""
     source: Language = "en"
-    sides: ClassVar[tuple[str, ...]] = (PASSAGE,)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (PASSAGE,)
 
     @property
     def anchor(self) -> str:

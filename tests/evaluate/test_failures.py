@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +14,13 @@ from hbt_ray.evaluate import failures as module
 from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY, Evidence
 from hbt_ray.evaluate.failures import SCHEMA, failures
 from hbt_ray.evaluate.judge import judge
-from hbt_ray.evaluate.search import ShardedIndex
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 from tests.evaluate.test_preference import DE, EN, Ranked, first, numbers, parallel
 
 
 def of(task: Task, *rankings: list[int]) -> pa.Table:
-    index = cast(ShardedIndex, Ranked(task, list(rankings)))
+    index = Ranked(task, list(rankings))
     table, _ = judge(task, numbers(task), index)
     return failures(task, table, numbers(task), index, np.array(rankings)[:, 0])
 
@@ -67,7 +65,7 @@ def test_texts_are_cut_by_characters_and_not_by_bytes() -> None:
 
 def test_evidence_is_what_is_there(tmp_path: Path) -> None:
     task = parallel("de_5")
-    index = cast(ShardedIndex, Ranked(task, [first()]))
+    index = Ranked(task, [first()])
     table, card = judge(task, numbers(task), index)
     path = Verdict(model="m", fingerprint="f", **card.fields()).save(tmp_path)
     old = Evidence.load(path)

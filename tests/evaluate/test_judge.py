@@ -11,7 +11,8 @@ import pytest
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.judge import MEASURES, POOL_ONLY, Scorecard, judge
 from hbt_ray.evaluate.measures import RANK_DISTANCE
-from hbt_ray.evaluate.search import Hits, SearchConfig, ShardedIndex
+from hbt_ray.evaluate.ranking import Hits
+from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task, read_lareqa
 from hbt_ray.evaluate.trec import write_qrels, write_run
 from hbt_ray.evaluate.verdict import Verdict

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hbt_ray.evaluate.judge import MEASURES, POOL_ONLY, judge
 from hbt_ray.evaluate.preference import preference
-from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.ranking import Hits, Places
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict import Verdict
 
@@ -30,21 +30,22 @@ class Ranked:
     """Ranks by hand: [queries, documents] rows of the corpus, best first; a vector is the number of its query."""
 
     def __init__(self, task: Task, rankings: list[list[int]]) -> None:
-        self.ids, self.languages = (
-            task.documents["doc_id"].to_pylist(),
-            sorted(set(task.documents["language"].to_pylist())),
-        )
+        self.ids = task.documents["doc_id"].to_pylist()
         self._of = np.asarray(task.documents["language"].to_pylist())
         self.documents = np.array(rankings)
 
-    def preceding(self, queries: Any, documents: np.ndarray) -> np.ndarray:
-        counts = np.zeros((len(self.languages), *documents.shape), np.int64)
+    def places(self, queries: Any, documents: np.ndarray) -> Places:
+        own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for query, column in np.argwhere(documents >= 0):
-            ranking = self.documents[int(queries[query, 0])]
-            before = ranking[: ranking.tolist().index(documents[query, column])]
-            for number, language in enumerate(self.languages):
-                counts[number, query, column] = (self._of[before] == language).sum()
-        return counts
+            ranking, row = self.documents[int(queries[query, 0])].tolist(), documents[query, column]
+            before = ranking[: ranking.index(row)]
+            own[query, column] = 1 + (self._of[before] == self._of[row]).sum()
+            pool[query, column] = 1 + len(before)
+        return Places(own, pool)
+
+    def search(self, queries: Any, k: int) -> Hits:
+        found = self.documents[queries[:, 0].astype(int), :k]
+        return Hits(found, np.zeros(found.shape, np.float32))
 
 
 def numbers(task: Task) -> np.ndarray:
@@ -59,7 +60,7 @@ def first(*documents: int) -> list[int]:
 def judged(task: Task, *rankings: list[int], depth: int | None = 24) -> tuple[list[dict[str, Any]], Any]:
     index = Ranked(task, list(rankings))
     shown = None if depth is None else index.documents[:, :depth]
-    table, card = judge(task, numbers(task), cast(ShardedIndex, index), shown)
+    table, card = judge(task, numbers(task), index, shown)
     return table.to_pylist(), card
 
 

@@ -23,7 +23,7 @@ from hbt_ray.evaluate.table import compare
 from hbt_ray.evaluate.tasks.bitext import with_english
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 from hbt_ray.run import Run
-from hbt_ray.workflow import make_report
+from hbt_ray.workflow.reporting import make_report
 from tests.evaluate.test_report import BASELINE, LANGUAGES, TRAINED, Page, page, sample
 
 TAGS = ["ar", "de", "en"]

@@ -33,6 +33,17 @@ def test_centering_takes_the_mean_of_the_language_and_side() -> None:
     assert fix.apply(DE, ["de"] * 3, "passage").mean(axis=0).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("kind", ["centering", "lir"])
+def test_questions_stay_where_they_are_if_documents_alone_are_moved(kind: str) -> None:
+    method = make_method(kind, documents_only=True)
+    fix = fit(method, {side: {"de": Learning(DE)} for side in method.sides})
+    whole = fit(make_method(kind), {side: {"de": Learning(DE)} for side in ("question", "passage")})
+    assert np.array_equal(fix.apply(ASKED, ["de"] * 3, "question"), ASKED)
+    assert np.array_equal(fix.apply(ASKED, ["de"] * 3, "passage"), whole.apply(ASKED, ["de"] * 3, "passage"))
+    assert not np.array_equal(whole.apply(ASKED, ["de"] * 3, "question"), ASKED)
+    assert fix.fingerprint != whole.fingerprint
+
+
 def test_lir_takes_the_shadow_on_the_first_directions_of_vectors_that_are_not_centred() -> None:
     along = np.array([[4.0, 3, 0], [8, 6, 0], [-4, -3, 0]])  # All on the line of (0.8, 0.6, 0).
     fix = fit(Lir(), {"passage": {"de": Learning(along)}})

@@ -30,7 +30,7 @@ from hbt_ray.train.validation.pool import Pool, draw, fingerprint, make_pool
 from hbt_ray.train.validation.record import Record
 from hbt_ray.train.validation.stopping import Rule, Schedule, Standing, standing
 from hbt_ray.train.validation.task import validate
-from hbt_ray.workflow import train_run
+from hbt_ray.workflow.training import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
 
 HIGHER = Rule(lower_is_better=False, patience=2)

@@ -155,5 +155,5 @@ def texts(record: Record, columns: Mapping[str, str], numbers: Collection[str] =
 def _missing(missing: Collection[str], found: Collection[str]) -> str:
     return (
         f"no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, sorted(found)[:20]))}. "
-        "Say which column holds what under `columns:` of the source"
+        "Rename them, or say which column holds what under `columns:`, which sources of your own have"
     )

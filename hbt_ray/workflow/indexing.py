@@ -1,0 +1,53 @@
+"""Indexing: documents → a saved index, and its answers to questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hbt_ray.console import Screen
+from hbt_ray.evaluate.approximate import IndexConfig
+from hbt_ray.evaluate.encode import encode
+from hbt_ray.evaluate.encoder import Encoder, EncoderConfig, model_folder
+from hbt_ray.evaluate.saved import Answer, SavedIndex, save_index
+from hbt_ray.train.model.loading import quiet
+
+
+def build_index(
+    encoder: EncoderConfig, documents: pa.Table, folder: Path, index: IndexConfig, screen: Screen
+) -> SavedIndex:
+    """Documents (doc_id, language, text) → a saved index. Needs a Ray session."""
+    screen.say(f"encoding {len(documents):,} documents")
+    with screen.counting("encoding", len(documents)) as advance:
+        encoded = encode(encoder, [], documents["text"], advance)
+    screen.say(f"indexing ({index.factory})")
+    here = model_folder(encoder.model)
+    there = encoder.model_copy(update={"model": str(here.absolute()) if here else encoder.model})
+    with screen.counting("indexing", len(documents)) as advance:
+        made = save_index(
+            folder, documents, encoded.passages, there, encoded.fingerprint, index, os.cpu_count() or 1, advance
+        )
+    counts = ", ".join(f"{language} {count:,}" for language, count in made.about.languages.items())
+    screen.say(f"{folder}: {counts}")
+    return made
+
+
+def ask_index(
+    index: SavedIndex, questions: Sequence[str], k: int, languages: Sequence[str], model: str = ""
+) -> list[list[Answer]]:
+    """The first k documents for each question, in this process.
+
+    Args:
+        model: where the encoder is now, if it moved.
+    """
+    config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
+    model_folder(config.model)
+    with quiet():
+        encoder = Encoder(config)
+    asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
+    fingerprint = asked["fingerprint"][0].as_py()
+    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, os.cpu_count() or 1)

@@ -1,0 +1,128 @@
+"""Judging: a model, BM25 or a model with a fix → verdicts, kept with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hbt_ray.card import write_card
+from hbt_ray.console import Screen
+from hbt_ray.data.store.store import Store
+from hbt_ray.errors import ModelError, TaskError
+from hbt_ray.evaluate.encode import Encoded, encode
+from hbt_ray.evaluate.encoder import EncoderConfig, model_folder
+from hbt_ray.evaluate.evaluation import evaluate, evaluate_words, variant_of
+from hbt_ray.evaluate.search import SearchConfig
+from hbt_ray.evaluate.tasks import Bitext, Task
+from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.posthoc import Fix, Method, fit_to_store
+from hbt_ray.posthoc.fix import SUFFIX
+from hbt_ray.run import Run
+
+UNTRAINED = "untrained"
+BM25 = "bm25"
+"""In the place of a model: words that are counted, `judge_words`."""
+
+
+def find_run(model: str, name: str, storage: Path) -> Run:
+    """The run that `model` is, or the folder where the verdicts on any other model go.
+
+    Raises:
+        ModelError: a folder that is no model, or a run whose training has not ended.
+    """
+    run = Run(Path(model).absolute())
+    if run.config.exists():
+        if not run.model.exists():
+            raise ModelError(f"run {model} has no exported encoder yet; let `hbt train` finish, or judge {run.base}")
+        return run
+    model_folder(model)
+    return Run((storage / (name or model.strip("/").replace("/", "--").lstrip("."))).absolute())
+
+
+def fix_file(run: Run, model: str, name: str) -> Path:
+    """Where a fix of the model's vectors lies: in its folder, or beside the verdicts on it where it is a hub name.
+
+    Args:
+        name: of the fix, or a file, which is itself.
+    """
+    if name.endswith(SUFFIX):
+        return Path(name)
+    folder = run.model if run.config.exists() else model_folder(model) or run.root
+    return folder / "posthoc" / f"{name}{SUFFIX}"
+
+
+def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, screen: Screen) -> Fix:
+    """Store → a fix of the encoder's vectors, in the file `path`. Needs a Ray session."""
+
+    def encoded(questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+        screen.say(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
+        with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
+            return encode(encoder, questions, passages, advance)
+
+    fix = fit_to_store(store, method, encoded, name=path.stem)
+    fix.save(path)
+    for side in method.sides:
+        counts = ", ".join(f"{language} {count:,}" for language, count in fix.texts[side].items())
+        screen.say(f"{side}s that it was learned from: {counts}")
+        known = {*fix.texts[side], method.anchor}
+        if left := [language for language in store.manifest.languages if language not in known]:
+            screen.say(f"{side}s in {', '.join(left)} are too few to learn from, so they will stay where they are")
+    screen.say(f"the fix is in {path}")
+    return fix
+
+
+def judge(
+    run: Run,
+    encoder: EncoderConfig,
+    tasks: Sequence[Task | Bitext],
+    screen: Screen,
+    *,
+    of_base: bool = False,
+    fix: Fix | None = None,
+    search: SearchConfig | None = None,
+    trec_depth: int = 0,
+) -> list[Verdict]:
+    """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
+    name = UNTRAINED if of_base else run.name
+    variant = variant_of(encoder, fix)
+    folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
+    verdicts = [
+        evaluate(
+            encoder,
+            task,
+            folder,
+            name=name,
+            search=search,
+            fix=fix,
+            trec_depth=trec_depth,
+            cache=run.vectors,
+            screen=screen,
+        )
+        for task, folder in zip(tasks, folders, strict=True)
+    ]
+    write_card(run)
+    return verdicts
+
+
+def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_depth: int = 0) -> list[Verdict]:
+    """Verdicts on BM25, which leave bitexts out: translations share few words.
+
+    Raises:
+        TaskError: there is nothing but bitexts.
+    """
+    searched = [task for task in tasks if isinstance(task, Task)]
+    for task in tasks:
+        if isinstance(task, Bitext):
+            screen.say(f"{task.name}: left out, as BM25 finds words and not translations")
+    if not searched:
+        raise TaskError("bm25 cannot be judged on bitexts alone; name a task with queries and documents")
+    return [
+        evaluate_words(task, run.verdict(task.name), name=run.name, trec_depth=trec_depth, screen=screen)
+        for task in searched
+    ]
+
+
+def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """For verdicts on a variant of a model, those on the model as it is saved, where they are there."""
+    paths = [run.verdict(verdict.task) / "verdict.json" for verdict in verdicts if verdict.variant]
+    return [Verdict.load(path) for path in paths if path.exists()]

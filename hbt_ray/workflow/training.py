@@ -1,0 +1,66 @@
+"""Training: store → run with an exported encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.table import Table
+
+from hbt_ray.card import write_card
+from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.train.export import export
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit
+from hbt_ray.train.validation.ending import Ending, ending
+from hbt_ray.train.validation.measure import AP, CROSS_AP, MONO_AP, POOL_LOSS
+from hbt_ray.train.validation.record import Record
+
+DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
+
+
+def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
+    """Store → run with an exported encoder. Needs a Ray session."""
+    steps = config.optimiser.steps
+    screen.say(
+        f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
+    )
+    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
+        done = fit(config, progress.watch, until)
+    end = ending(config, done)
+    if end.best is not None:
+        screen.table(_dev_table(config, end))
+    if not end.complete:
+        screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
+        return end
+    exported = export(config.run)
+    write_card(config.run)
+    if end.reason:
+        screen.say(f"stopped early at step {done:,} of {steps:,}: {end.reason}; a larger validation.patience continues")
+    which = "" if exported == done else f" of step {exported:,}"
+    screen.say(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
+    return end
+
+
+def _dev_news(config: TrainConfig) -> Callable[[], str]:
+    """What the newest validation found, read again only when the record has grown: progress asks at every step."""
+    record, measure, news = Record(config.run.validation), config.validation.measure, ""
+
+    def tell() -> str:
+        nonlocal news
+        for step, row in record.fresh().items():
+            news = f"dev {measure} {row[measure]:.3f} at step {step:,}"
+        return news
+
+    return tell
+
+
+def _dev_table(config: TrainConfig, end: Ending, most: int = 12) -> Table:
+    """The newest validations, and the best."""
+    rows = list(Record(config.run.validation).results().values())
+    table = Table(box=None, pad_edge=False)
+    for name in ("dev: step", *DEV_COLUMNS, "seconds", ""):
+        table.add_column(name, justify="right")
+    for row in [row for row in rows[:-most] if row["step"] == end.best] + rows[-most:]:
+        values = (f"{row[name]:.3f}" if name in row else "–" for name in DEV_COLUMNS)
+        table.add_row(f"{row['step']:,}", *values, f"{row['seconds']:.1f}", "best" * (row["step"] == end.best))
+    return table
