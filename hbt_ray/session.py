@@ -25,6 +25,8 @@ _LOCAL_SETTINGS = {
     # Ray's core warns on the console of what its own libraries do (constructor arguments, worker starts).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_maximum_startup_concurrency": "16",
+    # Ray computes in a thread, and glibc's arenas of threads give large blocks back whatever `heap` asks for.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
-    {"errors", "languages", "colour"},
+    {"errors", "languages", "colour", "heap"},
     {"config", "run", "console", "session", "families"},
     {"data"},
     {"posthoc"},

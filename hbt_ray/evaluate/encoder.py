@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.errors import ModelError
+from hbt_ray.heap import keep_freed_memory
 
 _NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
 """What may lie in a model's folder, and change, while its vectors stay the same."""
@@ -64,6 +65,7 @@ class Encoder:
         from sentence_transformers import SentenceTransformer
 
         if not config.gpu:
+            keep_freed_memory()
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         self._model = SentenceTransformer(config.model, device="cuda" if config.gpu else "cpu")

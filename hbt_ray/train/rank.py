@@ -13,6 +13,7 @@ from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
+from hbt_ray.heap import keep_freed_memory
 from hbt_ray.train.between import Between
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.loop import train
@@ -44,6 +45,7 @@ def _train(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if not config.workers.gpu:
+        keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
 
     encoder = for_training(config.run.base, config.model)
