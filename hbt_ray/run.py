@@ -5,6 +5,7 @@ RUN/base/              the encoder before training (SentenceTransformer folder)
 RUN/checkpoints/       what training continues from
 RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
 RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
+RUN/reservation        what the cluster holds for the workers, while they run
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
 RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
@@ -45,6 +46,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def reservation(self) -> Path:
+        """Which placement group its workers are in, while they run."""
+        return self.root / "reservation"
 
     @property
     def validation(self) -> Path:

@@ -17,7 +17,10 @@ _SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+NO_API_SERVER = "HBT_NO_API_SERVER"
+"""Set where nobody answers Ray's state API."""
 _LOCAL_SETTINGS = {
+    NO_API_SERVER: "1",
     # On one machine nobody announces a preemption or reads Prometheus, and each of their processes takes 2 s to start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -22,6 +22,7 @@ from hbt_ray.train.keeper import Keeper
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import tokenising
 from hbt_ray.train.model.options import for_training
+from hbt_ray.train.reservation import note_reservation
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import needed
 from hbt_ray.train.validation.watch import Watch
@@ -44,6 +45,8 @@ def _train(settings: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    if rank == 0:
+        note_reservation(config.run)
     if not config.workers.gpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
@@ -75,7 +78,7 @@ def _train(settings: dict[str, Any]) -> None:
     )
     start = 0
     if state := keeper.restore():
-        plan.require(state.plan)
+        plan.require(state.plan, state.step)
         start = state.step
     watch = Watch(config, rank, start) if dev.store else None
     how = tokenising(encoder, config.model)

@@ -22,6 +22,7 @@ from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, StalledRank, ValidationFailed
 from hbt_ray.run import published
+from hbt_ray.session import NO_API_SERVER
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
@@ -63,7 +64,7 @@ def open_run(config: TrainConfig) -> int:
         raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")
     done = 0
     if newest := Shelf(run.checkpoints).newest():
-        plan.require(newest[1].plan)
+        plan.require(newest[1].plan, newest[1].step)
         done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
     run.config.write_text(config.to_yaml(), encoding="utf-8")
@@ -125,7 +126,7 @@ def fit(
 def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
     """Ray Train's, for ranks with these settings."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     run, workers = config.run, config.workers
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
@@ -138,7 +139,7 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
 
         return train_rank(settings)
 
-    return TorchTrainer(
+    return _trainer_class()(
         work,
         train_loop_config=settings,
         # Our own deadline comes first, since it can say where a rank was.
@@ -162,6 +163,22 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
         ),
         validation_config=_beside(config),
     )
+
+
+def _trainer_class() -> Any:
+    """Ray Train's; on one machine without its watcher of placement groups, which would wait for the API server that is
+    not there, and never end."""
+    from ray.train.torch import TorchTrainer
+
+    if not os.environ.get(NO_API_SERVER):
+        return TorchTrainer
+
+    class Unwatched(TorchTrainer):  # type: ignore[misc]  # Ray has no types.
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Unwatched
 
 
 def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:

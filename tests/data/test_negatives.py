@@ -240,19 +240,19 @@ def test_batches_without_negatives_are_those_from_before_there_were_any() -> Non
 
 def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp_path: Path) -> None:
     made = planned(store, mined)
-    made.require(planned(store, mined).identity)
+    made.require(planned(store, mined).identity, 5)
     write_negatives(tmp_path / "other", store, {"set0": made_up(691, seed=1)})
     other = planned(store, Negatives.open(tmp_path / "other", store))
     with pytest.raises(PlanMismatch, match=r"plan\.negatives_data="):
-        made.require(other.identity)
+        made.require(other.identity, 5)
     with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 3"):
-        planned(store, mined, 3).require(made.identity)
+        planned(store, mined, 3).require(made.identity, 5)
     without = Plan(store, PlanConfig(batch_size=24))
     with pytest.raises(PlanMismatch, match=r"plan\.negatives=0, this run has 2"):
-        made.require(without.identity)
+        made.require(without.identity, 5)
     with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 0"):
-        without.require(made.identity)
-    without.require({**without.identity, "negatives": 0})
+        without.require(made.identity, 5)
+    without.require({**without.identity, "negatives": 0}, 5)
 
 
 def test_settings_that_contradict_the_folder_are_refused(

@@ -165,10 +165,34 @@ def test_the_fingerprint_changes_with_everything_that_changes_batches() -> None:
     others = [plan(seed=1), plan(alpha=0.4), plan(batch_size=12), plan(run_length=2), plan([(ELEVEN, 501)])]
     assert len({made.fingerprint for made in (base, *others)}) == 6
     assert plan().fingerprint == base.fingerprint
-    base.require(plan().identity)
+    base.require(plan().identity, 5)
     with pytest.raises(PlanMismatch, match=r"plan\.alpha=0\.4.*0\.5") as caught:
-        base.require(plan(alpha=0.4).identity)
+        base.require(plan(alpha=0.4).identity, 5)
     assert (caught.value.saved, caught.value.current) == (0.4, 0.5)
+
+
+def staged(*stages: tuple[int, float], **settings: object) -> Plan:
+    return plan(alpha={"stages": [{"from_step": step, "alpha": alpha} for step, alpha in stages]}, **settings)
+
+
+@pytest.mark.parametrize("schedule", ["balanced", "random"])
+def test_alpha_may_change_from_the_step_of_a_checkpoint_on(schedule: str) -> None:
+    before, after = staged((0, 0.3), schedule=schedule), staged((0, 0.3), (40, 0.9), schedule=schedule)
+    after.require(before.identity, 40)
+    for step in range(40):
+        assert rows(after.batch(step)) == rows(before.batch(step))
+    assert any(rows(after.batch(step)) != rows(before.batch(step)) for step in range(40, 80))
+    with pytest.raises(PlanMismatch, match=r"plan\.alpha"):
+        after.require(before.identity, 41)
+    with pytest.raises(PlanMismatch, match=r"plan\.seed"):
+        staged((0, 0.3), (40, 0.9), schedule=schedule, seed=1).require(before.identity, 40)
+
+
+def test_a_constant_alpha_is_a_stage_if_batches_are_balanced() -> None:
+    staged((0, 0.5), (40, 0.9)).require(plan(alpha=0.5).identity, 40)
+    assert all(rows(staged((0, 0.5)).batch(step)) == rows(plan(alpha=0.5).batch(step)) for step in range(40))
+    with pytest.raises(PlanMismatch):
+        staged((0, 0.5), (40, 0.9), schedule="random").require(plan(alpha=0.5, schedule="random").identity, 40)
 
 
 def test_what_the_data_cannot_serve_is_refused() -> None:

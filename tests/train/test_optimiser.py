@@ -16,6 +16,7 @@ from torch import nn
 from hbt_ray.train.engine.average import Average
 from hbt_ray.train.engine.optimiser import (
     OptimiserConfig,
+    RateStage,
     layer_factors,
     make_optimiser,
     rate,
@@ -41,6 +42,14 @@ def test_the_rate_of_a_step(decay: str, at_30: float, at_55: float, at_99: float
     config = OptimiserConfig(steps=100, learning_rate=1.0, warmup=0.1, decay=decay)
     rates = [rate(config, step) for step in (0, 4, 10, 30, 55, 99)]
     assert rates == pytest.approx([1 / 11, 5 / 11, 1.0, at_30, at_55, at_99])
+
+
+def test_stages_are_factors_of_the_schedule() -> None:
+    plain = OptimiserConfig(steps=100, learning_rate=1.0, warmup=0.1)
+    stages = (RateStage(from_step=0, factor=1), RateStage(from_step=50, factor=3), RateStage(from_step=70, factor=0.5))
+    staged = plain.model_copy(update={"rate_stages": stages})
+    factors = [rate(staged, step) / rate(plain, step) for step in range(100)]
+    assert factors == pytest.approx([1.0] * 50 + [3.0] * 20 + [0.5] * 30)
 
 
 @given(st.sampled_from(DECAYS), st.integers(1, 300), st.floats(0, 0.9), st.floats(0.01, 1))

@@ -185,6 +185,7 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
     found = measures(questions, passages, pool, 0.05)
     expected = [card.settings[setting]["AP"] for setting in (MULTILINGUAL, MONOLINGUAL, CROSS_LINGUAL)]
     assert [found[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
+    assert found["RankDistance"] == pytest.approx(card.settings[MULTILINGUAL]["RankDistance"], rel=1e-12)
 
 
 def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
@@ -276,7 +277,7 @@ def comparable(config: TrainConfig) -> list[dict[str, object]]:
 def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopped: TrainConfig) -> None:
     rows = comparable(stopped)
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
-    assert all({"pool", "pool_loss", "AP", "mono_AP", "cross_AP"} < row.keys() for row in rows)
+    assert all({"pool", "pool_loss", "AP", "mono_AP", "cross_AP", "RankDistance"} < row.keys() for row in rows)
     assert [row["step"] for row in stopped.run.curve()] == list(range(40))
     end = ending(stopped, 40)
     assert (end.complete, end.missing) == (True, ())

@@ -93,6 +93,16 @@ def values(alpha: Alpha) -> tuple[float, ...]:
     return tuple(stage.alpha for stage in alpha.stages) if isinstance(alpha, Stages) else (alpha,)
 
 
+def before(alpha: Alpha, step: int, kind: Kind) -> Any:
+    """What of it decides the first `step` steps; equal where these have the same batches."""
+    if isinstance(alpha, Ramp):
+        return alpha
+    if isinstance(alpha, Stages):
+        return tuple((stage.from_step, stage.alpha) for stage in alpha.stages if stage.from_step < step)
+    # Independent draws start anew with every stage, so a single stage draws others than no stage.
+    return ((0, alpha),)[:step] if kind == "balanced" else alpha
+
+
 def split(alpha: Alpha, kind: Kind, key: int) -> Split:
     """Which steps are monolingual (left).
 

@@ -25,7 +25,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from hbt_ray.data.plan.alpha import Alpha
+from hbt_ray.data.plan.alpha import before as alpha_before
 from hbt_ray.data.plan.alpha import split as alpha_split
 from hbt_ray.data.plan.alpha import values as alpha_values
 from hbt_ray.data.plan.coverage import Coverage, LanguageCodes
@@ -159,12 +162,23 @@ class Plan:
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
-    def require(self, saved: dict[str, Any]) -> None:
-        """Raises: PlanMismatch if a checkpoint with this identity was made under another plan."""
+    def require(self, saved: dict[str, Any], step: int) -> None:
+        """Refuse to go on from a checkpoint of so many steps, made under a plan with this identity.
+
+        Alpha may differ from that step on: the batches that were trained on are those of this plan as well.
+
+        Raises:
+            PlanMismatch: the plan was another one.
+        """
         before, now = _UNSAID | saved, _UNSAID | self.identity
         for field in sorted(before.keys() | now.keys()):
-            if before.get(field) != now.get(field):
+            if before.get(field) != now.get(field) and not (field == "alpha" and self._same_so_far(saved, step)):
                 raise PlanMismatch(f"plan.{field}", before.get(field), now.get(field))
+
+    def _same_so_far(self, saved: dict[str, Any], step: int) -> bool:
+        kind = self.config.schedule
+        alpha = TypeAdapter[Alpha](Alpha).validate_python(saved.get("alpha"))
+        return bool(alpha_before(alpha, step, kind) == alpha_before(self.config.alpha, step, kind))
 
     def _other_kind(self) -> type[Kind]:
         """What is not monolingual."""

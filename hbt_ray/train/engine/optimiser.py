@@ -12,6 +12,13 @@ from torch import nn
 from hbt_ray.config import Config
 
 
+class RateStage(Config):
+    """A factor of the learning rate from a step on."""
+
+    from_step: int = Field(ge=0)
+    factor: float = Field(gt=0)
+
+
 class OptimiserConfig(Config):
     """AdamW, its rates, and how a step goes through the encoder."""
 
@@ -22,6 +29,8 @@ class OptimiserConfig(Config):
     """Share of the steps over which the rate rises."""
     decay: Literal["linear", "cosine", "wsd", "none"] = "linear"
     """To zero at the last step; wsd stays at the peak until the last `decay_share` of the steps; none stays there."""
+    rate_stages: tuple[RateStage, ...] = ()
+    """Factors of the rate, each from its step on until the next; a schedule that a search found has some."""
     temperature_learning_rate: float | None = Field(None, gt=0)
     """Of a learned temperature, at its peak; null is `learning_rate`. A step moves log t by about the rate at most, so
     at 3e-5 a thousand steps hardly change it; 1e-3 lets it find its place."""
@@ -52,6 +61,12 @@ class OptimiserConfig(Config):
 
 def rate(config: OptimiserConfig, step: int) -> float:
     """The learning rate of a step, before the factors of layers."""
+    begun = [stage for stage in config.rate_stages if stage.from_step <= step]
+    factor = max(begun, key=lambda stage: stage.from_step).factor if begun else 1.0
+    return factor * _scheduled(config, step)
+
+
+def _scheduled(config: OptimiserConfig, step: int) -> float:
     rise = config.warmup * config.steps
     if step < rise:
         return config.learning_rate * (step + 1) / (rise + 1)

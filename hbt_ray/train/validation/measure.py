@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from hbt_ray.train.validation.pool import Pool
 
 Floats = NDArray[np.float32]
-AP, MONO_AP, CROSS_AP, POOL_LOSS = "AP", "mono_AP", "cross_AP", "pool_loss"
-"""AP in the pool of all languages, within the question's language, in each other one; the loss over the pool."""
+AP, MONO_AP, CROSS_AP, POOL_LOSS, RANK_DISTANCE = "AP", "mono_AP", "cross_AP", "pool_loss", "RankDistance"
+"""AP in the pool of all languages, within the question's language, in each other one; the loss over the pool; how far
+apart a question's answers stand in the pool, the worst rank minus the best."""
 
 
 def measures(questions: Floats, passages: Floats, pool: Pool, temperature: float) -> dict[str, float]:
@@ -33,6 +34,7 @@ def measures(questions: Floats, passages: Floats, pool: Pool, temperature: float
     scores = _scores(questions, passages)
     pairs: dict[tuple[int, int], list[float]] = defaultdict(list)
     pooled: dict[int, list[float]] = defaultdict(list)
+    distances: dict[int, list[float]] = defaultdict(list)
     losses = []
     for row, key, asked in zip(scores, pool.question_keys, pool.question_languages.tolist(), strict=True):
         relevant = pool.passage_keys == key
@@ -40,12 +42,14 @@ def measures(questions: Floats, passages: Floats, pool: Pool, temperature: float
         order = np.argsort(row, kind="stable")[::-1]
         hits, languages = relevant[order], pool.passage_languages[order]
         pooled[asked].append(_average_precision(hits))
+        distances[asked].append(float(np.ptp(np.flatnonzero(hits))))
         for found in np.unique(languages[hits]).tolist():
             pairs[asked, found].append(_average_precision(hits[languages == found]))
     settings = {
         AP: list(pooled.values()),
         MONO_AP: [values for (asked, found), values in pairs.items() if asked == found],
         CROSS_AP: [values for (asked, found), values in pairs.items() if asked != found],
+        RANK_DISTANCE: list(distances.values()),
     }
     found_means = {name: float(np.mean([np.mean(values) for values in of])) for name, of in settings.items() if of}
     return {**found_means, POOL_LOSS: float(np.concatenate(losses).mean())}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ import torch
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokens import Tokens, tokenise
 from hbt_ray.errors import ModelError
+from hbt_ray.posthoc.fitting import fit_to_store
+from hbt_ray.posthoc.methods import PASSAGE, QUESTION, Method
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.engine.tower import Budget, Tower
 from hbt_ray.train.model.encoder import tokenising
@@ -59,6 +62,14 @@ def _judge(settings: str, base_time: int) -> Judge:
     return Judge(TrainConfig.model_validate_json(settings))
 
 
+class Encoded(NamedTuple):
+    """What a fix is fitted to."""
+
+    questions: Floats
+    passages: Floats
+    fingerprint: str
+
+
 class Judge:
     """The encoder and the pool's ids, for any checkpoint of a run."""
 
@@ -77,20 +88,54 @@ class Judge:
             world_size=1,
             device=self._device,
         )
-        how = tokenising(self._encoder, config.model)
-        tokenizer = how.tokenizer_json
-        self._questions = tokenise(tokenizer, how.question_prompt, self._pool.questions, how.max_question_length)
-        self._passages = tokenise(tokenizer, how.passage_prompt, self._pool.passages, how.max_passage_length)
+        self._how = tokenising(self._encoder, config.model)
+        self._questions, self._passages = self._tokens(self._pool.questions, self._pool.passages)
 
     def measures(self, folder: Path) -> dict[str, float]:
         """Raises: CheckpointError for a damaged checkpoint; ModelError where vectors are not finite."""
+        return measures(*self._pool_vectors(folder), self._pool, self._config.temperature)
+
+    def measures_fixed(self, folder: Path, store: Store, methods: Sequence[Method]) -> dict[str, dict[str, float]]:
+        """With each fix of the vectors, fitted to texts of `store`: kind → measures.
+
+        Raises:
+            ConfigError: a method asks for more than the store has.
+        """
+        questions, passages = self._pool_vectors(folder)
+        found = {}
+        for method in methods:
+            fix = fit_to_store(store, method, self._encode_texts)
+            fixed = [
+                fix.apply(vectors, [self._pool.languages[code] for code in codes], side)
+                for vectors, codes, side in (
+                    (questions, self._pool.question_languages, QUESTION),
+                    (passages, self._pool.passage_languages, PASSAGE),
+                )
+            ]
+            found[method.kind] = measures(fixed[0], fixed[1], self._pool, self._config.temperature)
+        return found
+
+    def _pool_vectors(self, folder: Path) -> tuple[Floats, Floats]:
         checkpoint.restore_weights(folder, self._encoder, averaged=True)
         questions, passages = self._encode(self._questions), self._encode(self._passages)
         if not (np.isfinite(questions).all() and np.isfinite(passages).all()):
             raise ModelError(f"{folder}: the encoder gives vectors that are not finite; its weights overflow")
-        return measures(questions, passages, self._pool, self._config.temperature)
+        return questions, passages
+
+    def _encode_texts(self, questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+        asked, answers = self._tokens(questions, passages)
+        return Encoded(self._encode(asked), self._encode(answers), fingerprint="")
+
+    def _tokens(self, questions: Sequence[str], passages: Sequence[str]) -> tuple[Tokens, Tokens]:
+        how = self._how
+        return (
+            tokenise(how.tokenizer_json, how.question_prompt, list(questions), how.max_question_length),
+            tokenise(how.tokenizer_json, how.passage_prompt, list(passages), how.max_passage_length),
+        )
 
     def _encode(self, tokens: Tokens) -> Floats:
         """[rows, width], in float32 on any device."""
+        if not len(tokens):
+            return np.empty((0, self._encoder.get_embedding_dimension() or 0), np.float32)
         vectors: Floats = self._tower.encode(tokens).vectors.cpu().numpy()
         return vectors
