@@ -246,21 +246,6 @@ def test_large_languages_are_cut_and_small_ones_share_a_process(index_of: Callab
     assert [sum(part.actor is actor for part in index._parts) for actor in index._actors()] == [2, 2]
 
 
-@pytest.mark.parametrize(("max_rows", "num_shards"), [(200, 1), (100, 2), (40, 5), (13, 16)])
-def test_shards_of_one_language(index_of: Callable[..., ShardedIndex], max_rows: int, num_shards: int) -> None:
-    ids, languages, documents = corpus("ties", 200, 1)
-    queries = vectors("ties", 30, 2)
-    index = index_of(ids, languages, documents, max_rows=max_rows, num_actors=min(num_shards, 3))
-    assert len(index._parts) == num_shards
-    rows, scores = flat_ranking(ids, queries, documents)
-    assert len(np.unique(scores)) < scores.size / 20, "there are many ties"
-    arm(index, "search", at_call=2 if num_shards > 1 else 1)  # And one of them dies within the search.
-    for k in (1, 10, 200):
-        hits = index.search(queries, k)
-        assert np.array_equal(hits.documents, rows[:, :k])
-        assert np.array_equal(hits.scores, scores[:, :k])
-
-
 def arm(index: ShardedIndex, method: str, at_call: int) -> None:
     """Make the first actor's first shard kill its process (SIGKILL) when it is asked for the `at_call`-th time."""
 

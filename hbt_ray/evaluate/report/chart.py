@@ -69,6 +69,8 @@ class Chart:
     legend: tuple[tuple[str, str], ...] = ()
     """CSS class → words."""
     note: str = ""
+    labels: tuple[tuple[float, float, str], ...] = ()
+    """Words beside points: per cent of the axes, from the left and from below."""
 
 
 def chart(title: str, description: str, scales: tuple[Scale, Scale], lines: Sequence[Line], **more: object) -> Chart:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from hbt_ray.evaluate.evidence import Evidence
 from hbt_ray.evaluate.report import heat, paper
@@ -19,6 +13,7 @@ from hbt_ray.evaluate.report.curve import Curve
 from hbt_ray.evaluate.report.differences import ALPHA, RESAMPLES, Differences, chance, differences
 from hbt_ray.evaluate.report.facts import TaskFacts, facts
 from hbt_ray.evaluate.report.failures import FailureList, failure_lists
+from hbt_ray.evaluate.report.frame import page_environment, write_whole
 from hbt_ray.evaluate.report.kinship import Kinship, kinship
 from hbt_ray.evaluate.report.languages import LanguageTable, by_language
 from hbt_ray.evaluate.report.names import language_name
@@ -84,48 +79,21 @@ def write_report(
     record = Curve.read(curve)
     num_steps, several = steps or record.num_steps, len(comparisons) > 1
     sections = [_section(each, evidence, num_steps, policy, several) for each in comparisons]
-    html = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            sections=sections,
-            training=training(record, policy, dev, best),
-            config_yaml=config_yaml.strip(),
-            notes=notes,
-            css={  # fixed rules of our own, no input in them
-                "light": Markup(heat.level_css(dark=False)),
-                "dark": Markup(heat.level_css(dark=True)),
-                "ramp": Markup(heat.ramp_css(dark=False)),
-                "ramp_dark": Markup(heat.ramp_css(dark=True)),
-            },
-        )
+    environment = page_environment("hbt_ray.evaluate.report")
+    environment.filters |= {"language_name": language_name, "chance": chance}
+    environment.globals |= {"ALPHA": ALPHA, "RESAMPLES": RESAMPLES}
+    html = environment.get_template("page.html.j2").render(
+        title=title,
+        sections=sections,
+        training=training(record, policy, dev, best),
+        config_yaml=config_yaml.strip(),
+        notes=notes,
     )
     headlines = [(section.comparison, section.differences) for section in sections]
     for file, write in ((markdown, paper.markdown), (latex, paper.latex)):
         if file:
-            _write(file, write(headlines))
-    return _write(Path(path), html)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("hbt_ray.evaluate.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["language_name"] = language_name
-    environment.filters["breakable"] = _breakable
-    environment.filters["chance"] = chance
-    environment.globals |= {"ALPHA": ALPHA, "RESAMPLES": RESAMPLES}
-    return environment
-
-
-def _breakable(name: str) -> Markup:
-    """A model's name may break after `/`, `-` and `_`."""
-    return Markup("<wbr>").join(re.split(r"(?<=[/_-])", name))
+            write_whole(file, write(headlines))
+    return write_whole(Path(path), html)
 
 
 def _section(
@@ -143,18 +111,3 @@ def _section(
         failures=failure_lists(comparison, evidence),
         facts=facts(comparison),
     )
-
-
-def _write(path: Path, text: str) -> Path:
-    """Whole or not at all: a reader never sees half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    return path
