@@ -70,7 +70,7 @@ class Screen:
                 done += count
                 bar.update(task, completed=done)
                 now = time.monotonic()
-                if done and not self.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+                if not self.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
                     last_line = now
                     left = (now - begin) / done * (total - done)
                     self.say(f"{what}: {done:,} of {total:,}, {left:,.0f} s left")

@@ -15,7 +15,7 @@ FLOORS = [
     {"data"},
     {"posthoc"},
     {"train", "evaluate"},
-    {"card"},
+    {"card", "tune"},
     {"workflow"},
     {"demo"},
     {"cli"},

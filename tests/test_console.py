@@ -36,7 +36,6 @@ def test_without_json_there_is_no_object(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen().counting("encoding", 10) as advance:
-        advance(0)  # What took part in nothing yet: there is no speed to tell.
         advance(4)
         advance(6)
     lines = capsys.readouterr().out.splitlines()

@@ -1,0 +1,97 @@
+"""The page: gathers what the template shows and writes it in one move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hbt_ray.evaluate.report.chart import Chart
+from hbt_ray.evaluate.report.frame import page_environment, write_whole
+from hbt_ray.tune.board import Board
+from hbt_ray.tune.groups import Group, groups
+from hbt_ray.tune.report import prose, words
+from hbt_ray.tune.report.figures import FRONTS, curve_chart, front_chart, is_slanted, objective_chart
+from hbt_ray.tune.report.sections import sections
+from hbt_ray.tune.report.table import trial_table
+from hbt_ray.tune.settings import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
+from hbt_ray.tune.space import Space
+
+
+@dataclass(frozen=True)
+class BestConfig:
+    """A file to train with."""
+
+    path: str
+    why: str
+
+
+def write_report(folder: Path, board: Board, space: Space, settings: TuneConfig, question: str) -> Path:
+    """Write `report.html` of a search into its folder; it needs nothing else, and no trial needs to have finished.
+
+    Args:
+        question: the docstring of the space; its first paragraph is what the page answers.
+    """
+    objectives, varied = settings.objectives, space.varied
+    found = groups(board, varied)
+    asked, *about = prose.paragraphs(question) or [""]
+    html = (
+        page_environment("hbt_ray.tune.report")
+        .get_template("search.html.j2")
+        .render(
+            title=folder.name,
+            question=asked,
+            about=about,
+            answer=prose.answer(board, found, objectives[0]),
+            summary=prose.summary(board),
+            caveats=prose.caveats(board, found),
+            varied=varied,
+            slanted=is_slanted(found, varied),
+            charts=[chart for name in objectives if (chart := objective_chart(found, name, varied))],
+            choices=_choices(found, objectives),
+            labels=[(words.label(name), name in LOWER_IS_BETTER) for name in objectives],
+            fronts=_fronts(board, objectives, varied),
+            sections=list(sections(board, space, settings)),
+            table=trial_table(board, objectives),
+            curves=[chart for name in objectives if (chart := curve_chart(board, name))],
+            best=_best(folder, board),
+        )
+    )
+    return write_whole(folder / "report.html", html)
+
+
+def _choices(found: Sequence[Group], objectives: Sequence[str]) -> list[tuple[str, int, list[tuple[str, str, str]]]]:
+    """Choice, seeds, and of each objective: the mean, its interval, what to sort by."""
+    rows = []
+    for group in found:
+        estimates = [(name, group.estimate(name)) for name in objectives]
+        cells = [
+            (words.figure(name, each.mean), words.interval(name, each), repr(each.mean)) if each else
+            (words.figure(name, None), "", "")
+            for name, each in estimates
+        ]  # fmt: skip
+        rows.append((words.choice(group.values), len(group.trials), cells))
+    return rows
+
+
+def _fronts(board: Board, objectives: Sequence[str], varied: str) -> list[tuple[Chart, str]]:
+    """Of the pairs that the search has as objectives; with what the horizontal axis shows."""
+    return [
+        (chart, words.label(x))
+        for x, y in FRONTS
+        if x in objectives and y in objectives and (chart := front_chart(board, x, y, varied))
+    ]
+
+
+def _best(folder: Path, board: Board) -> list[BestConfig]:
+    """The files that lie in the search's folder, with what they are best in."""
+    return [BestConfig(str(path), _why(path.stem, board)) for path in sorted((folder / "best").glob("*.yaml"))]
+
+
+def _why(name: str, board: Board) -> str:
+    trial = board.best(name) if name in OBJECTIVES else None
+    if trial is None:
+        return ""
+    extreme = "lowest" if name in LOWER_IS_BETTER else "highest"
+    figure = f"{words.label(name)} of a single trial, {words.figure(name, trial.last(name))}"
+    return f"{extreme} {figure}: {words.choice(trial.values)}"

@@ -1,0 +1,145 @@
+"""Tuning: a space and a configuration → trials, what they found, and the best of them as configurations."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from rich.live import Live
+from rich.table import Table
+
+from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
+from hbt_ray.run import Run
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.export import export
+from hbt_ray.tune.board import Board, Trial, run_of
+from hbt_ray.tune.limits import spent
+from hbt_ray.tune.report import write_report
+from hbt_ray.tune.results import results_table, short, write_results
+from hbt_ray.tune.search import Search
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search leaves."""
+
+    board: Board
+    front: list[Trial]
+    report: Path
+    configs: list[Path]
+    """The best configurations, for `hbt train`."""
+
+
+def run_search(search: Search, question: str, screen: Screen) -> Found:
+    """Search to the end, or go on. Needs a Ray session.
+
+    Raises:
+        ResourceError: the cluster has no room for a trial.
+        HbtError: every trial failed.
+    """
+    settings = search.settings
+    room = search.room(ray.cluster_resources())
+    concurrent = min(settings.concurrent or room, room)
+    if settings.concurrent and settings.concurrent > room:
+        screen.say(f"{settings.concurrent} trials at a time were asked for and {room} have room; the others queue")
+    begun = len(search.board.trials)
+    goes_on = f", going on with {begun} that began before" if begun else ""
+    screen.say(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{goes_on}")
+    with _told(search, screen):
+        board = search.run(concurrent)
+    if why := spent(board, settings.budget, board.last):
+        screen.say(f"the budget ended the search: {why}")
+    return conclude(search, question, screen)
+
+
+def conclude(search: Search, question: str, screen: Screen) -> Found:
+    """Tables, page and configurations of what was found so far."""
+    board, objectives = search.board, search.settings.objectives
+    front = board.front(objectives)
+    for trial in front:
+        _export(run_of(search.folder, trial))
+    configs = write_results(search.folder, board, objectives, search.config)
+    page = write_report(search.folder, board, search.space, search.settings, question)
+    screen.table(results_table(board, objectives))
+    screen.say(f"open {page}; the best configurations are in {search.folder / 'best'}")
+    return Found(board, front, page, configs)
+
+
+def _export(run: Run) -> None:
+    """Of a trial on the front; its encoder can be judged like that of any run."""
+    if not run.model.exists() and Shelf(run.checkpoints).newest():
+        export(run)
+
+
+@contextmanager
+def _told(search: Search, screen: Screen) -> Iterator[None]:
+    """While the block runs: a table that moves on a terminal, a line now and then elsewhere."""
+    over = threading.Event()
+    tell = _show_live if screen.is_terminal else _say_lines
+    thread = threading.Thread(target=tell, args=(search, screen, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _show_live(search: Search, screen: Screen, over: threading.Event) -> None:
+    with Live(console=screen.rich, transient=True, auto_refresh=False) as live:
+        while not over.wait(1):
+            live.update(_state_table(search), refresh=True)
+
+
+def _say_lines(search: Search, screen: Screen, over: threading.Event) -> None:
+    said = ""
+    while not over.wait(SECONDS_BETWEEN_LINES):
+        if (line := _state(search)) != said:
+            screen.say(line)
+            said = line
+
+
+def _state(search: Search) -> str:
+    """How many trials are where, what is best, what is left of the budget."""
+    board = search.board
+    counts = [f"{sum(trial.status == status for trial in board.trials if not trial.fix)} {status}"
+              for status in ("running", "finished", "stopped", "failed")]  # fmt: skip
+    best = [
+        f"best {name} {trial.last(name):.3f} ({_values(trial)})"
+        for name in search.settings.objectives[:1]
+        if (trial := board.best(name))
+    ]
+    return "; ".join([", ".join(counts) + f" of {search.num_trials}", *best, *_left(search, board)])
+
+
+def _left(search: Search, board: Board) -> list[str]:
+    budget, now = search.settings.budget, time.time()
+    left = [
+        (budget.steps, board.steps, "steps"),
+        (budget.hours, (board.seconds + now - board.last) / 3600 if board.last else 0, "hours"),
+        (budget.gpu_hours, board.gpu_hours(now), "GPU hours"),
+    ]
+    return [f"{max(0, allowed - used):,.3g} {what} left" for allowed, used, what in left if allowed is not None]
+
+
+def _state_table(search: Search) -> Table:
+    board, objectives = search.board, search.settings.objectives
+    table = Table(title=_state(search), title_justify="left", box=None, pad_edge=False)
+    for column in ("trial", "state", "step", *objectives):
+        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
+    shown = [trial for trial in board.trials if trial.status == "running"]
+    shown += [best for name in objectives if (best := board.best(name)) and best not in shown]
+    for trial in shown:
+        values = (trial.last(name) for name in objectives)
+        figures = ("–" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(_values(trial), trial.status, f"{trial.step:,} of {trial.steps:,}", *figures)
+    return table
+
+
+def _values(trial: Trial) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in trial.values.items())

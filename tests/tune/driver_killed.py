@@ -1,0 +1,50 @@
+"""Kill the driver of a search with all that it started, in its second trial; then give the same command again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from hbt_ray.session import configure
+
+
+def main() -> None:
+    world = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        drive(world, doomed=True)
+    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(world), "doomed"]) as driver:
+        code = driver.wait()
+    if code != -signal.SIGKILL:
+        sys.exit(f"the first driver ended with {code}")
+    drive(world, doomed=False)
+
+
+def drive(world: Path, *, doomed: bool) -> None:
+    configure(local=True)
+    import ray
+
+    from tests.tune.sweep import prepared, searched
+
+    search = prepared(world, "driver_killed", concurrent=1)
+
+    def die_in_the_second() -> None:
+        while not (len(trials := search.board.trials) == 2 and trials[1].step >= 10):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if doomed:
+        threading.Thread(target=die_in_the_second, daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=sockets)
+        searched(search)
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""A small search that several tests run, some in processes of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.console import Screen
+from hbt_ray.tune.board import Board
+from hbt_ray.tune.search import Search
+from hbt_ray.tune.settings import TuneConfig
+from hbt_ray.tune.space import Space
+from hbt_ray.workflow.tuning import Found, run_search
+from tests.worlds import small_run
+
+ALPHAS = Space({"plan.alpha": [0.2, 0.8]})
+
+
+def prepared(world: Path, name: str, space: Space = ALPHAS, *overrides: str, **settings: Any) -> Search:
+    options = (f"name={name}", f"validation.store={world / 'dev'}", "workers.count=1", "optimiser.steps=20",
+               "checkpoints.every=10", "model.dropout=0.1", *overrides)  # fmt: skip
+    base = small_run(world, *options)
+    return Search(space, "a space", base, TuneConfig.make(dict(space.settings) | settings, "test"))
+
+
+def searched(search: Search) -> Found:
+    return run_search(search, "Which?", Screen(silent=True))
+
+
+def measured(board: Board) -> dict[str, dict[int, dict[str, float]]]:
+    """What trials measured, by their values; without how long that took."""
+    return {
+        json.dumps(trial.values): {
+            step: {name: value for name, value in row.items() if name != "seconds"} for step, row in trial.rows.items()
+        }
+        for trial in board.trials
+    }

@@ -1,0 +1,130 @@
+"""The board is what the events say, whoever died while they were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hbt_ray.tune.board import EVENTS, Board, Trial
+
+
+def session(time: float) -> dict[str, Any]:
+    return {"event": "session", "time": time}
+
+
+def event(kind: str, time: float, trial: str = "a", **more: Any) -> dict[str, Any]:
+    about = {"trial": trial, "name": f"alpha-{trial}", "values": {"alpha": 0.5, "seed": 0}, "steps": 20, "gpus": 2.0}
+    return {"event": kind, "time": time, **about, **more}
+
+
+def row(time: float, step: int, ap: float, trial: str = "a") -> dict[str, Any]:
+    return event("row", time, trial, row={"step": step, "AP": ap})
+
+
+def board_of(folder: Path, *events: dict[str, Any], torn: str = "") -> Board:
+    (folder / EVENTS).write_text("".join(json.dumps(each) + "\n" for each in events) + torn)
+    return Board.of(folder)
+
+
+def test_a_search_that_has_not_begun_has_no_trials(tmp_path: Path) -> None:
+    assert Board.of(tmp_path) == Board([])
+
+
+def test_a_trial_is_told_from_start_to_end(tmp_path: Path) -> None:
+    board = board_of(
+        tmp_path, session(100), event("started", 110), row(130, 10, 0.4), row(150, 20, 0.3), event("finished", 160)
+    )
+    (trial,) = board.finished
+    assert (trial.name, trial.steps, trial.step, trial.attempts) == ("alpha-a", 20, 20, 1)
+    assert (trial.last("AP"), trial.best("AP"), trial.last("pool_loss")) == (0.3, 0.4, None)
+    assert (trial.seconds, board.seconds, board.last, board.steps) == (50, 60, 160, 20)
+    assert board.gpu_hours(now=10_000) == pytest.approx(2 * 50 / 3600)  # It does not run any more.
+
+
+def test_a_trial_that_runs_costs_until_now(tmp_path: Path) -> None:
+    board = board_of(tmp_path, session(0), event("started", 100), row(150, 10, 0.4))
+    (trial,) = board.trials
+    assert trial.status == "running"
+    assert trial.seconds_until(250) == 150
+    assert board.gpu_hours(now=250) == pytest.approx(2 * 150 / 3600)
+
+
+def test_the_time_between_a_drivers_death_and_the_next_session_counts_for_nothing(tmp_path: Path) -> None:
+    board = board_of(
+        tmp_path,
+        session(100), event("started", 110), row(130, 10, 0.4),  # The driver dies.
+        session(5000), event("started", 5010), row(5030, 20, 0.6), event("finished", 5030),
+    )  # fmt: skip
+    (trial,) = board.trials
+    assert trial.seconds == (130 - 110) + (5030 - 5010)
+    assert trial.attempts == 2
+    assert board.seconds == (130 - 100) + (5030 - 5000)
+    assert sorted(trial.rows) == [10, 20]
+
+
+def test_what_ran_under_a_dead_driver_costs_nothing_until_it_is_started_again(tmp_path: Path) -> None:
+    (trial,) = board_of(tmp_path, session(100), event("started", 110), row(130, 10, 0.4), session(5000)).trials
+    assert trial.seconds_until(9000) == 20
+
+
+def test_half_a_line_at_the_end_is_passed_over(tmp_path: Path) -> None:
+    whole = (session(100), event("started", 110), row(130, 10, 0.4))
+    torn = json.dumps(event("finished", 140))[:40]
+    assert board_of(tmp_path, *whole, torn=torn) == board_of(tmp_path, *whole)
+
+
+def test_failures_keep_their_cause_and_a_retry_brings_the_trial_back(tmp_path: Path) -> None:
+    events = (session(0), event("started", 1), event("failed", 5, error="StreamError: no store"))
+    (failed,) = board_of(tmp_path, *events).trials
+    assert (failed.status, failed.error, failed.seconds) == ("failed", "StreamError: no store", 4)
+    (again,) = board_of(tmp_path, *events, event("started", 10), row(20, 20, 0.5), event("finished", 21)).trials
+    assert (again.status, again.attempts, again.seconds) == ("finished", 2, 15)
+
+
+def test_steps_become_known_and_values_change_under_a_population(tmp_path: Path) -> None:
+    changed = {"alpha": 0.7, "seed": 0}
+    (trial,) = board_of(
+        tmp_path, session(0), event("started", 1, steps=0), event("started", 2, values=changed), row(3, 10, 0.5)
+    ).trials
+    assert trial.steps == 20
+    (trial,) = board_of(tmp_path, session(0), event("started", 1), event("started", 2, steps=0, values=changed)).trials
+    assert (trial.steps, trial.values) == (20, changed)
+
+
+def finished(name: str, **measures: float) -> Trial:
+    return Trial(name, name, {"alpha": name}, 20, status="finished", rows={20: measures})
+
+
+def test_the_front_is_of_finished_trials_that_none_surpasses() -> None:
+    trials = [
+        finished("precise", AP=0.6, RankDistance=50),
+        finished("fair", AP=0.5, RankDistance=30),
+        finished("twin", AP=0.5, RankDistance=30),
+        finished("surpassed", AP=0.5, RankDistance=31),
+        finished("unmeasured", AP=0.9),
+    ]
+    stopped = finished("stopped", AP=1.0, RankDistance=1)
+    stopped.status = "stopped"
+    board = Board([*trials, stopped])
+    assert [trial.name for trial in board.front(("AP", "RankDistance"))] == ["precise", "fair", "twin"]
+    assert [trial.name for trial in board.front(("AP",))] == ["unmeasured"]
+
+
+def test_the_best_is_by_the_last_step_and_in_the_objectives_own_sense() -> None:
+    early = finished("early", AP=0.4, RankDistance=30)
+    early.rows[10] = {"AP": 0.9}
+    board = Board([early, finished("late", AP=0.5, RankDistance=40)])
+    best = [board.best(name) for name in ("AP", "RankDistance", "pool_loss")]
+    assert [trial and trial.name for trial in best] == ["late", "early", None]
+    assert early.best("AP") == 0.9
+
+
+def test_a_group_leaves_out_the_seed_and_takes_nested_values() -> None:
+    stages = {"stages": [{"alpha": 0.5, "from_step": 0}]}
+    one, two = (Trial(name, name, {"alpha": stages, "seed": seed}, 20) for seed, name in enumerate("ab"))
+    other = Trial("c", "c", {"alpha": {"stages": []}, "seed": 0}, 20)
+    assert one.group == two.group
+    assert len({one.group, two.group, other.group}) == 2

@@ -1,0 +1,147 @@
+"""A search before it begins: what cannot be is said before a trial starts, and a folder holds one search."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from hbt_ray.errors import ConfigError, ResourceError
+from hbt_ray.tune.board import Board, Trial
+from hbt_ray.tune.limits import Limits, Variants, spent
+from hbt_ray.tune.search import Search
+from hbt_ray.tune.settings import Budget, TuneConfig
+from hbt_ray.tune.space import Space
+from tests.worlds import small_run
+
+ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
+DRAWN = Space({"plan.alpha": tune.uniform(0, 1)})
+
+
+def search(folder: Path, space: Space = ALPHAS, *overrides: str, dev: bool = True, **settings: Any) -> Search:
+    options = ["name=sweep", *([f"validation.store={folder / 'dev'}"] if dev else []), *overrides]
+    return Search(space, "a space", small_run(folder, *options), TuneConfig.make(settings, "test"))
+
+
+def test_a_grid_has_all_combinations_with_all_seeds(tmp_path: Path) -> None:
+    both = Space({"plan.alpha": [0.2, 0.5, 0.8], "plan.cross": ["rows", "pair"]}, seeds=2)
+    assert search(tmp_path / "a", both).num_trials == 12
+    assert search(tmp_path / "b", both, algorithm="random", samples=4).num_trials == 8
+    assert search(tmp_path / "c", both, budget={"trials": 5}).num_trials == 5
+
+
+def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
+    refused: list[tuple[str, Space, dict[str, Any], list[str]]] = [
+        (r"plan\.alfa", Space({"plan.alfa": [1]}), {}, []),
+        ("does not even train one trial of 40", ALPHAS, {"budget": {"steps": 30}}, []),
+        ("is not before the end of trials of 40 steps", ALPHAS, {"rungs": {"first": 40}}, []),
+        ("changes what is drawn from a domain", ALPHAS, {"algorithm": "pbt", "samples": 4, "segment": 10}, []),
+        ("population of one", DRAWN, {"algorithm": "pbt", "segment": 10}, []),
+        ("no multiple of the 10 steps between", DRAWN, {"algorithm": "pbt", "samples": 4, "segment": 15}, []),
+    ]
+    for message, space, settings, overrides in refused:
+        with pytest.raises(ConfigError, match=message):
+            search(tmp_path, space, *overrides, **settings)
+    with pytest.raises(ConfigError, match=r"set validation\.store"):
+        search(tmp_path, dev=False)
+    assert not (tmp_path / "runs").exists(), "nothing is written for a search that cannot be"
+
+
+@pytest.mark.parametrize(
+    ("message", "settings"),
+    [
+        (r"objectives.*'AP', 'mono_AP', 'cross_AP'", {"objectives": ["accuracy"]}),
+        ("has one twice", {"objectives": ["AP", "AP"]}),
+        ("needs segment", {"algorithm": "pbt"}),
+        ("segment is of algorithm=pbt", {"segment": 10}),
+        ("pbt replaces them", {"algorithm": "pbt", "segment": 10, "rungs": {"first": 5}}),
+        (r"budget\.hours", {"budget": {"hours": 0}}),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(message: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TuneConfig.make(settings, "test")
+
+
+def test_a_folder_holds_one_search(tmp_path: Path) -> None:
+    search(tmp_path)
+    search(tmp_path)
+    search(tmp_path, budget={"steps": 1_000}, concurrent=1, retries=3)  # Which may change.
+    with pytest.raises(ConfigError, match=r"another varies\.plan\.alpha \(\[0\.2, 0\.5, 0\.8\], and now \[0\.1\]\)"):
+        search(tmp_path, Space({"plan.alpha": [0.1]}, seeds=2))
+    with pytest.raises(ConfigError, match=r"another base\.plan\.batch_size \(12, and now 16\)"):
+        search(tmp_path, ALPHAS, "plan.batch_size=16")
+    with pytest.raises(ConfigError, match=r"another settings\.samples \(1, and now 2\)"):
+        search(tmp_path, samples=2)
+    other = tmp_path / "runs" / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("all my work")
+    with pytest.raises(ConfigError, match="is no search, so it is left alone"):
+        search(tmp_path, ALPHAS, "name=thesis")
+    assert [path.name for path in other.iterdir()] == ["chapter.txt"]
+
+
+def test_trials_at_a_time_follow_from_what_the_cluster_has(tmp_path: Path) -> None:
+    made = search(tmp_path, ALPHAS, "workers.count=2", "workers.cpus=3", "validation.cpus=0.5")
+    assert made.room({"CPU": 13.0}) == 2
+    assert made.room({"CPU": 12.9}) == 1
+    with pytest.raises(ResourceError, match=r"a trial needs 6\.5 CPU, and the cluster has 4 CPU"):
+        made.room({"CPU": 4.0})
+    on_gpus = search(tmp_path / "gpus", ALPHAS, "workers.count=2", "workers.gpu=true", "validation.gpu=true")
+    assert on_gpus.room({"CPU": 64.0, "GPU": 8.0}) == 2
+    with pytest.raises(ResourceError, match=r"3 GPU.* has 64 CPU, 0 GPU"):
+        on_gpus.room({"CPU": 64.0})
+
+
+def test_the_best_configuration_is_the_users_with_the_values_of_the_trial(tmp_path: Path) -> None:
+    made = search(tmp_path, ALPHAS, "workers.start_seconds=33")
+    trial = Trial("ab_1", "x", {"plan.alpha": 0.8, "seed": 1, "posthoc": "lir"}, 40, fix="lir")
+    config = made.config(trial, "best-AP")
+    assert (config.plan.alpha, config.model.seed, config.workers.start_seconds) == (0.8, 1, 33)
+    assert config.stream == small_run(tmp_path).stream
+    assert config.run.root == tmp_path / "runs" / "sweep-best-AP"
+
+
+def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
+    from ray.tune.experiment import Experiment
+
+    def variants() -> Variants:
+        Limits(concurrent=2, budget=Budget(trials=3)).save(tmp_path)
+        made = Variants(tmp_path, together=False, random_state=0)
+        space = {"a": tune.grid_search([1, 2, 3, 4, 5])}
+        made.add_configurations([Experiment("limits", lambda config: None, config=space, storage_path=str(tmp_path))])
+        return made
+
+    made = variants()
+    begun = [made.next_trial(), made.next_trial()]
+    assert made.next_trial() is None, "two at a time"
+    Limits(concurrent=3, budget=Budget(trials=3)).save(tmp_path)
+    begun.append(made.next_trial())
+    assert [trial.config["a"] for trial in begun] == [1, 2, 3]
+    assert made.is_finished()
+    state = made.get_state()
+    Limits(concurrent=9, budget=Budget(trials=4)).save(tmp_path)
+    again = Variants(tmp_path, together=False)
+    again.set_state(state)
+    assert again.next_trial().config["a"] == 4
+    assert again.next_trial() is None
+    Limits(concurrent=9).save(tmp_path)
+    assert again.next_trial().config["a"] == 5
+    assert again.next_trial() is None
+    assert again.is_finished()
+
+
+def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
+    now = time.time()
+    trial = Trial("a", "a", {}, 40, gpus=4, rows={20: {"step": 20}}, seconds=1800)
+    fixed = Trial("a+lir", "a", {}, 40, rows={40: {"step": 40}}, fix="lir")
+    board = Board([trial, fixed], seconds=3600, last=now)
+    assert spent(board, Budget(), now) == ""
+    assert spent(board, Budget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
+    assert spent(board, Budget(steps=20), now) == "20 of 20 steps are spent"
+    assert spent(board, Budget(hours=1), now) == "1 of 1 hours are spent"
+    assert spent(board, Budget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are spent"
+    assert spent(board, Budget(gpu_hours=2), now) == "2 of 2 GPU hours are spent"

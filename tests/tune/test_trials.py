@@ -1,0 +1,227 @@
+"""Real trials: whatever is stopped or killed, results are those of an undisturbed search, and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray import cloudpickle, tune
+from ray._private.state import actors
+
+from hbt_ray.data.plan.alpha import Stages
+from hbt_ray.run import Run
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trainer import fit
+from hbt_ray.tune.board import Board, run_of
+from hbt_ray.tune.population import lineage_of
+from hbt_ray.tune.search import Search
+from hbt_ray.tune.space import Space
+from hbt_ray.workflow.tuning import Found
+from tests.tune.sweep import ALPHAS, measured, prepared, searched
+from tests.worlds import small_store
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Trials need not find the tests.
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    small_store(folder / "store")
+    small_store(folder / "dev", 24)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_behind() -> Iterator[None]:
+    yield
+    groups = ray.util.placement_group_table().values()
+    assert [group["bundles"] for group in groups if group["state"] != "REMOVED"] == []
+    end = time.monotonic() + 20  # Processes take a moment to end.
+    while (left := living()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert left == []
+
+
+def living() -> list[str]:
+    """Actors besides those that Ray Data keeps for a cluster."""
+    names = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
+    return [name for name in names if name not in ("_AutoscalingCoordinatorActor", "_StatsActor")]
+
+
+def weights(config: TrainConfig) -> dict[str, bytes]:
+    """Files of the last checkpoint."""
+    newest = Shelf(config.run.checkpoints).newest()
+    assert newest is not None
+    return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, ray_session: None) -> tuple[Search, Found]:
+    search = prepared(world, "undisturbed", posthoc=["centering", "lir"])
+    return search, searched(search)
+
+
+def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, Found]) -> None:
+    search, found = undisturbed
+    trials = found.board.trials
+    assert [(trial.status, trial.step, trial.fix) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
+        ("finished", 20, ""),
+        ("finished", 20, "centering"),
+        ("finished", 20, "lir"),
+    ]
+    plain, centered, _ = (trial.rows[20] for trial in trials if trial.values["plan.alpha"] == 0.2)
+    assert {"AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"} < plain.keys()
+    assert plain["AP"] != centered["AP"]
+    assert found.board.steps == 40
+    assert searched(search).board.seconds >= found.board.seconds, "and the same command runs nothing again"
+    assert measured(search.board) == measured(found.board)
+
+
+def test_what_a_search_leaves(undisturbed: tuple[Search, Found]) -> None:
+    search, found = undisturbed
+    table = pq.read_table(search.folder / "trials.parquet").to_pylist()
+    assert len(table) == 2 * 2 + 2 * 2
+    told = json.loads((search.folder / "trials.json").read_text())
+    assert [len(trial["curve"]) for trial in told if "posthoc" not in trial["values"]] == [2, 2]
+    front = {trial.name for trial in found.front}
+    for trial in found.board.trials:
+        assert run_of(search.folder, trial).checkpoints.exists() == (trial.name in front)
+        assert run_of(search.folder, trial).model.exists() == (trial.name in front)
+    assert found.report.stat().st_size > 10_000
+
+
+def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, Found]) -> None:
+    search, found = undisturbed
+    config = TrainConfig.load(next(path for path in found.configs if path.stem == "AP"))
+    fit(config, lambda outcome: None)
+    best = found.board.best("AP")
+    assert best is not None
+    trained = search.config(best, "x").model_copy(update={"name": best.name, "storage_path": search.folder / "trials"})
+    assert weights(config) == weights(trained)
+
+
+def has_trained(run: Run) -> bool:
+    return run.metrics.exists() and run.metrics.read_text().count("\n") >= 5
+
+
+def processes(name: str) -> list[int]:
+    """Of this cluster's actors of that class."""
+    return [one["Pid"] for one in actors().values() if one["State"] == "ALIVE" and name in one["ActorClassName"]]
+
+
+@pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc", "TrainController"])
+def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, Found], victim: str) -> None:
+    """A rank; the process of a trial, with all that it owns; Ray Train's controller."""
+    search = prepared(world, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not (any(has_trained(run_of(search.folder, trial)) for trial in search.board.trials) and killed):
+            killed[:] = processes(victim)
+            time.sleep(0.02)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    found = searched(search)
+    assert not thread.is_alive()
+    expected = measured(undisturbed[1].board)
+    assert measured(found.board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+
+
+@pytest.mark.parametrize("script", ["driver_killed", pytest.param("node_lost", marks=pytest.mark.soak)])
+def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, Found], script: str) -> None:
+    """A process has one Ray session, and these lose theirs."""
+    command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    expected = measured(undisturbed[1].board)
+    board = Board.of(world / "runs" / script)
+    assert measured(board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    assert [trial.status for trial in board.trials] == ["finished", "finished"]
+
+
+def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
+    rates = Space({"optimiser.learning_rate": [1e-2, 1e-7, 1e-8]})
+    search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, concurrent=1)
+    board = searched(search).board
+    assert [(trial.status, trial.step) for trial in board.trials] == [
+        ("finished", 20),
+        ("stopped", 10),
+        ("stopped", 10),
+    ]
+    assert all(trial.steps == 20 for trial in board.trials)
+    assert board.steps == 40
+    stopped = run_of(search.folder, board.trials[1])
+    assert not stopped.checkpoints.exists()
+    assert stopped.validation.exists(), "its curve stays"
+
+
+def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(world: Path) -> None:
+    rates = Space({"optimiser.learning_rate": [1e38, 1e-3]})
+    search = prepared(world, "failing", rates, retries=1, concurrent=1)
+    found = searched(search)
+    failed, fine = found.board.trials
+    assert (failed.status, failed.attempts, fine.status) == ("failed", 2, "finished")
+    assert "NonFiniteLoss" in failed.error
+    assert [trial.trial_id for trial in found.front] == [fine.trial_id]
+
+
+def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
+    four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
+    search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
+    board = searched(search).board
+    assert [trial.status for trial in board.trials] == ["finished", "stopped"]
+    assert board.steps == 30
+
+
+def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None:
+    space = Space(
+        {"plan.alpha": tune.uniform(0.0, 1.0), "optimiser.learning_rate": tune.loguniform(1e-7, 1e-2)},
+        settings={"algorithm": "pbt", "samples": 3, "segment": 10},
+        configure=lambda values, base: {"plan.policy": "hybrid", **values},
+    )
+    search = prepared(world, "population", space, "optimiser.steps=30")
+    board = searched(search).board
+    assert [(trial.status, trial.step) for trial in board.trials] == [("finished", 30)] * 3
+    lineages = {trial.trial_id: lineage_of(run_of(search.folder, trial)) for trial in board.trials}
+    changed = [trial for trial in board.trials if len(lineages[trial.trial_id]) > 1]
+    assert changed, "the worst took over from the best"
+    trial = changed[0]
+    starts = [ancestor.from_step for ancestor in lineages[trial.trial_id]]
+    assert starts[0] == 0
+    assert set(starts[1:]) <= {10, 20}
+    replayed = search.config(trial, "replayed")
+    assert isinstance(replayed.plan.alpha, Stages)
+    assert [stage.from_step for stage in replayed.plan.alpha.stages] == starts
+    fit(replayed, lambda outcome: None)
+    assert last_measures(replayed) == {name: trial.rows[30][name] for name in last_measures(replayed)}
+
+
+def last_measures(config: TrainConfig) -> dict[str, float]:
+    rows = [json.loads(line) for line in config.run.validation.read_text().splitlines()]
+    last = max(rows, key=lambda row: row["step"])
+    return {name: last[name] for name in ("AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss")}
+
+
+def test_optuna_looks_for_the_front_of_all_objectives(world: Path) -> None:
+    pytest.importorskip("optuna")
+    space = Space({"plan.alpha": tune.uniform(0.0, 1.0), "plan.cross": ["rows", "pair"]}, seeds=2)
+    search = prepared(world, "optuna", space, "optimiser.steps=10", algorithm="optuna", samples=3)
+    board = searched(search).board
+    assert [trial.status for trial in board.trials] == ["finished"] * 3
+    assert len({trial.values["plan.alpha"] for trial in board.trials}) == 3
+    assert {trial.values["plan.cross"] for trial in board.trials} <= {"rows", "pair"}

@@ -1,0 +1,17 @@
+"""Is there a schedule of alpha and of the learning rate that no constant reaches?
+
+A population trains side by side. After every segment the worse half takes over the weights of the better half, with
+alpha and learning rate changed. What it found is a schedule in stages, a configuration like any other (1711.09846).
+
+Costs as many runs of the configuration as the population has members, and one start of the workers a segment.
+"""
+
+from ray import tune
+
+from hbt_ray.tune import Space
+
+SPACE = Space(
+    search={"plan.alpha": tune.uniform(0.0, 1.0), "optimiser.learning_rate": tune.loguniform(3e-4, 3e-3)},
+    settings={"algorithm": "pbt", "samples": 4, "segment": 100},
+    configure=lambda values, base: {"plan.policy": "hybrid", **values},
+)

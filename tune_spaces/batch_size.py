@@ -1,0 +1,36 @@
+"""Up to which batch size do larger batches still save steps?
+
+In the manner of 2410.21676: a constant learning rate, weights averaged over the steps, steps until a fixed value on the
+dev store, at the best learning rate of each batch size. The report fits steps = a + b / batch and says where larger
+batches stop paying.
+
+Costs 30 runs: five batch sizes, three learning rates, two seeds; all see as many pairs.
+"""
+
+from typing import Any
+
+from hbt_ray.tune import Space
+
+SIZES = [32, 64, 128, 256, 512]
+
+
+def configure(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    size = values["plan.batch_size"]
+    pairs = base["optimiser"]["steps"] * base["plan"]["batch_size"]
+    steps = max(20, pairs // size)
+    every = max(1, steps // 20)
+    return {
+        "plan.batch_size": size,
+        "optimiser.learning_rate": base["optimiser"]["learning_rate"] * values["rate"],
+        "optimiser.decay": "none",
+        "optimiser.warmup": 0.05,
+        # Half of the average's weight lies in the last twentieth of the steps, whatever their number.
+        "optimiser.average": max(0.5, 1 - 14 / steps) if steps > 28 else 0.5,
+        "optimiser.steps": every * 20,
+        "checkpoints.every": every,
+    }
+
+
+SPACE = Space(
+    search={"plan.batch_size": SIZES, "rate": [0.5, 1.0, 2.0]}, seeds=2, configure=configure, batch_sizes=True
+)

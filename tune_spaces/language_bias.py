@@ -1,0 +1,28 @@
+"""What lowers language bias, and what does it cost: batches, terms of the loss, fixes after training?
+
+Four batch policies, and hybrid batches with each term against language bias. Every trained encoder is measured as it is
+and with each fix of its vectors (`posthoc`), which costs no training.
+
+Costs seven runs of the configuration a seed.
+"""
+
+from typing import Any
+
+from hbt_ray.tune import Space
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "mono": {"plan.policy": "mono"},
+    "cross": {"plan.policy": "cross"},
+    "mixed": {"plan.policy": "mixed"},
+    "hybrid": {"plan.policy": "hybrid"},
+    "hybrid + lakda": {"plan.policy": "hybrid", "loss.lakda": {"weight": 1.0}},
+    "hybrid + alignment": {"plan.policy": "hybrid", "loss.alignment": {"weight": 1.0}},
+    "hybrid + erasure": {"plan.policy": "hybrid", "loss.erasure": {"weight": 1.0}},
+}
+
+SPACE = Space(
+    search={"recipe": list(RECIPES)},
+    seeds=2,
+    settings={"posthoc": ["centering", "lir", "shift"]},
+    configure=lambda values, base: RECIPES[values["recipe"]],
+)

@@ -1,0 +1,16 @@
+"""Which share of monolingual batches is best, for what?
+
+Five values of alpha from purely cross-lingual (0) to purely monolingual (1), three seeds each. 2408.10536 found 0.4 to
+0.6 best for pretrained encoders. All trials see batches of one plan: at every alpha the monolingual batches are taken
+from one sequence and the cross-lingual ones from another.
+
+Costs fifteen runs of the configuration.
+"""
+
+from hbt_ray.tune import Space
+
+SPACE = Space(
+    search={"plan.alpha": [0.0, 0.25, 0.5, 0.75, 1.0]},
+    seeds=3,
+    configure=lambda values, base: {"plan.policy": "hybrid", **values},
+)
