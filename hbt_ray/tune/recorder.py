@@ -37,7 +37,11 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
         self._leaving: dict[str, Run] = {}  # Process → what it trained; Tune ends it after it told of it here.
 
     def begin(self) -> None:
-        """A session of the search."""
+        """A session of the search. A line in which the last one was killed ends, so that it takes no other with it."""
+        path = self._folder / EVENTS
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
         self._write({"event": "session"})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

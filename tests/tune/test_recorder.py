@@ -1,0 +1,31 @@
+"""The recorder goes on with what one before it left, who may have been killed within a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.tune.board import EVENTS, Board
+from hbt_ray.tune.recorder import Recorder
+
+ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
+STARTED = json.dumps({"event": "started", "time": 110.0, **ABOUT})
+ROW = json.dumps({"event": "row", "time": 130.0, "row": {"step": 10}, **ABOUT})
+
+
+@pytest.mark.parametrize("left", [f"{STARTED}\n{ROW}\n", f"{STARTED}\n{ROW}\n{ROW[:40]}", f"{STARTED}\n{ROW}"])
+def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, left: str) -> None:
+    """Else the trial would run on, on the board, from before the driver died."""
+    (tmp_path / EVENTS).write_text(left)
+    Recorder(tmp_path, ("AP",), 1.0).begin()
+    board = Board.of(tmp_path)
+    assert board.trials[0].seconds_until(board.last + 3600) == 20
+    assert board.last > 1e9, "the session has the time of its clock"
+
+
+def test_a_search_begins_with_its_first_session(tmp_path: Path) -> None:
+    Recorder(tmp_path, ("AP",), 1.0).begin()
+    (line,) = (tmp_path / EVENTS).read_text().splitlines()
+    assert json.loads(line)["event"] == "session"
