@@ -38,13 +38,14 @@ def importance(trials: Sequence[Trial], objective: str) -> list[Importance]:
 
     Numbers with more than five distinct values: Spearman's rho², the share that ranks explain; a key whose best value
     lies in the middle has less than it should. Everything else: eta², the share of variance between values (Fisher).
-    The seed is no key. A share cannot be said of fewer than four trials with the key, of an objective or a key that is
-    always the same, and of a key that has another value in each trial and is no number.
+    The seed is no key; to have no value of a key is a value of its own, such as no fix after training. A share cannot
+    be said of fewer than four trials, of an objective or a key that is always the same, and of a key that has another
+    value in each trial and is no number.
     """
     known = [(dict(trial.group), trial.last(objective)) for trial in trials if trial.status == "finished"]
     scored = [(values, score) for values, score in known if score is not None and math.isfinite(score)]
     keys = dict.fromkeys(key for values, _ in scored for key in values if key != SEED)
-    found = [_of(key, [(values[key], score) for values, score in scored if key in values]) for key in keys]
+    found = [_of(key, [(values.get(key), score) for values, score in scored]) for key in keys]
     return sorted(found, key=lambda one: -1.0 if one.share is None else one.share, reverse=True)
 
 

@@ -50,13 +50,11 @@ def test_lists_switches_and_what_is_unset_are_values() -> None:
 
 
 def test_what_cannot_be_said_is_none_and_comes_last() -> None:
-    trials = [trial(float(i), base="one", name=f"n{i}", half=i > 1, rare=1) for i in range(4)]
-    del trials[0].values["rare"]
+    trials = [trial(float(i), base="one", name=f"n{i}", half=i > 1) for i in range(4)]
     assert importance(trials, "AP") == [
         Importance("half", pytest.approx(0.8), 2),
         Importance("base", None, 1),
         Importance("name", None, 4),
-        Importance("rare", None, 1),
     ]
     assert importance(trials[:3], "AP")[0].share is None
     assert all(one.share is None for one in importance([trial(0.1, a=i % 2) for i in range(4)], "AP"))
@@ -67,3 +65,8 @@ def test_only_what_finished_and_was_measured_counts() -> None:
     trials = [trial(float(i > 1), a=int(i > 1)) for i in range(4)]
     more = [trial(9.0, "running", a=0), trial(9.0, "failed", a=0), trial(None, a=0), trial(float("nan"), a=0)]
     assert importance([*trials, *more], "AP") == [Importance("a", 1.0, 2)]
+
+
+def test_what_only_some_trials_have_is_compared_with_those_without() -> None:
+    trials = [trial(float(i % 2), **({"posthoc": "lir"} if i % 2 else {})) for i in range(6)]
+    assert importance(trials, "AP") == [Importance("posthoc", 1.0, 2)]

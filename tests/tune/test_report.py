@@ -183,6 +183,16 @@ def test_other_values_make_series_while_there_are_colours() -> None:
     assert not [line for line in many.lines if "thin" in line.style]  # No line through several points at one value.
 
 
+def test_what_was_not_fixed_after_training_has_a_name_in_the_legend() -> None:
+    trials = [trial(alpha, seed, 0.5) for alpha in (0.0, 0.5) for seed in (0, 1)]
+    fixed = [trial(alpha, seed, 0.6, fix="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
+    for each in fixed:
+        each.values["posthoc"] = "lir"
+    chart = objective_chart(groups(board(*trials, *fixed), "plan.alpha"), "AP", "plan.alpha")
+    assert chart is not None
+    assert chart.legend == (("mono", "posthoc = none"), ("cross", "posthoc = lir"))
+
+
 def test_the_front_is_of_its_two_objectives() -> None:
     trials = [trial(alpha, 0, ap) for alpha, ap in ((0.0, 0.3), (0.5, 0.5), (1.0, 0.6))]
     trials[1].rows[20]["mono_AP"] = 0.3  # Worse than the last in both.

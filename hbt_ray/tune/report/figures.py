@@ -136,9 +136,10 @@ def _title(objective: str) -> str:
 def _series(groups: Sequence[Group], objective: str, varied: str) -> dict[str, Series]:
     """What the other values are → points; all in one where they are too many to tell apart."""
     found: dict[str, Series] = {}
+    keys = dict.fromkeys(key for group in groups for key in group.values if key != varied)
     for group in groups:
         if estimate := group.estimate(objective):
-            others = {key: value for key, value in group.values.items() if key != varied}
+            others = {key: group.values.get(key) for key in keys}  # What was not fixed after training has a name too.
             found.setdefault(words.choice(others), []).append((group.values.get(varied), estimate))
     if 1 < len(found) <= len(STYLES):
         return found
