@@ -31,6 +31,10 @@ class Importance:
     """Of the objective's variance over trials, 0 to 1; None where it cannot be said."""
     values: int
     """Distinct ones among the trials."""
+    trials: int
+    """That were measured."""
+    chance: float | None
+    """The share to expect of a key that does nothing: with few trials it is not 0."""
 
 
 def importance(trials: Sequence[Trial], objective: str) -> list[Importance]:
@@ -40,7 +44,8 @@ def importance(trials: Sequence[Trial], objective: str) -> list[Importance]:
     lies in the middle has less than it should. Everything else: eta², the share of variance between values (Fisher).
     The seed is no key; to have no value of a key is a value of its own, such as no fix after training. A share cannot
     be said of fewer than four trials, of an objective or a key that is always the same, and of a key that has another
-    value in each trial and is no number.
+    value in each trial and is no number. Chance is the mean over all permutations of the scores: 1 / (n - 1) of rho²,
+    (k - 1) / (n - 1) of eta² for n trials with k values.
     """
     known = [(dict(trial.group), trial.last(objective)) for trial in trials if trial.status == "finished"]
     scored = [(values, score) for values, score in known if score is not None and math.isfinite(score)]
@@ -51,14 +56,15 @@ def importance(trials: Sequence[Trial], objective: str) -> list[Importance]:
 
 def _of(key: str, pairs: list[tuple[Any, float]]) -> Importance:
     values, scores = [value for value, _ in pairs], np.array([score for _, score in pairs])
-    distinct = len(set(values))
-    if len(pairs) < _MIN_TRIALS or distinct < 2 or np.ptp(scores) <= 1e-12 * np.abs(scores).max():
-        return Importance(key, None, distinct)
+    distinct, count = len(set(values)), len(pairs)
+    if count < _MIN_TRIALS or distinct < 2 or np.ptp(scores) <= 1e-12 * np.abs(scores).max():
+        return Importance(key, None, distinct, count, None)
     if distinct > _MANY and all(isinstance(value, int | float) for value in values):
-        return Importance(key, float(stats.spearmanr(values, scores).statistic) ** 2, distinct)
-    if distinct == len(pairs):
-        return Importance(key, None, distinct)
-    return Importance(key, _between(values, scores), distinct)
+        share = float(stats.spearmanr(values, scores).statistic) ** 2
+        return Importance(key, share, distinct, count, 1 / (count - 1))
+    if distinct == count:
+        return Importance(key, None, distinct, count, None)
+    return Importance(key, _between(values, scores), distinct, count, (distinct - 1) / (count - 1))
 
 
 def _between(values: list[Any], scores: np.ndarray[Any, np.dtype[np.float64]]) -> float:

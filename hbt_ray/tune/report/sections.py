@@ -7,14 +7,23 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from hbt_ray.evaluate.column import MISSING
 from hbt_ray.evaluate.report.chart import Chart
+from hbt_ray.evaluate.report.frame import page_environment
 from hbt_ray.tune.board import Board
 from hbt_ray.tune.critical import Unfit, critical_batch
-from hbt_ray.tune.importance import importance
+from hbt_ray.tune.importance import Importance, importance
 from hbt_ray.tune.report import words
 from hbt_ray.tune.report.critical import figure
 from hbt_ray.tune.settings import TuneConfig
 from hbt_ray.tune.space import Space
+
+_BY_ITSELF = (
+    "The share of an objective’s variance over finished trials that goes with a key by itself, whatever the others "
+    "were: eta² between its values, or rho² of ranks where it has more than five numbers. The latter sees only what "
+    "rises or falls: a key whose best value lies in the middle matters more than it says. In brackets what a key that "
+    "does nothing shows on average with as many trials; shares near it say nothing. The seed is in none of them."
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,33 @@ class Section:
     """A table, say. The page shows it as it is: who makes it escapes what it holds."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    share: str
+    chance: str = ""
+    sort: str = ""
+    """What the column is sorted by; empty sorts last."""
+    bar: str = "0"
+    """Its length, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of the table of importance: a key, its distinct values, trials that were measured, a cell for each objective."""
+
+    key: str
+    values: int
+    trials: int
+    cells: tuple[Cell, ...]
+
+
 def sections(board: Board, space: Space, settings: TuneConfig) -> Iterator[Section]:
     """Those for which the search has something."""
     if space.batch_sizes:
         yield _critical(board, settings.objectives[0])
-    if len(space.search) > 1 and board.finished:
-        yield _importance(board, settings.objectives)
+    rows = importance_rows(board, settings.objectives)
+    if len(rows) > 1:  # Of a single key the figures of the objectives tell all.
+        yield _importance(rows, settings.objectives)
 
 
 def _critical(board: Board, objective: str) -> Section:
@@ -45,25 +75,29 @@ def _critical(board: Board, objective: str) -> Section:
     return Section("Critical batch size", found.text, html=Markup(figure(found)))
 
 
-def _importance(board: Board, objectives: Sequence[str]) -> Section:
-    shares = {name: {one.key: one.share for one in importance(board.finished, name)} for name in objectives}
-    keys = list(dict.fromkeys(key for found in shares.values() for key in found))
-    head = Markup("").join(Markup("<th>{}</th>").format(words.label(name)) for name in objectives)
-    rows = Markup("").join(
-        Markup("<tr><th>{}</th>{}</tr>").format(
-            key, Markup("").join(Markup("<td>{}</td>").format(_percent(shares[name].get(key))) for name in objectives)
-        )
-        for key in keys
+def _importance(rows: Sequence[Row], objectives: Sequence[str]) -> Section:
+    html = (
+        page_environment("hbt_ray.tune.report")
+        .get_template("importance.html.j2")
+        .render(rows=rows, labels=[words.label(name) for name in objectives])
     )
-    table = Markup('<div class="scroll"><table class="sheet"><thead><tr><th>key</th>{}</tr></thead><tbody>{}</tbody>'
-                   "</table></div>").format(head, rows)  # fmt: skip
-    told = (
-        "The share of an objective's variance over finished trials that each key explains by itself: between its "
-        "values where it has few (eta²), by ranks where it is drawn (Spearman's rho²). Keys that only matter together "
-        "show little."
-    )
-    return Section("Which key matters", told, html=table)
+    return Section("Which key matters", _BY_ITSELF, html=Markup(html))  # The template escapes.
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+def importance_rows(board: Board, objectives: Sequence[str]) -> list[Row]:
+    """A row for every key that was searched and of which something can be said, the most important for the first
+    objective on top."""
+    found = [{one.key: one for one in importance(board.trials, name)} for name in objectives]
+    rows = []
+    for key in dict.fromkeys(key for shares in found for key in shares):
+        known = [shares[key] for shares in found if key in shares]
+        if any(one.share is not None for one in known):
+            cells = tuple(_cell(shares.get(key)) for shares in found)
+            rows.append(Row(key, max(one.values for one in known), max(one.trials for one in known), cells))
+    return rows
+
+
+def _cell(one: Importance | None) -> Cell:
+    if one is None or one.share is None or one.chance is None:
+        return Cell(MISSING)
+    return Cell(f"{one.share:.0%}", f"({one.chance:.0%})", repr(one.share), f"{one.share:.3f}")
