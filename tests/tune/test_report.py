@@ -94,6 +94,20 @@ def test_the_page_has_question_answer_and_every_trial(tmp_path: Path) -> None:
     assert html.count("<svg") == 4 + 2 + 4  # Objectives, fronts, curves.
 
 
+def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_path: Path) -> None:
+    best = trial(0.5, 0, 0.7, fix="lir")
+    best.values["posthoc"] = "lir"
+    (tmp_path / "best").mkdir()
+    config = "name: sweep-best-AP\nstore: /data/my store\nstorage_path: /runs\n"
+    (tmp_path / "best" / "AP.yaml").write_text(f"# The best\n{config}")
+    _, tree = page(tmp_path, board(*TWO.trials, best))
+    first = f"hbt train {tmp_path / 'best' / 'AP.yaml'}"
+    then = "hbt posthoc sweep-best-AP --method lir --store '/data/my store' --storage /runs"
+    assert f"{first}\n{then}" in tree.text
+    _, tree = page(tmp_path, TWO)
+    assert "hbt posthoc" not in tree.text
+
+
 @pytest.mark.parametrize(
     ("shown", "words"),
     [

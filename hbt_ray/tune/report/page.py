@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from hbt_ray.evaluate.report.chart import Chart
 from hbt_ray.evaluate.report.frame import page_environment, write_whole
@@ -24,6 +27,8 @@ class BestConfig:
 
     path: str
     why: str
+    then: str = ""
+    """The command that fixes the vectors of what was trained, where the best trial was such a fix."""
 
 
 def write_report(folder: Path, board: Board, space: Space, settings: TuneConfig, question: str) -> Path:
@@ -85,7 +90,17 @@ def _fronts(board: Board, objectives: Sequence[str], varied: str) -> list[tuple[
 
 def _best(folder: Path, board: Board) -> list[BestConfig]:
     """The files that lie in the search's folder, with what they are best in."""
-    return [BestConfig(str(path), _why(path.stem, board)) for path in sorted((folder / "best").glob("*.yaml"))]
+    paths = sorted((folder / "best").glob("*.yaml"))
+    return [BestConfig(str(path), _why(path.stem, board), _then(path, board)) for path in paths]
+
+
+def _then(path: Path, board: Board) -> str:
+    trial = board.best(path.stem) if path.stem in OBJECTIVES else None
+    if trial is None or not trial.fix:
+        return ""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parts = ["hbt", "posthoc", config["name"], "--method", trial.fix, "--store", config["store"], "--storage"]
+    return shlex.join([*parts, str(config["storage_path"])])
 
 
 def _why(name: str, board: Board) -> str:
