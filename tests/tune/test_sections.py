@@ -39,6 +39,7 @@ def test_the_critical_batch_size_is_on_the_page_of_a_search_for_it(tmp_path: Pat
     first, *_ = sections(board(), SPACE, SETTINGS)
     assert first.title == "Critical batch size"
     assert first.summary.startswith("The critical batch size is 128 (95 % interval: ")
+    assert "Steps are those until AP is .600" in first.summary
     html = write_report(tmp_path, board(), SPACE, SETTINGS, "Which?").read_text()
     assert html.index('class="band"') < html.index('<h2 id="trials">')
     assert "critical batch size 128, with its 95 % interval" in html

@@ -1,24 +1,19 @@
-"""The figure of a critical batch size: steps over batch sizes, as logarithms, so linear scaling is a straight line.
-
-Markup as the report's page styles it: the SVG stretches, and its labels are text of the page around it.
-"""
+"""The figure of a critical batch size: steps over batch sizes, as logarithms, so linear scaling is a straight line."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
-from hbt_ray.evaluate.report.chart import EXTENT, Line, Scale, dots, line, tick_label
+from hbt_ray.evaluate.report.chart import EXTENT, Chart, Line, Scale, dots, line, tick_label
 from hbt_ray.evaluate.report.curve import Floats
 from hbt_ray.tune.critical import Critical
+from hbt_ray.tune.report import words
 
 _MARGIN = 1.15  # Around what is drawn, as a factor.
 _MAX_TICKS = 9
-_BAND = "fill:var(--cross);fill-opacity:.13;stroke:none"
-_POINTS = "stroke-width:7;opacity:.85"
 
 
 @dataclass(frozen=True)
@@ -33,28 +28,17 @@ class LogScale(Scale):
         return [(round(100 * float(self.at(np.array(tick))), 2), tick_label(tick)) for tick in self.ticks]
 
 
-def figure(critical: Critical) -> str:
-    """A `figure` element for the report's page: well-formed XML, without scripts and without its own style sheet."""
+def critical_chart(critical: Critical) -> Chart:
+    """Seeds, the fit and linear scaling; the critical size as a rule within its interval, as far as they are inside."""
     scales = _scales(critical)
-    title = f"Steps to {critical.objective} = {critical.target:.4g}"
-    return "\n".join(
-        [
-            '<figure class="chart wide">',
-            f"<figcaption><b>{escape(title)}</b>{_legend(critical)}</figcaption>",
-            '<div class="plot">',
-            f'<svg viewBox="0 0 {EXTENT} {EXTENT}" preserveAspectRatio="none"'
-            f' role="img" aria-label="{escape(_description(critical))}">',
-            *_grid(scales[1]),
-            *_band(critical, scales[0]),
-            *_lines(critical, scales),
-            "</svg>",
-            *(_label("y", "bottom", share, text) for share, text in scales[1].marks()),
-            *(_label("x", "left", share, text) for share, text in scales[0].marks()),
-            "</div>",
-            '<p class="axis" aria-hidden="true">batch size</p>',
-            f'<p class="note">{escape(_note(critical))}</p>',
-            "</figure>",
-        ]
+    return Chart(
+        f"Steps to {words.label(critical.objective)} {words.figure(critical.objective, critical.target)}",
+        _description(critical),
+        tuple(scales[0].marks()),
+        tuple(scales[1].marks()),
+        (*_band(critical, scales[0]), *_lines(critical, scales)),
+        _legend(critical),
+        _note(critical),
     )
 
 
@@ -78,25 +62,22 @@ def round_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(next((ticks for ticks in choices if len(ticks) <= _MAX_TICKS), choices[-1]))
 
 
-def _lines(critical: Critical, scales: tuple[LogScale, LogScale]) -> list[str]:
+def _lines(critical: Critical, scales: tuple[LogScale, LogScale]) -> list[Line]:
     sizes = np.geomspace(critical.points[0].batch, critical.points[-1].batch, 100)
     pairs = np.array([(point.batch, steps) for point in critical.points for steps in point.steps])
     lines = [
-        _path(line("target", sizes, critical.linear(sizes), scales)),
-        _path(line("mono", sizes, critical.steps(sizes), scales)),
-        _path(dots("plain", pairs[:, 0], pairs[:, 1], scales), _POINTS),
+        line("target", sizes, critical.linear(sizes), scales),
+        line("mono", sizes, critical.steps(sizes), scales),
+        dots("plain mean", pairs[:, 0], pairs[:, 1], scales),
     ]
     if critical.critical is not None:
-        lines.append(_path(Line("cross", f"M{_across(critical.critical, scales[0]):.0f} 0V{EXTENT}")))
+        lines.append(Line("cross", f"M{_across(critical.critical, scales[0]):.0f} 0V{EXTENT}"))
     return lines
 
 
-def _band(critical: Critical, scale: LogScale) -> list[str]:
-    """The interval, as far as it is in the figure."""
+def _band(critical: Critical, scale: LogScale) -> list[Line]:
     left, right = (_across(end, scale) for end in critical.interval)
-    if left >= right:
-        return []
-    return [_path(Line("band", f"M{left:.0f} 0H{right:.0f}V{EXTENT}H{left:.0f}Z"), _BAND)]
+    return [Line("band", f"M{left:.0f} 0H{right:.0f}V{EXTENT}H{left:.0f}Z")] if left < right else []
 
 
 def _across(batch: float, scale: LogScale) -> float:
@@ -104,23 +85,11 @@ def _across(batch: float, scale: LogScale) -> float:
     return EXTENT * float(scale.at(np.array(inside)))
 
 
-def _grid(scale: LogScale) -> list[str]:
-    return [_path(Line("grid", f"M0 {EXTENT * (1 - share / 100):.0f}H{EXTENT}")) for share, _ in scale.marks()]
-
-
-def _path(line: Line, style: str = "") -> str:
-    return f'<path class="{line.style}"' + (f' style="{style}"' if style else "") + f' d="{line.path}"/>'
-
-
-def _label(axis: str, side: str, share: float, text: str) -> str:
-    return f'<span class="{axis}" aria-hidden="true" style="{side}:{share}%">{text}</span>'
-
-
-def _legend(critical: Critical) -> str:
-    keys = [("mono", "fit"), ("target", "linear scaling")]
-    if critical.critical is not None:
-        keys.append(("cross", f"critical batch size {critical.critical:,.0f}, with its 95 % interval"))
-    return "".join(f' <span class="key {style}">{escape(words)}</span>' for style, words in keys)
+def _legend(critical: Critical) -> tuple[tuple[str, str], ...]:
+    keys = (("mono", "fit"), ("target", "linear scaling"))
+    if critical.critical is None:
+        return keys
+    return (*keys, ("cross", f"critical batch size {critical.critical:,.0f}, with its 95 % interval"))
 
 
 def _description(critical: Critical) -> str:
@@ -133,4 +102,4 @@ def _description(critical: Critical) -> str:
 def _note(critical: Critical) -> str:
     fitted = f"steps = {round(critical.a, 1):,.9g} + {critical.b:,.0f} / batch size"
     out = "".join(f" Not in the fit: {batch:,.0f} {why}." for batch, why in critical.left_out.items())
-    return f"{critical.text} The fit: {fitted}. Each point is a seed at the best values of its size.{out}"
+    return f"{fitted}. Each point is a seed at the best values of its size.{out}"
