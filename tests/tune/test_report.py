@@ -19,6 +19,7 @@ from hbt_ray.tune.report.figures import curve_chart, front_chart, objective_char
 from hbt_ray.tune.report.prose import answer, caveats, summary
 from hbt_ray.tune.report.table import trial_table
 from hbt_ray.tune.settings import TuneConfig
+from tests.worlds import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)
 QUESTION = "Which share\nis best?\n\nCosts six runs."
@@ -98,13 +99,17 @@ def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_p
     best = trial(0.5, 0, 0.7, fix="lir")
     best.values["posthoc"] = "lir"
     (tmp_path / "best").mkdir()
-    config = "name: sweep-best-AP\nstore: /data/my store\nstorage_path: /runs\n"
-    (tmp_path / "best" / "AP.yaml").write_text(f"# The best\n{config}")
+    config = small_run(tmp_path).model_copy(update={"name": "sweep-best-AP", "store": "/data/my store"})
+    (tmp_path / "best" / "AP.yaml").write_text(f"# The best\n{config.to_yaml()}")
     _, tree = page(tmp_path, board(*TWO.trials, best))
     first = f"hbt train {tmp_path / 'best' / 'AP.yaml'}"
-    then = "hbt posthoc sweep-best-AP --method lir --store '/data/my store' --storage /runs"
+    then = f"hbt posthoc sweep-best-AP --method lir --store '/data/my store' --storage {tmp_path / 'runs'}"
     assert f"{first}\n{then}" in tree.text
     _, tree = page(tmp_path, TWO)
+    assert "hbt posthoc" not in tree.text
+    (tmp_path / "best" / "AP.yaml").write_text("")
+    _, tree = page(tmp_path, board(*TWO.trials, best))
+    assert first in tree.text
     assert "hbt posthoc" not in tree.text
 
 

@@ -98,7 +98,9 @@ def _then(path: Path, board: Board) -> str:
     trial = board.best(path.stem) if path.stem in OBJECTIVES else None
     if trial is None or not trial.fix:
         return ""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not {"name", "store", "storage_path"} <= config.keys():
+        return ""  # Somebody changed it since.
     parts = ["hbt", "posthoc", config["name"], "--method", trial.fix, "--store", config["store"], "--storage"]
     return shlex.join([*parts, str(config["storage_path"])])
 
