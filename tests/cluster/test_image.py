@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.files import CLUSTER, PROJECT, PYTHON
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
-INSTRUCTIONS = "FROM RUN ENV COPY USER WORKDIR".split()
+INSTRUCTIONS = ["FROM", "RUN", "ENV", "COPY", "USER", "WORKDIR"]
 
 
 def stages(text: str) -> dict[str, list[tuple[str, str]]]:
