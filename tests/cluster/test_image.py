@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
 
-from tests.cluster.files import CLUSTER, PROJECT, PYTHON
+from tests.cluster.files import CLUSTER, PINS, PROJECT, PYTHON
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 INSTRUCTIONS = ["FROM", "RUN", "ENV", "COPY", "USER", "WORKDIR"]
@@ -61,8 +62,8 @@ def test_an_image_installs_its_lock_alone_and_runs_as_a_user(target: str) -> Non
     assert any("MALLOC_ARENA_MAX=1" in rest for name, rest in end if name == "ENV")
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_what_a_stage_takes_is_there(target: str) -> None:
+def test_what_a_stage_takes_is_there_and_sent() -> None:
+    sent = [line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
     for name in STAGES:
         source = STAGES[name][0][1]
         assert source in STAGES or source.startswith("python:")
@@ -72,6 +73,7 @@ def test_what_a_stage_takes_is_there(target: str) -> None:
             if instruction == "COPY" and "--from" not in rest:
                 *sources, _ = rest.split()
                 assert all((CLUSTER.parent / path).exists() for path in sources if not path.endswith(".lock"))
+                assert all(any(fnmatch(path.removeprefix("./"), one) for one in sent) for path in sources)
 
 
 def test_python_is_what_the_project_and_the_lock_say() -> None:
@@ -121,8 +123,6 @@ def test_what_cannot_be_locked_is_refused(installs: list[dict[str, Any]], word: 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_a_lock_that_is_there_agrees_with_the_constraints(target: str) -> None:
-    from tests.cluster.files import PINS
-
     path = CLUSTER / f"requirements-{target}.lock"
     if not path.exists():
         pytest.skip("made by cluster/lock.py, before an image is built")
