@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,12 +29,13 @@ from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.encoder import build
 from hbt_ray.train.model.loading import load
 from hbt_ray.train.probe import Probe
+from hbt_ray.train.room import wait_for_room
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trackers import Log
 from hbt_ray.train.validation.ending import check, ending
 from hbt_ray.train.validation.record import Record
 from hbt_ray.train.views import require_views
-from hbt_ray.train.workers import WorkersConfig, lacking, no_room
+from hbt_ray.train.workers import WorkersConfig
 
 
 def open_run(config: TrainConfig) -> int:
@@ -81,7 +81,12 @@ def open_run(config: TrainConfig) -> int:
 
 
 def fit(
-    config: TrainConfig, watch: Callable[[Outcome], None], until: int | None = None, *, probe: Probe | None = None
+    config: TrainConfig,
+    watch: Callable[[Outcome], None],
+    until: int | None = None,
+    *,
+    probe: Probe | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Train, or continue, the run that `config` names; needs a Ray session.
 
@@ -89,6 +94,7 @@ def fit(
         watch: sees the outcome of every step, in order.
         until: stop after so many steps of the whole run, to be continued later.
         probe: looks into the ranks.
+        say: is told what is waited for before training.
 
     Returns:
         The number of steps that are done.
@@ -101,7 +107,7 @@ def fit(
         ValidationFailed: a checkpoint could not be judged; it is kept.
     """
     run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
-    _wait_for_room(config)
+    wait_for_room(config, say)
     done = open_run(config)
     before = ending(config, done)
     if (done >= stop or before.complete) and not before.missing:
@@ -231,17 +237,3 @@ def _named(error: Exception, stall: tuple[int, dict[int, str]] | None, workers: 
     if stall is not None:
         return StalledRank(stall[0], workers.deadline_seconds, stall[1])
     return HbtError(f"training failed: {error}")
-
-
-def _wait_for_room(config: TrainConfig) -> None:
-    """For the workers, and for their validation. Data tasks make do with what is left.
-
-    Ray would wait for ever for what a cluster of fixed size does not have, and long for what others hold.
-    """
-    workers, dev = config.workers, config.validation
-    beside = {"CPU": dev.cpus, "GPU": float(dev.gpu)} if dev.store else {}
-    have, end = ray.cluster_resources(), time.monotonic() + workers.start_seconds
-    while lack := lacking(workers, free := ray.available_resources(), beside):
-        if time.monotonic() > end or lacking(workers, have, beside):
-            raise no_room(workers, lack, have, free)
-        time.sleep(0.5)

@@ -25,7 +25,7 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
     with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
-        done = fit(config, progress.watch, until)
+        done = fit(config, progress.watch, until, say=screen.say)
     end = ending(config, done)
     if end.best is not None:
         screen.table(_dev_table(config, end))
