@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hbt_ray.errors import Interrupted, ResourceError
 
@@ -59,6 +59,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
             raise ResourceError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({error}); check that the cluster runs"
             ) from None
+        _keep_workers_free()
     else:
         _start_local(2 * (os.cpu_count() or 1) + 2 if spare_cpus else os.cpu_count() or 1)
     _hush()
@@ -68,6 +69,17 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
     finally:
         ray.shutdown()
+
+
+def _keep_workers_free() -> None:
+    """Start what Ray Data keeps for a cluster on this node, before a worker node is the first to need it: the node that
+    has these two actors is never idle, so an autoscaler keeps it, and a spot node would take them with it."""
+    with suppress(ImportError):  # Nothing public starts them.
+        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+        from ray.data._internal.stats import get_or_create_stats_actor
+
+        default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
+        get_or_create_stats_actor()
 
 
 def _start_local(num_cpus: int) -> None:

@@ -8,9 +8,10 @@ import secrets
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from hbt_ray.session import configure
+from hbt_ray.session import configure, session
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     token.chmod(0o600)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}  # Read when Ray is imported.
     import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
 
     from hbt_ray.console import Screen
     from hbt_ray.workflow.training import train_run
@@ -40,8 +42,9 @@ def main() -> None:
     def mark(name: str) -> None:
         marks[name] = round(time.monotonic() - begin, 1)
 
-    with growing_cluster({"CPU": 2}, 2) as address:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    with growing_cluster({"CPU": 2}, 2, idle_seconds=20) as address, ExitStack() as stack:
+        os.environ["RAY_ADDRESS"] = address
+        stack.enter_context(session())
         thread = threading.Thread(target=watch)
         thread.start()
         small_store(world / "store")
@@ -49,9 +52,12 @@ def main() -> None:
         settings = ("name=grown", "workers.count=2", "workers.cpus=2", "workers.start_seconds=120")
         train_run(small_run(world, *settings), Screen(as_json=True))
         mark("training ended")
-        end = time.monotonic() + 120
+        end = time.monotonic() + 90
         while nodes[-1][1] > 0 and time.monotonic() < end:
             time.sleep(0.5)
+        if nodes[-1][1] > 0:
+            status = get_cluster_status(ray.get_runtime_context().gcs_address)
+            print([(node.node_id, node.node_activity) for node in status.active_nodes], file=sys.stderr)
         mark("idle nodes gone")
         over.set()
         thread.join()
