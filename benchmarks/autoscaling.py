@@ -1,0 +1,237 @@
+"""Nodes over time on a cluster that grows: it begins as a head without CPUs, and training makes nodes come and go.
+
+Ray's autoscaler runs on this machine, with raylets for nodes. (Ray's own `AutoscalingCluster` needs a file that its
+wheel lacks, and ends by stopping every Ray process of the user; this one writes its own configuration, and ends what it
+started.) Prints when nodes came and went, and draws it.
+
+    python benchmarks/autoscaling.py [--nodes 2] [--idle 20] [--figure nodes.svg] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PORT = 6399
+_LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+          "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
+          "rsync_filter")  # fmt: skip
+Counts = list[tuple[float, int]]
+"""Second, nodes besides the head."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--idle", type=float, default=20, help="seconds after which a node that has nothing to do goes")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        _bring_token(folder)  # Read when Ray is imported.
+        counts, marks = measured(folder, options)
+    if options.figure:
+        options.figure.write_text(figure(counts, marks), encoding="utf-8")
+    if options.json:
+        print(json.dumps({"nodes": counts, "marks": marks}))
+        return
+    for second, what in sorted([(second, f"{count} nodes") for second, count in counts] +
+                               [(second, name) for name, second in marks.items()]):  # fmt: skip
+        print(f"{second:7.1f} s  {what}")
+
+
+def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[str, float]]:
+    """Train where nodes have to come first, and wait until they have gone."""
+    from hbt_ray.console import Screen
+    from hbt_ray.data.prepare import StoreConfig, prepare
+    from hbt_ray.session import session
+    from hbt_ray.workflow.training import train_run
+
+    source = {"kind": "worldfacts", "split": "dev"}
+    prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [source]}, "benchmark"))
+    begin, counts, marks = time.monotonic(), Counts(), dict[str, float]()
+    with growing_cluster({"CPU": 2}, options.nodes, options.idle) as address:
+        os.environ["RAY_ADDRESS"] = address
+        with session(), _counting(counts, begin):
+            marks["training asked for"] = round(time.monotonic() - begin, 1)
+            train_run(_config_of(folder, options), Screen(as_json=True))
+            marks["training ended"] = round(time.monotonic() - begin, 1)
+            end = time.monotonic() + options.idle + 100
+            while counts[-1][1] > 0 and time.monotonic() < end:
+                time.sleep(0.5)
+    return counts, marks
+
+
+def _config_of(folder: Path, options: argparse.Namespace) -> Any:
+    from hbt_ray.train.settings import TrainConfig
+
+    values = {
+        "name": "grown",
+        "store": str(folder / "store"),
+        "storage_path": str(folder / "runs"),
+        "model": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 1_000, "max_question_length": 16,
+                  "max_passage_length": 16},
+        "plan": {"batch_size": 32},
+        "optimiser": {"steps": options.steps},
+        "checkpoints": {"every": options.steps},
+        "workers": {"count": options.nodes, "cpus": 2, "start_seconds": 120},
+    }  # fmt: skip
+    return TrainConfig.make(values, "benchmark")
+
+
+@contextmanager
+def _counting(counts: Counts, begin: float) -> Iterator[None]:
+    """Write down whenever the number of nodes changes."""
+    import ray
+
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            alive = sum(node["Alive"] for node in ray.nodes()) - 1
+            if not counts or counts[-1][1] != alive:
+                counts.append((round(time.monotonic() - begin, 1), alive))
+            over.wait(0.5)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _bring_token(folder: Path) -> None:
+    """Ray 2.60 asks for one."""
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def figure(counts: Counts, marks: Mapping[str, float]) -> str:
+    """An SVG: nodes as steps over seconds, and what happened."""
+    end, most = max(counts[-1][0], *marks.values()) * 1.05, max(count for _, count in counts)
+
+    def at(second: float, count: float) -> str:
+        return f"{60 + 560 * second / end:.1f},{170 - 110 * count / most:.1f}"
+
+    corners = [at(0, 0)]
+    for (_, before), (second, count) in zip([(0.0, 0), *counts], counts, strict=False):
+        corners += [at(second, before), at(second, count)]
+    corners.append(at(end, counts[-1][1]))
+    levels = "".join(
+        f'<path d="M60 {170 - 110 * n / most:.1f}H620" stroke="#ccc"/><text x="50" y="{174 - 110 * n / most:.1f}" '
+        f'text-anchor="end">{n}</text>'
+        for n in range(most + 1)
+    )
+    events = "".join(
+        f'<path d="M{at(second, 0).split(",")[0]} 40V170" stroke="#c40" stroke-dasharray="3"/>'
+        f'<text x="{at(second, 0).split(",")[0]}" y="{32 - 14 * (number % 2)}" text-anchor="middle">{name}</text>'
+        for number, (name, second) in enumerate(marks.items())
+    )
+    ticks = "".join(
+        f'<text x="{at(second, 0).split(",")[0]}" y="190" text-anchor="middle">{second} s</text>'
+        for second in range(0, int(end) + 1, max(10, round(end / 6, -1)))
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif" font-size="11" '
+        'fill="#444" role="img" aria-label="Nodes besides the head over time">'
+        f'<rect width="640" height="200" fill="#fff"/>{levels}{events}{ticks}'
+        f'<polyline points="{" ".join(corners)}" fill="none" stroke="#067" stroke-width="2.5"/></svg>\n'
+    )
+
+
+@contextmanager
+def growing_cluster(node: Mapping[str, float], most: int, idle_seconds: float = 10) -> Iterator[str]:
+    """The address of a head without CPUs, whose autoscaler adds up to `most` nodes with these resources."""
+    import ray
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+    address = f"{ray.util.get_node_ip_address()}:{_PORT}"
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        config = Path(folder) / "autoscaling.json"
+        config.write_text(json.dumps(_config(address, node, most, idle_seconds, FAKE_HEAD_NODE_ID)))
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--autoscaling-config={config}",
+                   f"--port={_PORT}", f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats",
+                   "--num-cpus=0", "--object-store-memory=200000000"]  # fmt: skip
+        environment = {
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        }
+        try:
+            subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+            yield address
+        finally:
+            ray.shutdown()
+            _end(folder)
+
+
+def _config(address: str, node: Mapping[str, float], most: int, idle_seconds: float, head: str) -> dict[str, Any]:
+    types = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {
+            "resources": {"object_store_memory": 200_000_000, **node},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": most,
+        },
+    }
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "launch_multiple": True,
+        "head_node_id": head,
+        "gcs_address": address,
+    }
+    return {
+        "cluster_name": "growing",
+        "max_workers": most,
+        "provider": provider,
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "upscaling_speed": 1000,
+        "idle_timeout_minutes": idle_seconds / 60,
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{name: [] for name in _LISTS},
+    }
+
+
+def _end(folder: str) -> None:
+    """What has the cluster's folder on its command line."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if folder in path.read_text() and int(path.parent.name) != os.getpid():
+                    os.kill(int(path.parent.name), kind)
+            except OSError:  # It has ended meanwhile.
+                continue
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
