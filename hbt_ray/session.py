@@ -16,6 +16,8 @@ _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # An autoscaler's doings would stand between our lines, in colours, also in the log of a job.
+    "RAY_SCHEDULER_EVENTS": "0",
 }
 NO_API_SERVER = "HBT_NO_API_SERVER"
 """Set where nobody answers Ray's state API."""
@@ -54,7 +56,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         return
     if os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(logging_level=logging.WARNING)
+            ray.init(logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, RuntimeError) as error:
             raise ResourceError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({error}); check that the cluster runs"
