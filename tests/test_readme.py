@@ -58,7 +58,7 @@ def test_its_suite_is_one(folder: Path) -> None:
 
 def test_its_commands_run_one_after_the_other(folder: Path) -> None:
     ours = [command for command in commands() if command.startswith("hbt ")]
-    assert len(ours) == 8
+    assert len(ours) == 10
     for command in ours:
         arguments = [sys.executable, "-m", "hbt_ray", *shlex.split(command)[1:]]
         done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)

@@ -20,6 +20,7 @@ from ray.tune.search.sample import Domain
 from hbt_ray.errors import ConfigError, HbtError, ResourceError
 from hbt_ray.run import Run
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.validation.ending import check
 from hbt_ray.tune.board import Board, Trial
 from hbt_ray.tune.limits import Limits
 from hbt_ray.tune.population import lineage_of, with_lineage
@@ -110,8 +111,11 @@ class Search:
         """Search to the end, or go on with it. Needs a Ray session.
 
         Raises:
+            ConfigError: the dev store cannot be used.
             HbtError: every trial failed; with the cause of the last.
         """
+        for values in self._some():
+            check(self._setting.config(values, "0"))
         recorder = Recorder(self.folder, self.settings.objectives, self._gpus)
         recorder.begin()
         Limits(concurrent=concurrent, budget=self.settings.budget).save(self.folder)

@@ -45,19 +45,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind() -> Iterator[None]:
+    before = living() | held()  # By tests of other modules.
     yield
-    groups = ray.util.placement_group_table().values()
-    assert [group["bundles"] for group in groups if group["state"] != "REMOVED"] == []
     end = time.monotonic() + 20  # Processes take a moment to end.
-    while (left := living()) and time.monotonic() < end:
+    while (left := living() | held()) - before and time.monotonic() < end:
         time.sleep(0.2)
-    assert left == []
+    assert left - before == set()
 
 
-def living() -> list[str]:
-    """Actors besides those that Ray Data keeps for a cluster."""
-    names = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
-    return [name for name in names if name not in ("_AutoscalingCoordinatorActor", "_StatsActor")]
+def living() -> set[tuple[str, str]]:
+    """Actors besides those that Ray Data keeps for a cluster: id, class."""
+    names = {key: actor["ActorClassName"] for key, actor in actors().items() if actor["State"] != "DEAD"}
+    return {(key, name) for key, name in names.items() if name not in ("_AutoscalingCoordinatorActor", "_StatsActor")}
+
+
+def held() -> set[tuple[str, str]]:
+    """Placement groups: id, bundles."""
+    groups = ray.util.placement_group_table()
+    return {(key, str(group["bundles"])) for key, group in groups.items() if group["state"] != "REMOVED"}
 
 
 def weights(config: TrainConfig) -> dict[str, bytes]:
