@@ -115,7 +115,7 @@ def plain(place: Path, folder: Path, options: argparse.Namespace) -> float:
         ).fit()
 
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"CPU": 0}),
+        trial,
         param_space={"alpha": tune.grid_search(list(range(options.trials)))},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(name="tune", storage_path=str(place), verbose=0),

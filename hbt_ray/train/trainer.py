@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,13 +21,12 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, StalledRank, ValidationFailed
-from hbt_ray.run import published
 from hbt_ray.session import NO_API_SERVER
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.encoder import build
+from hbt_ray.train.model.base import provide
 from hbt_ray.train.model.loading import load
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.room import wait_for_room
@@ -38,10 +38,13 @@ from hbt_ray.train.views import require_views
 from hbt_ray.train.workers import WorkersConfig
 
 
-def open_run(config: TrainConfig) -> int:
+def open_run(config: TrainConfig, bases: Path | None = None) -> int:
     """Check everything that can be wrong before a worker starts, then write the run's configuration and base encoder.
 
     Returns the number of steps that are done: 0, or those of the latest checkpoint.
+
+    Args:
+        bases: where runs share base encoders that are equal.
 
     Raises:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
@@ -68,10 +71,7 @@ def open_run(config: TrainConfig) -> int:
         done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
     run.config.write_text(config.to_yaml(), encoding="utf-8")
-    if not run.base.exists():
-        encoder = build(config.model, store.sample_texts(plan.languages))
-        with published(run.base) as folder:
-            encoder.save_pretrained(str(folder), create_model_card=False)
+    provide(run.base, config.model, store, plan.languages, bases)
     if config.loss.dimensions or config.teacher:
         width = load(run.base).get_embedding_dimension()
         Objective(config.loss, width)
@@ -87,6 +87,7 @@ def fit(
     *,
     probe: Probe | None = None,
     say: Callable[[str], None] = lambda _: None,
+    bases: Path | None = None,
 ) -> int:
     """Train, or continue, the run that `config` names; needs a Ray session.
 
@@ -95,6 +96,7 @@ def fit(
         until: stop after so many steps of the whole run, to be continued later.
         probe: looks into the ranks.
         say: is told what is waited for before training.
+        bases: where runs share base encoders that are equal.
 
     Returns:
         The number of steps that are done.
@@ -108,7 +110,7 @@ def fit(
     """
     run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
     wait_for_room(config, say)
-    done = open_run(config)
+    done = open_run(config, bases)
     before = ending(config, done)
     if (done >= stop or before.complete) and not before.missing:
         return done

@@ -21,6 +21,8 @@ from hbt_ray.tune.space import Space
 COMPLETE, FIXED, STEPS, PROCESS = "complete", "fixed", "steps", "process"
 """What a trial tells besides measures: that it ended by itself, and measures with fixes of its vectors (in its last
 row); the steps that it is to train, and the id of its process in Ray."""
+BASES = "bases"
+"""Beside the trials' folder: base encoders, which trials that begin with equal ones share."""
 _POLL_SECONDS = 0.2
 
 
@@ -138,7 +140,7 @@ def _training(config: TrainConfig, until: int | None) -> Iterator[threading.Even
 
     def train() -> None:
         try:
-            fit(config, lambda _: None, until)
+            fit(config, lambda _: None, until, bases=config.storage_path.parent / BASES)
         except BaseException as error:
             errors.append(error)
         finally:

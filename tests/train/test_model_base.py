@@ -1,0 +1,72 @@
+"""Base encoders that runs share: the same bytes as one of their own, built once, and only where all is equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.data.store.store import Store
+from hbt_ray.train.model import base as bases
+from hbt_ray.train.model.base import provide
+from hbt_ray.train.model.config import ModelConfig
+from tests.worlds import LANGUAGES, small_run, small_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(small_store(tmp_path_factory.mktemp("base") / "store"))
+
+
+def model(tmp_path: Path, **changes: int) -> ModelConfig:
+    return small_run(tmp_path).model.model_copy(update=changes)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_second_run_has_the_first_ones(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provide(tmp_path / "alone", model(tmp_path), store, LANGUAGES, None)
+    provide(tmp_path / "a" / "base", model(tmp_path), store, LANGUAGES, tmp_path / "shared")
+    monkeypatch.setattr(bases, "build", lambda *_: pytest.fail("built again"))
+    provide(tmp_path / "b" / "base", model(tmp_path), store, LANGUAGES, tmp_path / "shared")
+    assert files(tmp_path / "a" / "base") == files(tmp_path / "b" / "base") == files(tmp_path / "alone")
+    assert [path.name for path in (tmp_path / "shared").iterdir() if path.name.startswith(".")] == []
+
+
+def test_other_models_and_languages_have_their_own(store: Store, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    for number, (config, languages) in enumerate(
+        [(model(tmp_path), LANGUAGES), (model(tmp_path, layers=2), LANGUAGES), (model(tmp_path), LANGUAGES[:2])]
+    ):
+        provide(tmp_path / str(number), config, store, languages, shared)
+        assert len(list(shared.iterdir())) == number + 1
+
+
+def test_where_there_are_no_links_files_are_copied(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(bases.os, "link", refuse)
+    for name in ("a", "b"):
+        provide(tmp_path / name, model(tmp_path), store, LANGUAGES, tmp_path / "shared")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files(tmp_path / "a")
+
+
+def test_whoever_is_second_changes_nothing(store: Store, tmp_path: Path) -> None:
+    provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, tmp_path / "shared")
+    (common,) = (tmp_path / "shared").iterdir()
+    before = common.stat().st_ino
+    bases._offer(tmp_path / "a", common)
+    assert common.stat().st_ino == before
+    assert list((tmp_path / "shared").iterdir()) == [common]
+
+
+def test_what_is_there_is_left(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, None)
+    assert files(tmp_path / "a") == {}
