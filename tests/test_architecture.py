@@ -15,7 +15,7 @@ FLOORS = [
     {"data"},
     {"posthoc"},
     {"train", "evaluate"},
-    {"card", "tune"},
+    {"card", "tune", "doctor"},
     {"workflow"},
     {"demo"},
     {"cli"},
