@@ -41,6 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate",),
         ("report",),
         ("demo",),
+        ("doctor",),
         ("store",),
         ("store", "inspect"),
         ("store", "verify"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DRIVER = "the driver"
+"""The name of the machine that the command runs on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

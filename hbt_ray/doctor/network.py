@@ -36,7 +36,7 @@ def check_network(backend: str, meetings: Mapping[str, Meeting]) -> list[Finding
         # Ranks that came further only waited for those that did not.
         behind = {name: meeting.error for name, meeting in meetings.items() if meeting.stage == stage}
         told = {
-            "silent": f"no answer from {names(behind)}",
+            "silent": f"not all ranks answered: {by_value(behind)}",
             "store": f"{names(behind)} cannot reach {first}: {by_value(behind)}",
             "group": f"the ranks on {names(behind)} do not reach each other: {by_value(behind)}",
             "reduce": f"the ranks met and could not sum a block: {by_value(behind)}",

@@ -22,8 +22,7 @@ class Rank:
 
     def open_store(self, address: str, seconds: float) -> int:
         """At rank 0, before the others come: the port."""
-        import torch.distributed as dist
-
+        dist = _distributed()
         patience = timedelta(seconds=seconds)
         self._store = dist.TCPStore(address, 0, is_master=True, timeout=patience, wait_for_workers=False)
         return int(self._store.port)
@@ -47,8 +46,8 @@ class Rank:
         self, backend: str, rank: int, world_size: int, address: str, port: int, device: str, patience: timedelta
     ) -> list[float]:
         import torch
-        import torch.distributed as dist
 
+        dist = _distributed()
         store = self._store or dist.TCPStore(address, port, timeout=patience, wait_for_workers=False)
         self._stage = "group"
         if device != "cpu":
@@ -71,3 +70,10 @@ class Rank:
             return taken
         finally:
             dist.destroy_process_group()
+
+
+def _distributed() -> Any:
+    """torch's module, whose stores its types leave out."""
+    import torch.distributed
+
+    return torch.distributed

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hbt_ray.doctor.finding import Finding, Level, by_value, names, number_of, or_well
+from hbt_ray.doctor.machine import DRIVER
 from hbt_ray.doctor.memory import GIB, gib
 
-DRIVER = "the driver"
 FAILURE_BYTES = GIB
 WARNING_BYTES = 10 * GIB
 
@@ -18,7 +18,7 @@ class Sight:
     """What one place could do with the folder."""
 
     error: str = ""
-    """Why it could not write there."""
+    """Why it could not write or read there."""
     free_bytes: int = 0
     seen: frozenset[str] = frozenset()
     """Those whose files it read."""
@@ -33,7 +33,7 @@ def check_storage(path: str, sights: Mapping[str, Sight]) -> list[Finding]:
     writers = {name: sight for name, sight in sights.items() if not sight.error}
     problems = []
     if errors := {name: sight.error for name, sight in sights.items() if sight.error}:
-        told = f"{path} cannot be written: {by_value(errors)}"
+        told = f"{path} cannot be used: {by_value(errors)}"
         problems.append(Finding("storage", Level.FAILURE, told, _writable(path)))
     if apart := _apart(writers):
         told = f"{path} is not the same folder everywhere: what the others wrote is not seen by {'; '.join(apart)}"
@@ -58,7 +58,7 @@ def _apart(sights: Mapping[str, Sight]) -> list[str]:
     """The groups, other than the largest, of those who see each other's files."""
     groups: list[set[str]] = []
     for name, sight in sights.items():
-        mine = {name} | {other for other in sight.seen if name in sights[other].seen}
+        mine = {name} | {other for other in sight.seen if other in sights and name in sights[other].seen}
         for group in [group for group in groups if group & mine]:
             groups.remove(group)
             mine |= group
