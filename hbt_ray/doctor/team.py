@@ -102,14 +102,21 @@ class Team:
 @contextmanager
 def gathered(nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[Team]:
     """A team for the length of the block."""
-    package = sys.modules[__package__]
-    cloudpickle.register_pickle_by_value(package)
-    try:
+    with sent_by_value():
         team = Team(nodes)
         try:
             yield team
         finally:
             team.close()
+
+
+@contextmanager
+def sent_by_value() -> Iterator[None]:
+    """What is pickled in the block carries this package's code along, for nodes that have none or another one."""
+    package = sys.modules[__package__]
+    cloudpickle.register_pickle_by_value(package)
+    try:
+        yield
     finally:
         cloudpickle.unregister_pickle_by_value(package)
 

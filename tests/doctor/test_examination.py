@@ -97,6 +97,6 @@ def test_a_uri_is_no_storage(tmp_path: Path) -> None:
 
 
 def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
-    done = doctor(cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1", RAY_gcs_rpc_server_reconnect_timeout_s="2")
+    done = doctor(cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 2
     assert "ResourceError: RAY_ADDRESS=127.0.0.1:1 does not answer" in done.stderr
