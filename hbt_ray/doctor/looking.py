@@ -1,10 +1,10 @@
-"""What is found on the machine that this runs on. Sent to nodes by value, so nothing of hbt_ray is imported here."""
+"""What is found on the machine that this runs on. Sent to nodes by value, and hbt_ray may be missing there."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.util
+import importlib
 import os
 import platform
 import resource
@@ -17,13 +17,13 @@ PACKAGES = ("ray", "torch", "transformers", "pyarrow")
 
 def look() -> dict[str, Any]:
     """The facts of `Machine` that the machine itself knows."""
-    code = _code()
+    version, code = _hbt_ray()
     return {
         "versions": {
             "Python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},
             "faiss": next((_version(name) for name in _faiss()), ""),
-            "hbt_ray": _version("hbt-ray") or ("from its files" if code else ""),
+            "hbt_ray": version,
         },
         "code": code,
         "faiss": _faiss(),
@@ -47,15 +47,16 @@ def _faiss() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name.startswith("faiss")))
 
 
-def _code() -> str:
-    """Versions stay while code changes, so the modules themselves are compared."""
-    spec = importlib.util.find_spec("hbt_ray")
-    if spec is None or not spec.submodule_search_locations:
-        return ""
-    root, digest = Path(spec.submodule_search_locations[0]), hashlib.sha256()
+def _hbt_ray() -> tuple[str, str]:
+    """The version of what is imported, installed or not, and a digest: versions stay while modules change."""
+    try:
+        package = importlib.import_module("hbt_ray")
+    except ImportError:
+        return "", ""
+    root, digest = Path(package.__path__[0]), hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:8]
+    return package.__version__, digest.hexdigest()[:8]
 
 
 def _torch() -> dict[str, Any]:

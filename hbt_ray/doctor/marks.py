@@ -46,7 +46,7 @@ def read_marks(folder: str, token: str, numbers: Sequence[int]) -> set[int]:
 
 
 def remove_marks(folder: str, token: str, number: int, made: int) -> None:
-    """Take the own mark away, and whatever was made for it and is empty now."""
+    """Take the own mark away, and whatever was made for it and is empty now; may be called again."""
     place = _place(folder, token)
     with suppress(OSError):
         (place / str(number)).unlink(missing_ok=True)

@@ -86,7 +86,8 @@ class Team:
 
     def second(self, name: str) -> str:
         """The name of a second examiner on a node."""
-        self._there.setdefault(name + SECOND, self._on(name))
+        if name + SECOND not in self._there:
+            self._there[name + SECOND] = self._on(name)
         return name + SECOND
 
     def close(self) -> None:
@@ -153,6 +154,6 @@ def _end(examiner: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what Ray makes of it has the error itself."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    """The last line of what Ray makes of an error has the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[-1][:300] if isinstance(error, RayError) else f"{type(error).__name__}: {lines[-1]}"[:300]
