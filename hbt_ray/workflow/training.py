@@ -14,12 +14,18 @@ from hbt_ray.train.trainer import fit
 from hbt_ray.train.validation.ending import Ending, ending
 from hbt_ray.train.validation.measure import AP, CROSS_AP, MONO_AP, POOL_LOSS
 from hbt_ray.train.validation.record import Record
+from hbt_ray.workflow.shared_storage import check_shared
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 
 
 def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
-    """Store → run with an exported encoder. Needs a Ray session."""
+    """Store → run with an exported encoder. Needs a Ray session.
+
+    Raises:
+        ConfigError: a node does not see where the run is written.
+    """
+    check_shared(config.run.root)
     steps = config.optimiser.steps
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"

@@ -1,6 +1,6 @@
 """A cluster of two nodes on this machine, with a job server and a token: a head that takes no work, and a worker.
 
-As a script it stays until Ctrl-C: `python -m tests.job.cluster`.
+As a script it stays until Ctrl-C or SIGTERM: `python -m tests.job.cluster`.
 """
 
 from __future__ import annotations
@@ -57,10 +57,15 @@ def two_nodes() -> Iterator[TwoNodes]:
     try:
         _start(
             cluster,
-            "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={folder / 'ray'}", "--include-dashboard=true",
+            "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={folder / 'head'}", "--include-dashboard=true",
             f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={head_agent}",
         )  # fmt: skip
-        _start(cluster, f"--address=127.0.0.1:{gcs}", "--num-cpus=4", f"--dashboard-agent-listen-port={worker_agent}")
+        # A folder of its own: with a common one, the second node unpacks the job's files over those of the first.
+        _start(
+            cluster,
+            f"--address=127.0.0.1:{gcs}", "--num-cpus=4", f"--temp-dir={folder / 'worker'}",
+            f"--dashboard-agent-listen-port={worker_agent}",
+        )  # fmt: skip
         yield cluster
     finally:
         _end(folder)
@@ -127,7 +132,11 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     with two_nodes() as cluster:
-        print("\n".join(f"export {key}={value}" for key, value in cluster.environment.items() if key[:4] == "RAY_"), flush=True)
+        for key, value in cluster.environment.items():
+            if key.startswith("RAY_"):
+                print(f"export {key}={value}", flush=True)
         with suppress(KeyboardInterrupt):
             signal.pause()
