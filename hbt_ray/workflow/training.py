@@ -30,7 +30,8 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
-    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
+    so_far = (row["kind"] for row in config.run.curve())
+    with TrainingProgress(screen, steps, so_far, _dev_news(config), _lost_nodes()) as progress:
         done = fit(config, progress.watch, until, say=screen.say)
     end = ending(config, done)
     if end.best is not None:
@@ -56,6 +57,22 @@ def _dev_news(config: TrainConfig) -> Callable[[], str]:
         for step, row in record.fresh().items():
             news = f"dev {measure} {row[measure]:.3f} at step {step:,}"
         return news
+
+    return tell
+
+
+def _lost_nodes() -> Callable[[], str]:
+    """Names the nodes that Ray has given up since now."""
+    import ray
+
+    def dead() -> dict[str, str]:
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]}
+
+    before = dead().keys()
+
+    def tell() -> str:
+        lost = [address for node, address in dead().items() if node not in before]
+        return f"; Ray has lost {', '.join(sorted(lost))}, and waits for workers on other nodes" if lost else ""
 
     return tell
 
