@@ -1,11 +1,13 @@
-"""A cluster of two nodes on this machine, with a job server and a token: a head that takes no work, and a worker.
+"""A cluster on this machine, with a job server and a token: a head that takes no work, and two nodes that do.
 
 As a script it stays until Ctrl-C or SIGTERM: `python -m tests.job.cluster`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,59 +26,72 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class TwoNodes:
+class LocalCluster:
     folder: Path
     """Of Ray's sessions; every process of the cluster has a file open below it."""
     address: str
-    token: str
+    nodes: dict[str, str]
+    """The environment of its nodes."""
 
     @property
     def environment(self) -> dict[str, str]:
         """Of whoever speaks to its job server."""
-        here = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "HBT_"))}
-        return here | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-            "RAY_API_SERVER_ADDRESS": self.address,
-            "PYTHONPATH": str(ROOT),
-        }
+        return self.nodes | {"RAY_API_SERVER_ADDRESS": self.address, "PYTHONPATH": str(ROOT)}
+
+    @property
+    def metrics(self) -> set[str]:
+        """Names that the nodes export now, as Prometheus sees them."""
+        targets = json.loads((self.folder / "head" / "prom_metrics_service_discovery.json").read_text("utf-8"))
+        names = set()
+        for target in {target for group in targets for target in group["targets"]}:
+            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                names |= set(re.findall(r"^(\w+)", answer.read().decode(), re.MULTILINE))
+        return names
 
     @property
     def processes(self) -> list[int]:
         return processes_of(self.folder)
 
 
+def with_token(folder: Path) -> dict[str, str]:
+    """The environment of a cluster with a token of its own."""
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    here = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "HBT_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # A job's `python` is the nodes'.
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    return here | ours | {"PATH": path}
+
+
 @contextmanager
-def two_nodes() -> Iterator[TwoNodes]:
+def local_cluster() -> Iterator[LocalCluster]:
     """Nothing of it runs after the block, whatever happens within."""
     # Ray's sockets live here, and a socket's path may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="hbt", dir="/tmp"))
-    (folder / "token").write_text(secrets.token_hex(32), encoding="utf-8")
-    (folder / "token").chmod(0o600)
-    gcs, dashboard, head_agent, worker_agent = _free_ports(4)
-    cluster = TwoNodes(folder, f"http://127.0.0.1:{dashboard}", (folder / "token").read_text(encoding="utf-8"))
+    gcs, dashboard, head_agent, *agents = _free_ports(5)
+    cluster = LocalCluster(folder, f"http://127.0.0.1:{dashboard}", with_token(folder))
     try:
         _start(
             cluster,
             "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={folder / 'head'}", "--include-dashboard=true",
             f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={head_agent}",
         )  # fmt: skip
-        # A folder of its own: with a common one, the second node unpacks the job's files over those of the first.
-        _start(
-            cluster,
-            f"--address=127.0.0.1:{gcs}", "--num-cpus=4", f"--temp-dir={folder / 'worker'}",
-            f"--dashboard-agent-listen-port={worker_agent}",
-        )  # fmt: skip
+        for number, agent in enumerate(agents):
+            # Folders of their own: with a common one, a second node unpacks the job's files over those of the first.
+            _start(
+                cluster,
+                f"--address=127.0.0.1:{gcs}", "--num-cpus=2", f"--temp-dir={folder / str(number)}",
+                f"--dashboard-agent-listen-port={agent}",
+            )  # fmt: skip
         yield cluster
     finally:
         _end(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(cluster: TwoNodes, *options: str) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # A job's `python` is the nodes'.
-    environment = cluster.environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    del environment["RAY_API_SERVER_ADDRESS"], environment["PYTHONPATH"]  # The job brings hbt_ray along.
+def _start(cluster: LocalCluster, *options: str) -> None:
+    environment = cluster.nodes | {"RAY_metrics_report_interval_ms": "1000"}
     ray = str(Path(sys.executable).parent / "ray")
     with (cluster.folder / "start.log").open("ab") as log:
         command = [ray, "start", *options, "--object-store-memory=200000000"]
@@ -134,7 +150,7 @@ def _free_ports(count: int) -> list[int]:
 if __name__ == "__main__":
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
-    with two_nodes() as cluster:
+    with local_cluster() as cluster:
         for key, value in cluster.environment.items():
             if key.startswith("RAY_"):
                 print(f"export {key}={value}", flush=True)
