@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 import warnings
 from collections import Counter
@@ -22,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+SECONDS_OF_SILENCE = 20.0
+"""After which a run says that it waits."""
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -86,17 +89,28 @@ class Screen:
 class TrainingProgress:
     """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step.
 
+    Where steps stay away, it says so, and when they go on from an earlier one.
+
     Args:
         news: asked at every step for what else there is to tell.
+        trouble: asked when steps stay away for what may be the reason, to be put behind that.
     """
 
     def __init__(
-        self, screen: Screen, num_steps: int, kinds_so_far: Iterable[str] = (), news: Callable[[], str] = str
+        self,
+        screen: Screen,
+        num_steps: int,
+        kinds_so_far: Iterable[str] = (),
+        news: Callable[[], str] = str,
+        trouble: Callable[[], str] = str,
     ) -> None:
-        self._screen, self._num_steps, self._news = screen, num_steps, news
+        self._screen, self._num_steps, self._news, self._trouble = screen, num_steps, news, trouble
         self._loss = self._speed = math.nan
         self._kinds = Counter(kinds_so_far)
         self._last_line = 0.0
+        self._next = 0
+        self._last_step, self._longest = time.monotonic(), 0.0
+        self._over = threading.Event()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"), console=screen.rich, transient=True, disable=not screen.is_terminal,
@@ -105,13 +119,25 @@ class TrainingProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._last_step = time.monotonic()
+        threading.Thread(target=self._notice_silence, name="silence", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bar.stop()
 
     def watch(self, outcome: Any) -> None:
-        self._kinds[outcome.kind] += 1
+        now = time.monotonic()
+        if outcome.step < self._next:
+            self._screen.say(
+                f"the workers were started again: on from step {outcome.step + 1:,} with the same batches, after "
+                f"{self._next:,} steps that were done"
+            )
+        else:
+            self._kinds[outcome.kind] += 1
+            self._longest = max(self._longest, now - self._last_step) if self._next else 0.0
+        self._next, self._last_step = outcome.step + 1, now
         self._loss = _smoothed(self._loss, outcome.loss)
         self._speed = _smoothed(self._speed, outcome.pairs_per_second)
         done = outcome.step + 1
@@ -120,6 +146,22 @@ class TrainingProgress:
         if due and not self._screen.is_terminal:
             self._last_line = time.monotonic()
             self._screen.say(f"step {done:,} of {self._num_steps:,}: {self._state(outcome)}")
+
+    def _notice_silence(self) -> None:
+        """Steps are late when they take three times as long as any before; then twice as long, and so on."""
+        said = 0.0
+        while not self._over.wait(1):
+            since = time.monotonic() - self._last_step
+            if since < said:
+                said = 0.0
+            if since > max(SECONDS_OF_SILENCE, 3 * self._longest, 2 * said):
+                said = since
+                self._screen.say(f"{self._what_is_missing()} for {since:,.0f} s{self._trouble()}")
+
+    def _what_is_missing(self) -> str:
+        if self._next >= self._num_steps:
+            return "waiting for the last checkpoint and its validation"
+        return f"no step after step {self._next:,}" if self._next else "waiting for the workers to start"
 
     def _state(self, outcome: Any) -> str:
         total = sum(self._kinds.values())

@@ -122,6 +122,22 @@ class StalledRank(HbtError):
         return type(self), (self.step, self.seconds, self.places)
 
 
+class LostRank(HbtError):
+    """The process or the node of a rank died, and no restart is left; the checkpoints are kept."""
+
+    def __init__(self, rank: int, death: str, restarts: int) -> None:
+        lines = [line.strip() for line in death.splitlines() if line.strip()] or ["no reason is known"]
+        place = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
+        super().__init__(
+            f"rank {rank}{place} was lost after {restarts} restarts: {lines[-1]}. Look at that node's memory, disk and "
+            "link, or raise workers.max_failures; the same command goes on from the last checkpoint."
+        )
+        self.rank, self.death, self.restarts = rank, death, restarts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rank, self.death, self.restarts)
+
+
 class NonFiniteLoss(HbtError):
     """The loss or its gradient is not a finite number; every rank stopped before the optimiser step."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ _SETTINGS = {
 }
 NO_API_SERVER = "HBT_NO_API_SERVER"
 """Set where nobody answers Ray's state API."""
+KNOCK_SECONDS = 10
 _LOCAL_SETTINGS = {
     NO_API_SERVER: "1",
     # On one machine nobody announces a preemption or reads Prometheus, and each of their processes takes 2 s to start.
@@ -54,12 +56,13 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
         try:
+            _knock(address)
             ray.init(logging_level=logging.WARNING, log_to_driver=False)
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise ResourceError(
-                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} does not answer ({error}); check that the cluster runs"
+                f"RAY_ADDRESS={address} does not answer ({error}); check that the cluster runs"
             ) from None
         _keep_workers_free()
     else:
@@ -82,6 +85,17 @@ def _keep_workers_free() -> None:
 
         default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
         get_or_create_stats_actor()
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address for minutes, and may end the process then. What is no HOST:PORT, such as `auto`, is its own.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _start_local(num_cpus: int) -> None:

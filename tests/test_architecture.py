@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
     {"errors", "languages", "colour", "heap"},
-    {"config", "run", "console", "session", "families"},
+    {"config", "run", "console", "session", "families", "job"},
     {"data"},
     {"posthoc"},
     {"train", "evaluate"},
-    {"card", "tune"},
+    {"card", "tune", "doctor"},
     {"workflow"},
     {"demo"},
     {"cli"},

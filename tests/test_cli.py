@@ -41,6 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate",),
         ("report",),
         ("demo",),
+        ("submit",),
+        ("doctor",),
         ("store",),
         ("store", "inspect"),
         ("store", "verify"),

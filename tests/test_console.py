@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 
@@ -50,6 +52,28 @@ def test_training_shows_loss_speed_and_the_mixture_so_far(capsys: pytest.Capture
         progress.watch(outcome(3, "cross"))
     last = capsys.readouterr().out.splitlines()[-1]
     assert "step 4 of 4: loss 2.000, 100 pairs/s, batches so far: mono 50%, cross 50%; dev AP 0.5" in last
+
+
+def test_steps_that_are_done_again_are_told_and_counted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress(Screen(), 4) as progress:
+        for step in (0, 1, 2, 1, 2, 3):
+            progress.watch(outcome(step, "mono" if step < 2 else "cross"))
+    told = capsys.readouterr().out
+    assert "the workers were started again: on from step 2 with the same batches, after 3 steps that were done" in told
+    assert "mono 50%, cross 50%" in told
+
+
+def test_silence_is_told_with_what_may_be_the_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_OF_SILENCE", 0.5)
+    with TrainingProgress(Screen(), 4, trouble=lambda: "; a node is lost") as progress:
+        time.sleep(2.5)
+        progress.watch(outcome(0, "mono"))
+        time.sleep(2.5)
+    told = capsys.readouterr().out
+    assert re.search(r"waiting for the workers to start for \d s; a node is lost", told)
+    assert re.search(r"no step after step 1 for \d s; a node is lost", told)
 
 
 def test_a_silent_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

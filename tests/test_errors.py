@@ -10,6 +10,7 @@ from hbt_ray import errors
 from hbt_ray.errors import (
     HbtError,
     InputError,
+    LostRank,
     NonFiniteLoss,
     PlanMismatch,
     StalledRank,
@@ -17,7 +18,7 @@ from hbt_ray.errors import (
     ValidationFailed,
 )
 
-NOT_THE_USERS = {"HbtError", "NonFiniteLoss", "StalledRank", "StorageError", "ValidationFailed"}
+NOT_THE_USERS = {"HbtError", "LostRank", "NonFiniteLoss", "StalledRank", "StorageError", "ValidationFailed"}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ NOT_THE_USERS = {"HbtError", "NonFiniteLoss", "StalledRank", "StorageError", "Va
         PlanMismatch("plan.alpha", 0.5, 0.3),
         NonFiniteLoss(7, float("inf"), 1.0),
         StorageError("/x/step-00000007", 7, "No space left", 5),
+        LostRank(1, "The actor died.\n\tip: 10.0.0.7\nits node was terminated", 3),
         StalledRank(7, 60.0, {1: "faults.py:9 in stall"}),
         ValidationFailed(7, "full"),
         InputError("x: y"),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from hbt_ray.cli import data, indexing, judging, training, tuning
+from hbt_ray.cli import data, doctoring, indexing, judging, submitting, training, tuning
 from hbt_ray.cli.app import app
 from hbt_ray.errors import HbtError
 
-__all__ = ["app", "data", "indexing", "judging", "main", "training", "tuning"]
+__all__ = ["app", "data", "doctoring", "indexing", "judging", "main", "submitting", "training", "tuning"]
 
 
 def main() -> None:

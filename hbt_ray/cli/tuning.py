@@ -44,7 +44,7 @@ def tune(
     found, question = load_space(space)
     settings = TuneConfig.make(deepcopy(dict(found.settings)), "the space", search or ())
     own = space.removesuffix(".py").rpartition("/")[2].rpartition(".")[2]
-    base = TrainConfig.load(config, [*(overrides or ()), f"name={name or own}"])
+    base = TrainConfig.load(config, [f"name={name or own}", *(overrides or ())])
     prepared = Search(found, space, base, settings)
     with session(spare_cpus=False):
         end = run_search(prepared, question, screen)

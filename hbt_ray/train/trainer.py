@@ -20,7 +20,7 @@ import ray
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
-from hbt_ray.errors import ConfigError, HbtError, StalledRank, ValidationFailed
+from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
 from hbt_ray.session import NO_API_SERVER
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
@@ -232,10 +232,14 @@ def _interruptible() -> Iterator[None]:
 
 def _named(error: Exception, stall: tuple[int, dict[int, str]] | None, workers: WorkersConfig) -> HbtError:
     """What ended the training, in our own words where they are known."""
-    for failure in getattr(error, "worker_failures", {}).values():
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
         cause = getattr(failure, "_base_exc", failure)
         if isinstance(cause, HbtError):
             return cause
     if stall is not None:
         return StalledRank(stall[0], workers.deadline_seconds, stall[1])
+    for rank, failure in failures.items():
+        if (health := getattr(failure, "health_check_failure", None)) is not None:
+            return LostRank(rank, str(health), workers.max_failures)
     return HbtError(f"training failed: {error}")

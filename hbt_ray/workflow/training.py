@@ -14,17 +14,24 @@ from hbt_ray.train.trainer import fit
 from hbt_ray.train.validation.ending import Ending, ending
 from hbt_ray.train.validation.measure import AP, CROSS_AP, MONO_AP, POOL_LOSS
 from hbt_ray.train.validation.record import Record
+from hbt_ray.workflow.shared_storage import check_shared
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 
 
 def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
-    """Store → run with an exported encoder. Needs a Ray session."""
+    """Store → run with an exported encoder. Needs a Ray session.
+
+    Raises:
+        ConfigError: a node does not see where the run is written.
+    """
+    check_shared(config.run.root)
     steps = config.optimiser.steps
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
-    with TrainingProgress(screen, steps, (row["kind"] for row in config.run.curve()), _dev_news(config)) as progress:
+    so_far = (row["kind"] for row in config.run.curve())
+    with TrainingProgress(screen, steps, so_far, _dev_news(config), _lost_nodes()) as progress:
         done = fit(config, progress.watch, until, say=screen.say)
     end = ending(config, done)
     if end.best is not None:
@@ -50,6 +57,22 @@ def _dev_news(config: TrainConfig) -> Callable[[], str]:
         for step, row in record.fresh().items():
             news = f"dev {measure} {row[measure]:.3f} at step {step:,}"
         return news
+
+    return tell
+
+
+def _lost_nodes() -> Callable[[], str]:
+    """Names the nodes that Ray has given up since now."""
+    import ray
+
+    def dead() -> dict[str, str]:
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]}
+
+    before = dead().keys()
+
+    def tell() -> str:
+        lost = [address for node, address in dead().items() if node not in before]
+        return f"; Ray has lost {', '.join(sorted(lost))}, and waits for workers on other nodes" if lost else ""
 
     return tell
 

@@ -22,6 +22,7 @@ from hbt_ray.tune.limits import spent
 from hbt_ray.tune.report import write_report
 from hbt_ray.tune.results import results_table, short, write_results
 from hbt_ray.tune.search import Search
+from hbt_ray.workflow.shared_storage import check_shared
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ def run_search(search: Search, question: str, screen: Screen) -> Found:
     """Search to the end, or go on. Needs a Ray session.
 
     Raises:
+        ConfigError: a node does not see where the trials are written.
         ResourceError: the cluster has no room for a trial.
         HbtError: every trial failed.
     """
+    check_shared(search.folder)
     settings = search.settings
     room = search.room(ray.cluster_resources())
     concurrent = min(settings.concurrent or room, room)

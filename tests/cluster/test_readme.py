@@ -50,6 +50,13 @@ def check_hbt(words: list[str]) -> None:
         kind.make(least, "README", words[2:])
 
 
+def check_submit(words: list[str]) -> None:
+    """Down to the command that the job runs."""
+    parse(typer.main.get_command(app), words)
+    begin = next(place for place, word in enumerate(words) if word in ("train", "tune"))
+    check_hbt(words[begin:])
+
+
 def check_ray(words: list[str]) -> None:
     parse(ray_cli, words)
     files = [word for word in words if word.startswith("cluster/")]
@@ -89,7 +96,7 @@ def test_a_command_is_one(command: str) -> None:
         assert words[1] == "cluster/lock.py"
         assert words[2] in locker().EXTRAS
     else:
-        {"ray": check_ray, "docker": check_docker, "kubectl": check_kubectl}[words[0]](words)
+        {"ray": check_ray, "hbt": check_submit, "docker": check_docker, "kubectl": check_kubectl}[words[0]](words)
 
 
 SUBMIT = "ray job submit -- python -m hbt_ray"

@@ -1,0 +1,64 @@
+"""The command that sends others to a cluster."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hbt_ray.cli.app import app
+
+
+# Options end where the command begins, with or without a `--` between.
+@app.command(context_settings={"allow_interspersed_args": False})
+def submit(
+    context: typer.Context,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Such as: train train.yaml name=b")],
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the job server. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."),
+    ] = None,
+    working_dir: Annotated[str, typer.Option(help="What the job takes along.")] = ".",
+    runtime_env: Annotated[
+        Path, typer.Option(metavar="FILE", help="Ray's runtime environment; says what stays here.")
+    ] = Path("cluster/runtime_env.yaml"),
+    name: Annotated[str, typer.Option(help="Of the job. Default: Ray makes one up.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or print its name and end.")] = True,
+    stop_on_ctrl_c: Annotated[
+        bool, typer.Option("--stop-on-ctrl-c", help="Ctrl-C stops the job; without, it only ends following.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` that does this.")] = False,
+) -> None:
+    """Run another command as a job on a cluster, follow its log, and end with its exit code."""
+    from hbt_ray.console import Screen
+    from hbt_ray.job.parcel import Parcel
+    from hbt_ray.job.server import address_of
+    from hbt_ray.workflow import submitting
+
+    _check_command(context, command[0])
+    parcel = Parcel(tuple(command), working_dir, runtime_env, name)
+    place = address_of(address)
+    if dry_run:
+        print(parcel.line(place))
+        return
+    screen = Screen(as_json=True)  # Standard output is the job's.
+    job = submitting.submit(parcel, place, screen)
+    if not wait:
+        screen.say(f"{job.how('logs --follow')} follows it, {job.how('stop')} stops it")
+        print(job.name)
+        return
+    raise typer.Exit(submitting.follow(job, screen, stop_on_ctrl_c=stop_on_ctrl_c))
+
+
+def _check_command(context: typer.Context, word: str) -> None:
+    """A slip of the pen shows here, not on the cluster."""
+    from hbt_ray.errors import ConfigError
+
+    group = context.parent.command if context.parent else None
+    known = [name for name in getattr(group, "commands", {}) if name != context.info_name]
+    if word not in known:
+        near = get_close_matches(word, known, 1)
+        guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"{word!r} is no command that a job can run; {guess}")

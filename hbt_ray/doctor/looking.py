@@ -1,0 +1,95 @@
+"""What is found on the machine that this runs on. Sent to nodes by value, and hbt_ray may be missing there."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import platform
+import resource
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ray", "torch", "transformers", "pyarrow")
+
+
+def look() -> dict[str, Any]:
+    """The facts of `Machine` that the machine itself knows."""
+    version, code = _hbt_ray()
+    return {
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+            "faiss": next((_version(name) for name in _faiss()), ""),
+            "hbt_ray": version,
+        },
+        "code": code,
+        "faiss": _faiss(),
+        **_torch(),
+        "cuda_driver": _cuda_driver(),
+        "shm_bytes": _size("/dev/shm"),
+        "free_bytes": _available(),
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _faiss() -> tuple[str, ...]:
+    found = {(each.metadata["Name"] or "").lower() for each in metadata.distributions()}
+    return tuple(sorted(name for name in found if name.startswith("faiss")))
+
+
+def _hbt_ray() -> tuple[str, str]:
+    """The version of what is imported, installed or not, and a digest: versions stay while modules change."""
+    try:
+        package = importlib.import_module("hbt_ray")
+    except ImportError:
+        return "", ""
+    root, digest = Path(package.__path__[0]), hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return package.__version__, digest.hexdigest()[:8]
+
+
+def _torch() -> dict[str, Any]:
+    try:
+        import torch
+
+        return {"torch_gpus": torch.cuda.device_count(), "cuda_build": torch.version.cuda or ""}
+    except (ImportError, OSError, RuntimeError) as error:  # A library that it is linked with may be missing.
+        return {"torch_error": f"{type(error).__name__}: {error}"}
+
+
+def _cuda_driver() -> str:
+    try:
+        library, number = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        if library.cuDriverGetVersion(ctypes.byref(number)):
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _size(folder: str) -> int:
+    try:
+        there = os.statvfs(folder)
+    except OSError:
+        return 0
+    return there.f_frsize * there.f_blocks
+
+
+def _available() -> int:
+    """Bytes of memory; Linux only."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)

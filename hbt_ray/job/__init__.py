@@ -1,0 +1,1 @@
+"""Jobs for a cluster: what one takes along, and the server that takes it."""

@@ -1,0 +1,108 @@
+"""Workers on hosts of their own: a slow link changes no weight, and a cut one is told and survived."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.settings import TrainConfig
+from tests.cluster.hosts import ROOT, hosts, possible
+from tests.worlds import small_run, small_store
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not possible(), reason="needs root, and the commands ip and tc, for network namespaces"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all hosts see."""
+    folder = tmp_path_factory.mktemp("distance")
+    small_store(folder / "store")
+    return folder
+
+
+def run(world: Path, name: str, *overrides: str) -> TrainConfig:
+    steps = ("optimiser.steps=300", "checkpoints.every=20", "workers.start_seconds=60")
+    return small_run(world, f"name={name}", *steps, *overrides)
+
+
+def training(config: TrainConfig, environment: dict[str, str]) -> subprocess.Popen[str]:
+    path = config.storage_path.parent / f"{config.name}.yaml"
+    path.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "hbt_ray", "train", str(path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment)
+
+
+def weights(config: TrainConfig) -> dict[str, bytes]:
+    newest = Shelf(config.run.checkpoints).newest()
+    assert newest is not None
+    return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
+
+
+def wait_for_step(config: TrainConfig, job: subprocess.Popen[str], step: int) -> None:
+    curve, end = config.run.root / "metrics.jsonl", time.monotonic() + 120
+    while not (curve.is_file() and len(curve.read_text().splitlines()) > step):
+        assert job.poll() is None, job.stderr.read() if job.stderr else ""
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def followed(config: TrainConfig, environment: dict[str, str]) -> tuple[int, str]:
+    job = training(config, environment)
+    try:
+        _, told = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    return job.returncode, told
+
+
+def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(world: Path) -> None:
+    near, slow, cut = (run(world, name, "workers.max_failures=3") for name in ("near", "slow", "cut"))
+    with hosts(3) as (environment, everyone):
+        assert followed(near, environment)[0] == 0
+        for host in everyone:
+            host.slow("8mbit")
+        code, told = followed(slow, environment)
+        assert code == 0, told
+        assert weights(slow) == weights(near)
+        job = training(cut, environment)
+        wait_for_step(cut, job, 60)
+        lost = next(host for host in everyone if host.trains())
+        lost.cut()
+        out, told = job.communicate(timeout=300)
+        assert job.returncode == 0, told
+        assert weights(cut) == weights(near)
+        assert f"; Ray has lost {lost.address}, and waits for workers" in out
+        assert "the workers were started again: on from step" in out
+    assert not any(host.processes() for host in everyone)
+
+
+def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(world: Path) -> None:
+    config = run(world, "alone", "workers.start_seconds=20", "optimiser.steps=2000")
+    with hosts(2) as (environment, everyone):
+        job = training(config, environment)
+        wait_for_step(config, job, 60)
+        everyone[1].cut()
+        _, told = job.communicate(timeout=300)
+        assert job.returncode == 1
+        assert everyone[1].address in told
+
+
+def test_storage_that_hosts_do_not_share_is_refused(world: Path) -> None:
+    config = run(world, "unshared")
+    config.storage_path.mkdir(exist_ok=True)
+    with hosts(2, hidden=config.storage_path) as (environment, _):
+        begin = time.monotonic()
+        code, told = followed(config, environment)
+        assert time.monotonic() - begin < 60
+    assert code == 2
+    assert "and 2 of 3 nodes do not see what is written there" in told
+    assert not config.run.checkpoints.exists()

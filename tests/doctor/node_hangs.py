@@ -1,0 +1,52 @@
+"""Two nodes on one machine are examined; then one of them hangs, and they are examined again. A process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.session import configure
+
+
+def main() -> None:
+    configure(local=True)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from hbt_ray.doctor.examination import examine
+    from hbt_ray.doctor.team import nodes_up
+
+    def examined(seconds: float) -> dict[str, Any]:
+        begin = time.monotonic()
+        seen = examine(Path(sys.argv[1]) / "runs", seconds=seconds)
+        return {"findings": [asdict(each) for each in seen.findings], "seconds": time.monotonic() - begin}
+
+    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
+        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
+        try:
+            node = cluster.add_node(num_cpus=1)
+            cluster.wait_for_nodes()
+            whole = examined(40)
+            (name,) = [name for name, each in nodes_up().items() if each["NodeID"] == node.node_id]
+            raylet = node.all_processes["raylet"][0].process.pid
+            os.kill(raylet, signal.SIGSTOP)
+            try:
+                hung = examined(6)
+            finally:
+                os.kill(raylet, signal.SIGCONT)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+    print(json.dumps([whole, {**hung, "hung": name}]))
+
+
+if __name__ == "__main__":
+    main()

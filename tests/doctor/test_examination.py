@@ -1,0 +1,102 @@
+"""The real thing: on one node, on several, and where one of them hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hbt_ray.doctor.examination import examine
+from hbt_ray.doctor.finding import Level, failed
+from hbt_ray.doctor.machine import DRIVER
+
+
+def by_check(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {finding["check"]: finding for finding in findings}
+
+
+def test_one_node(ray_session: None, tmp_path: Path) -> None:
+    told: list[str] = []
+    seen = examine(tmp_path / "runs", tell=told.append)
+    assert not failed(seen.findings)
+    found = {finding.check: finding for finding in seen.findings}
+    assert list(found) == [
+        "nodes", "versions", "faiss", "GPUs", "shared memory", "memory", "open files", "clocks", "storage",
+        "network, gloo",
+    ]  # fmt: skip
+    assert found["memory"].level is Level.WARNING, "the store of the test's session has 0.3 GB"
+    assert found["network, gloo"].told.endswith("ms") or found["network, gloo"].level is Level.WARNING
+    driver, node = seen.machines
+    assert driver.name == DRIVER
+    assert (node.versions, node.code, node.faiss) == (driver.versions, driver.code, driver.faiss)
+    assert 0 < node.object_store_bytes < 2**30
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+    assert len(told) == 3
+
+
+def test_a_folder_that_cannot_be_written(ray_session: None, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = [
+        finding
+        for finding in examine(tmp_path / "file" / "runs", network=False).findings
+        if finding.level is Level.FAILURE
+    ]
+    assert problem.check == "storage"
+    assert "cannot be used: NotADirectoryError: " in problem.told
+    assert f"({DRIVER}, " in problem.told or f", {DRIVER})" in problem.told, "one reason, told once"
+
+
+@pytest.mark.soak
+def test_several_nodes_and_one_that_hangs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.doctor.node_hangs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    whole, hung = json.loads(done.stdout.splitlines()[-1])
+    assert not [finding for finding in whole["findings"] if finding["level"] == "failure"]
+    found = by_check(whole["findings"])
+    assert found["nodes"]["told"].startswith("2 nodes: ")
+    assert "2 ranks" in found["network, gloo"]["told"]
+    found = by_check(hung["findings"])
+    assert found["nodes"]["level"] == "failure"
+    assert hung["hung"] in found["nodes"]["told"]
+    assert "no answer within 6 s" in found["nodes"]["told"]
+    assert found["network, gloo"]["level"] != "failure", "those that answer are examined"
+    assert hung["seconds"] < 60
+
+
+def doctor(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hbt_ray", "doctor", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=120, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_a_command_without_a_cluster_looks_at_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    done = doctor("--json", "--no-network", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    seen = json.loads(done.stdout)
+    found = by_check(seen["findings"])
+    assert not seen["ok"]
+    assert found["storage"]["level"] == "failure"
+    assert found["storage"]["remedy"]
+    assert "network, gloo" not in found
+    assert seen["machines"][0]["name"] == DRIVER
+    assert "failure" in done.stderr
+
+
+def test_a_uri_is_no_storage(tmp_path: Path) -> None:
+    done = doctor("--storage", "s3://bucket/runs", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "ConfigError: --storage s3://bucket/runs" in done.stderr
+
+
+def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
+    done = doctor(cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 2
+    assert "ResourceError: RAY_ADDRESS=127.0.0.1:1 does not answer" in done.stderr
