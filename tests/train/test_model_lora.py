@@ -12,16 +12,12 @@ from torch import Tensor, nn
 
 from hbt_ray.errors import ModelError
 from hbt_ray.train.checkpoints.checkpoint import held
-from hbt_ray.train.engine.learner import Learner
-from hbt_ray.train.engine.optimiser import OptimiserConfig
-from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from hbt_ray.train.model.loading import load
 from hbt_ray.train.model.lora import LoraConfig, adapt, merge, targets
 from hbt_ray.train.model.options import for_training, for_weights
-from tests.train.batches import batch, sizes_of
+from tests.train.learners import learned, learner
 from tests.train.model_folders import TEXTS, saved, small, there
 from tests.train.processes import on_ranks
 
@@ -33,21 +29,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapted(**settings: Any) -> ModelConfig:
     return small(lora=LoraConfig(**{"rank": 4, "alpha": 8.0, **settings}), dropout=0)
-
-
-def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> Learner:
-    how = OptimiserConfig(steps=20, learning_rate=1e-2, warmup=0, decay="none", chunk_rows=4, activation_tokens=40)
-    encoder = for_training(base, config)
-    padding_id = encoder.tokenizer.pad_token_id
-    objective = Objective(LossConfig())
-    return Learner(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
-
-
-def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> Learner:
-    made = learner(base, config, rank, world_size)
-    for step in range(steps):
-        made.learn(batch(step, rank, world_size))
-    return made
 
 
 def trained(encoder: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hbt_ray.data.stream.tokens import Tokens
 from hbt_ray.errors import ModelError
+from hbt_ray.train.checkpoints.checkpoint import held
 from hbt_ray.train.engine.tower import Budget, Tower
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
@@ -20,6 +21,7 @@ from hbt_ray.train.model.lora import LoraConfig
 from hbt_ray.train.model.options import for_training, for_weights
 from hbt_ray.train.settings import TrainConfig
 from tests.train.batches import batch
+from tests.train.learners import learned
 from tests.train.model_folders import TEXTS, saved, small, there
 
 CPU = torch.device("cpu")
@@ -42,6 +44,29 @@ def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> lis
 
 def furthest(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return max((one - other).abs().max().item() for one, other in zip(ours, theirs, strict=True))
+
+
+def test_frozen_embeddings_stay_and_are_in_no_checkpoint(base: Path, tmp_path: Path) -> None:
+    config = small(freeze_embeddings=True, dropout=0)
+    encoder = for_training(base, config)
+    names = {name for name, value in encoder.named_parameters() if not value.requires_grad}
+    assert [name.endswith("word_embeddings.weight") for name in names] == [True]
+    assert not names & held(for_weights(base, config)).keys()
+    assert held(for_weights(base, config)).keys() == held(encoder).keys()
+    learner = learned(base, config, steps=3)
+    after, before = dict(learner.encoder.named_parameters()), dict(encoder.named_parameters())
+    assert {name for name, value in after.items() if torch.equal(value, before[name])} == names
+    assert sum(len(group["params"]) for group in learner.optimiser.param_groups) >= len(after) - 1
+
+
+def test_frozen_embeddings_take_no_part_in_other_gradients(base: Path) -> None:
+    model = for_training(base, small())
+    names = [name for name, _ in model.named_parameters()]
+    (frozen,) = (number for number, name in enumerate(names) if name.endswith("word_embeddings.weight"))
+    vectors, *all_of_them = gradients(base, small(dropout=0))
+    theirs = [vectors, *(value for number, value in enumerate(all_of_them) if number != frozen)]
+    for tokens in (None, 20):
+        assert furthest(gradients(base, small(dropout=0, freeze_embeddings=True), tokens), theirs) < 1e-5
 
 
 @pytest.mark.parametrize("tokens", [None, 20])

@@ -36,6 +36,9 @@ class ModelConfig(Config):
     """Of the initial weights, adapters included."""
     lora: LoraConfig | None = None
     """Train adapters of low rank beside the encoder's own weights; by default those are trained, all of them."""
+    freeze_embeddings: bool = False
+    """Leave the token embeddings as they are. They are most of the weights of a multilingual encoder (of
+    multilingual-e5-small 96 of 118 million), so updates, checkpoints and what ranks exchange get that much smaller."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """In training; null leaves what the encoder says, 0.1 of a scratch one."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"

@@ -44,17 +44,15 @@ def for_training(folder: Path, config: ModelConfig) -> Any:
         how = {"use_reentrant": False, "preserve_rng_state": True}
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # Its new name is not in 5.0.
             encoder[0].model.gradient_checkpointing_enable(how)
-    if config.lora:
-        adapt(encoder, config.lora, config.seed)
+    _train_parts(encoder, config)
     if config.compile:
         _compile(encoder[0].model)
     return encoder
 
 
 def for_weights(folder: Path, config: ModelConfig) -> Any:
-    """The SentenceTransformer of a run's base, with adapters, so that the weights of a checkpoint fit into it."""
-    encoder = load(folder)
-    return adapt(encoder, config.lora, config.seed) if config.lora else encoder
+    """The same without options; what has a gradient is what a checkpoint holds."""
+    return _train_parts(load(folder), config)
 
 
 def check_options(encoder: Any, config: ModelConfig) -> None:
@@ -82,6 +80,15 @@ def check_options(encoder: Any, config: ModelConfig) -> None:
         raise ModelError(f"model.dropout: the configuration of {type(model).__name__} has no dropout; write null")
     if config.lora:
         targets(model, config.lora)
+
+
+def _train_parts(encoder: Any, config: ModelConfig) -> Any:
+    """Adapters alone, all but the token embeddings, or everything."""
+    if config.lora:
+        return adapt(encoder, config.lora, config.seed)
+    if config.freeze_embeddings:
+        encoder[0].model.get_input_embeddings().requires_grad_(False)
+    return encoder
 
 
 def _loaded(folder: Path, config: ModelConfig) -> Any:

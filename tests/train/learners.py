@@ -1,0 +1,28 @@
+"""Learners on small bases that have learned a little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.options import for_training
+from tests.train.batches import batch, sizes_of
+
+
+def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> Learner:
+    how = OptimiserConfig(steps=20, learning_rate=1e-2, warmup=0, decay="none", chunk_rows=4, activation_tokens=40)
+    encoder = for_training(base, config)
+    padding_id = encoder.tokenizer.pad_token_id
+    objective = Objective(LossConfig())
+    return Learner(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
+
+
+def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> Learner:
+    made = learner(base, config, rank, world_size)
+    for step in range(steps):
+        made.learn(batch(step, rank, world_size))
+    return made
