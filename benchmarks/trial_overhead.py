@@ -5,7 +5,7 @@ figure at as many checkpoints, and are timed from the start of the search to its
 themselves, as the loop measures them, are taken off. The peer is what Ray's guide shows: a function trainable that
 fits a TorchTrainer whose reports a callback hands to Tune, with checkpoints of the model and the optimiser.
 
-    python benchmarks/trial_overhead.py [--trials 3] [--steps 40] [--every 10]
+    python benchmarks/trial_overhead.py [--trials 4] [--steps 40] [--every 10]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--every", type=int, default=10)
     options = parser.parse_args()
