@@ -196,6 +196,9 @@ def _tell(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of judged runs.")],
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the first run.")] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="Show runs that differ by their seeds alone as one, with intervals.")
+    ] = False,
     markdown: Annotated[Path | None, typer.Option(help="Also write the headline here, as Markdown.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Also write the headline here, for LaTeX with booktabs.")] = None,
     as_json: AsJson = False,
@@ -208,8 +211,8 @@ def report(
 
     screen = Screen(as_json)
     folders = [Run(path.absolute()) for path in runs]
-    page = make_report(folders, out or folders[0].report, markdown=markdown, latex=latex)
-    verdicts, baselines = ([each.verdict for each in of] for of in judged(folders))
+    page = make_report(folders, out or folders[0].report, seeds=seeds, markdown=markdown, latex=latex)
+    verdicts, baselines = ([each.verdict for each in of] for of in judged(folders, seeds=seeds))
     screen.table(headline_table(verdicts, baselines))
     tables = [path for path in (markdown, latex) if path]
     screen.say(f"open {page}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rich.box import SIMPLE_HEAD
@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hbt_ray.errors import TaskError
+from hbt_ray.estimate import CONFIDENCE, Estimate
 from hbt_ray.evaluate.column import COLUMNS, MISSING, Column
 from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 
+SEEDS_NOTE = f"±: half of the {CONFIDENCE:.0%} interval of the mean over seeds"
 Baseline = Verdict | Sequence[Verdict] | None
 
 
@@ -29,6 +31,8 @@ class Cell:
 
     value: float | None
     text: str
+    spread: str = ""
+    """Half of the interval over seeds, where it is a mean over some."""
     change: str = ""
     better: bool | None = None
     """Against the baseline; None where both look the same or there is nothing to compare with."""
@@ -56,6 +60,10 @@ class Comparison:
     @property
     def candidates(self) -> tuple[System, ...]:
         return tuple(system for system in self.systems if not system.is_baseline)
+
+    @property
+    def has_seeds(self) -> bool:
+        return any(system.verdict.of_seeds for system in self.systems)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -86,16 +94,23 @@ class Comparison:
             difference = column.of({column.measure: value - reference}) or 0.0
             change = column.signed(difference)
             better = column.is_better(value, reference) if column.has_better and value != reference else None
-        return Cell(value, column.text(value), change, better, best is not None and value == best)
+        return Cell(value, column.text(value), "", change, better, best is not None and value == best)
 
     @cached_property
     def headline(self) -> tuple[tuple[System, tuple[Cell, ...]], ...]:
         """System → one cell a column."""
-        by_column = [
-            self.row(column, {s.label: s.verdict.settings.get(column.setting, {}) for s in self.systems})
-            for column in self.columns
-        ]
+        by_column = [self._with_spread(column) for column in self.columns]
         return tuple((system, tuple(row[i] for row in by_column)) for i, system in enumerate(self.systems))
+
+    def _with_spread(self, column: Column) -> list[Cell]:
+        row = self.row(column, {s.label: s.verdict.settings.get(column.setting, {}) for s in self.systems})
+        return [replace(cell, spread=_spread(column, s.verdict)) for s, cell in zip(self.systems, row, strict=True)]
+
+
+def _spread(column: Column, verdict: Verdict) -> str:
+    values = verdict.of_seeds.get(column.setting, {}).get(column.measure, [])
+    half = Estimate.of(values).half if values else None
+    return "" if half is None else f"±{column.text(half)}"
 
 
 def compare(verdicts: Sequence[Verdict], baseline: Baseline = None) -> list[Comparison]:
@@ -137,9 +152,14 @@ def headline_table(verdicts: Sequence[Verdict], baseline: Baseline = None) -> Ta
     comparisons = compare(verdicts, baseline)
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     several = len(comparisons) > 1
+    notes = [
+        "↑ higher is better, ↓ lower is better",
+        *(["below: difference to the baseline"] if baseline else []),
+        *([SEEDS_NOTE] if any(comparison.has_seeds for comparison in comparisons) else []),
+    ]
     table = Table(
         title="retrieval quality" if several else f"{escape(comparisons[0].task)}: retrieval quality",
-        caption="↑ higher is better, ↓ lower is better" + ("; below: difference to the baseline" if baseline else ""),
+        caption="; ".join(notes),
         box=SIMPLE_HEAD,
     )
     table.add_column("system", overflow="fold", min_width=10)
@@ -164,6 +184,8 @@ def _terminal(cell: Cell | None) -> Text:
     if cell is None:
         return Text(MISSING, style="dim")
     text = Text(cell.text, style="bold" if cell.best else "")
+    if cell.spread:
+        text.append(f"\n{cell.spread}", style="dim")
     if cell.change:
         text.append(f"\n{cell.change}", style={True: "green", False: "red", None: "dim"}[cell.better])
     return text

@@ -45,6 +45,8 @@ class Verdict(BaseModel):
     language_share: dict[str, Measures] = {}
     """Question language → passage language → mean share of the first ten documents in the pool; empty where documents
     have one language."""
+    of_seeds: dict[str, dict[str, list[float]]] = {}
+    """Setting → measure → one value a seed, where this is a mean over some (`evaluate.seeds`)."""
     seconds: dict[str, float] = {}
     """Wall-clock time of `encode` and `search`."""
     peak_memory_bytes: int = 0

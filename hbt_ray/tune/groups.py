@@ -11,39 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
+from hbt_ray.estimate import Estimate
 from hbt_ray.tune.board import Board, Trial
 from hbt_ray.tune.settings import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An objective over the seeds of a group, at the last step of each trial."""
-
-    values: tuple[float, ...]
-    """In the order of the trials."""
-    mean: float
-    interval: tuple[float, float] | None
-    """Low and high; one seed has none."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """Of at least one value."""
-        mean = sum(values) / len(values)
-        if len(values) < 2:
-            return cls(tuple(values), mean, None)
-        half = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        return cls(tuple(values), mean, (mean - half, mean + half))
-
-    def overlaps(self, other: Estimate) -> bool | None:
-        """Whether the intervals share a value; None where one of the two has none."""
-        if self.interval is None or other.interval is None:
-            return None
-        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.evidence import Evidence
 from hbt_ray.evaluate.report import write_report
+from hbt_ray.evaluate.seeds import averaged
 from hbt_ray.run import Run
 from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig
@@ -15,9 +19,15 @@ from hbt_ray.train.validation.ending import best_step
 from hbt_ray.train.validation.record import Record
 
 
-def make_report(runs: Sequence[Run], path: Path, *, markdown: Path | None = None, latex: Path | None = None) -> Path:
-    """One page on all verdicts of some runs; with the training curve where it is one run. See `write_report`."""
-    own, baselines = judged(runs)
+def make_report(
+    runs: Sequence[Run], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
+) -> Path:
+    """One page on all verdicts of some runs; with the training curve where it is one run. See `write_report`.
+
+    Args:
+        seeds: see `judged`.
+    """
+    own, baselines = judged(runs, seeds=seeds)
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
     made = Exported.of(single) if single else None
@@ -38,8 +48,11 @@ def make_report(runs: Sequence[Run], path: Path, *, markdown: Path | None = None
     )
 
 
-def judged(runs: Sequence[Run]) -> tuple[list[Evidence], list[Evidence]]:
+def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence], list[Evidence]]:
     """All verdicts on the runs' encoders, and for each of their tasks the first on an untrained one, with evidence.
+
+    Args:
+        seeds: take runs that differ by their seeds alone for one system, their mean.
 
     Raises:
         TaskError: a folder is no run, or nothing was judged yet.
@@ -47,7 +60,7 @@ def judged(runs: Sequence[Run]) -> tuple[list[Evidence], list[Evidence]]:
     for run in runs:
         if not run.root.is_dir():
             raise TaskError(f"{run.root}: no such run")
-    own = [Evidence.load(path) for run in runs for path in run.verdicts()]
+    own = [each for group in (_of_seeds(runs) if seeds else [[run] for run in runs]) for each in _verdicts(group)]
     if not own:
         names = ", ".join(str(run.root) for run in runs)
         raise TaskError(f"nothing was judged yet in {names}; run `hbt evaluate RUN --task …` first")
@@ -56,3 +69,44 @@ def judged(runs: Sequence[Run]) -> tuple[list[Evidence], list[Evidence]]:
         baselines.setdefault(each.verdict.task, each)
     tasks = {each.verdict.task for each in own}
     return own, [each for task, each in baselines.items() if task in tasks]
+
+
+def _of_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of runs that differ by their names and seeds alone."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = TrainConfig.load(run.config).model_dump(mode="json") if run.config.exists() else {"run": run.root}
+        found.setdefault(repr(_without_seeds(settings)), []).append(run)
+    return list(found.values())
+
+
+def _without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_seeds(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in ("name", "storage_path", "seed")
+    }
+
+
+def _common_name(group: Sequence[Run]) -> str:
+    """`mono-seed0`, `mono-seed1` → `mono, 2 seeds`."""
+    letters = zip(*(run.name for run in group), strict=False)
+    common = "".join(some[0] for some in takewhile(lambda some: len(set(some)) == 1, letters))
+    return f"{re.sub(r'[-_.,=]*(seed|s)?[-_.,=]*$', '', common) or group[0].name}, {len(group)} seeds"
+
+
+def _verdicts(group: Sequence[Run]) -> list[Evidence]:
+    """Of one run all of its verdicts; of several a mean for each task and fix that all of them were judged with."""
+    if len(group) == 1:
+        return [Evidence.load(path) for path in group[0].verdicts()]
+    name, found = _common_name(group), dict[tuple[str, str], list[Evidence]]()
+    for run in group:
+        for each in map(Evidence.load, run.verdicts()):
+            found.setdefault((each.verdict.task, each.verdict.variant), []).append(each)
+    for (task, _), some in found.items():
+        if len(some) != len(group):
+            raise TaskError(
+                f"{name}: {len(some)} of its {len(group)} runs were judged on {task}, so there is no mean of the "
+                "group; evaluate all of them, or leave those out"
+            )
+    return [averaged(some, f"{name}+{variant}" if variant else name) for (_, variant), some in found.items()]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from hbt_ray.estimate import Estimate
 from hbt_ray.tune.board import Board, Status, Trial
-from hbt_ray.tune.groups import Estimate, groups, ranked
+from hbt_ray.tune.groups import groups, ranked
 
 
 def trial(values: dict[str, Any], status: Status = "finished", **measures: float) -> Trial:

@@ -20,7 +20,7 @@ from hbt_ray.evaluate.report.names import language_name
 from hbt_ray.evaluate.report.preference import Preferences, preferences
 from hbt_ray.evaluate.report.prose import achievement, losses
 from hbt_ray.evaluate.report.training import training
-from hbt_ray.evaluate.table import Baseline, Comparison, compare
+from hbt_ray.evaluate.table import SEEDS_NOTE, Baseline, Comparison, compare
 from hbt_ray.evaluate.verdict import Verdict
 
 
@@ -81,7 +81,7 @@ def write_report(
     sections = [_section(each, evidence, num_steps, policy, several) for each in comparisons]
     environment = page_environment("hbt_ray.evaluate.report")
     environment.filters |= {"language_name": language_name, "chance": chance}
-    environment.globals |= {"ALPHA": ALPHA, "RESAMPLES": RESAMPLES}
+    environment.globals |= {"ALPHA": ALPHA, "RESAMPLES": RESAMPLES, "SEEDS_NOTE": SEEDS_NOTE}
     html = environment.get_template("page.html.j2").render(
         title=title,
         sections=sections,

@@ -19,6 +19,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "−": "$-$",
     "–": "--",
+    "±": r"{\small$\pm$}",
     "†": r"$^\dagger$",
     "↓": r"$\downarrow$",
     "<": "$<$",
@@ -46,7 +47,7 @@ def _markdown(comparison: Comparison, found: Differences | None) -> str:
     rows = [["system", *titles], ["---", *["---:"] * len(titles)]]
     for system, cells in comparison.headline:
         shown = (
-            f"**{cell.text}**{_sign(found, system, column)}" if cell.best else cell.text + _sign(found, system, column)
+            (f"**{cell.text}**" if cell.best else cell.text) + cell.spread + _sign(found, system, column)
             for column, cell in zip(comparison.columns, cells, strict=True)
         )
         rows.append([_md(system.label), *shown])
@@ -91,7 +92,8 @@ def _latex(comparison: Comparison, found: Differences | None) -> str:
 
 def _latex_cell(found: Differences | None, system: System, column: Column, cell: Cell) -> str:
     text = _tex(cell.text)
-    return (rf"\textbf{{{text}}}" if cell.best else text) + _tex(_sign(found, system, column))
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    return text + _tex(cell.spread + _sign(found, system, column))
 
 
 def _sign(found: Differences | None, system: System, column: Column) -> str:

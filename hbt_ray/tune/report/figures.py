@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from hbt_ray.estimate import Estimate
 from hbt_ray.evaluate.report.chart import EXTENT, Chart, Line, Scale, dots, line
 from hbt_ray.evaluate.report.curve import Floats
 from hbt_ray.tune.board import Board, Trial
-from hbt_ray.tune.groups import Estimate, Group
+from hbt_ray.tune.groups import Group
 from hbt_ray.tune.report import words
 from hbt_ray.tune.report.axis import Axis
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hbt_ray.estimate import Estimate
 from hbt_ray.evaluate.report.names import duration, listing, number
 from hbt_ray.tune.board import Board
-from hbt_ray.tune.groups import Estimate, Group, ranked
+from hbt_ray.tune.groups import Group, ranked
 from hbt_ray.tune.report import words
 from hbt_ray.tune.settings import LOWER_IS_BETTER
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hbt_ray.estimate import CONFIDENCE, Estimate
 from hbt_ray.evaluate.column import MISSING
 from hbt_ray.tune.board import Trial
-from hbt_ray.tune.groups import CONFIDENCE, Estimate
 from hbt_ray.tune.settings import LOWER_IS_BETTER
 
 _LABELS = {"mono_AP": "monolingual AP", "cross_AP": "cross-lingual AP", "RankDistance": "rank distance",
