@@ -1,4 +1,4 @@
-"""Nodes over time on a cluster that grows: it begins as a head without CPUs, and training makes nodes come and go.
+"""Nodes over time on a cluster that grows: it begins as a head without CPUs, and work makes nodes come and go.
 
 Ray's autoscaler runs on this machine, with raylets for nodes. (Ray's own `AutoscalingCluster` needs a file that its
 wheel lacks, and ends by stopping every Ray process of the user; this one writes its own configuration, and ends what it
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--idle", type=float, default=20, help="seconds after which a node that has nothing to do goes")
+    parser.add_argument("--items", type=int, default=50_000, help="to prepare, in each of four languages")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -55,24 +56,34 @@ def main() -> None:
 
 
 def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[str, float]]:
-    """Train where nodes have to come first, and wait until they have gone."""
+    """Prepare data and train where nodes have to come first, and wait each time until they have gone."""
+    from prepare import LANGUAGES, generate
+
     from hbt_ray.console import Screen
-    from hbt_ray.data.prepare import StoreConfig, prepare
+    from hbt_ray.data.prepare import StoreConfig
     from hbt_ray.session import session
+    from hbt_ray.workflow.data import make_store
     from hbt_ray.workflow.training import train_run
 
-    source = {"kind": "worldfacts", "split": "dev"}
-    prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [source]}, "benchmark"))
-    begin, counts, marks = time.monotonic(), Counts(), dict[str, float]()
+    columns = {"item_id": "item_id"}
+    sources = [{"kind": "table", "name": "made", "path": generate(folder / f"{tag}.parquet", tag, options.items),
+                "columns": columns} for tag in LANGUAGES]  # fmt: skip
+    store = StoreConfig.make({"path": str(folder / "store"), "sources": sources}, "benchmark")
+    begin, counts, marks, screen = time.monotonic(), Counts(), dict[str, float](), Screen(as_json=True)
+
+    def marked(what: str, work: Callable[[], Any]) -> None:
+        marks[f"{what} begins"] = round(time.monotonic() - begin, 1)
+        work()
+        marks[f"{what} ends"] = round(time.monotonic() - begin, 1)
+        end = time.monotonic() + options.idle + 100
+        while counts[-1][1] > 0 and time.monotonic() < end:
+            time.sleep(0.5)
+
     with growing_cluster({"CPU": 2}, options.nodes, options.idle) as address:
         os.environ["RAY_ADDRESS"] = address
         with session(), _counting(counts, begin):
-            marks["training asked for"] = round(time.monotonic() - begin, 1)
-            train_run(_config_of(folder, options), Screen(as_json=True))
-            marks["training ended"] = round(time.monotonic() - begin, 1)
-            end = time.monotonic() + options.idle + 100
-            while counts[-1][1] > 0 and time.monotonic() < end:
-                time.sleep(0.5)
+            marked("preparing", lambda: make_store(store, screen))
+            marked("training", lambda: train_run(_config_of(folder, options), screen))
     return counts, marks
 
 

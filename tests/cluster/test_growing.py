@@ -1,4 +1,4 @@
-"""A cluster that begins as a head alone: nodes come for training, and go when it is over."""
+"""A cluster that begins as a head alone: nodes come for data and for training, and go when each is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.soak
-def test_nodes_come_with_training_and_go_after_it(tmp_path: Path) -> None:
+def test_nodes_come_with_work_and_go_after_it(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/autoscaling.py", "--json", "--figure", str(tmp_path / "nodes.svg")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3_000:]
@@ -23,5 +23,10 @@ def test_nodes_come_with_training_and_go_after_it(tmp_path: Path) -> None:
     assert counts[0] == 0
     assert max(counts) == 2
     assert counts[-1] == 0, "a node that has nothing to do goes"
-    assert told["marks"]["training ended"] > told["marks"]["training asked for"]
+    marks = told["marks"]
+    came = [second for second, count in told["nodes"] if count]
+    assert any(marks["preparing begins"] < second < marks["preparing ends"] for second in came)
+    assert any(marks["training begins"] < second < marks["training ends"] for second in came)
+    between = [count for second, count in told["nodes"] if marks["preparing ends"] < second < marks["training begins"]]
+    assert between[-1] == 0
     ElementTree.parse(tmp_path / "nodes.svg")

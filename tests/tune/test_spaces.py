@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def prepared(world: Path, name: str, store: str = "store") -> tuple[Search, str]
         "validation": {"store": str(world / "dev"), "items": 32},
     }  # fmt: skip
     base = TrainConfig.make(values, "test")
-    return Search(space, name, base, TuneConfig.make(dict(space.settings) | SMALL.get(name, {}), name)), question
+    settings = {"concurrent": 2, **space.settings, **SMALL.get(name, {})}
+    return Search(replace(space, seeds=1), name, base, TuneConfig.make(settings, name)), question
 
 
 @pytest.mark.parametrize("name", NAMES)
