@@ -124,6 +124,16 @@ def test_a_second_job_of_that_name(cluster: LocalCluster, world: Path) -> None:
     assert "--name first: a job of the cluster has this name" in told
 
 
+@pytest.mark.soak
+def test_gpus_that_no_node_has_are_refused_within_a_minute(cluster: LocalCluster, world: Path) -> None:
+    begin = time.monotonic()
+    code, out, _ = followed(cluster, "train", world / "train.yaml", "name=gpus", "workers.gpu=true")
+    assert code == 2
+    assert re.search(r"ResourceError: .*GPU", out)
+    assert time.monotonic() - begin < 90, "a minute, and the job's start"
+
+
+@pytest.mark.soak
 def test_ctrl_c_stops_a_job_that_goes_on_when_sent_again(cluster: LocalCluster, world: Path) -> None:
     words = ("train", world / "train.yaml", "name=stopped", "checkpoints.every=20")
     job = submit(cluster, "--stop-on-ctrl-c", *words, "optimiser.steps=100000")
