@@ -158,7 +158,7 @@ def figure(counts: Counts, marks: Mapping[str, float]) -> str:
     )
     ticks = "".join(
         f'<text x="{at(second, 0).split(",")[0]}" y="190" text-anchor="middle">{second} s</text>'
-        for second in range(0, int(end) + 1, max(10, round(end / 6, -1)))
+        for second in range(0, int(end) + 1, max(10, 10 * round(end / 60)))
     )
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif" font-size="11" '
