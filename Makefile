@@ -8,7 +8,7 @@ BIN = .venv/bin
 help:
 	@echo "make demo     install, then train and judge a small model on embedded data (about five minutes)"
 	@echo "make test     install, then lint and run the tests"
-	@echo "make soak     the tests that lose and gain nodes, which take some minutes more"
+	@echo "make soak     the tests that take minutes each: lost nodes, whole searches, slow networks"
 	@echo "make install  only the environment: .venv/bin/hbt"
 	@echo "make bench    the benchmarks, each beside a peer"
 

@@ -52,6 +52,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
     """
     configure(local="RAY_ADDRESS" not in os.environ)
     import ray
+    import ray.exceptions
 
     if ray.is_initialized():
         yield
@@ -60,10 +61,8 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         try:
             _knock(address)
             ray.init(logging_level=logging.WARNING, log_to_driver=False)
-        except (OSError, RuntimeError) as error:
-            raise ResourceError(
-                f"RAY_ADDRESS={address} does not answer ({error}); check that the cluster runs"
-            ) from None
+        except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+            raise _not_joined(address, error) from None
         _keep_workers_free()
     else:
         _start_local(2 * (os.cpu_count() or 1) + 2 if spare_cpus else os.cpu_count() or 1)
@@ -85,6 +84,20 @@ def _keep_workers_free() -> None:
 
         default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
         get_or_create_stats_actor()
+
+
+def _not_joined(address: str, error: Exception) -> ResourceError:
+    told = " ".join(str(error).split())
+    if "Version mismatch" in told:
+        return ResourceError(
+            f"RAY_ADDRESS={address} runs other versions than this machine ({told}); Ray and Python must be the same: "
+            "install those here, or send the command as a job with `hbt submit`"
+        )
+    # Ray does not say that it was a token that was missing.
+    return ResourceError(
+        f"RAY_ADDRESS={address} does not answer ({told}); check that the cluster runs, and if it asks for a token set "
+        "RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names"
+    )
 
 
 def _knock(address: str) -> None:

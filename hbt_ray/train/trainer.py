@@ -21,7 +21,6 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
-from hbt_ray.session import NO_API_SERVER
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
@@ -174,12 +173,10 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
 
 
 def _trainer_class() -> Any:
-    """Ray Train's; on one machine without its watcher of placement groups, which would wait for the API server that is
-    not there, and never end."""
+    """Ray Train's, without its watcher of placement groups: that is a detached actor, which in Ray 2.60 does not end
+    after it has done its work, and waits for ever where no API server answers. Without it a group goes with its job,
+    and of a trial that was killed by `reservation.give_back`."""
     from ray.train.torch import TorchTrainer
-
-    if not os.environ.get(NO_API_SERVER):
-        return TorchTrainer
 
     class Unwatched(TorchTrainer):  # type: ignore[misc]  # Ray has no types.
         def _create_default_callbacks(self) -> list[Any]:

@@ -35,7 +35,8 @@ def test_few_values_are_tested_exactly(values: list[float]) -> None:
     assert sign_flip_p(values, resamples=1000, seed=0) == enumerated(values)
 
 
-@given(st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=9))
+# Eighths, whose sums are exact: scipy takes sums for different that differ in their last bits.
+@given(st.lists(st.integers(-20, 20).map(lambda eighths: eighths / 8), min_size=2, max_size=9))
 def test_the_exact_test_is_scipys(values: list[float]) -> None:
     theirs = stats.permutation_test((values,), np.sum, permutation_type="samples", n_resamples=10_000)
     assert sign_flip_p(values, resamples=10_000, seed=0) == pytest.approx(theirs.pvalue, abs=1e-12)

@@ -30,6 +30,8 @@ class LocalCluster:
     folder: Path
     """Of Ray's sessions; every process of the cluster has a file open below it."""
     address: str
+    gcs: str
+    """What RAY_ADDRESS is on its nodes."""
     nodes: dict[str, str]
     """The environment of its nodes."""
 
@@ -70,7 +72,7 @@ def local_cluster() -> Iterator[LocalCluster]:
     # Ray's sockets live here, and a socket's path may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="hbt", dir="/tmp"))
     gcs, dashboard, head_agent, *agents = _free_ports(5)
-    cluster = LocalCluster(folder, f"http://127.0.0.1:{dashboard}", with_token(folder))
+    cluster = LocalCluster(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", with_token(folder))
     try:
         _start(
             cluster,
@@ -91,7 +93,9 @@ def local_cluster() -> Iterator[LocalCluster]:
 
 
 def _start(cluster: LocalCluster, *options: str) -> None:
-    environment = cluster.nodes | {"RAY_metrics_report_interval_ms": "1000"}
+    # Every node has a cache of its own, as on machines of their own.
+    cache = next(option for option in options if option.startswith("--temp-dir=")).removeprefix("--temp-dir=")
+    environment = cluster.nodes | {"RAY_metrics_report_interval_ms": "1000", "XDG_CACHE_HOME": f"{cache}/cache"}
     ray = str(Path(sys.executable).parent / "ray")
     with (cluster.folder / "start.log").open("ab") as log:
         command = [ray, "start", *options, "--object-store-memory=200000000"]

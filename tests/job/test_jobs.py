@@ -26,14 +26,10 @@ LINE = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f]*")
 """What a log's line may hold: no carriage return, no colour."""
 
 RAYS_OWN = (
-    "ray::IDLE",
-    "ray::Dashboard",
-    "ray::RuntimeEnvAgent",
-    "ray::JobSupervisor",
-    "ray::_AutoscalingC",
-    "ray::_Stats",
+    *("ray::IDLE", "ray::Dashboard", "ray::RuntimeEnvAgent", "ray::JobSupervisor"),
+    *("ray::_AutoscalingC", "ray::_Stats", "ray::ActorLocationTracker"),
 )
-"""What a cluster has before and after a job; the last two Ray Data keeps, on the head."""
+"""What a cluster has before and after a job; the last three Ray Data keeps, on the head."""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +86,15 @@ def test_without_the_token(cluster: LocalCluster, environment: dict[str, str], m
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_whoever_joins_without_the_token_is_told(cluster: LocalCluster, world: Path) -> None:
+    command = [sys.executable, "-m", "hbt_ray", "train", str(world / "train.yaml"), "name=tokenless"]
+    env = cluster.environment | {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": cluster.gcs}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=90, check=False)
+    assert done.returncode == 2
+    assert f"ResourceError: RAY_ADDRESS={cluster.gcs} does not answer" in done.stderr
+    assert "if it asks for a token set RAY_AUTH_MODE=token" in done.stderr
 
 
 def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster: LocalCluster, world: Path) -> None:

@@ -126,7 +126,14 @@ def processes(name: str) -> list[int]:
     return [one["Pid"] for one in actors().values() if one["State"] == "ALIVE" and name in one["ActorClassName"]]
 
 
-@pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc", "TrainController"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "RayTrainWorker",
+        pytest.param("ImplicitFunc", marks=pytest.mark.soak),
+        pytest.param("TrainController", marks=pytest.mark.soak),
+    ],
+)
 def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, Found], victim: str) -> None:
     """A rank; the process of a trial, with all that it owns; Ray Train's controller."""
     search = prepared(world, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
@@ -193,6 +200,7 @@ def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
     assert board.steps == 30
 
 
+@pytest.mark.soak
 def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None:
     space = Space(
         {"plan.alpha": tune.uniform(0.0, 1.0), "optimiser.learning_rate": tune.loguniform(1e-7, 1e-2)},
@@ -222,6 +230,7 @@ def last_measures(config: TrainConfig) -> dict[str, float]:
     return {name: last[name] for name in ("AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss")}
 
 
+@pytest.mark.soak
 def test_optuna_looks_for_the_front_of_all_objectives(world: Path) -> None:
     pytest.importorskip("optuna")
     space = Space({"plan.alpha": tune.uniform(0.0, 1.0), "plan.cross": ["rows", "pair"]}, seeds=2)
