@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 SILENCE_SECONDS = 60.0
-"""A port that is forwarded breaks now and then; after so long without an answer following ends."""
+"""A port that is forwarded breaks now and then; following ends when nothing has come for so long since it broke."""
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f]")
 _MISSING = re.compile(r"No module named '?hbt_ray\b")
 
@@ -133,6 +133,8 @@ class _Log:
     def __init__(self, job: Job, out: TextIO) -> None:
         self._job, self._out = job, out
         self._num_written = 0
+        self._broken_since: float | None = None
+        """When it broke first without a word since; a job may well say nothing for hours before."""
         self.end = ""
         """The last letters."""
 
@@ -140,15 +142,16 @@ class _Log:
         """Return when the job has ended and its log is written."""
         import aiohttp
 
-        answered = time.monotonic()
         while True:
             try:
                 asyncio.run(self._tail())
                 if self._job.details.status.is_terminal():
                     return
-                answered = time.monotonic()
+                self._broken_since = None
             except (aiohttp.ClientError, OSError, RuntimeError) as error:
-                if time.monotonic() - answered > SILENCE_SECONDS:
+                now = time.monotonic()
+                self._broken_since = now if self._broken_since is None else self._broken_since
+                if now - self._broken_since > SILENCE_SECONDS:
                     raise ResourceError(
                         f"{self._job.address} does not answer any more ({error}); the job goes on if the cluster does, "
                         f"and {self._job.how('logs --follow')} follows it"
@@ -160,6 +163,7 @@ class _Log:
         num_read = 0
         async for text in self._job.client.tail_job_logs(self._job.name):
             num_read += len(text)
+            self._broken_since = None
             if new := text[-(num_read - self._num_written) :] if num_read > self._num_written else "":
                 self._write(new)
 
