@@ -27,7 +27,7 @@ ANSWER_SECONDS = 20.0
 CLOCK_SECONDS = 4.0
 STORAGE_SECONDS = 7.0
 MEETING_SECONDS = 18.0
-"""All together are less than a minute: whoever keeps one waiting is not asked again."""
+"""All together are about a minute where something hangs at every turn: whoever keeps one waiting is not asked again."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import secrets
 import socket
-import time
 from pathlib import Path
 
+from hbt_ray.doctor.marks import read_marks, remove_marks, write_mark
 from hbt_ray.errors import ConfigError
 
-LOOK_SECONDS = 3.0
-"""So long a node looks: a file system over the network may show a file late."""
 WAIT_SECONDS = 20.0
 """So long the nodes are waited for; one that is too busy to look is taken to see."""
+_NUMBER = 0
+"""Of the driver's mark, the only one."""
 
 
 def check_shared(folder: Path) -> None:
@@ -21,36 +21,37 @@ def check_shared(folder: Path) -> None:
     Raises:
         ConfigError: some do not.
     """
-    import ray
+    from hbt_ray.doctor.team import nodes_up
 
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    nodes = {name: node["NodeID"] for name, node in nodes_up().items()}
     if len(nodes) < 2:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / f".seen-{secrets.token_hex(8)}"
-    marker.touch()
+    token = secrets.token_hex(8)
+    made, _ = write_mark(str(folder), token, _NUMBER)
     try:
-        blind = [f"{nodes[node]} (node {node[:8]})" for node, seen in _looks(marker, list(nodes)).items() if not seen]
+        blind = sorted(name for name, found in _looks(str(folder), token, nodes).items() if not found)
     finally:
-        marker.unlink(missing_ok=True)
+        remove_marks(str(folder), token, _NUMBER, made)
     if blind:
         raise ConfigError(
             f"storage_path: {folder} is a folder of {socket.gethostname()}, where the driver runs, and {len(blind)} of "
-            f"{len(nodes)} nodes do not see what is written there: {', '.join(sorted(blind))}. Checkpoints of "
-            "workers there would be lost; set storage_path to a file system that all nodes have, such as /mnt/hbt/runs"
+            f"{len(nodes)} nodes do not see what is written there: {', '.join(blind)}. Checkpoints of workers there "
+            "would be lost; set storage_path to a file system that all nodes have, such as /mnt/hbt/runs"
         )
 
 
-def _looks(marker: Path, nodes: list[str]) -> dict[str, bool]:
-    """What the nodes that answer see, by node."""
+def _looks(folder: str, token: str, nodes: dict[str, str]) -> dict[str, set[int]]:
+    """The marks that the nodes that answer find, by the node's name."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(_sees)
+    look = ray.remote(num_cpus=0, max_retries=0)(read_marks)
     asked = {
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(marker)): node
-        for node in nodes
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            folder, token, [_NUMBER]
+        ): name
+        for name, node in nodes.items()
     }
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=WAIT_SECONDS)
     for task in late:
@@ -62,12 +63,3 @@ def _looks(marker: Path, nodes: list[str]) -> dict[str, bool]:
         except RayError:  # A node that just left says nothing about the storage.
             continue
     return answers
-
-
-def _sees(marker: str) -> bool:
-    end = time.monotonic() + LOOK_SECONDS
-    while not Path(marker).exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
