@@ -96,7 +96,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     node: Any = values
     for name in parents:
         if isinstance(node, dict):
-            node = node.setdefault(name, {})
+            # What is not there yet, or null as in a run's own config.yaml, is begun here.
+            node[name] = {} if node.get(name) is None else node[name]
+            node = node[name]
         elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
             node = node[int(name)]
         else:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,10 @@ def test_help_is_there_for_every_command(command: tuple[str, ...]) -> None:
     done = hbt(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert hbt("--version").stdout.split() == ["hbt_ray", metadata.version("hbt_ray")]
 
 
 @pytest.mark.parametrize(

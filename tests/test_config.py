@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.errors import ConfigError
+from hbt_ray.train.loss.terms import Lakda
 from hbt_ray.train.settings import TrainConfig
 
 MINIMAL = "name: a\nstore: s\n"
@@ -26,6 +27,12 @@ def test_overrides_reach_any_depth(tmp_path: Path) -> None:
     assert config.plan.alpha == 0.3
     assert config.plan.languages == ("de", "zh-Hant")
     assert config.optimiser.learning_rate == 3e-5
+
+
+def test_an_override_reaches_into_what_was_null(tmp_path: Path) -> None:
+    written = load(tmp_path, MINIMAL).to_yaml()
+    assert "lakda: null" in written
+    assert load(tmp_path, written, "loss.lakda.weight=2").loss.terms == {"lakda": Lakda(weight=2)}
 
 
 def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
