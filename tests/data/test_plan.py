@@ -212,8 +212,13 @@ def test_languages_can_be_left_out() -> None:
 
 
 def test_small_streams_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    plan([(("de", "en"), 10)], batch_size=24)
-    assert "only 10 items, fewer than batch_size=24" in caplog.text
+    groups, settings = [(("de", "en"), 10), (("de", "ru"), 30)], {"languages": ("de", "en", "ru"), "batch_size": 24}
+    plan(groups, **settings)
+    assert "1 of 3 mono streams have fewer items than batch_size=24, so items repeat in a batch: en 10;" in caplog.text
+    assert "cross streams" not in caplog.text
+    plan(groups, **settings, policy="cross", cross="pair")
+    assert "2 of 4 cross streams have fewer items than batch_size=24" in caplog.text
+    assert "de-en 10, en-de 10;" in caplog.text
 
 
 def test_policies_have_names() -> None:

@@ -53,8 +53,8 @@ class Kind(ABC):
 
     @property
     @abstractmethod
-    def smallest_pool(self) -> int:
-        """Items of the smallest stream of this kind."""
+    def streams(self) -> dict[tuple[int, ...], int]:
+        """Items of each stream of this kind, by the languages (codes) that all of its rows share, if any."""
 
     def share(self, serves: Callable[[tuple[str, ...]], bool]) -> float:
         """The share of rows, over whole epochs, of whose item's languages `serves` is true."""
@@ -93,8 +93,8 @@ class Mono(Kind):
         return bool(coverage.language_weights.any())
 
     @property
-    def smallest_pool(self) -> int:
-        return min(pool.size for pool in self._pools.values())
+    def streams(self) -> dict[tuple[int, ...], int]:
+        return {(code,): pool.size for code, pool in self._pools.items()}
 
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_pairs(groups, np.diag(self._coverage.language_weights))
@@ -119,8 +119,8 @@ class Cross(Kind):
         return bool(coverage.pair_weights.any())
 
     @property
-    def smallest_pool(self) -> int:
-        return self._pool.size
+    def streams(self) -> dict[tuple[int, ...], int]:
+        return {(): self._pool.size}
 
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_breadth(groups, 2)
@@ -146,8 +146,9 @@ class CrossPair(Kind):
     can_serve = staticmethod(Cross.can_serve)
 
     @property
-    def smallest_pool(self) -> int:
-        return int(self._coverage.shared[self._coverage.pair_weights > 0].min())
+    def streams(self) -> dict[tuple[int, ...], int]:
+        pairs, shared = np.argwhere(self._coverage.pair_weights > 0).tolist(), self._coverage.shared
+        return {(question, passage): int(shared[question, passage]) for question, passage in pairs}
 
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_pairs(groups, self._coverage.pair_weights)
@@ -171,8 +172,8 @@ class Mixed(Kind):
     can_serve = staticmethod(Mono.can_serve)
 
     @property
-    def smallest_pool(self) -> int:
-        return self._pool.size
+    def streams(self) -> dict[tuple[int, ...], int]:
+        return {(): self._pool.size}
 
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_breadth(groups, 1)

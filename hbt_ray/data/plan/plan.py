@@ -49,6 +49,8 @@ VERSION = 1
 """Of the function from settings to batches; a change here is another plan."""
 _UNSAID = {"negatives": 0}
 """What an identity means that does not speak of it: checkpoints are older than mined negatives."""
+_NAMED = 5
+"""Streams that a warning names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,11 +137,10 @@ class Plan:
         dataset, nth = self._dataset_schedules[kind].locate(nth)
         part = self._parts[kind][dataset]
         rows = part.rows(nth)
-        label = "-".join(self.languages[code] for code in rows.shared_languages)
         picks = self._picks.get(part.name)
         negatives = picks.of(rows, part.label) if picks else no_picks(len(rows.items), self.config.negatives)
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
-        return Batch(step, part.label, part.name, label, *columns)
+        return Batch(step, part.label, part.name, self._named(rows.shared_languages), *columns)
 
     def shares(self, serves: Callable[[tuple[str, ...]], bool]) -> dict[str, float]:
         """By kind the share of the rows, over whole epochs, of whose item's languages `serves` is true."""
@@ -230,12 +231,22 @@ class Plan:
         return parts
 
     def _warn_of_small_streams(self) -> None:
+        size = self.config.batch_size
         for part in (part for parts in self._parts.values() for part in parts):
-            if part.smallest_pool < self.config.batch_size:
+            small = sorted((items, codes) for codes, items in part.streams.items() if items < size)
+            if small:
+                named = [f"{self._named(codes)} {items}".strip() for items, codes in small[:_NAMED]]
+                more = [f"and {len(small) - _NAMED} more"] if len(small) > _NAMED else []
                 logger.warning(
-                    "dataset %s: a %s stream has only %d items, fewer than batch_size=%d, so items repeat in a batch",
+                    "dataset %s: %d of %d %s streams have fewer items than batch_size=%d, so items repeat in a batch: "
+                    "%s; plan.languages leaves languages out, and plan.language_exponent=1 draws them by their items",
                     part.name,
+                    len(small),
+                    len(part.streams),
                     part.label,
-                    part.smallest_pool,
-                    self.config.batch_size,
+                    size,
+                    ", ".join(named + more),
                 )
+
+    def _named(self, codes: tuple[int, ...]) -> str:
+        return "-".join(self.languages[code] for code in codes)
