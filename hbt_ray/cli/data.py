@@ -20,6 +20,7 @@ from hbt_ray.cli.options import (
     QuestionPrompt,
     StorePath,
     encoder_of,
+    listed,
     rescorer_of,
 )
 
@@ -60,6 +61,7 @@ def mine(
     language: Annotated[
         str | None, typer.Option(help="To compare texts in; default: for each data set the one that most items have.")
     ] = None,
+    datasets: Annotated[str, typer.Option(help="Mine these data sets of the store alone; default: all.")] = "",
     ranks: Annotated[str, typer.Option(help="First and last rank of a negative among all other passages.")] = "1:100",
     max_share: Annotated[float, typer.Option(help="It scores below this share of the positive's score.")] = 0.95,
     margin: Annotated[float, typer.Option(help="It scores below the positive's score less this.")] = 0.0,
@@ -87,7 +89,14 @@ def mine(
     from hbt_ray.workflow.judging import find_run
 
     screen = Screen(as_json)
-    values = {"language": language, "ranks": ranks, "max_share": max_share, "margin": margin, "keep": keep}
+    values = {
+        "language": language,
+        "datasets": listed(datasets),
+        "ranks": ranks,
+        "max_share": max_share,
+        "margin": margin,
+        "keep": keep,
+    }
     settings = MineConfig.make(values, "the command line")
     opened = Store(store)
     run = find_run(model, "", Path())
@@ -103,7 +112,7 @@ def mine(
     rescorer = rescorer_of(rescore, batch_size=batch_size, workers=workers, gpu=gpu) if rescore else None
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
-    languages_to_mine(opened.manifest, settings.language)  # What is wrong shows before a cluster starts.
+    languages_to_mine(opened.manifest, settings)  # What is wrong shows before a cluster starts.
     with session():
         made = mine_store(opened, encoder, settings, folder, name=run.name, rescorer=rescorer, screen=screen)
     examples = [example._asdict() for example in made.examples]

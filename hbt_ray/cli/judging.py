@@ -19,6 +19,7 @@ from hbt_ray.cli.options import (
     PassagePrompt,
     QuestionPrompt,
     encoder_of,
+    listed,
 )
 from hbt_ray.errors import ConfigError
 
@@ -41,6 +42,8 @@ def posthoc(
         bool, typer.Option("--documents-only", help="Of centering and lir: leave questions where they are.")
     ] = False,
     texts: Annotated[int | None, typer.Option(help="To learn from, of each language and side. [1000]")] = None,
+    languages: Annotated[str, typer.Option(help="Learn these alone, such as en,de,ar; default: all.")] = "",
+    datasets: Annotated[str, typer.Option(help="Learn from these data sets of the store alone; default: all.")] = "",
     out: Annotated[
         Path | None,
         typer.Option(help="Default: posthoc/METHOD[-documents].safetensors in the model's folder."),
@@ -71,6 +74,8 @@ def posthoc(
         directions=directions,
         documents_only=documents_only or None,
         texts=texts,
+        languages=listed(languages) or None,
+        datasets=listed(datasets) or None,
     )
     opened = Store(store)
     run = find_run(model, name, storage)
@@ -142,7 +147,7 @@ def evaluate(
     from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words
 
     screen = Screen(as_json)
-    tasks = _tasks(task or (), suite, [language for language in languages.split(",") if language])
+    tasks = _tasks(task or (), suite, listed(languages))
     if model == BM25:
         if posthoc or untrained or precision != "fp32":
             raise ConfigError("bm25 has neither vectors nor weights; leave out --posthoc, --untrained and --precision")
@@ -177,8 +182,8 @@ def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -
 
     if not specs and suite is None:
         raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
-    listed = Suite.load(suite).within(languages).open() if suite else []
-    return distinct([*(open_task(spec, languages) for spec in specs), *listed])
+    of_suite = Suite.load(suite).within(languages).open() if suite else []
+    return distinct([*(open_task(spec, languages) for spec in specs), *of_suite])
 
 
 def _tell(

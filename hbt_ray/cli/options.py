@@ -28,6 +28,11 @@ AsJson = Annotated[
 ]
 
 
+def listed(names: str) -> list[str]:
+    """Of an option such as `--languages en,de`."""
+    return [name for name in names.split(",") if name]
+
+
 def encoder_of(model: str, **options: Any) -> EncoderConfig:
     """How a command runs a model, from the options above."""
     from hbt_ray.evaluate.encoder import EncoderConfig

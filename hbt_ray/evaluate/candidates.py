@@ -59,6 +59,8 @@ class MineConfig(Config):
 
     language: Language | None = None
     """That questions and passages are compared in; by default, for each dataset, the one that most items have."""
+    datasets: tuple[str, ...] = ()
+    """To mine, of the store; empty means all."""
     ranks: Ranks = (1, 100)
     """First and last rank, counted from 1 over all passages but the question's own. `10:100` leaves out the nine
     nearest, which are most often answers that nobody marked."""

@@ -49,21 +49,21 @@ class Mining:
     examples: tuple[Example, ...]
 
 
-def languages_to_mine(store: Manifest, language: str | None) -> dict[str, str]:
+def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
     """Dataset → the language that it is mined in; without those that do not have the one that is asked for.
 
     Raises:
-        ConfigError: no dataset has the language.
+        ConfigError: no dataset has the language, or the store lacks one that is named.
     """
+    chosen, language = store.chosen(config.datasets), config.language
     if language is None:
-        counts = {info.name: info.items_by_language for info in store.datasets}
+        counts = {info.name: info.items_by_language for info in chosen}
         # Of equals the first by name, so that the choice is the same at every call.
         return {name: max(sorted(by), key=by.__getitem__) for name, by in counts.items() if by}
-    found = {info.name: language for info in store.datasets if language in info.languages}
+    found = {info.name: language for info in chosen if language in info.languages}
     if not found:
-        raise ConfigError(
-            f"language={language}: no item of the store has it; mine in one of {', '.join(store.languages)}"
-        )
+        there = sorted({each for info in chosen for each in info.languages})
+        raise ConfigError(f"language={language}: no item of the store has it; mine in one of {', '.join(there)}")
     return found
 
 
@@ -97,11 +97,11 @@ def mine(
         ModelError, TaskError, ResourceError: see `encode`, `rescore` and `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
-    languages = languages_to_mine(store.manifest, config.language)
+    languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
     runs = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
     with published(free_folder(folder)) as scratch:
-        for info in store.manifest.datasets:
+        for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
             if language is None:
                 screen.say(f"{info.name}: no item has {config.language}, so nothing is mined")

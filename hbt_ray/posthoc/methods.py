@@ -30,6 +30,11 @@ class Method(Config):
     """Its name."""
     texts: int = Field(1_000, gt=1)
     """To learn from, of each language and side; all where the store has fewer."""
+    languages: tuple[Language, ...] = ()
+    """To learn, these alone; empty means all of the store."""
+    datasets: tuple[str, ...] = ()
+    """To learn from, these of the store alone; empty means all. Where languages have texts of other kinds, what is
+    learned of a language is what is learned of its texts: a parallel set leaves that out."""
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,16 +30,16 @@ def draw(store: Store, method: Method) -> list[Sample]:
     Languages with fewer texts than the method needs are left out.
 
     Raises:
-        ConfigError: the store lacks the anchor's language, or no language has enough texts.
+        ConfigError: the store lacks the anchor's language or one that is asked for, or no language has enough texts.
     """
-    languages, anchor = store.manifest.languages, method.anchor
-    if anchor is not None and anchor not in languages:
-        raise ConfigError(f"source={anchor}: no item of the store has it; its languages are {', '.join(languages)}")
-    coverages = [Coverage(info, languages, 0.0) for info in store.manifest.datasets]
+    anchor, there = method.anchor, store.manifest.languages
+    _require("source", [] if anchor is None else [anchor], there)
+    _require("languages", method.languages, there)
+    coverages = [Coverage(info, there, 0.0) for info in store.manifest.chosen(method.datasets)]
     drawn = [
         _of_language(store, coverages, method, side, language)
         for side in method.sides
-        for language in languages
+        for language in method.languages or there
         if language != anchor
     ]
     enough = [sample for sample in drawn if len(sample.texts) >= method.least]
@@ -46,6 +47,13 @@ def draw(store: Store, method: Method) -> list[Sample]:
         between = "" if anchor is None else f" that {anchor} has as well"
         raise ConfigError(f"no language of the store has {method.least} items{between}, so nothing can be learned")
     return enough
+
+
+def _require(what: str, languages: Sequence[str], there: Sequence[str]) -> None:
+    if unknown := [language for language in languages if language not in there]:
+        raise ConfigError(
+            f"{what}={','.join(unknown)}: no item of the store has it; its languages are {', '.join(there)}"
+        )
 
 
 def _of_language(store: Store, coverages: list[Coverage], method: Method, side: str, language: str) -> Sample:

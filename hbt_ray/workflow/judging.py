@@ -65,7 +65,7 @@ def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, sc
         counts = ", ".join(f"{language} {count:,}" for language, count in fix.texts[side].items())
         screen.say(f"{side}s that it was learned from: {counts}")
         known = {*fix.texts[side], method.anchor}
-        if left := [language for language in store.manifest.languages if language not in known]:
+        if left := [language for language in method.languages or store.manifest.languages if language not in known]:
             screen.say(f"{side}s in {', '.join(left)} are too few to learn from, so they will stay where they are")
     screen.say(f"the fix is in {path}")
     return fix

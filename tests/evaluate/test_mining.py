@@ -155,9 +155,11 @@ def test_windows_and_languages_that_make_no_sense_are_refused(tmp_path: Path) ->
     assert MineConfig.make({"ranks": "10:100"}, "test").model_dump(mode="json")["ranks"] == "10:100"
     store = Store(small_store(tmp_path / "store", 6)).manifest
     with pytest.raises(ConfigError, match=r"language=fr: no item of the store has it; mine in one of ar, de, en"):
-        languages_to_mine(store, "fr")
-    assert languages_to_mine(store, None) == {"colours": "ar"}
-    assert languages_to_mine(store, "en") == {"colours": "en"}
+        languages_to_mine(store, MineConfig(language="fr"))
+    assert languages_to_mine(store, MineConfig()) == {"colours": "ar"}
+    assert languages_to_mine(store, MineConfig(language="en", datasets=("colours",))) == {"colours": "en"}
+    with pytest.raises(ConfigError, match="datasets=shapes: the store has only colours"):
+        languages_to_mine(store, MineConfig(datasets=("shapes",)))
 
 
 def test_answers_are_read_where_the_store_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,17 @@ def test_texts_are_spread_over_all_that_there_are_and_always_the_same(store: Sto
     assert (len(everything["de"].texts), len(everything["en"].texts)) == (30, 40)
 
 
+def test_languages_and_data_sets_can_be_left_out(store: Store) -> None:
+    (german, english) = draw(store, Centering(datasets=("both",), languages=("en", "de"), documents_only=True))[::-1]
+    assert (german.language, english.language) == ("de", "en")
+    assert [text.replace(" de", " en") for text in german.texts] == list(english.texts)
+    assert {sample.language for sample in draw(store, Lir(languages=("en",)))} == {"en"}
+    with pytest.raises(ConfigError, match="languages=fr: no item of the store has it; its languages are de, el, en"):
+        draw(store, Lir(languages=("en", "fr")))
+    with pytest.raises(ConfigError, match="datasets=news: the store has only both, english"):
+        draw(store, Lir(datasets=("news",)))
+
+
 def test_shift_draws_pairs_of_parallel_passages(store: Store) -> None:
     (pairs,) = draw(store, Shift(texts=12))
     assert (pairs.side, pairs.language, len(pairs.texts)) == ("passage", "de", 12)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
+
+from hbt_ray.errors import ConfigError
 
 VERSION = 1
 """Of the layout of manifest and shards; a reader refuses any other."""
@@ -75,6 +78,17 @@ class Manifest(_Record):
     @property
     def num_items(self) -> int:
         return sum(dataset.num_items for dataset in self.datasets)
+
+    def chosen(self, names: Sequence[str]) -> tuple[DatasetInfo, ...]:
+        """The data sets of these names; all where none is named.
+
+        Raises:
+            ConfigError: the store has none of a name.
+        """
+        there = [dataset.name for dataset in self.datasets]
+        if unknown := sorted({*names} - {*there}):
+            raise ConfigError(f"datasets={','.join(unknown)}: the store has only {', '.join(there)}")
+        return tuple(dataset for dataset in self.datasets if not names or dataset.name in names)
 
     @cached_property
     def checksum(self) -> str:
