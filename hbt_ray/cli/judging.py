@@ -54,6 +54,7 @@ def posthoc(
     batch_size: BatchSize = 64,
     workers: EncodingWorkers = 1,
     gpu: EncodingGpu = False,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16: that of `evaluate`, as vectors differ.")] = "fp32",
     name: Annotated[str, typer.Option(help="As for evaluate: what to call a hub model.")] = "",
     storage: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     as_json: AsJson = False,
@@ -88,6 +89,7 @@ def posthoc(
         batch_size=batch_size,
         workers=workers,
         gpu=gpu,
+        precision=precision,
     )
     with session():
         fix = fit_fix(opened, encoder, settings, path, screen)

@@ -58,6 +58,18 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert texts(tmp_path / "store") == {(row["language"], row["question"], row["passage"]) for row in ROWS}
 
 
+def test_languages_are_called_as_the_store_wants(tmp_path: Path) -> None:
+    prepared = made(tmp_path, languages={"zh_hant": "zh", "PT-br": "pt"})
+    assert prepared.manifest.datasets[0].items_by_language == {"de": 15, "en": 20, "pt": 5, "zh": 15}
+    wanted = {"zh-Hant": "zh", "pt-BR": "pt"}
+    given = {(wanted.get(row["language"], row["language"]), row["question"], row["passage"]) for row in ROWS}
+    assert texts(tmp_path / "store") == given
+    with pytest.raises(StoreError, match="made from other settings"):
+        made(tmp_path)
+    with pytest.raises(ConfigError, match=r"languages\.german"):
+        made(tmp_path, languages={"german": "de"})
+
+
 def test_cross_lingual_rows_join_versions_of_one_item(tmp_path: Path) -> None:
     made(tmp_path)
     store = Store(tmp_path / "store")

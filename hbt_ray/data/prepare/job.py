@@ -160,7 +160,13 @@ class _Job:
             for part_number, part in enumerate(parts):
                 key = f"{name}/{part_number:05d}"
                 tasks[key] = ReadPart(
-                    self.work.folder / key, source.name, source.licence, part, self.num_buckets, self.config.seed
+                    self.work.folder / key,
+                    source.name,
+                    source.licence,
+                    part,
+                    self.config.languages,
+                    self.num_buckets,
+                    self.config.seed,
                 )
         return self.work.stage("reading", tasks)
 

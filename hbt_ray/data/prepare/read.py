@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -40,6 +41,8 @@ class ReadPart:
     """Of the source; the dataset of rows that name none."""
     licence: str
     part: Part
+    languages: Mapping[str, str]
+    """Tags that the store calls otherwise."""
     num_buckets: int
     seed: int
 
@@ -63,7 +66,8 @@ class ReadPart:
                 rejections.append(rejection(row.where, reason, row.item_id, row.language))
                 continue
             datasets.add(name)
-            rows.add(row, name, make_key(self.seed, name, row.item_id))
+            language = _language(row.language)
+            rows.add(row, name, self.languages.get(language, language), make_key(self.seed, name, row.item_id))
         rows.flush()
         self.folder.write("rejected.jsonl", lines(rejections))
         return {
@@ -106,11 +110,11 @@ class _Rows:
     _columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     _num_characters: int = 0
 
-    def add(self, row: Row, dataset: str, key: int) -> None:
+    def add(self, row: Row, dataset: str, language: str, key: int) -> None:
         columns = self._columns
         columns["dataset"].append(dataset)
         columns["item_id"].append(row.item_id)
-        columns["language"].append(_language(row.language))
+        columns["language"].append(language)
         columns["question"].append(row.question)
         columns["passage"].append(row.passage)
         columns["answer"].append(row.answer)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from hbt_ray.config import Config
+from hbt_ray.config import Config, Language
 from hbt_ray.data.sources.beir import BeirSource
 from hbt_ray.data.sources.bitext import BitextSource
 from hbt_ray.data.sources.files import fingerprint
@@ -41,6 +41,8 @@ class StoreConfig(Config):
     sources: tuple[AnySource, ...] = Field(min_length=1)
     decontaminate: tuple[AnySource, ...] = ()
     """Evaluation data, read like sources: items that overlap with it in any language are removed."""
+    languages: dict[Language, Language] = Field(default_factory=dict)
+    """What sources call a language → what the store calls it, such as `{zh-CN: zh}` where evaluation data has `zh`."""
     deduplicate: bool = True
     """Of rows with equal question and passage in one language, keep one: that of the item with most languages."""
     max_rejected: float = Field(0.01, ge=0, le=1)
@@ -62,11 +64,13 @@ class StoreConfig(Config):
     def fingerprint(self) -> str:
         """Of the settings and of the files that they name, by size and time of change."""
         files = [_files(source) for source in (*self.sources, *self.decontaminate)]
-        return _digest(self.model_dump(mode="json", exclude={"path"}), files)
+        # Stores are older than `languages`: without any, theirs is the same.
+        unsaid = {"path"} if self.languages else {"path", "languages"}
+        return _digest(self.model_dump(mode="json", exclude=unsaid), files)
 
     def reading(self, source: AnySource, num_buckets: int) -> str:
         """Fingerprint of all that decides what reading one source leaves behind."""
-        return _digest(source.model_dump(mode="json"), _files(source), self.seed, num_buckets)
+        return _digest(source.model_dump(mode="json"), _files(source), self.languages, self.seed, num_buckets)
 
 
 def _files(source: AnySource) -> Sequence[tuple[str, int | None, int | None]]:
