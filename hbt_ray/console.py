@@ -62,21 +62,24 @@ class Screen:
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Progress of work on `total` things; call what is yielded with how many more are done."""
-        begin = last_line = time.monotonic()
-        done = 0
+        last_line = time.monotonic()
+        done, first = 0, None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
             task = bar.add_task(what, total=total)
 
             def advance(count: int) -> None:
-                nonlocal done, last_line
+                nonlocal done, first, last_line
                 done += count
                 bar.update(task, completed=done)
                 now = time.monotonic()
+                # What comes before the first of them, such as loading a model, does not come again.
+                first = first or (now, done)
                 if not self.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
                     last_line = now
-                    left = (now - begin) / done * (total - done)
-                    self.say(f"{what}: {done:,} of {total:,}, {left:,.0f} s left")
+                    since, before = first
+                    left = f", {(now - since) / (done - before) * (total - done):,.0f} s left" if done > before else ""
+                    self.say(f"{what}: {done:,} of {total:,}{left}")
 
             yield advance
 

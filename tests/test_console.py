@@ -41,7 +41,7 @@ def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) ->
         advance(4)
         advance(6)
     lines = capsys.readouterr().out.splitlines()
-    assert "encoding: 4 of 10" in lines[0]
+    assert lines[0].endswith("encoding: 4 of 10"), "how fast it goes is not known yet"
     assert "encoding: 10 of 10, 0 s left" in lines[1]
     assert not any("\x1b" in line for line in lines)
 

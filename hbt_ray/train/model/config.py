@@ -43,7 +43,8 @@ class ModelConfig(Config):
     """In training; null leaves what the encoder says, 0.1 of a scratch one."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """How attention is computed in training; auto leaves it to transformers, which takes sdpa where the encoder has it.
-    flash_attention_2 needs a GPU and the package flash-attn."""
+    flash_attention_2 needs a GPU and the package flash-attn. On a CPU in bf16 try eager for short texts: sdpa's
+    backward pass makes many small matrix products there."""
     gradient_checkpointing: bool = False
     """Keep only what goes into each layer, and compute the rest again in the backward pass: about a third slower, in
     far less memory. The gradients are the same."""

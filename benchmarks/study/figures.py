@@ -1,0 +1,105 @@
+"""The three figures of the study, from the verdicts of the runs of recipes.sh.
+
+pip install matplotlib
+python benchmarks/study/figures.py [--runs runs/study] [--out docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+from results import DISTANCE, FIGURES, MONO_AP, MULTI_AP, UNSEEN, System, find_systems
+
+BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
+LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
+plt.rcParams |= {
+    "svg.hashsalt": "hbt_ray",  # The same verdicts give the same file.
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "figure.facecolor": "white",
+}
+
+
+def over_alpha(systems: Mapping[str, System]) -> Any:
+    """The four figures over the share of monolingual batches: seeds as dots, means joined, Student's intervals."""
+    whole, axes = plt.subplots(1, len(FIGURES), figsize=(11, 2.7), layout="constrained")
+    points = {alpha: systems[name] for alpha, name in BY_ALPHA.items() if name in systems}
+    for axis, figure in zip(axes, FIGURES, strict=True):
+        estimates = [system.estimate(figure) for system in points.values()]
+        axis.errorbar(
+            list(points),
+            [estimate.mean for estimate in estimates],
+            [estimate.half or 0 for estimate in estimates],
+            color=LINES["hybrid-0.5"],
+            capsize=3,
+        )
+        for alpha, estimate in zip(points, estimates, strict=True):
+            axis.plot([alpha + 0.03] * len(estimate.values), estimate.values, ".", color="#00000070", markersize=4)
+        axis.set_title(figure.title + (" (higher is better)" if figure.higher else " (lower is better)"), fontsize=9)
+        axis.set_xticks(list(BY_ALPHA))
+        axis.set_xlabel("alpha: share of monolingual batches")
+    return whole
+
+
+def methods(systems: Mapping[str, System]) -> Any:
+    """What each buys in one pool, and at which price in one language."""
+    whole, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    shown = {name: system for name, system in systems.items() if name not in ("untrained", "mixed")}
+    for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
+        for name, system in shown.items():
+            x, y = system.estimate(MONO_AP), system.estimate(figure)
+            colour = next((LINES[policy] for policy in LINES if name.startswith(policy)), "#555555")
+            axis.errorbar(x.mean, y.mean, y.half or 0, x.half or 0, fmt="o", color=colour, markersize=4, linewidth=0.8)
+            axis.annotate(name, (x.mean, y.mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axis.set_xlabel("mono AP")
+        axis.set_ylabel(figure.title)
+    axes[1].invert_yaxis()
+    return whole
+
+
+def by_language(systems: Mapping[str, System]) -> Any:
+    """AP by the language of the question, in its own corpus and in one pool of all; unseen languages stand apart."""
+    whole, axes = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained", sharex=True)
+    shown = {name: systems[name].mean.verdict for name in LINES if name in systems}
+    languages = sorted(next(iter(shown.values())).languages, key=lambda language: (language in UNSEEN, language))
+    for name, verdict in shown.items():
+        values = (
+            [verdict.pairs[language][language]["AP"] for language in languages],
+            [verdict.pool[language]["AP"] for language in languages],
+        )
+        for axis, heights in zip(axes, values, strict=True):
+            axis.plot(languages, heights, "o-", color=LINES[name], label=name, markersize=4, linewidth=0.8)
+    for axis, title in zip(axes, ("own language (mono AP)", "one pool of all languages (multi AP)"), strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.axvspan(len(languages) - len(UNSEEN) - 0.5, len(languages) - 0.5, color="#00000010", linewidth=0)
+        axis.set_xlabel("language of the question; shaded: not trained on")
+        axis.set_ylim(bottom=0)
+    axes[0].legend(fontsize=8, frameon=False)
+    return whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    systems = find_systems(options.runs)
+    for name, draw in (("alpha", over_alpha), ("methods", methods), ("languages", by_language)):
+        figure = draw(systems)
+        figure.savefig(options.out / f"study-{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Every run of the study, by the package's own commands; called again, it goes on where it stopped.
+#     python ../shared/tools/e5_small_weights.py models/e5-small-6 --layers 6
+#     python ../shared/tools/e5_small_weights.py models/e5-small
+#     hbt prepare benchmarks/study/store.yaml
+#     hbt prepare benchmarks/study/parallel.yaml
+#     bash benchmarks/study/recipes.sh [GROUP …]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+SEEDS=${SEEDS:-"0 1 2"}
+XQUAD_R=ar,de,el,en,es,hi,ru,th,tr,vi,zh
+
+# Name, and what it varies.
+policies=(
+  "hybrid-0.5"
+  "mono                   plan.policy=mono"
+  "cross-rows             plan.policy=cross"
+  "mixed                  plan.policy=mixed"
+  "hybrid-0.25            plan.alpha=0.25"
+  "hybrid-0.75            plan.alpha=0.75"
+  "cross-pair             plan.policy=cross plan.cross=pair"
+)
+# In a batch of one language erasure is 0, so monolingual batches have nothing of it.
+terms=(
+  "hybrid+lakda-1         loss.lakda.weight=1"
+  "hybrid+alignment-30    loss.alignment.weight=30"
+  "hybrid+erasure-30      loss.erasure.weight=30"
+  "mono+lakda-1           plan.policy=mono loss.lakda.weight=1"
+  "mono+alignment-30      plan.policy=mono loss.alignment.weight=30"
+  "hybrid+alignment-1     loss.alignment.weight=1"
+  "hybrid+erasure-1       loss.erasure.weight=1"
+)
+# As many pairs in all; the rate goes with the root of the batch.
+batches=(
+  "hybrid-batch-16        plan.batch_size=16  optimiser.steps=300 checkpoints.every=300 optimiser.learning_rate=7e-5"
+  "hybrid-batch-64        plan.batch_size=64  optimiser.steps=75  checkpoints.every=75  optimiser.learning_rate=1.4e-4"
+  "hybrid-batch-160       plan.batch_size=160 optimiser.steps=30  checkpoints.every=30  optimiser.learning_rate=2.2e-4"
+  "hybrid-batch-480       plan.batch_size=480 optimiser.steps=10  checkpoints.every=10  optimiser.learning_rate=3.9e-4"
+)
+others=(
+  "hybrid+negatives       negatives=stores/study.negatives/e5-small-6 plan.negatives=1"
+  "hybrid+lora            model.lora.rank=16 optimiser.learning_rate=1e-3"
+)
+longer=(
+  "hybrid-600-steps       optimiser.steps=600 checkpoints.every=600"
+  "mono-600-steps         plan.policy=mono  optimiser.steps=600 checkpoints.every=600"
+  "cross-600-steps        plan.policy=cross optimiser.steps=600 checkpoints.every=600"
+)
+layers=(
+  "hybrid-12-layers       model.name=models/e5-small"
+  "mono-12-layers         plan.policy=mono model.name=models/e5-small"
+  "cross-12-layers        plan.policy=cross model.name=models/e5-small"
+)
+
+judge() { # encoder, options of `hbt evaluate`
+  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers 2 --precision bf16
+}
+
+run() { # seed, recipe
+  local words
+  read -r -a words <<< "$2"
+  local run="runs/study/${words[0]}-seed$1"
+  [[ -d $run/model ]] ||
+    hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "${words[@]:1}"
+  [[ -d $run/verdicts/xquad-r+bf16 ]] || judge "$run"
+}
+
+runs() { # seeds, recipes
+  local seed recipe
+  for seed in $1; do
+    for recipe in "${@:2}"; do run "$seed" "$recipe"; done
+  done
+}
+
+fix() { # verdicts, model, options of both commands
+  local method
+  for method in centering lir shift; do
+    [[ -d $1/xquad-r+$method+bf16 ]] && continue
+    hbt posthoc "${@:2}" --store stores/study-parallel --languages $XQUAD_R --method $method --texts 500 \
+      --workers 2 --precision bf16
+    judge "${@:2}" --posthoc $method
+  done
+}
+
+as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
+
+policies() {
+  [[ -d runs/study/untrained/verdicts/xquad-r+bf16 ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  runs "$SEEDS" "${policies[@]}"
+}
+terms() { runs "$SEEDS" "${terms[@]}"; }
+batches() { runs "$SEEDS" "${batches[@]}"; }
+longer() { runs "$SEEDS" "${longer[@]}"; }
+others() {
+  [[ -d stores/study.negatives/e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
+    --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers 2
+  runs "$SEEDS" "${others[@]}"
+}
+layers() {
+  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r+bf16 ]] ||
+    judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  runs 0 "${layers[@]}"
+}
+fixes() {
+  local seed base
+  fix runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
+  for seed in $SEEDS; do
+    for base in mono cross-rows hybrid-0.5; do fix "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"; done
+  done
+}
+besides() { # For the first seed, as it takes longest: translations in 36 languages, and English abstracts.
+  local run
+  for run in mono cross-rows hybrid-0.5 mixed; do
+    [[ -d runs/study/$run-seed0/verdicts/scifact+bf16 ]] ||
+      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
+  done
+  [[ -d runs/study/untrained/verdicts/scifact+bf16 ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
+    --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
+}
+
+for group in ${*:-policies terms fixes others besides batches longer layers}; do $group; done
