@@ -89,24 +89,22 @@ def _without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common_name(group: Sequence[Run]) -> str:
-    """`mono-seed0`, `mono-seed1` → `mono, 2 seeds`."""
+    """`mono-seed0`, `mono-seed1` → `mono`."""
     letters = zip(*(run.name for run in group), strict=False)
     common = "".join(some[0] for some in takewhile(lambda some: len(set(some)) == 1, letters))
-    return f"{re.sub(r'[-_.,=]*(seed|s)?[-_.,=]*$', '', common) or group[0].name}, {len(group)} seeds"
+    return re.sub(r"[-_.,=]*(seed|s)?[-_.,=]*$", "", common) or group[0].name
 
 
 def _verdicts(group: Sequence[Run]) -> list[Evidence]:
-    """Of one run all of its verdicts; of several a mean for each task and fix that all of them were judged with."""
+    """Of one run all of its verdicts; of several a mean for each task and variant, over those that were judged so."""
     if len(group) == 1:
         return [Evidence.load(path) for path in group[0].verdicts()]
     name, found = _common_name(group), dict[tuple[str, str], list[Evidence]]()
     for run in group:
         for each in map(Evidence.load, run.verdicts()):
             found.setdefault((each.verdict.task, each.verdict.variant), []).append(each)
-    for (task, _), some in found.items():
-        if len(some) != len(group):
-            raise TaskError(
-                f"{name}: {len(some)} of its {len(group)} runs were judged on {task}, so there is no mean of the "
-                "group; evaluate all of them, or leave those out"
-            )
-    return [averaged(some, f"{name}+{variant}" if variant else name) for (_, variant), some in found.items()]
+    means = []
+    for (_, variant), some in found.items():
+        seeds = f"{len(some)} of {len(group)} seeds" if len(some) < len(group) else f"{len(group)} seeds"
+        means.append(averaged(some, f"{name}+{variant}, {seeds}" if variant else f"{name}, {seeds}"))
+    return means

@@ -105,9 +105,15 @@ def test_the_page_and_the_tables_tell_the_spread(tmp_path: Path) -> None:
     assert "seed" not in make_report(runs, tmp_path / "plain.html").read_text(encoding="utf-8").lower()
 
 
-def test_a_group_that_is_not_judged_whole_is_refused(tmp_path: Path) -> None:
-    runs = [a_run(tmp_path, f"a{seed}", 0.5, f"plan.seed={seed}") for seed in range(2)]
+def test_a_mean_says_how_many_of_its_runs_were_judged(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path, f"a{seed}", 0.5, f"plan.seed={seed}") for seed in range(3)]
     table = queries(0.5, 9)
-    kept(runs[0].verdict("other"), verdict_of("a0", table, "other"), table)
-    with pytest.raises(TaskError, match="a, 2 seeds: 1 of its 2 runs were judged on other"):
-        judged(runs, seeds=True)
+    whole = verdict_of("a", table, "other")
+    for run in runs[:2]:
+        kept(run.verdict("other"), whole, table)
+    kept(runs[0].verdict("other", variant="bf16"), whole.model_copy(update={"variant": "bf16"}), table)
+    own, _ = judged(runs, seeds=True)
+    assert [(each.verdict.task, each.verdict.model) for each in own if each.verdict.task == "other"] == [
+        ("other", "a, 2 of 3 seeds"),
+        ("other", "a+bf16, 1 of 3 seeds"),
+    ]
