@@ -185,4 +185,20 @@ def _hush_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    root = logging.getLogger()
+    if not root.handlers:
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        root.handlers[0].addFilter(_is_news)
+
+
+_WARNED: set[str] = set()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """What this package warns of is told once: a plan is made before a cluster starts, and again on it."""
+    if not record.name.startswith("hbt_ray."):
+        return True
+    text = record.getMessage()
+    is_news = text not in _WARNED
+    _WARNED.add(text)
+    return is_news

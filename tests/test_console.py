@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -82,3 +84,16 @@ def test_a_silent_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> Non
     with screen.counting("encoding", 3) as advance:
         advance(3)
     assert capsys.readouterr().out == ""
+
+
+def test_a_warning_of_ours_is_told_once() -> None:
+    script = (
+        "import logging; from hbt_ray.console import Screen; Screen(); Screen()\n"
+        "for name in ('hbt_ray.plan', 'other') * 2: logging.getLogger(name).warning('from %s', name)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [
+        "WARNING hbt_ray.plan: from hbt_ray.plan",
+        "WARNING other: from other",
+        "WARNING other: from other",
+    ]
