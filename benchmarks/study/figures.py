@@ -55,7 +55,7 @@ def over_alpha(systems: Mapping[str, System]) -> Any:
 def methods(systems: Mapping[str, System]) -> Any:
     """What each buys in one pool, and at which price in one language."""
     whole, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    shown = {name: system for name, system in systems.items() if name not in ("untrained", "mixed")}
+    shown = {name: system for name, system in systems.items() if name not in ("bm25", "untrained", "mixed")}
     for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
         for name, system in shown.items():
             x, y = system.estimate(MONO_AP), system.estimate(figure)

@@ -86,8 +86,11 @@ as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passag
 
 policies() {
   [[ -d runs/study/untrained/verdicts/xquad-r+bf16 ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/bm25/verdicts/xquad-r ]] ||
+    hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
   runs "$SEEDS" "${policies[@]}"
 }
+more() { runs "3 4" "${policies[@]:0:3}"; } # Two more for those that the paper's claims are about.
 terms() { runs "$SEEDS" "${terms[@]}"; }
 batches() { runs "$SEEDS" "${batches[@]}"; }
 longer() { runs "$SEEDS" "${longer[@]}"; }
@@ -118,4 +121,4 @@ besides() { # For the first seed, as it takes longest: translations in 36 langua
     --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
 }
 
-for group in ${*:-policies terms fixes others besides batches longer layers}; do $group; done
+for group in ${*:-policies more terms fixes others besides batches longer layers}; do $group; done

@@ -52,7 +52,7 @@ FIGURES = (
 )
 MONO_AP, CROSS_AP, MULTI_AP, DISTANCE = FIGURES
 
-POLICIES = ("untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair")
+POLICIES = ("bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair")
 CLAIMS = (
     # (better, worse, by what): the paper's ordering, tables 1 and 2.
     ("hybrid-0.5", "mono", MONO_AP),
@@ -91,7 +91,8 @@ class System:
 def find_systems(runs: Path, variant: str = "+bf16") -> dict[str, System]:
     """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system."""
     found: dict[str, list[Evidence]] = {}
-    for path in sorted(runs.glob(f"*/verdicts/xquad-r*{variant}/verdict.json")):
+    words = runs.glob("bm25/verdicts/xquad-r/verdict.json")  # Of which there is no other precision.
+    for path in sorted([*runs.glob(f"*/verdicts/xquad-r*{variant}/verdict.json"), *words]):
         name = re.sub(r"-seed\d+$", "", path.parts[-4])
         fix = path.parts[-2].removeprefix("xquad-r").removesuffix(variant)
         found.setdefault(name + fix, []).append(Evidence.load(path))
