@@ -6,45 +6,34 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.session import configure
+from tests.nodes import head
 
 
 def main() -> None:
-    configure(local=True)
-    import ray
-    from ray.cluster_utils import Cluster
+    with head(num_cpus=1) as cluster:
+        from hbt_ray.doctor.examination import examine
+        from hbt_ray.doctor.team import nodes_up
 
-    from hbt_ray.doctor.examination import examine
-    from hbt_ray.doctor.team import nodes_up
+        def examined(seconds: float) -> dict[str, Any]:
+            begin = time.monotonic()
+            seen = examine(Path(sys.argv[1]) / "runs", seconds=seconds)
+            return {"findings": [asdict(each) for each in seen.findings], "seconds": time.monotonic() - begin}
 
-    def examined(seconds: float) -> dict[str, Any]:
-        begin = time.monotonic()
-        seen = examine(Path(sys.argv[1]) / "runs", seconds=seconds)
-        return {"findings": [asdict(each) for each in seen.findings], "seconds": time.monotonic() - begin}
-
-    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
-        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        whole = examined(40)
+        (name,) = [name for name, each in nodes_up().items() if each["NodeID"] == node.node_id]
+        raylet = node.all_processes["raylet"][0].process.pid
+        os.kill(raylet, signal.SIGSTOP)
         try:
-            node = cluster.add_node(num_cpus=1)
-            cluster.wait_for_nodes()
-            whole = examined(40)
-            (name,) = [name for name, each in nodes_up().items() if each["NodeID"] == node.node_id]
-            raylet = node.all_processes["raylet"][0].process.pid
-            os.kill(raylet, signal.SIGSTOP)
-            try:
-                hung = examined(6)
-            finally:
-                os.kill(raylet, signal.SIGCONT)
+            hung = examined(6)
         finally:
-            ray.shutdown()
-            cluster.shutdown()
+            os.kill(raylet, signal.SIGCONT)
     print(json.dumps([whole, {**hung, "hung": name}]))
 
 

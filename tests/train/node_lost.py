@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 from threading import Thread
 
 from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.session import configure
 from hbt_ray.train.probe import Probe
+from tests.nodes import head
 from tests.worlds import small_run
 
 LOST_AFTER = 12
@@ -25,31 +24,20 @@ class Unhurried(Probe):
 
 
 def main() -> None:
-    configure(local=True)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from hbt_ray.train.trainer import fit
-
     config = small_run(Path(sys.argv[1]), "name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
     steps: list[int] = []
-    run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), probe=Unhurried()))
-    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
-        # Connected at once, so that the driver is on the head. Ray adds nodes in the main thread only.
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
-        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
-        try:
-            node = cluster.add_node(num_cpus=1)
-            run.start()
-            while not steps or steps[-1] < LOST_AFTER:
-                assert run.is_alive(), "the run ended early"
-                time.sleep(0.1)
-            cluster.remove_node(node, allow_graceful=False)
-            cluster.add_node(num_cpus=1)
-            run.join()
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with head(num_cpus=1) as cluster:
+        from hbt_ray.train.trainer import fit
+
+        run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), probe=Unhurried()))
+        node = cluster.add_node(num_cpus=1)
+        run.start()
+        while not steps or steps[-1] < LOST_AFTER:
+            assert run.is_alive(), "the run ended early"
+            time.sleep(0.1)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        run.join()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -16,8 +15,8 @@ from typing import Any
 from ray import cloudpickle
 
 from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.session import configure
 from hbt_ray.train.settings import TrainConfig
+from tests.nodes import head
 from tests.train import faults
 from tests.worlds import small_run
 
@@ -65,12 +64,6 @@ def drain(node: Any, deadline: float) -> None:
 def main() -> None:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
     os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
-    configure(local=True)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from hbt_ray.train.trainer import fit
-
     world = Path(sys.argv[1])
     marks = world / "marks-nodes_change"
     marks.mkdir()
@@ -82,27 +75,22 @@ def main() -> None:
             assert run.is_alive(), "the run ended early"
             time.sleep(0.1)
 
-    run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), probe=Unhurried(marks)))
-    with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
-        # Connected at once, so that the driver is on the head. Ray adds nodes in the main thread only.
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sockets}
-        cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
-        try:
-            nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-            run.start()
-            wait_for(DRAINED_AFTER)
-            deadline = time.time() + NOTICE_SECONDS
-            for node in nodes:
-                drain(node, deadline)
-            time.sleep(NOTICE_SECONDS)
-            for node in nodes:
-                cluster.remove_node(node, allow_graceful=False)
-            wait_for(steps[-1] + LEFT_TO_ONE)
-            cluster.add_node(num_cpus=1)
-            run.join()
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with head(num_cpus=1) as cluster:
+        from hbt_ray.train.trainer import fit
+
+        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), probe=Unhurried(marks)))
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        run.start()
+        wait_for(DRAINED_AFTER)
+        deadline = time.time() + NOTICE_SECONDS
+        for node in nodes:
+            drain(node, deadline)
+        time.sleep(NOTICE_SECONDS)
+        for node in nodes:
+            cluster.remove_node(node, allow_graceful=False)
+        wait_for(steps[-1] + LEFT_TO_ONE)
+        cluster.add_node(num_cpus=1)
+        run.join()
 
 
 if __name__ == "__main__":
