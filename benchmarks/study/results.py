@@ -52,7 +52,9 @@ FIGURES = (
 )
 MONO_AP, CROSS_AP, MULTI_AP, DISTANCE = FIGURES
 
-POLICIES = ("bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair")
+POLICIES = (
+    "bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair",
+)  # fmt: skip
 CLAIMS = (
     # (better, worse, by what): the paper's ordering, tables 1 and 2.
     ("hybrid-0.5", "mono", MONO_AP),
