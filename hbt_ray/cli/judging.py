@@ -92,7 +92,7 @@ def posthoc(
         precision=precision,
     )
     with session():
-        fix = fit_fix(opened, encoder, settings, path, screen)
+        fix = fit_fix(opened, encoder, settings, path, run.vectors, screen)
     screen.say(f"`hbt evaluate {model} --posthoc {out or fix.name}` judges the model with it")
     screen.result(
         {"posthoc": path, "method": settings.model_dump(mode="json"), "encoder": fix.encoder, "texts": fix.texts}

@@ -51,13 +51,17 @@ def fix_file(run: Run, model: str, name: str) -> Path:
     return folder / "posthoc" / f"{name}{SUFFIX}"
 
 
-def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, screen: Screen) -> Fix:
-    """Store → a fix of the encoder's vectors, in the file `path`. Needs a Ray session."""
+def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen) -> Fix:
+    """Store → a fix of the encoder's vectors, in the file `path`; needs a Ray session.
+
+    Args:
+        cache: a folder where vectors are kept: methods that learn from the same texts share them.
+    """
 
     def encoded(questions: Sequence[str], passages: Sequence[str]) -> Encoded:
         screen.say(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
         with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
-            return encode(encoder, questions, passages, advance)
+            return encode(encoder, questions, passages, advance, cache=cache)
 
     fix = fit_to_store(store, method, encoded, name=path.stem)
     fix.save(path)

@@ -133,10 +133,11 @@ def hbt(*arguments: str | Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path) -> None:
+def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = world / "model", open_task("worldfacts=dev", LANGUAGES)
     encoded = encode(EncoderConfig(model=str(model)), *(t["text"].to_pylist() for t in (task.queries, task.documents)))
-    told = hbt("posthoc", model, "--store", world / "store", "--method", "centering", "--texts", "200")
+    fitted = ("posthoc", model, "--store", world / "store", "--texts", "200", "--name", "small", "--storage", world)
+    told = hbt(*fitted, "--method", "centering")
     path = model / "posthoc" / "centering.safetensors"
     assert (told["posthoc"], told["encoder"]) == (str(path), encoded.fingerprint)
     assert told["texts"] == {side: dict.fromkeys(LANGUAGES, 200) for side in ("question", "passage")}
@@ -156,6 +157,10 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path) -> None:
         assert told != pytest.approx(measures, rel=1e-2)
     with pytest.raises(ModelError, match="posthoc centering was fitted to an encoder with fingerprint"):
         hbt(*judged, "--posthoc", "centering", "--max-length", "9")
+
+    # Other methods learn from the same texts, whose vectors are kept.
+    monkeypatch.setattr("hbt_ray.evaluate.encode._encode", None)
+    assert hbt(*fitted, "--method", "lir")["encoder"] == encoded.fingerprint
 
 
 def centred(vectors: Vectors, languages: list[str], means: Mapping[str, Vectors]) -> Vectors:
