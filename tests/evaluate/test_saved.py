@@ -17,7 +17,7 @@ from hbt_ray.evaluate.encoder import EncoderConfig
 from hbt_ray.evaluate.saved import SavedIndex, save_index
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
-from tests.evaluate.test_search import clustered, corpus, flat_ranking, vectors
+from tests.evaluate.corpora import clustered, corpus, flat_ranking, vectors
 
 ENCODER = EncoderConfig(model="somewhere")
 
