@@ -48,7 +48,7 @@ def test_stores_and_suites_are_read() -> None:
 def test_the_page_says_what_the_runs_were() -> None:
     runs = defaultdict(list)
     with (ROOT / "docs" / "study.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        for row in filter(lambda row: row["part"] == "policies", csv.DictReader(file)):
             runs[row["system"]].append(float(row["multi AP"]))
     for page in (ROOT / "docs" / "study.md", ROOT / "README.md"):
         text = page.read_text(encoding="utf-8")

@@ -1,21 +1,19 @@
 """The three figures of the study, from the verdicts of the runs of recipes.sh.
 
-pip install matplotlib
-python benchmarks/study/figures.py [--runs runs/study] [--out docs]
+    pip install matplotlib
+    python benchmarks/study/figures.py [--part policies] [--part methods] [--runs runs/study] [--docs docs]
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from results import DISTANCE, FIGURES, MONO_AP, MULTI_AP, UNSEEN, System, find_systems
+from results import DISTANCE, FIGURES, METHODS, MONO_AP, MULTI_AP, UNSEEN, System, arguments, find_systems
 
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
 LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
@@ -55,7 +53,7 @@ def over_alpha(systems: Mapping[str, System]) -> Any:
 def methods(systems: Mapping[str, System]) -> Any:
     """What each buys in one pool, and at which price in one language."""
     whole, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    shown = {name: system for name, system in systems.items() if name not in ("bm25", "untrained", "mixed")}
+    shown = {name: systems[name] for name in METHODS if name in systems}
     for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
         for name, system in shown.items():
             x, y = system.estimate(MONO_AP), system.estimate(figure)
@@ -89,16 +87,17 @@ def by_language(systems: Mapping[str, System]) -> Any:
     return whole
 
 
+DRAWN = {"policies": {"alpha": over_alpha, "languages": by_language}, "methods": {"methods": methods}}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
-    parser.add_argument("--out", type=Path, default=Path("docs"))
-    options = parser.parse_args()
+    options = arguments(__doc__)
     systems = find_systems(options.runs)
-    for name, draw in (("alpha", over_alpha), ("methods", methods), ("languages", by_language)):
-        figure = draw(systems)
-        figure.savefig(options.out / f"study-{name}.svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
+    for part in options.part:
+        for name, draw in DRAWN[part].items():
+            figure = draw(systems)
+            figure.savefig(options.docs / f"study-{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            plt.close(figure)
 
 
 if __name__ == "__main__":

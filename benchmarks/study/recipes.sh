@@ -5,16 +5,20 @@
 #     hbt prepare benchmarks/study/store.yaml
 #     hbt prepare benchmarks/study/parallel.yaml
 #     bash benchmarks/study/recipes.sh [GROUP …]
+# Two shells, each with WORKERS=1 and SEEDS of its own, get more done on two cores: nothing waits for a second rank.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 SEEDS=${SEEDS:-"0 1 2"}
+WORKERS=${WORKERS:-2} # Processes of one run.
 XQUAD_R=ar,de,el,en,es,hi,ru,th,tr,vi,zh
 
 # Name, and what it varies.
-policies=(
+headline=(
   "hybrid-0.5"
   "mono                   plan.policy=mono"
   "cross-rows             plan.policy=cross"
+)
+policies=(
   "mixed                  plan.policy=mixed"
   "hybrid-0.25            plan.alpha=0.25"
   "hybrid-0.75            plan.alpha=0.75"
@@ -27,6 +31,8 @@ terms=(
   "hybrid+erasure-30      loss.erasure.weight=30"
   "mono+lakda-1           plan.policy=mono loss.lakda.weight=1"
   "mono+alignment-30      plan.policy=mono loss.alignment.weight=30"
+)
+weights=(
   "hybrid+alignment-1     loss.alignment.weight=1"
   "hybrid+erasure-1       loss.erasure.weight=1"
 )
@@ -53,7 +59,7 @@ layers=(
 )
 
 judge() { # encoder, options of `hbt evaluate`
-  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers 2 --precision bf16
+  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS" --precision bf16
 }
 
 run() { # seed, recipe
@@ -61,7 +67,7 @@ run() { # seed, recipe
   read -r -a words <<< "$2"
   local run="runs/study/${words[0]}-seed$1"
   [[ -d $run/model ]] ||
-    hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "${words[@]:1}"
+    hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "workers.count=$WORKERS" "${words[@]:1}"
   [[ -d $run/verdicts/xquad-r+bf16 ]] || judge "$run"
 }
 
@@ -84,14 +90,16 @@ fix() { # verdicts, model, options of both commands
 
 as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
 
-policies() {
+headline() {
   [[ -d runs/study/untrained/verdicts/xquad-r+bf16 ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
   [[ -d runs/study/bm25/verdicts/xquad-r ]] ||
     hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
-  runs "$SEEDS" "${policies[@]}"
+  runs "$SEEDS" "${headline[@]}"
 }
-more() { runs "3 4" "${policies[@]:0:3}"; } # Two more for those that the paper's claims are about.
+more() { runs "3 4" "${headline[@]}"; } # Two more for those that the paper's claims are about.
+policies() { runs "$SEEDS" "${policies[@]}"; }
 terms() { runs "$SEEDS" "${terms[@]}"; }
+weights() { runs "$SEEDS" "${weights[@]}"; }
 batches() { runs "$SEEDS" "${batches[@]}"; }
 longer() { runs "$SEEDS" "${longer[@]}"; }
 others() {
@@ -118,7 +126,7 @@ besides() { # For the first seed, as it takes longest: translations in 36 langua
       hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
   done
   [[ -d runs/study/untrained/verdicts/scifact+bf16 ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
-    --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
+    --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision bf16
 }
 
-for group in ${*:-policies more terms fixes others besides batches longer layers}; do $group; done
+for group in ${*:-headline more policies terms fixes others besides batches weights longer layers}; do $group; done

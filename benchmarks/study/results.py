@@ -1,9 +1,10 @@
 """What the runs of recipes.sh found: tables from their verdicts, into docs/study.md.
 
-    python benchmarks/study/results.py [--runs runs/study] [--docs docs]
+    python benchmarks/study/results.py [--part policies] [--part methods] [--runs runs/study] [--docs docs]
 
 Every table of the page, and the headline in the README, stands between two marks with its name and is written there;
-`docs/study.csv` has each run by itself. figures.py draws them.
+`docs/study.csv` has each run by itself. figures.py draws them. All runs of a part are made on one machine, as bf16 adds
+up in another order on another processor; a part that is not named stays as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,13 @@ MONO_AP, CROSS_AP, MULTI_AP, DISTANCE = FIGURES
 POLICIES = (
     "bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair",
 )  # fmt: skip
+METHODS = (
+    "mono", "hybrid-0.5", "cross-rows",
+    "hybrid+lakda-1", "hybrid+alignment-30", "hybrid+erasure-30", "mono+lakda-1", "mono+alignment-30",
+    "hybrid-0.5+centering", "hybrid-0.5+lir", "hybrid-0.5+shift", "mono+centering", "mono+lir", "mono+shift",
+)  # fmt: skip
+PARTS = {"policies": POLICIES, "methods": METHODS}
+"""What is compared with one another."""
 CLAIMS = (
     # (better, worse, by what): the paper's ordering, tables 1 and 2.
     ("hybrid-0.5", "mono", MONO_AP),
@@ -161,15 +169,17 @@ def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
 
 
 def against_table(systems: Mapping[str, System], comparisons: Comparisons, names: Sequence[str], to: str) -> str:
-    """What each changes beside one system; stars where both tests agree, Holm over the whole table."""
-    there = [name for name in names if name in systems]
+    """What each changes beside one system, which comes first as it is; stars where both tests agree, Holm over all."""
+    there = [name for name in names if name in systems and name != to]
     cells = [(name, figure, comparisons.of(name, to, figure)) for name in there for figure in FIGURES]
     corrected = holm([difference.p for *_, difference in cells]).tolist()
     rows: dict[str, list[str]] = {name: [name, str(len(systems[name].group))] for name in there}
     for (name, figure, difference), p in zip(cells, corrected, strict=True):
         sure = decided(1, p, comparisons.over_seeds(name, to, figure)) == "confirmed"
         rows[name].append(signed(difference.difference, figure) + (" *" if sure else ""))
-    return table([f"minus {to}", "seeds", *(figure.title for figure in FIGURES)], rows.values())
+    itself = [to, str(len(systems[to].group)), *(systems[to].shown(figure) for figure in FIGURES)]
+    heads = [f"minus {to}", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)]
+    return table(heads, [itself, *rows.values()])
 
 
 def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
@@ -216,14 +226,18 @@ def others_table(runs: Path) -> str:
     return table(heads, [[run, *(cells.get(name, "–") for name in columns)] for run, cells in sorted(rows.items())])
 
 
-def write_csv(systems: Mapping[str, System], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["system", "run", *(figure.title for figure in FIGURES)])
-        for name, system in systems.items():
-            for each in system.group:
+def write_csv(path: Path, systems: Mapping[str, System], parts: Collection[str]) -> None:
+    """Each run of these parts by itself; rows of other parts stay."""
+    heads = ["part", "system", "run", *(figure.title for figure in FIGURES)]
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in list(csv.reader(file))[1:] if row[0] not in parts]
+    for part in parts:
+        for name in (name for name in PARTS[part] if name in systems):
+            for each in systems[name].group:
                 values = [each.verdict.settings[figure.setting][figure.measure] for figure in FIGURES]
-                writer.writerow([name, each.verdict.model, *(f"{value:.6f}" for value in values)])
+                rows.append([part, name, each.verdict.model, *(f"{value:.6f}" for value in values)])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([heads, *sorted(rows)])
 
 
 def signed(value: float, figure: Figure) -> str:
@@ -250,26 +264,34 @@ def fill(page: Path, tables: Mapping[str, str]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """Those of this script and of figures.py."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
+    options.part = options.part or list(PARTS)
+    return options
+
+
+def main() -> None:
+    options = arguments(__doc__)
     systems = find_systems(options.runs)
     comparisons = Comparisons(systems)
-    others = [name for name in systems if name not in POLICIES]
-    tables = {
-        "policies": policies_table(systems, POLICIES),
-        "claims": claims_table(systems, comparisons),
-        "methods": against_table(systems, comparisons, others, "hybrid-0.5"),
-        "kinship": kinship_table(systems, POLICIES),
-        "others": others_table(options.runs),
-    }
+    tables: dict[str, str] = {}
+    if "policies" in options.part:
+        tables["policies"] = policies_table(systems, POLICIES)
+        tables["claims"] = claims_table(systems, comparisons)
+        tables["kinship"] = kinship_table(systems, POLICIES)
+    if "methods" in options.part:
+        tables["methods"] = against_table(systems, comparisons, METHODS, "hybrid-0.5")
+        tables["others"] = others_table(options.runs)
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
     for page in (options.docs / "study.md", options.docs.parent / "README.md"):
         fill(page, tables)
-    write_csv(systems, options.docs / "study.csv")
+    write_csv(options.docs / "study.csv", systems, options.part)
 
 
 if __name__ == "__main__":
