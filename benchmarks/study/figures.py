@@ -1,5 +1,7 @@
 """The three figures of the study, from the verdicts of the runs of recipes.sh.
 
+They need matplotlib, which nothing else here does:
+
     pip install matplotlib
     python benchmarks/study/figures.py [--part policies] [--part methods] [--runs runs/study] [--docs docs]
 """

@@ -83,7 +83,7 @@ fix() { # verdicts, model, options of both commands
   for method in centering lir shift; do
     [[ -d $1/xquad-r+$method+bf16 ]] && continue
     hbt posthoc "${@:2}" --store stores/study-parallel --languages $XQUAD_R --method $method --texts 500 \
-      --workers 2 --precision bf16
+      --workers "$WORKERS" --precision bf16
     judge "${@:2}" --posthoc $method
   done
 }
@@ -104,7 +104,7 @@ batches() { runs "$SEEDS" "${batches[@]}"; }
 longer() { runs "$SEEDS" "${longer[@]}"; }
 others() {
   [[ -d stores/study.negatives/e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
-    --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers 2
+    --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
   runs "$SEEDS" "${others[@]}"
 }
 layers() {
@@ -123,7 +123,8 @@ besides() { # For the first seed, as it takes longest: translations in 36 langua
   local run
   for run in mono cross-rows hybrid-0.5 mixed; do
     [[ -d runs/study/$run-seed0/verdicts/scifact+bf16 ]] ||
-      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers 2 --precision bf16
+      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" \
+        --precision bf16
   done
   [[ -d runs/study/untrained/verdicts/scifact+bf16 ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
     --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision bf16
