@@ -86,9 +86,12 @@ def on_rank(rank: int, base: Path) -> dict[str, Tensor]:
 
 
 def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_too(base: Path) -> None:
+    start = trained(for_training(base, adapted()))
     alone = trained(learned(base, adapted(), steps=3).encoder)
     for rank in on_ranks(2, on_rank, base):
-        assert all((rank[name] - value).abs().max() < 1e-5 for name, value in alone.items())
+        for name, value in alone.items():
+            # By norms: where a gradient is below AdamW's eps, as those of a few numbers are, rounding decides its step.
+            assert (rank[name] - value).norm() < 1e-3 * (value - start[name]).norm(), name
 
 
 def test_targets_are_ends_of_names(base: Path) -> None:
