@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from hbt_ray.cores import usable_cores
 from hbt_ray.errors import Interrupted, ResourceError
 
 _SETTINGS = {
@@ -65,7 +66,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
             raise _not_joined(address, error) from None
         _keep_workers_free()
     else:
-        _start_local(2 * (os.cpu_count() or 1) + 2 if spare_cpus else os.cpu_count() or 1)
+        _start_local(2 * usable_cores() + 2 if spare_cpus else usable_cores())
     _hush()
     try:
         yield

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
-    {"errors", "languages", "colour", "estimate", "heap"},
+    {"errors", "languages", "colour", "estimate", "heap", "cores"},
     {"config", "run", "console", "session", "families", "job"},
     {"data"},
     {"posthoc"},

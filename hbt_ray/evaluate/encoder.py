@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
+from hbt_ray.cores import usable_cores
 from hbt_ray.errors import ModelError
 from hbt_ray.heap import keep_freed_memory
 
@@ -66,7 +66,7 @@ class Encoder:
 
         if not config.gpu:
             keep_freed_memory()
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+            torch.set_num_threads(max(1, usable_cores() // config.workers))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         self._model = SentenceTransformer(config.model, device="cuda" if config.gpu else "cpu")
         self._model.to(kinds[config.precision])

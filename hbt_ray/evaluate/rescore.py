@@ -6,7 +6,6 @@ travels are numbers of pairs. Scores are the model's raw output: a sigmoid would
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import ray.data
 from pydantic import Field
 
 from hbt_ray.config import Config
+from hbt_ray.cores import usable_cores
 from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode import last_line
@@ -84,7 +84,7 @@ class _Rescorer:
         from sentence_transformers import CrossEncoder
 
         if not config.gpu:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+            torch.set_num_threads(max(1, usable_cores() // config.workers))
         self._model = CrossEncoder(config.model, device="cuda" if config.gpu else "cpu")
         self._raw, self._batch_size = torch.nn.Identity(), config.batch_size
         self._questions, self._documents = ray.get(list(texts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.console import Screen
+from hbt_ray.cores import usable_cores
 from hbt_ray.evaluate.approximate import IndexConfig
 from hbt_ray.evaluate.encode import encode
 from hbt_ray.evaluate.encoder import Encoder, EncoderConfig, model_folder
@@ -29,7 +29,7 @@ def build_index(
     there = encoder.model_copy(update={"model": str(here.absolute()) if here else encoder.model})
     with screen.counting("indexing", len(documents)) as advance:
         made = save_index(
-            folder, documents, encoded.passages, there, encoded.fingerprint, index, os.cpu_count() or 1, advance
+            folder, documents, encoded.passages, there, encoded.fingerprint, index, usable_cores(), advance
         )
     counts = ", ".join(f"{language} {count:,}" for language, count in made.about.languages.items())
     screen.say(f"{folder}: {counts}")
@@ -50,4 +50,4 @@ def ask_index(
         encoder = Encoder(config)
     asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
     fingerprint = asked["fingerprint"][0].as_py()
-    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, os.cpu_count() or 1)
+    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, usable_cores())
