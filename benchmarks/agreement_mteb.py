@@ -25,7 +25,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
 from hbt_ray.evaluate.tasks import Task, open_task
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.run import Run
 
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10"}

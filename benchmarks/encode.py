@@ -67,8 +67,8 @@ def build_model(folder: Path, texts: list[str]) -> str:
 
 
 def measure(model: str, texts: list[str], batch: int, rounds: int, folder: Path) -> dict[str, float]:
-    from hbt_ray.evaluate.encode import encode
-    from hbt_ray.evaluate.encoder import EncoderConfig
+    from hbt_ray.evaluate.encode.encode import encode
+    from hbt_ray.evaluate.encode.encoder import EncoderConfig
     from hbt_ray.session import session
 
     config = EncoderConfig(model=model, batch_size=batch)

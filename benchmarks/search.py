@@ -81,7 +81,7 @@ def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> di
     """Median seconds of rounds, in turn."""
     import faiss
 
-    from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+    from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
     from hbt_ray.session import session
 
     ids = [f"{number:09d}" for number in range(len(documents))]
@@ -108,8 +108,8 @@ def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> di
 
 
 def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int) -> list[dict[str, Any]]:
-    from hbt_ray.evaluate.approximate import IndexConfig
-    from hbt_ray.evaluate.shard import Shard
+    from hbt_ray.evaluate.search.approximate import IndexConfig
+    from hbt_ray.evaluate.search.shard import Shard
 
     orders = np.arange(len(documents))
     rows: list[dict[str, Any]] = []

@@ -86,8 +86,8 @@ def by_script(
 def by_us(
     asked: np.ndarray, found: np.ndarray, answers: np.ndarray, questions: int, sentences: int
 ) -> tuple[dict[str, float], float]:
-    from hbt_ray.evaluate.judge import judge
-    from hbt_ray.evaluate.search import ShardedIndex
+    from hbt_ray.evaluate.judge.judge import judge
+    from hbt_ray.evaluate.search.search import ShardedIndex
     from hbt_ray.evaluate.tasks import Task
     from hbt_ray.session import session
 

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from hbt_ray.data.prepare import StoreConfig, prepare
     from hbt_ray.data.store.negatives import Negatives
     from hbt_ray.data.store.store import Store
-    from hbt_ray.evaluate.candidates import MineConfig
-    from hbt_ray.evaluate.encoder import EncoderConfig
-    from hbt_ray.evaluate.mining import mine
+    from hbt_ray.evaluate.encode.encoder import EncoderConfig
+    from hbt_ray.evaluate.mining.candidates import MineConfig
+    from hbt_ray.evaluate.mining.mining import mine
     from hbt_ray.evaluate.tasks import Task, open_task
-    from hbt_ray.evaluate.verdict import Verdict
+    from hbt_ray.evaluate.verdict.verdict import Verdict
     from hbt_ray.train.loss.info_nce import info_nce
     from hbt_ray.train.settings import TrainConfig
     from hbt_ray.train.trainer import fit
 
 _HOMES = {
     "Batch": "data.plan.plan",
-    "EncoderConfig": "evaluate.encoder",
-    "MineConfig": "evaluate.candidates",
+    "EncoderConfig": "evaluate.encode.encoder",
+    "MineConfig": "evaluate.mining.candidates",
     "Negatives": "data.store.negatives",
     "Plan": "data.plan.plan",
     "PlanConfig": "data.plan.policy",
@@ -37,10 +37,10 @@ _HOMES = {
     "StoreConfig": "data.prepare",
     "Task": "evaluate.tasks",
     "TrainConfig": "train.settings",
-    "Verdict": "evaluate.verdict",
+    "Verdict": "evaluate.verdict.verdict",
     "fit": "train.trainer",
     "info_nce": "train.loss.info_nce",
-    "mine": "evaluate.mining",
+    "mine": "evaluate.mining.mining",
     "open_task": "evaluate.tasks",
     "prepare": "data.prepare",
 }

@@ -8,9 +8,9 @@ import yaml
 
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.table import compare
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import compare
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.run import Run
 from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig

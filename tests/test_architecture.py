@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,8 @@ FLOORS = [
 WITHOUT_RAY = ["data/plan", "data/store/store.py", "data/stream/local.py", "train/loss", "train/model", "train/engine",
                "train/checkpoints", "train/validation/measure.py", "train/validation/pool.py",
                "train/validation/record.py", "train/validation/stopping.py", "train/validation/task.py",
-               "posthoc", "evaluate/measures.py", "evaluate/verdict.py", "evaluate/resampling.py",
-               "evaluate/significance.py", "evaluate/bias.py", "evaluate/preference.py", "evaluate/tasks"]  # fmt: skip
+               "posthoc", "evaluate/tasks", "evaluate/measures", "evaluate/significance", "evaluate/verdict",
+               "evaluate/judge/preference.py"]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -58,6 +59,16 @@ def test_imports_point_down(path: Path) -> None:
         if name.startswith("hbt_ray.") and room(name) != here:
             assert floor(room(name)) < floor(here), f"{path.name} imports {name}, which is not below it"
         assert not name.startswith("tune_spaces"), f"{path.name}: the library never imports a search space"
+
+
+def test_the_rooms_of_evaluation_form_no_circle() -> None:
+    """tasks, encode, search, … : each needs only rooms that do not need it."""
+    needs: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "evaluate").glob("*/**/*.py")):
+        here = path.relative_to(ROOT / "evaluate").parts[0]
+        there = {name.split(".")[2] for name in imported(path) if name.startswith("hbt_ray.evaluate.")}
+        needs[here] = needs.get(here, set()) | (there - {here})
+    assert len(tuple(graphlib.TopologicalSorter(needs).static_order())) > 8
 
 
 @pytest.mark.parametrize("place", WITHOUT_RAY)

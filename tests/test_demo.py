@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 from scipy import stats
 
 from hbt_ray.estimate import CONFIDENCE, Estimate
-from hbt_ray.evaluate.evidence import Evidence
-from hbt_ray.evaluate.resampling import holm
-from hbt_ray.evaluate.seeds import averaged
-from hbt_ray.evaluate.significance import Difference, compare_systems
+from hbt_ray.evaluate.compare.seeds import averaged
+from hbt_ray.evaluate.significance.resampling import holm
+from hbt_ray.evaluate.significance.significance import Difference, compare_systems
+from hbt_ray.evaluate.verdict.evidence import Evidence
 from hbt_ray.families import family
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"

@@ -82,8 +82,8 @@ def mine(
     from hbt_ray.console import Screen
     from hbt_ray.data.store.location import is_uri
     from hbt_ray.data.store.store import Store
-    from hbt_ray.evaluate.candidates import MineConfig
-    from hbt_ray.evaluate.mining import free_folder, languages_to_mine
+    from hbt_ray.evaluate.mining.candidates import MineConfig
+    from hbt_ray.evaluate.mining.mining import free_folder, languages_to_mine
     from hbt_ray.session import session
     from hbt_ray.workflow.data import mine_store
     from hbt_ray.workflow.judging import find_run

@@ -50,8 +50,8 @@ def build(
 ) -> None:
     """Encode documents and save them with an index."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.approximate import IndexConfig
-    from hbt_ray.evaluate.documents import read_documents
+    from hbt_ray.evaluate.search.approximate import IndexConfig
+    from hbt_ray.evaluate.search.documents import read_documents
     from hbt_ray.evaluate.tasks import Task, open_task
     from hbt_ray.session import session
     from hbt_ray.workflow.indexing import build_index
@@ -98,7 +98,7 @@ def search(
     from rich.table import Table
 
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.saved import SavedIndex
+    from hbt_ray.evaluate.search.saved import SavedIndex
     from hbt_ray.workflow.indexing import ask_index
 
     screen = Screen(as_json)

@@ -26,7 +26,7 @@ from hbt_ray.errors import ConfigError
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.tasks import Bitext, Task
-    from hbt_ray.evaluate.verdict import Verdict
+    from hbt_ray.evaluate.verdict.verdict import Verdict
     from hbt_ray.run import Run
 
 
@@ -142,7 +142,7 @@ def evaluate(
 ) -> None:
     """Judge an encoder or BM25: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.search import SearchConfig
+    from hbt_ray.evaluate.search.search import SearchConfig
     from hbt_ray.posthoc import Fix
     from hbt_ray.run import Run
     from hbt_ray.session import session
@@ -192,7 +192,7 @@ def _tell(
     screen: Screen, run: Run, baseline: Sequence[Verdict], verdicts: Sequence[Verdict], shown: Sequence[Verdict] = ()
 ) -> None:
     """What was found. Where there is no baseline, the table has what is `shown` in its place."""
-    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.evaluate.compare.table import headline_table
 
     screen.table(headline_table(verdicts, baseline or shown or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
@@ -212,7 +212,7 @@ def report(
 ) -> None:
     """Compare judged runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.table import headline_table
+    from hbt_ray.evaluate.compare.table import headline_table
     from hbt_ray.run import Run
     from hbt_ray.workflow.reporting import judged, make_report
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from hbt_ray.evaluate.encoder import EncoderConfig
-    from hbt_ray.evaluate.rescore import RescorerConfig
+    from hbt_ray.evaluate.encode.encoder import EncoderConfig
+    from hbt_ray.evaluate.mining.rescore import RescorerConfig
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")]
@@ -35,14 +35,14 @@ def listed(names: str) -> list[str]:
 
 def encoder_of(model: str, **options: Any) -> EncoderConfig:
     """How a command runs a model, from the options above."""
-    from hbt_ray.evaluate.encoder import EncoderConfig
+    from hbt_ray.evaluate.encode.encoder import EncoderConfig
 
     return EncoderConfig.make({"model": model, **options}, "the command line")
 
 
 def rescorer_of(model: str, **options: Any) -> RescorerConfig:
-    from hbt_ray.evaluate.encoder import model_folder
-    from hbt_ray.evaluate.rescore import RescorerConfig
+    from hbt_ray.evaluate.encode.encoder import model_folder
+    from hbt_ray.evaluate.mining.rescore import RescorerConfig
 
     model_folder(model)  # What is no model shows before a cluster starts.
     return RescorerConfig.make({"model": model, **options}, "the command line")

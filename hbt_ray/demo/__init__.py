@@ -15,9 +15,9 @@ import yaml
 
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig
-from hbt_ray.evaluate.encoder import EncoderConfig
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
 from hbt_ray.evaluate.tasks import open_task
-from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 from hbt_ray.session import session
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import open_run

@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 
 from hbt_ray.console import Screen
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate.bitext import judge_bitext
-from hbt_ray.evaluate.encode import Encoded, encode
-from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY
-from hbt_ray.evaluate.failures import failures
-from hbt_ray.evaluate.judge import Scorecard, judge
-from hbt_ray.evaluate.lexical import FINGERPRINT, LexicalIndex, queries_of
-from hbt_ray.evaluate.preference import DEPTH
-from hbt_ray.evaluate.ranking import Hits, Ranking
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.encode.encode import Encoded, encode
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.judge.bitext import judge_bitext
+from hbt_ray.evaluate.judge.failures import failures
+from hbt_ray.evaluate.judge.judge import Scorecard, judge
+from hbt_ray.evaluate.judge.preference import DEPTH
+from hbt_ray.evaluate.judge.trec import write_qrels, write_run
+from hbt_ray.evaluate.lexical.lexical import FINGERPRINT, LexicalIndex, queries_of
+from hbt_ray.evaluate.search.ranking import Hits, Ranking
+from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Bitext, Task
-from hbt_ray.evaluate.trec import write_qrels, write_run
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.evidence import FAILURES, PER_QUERY
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.posthoc import Fix
 from hbt_ray.posthoc.methods import PASSAGE, QUESTION
 from hbt_ray.run import published

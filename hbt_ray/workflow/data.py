@@ -11,10 +11,10 @@ from rich.table import Table
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
 from hbt_ray.data.store.store import Store
-from hbt_ray.evaluate.candidates import REASONS, MineConfig
-from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.mining import Mining, mine
-from hbt_ray.evaluate.rescore import RescorerConfig
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.mining.candidates import REASONS, MineConfig
+from hbt_ray.evaluate.mining.mining import Mining, mine
+from hbt_ray.evaluate.mining.rescore import RescorerConfig
 from hbt_ray.session import session
 
 _WORTH_A_CLUSTER = 32 << 20

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from hbt_ray.console import Screen
 from hbt_ray.cores import usable_cores
-from hbt_ray.evaluate.approximate import IndexConfig
-from hbt_ray.evaluate.encode import encode
-from hbt_ray.evaluate.encoder import Encoder, EncoderConfig, model_folder
-from hbt_ray.evaluate.saved import Answer, SavedIndex, save_index
+from hbt_ray.evaluate.encode.encode import encode
+from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig, model_folder
+from hbt_ray.evaluate.search.approximate import IndexConfig
+from hbt_ray.evaluate.search.saved import Answer, SavedIndex, save_index
 from hbt_ray.train.model.loading import quiet
 
 

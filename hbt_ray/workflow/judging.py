@@ -9,12 +9,12 @@ from hbt_ray.card import write_card
 from hbt_ray.console import Screen
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
-from hbt_ray.evaluate.encode import Encoded, encode
-from hbt_ray.evaluate.encoder import EncoderConfig, model_folder
+from hbt_ray.evaluate.encode.encode import Encoded, encode
+from hbt_ray.evaluate.encode.encoder import EncoderConfig, model_folder
 from hbt_ray.evaluate.evaluation import evaluate, evaluate_words, variant_of
-from hbt_ray.evaluate.search import SearchConfig
+from hbt_ray.evaluate.search.search import SearchConfig
 from hbt_ray.evaluate.tasks import Bitext, Task
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
 from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.evidence import Evidence
+from hbt_ray.evaluate.compare.seeds import averaged
 from hbt_ray.evaluate.report import write_report
-from hbt_ray.evaluate.seeds import averaged
+from hbt_ray.evaluate.verdict.evidence import Evidence
 from hbt_ray.run import Run
 from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
 
 
 @pytest.fixture

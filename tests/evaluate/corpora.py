@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.evaluate.scores import pair_scores
+from hbt_ray.evaluate.search.scores import pair_scores
 
 DIM = 12
 

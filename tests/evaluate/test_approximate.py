@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import ConfigError, ResourceError
-from hbt_ray.evaluate.approximate import IndexConfig, on_device
-from hbt_ray.evaluate.memory import Keeping, keeping
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
-from hbt_ray.evaluate.shard import Shard
+from hbt_ray.evaluate.search.approximate import IndexConfig, on_device
+from hbt_ray.evaluate.search.memory import Keeping, keeping
+from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.search.shard import Shard
 from tests.evaluate.corpora import DIM, clustered, corpus, vectors
 
 

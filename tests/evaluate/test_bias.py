@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate import bias
+from hbt_ray.evaluate.measures import bias
 
 LANGUAGES = ("de", "en", "th")
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate import bitext
-from hbt_ray.evaluate.bitext import judge_bitext, margin, nearest
+from hbt_ray.evaluate.compare.table import compare
+from hbt_ray.evaluate.judge import bitext
+from hbt_ray.evaluate.judge.bitext import judge_bitext, margin, nearest
 from hbt_ray.evaluate.report import write_report
-from hbt_ray.evaluate.table import compare
 from hbt_ray.evaluate.tasks.bitext import Bitext, multiway, with_english
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 
 def by_angle(*degrees: float) -> np.ndarray:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate import encode as encoding
-from hbt_ray.evaluate.encode import encode
-from hbt_ray.evaluate.encoder import EncoderConfig
+from hbt_ray.evaluate.encode import encode as encoding
+from hbt_ray.evaluate.encode.encode import encode
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.encode.vectors import TextSet
 from hbt_ray.evaluate.evaluation import evaluate
-from hbt_ray.evaluate.evidence import Evidence
 from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.vectors import TextSet
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.evidence import Evidence
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 

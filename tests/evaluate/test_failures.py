@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate import failures as module
-from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY, Evidence
-from hbt_ray.evaluate.failures import SCHEMA, failures
-from hbt_ray.evaluate.judge import judge
+from hbt_ray.evaluate.judge import failures as module
+from hbt_ray.evaluate.judge.failures import SCHEMA, failures
+from hbt_ray.evaluate.judge.judge import judge
 from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.evidence import FAILURES, PER_QUERY, Evidence
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from tests.evaluate.test_preference import DE, EN, Ranked, first, numbers, parallel
 
 

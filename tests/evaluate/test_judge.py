@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.judge import MEASURES, POOL_ONLY, Scorecard, judge
-from hbt_ray.evaluate.measures import RANK_DISTANCE
-from hbt_ray.evaluate.ranking import Hits
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.judge.judge import MEASURES, POOL_ONLY, Scorecard, judge
+from hbt_ray.evaluate.judge.trec import write_qrels, write_run
+from hbt_ray.evaluate.measures.measures import RANK_DISTANCE
+from hbt_ray.evaluate.search.ranking import Hits
+from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task, read_lareqa
-from hbt_ray.evaluate.trec import write_qrels, write_run
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
 ANGLES = {"de_1": 0, "de_2": 60, "en_1": 30, "en_2": 80, "fr_1": 45}

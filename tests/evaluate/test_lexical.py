@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from hbt_ray.cli import app
 from hbt_ray.errors import ConfigError
-from hbt_ray.evaluate import words as words_module
-from hbt_ray.evaluate.lexical import K1, B, LexicalIndex, queries_of, read_words
+from hbt_ray.evaluate.lexical import words as words_module
+from hbt_ray.evaluate.lexical.lexical import K1, B, LexicalIndex, queries_of, read_words
+from hbt_ray.evaluate.lexical.words import words
 from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.words import words
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.measures import measure, parse
+from hbt_ray.evaluate.measures.measures import measure, parse
 
 # Not RR@k: trec_eval has none, and the package that ir-measures asks instead breaks ties another way.
 NAMES = ("AP", "AP@20", "RR", "nDCG", "nDCG@10", "nDCG@3", "R@1", "R@10", "Success@1", "Success@5")

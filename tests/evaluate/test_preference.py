@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hbt_ray.evaluate.judge import MEASURES, POOL_ONLY, judge
-from hbt_ray.evaluate.preference import preference
-from hbt_ray.evaluate.ranking import Hits, Places
+from hbt_ray.evaluate.judge.judge import MEASURES, POOL_ONLY, judge
+from hbt_ray.evaluate.judge.preference import preference
+from hbt_ray.evaluate.search.ranking import Hits, Places
 from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 DE, EN = range(0, 12), range(12, 24)
 

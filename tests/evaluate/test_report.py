@@ -13,7 +13,8 @@ from rich.console import Console
 
 from hbt_ray.colour import Triple, level_colour
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.column import COLUMNS, Column
+from hbt_ray.evaluate.compare.column import COLUMNS, Column
+from hbt_ray.evaluate.compare.table import compare, headline_table
 from hbt_ray.evaluate.report import write_report
 from hbt_ray.evaluate.report.chart import Scale, tick_label
 from hbt_ray.evaluate.report.curve import Curve, smooth
@@ -21,8 +22,7 @@ from hbt_ray.evaluate.report.dev import pool_loss_chart, precision_chart
 from hbt_ray.evaluate.report.heat import LEVELS
 from hbt_ray.evaluate.report.names import duration, language_name, size
 from hbt_ray.evaluate.report.training import target_share
-from hbt_ray.evaluate.table import compare, headline_table
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 VOID = {"meta", "br", "wbr"}

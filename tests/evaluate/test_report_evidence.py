@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.evaluate.bitext import judge_bitext
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.evidence import FAILURES, PER_QUERY, Evidence
-from hbt_ray.evaluate.failures import SCHEMA
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import compare
+from hbt_ray.evaluate.judge.bitext import judge_bitext
+from hbt_ray.evaluate.judge.failures import SCHEMA
 from hbt_ray.evaluate.report.differences import RESAMPLES, chance, differences
 from hbt_ray.evaluate.report.failures import Words, failure_lists
 from hbt_ray.evaluate.report.kinship import RELATIONS, kinship, relation
-from hbt_ray.evaluate.significance import compare_systems
-from hbt_ray.evaluate.table import compare
+from hbt_ray.evaluate.significance.significance import compare_systems
 from hbt_ray.evaluate.tasks.bitext import with_english
-from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.evaluate.verdict.evidence import FAILURES, PER_QUERY, Evidence
+from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
 from hbt_ray.run import Run
 from hbt_ray.workflow.reporting import make_report
 from tests.evaluate.test_report import BASELINE, LANGUAGES, TRAINED, Page, page, sample

@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from hbt_ray.data.store.negatives import Negatives, require_scores
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate.candidates import MineConfig, read_candidates
-from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.mining import mine
-from hbt_ray.evaluate.rescore import RescorerConfig, rescore
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.mining.candidates import MineConfig, read_candidates
+from hbt_ray.evaluate.mining.mining import mine
+from hbt_ray.evaluate.mining.rescore import RescorerConfig, rescore
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_store

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.approximate import IndexConfig
-from hbt_ray.evaluate.documents import read_documents
-from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.saved import SavedIndex, save_index
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.search.approximate import IndexConfig
+from hbt_ray.evaluate.search.documents import read_documents
+from hbt_ray.evaluate.search.saved import SavedIndex, save_index
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from tests.evaluate.corpora import clustered, corpus, flat_ranking, vectors

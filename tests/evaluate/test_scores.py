@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.scores import checked_vectors, key_orders, key_scores, pair_scores, ranking_keys, score_matrix
+from hbt_ray.evaluate.search.scores import (
+    checked_vectors,
+    key_orders,
+    key_scores,
+    pair_scores,
+    ranking_keys,
+    score_matrix,
+)
 from tests.evaluate.corpora import all_scores
 
 

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from hbt_ray.errors import HbtError, ResourceError, TaskError
-from hbt_ray.evaluate.memory import Keeping
-from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.search.memory import Keeping
+from hbt_ray.evaluate.search.search import ShardedIndex
 from tests.evaluate.corpora import DIM, corpus, flat_ranking, vectors
 
 

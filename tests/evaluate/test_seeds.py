@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.evidence import PER_QUERY, Evidence
-from hbt_ray.evaluate.seeds import averaged
-from hbt_ray.evaluate.table import SEEDS_NOTE, compare
-from hbt_ray.evaluate.verdict import MULTILINGUAL, Verdict
+from hbt_ray.evaluate.compare.seeds import averaged
+from hbt_ray.evaluate.compare.table import SEEDS_NOTE, compare
+from hbt_ray.evaluate.verdict.evidence import PER_QUERY, Evidence
+from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL, Verdict
 from hbt_ray.run import Run
 from hbt_ray.workflow.reporting import judged, make_report
 from tests.evaluate.test_report_evidence import kept, queries, verdict_of

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.evaluate.scores import ranking_keys
-from hbt_ray.evaluate.shard import Shard
+from hbt_ray.evaluate.search.scores import ranking_keys
+from hbt_ray.evaluate.search.shard import Shard
 from tests.evaluate.corpora import DIM, all_scores, vectors
 
 
@@ -54,7 +54,7 @@ def test_a_shard_on_disk_takes_the_memory_of_a_block(tmp_path: Path) -> None:
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((150_000, 384), dtype=np.float32))
     script = (
         "import sys, resource, numpy as np; from pathlib import Path\n"
-        "from hbt_ray.evaluate.shard import Shard; from hbt_ray.evaluate.vector_file import VectorFile\n"
+        "from hbt_ray.evaluate.search.shard import Shard; from hbt_ray.evaluate.search.vector_file import VectorFile\n"
         "vectors = VectorFile(Path(sys.argv[1])); queries = vectors[:8]\n"
         "Shard(np.arange(4_096), vectors[:4_096]).search(queries, 10)\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.resampling import paired_effect, sign_flip_p
-from hbt_ray.evaluate.significance import KEYS, Difference, compare_systems, item_ids
+from hbt_ray.evaluate.significance.resampling import paired_effect, sign_flip_p
+from hbt_ray.evaluate.significance.significance import KEYS, Difference, compare_systems, item_ids
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 NUM_PAIRS = 200

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from hbt_ray.errors import ConfigError, TaskError
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.table import compare
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import compare
 from hbt_ray.evaluate.tasks import Bitext, Suite, Task, distinct, open_task
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.verdict import Verdict
 from tests.evaluate.test_readers import write
 
 

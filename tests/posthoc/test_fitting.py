@@ -15,10 +15,10 @@ from hbt_ray.cli import app
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.evaluate.encode import encode
-from hbt_ray.evaluate.encoder import EncoderConfig
-from hbt_ray.evaluate.judge import judge
-from hbt_ray.evaluate.search import ShardedIndex
+from hbt_ray.evaluate.encode.encode import encode
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.judge.judge import judge
+from hbt_ray.evaluate.search.search import ShardedIndex
 from hbt_ray.evaluate.tasks import Task, open_task
 from hbt_ray.posthoc import Centering, Fix, Lir, Shift, fit_to_store
 from hbt_ray.posthoc.fix import Vectors
@@ -159,7 +159,7 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch
         hbt(*judged, "--posthoc", "centering", "--max-length", "9")
 
     # Other methods learn from the same texts, whose vectors are kept.
-    monkeypatch.setattr("hbt_ray.evaluate.encode._encode", None)
+    monkeypatch.setattr("hbt_ray.evaluate.encode.encode._encode", None)
     assert hbt(*fitted, "--method", "lir")["encoder"] == encoded.fingerprint
 
 

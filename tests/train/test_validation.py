@@ -14,10 +14,10 @@ from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
-from hbt_ray.evaluate.judge import judge
-from hbt_ray.evaluate.search import SearchConfig, ShardedIndex
+from hbt_ray.evaluate.judge.judge import judge
+from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
 from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
+from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.info_nce import info_nce

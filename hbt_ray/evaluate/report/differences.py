@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.column import MISSING, Column
-from hbt_ray.evaluate.evidence import Evidence, evidence_of
-from hbt_ray.evaluate.significance import Difference, compare_systems
-from hbt_ray.evaluate.table import Comparison, System
+from hbt_ray.evaluate.compare.column import MISSING, Column
+from hbt_ray.evaluate.compare.table import Comparison, System
+from hbt_ray.evaluate.significance.significance import Difference, compare_systems
+from hbt_ray.evaluate.verdict.evidence import Evidence, evidence_of
 
 ALPHA = 0.05
 RESAMPLES = 5_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hbt_ray.evaluate.column import MISSING
+from hbt_ray.evaluate.compare.column import MISSING
+from hbt_ray.evaluate.compare.table import Comparison
 from hbt_ray.evaluate.report.names import duration, listing, size
-from hbt_ray.evaluate.table import Comparison
 
 
 @dataclass(frozen=True)

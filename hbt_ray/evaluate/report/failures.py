@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.evaluate.evidence import Evidence, evidence_of
+from hbt_ray.evaluate.compare.table import Comparison, System
 from hbt_ray.evaluate.report.heat import AP
-from hbt_ray.evaluate.table import Comparison, System
-from hbt_ray.evaluate.verdict import MULTILINGUAL
+from hbt_ray.evaluate.verdict.evidence import Evidence, evidence_of
+from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL
 from hbt_ray.families import family
 
 SHOWN = 12

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.colour import hex_code, level_colour
-from hbt_ray.evaluate.column import MISSING, Column
-from hbt_ray.evaluate.table import Comparison, System
-from hbt_ray.evaluate.verdict import MULTILINGUAL
+from hbt_ray.evaluate.compare.column import MISSING, Column
+from hbt_ray.evaluate.compare.table import Comparison, System
+from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL
 
 LEVELS = 41
 # Wider maps have cells too small for their numbers, and 100 languages would make 10,000 cells a system.

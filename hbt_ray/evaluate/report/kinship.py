@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import Cell, Comparison
 from hbt_ray.evaluate.report.heat import MAX_LANGUAGES, Grid, HeatMaps, painted
-from hbt_ray.evaluate.table import Cell, Comparison
-from hbt_ray.evaluate.verdict import CROSS_LINGUAL, Verdict
+from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, Verdict
 from hbt_ray.families import UNKNOWN, Family, family
 
 RELATIONS = (

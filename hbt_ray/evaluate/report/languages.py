@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.table import Cell, Comparison
-from hbt_ray.evaluate.verdict import MONOLINGUAL, MULTILINGUAL
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import Cell, Comparison
+from hbt_ray.evaluate.verdict.verdict import MONOLINGUAL, MULTILINGUAL
 
 
 @dataclass(frozen=True)

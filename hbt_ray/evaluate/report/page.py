@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.evaluate.evidence import Evidence
+from hbt_ray.evaluate.compare.table import SEEDS_NOTE, Baseline, Comparison, compare
 from hbt_ray.evaluate.report import heat, paper
 from hbt_ray.evaluate.report.curve import Curve
 from hbt_ray.evaluate.report.differences import ALPHA, RESAMPLES, Differences, chance, differences
@@ -20,8 +20,8 @@ from hbt_ray.evaluate.report.names import language_name
 from hbt_ray.evaluate.report.preference import Preferences, preferences
 from hbt_ray.evaluate.report.prose import achievement, losses
 from hbt_ray.evaluate.report.training import training
-from hbt_ray.evaluate.table import SEEDS_NOTE, Baseline, Comparison, compare
-from hbt_ray.evaluate.verdict import Verdict
+from hbt_ray.evaluate.verdict.evidence import Evidence
+from hbt_ray.evaluate.verdict.verdict import Verdict
 
 
 @dataclass(frozen=True)

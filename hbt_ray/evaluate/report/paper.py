@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from hbt_ray.evaluate.column import Column
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import Cell, Comparison, System
 from hbt_ray.evaluate.report.differences import ALPHA, Differences
-from hbt_ray.evaluate.table import Cell, Comparison, System
 
 _LATEX = {
     "\\": r"\textbackslash{}",

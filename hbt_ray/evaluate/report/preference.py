@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import Cell, Comparison
+from hbt_ray.evaluate.judge.preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 from hbt_ray.evaluate.report.heat import AP, MAX_LANGUAGES, HeatMaps, painted
 from hbt_ray.evaluate.report.languages import LanguageTable, language_table
 from hbt_ray.evaluate.report.names import language_name
-from hbt_ray.evaluate.table import Cell, Comparison
-from hbt_ray.evaluate.verdict import MULTILINGUAL
+from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL
 
 COLUMNS = tuple(Column(MULTILINGUAL, name) for name in (MAX_RANK, OWN_LANGUAGE_FIRST, SHARE_DISTANCE, RANK_CORRELATION))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hbt_ray.evaluate.column import Column
-from hbt_ray.evaluate.measures import RANK_DISTANCE
+from hbt_ray.evaluate.compare.column import Column
+from hbt_ray.evaluate.compare.table import Comparison, System
+from hbt_ray.evaluate.measures.measures import RANK_DISTANCE
 from hbt_ray.evaluate.report.names import listing, number
-from hbt_ray.evaluate.table import Comparison, System
-from hbt_ray.evaluate.verdict import MULTILINGUAL
+from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL
 
 
 def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", name_task: bool = False) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from hbt_ray.config import Config, Language
 from hbt_ray.data.store.location import name
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.measures import parse
+from hbt_ray.evaluate.measures.measures import parse
 from hbt_ray.evaluate.tasks.bitext import Bitext
 from hbt_ray.evaluate.tasks.task import Task
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.measures import parse
+from hbt_ray.evaluate.measures.measures import parse
 from hbt_ray.languages import normalise
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from hbt_ray.evaluate.column import MISSING
+from hbt_ray.evaluate.compare.column import MISSING
 from hbt_ray.evaluate.report.chart import Chart
 from hbt_ray.evaluate.report.frame import page_environment
 from hbt_ray.tune.board import Board

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbt_ray.estimate import CONFIDENCE, Estimate
-from hbt_ray.evaluate.column import MISSING
+from hbt_ray.evaluate.compare.column import MISSING
 from hbt_ray.tune.board import Trial
 from hbt_ray.tune.settings import LOWER_IS_BETTER
 

@@ -1,0 +1,1 @@
+"""Systems side by side on one task, and runs that differ by their seeds as one."""

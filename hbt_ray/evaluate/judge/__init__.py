@@ -1,0 +1,1 @@
+"""From rankings to a verdict, with TREC files and failures for people to read."""

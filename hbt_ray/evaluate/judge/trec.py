@@ -1,0 +1,67 @@
+"""TREC files: runs (`qid Q0 docid rank score tag`) and judgements (`qid 0 docid 1`), as trec_eval reads them.
+
+Scores are written so that reading them gives the same float32 back; with ids as tie break, trec_eval then ranks the
+documents exactly as we do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.search.ranking import Hits
+from hbt_ray.evaluate.tasks import Task
+
+
+def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits: Hits, tag: str = "hbt_ray") -> Path:
+    """Write the hits of each query, best first; `doc_ids` are those of the index. Ranks count from 1.
+
+    Raises:
+        TaskError: an id or the tag holds white space, which separates the fields, or counts do not match.
+    """
+    if len(query_ids) != len(hits.documents):
+        raise TaskError(f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries")
+    _check_words(path, (tag, *query_ids))
+    _check_words(path, (doc_ids[row] for row in np.unique(hits.documents).tolist() if row >= 0))
+    return _write(
+        path,
+        (
+            f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
+            for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)
+            for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
+            if row >= 0
+        ),
+    )
+
+
+def write_qrels(path: Path, task: Task) -> Path:
+    """Write the relevant pairs of a task, each with relevance 1.
+
+    Raises:
+        TaskError: an id holds white space, which separates the fields.
+    """
+    query_ids, doc_ids = task.qrels["query_id"].to_pylist(), task.qrels["doc_id"].to_pylist()
+    _check_words(path, {*query_ids, *doc_ids})
+    return _write(path, (f"{q} 0 {d} 1\n" for q, d in zip(query_ids, doc_ids, strict=True)))
+
+
+def _check_words(path: Path, words: Iterable[str]) -> None:
+    for word in words:
+        if word.split() != [word]:
+            raise TaskError(
+                f"{path}: {word!r} is empty or holds white space, which separates the fields of a TREC file"
+            )
+
+
+def _write(path: Path, lines: Iterable[str]) -> Path:
+    """Under another name first: a run that was cut short must not look like a run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+    os.replace(unfinished, path)
+    return path

@@ -1,0 +1,1 @@
+"""BM25: ranking by words, the baseline that has learned nothing."""

@@ -1,0 +1,1 @@
+"""Hard negatives: passages that only seem to answer a question."""
