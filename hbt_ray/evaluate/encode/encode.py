@@ -1,7 +1,7 @@
 """Encode: texts to vectors, with Ray Data and a pool of actors that hold one model each.
 
-Every text is encoded once, however often it occurs, and texts of about equal length share a batch, so that little is
-spent on padding and equal texts get equal vectors to the last bit. With a cache, what was encoded before is not again.
+Every text is encoded once, however often it occurs, so equal texts get equal vectors to the last bit; texts of about as
+many tokens share a batch, so that little is spent on padding. With a cache, what was encoded before is not again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import ray.data
 from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig
 from hbt_ray.evaluate.encode.vectors import Texts, TextSet, VectorCache, Vectors
+
+_BATCHES = 16
+"""Given to an actor at once, for it to sort: characters have sorted the texts by then, tokens do so within these."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,14 +107,14 @@ def _encode(
 
 def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
     """Tables of side, number, vector, fingerprint and memory, in any order."""
-    block = config.batch_size * 8
+    block = config.batch_size * _BATCHES
     tables = [ordered.slice(at, block) for ordered in map(_ordered, sets) for at in range(0, len(ordered), block)]
     if not tables:
         return
     dataset = ray.data.from_arrow(tables).map_batches(
         Encoder,
         fn_constructor_args=(config,),
-        batch_size=config.batch_size,
+        batch_size=None,  # A block as it is.
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_gpus=1 if config.gpu else None,
