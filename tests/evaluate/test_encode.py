@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode import encode as encoding
 from hbt_ray.evaluate.encode.encode import encode
-from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig
 from hbt_ray.evaluate.encode.vectors import TextSet
 from hbt_ray.evaluate.evaluation import evaluate
 from hbt_ray.evaluate.tasks import Task
@@ -45,6 +46,19 @@ def test_vectors_are_those_of_the_library_in_order(library: tuple[Path, Any]) ->
     assert np.abs(encoded.passages - model.encode_document(PASSAGES)).max() < 1e-6
     assert np.array_equal(encoded.passages[:50], encoded.passages[50:])  # Equal texts, equal bits.
     assert encoded.peak_memory_bytes > 50_000_000
+
+
+def test_texts_of_as_many_tokens_share_a_batch(library: tuple[Path, Any]) -> None:
+    """As many characters are few tokens in words that the tokenizer knows, and many in others."""
+    encoder = Encoder(EncoderConfig(model=str(library[0]), batch_size=8))
+    masks = []
+    encoder._model.register_forward_pre_hook(lambda _, given: masks.append(given[0]["attention_mask"]))
+    known, unknown = "passage more", "xzqjkvwxzqjk"
+    texts = [f"{known if number % 2 else unknown} {number:02}" for number in range(32)]
+    encoder(pa.table({"number": range(32), "side": [1] * 32, "text": texts}))
+    assert len(masks) == 4
+    assert max(mask.sum(1).max() for mask in masks) > 2 * min(mask.sum(1).min() for mask in masks)
+    assert sum(mask.numel() for mask in masks) < 1.15 * sum(int(mask.sum()) for mask in masks)
 
 
 def test_prompts_and_length_can_be_given_and_change_the_fingerprint(library: tuple[Path, Any]) -> None:
