@@ -23,8 +23,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/hbt demo
 
+# Two processes, each with a cluster of its own where a test wants one: most of a test's time is processes that start.
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 soak: install
 	$(BIN)/python -m pytest -m soak

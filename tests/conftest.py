@@ -1,4 +1,4 @@
-"""What all tests share: one small Ray cluster a session, and the real data where it lies beside the repository."""
+"""What all tests share: a small Ray cluster in each process, and the real data where it lies beside the repository."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from hbt_ray.session import configure
 
 # Read by Ray when it is imported, so before any test module imports it.
 configure(local=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What wants a cluster takes longest: the processes that share the tests begin with it, and end together."""
+    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +38,15 @@ def ray_session() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def encode_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encodes in this process, for tests of what is done with vectors: an actor is ten seconds of imports."""
+    from hbt_ray.evaluate.encode import encode
+    from hbt_ray.evaluate.encode.encoder import Encoder
+
+    monkeypatch.setattr(encode, "_batches", lambda config, sets: map(Encoder(config), encode._blocks(config, sets)))
 
 
 @pytest.fixture(scope="session")
