@@ -51,10 +51,10 @@ def test_occurrences_count_the_earlier_turns_of_the_same_choice(kind: str, weigh
 
 
 def test_random_turns_are_independent_draws() -> None:
-    draws = [_play(Schedule([0.3, 0.7], "random", key), 2000) == 0 for key in range(20)]
+    draws = [_play(Schedule([0.3, 0.7], "random", key), 1000) == 0 for key in range(20)]
     counts = np.array([draw.sum() for draw in draws])
-    assert abs(counts.mean() - 600) < 5 * (420 / 20) ** 0.5
-    assert 0.4 < counts.var() / 420 < 2.2  # Binomial: variance n·p·(1-p); a balanced schedule would have none.
+    assert abs(counts.mean() - 300) < 5 * (210 / 20) ** 0.5
+    assert 0.4 < counts.var() / 210 < 2.2  # Binomial: variance n·p·(1-p); a balanced schedule would have none.
     pairs = np.mean([(draw[1:] & draw[:-1]).mean() for draw in draws])
     assert abs(pairs - 0.09) < 0.01  # Neighbours know nothing of each other.
 

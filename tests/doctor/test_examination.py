@@ -15,6 +15,9 @@ from hbt_ray.doctor.examination import examine
 from hbt_ray.doctor.finding import Level, failed
 from hbt_ray.doctor.machine import DRIVER
 
+BUSY = 90.0
+"""Seconds in which an examiner's process is up on a machine that runs other tests."""
+
 
 def by_check(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {finding["check"]: finding for finding in findings}
@@ -22,7 +25,7 @@ def by_check(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def test_one_node(ray_session: None, tmp_path: Path) -> None:
     told: list[str] = []
-    seen = examine(tmp_path / "runs", tell=told.append)
+    seen = examine(tmp_path / "runs", seconds=BUSY, tell=told.append)
     assert not failed(seen.findings)
     found = {finding.check: finding for finding in seen.findings}
     assert list(found) == [
@@ -43,7 +46,7 @@ def test_a_folder_that_cannot_be_written(ray_session: None, tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     (problem,) = [
         finding
-        for finding in examine(tmp_path / "file" / "runs", network=False).findings
+        for finding in examine(tmp_path / "file" / "runs", network=False, seconds=BUSY).findings
         if finding.level is Level.FAILURE
     ]
     assert problem.check == "storage"

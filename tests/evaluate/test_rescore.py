@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import ray
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -15,7 +17,7 @@ from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode.encoder import EncoderConfig
 from hbt_ray.evaluate.mining.candidates import MineConfig, read_candidates
 from hbt_ray.evaluate.mining.mining import mine
-from hbt_ray.evaluate.mining.rescore import RescorerConfig, rescore
+from hbt_ray.evaluate.mining.rescore import RescorerConfig, _Rescorer, rescore
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_store
@@ -74,14 +76,19 @@ def test_scores_are_the_raw_outputs_of_each_pair(world: Path) -> None:
     [
         ("encoder", "without a trained head for pairs, so no cross-encoder"),
         ("pairs", "it gives 2 numbers a pair; take a cross-encoder that gives one"),
-        ("nowhere", "nowhere"),
     ],
 )
 def test_models_that_cannot_score_pairs_are_refused(world: Path, model: str, message: str) -> None:
-    with pytest.raises(ModelError, match=f"could not score pairs: .*{message}"):
-        rescore(RescorerConfig(model=str(world / model)), ["a"], ["b"], np.array([[0, 0]]))
+    with pytest.raises(ModelError, match=message):
+        _Rescorer(RescorerConfig(model=str(world / model)), [ray.put(pa.array(["a"])), ray.put(pa.array(["b"]))])
 
 
+def test_a_model_that_is_refused_is_named(world: Path) -> None:
+    with pytest.raises(ModelError, match=r"could not score pairs: .*without a trained head"):
+        rescore(RescorerConfig(model=str(world / "encoder")), ["a"], ["b"], np.array([[0, 0]]))
+
+
+@pytest.mark.usefixtures("encode_here")
 def test_mining_keeps_the_scores_of_a_cross_encoder_and_the_choice_of_the_model(world: Path) -> None:
     store, config = Store(world / "store"), MineConfig(language="en", max_share=1.0, keep=3)
     encoder, teacher = EncoderConfig(model=str(world / "encoder")), RescorerConfig(model=str(world / "cross"))

@@ -43,7 +43,7 @@ def test_a_saved_index_answers_as_a_flat_one(tmp_path: Path, kind: str) -> None:
 
 def test_an_approximate_index_is_saved_with_its_vectors(tmp_path: Path) -> None:
     ids = [str(n) for n in range(12_000)]
-    settings = IndexConfig(factory="IVF64,PQ16", parameters="nprobe=32")
+    settings = IndexConfig(factory="IVF64,SQ8", parameters="nprobe=32")
     documents = clustered(12_000, 1)
     save_index(tmp_path / "index", documents_of(ids, ["en"] * 12_000), documents, ENCODER, "f1", settings)
     assert (tmp_path / "index" / "en.faiss").stat().st_size < documents.nbytes / 2
@@ -98,7 +98,7 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
         read_documents(tmp_path / "documents.parquet", ["fr"])
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "encode_here")
 def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
     from hbt_ray.cli import app
 

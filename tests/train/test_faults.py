@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -56,18 +57,23 @@ def last_files(run: Run) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
 
 
-def test_workers_killed_anywhere_change_nothing(world: Path, undisturbed: TrainConfig) -> None:
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param(((3, 1, "batch", kill), (22, 1, "after_update", leave)), id="steps", marks=pytest.mark.soak),
+        pytest.param(((12, 0, "before_update", leave), (15, 0, "written", kill)), id="checkpoint"),
+    ],
+)
+def test_workers_killed_anywhere_change_nothing(
+    world: Path, undisturbed: TrainConfig, places: tuple[Any, ...], request: pytest.FixtureRequest
+) -> None:
     """In a batch, before and after the weights change, and in the middle of a checkpoint."""
-    config, schedule = disturbed(world, "killed")
-    schedule = (
-        schedule.at(3, 1, "batch", kill)
-        .at(12, 0, "before_update", leave)
-        .at(15, 0, "written", kill)
-        .at(22, 1, "after_update", leave)
-    )
+    config, schedule = disturbed(world, f"killed-{request.node.callspec.id}")
+    for place in places:
+        schedule = schedule.at(*place)
     steps: list[int] = []
     assert fit(config, lambda outcome: steps.append(outcome.step), probe=schedule) == 40
-    assert schedule.happened() == [0, 1, 2, 3]
+    assert schedule.happened() == [0, 1]
     assert sorted(set(steps)) == list(range(40))
     assert last_files(config.run) == last_files(undisturbed.run)
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
@@ -98,17 +104,20 @@ def test_storage_that_refuses_ends_in_one_named_error(world: Path) -> None:
     assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
 
 
-def test_other_numbers_of_workers_see_the_same_batches(world: Path) -> None:
-    """Three, then one, then two; and twelve rows do not divide among five."""
-    config, schedule = disturbed(world, "changing", "model.dropout=0", "optimiser.steps=32", "checkpoints.every=8")
+@pytest.mark.parametrize("counts", [(1, 5), pytest.param((3, 1, 2, 5), marks=pytest.mark.soak)], ids=str)
+def test_other_numbers_of_workers_see_the_same_batches(world: Path, counts: tuple[int, ...]) -> None:
+    """And twelve rows do not divide among five."""
+    steps = 8 * len(counts)
+    settings = ("model.dropout=0", f"optimiser.steps={steps}", "checkpoints.every=8")
+    config, schedule = disturbed(world, f"changing-{len(counts)}", *settings)
     open_run(config)
     expected = in_this_process(config)
-    for count, until in ((3, 8), (1, 16), (2, 24), (5, 32)):
+    for until, count in zip(range(8, steps + 1, 8), counts, strict=True):
         changed = config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
         assert fit(changed, lambda outcome: None, until, probe=schedule) == until
     assert [row["loss"] for row in config.run.curve()] == pytest.approx(expected, rel=1e-5)
     plan = Plan(Store(world / "store").manifest, config.plan)
-    assert schedule.seen() == [(step, plan.batch(step).items.tolist()) for step in range(32)]
+    assert schedule.seen() == [(step, plan.batch(step).items.tolist()) for step in range(steps)]
 
 
 def in_this_process(config: TrainConfig) -> list[float]:

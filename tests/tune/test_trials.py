@@ -154,7 +154,8 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
     assert measured(found.board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
 
 
-@pytest.mark.parametrize("script", ["driver_killed", pytest.param("node_lost", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
 def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, Found], script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]

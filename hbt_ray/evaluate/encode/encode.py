@@ -107,11 +107,10 @@ def _encode(
 
 def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
     """Tables of side, number, vector, fingerprint and memory, in any order."""
-    block = config.batch_size * _BATCHES
-    tables = [ordered.slice(at, block) for ordered in map(_ordered, sets) for at in range(0, len(ordered), block)]
-    if not tables:
+    blocks = _blocks(config, sets)
+    if not blocks:
         return
-    dataset = ray.data.from_arrow(tables).map_batches(
+    dataset = ray.data.from_arrow(blocks).map_batches(
         Encoder,
         fn_constructor_args=(config,),
         batch_size=None,  # A block as it is.
@@ -123,6 +122,11 @@ def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
         raise ModelError(f"{config.model!r} could not encode: {last_line(error)}") from error
+
+
+def _blocks(config: EncoderConfig, sets: list[TextSet]) -> list[pa.Table]:
+    rows = config.batch_size * _BATCHES
+    return [ordered.slice(at, rows) for ordered in map(_ordered, sets) for at in range(0, len(ordered), rows)]
 
 
 def _ordered(texts: TextSet) -> pa.Table:
