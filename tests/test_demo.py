@@ -13,7 +13,7 @@ from hbt_ray.evaluate.verdict.verdict import Verdict
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hbt_ray", "demo", "--folder", str(tmp_path), "--json", "optimiser.steps=60"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     untrained, trained = (Verdict.model_validate(each) for each in json.loads(done.stdout)["verdicts"])
     run = tmp_path / "runs" / "demo-hybrid"

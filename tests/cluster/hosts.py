@@ -127,7 +127,7 @@ def _start(
         within += ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
     more = ["--object-store-memory=150000000", "--include-dashboard=false"][: 1 if host else 2]
     done = subprocess.run(
-        [*within, *ray, *more], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [*within, *ray, *more], env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)

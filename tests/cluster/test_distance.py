@@ -58,7 +58,7 @@ def wait_for_step(config: TrainConfig, job: subprocess.Popen[str], step: int) ->
 def followed(config: TrainConfig, environment: dict[str, str]) -> tuple[int, str]:
     job = training(config, environment)
     try:
-        _, told = job.communicate(timeout=300)
+        _, told = job.communicate(timeout=900)
     finally:
         job.kill()
     return job.returncode, told
@@ -77,7 +77,7 @@ def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(world: Path) ->
         wait_for_step(cut, job, 60)
         lost = next(host for host in everyone if host.trains())
         lost.cut()
-        out, told = job.communicate(timeout=300)
+        out, told = job.communicate(timeout=900)
         assert job.returncode == 0, told
         assert weights(cut) == weights(near)
         assert f"; Ray has lost {lost.address}, and waits for workers" in out
@@ -91,7 +91,7 @@ def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(world: Path) -
         job = training(config, environment)
         wait_for_step(config, job, 60)
         everyone[1].cut()
-        _, told = job.communicate(timeout=300)
+        _, told = job.communicate(timeout=900)
         assert job.returncode == 1
         assert everyone[1].address in told
 

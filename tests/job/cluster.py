@@ -99,7 +99,7 @@ def _start(cluster: LocalCluster, *options: str) -> None:
     ray = str(Path(sys.executable).parent / "ray")
     with (cluster.folder / "start.log").open("ab") as log:
         command = [ray, "start", *options, "--object-store-memory=200000000"]
-        done = subprocess.run(command, env=environment, cwd=cluster.folder, stdout=log, stderr=log, timeout=120)
+        done = subprocess.run(command, env=environment, cwd=cluster.folder, stdout=log, stderr=log, timeout=900)
     if done.returncode:
         raise RuntimeError((cluster.folder / "start.log").read_text(encoding="utf-8"))
 

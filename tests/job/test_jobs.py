@@ -57,7 +57,7 @@ def submit(cluster: LocalCluster, *arguments: str | Path) -> subprocess.Popen[st
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=cluster.environment)
 
 
-def followed(cluster: LocalCluster, *arguments: str | Path, seconds: int = 300) -> tuple[int, str, str]:
+def followed(cluster: LocalCluster, *arguments: str | Path, seconds: int = 900) -> tuple[int, str, str]:
     job = submit(cluster, *arguments)
     try:
         out, told = job.communicate(timeout=seconds)
@@ -82,7 +82,7 @@ def test_a_job_that_fails_returns_its_code_and_says_why(cluster: LocalCluster) -
 def test_without_the_token(cluster: LocalCluster, environment: dict[str, str], message: str) -> None:
     command = [sys.executable, "-m", "hbt_ray", "submit", "train", "nowhere.yaml"]
     env = cluster.environment | environment
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=900, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -91,7 +91,7 @@ def test_without_the_token(cluster: LocalCluster, environment: dict[str, str], m
 def test_whoever_joins_without_the_token_is_told(cluster: LocalCluster, world: Path) -> None:
     command = [sys.executable, "-m", "hbt_ray", "train", str(world / "train.yaml"), "name=tokenless"]
     env = cluster.environment | {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": cluster.gcs}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=90, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=900, check=False)
     assert done.returncode == 2
     assert f"ResourceError: RAY_ADDRESS={cluster.gcs} does not answer" in done.stderr
     assert "if it asks for a token set RAY_AUTH_MODE=token" in done.stderr
@@ -147,7 +147,7 @@ def test_ctrl_c_stops_a_job_that_goes_on_when_sent_again(cluster: LocalCluster, 
     while not (shelf.is_dir() and any(shelf.iterdir())) and time.monotonic() < end and job.poll() is None:
         time.sleep(0.2)
     job.send_signal(signal.SIGINT)
-    out, told = job.communicate(timeout=120)
+    out, told = job.communicate(timeout=900)
     assert job.returncode == 130, out + told
     assert "was stopped; a run goes on from its last checkpoint when sent again" in told
     assert at_work(cluster) == []
@@ -187,7 +187,7 @@ def test_the_whole_way_by_rays_own_program(cluster: LocalCluster, world: Path) -
         ray = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", "."]
         command = [*ray, "--runtime-env", "cluster/runtime_env.yaml", "--", "python", "-m", "hbt_ray", *map(str, words)]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, env=cluster.environment, timeout=400, check=False
+            command, capture_output=True, text=True, cwd=ROOT, env=cluster.environment, timeout=900, check=False
         )
         assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
     assert (runs / "searched" / "report.html").is_file()

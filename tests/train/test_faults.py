@@ -82,7 +82,7 @@ def test_workers_killed_anywhere_change_nothing(
 
 
 def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undisturbed: TrainConfig) -> None:
-    config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=15", "workers.max_failures=1")
+    config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=30", "workers.max_failures=1")
     schedule = schedule.at(10, 0, "written", stall).at(17, 1, "before_update", stall)
     with pytest.raises(StalledRank, match=r"rank 1 was at .*faults\.py:\d+ in stall") as caught:
         fit(config, lambda outcome: None, probe=schedule)
@@ -140,7 +140,7 @@ def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, matc
 def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(world: Path) -> None:
     """Three workers, one, two: the same batches, and the curve of one process."""
     command = [sys.executable, "-m", "tests.train.nodes_change", str(world)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     config, schedule = nodes_change.settings(world), Faults(world / "marks-nodes_change")
     three, one, two = schedule.starts()
@@ -158,7 +158,7 @@ def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(worl
 def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.train.{script}", str(world)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     run = Run(world / "runs" / script)
     assert last_files(run) == last_files(undisturbed.run)

@@ -60,7 +60,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> Run:
         patch.setenv("WANDB_MODE", "offline")
         patch.setattr(log, "CLOSING_SECONDS", 300.0)
         command = [sys.executable, "-m", "tests.train.driver_with_trackers", str(run.root), *names]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
         go_on(run, *names)
     return run

@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _nothing_stays_behind() -> Iterator[None]:
     before = living() | held()  # By tests of other modules.
     yield
-    end = time.monotonic() + 20  # Processes take a moment to end.
+    end = time.monotonic() + 60  # Processes take a moment to end.
     while (left := living() | held()) - before and time.monotonic() < end:
         time.sleep(0.2)
     assert left - before == set()
@@ -159,7 +159,7 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
 def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, Found], script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     expected = measured(undisturbed[1].board)
     board = Board.of(world / "runs" / script)
