@@ -51,7 +51,7 @@ class OptimiserConfig(Config):
     similarities and the loss are fp32 always."""
     chunk_rows: int = Field(256, ge=0)
     """Texts that go through the encoder together at most; fewer where lengths differ. 0 sets no bound. The loss is the
-    same. On a CPU 32 saves most; so few at a time would leave a GPU idle."""
+    same. On a CPU 16 to 32 save most; so few at a time would leave a GPU idle."""
     activation_tokens: int | None = Field(65_536, ge=0)
     """Tokens whose activations wait for the backward pass; what is beyond goes through the encoder twice (gradient
     caching), so that memory does not grow with the batch. null keeps all, 0 none. The gradients are the same."""
