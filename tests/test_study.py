@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -45,23 +46,58 @@ def test_stores_and_suites_are_read() -> None:
         assert Suite.load(STUDY / f"{name}.yaml").tasks
 
 
-def test_the_page_says_what_the_runs_were() -> None:
-    runs = defaultdict(list)
+def runs_of(part: str) -> dict[str, dict[str, float]]:
+    """System → seed → multi AP."""
+    runs: dict[str, dict[str, float]] = defaultdict(dict)
     with (ROOT / "docs" / "study.csv").open(encoding="utf-8") as file:
-        for row in filter(lambda row: row["part"] == "policies", csv.DictReader(file)):
-            runs[row["system"]].append(float(row["multi AP"]))
-    for page in (ROOT / "docs" / "study.md", ROOT / "README.md"):
-        text = page.read_text(encoding="utf-8")
-        table = re.search(r"<!-- policies -->\n(.*?)<!-- /policies -->", text, re.S)
-        assert table, page
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:] if line]
-        assert len(rows) >= 7
-        for system, seeds, _, _, multi, _ in rows:
-            assert int(seeds) == len(runs[system])
-            assert float(multi.split()[0]) == pytest.approx(sum(runs[system]) / len(runs[system]), abs=6e-4)
+        for row in filter(lambda row: row["part"] == part, csv.DictReader(file)):
+            seed = re.search(r"-seed(\d+)", row["run"])
+            runs[row["system"]][seed[1] if seed else ""] = float(row["multi AP"])
+    return runs
+
+
+def rows_of(page: Path, name: str) -> list[list[str]]:
+    table = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", page.read_text(encoding="utf-8"), re.S)
+    assert table, page
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:] if line]
+
+
+@pytest.mark.parametrize("page", ["docs/study.md", "README.md"])
+def test_the_table_of_policies_says_what_the_runs_were(page: str) -> None:
+    runs, rows = runs_of("policies"), rows_of(ROOT / page, "policies")
+    assert {system for system, *_ in rows} == runs.keys()
+    for system, seeds, _, _, multi, _ in rows:
+        assert int(seeds) == len(runs[system])
+        assert float(multi.split()[0]) == pytest.approx(fmean(runs[system].values()), abs=6e-4)
+
+
+def test_the_table_of_methods_says_what_they_change_beside_hybrid_batches() -> None:
+    runs, rows = runs_of("methods"), rows_of(ROOT / "docs" / "study.md", "methods")
+    (base, _, _, _, multi, _), *others = rows
+    assert float(multi.split()[0]) == pytest.approx(fmean(runs[base].values()), abs=6e-4)
+    assert {base} | {system for system, *_ in others} == runs.keys()
+    for system, seeds, _, _, multi, _ in others:
+        own = runs[system]
+        assert int(seeds) == len(own)
+        same = [runs[base][seed] for seed in own if seed in runs[base]] or runs[base].values()
+        change = float(multi.removesuffix(" *").replace("−", "-"))
+        assert change == pytest.approx(fmean(own.values()) - fmean(same), abs=6e-4), system
+
+
+def test_a_run_that_both_parts_have_gave_them_the_same_figures() -> None:
+    """One was made on another processor, in bf16 and with another number of workers."""
+    found = defaultdict(list)
+    with (ROOT / "docs" / "study.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            figures = [float(row[name]) for name in ("mono AP", "cross AP", "multi AP")]
+            found[row["run"].removesuffix("+bf16")].append(figures)
+    twice = [rows for rows in found.values() if len(rows) == 2]
+    assert len(twice) >= 4
+    for one, other in twice:
+        assert one == pytest.approx(other, abs=2e-3)
 
 
 def test_the_configuration_that_the_study_ends_with_is_one_of_its_recipes() -> None:
-    made = TrainConfig.load(ROOT / "configs" / "hybrid-lakda.yaml")
-    changes = [*dict(RECIPES)["hybrid+lakda-1"].split(), f"name={made.name}", f"storage_path={made.storage_path}"]
+    made = TrainConfig.load(ROOT / "configs" / "mono-lakda.yaml")
+    changes = [*dict(RECIPES)["mono+lakda-1"].split(), f"name={made.name}", f"storage_path={made.storage_path}"]
     assert made == TrainConfig.load(STUDY / "train.yaml", changes)

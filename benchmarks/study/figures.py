@@ -3,11 +3,12 @@
 They need matplotlib, which nothing else here does:
 
     pip install matplotlib
-    python benchmarks/study/figures.py [--part policies] [--part methods] [--runs runs/study] [--docs docs]
+    python benchmarks/study/figures.py [--part NAME …] [--runs runs/study] [--docs docs]
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,23 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from results import DISTANCE, FIGURES, METHODS, MONO_AP, MULTI_AP, UNSEEN, System, arguments, find_systems
+from results import (
+    DISTANCE,
+    FIGURES,
+    FIXES,
+    METHODS,
+    MONO_AP,
+    MULTI_AP,
+    TRAINED,
+    UNSEEN,
+    System,
+    arguments,
+    find_systems,
+)
 
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
+MARKS = {"lakda": "s", "alignment": "^", "erasure": "D"} | {fix: f"${fix[0]}$" for fix in FIXES}
+LEFT = ("cross-rows", "hybrid+erasure-30")  # Whose names would lie on another's.
 LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
 plt.rcParams |= {
     "svg.hashsalt": "hbt_ray",  # The same verdicts give the same file.
@@ -53,18 +68,37 @@ def over_alpha(systems: Mapping[str, System]) -> Any:
 
 
 def methods(systems: Mapping[str, System]) -> Any:
-    """What each buys in one pool, and at which price in one language."""
-    whole, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    shown = {name: systems[name] for name in METHODS if name in systems}
+    """What each buys in one pool, and at which price in one language, for the seeds that all have.
+
+    Thin lines lead from an encoder to its fixes.
+    """
+    names = [name for name in METHODS if name in systems and not name.startswith("untrained")]
+    seeds = frozenset.intersection(*(frozenset(systems[name].group) for name in names))
+    systems = {name: systems[name].only(seeds) for name in names}
+    whole, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
-        for name, system in shown.items():
-            x, y = system.estimate(MONO_AP), system.estimate(figure)
-            colour = next((LINES[policy] for policy in LINES if name.startswith(policy)), "#555555")
-            axis.errorbar(x.mean, y.mean, y.half or 0, x.half or 0, fmt="o", color=colour, markersize=4, linewidth=0.8)
-            axis.annotate(name, (x.mean, y.mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        for name in (name for name in TRAINED if name in systems):
+            colour = next(colour for policy, colour in LINES.items() if policy[:4] == name[:4])
+            at = [systems[name].estimate(each).mean for each in (MONO_AP, figure)]
+            axis.plot(*at, marker=next((mark for term, mark in MARKS.items() if term in name), "o"), color=colour)
+            side = -1 if name in LEFT else 1
+            axis.annotate(
+                re.sub(r"-[\d.]+$", "", name), at, xytext=(6 * side, -10), textcoords="offset points",
+                ha="right" if side < 0 else "left", fontsize=8, color=colour,
+            )  # fmt: skip
+            for fix in (fix for fix in FIXES if f"{name}+{fix}" in systems):
+                fixed = [systems[f"{name}+{fix}"].estimate(each).mean for each in (MONO_AP, figure)]
+                axis.plot([at[0], fixed[0]], [at[1], fixed[1]], "-", color=colour, linewidth=0.5, alpha=0.4)
+                axis.plot(*fixed, marker=MARKS[fix], color=colour, markersize=6)
         axis.set_xlabel("mono AP")
-        axis.set_ylabel(figure.title)
+        axis.set_ylabel(figure.title + ("" if figure.higher else " (less is up)"))
+    axes[0].set_title("one pool of all languages: up and right is better", fontsize=9)
+    axes[1].set_title("language bias: up and right is better", fontsize=9)
     axes[1].invert_yaxis()
+    handles = [
+        plt.Line2D([], [], marker=MARKS[fix], linestyle="", color="#555555", label=f"then {fix}") for fix in FIXES
+    ]
+    axes[0].legend(handles=handles, fontsize=7, frameon=False)
     return whole
 
 
@@ -96,7 +130,7 @@ def main() -> None:
     options = arguments(__doc__)
     systems = find_systems(options.runs)
     for part in options.part:
-        for name, draw in DRAWN[part].items():
+        for name, draw in DRAWN.get(part, {}).items():
             figure = draw(systems)
             figure.savefig(options.docs / f"study-{name}.svg", bbox_inches="tight", metadata={"Date": None})
             plt.close(figure)

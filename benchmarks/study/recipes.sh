@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Every run of the study, by the package's own commands; called again, it goes on where it stopped.
+#     pip install sentencepiece                    # Which the next two want.
 #     python ../shared/tools/e5_small_weights.py models/e5-small-6 --layers 6
 #     python ../shared/tools/e5_small_weights.py models/e5-small
 #     hbt prepare benchmarks/study/store.yaml
@@ -30,9 +31,9 @@ terms=(
   "hybrid+alignment-30    loss.alignment.weight=30"
   "hybrid+erasure-30      loss.erasure.weight=30"
   "mono+lakda-1           plan.policy=mono loss.lakda.weight=1"
-  "mono+alignment-30      plan.policy=mono loss.alignment.weight=30"
 )
 weights=(
+  "mono+alignment-30      plan.policy=mono loss.alignment.weight=30"
   "hybrid+alignment-1     loss.alignment.weight=1"
   "hybrid+erasure-1       loss.erasure.weight=1"
 )
@@ -47,6 +48,14 @@ others=(
   "hybrid+negatives       negatives=stores/study.negatives/e5-small-6 plan.negatives=1"
   "hybrid+lora            model.lora.rank=16 optimiser.learning_rate=1e-3"
 )
+rates=(
+  "hybrid-rate-3e-5       optimiser.learning_rate=3e-5"
+  "mono-rate-3e-5         plan.policy=mono  optimiser.learning_rate=3e-5"
+  "cross-rate-3e-5        plan.policy=cross optimiser.learning_rate=3e-5"
+  "hybrid-rate-3e-4       optimiser.learning_rate=3e-4"
+  "mono-rate-3e-4         plan.policy=mono  optimiser.learning_rate=3e-4"
+  "cross-rate-3e-4        plan.policy=cross optimiser.learning_rate=3e-4"
+)
 longer=(
   "hybrid-600-steps       optimiser.steps=600 checkpoints.every=600"
   "mono-600-steps         plan.policy=mono  optimiser.steps=600 checkpoints.every=600"
@@ -56,10 +65,11 @@ layers=(
   "hybrid-12-layers       model.name=models/e5-small"
   "mono-12-layers         plan.policy=mono model.name=models/e5-small"
   "cross-12-layers        plan.policy=cross model.name=models/e5-small"
+  "mono+lakda-12-layers   plan.policy=mono loss.lakda.weight=1 model.name=models/e5-small"
 )
 
 judge() { # encoder, options of `hbt evaluate`
-  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS" --precision bf16
+  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS"
 }
 
 run() { # seed, recipe
@@ -68,7 +78,7 @@ run() { # seed, recipe
   local run="runs/study/${words[0]}-seed$1"
   [[ -d $run/model ]] ||
     hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "workers.count=$WORKERS" "${words[@]:1}"
-  [[ -d $run/verdicts/xquad-r+bf16 ]] || judge "$run"
+  [[ -d $run/verdicts/xquad-r ]] || judge "$run"
 }
 
 runs() { # seeds, recipes
@@ -81,9 +91,9 @@ runs() { # seeds, recipes
 fix() { # verdicts, model, options of both commands
   local method
   for method in centering lir shift; do
-    [[ -d $1/xquad-r+$method+bf16 ]] && continue
+    [[ -d $1/xquad-r+$method ]] && continue
     hbt posthoc "${@:2}" --store stores/study-parallel --languages $XQUAD_R --method $method --texts 500 \
-      --workers "$WORKERS" --precision bf16
+      --workers "$WORKERS"
     judge "${@:2}" --posthoc $method
   done
 }
@@ -91,7 +101,7 @@ fix() { # verdicts, model, options of both commands
 as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
 
 headline() {
-  [[ -d runs/study/untrained/verdicts/xquad-r+bf16 ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/untrained/verdicts/xquad-r ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
   [[ -d runs/study/bm25/verdicts/xquad-r ]] ||
     hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
   runs "$SEEDS" "${headline[@]}"
@@ -99,16 +109,17 @@ headline() {
 more() { runs "3 4" "${headline[@]}"; } # Two more for those that the paper's claims are about.
 policies() { runs "$SEEDS" "${policies[@]}"; }
 terms() { runs "$SEEDS" "${terms[@]}"; }
-weights() { runs "$SEEDS" "${weights[@]}"; }
-batches() { runs "$SEEDS" "${batches[@]}"; }
-longer() { runs "$SEEDS" "${longer[@]}"; }
+weights() { runs 0 "${weights[@]}"; }
+batches() { runs 0 "${batches[@]}"; }
+rates() { runs 0 "${rates[@]}"; }
+longer() { runs 0 "${longer[@]}"; }
 others() {
   [[ -d stores/study.negatives/e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
     --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
-  runs "$SEEDS" "${others[@]}"
+  runs 0 "${others[@]}"
 }
 layers() {
-  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r+bf16 ]] ||
+  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r ]] ||
     judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
   runs 0 "${layers[@]}"
 }
@@ -116,18 +127,19 @@ fixes() {
   local seed base
   fix runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
   for seed in $SEEDS; do
-    for base in mono cross-rows hybrid-0.5; do fix "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"; done
+    for base in mono cross-rows hybrid-0.5 mono+lakda-1 hybrid+lakda-1; do
+      fix "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
+    done
   done
 }
 besides() { # For the first seed, as it takes longest: translations in 36 languages, and English abstracts.
   local run
   for run in mono cross-rows hybrid-0.5 mixed; do
-    [[ -d runs/study/$run-seed0/verdicts/scifact+bf16 ]] ||
-      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" \
-        --precision bf16
+    [[ -d runs/study/$run-seed0/verdicts/scifact ]] ||
+      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS"
   done
-  [[ -d runs/study/untrained/verdicts/scifact+bf16 ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
-    --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision bf16
+  [[ -d runs/study/untrained/verdicts/scifact ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
+    --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS"
 }
 
-for group in ${*:-headline more policies terms fixes others besides batches weights longer layers}; do $group; done
+for group in ${*:-headline more policies terms fixes others besides batches weights rates longer layers}; do $group; done

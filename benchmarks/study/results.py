@@ -1,20 +1,20 @@
 """What the runs of recipes.sh found: tables from their verdicts, into docs/study.md.
 
-    python benchmarks/study/results.py [--part policies] [--part methods] [--runs runs/study] [--docs docs]
+    python benchmarks/study/results.py [--part NAME …] [--runs runs/study] [--docs docs]
 
 Every table of the page, and the headline in the README, stands between two marks with its name and is written there;
-`docs/study.csv` has each run by itself. figures.py draws them. All runs of a part are made on one machine, as bf16 adds
-up in another order on another processor; a part that is not named stays as it is.
+`docs/study.csv` has each run by itself. figures.py draws them. All runs of a part are made on one machine, as another
+processor adds up in another order; a part that is not named stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from scipy import stats
@@ -56,12 +56,24 @@ MONO_AP, CROSS_AP, MULTI_AP, DISTANCE = FIGURES
 POLICIES = (
     "bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair",
 )  # fmt: skip
-METHODS = (
+TRAINED = (
     "mono", "hybrid-0.5", "cross-rows",
-    "hybrid+lakda-1", "hybrid+alignment-30", "hybrid+erasure-30", "mono+lakda-1", "mono+alignment-30",
-    "hybrid-0.5+centering", "hybrid-0.5+lir", "hybrid-0.5+shift", "mono+centering", "mono+lir", "mono+shift",
+    "hybrid+erasure-30", "hybrid+alignment-30", "hybrid+lakda-1", "mono+alignment-30", "mono+lakda-1",
 )  # fmt: skip
-PARTS = {"policies": POLICIES, "methods": METHODS}
+FIXES = ("centering", "lir", "shift")
+METHODS = (
+    *TRAINED,
+    *(f"{base}+{fix}" for base in ("untrained", *TRAINED) for fix in FIXES),
+)
+FURTHER = (
+    "mono", "hybrid-0.5", "cross-rows",
+    "hybrid-batch-16", "hybrid-batch-64", "hybrid-batch-160", "hybrid-batch-480",
+    "hybrid+negatives", "hybrid+lora",
+    "mono-rate-3e-5", "hybrid-rate-3e-5", "cross-rate-3e-5", "mono-rate-3e-4", "hybrid-rate-3e-4", "cross-rate-3e-4",
+    "mono-600-steps", "hybrid-600-steps", "cross-600-steps",
+    "untrained-12-layers", "mono-12-layers", "hybrid-12-layers", "cross-12-layers", "mono+lakda-12-layers",
+)  # fmt: skip
+PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER}
 """What is compared with one another."""
 CLAIMS = (
     # (better, worse, by what): the paper's ordering, tables 1 and 2.
@@ -82,35 +94,42 @@ class System:
     """Runs that differ by their seeds alone, judged alike."""
 
     name: str
-    group: tuple[Evidence, ...]
+    group: Mapping[str, Evidence]
+    """By seed; what was not trained has one, of no name."""
 
     @cached_property
     def mean(self) -> Evidence:
-        return averaged(self.group, self.name)
+        return averaged(tuple(self.group.values()), self.name)
+
+    def values(self, figure: Figure) -> dict[str, float]:
+        """By seed."""
+        return {seed: each.verdict.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
+
+    def only(self, seeds: Collection[str]) -> System:
+        return System(self.name, {seed: each for seed, each in self.group.items() if seed in seeds})
 
     def estimate(self, figure: Figure) -> Estimate:
-        return Estimate.of([each.verdict.settings[figure.setting][figure.measure] for each in self.group])
+        return Estimate.of(list(self.values(figure).values()))
 
     def shown(self, figure: Figure) -> str:
-        """`.612 ± .004`."""
+        """`.612 ± .004`; of two seeds Student's interval is nearly as wide as the scale, and says nothing."""
         estimate = self.estimate(figure)
-        half = "" if estimate.half is None else f" ± {figure.text(estimate.half)}"
+        half = "" if estimate.half is None or len(self.group) < 3 else f" ± {figure.text(estimate.half)}"
         return figure.text(estimate.mean) + half
 
 
-def find_systems(runs: Path, variant: str = "+bf16") -> dict[str, System]:
+def find_systems(runs: Path) -> dict[str, System]:
     """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system."""
-    found: dict[str, list[Evidence]] = {}
-    words = runs.glob("bm25/verdicts/xquad-r/verdict.json")  # Of which there is no other precision.
-    for path in sorted([*runs.glob(f"*/verdicts/xquad-r*{variant}/verdict.json"), *words]):
-        name = re.sub(r"-seed\d+$", "", path.parts[-4])
-        fix = path.parts[-2].removeprefix("xquad-r").removesuffix(variant)
-        found.setdefault(name + fix, []).append(Evidence.load(path))
-    return {name: System(name, tuple(group)) for name, group in found.items()}
+    found: dict[str, dict[str, Evidence]] = {}
+    for path in sorted(runs.glob("*/verdicts/xquad-r*/verdict.json")):
+        name, _, seed = path.parts[-4].partition("-seed")
+        fix = path.parts[-2].removeprefix("xquad-r")
+        found.setdefault(name + fix, {})[seed] = Evidence.load(path)
+    return {name: System(name, group) for name, group in found.items()}
 
 
 class Comparisons:
-    """Differences of two systems, each computed once."""
+    """Differences of two systems, each computed once, over the seeds that both have: these mean the same batches."""
 
     def __init__(self, systems: Mapping[str, System]) -> None:
         self._systems = systems
@@ -120,20 +139,35 @@ class Comparisons:
         """a minus b over all queries, each the mean over seeds."""
         key = (a, b, figure.measure)
         if key not in self._known:
-            tables = [self._systems[name].mean.queries for name in (a, b)]
+            tables = [system.mean.queries for system in self._paired(a, b)]
             self._known[key] = compare_systems(*tables, figure.measure)  # type: ignore[arg-type]
         return next(each for each in self._known[key] if each.setting == figure.setting and not each.language)
 
     def over_seeds(self, a: str, b: str, figure: Figure) -> tuple[float, float] | None:
         """Welch's interval of the difference of means over seeds."""
-        one, two = (self._systems[name].estimate(figure).values for name in (a, b))
-        if min(len(one), len(two)) < 2:
+        samples = [list(self._systems[name].values(figure).values()) for name in (a, b)]
+        if min(map(len, samples)) < 2:
             return None
-        interval = stats.ttest_ind(one, two, equal_var=False).confidence_interval(CONFIDENCE)
+        interval = stats.ttest_ind(*samples, equal_var=False).confidence_interval(CONFIDENCE)
         return float(interval.low), float(interval.high)
 
+    def every_seed(self, a: str, b: str, figure: Figure) -> bool:
+        """Whether the difference has the same sign for each seed."""
+        one, two = (system.values(figure) for system in self._paired(a, b))
+        pairs = (
+            [(one[seed], two[seed]) for seed in one]
+            if one.keys() == two.keys()
+            else product(one.values(), two.values())
+        )
+        return len({x > y for x, y in pairs}) == 1
 
-def policies_table(systems: Mapping[str, System], names: Iterable[str]) -> str:
+    def _paired(self, a: str, b: str) -> tuple[System, System]:
+        one, two = self._systems[a], self._systems[b]
+        common = one.group.keys() & two.group.keys()
+        return (one.only(common), two.only(common)) if common else (one, two)
+
+
+def plain_table(systems: Mapping[str, System], names: Iterable[str]) -> str:
     rows = [
         [name, str(len(systems[name].group)), *(systems[name].shown(figure) for figure in FIGURES)]
         for name in names
@@ -169,13 +203,14 @@ def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
 
 
 def against_table(systems: Mapping[str, System], comparisons: Comparisons, names: Sequence[str], to: str) -> str:
-    """What each changes beside one system, which comes first as it is; stars where both tests agree, Holm over all."""
+    """What each changes beside one system, which comes first as it is; stars where questions (Holm over all) and every
+    seed say so."""
     there = [name for name in names if name in systems and name != to]
     cells = [(name, figure, comparisons.of(name, to, figure)) for name in there for figure in FIGURES]
     corrected = holm([difference.p for *_, difference in cells]).tolist()
     rows: dict[str, list[str]] = {name: [name, str(len(systems[name].group))] for name in there}
     for (name, figure, difference), p in zip(cells, corrected, strict=True):
-        sure = decided(1, p, comparisons.over_seeds(name, to, figure)) == "confirmed"
+        sure = p < 1 - CONFIDENCE and comparisons.every_seed(name, to, figure)
         rows[name].append(signed(difference.difference, figure) + (" *" if sure else ""))
     itself = [to, str(len(systems[to].group)), *(systems[to].shown(figure) for figure in FIGURES)]
     heads = [f"minus {to}", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)]
@@ -217,7 +252,7 @@ def others_table(runs: Path) -> str:
     measures = {"tatoeba-xtreme": ("R@1", "MarginR@1"), "scifact": ("nDCG@10", "R@100")}
     rows: dict[str, dict[str, str]] = {}
     for task, names in measures.items():
-        for path in sorted(runs.glob(f"*/verdicts/{task}+bf16/verdict.json")):
+        for path in sorted(runs.glob(f"*/verdicts/{task}/verdict.json")):
             verdict = Evidence.load(path).verdict
             (setting,) = verdict.settings.values()
             rows.setdefault(path.parts[-4], {}).update({name: MONO_AP.text(setting[name]) for name in names})
@@ -233,7 +268,7 @@ def write_csv(path: Path, systems: Mapping[str, System], parts: Collection[str])
         rows = [row for row in list(csv.reader(file))[1:] if row[0] not in parts]
     for part in parts:
         for name in (name for name in PARTS[part] if name in systems):
-            for each in systems[name].group:
+            for each in systems[name].group.values():
                 values = [each.verdict.settings[figure.setting][figure.measure] for figure in FIGURES]
                 rows.append([part, name, each.verdict.model, *(f"{value:.6f}" for value in values)])
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -281,11 +316,13 @@ def main() -> None:
     comparisons = Comparisons(systems)
     tables: dict[str, str] = {}
     if "policies" in options.part:
-        tables["policies"] = policies_table(systems, POLICIES)
+        tables["policies"] = plain_table(systems, POLICIES)
         tables["claims"] = claims_table(systems, comparisons)
         tables["kinship"] = kinship_table(systems, POLICIES)
     if "methods" in options.part:
         tables["methods"] = against_table(systems, comparisons, METHODS, "hybrid-0.5")
+    if "further" in options.part:
+        tables["further"] = plain_table(systems, FURTHER)
         tables["others"] = others_table(options.runs)
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
