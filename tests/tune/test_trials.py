@@ -126,14 +126,8 @@ def processes(name: str) -> list[int]:
     return [one["Pid"] for one in actors().values() if one["State"] == "ALIVE" and name in one["ActorClassName"]]
 
 
-@pytest.mark.parametrize(
-    "victim",
-    [
-        "RayTrainWorker",
-        pytest.param("ImplicitFunc", marks=pytest.mark.soak),
-        pytest.param("TrainController", marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.soak  # A killed rank of one run is tests/train/test_trainer.py's.
+@pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc", "TrainController"])
 def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, Found], victim: str) -> None:
     """A rank; the process of a trial, with all that it owns; Ray Train's controller."""
     search = prepared(world, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
