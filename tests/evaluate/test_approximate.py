@@ -17,7 +17,12 @@ from tests.evaluate.corpora import DIM, clustered, corpus, vectors
 
 @pytest.mark.parametrize(
     ("factory", "parameters", "recall"),
-    [("IVF64,Flat", "nprobe=16", 0.97), ("HNSW16", "efSearch=100", 0.95), ("IVF64,SQ8", "nprobe=16", 0.97)],
+    [
+        ("IVF64,Flat", "nprobe=16", 0.97),
+        ("HNSW16", "efSearch=100", 0.95),
+        ("IVF64,SQ8", "nprobe=16", 0.97),
+        pytest.param("IVF64,PQ16", "nprobe=16", 0.9, marks=pytest.mark.soak),  # A minute of training.
+    ],
 )
 def test_an_approximate_index_proposes_and_exact_scores_choose(factory: str, parameters: str, recall: float) -> None:
     documents, queries = clustered(12_000, 1), clustered(100, 2)

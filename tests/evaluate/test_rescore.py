@@ -84,8 +84,8 @@ def test_models_that_cannot_score_pairs_are_refused(world: Path, model: str, mes
 
 
 def test_a_model_that_is_refused_is_named(world: Path) -> None:
-    with pytest.raises(ModelError, match=r"could not score pairs: .*without a trained head"):
-        rescore(RescorerConfig(model=str(world / "encoder")), ["a"], ["b"], np.array([[0, 0]]))
+    with pytest.raises(ModelError, match=r"could not score pairs: .*nowhere"):
+        rescore(RescorerConfig(model=str(world / "nowhere")), ["a"], ["b"], np.array([[0, 0]]))
 
 
 @pytest.mark.usefixtures("encode_here")

@@ -147,7 +147,7 @@ def test_ctrl_c_stops_a_job_that_goes_on_when_sent_again(cluster: LocalCluster, 
     while not (shelf.is_dir() and any(shelf.iterdir())) and time.monotonic() < end and job.poll() is None:
         time.sleep(0.2)
     job.send_signal(signal.SIGINT)
-    out, told = job.communicate(timeout=900)
+    out, told = job.communicate(timeout=120)
     assert job.returncode == 130, out + told
     assert "was stopped; a run goes on from its last checkpoint when sent again" in told
     assert at_work(cluster) == []
