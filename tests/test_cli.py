@@ -80,6 +80,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (("mine", "store", "model", "--out", "store"), "ConfigError: store: is there already, so it is left alone"),
         (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
         (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: ./nowhere: no such folder"),
+        (("evaluate", "runs/study/nowhere", "--task", "worldfacts"), "ModelError: runs/study/nowhere: no such folder"),
         (("evaluate", "store", "--task", "worldfacts"), "ModelError: store: neither modules.json nor config.json"),
         (("posthoc", "store", "--store", "empty", "--method", "lir"), "StoreError: empty: no store"),
         (

@@ -16,7 +16,8 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
-from results import (
+from results import arguments
+from systems import (
     DISTANCE,
     FIGURES,
     FIXES,
@@ -26,7 +27,6 @@ from results import (
     TRAINED,
     UNSEEN,
     System,
-    arguments,
     find_systems,
 )
 

@@ -45,7 +45,7 @@ batches=(
   "hybrid-batch-480       plan.batch_size=480 optimiser.steps=10  checkpoints.every=10  optimiser.learning_rate=3.9e-4"
 )
 others=(
-  "hybrid+negatives       negatives=stores/study.negatives/e5-small-6 plan.negatives=1"
+  "hybrid+negatives       negatives=stores/study.negatives/models--e5-small-6 plan.negatives=1"
   "hybrid+lora            model.lora.rank=16 optimiser.learning_rate=1e-3"
 )
 rates=(
@@ -114,7 +114,7 @@ batches() { runs 0 "${batches[@]}"; }
 rates() { runs 0 "${rates[@]}"; }
 longer() { runs 0 "${longer[@]}"; }
 others() {
-  [[ -d stores/study.negatives/e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
+  [[ -d stores/study.negatives/models--e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
     --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
   runs 0 "${others[@]}"
 }
@@ -134,7 +134,7 @@ fixes() {
 }
 besides() { # For the first seed, as it takes longest: translations in 36 languages, and English abstracts.
   local run
-  for run in mono cross-rows hybrid-0.5 mixed; do
+  for run in mono cross-rows hybrid-0.5 mixed mono+lakda-1; do
     [[ -d runs/study/$run-seed0/verdicts/scifact ]] ||
       hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS"
   done

@@ -124,11 +124,20 @@ class Encoder:
 
 
 def model_folder(model: str) -> Path | None:
-    """The folder of a local model, or None for a hub name. Raises: ModelError for a folder without a model."""
+    """The folder of a local model, or None for a hub name.
+
+    Raises:
+        ModelError: a folder without a model, or what is neither a folder nor can be a name of the hub.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # Public, as its pages say.
+
     folder = Path(model)
     if not folder.exists():
-        if folder.is_absolute() or model.startswith("."):
-            raise ModelError(f"{model}: no such folder")
+        try:
+            validate_repo_id(model)
+        except HFValidationError:
+            raise ModelError(f"{model}: no such folder") from None
         return None
     if not any((folder / name).exists() for name in ("modules.json", "config.json")):
         raise ModelError(f"{model}: neither modules.json nor config.json is there, so it is no encoder")

@@ -1,0 +1,146 @@
+"""The systems that the study compares: which there are, by which figures, and how two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from scipy import stats
+
+from hbt_ray.estimate import CONFIDENCE, Estimate
+from hbt_ray.evaluate.compare.seeds import averaged
+from hbt_ray.evaluate.significance.significance import Difference, compare_systems
+from hbt_ray.evaluate.verdict.evidence import Evidence
+
+MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
+UNSEEN = ("ar", "hi", "th")
+"""Languages of XQuAD-R that no run trains on; the encoder knows them from before."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the four that everything is compared by."""
+
+    title: str
+    setting: str
+    measure: str
+    digits: int = 3
+    higher: bool = True
+
+    def text(self, value: float) -> str:
+        return f"{value:,.0f}" if not self.digits else f"{value:.{self.digits}f}".replace("0.", ".", 1)
+
+
+FIGURES = (
+    Figure("mono AP", MONO, "AP"),
+    Figure("cross AP", CROSS, "AP"),
+    Figure("multi AP", MULTI, "AP"),
+    Figure("rank distance", MULTI, "RankDistance", digits=0, higher=False),
+)
+MONO_AP, CROSS_AP, MULTI_AP, DISTANCE = FIGURES
+
+POLICIES = (
+    "bm25", "untrained", "mixed", "mono", "hybrid-0.75", "hybrid-0.5", "hybrid-0.25", "cross-rows", "cross-pair",
+)  # fmt: skip
+TRAINED = (
+    "mono", "hybrid-0.5", "cross-rows",
+    "hybrid+erasure-30", "hybrid+alignment-30", "hybrid+lakda-1", "mono+alignment-30", "mono+lakda-1",
+)  # fmt: skip
+FIXES = ("centering", "lir", "shift")
+METHODS = (
+    *TRAINED,
+    *(f"{base}+{fix}" for base in ("untrained", *TRAINED) for fix in FIXES),
+)
+FURTHER = (
+    "hybrid-0.5",
+    "hybrid-batch-16", "hybrid-batch-64", "hybrid-batch-160", "hybrid-batch-480",
+    "hybrid+negatives", "hybrid+lora",
+    "mono-rate-3e-5", "hybrid-rate-3e-5", "cross-rate-3e-5", "mono-rate-3e-4", "hybrid-rate-3e-4", "cross-rate-3e-4",
+    "mono-600-steps", "hybrid-600-steps", "cross-600-steps",
+    "untrained-12-layers", "mono-12-layers", "hybrid-12-layers", "cross-12-layers", "mono+lakda-12-layers",
+)  # fmt: skip
+BESIDES = ("untrained", "mixed", "mono", "hybrid-0.5", "cross-rows", "mono+lakda-1")
+"""Judged on other tasks as well."""
+PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER}
+"""What is compared with one another."""
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ by their seeds alone, judged alike."""
+
+    name: str
+    group: Mapping[str, Evidence]
+    """By seed; what was not trained has one, of no name."""
+
+    @cached_property
+    def mean(self) -> Evidence:
+        return averaged(tuple(self.group.values()), self.name)
+
+    def values(self, figure: Figure) -> dict[str, float]:
+        """By seed."""
+        return {seed: each.verdict.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
+
+    def only(self, seeds: Collection[str]) -> System:
+        return System(self.name, {seed: each for seed, each in self.group.items() if seed in seeds})
+
+    def estimate(self, figure: Figure) -> Estimate:
+        return Estimate.of(list(self.values(figure).values()))
+
+    def shown(self, figure: Figure) -> str:
+        """`.612 ± .004`; of two seeds Student's interval is nearly as wide as the scale, and says nothing."""
+        estimate = self.estimate(figure)
+        half = "" if estimate.half is None or len(self.group) < 3 else f" ± {figure.text(estimate.half)}"
+        return figure.text(estimate.mean) + half
+
+
+def find_systems(runs: Path) -> dict[str, System]:
+    """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system."""
+    found: dict[str, dict[str, Evidence]] = {}
+    for path in sorted(runs.glob("*/verdicts/xquad-r*/verdict.json")):
+        name, _, seed = path.parts[-4].partition("-seed")
+        fix = path.parts[-2].removeprefix("xquad-r")
+        found.setdefault(name + fix, {})[seed] = Evidence.load(path)
+    return {name: System(name, group) for name, group in found.items()}
+
+
+class Comparisons:
+    """Differences of two systems, each computed once, over the seeds that both have: these mean the same batches."""
+
+    def __init__(self, systems: Mapping[str, System]) -> None:
+        self._systems = systems
+        self._known: dict[tuple[str, str, str], list[Difference]] = {}
+
+    def of(self, a: str, b: str, figure: Figure) -> Difference:
+        """a minus b over all queries, each the mean over seeds."""
+        key = (a, b, figure.measure)
+        if key not in self._known:
+            tables = [system.mean.queries for system in self._paired(a, b)]
+            self._known[key] = compare_systems(*tables, figure.measure)  # type: ignore[arg-type]
+        return next(each for each in self._known[key] if each.setting == figure.setting and not each.language)
+
+    def over_seeds(self, a: str, b: str, figure: Figure) -> tuple[float, float] | None:
+        """Welch's interval of the difference of means over seeds."""
+        samples = [list(self._systems[name].values(figure).values()) for name in (a, b)]
+        if min(map(len, samples)) < 2:
+            return None
+        interval = stats.ttest_ind(*samples, equal_var=False).confidence_interval(CONFIDENCE)
+        return float(interval.low), float(interval.high)
+
+    def every_seed(self, a: str, b: str, figure: Figure) -> bool:
+        """Whether the difference has the same sign for each seed."""
+        one, two = (system.values(figure) for system in self._paired(a, b))
+        pairs = (
+            [(one[seed], two[seed]) for seed in one]
+            if one.keys() == two.keys()
+            else product(one.values(), two.values())
+        )
+        return len({x > y for x, y in pairs}) == 1
+
+    def _paired(self, a: str, b: str) -> tuple[System, System]:
+        one, two = self._systems[a], self._systems[b]
+        common = one.group.keys() & two.group.keys()
+        return (one.only(common), two.only(common)) if common else (one, two)

@@ -1,0 +1,164 @@
+"""The tables of the study, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+from systems import CROSS, CROSS_AP, DISTANCE, FIGURES, MONO, MONO_AP, MULTI_AP, UNSEEN, Comparisons, Figure, System
+
+from hbt_ray.estimate import CONFIDENCE
+from hbt_ray.evaluate.significance.resampling import holm
+from hbt_ray.evaluate.significance.significance import compare_systems
+from hbt_ray.evaluate.verdict.evidence import Evidence
+from hbt_ray.families import family
+from hbt_ray.train.settings import TrainConfig
+
+CLAIMS = (
+    # (better, worse, by what): the paper's ordering, tables 1 and 2.
+    ("hybrid-0.5", "mono", MONO_AP),
+    ("hybrid-0.5", "cross-rows", CROSS_AP),
+    ("hybrid-0.5", "cross-rows", MULTI_AP),
+    ("hybrid-0.5", "cross-rows", DISTANCE),
+    ("cross-rows", "mono", DISTANCE),
+    # What it rests on: each pure policy is better at its own.
+    ("mono", "cross-rows", MONO_AP),
+    ("cross-rows", "mono", CROSS_AP),
+    ("hybrid-0.5", "mono", MULTI_AP),
+)
+TATOEBA = "tatoeba-xtreme"
+SCIFACT = "scifact"
+OTHERS = {TATOEBA: (CROSS, ("R@1", "MarginR@1")), SCIFACT: (MONO, ("nDCG@10", "R@100"))}
+"""Task → setting and measures."""
+TRAIN = Path(__file__).with_name("train.yaml")
+
+
+def plain_table(systems: Mapping[str, System], names: Iterable[str]) -> str:
+    rows = [
+        [name, str(len(systems[name].group)), *(systems[name].shown(figure) for figure in FIGURES)]
+        for name in names
+        if name in systems
+    ]
+    return table(["system", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)], rows)
+
+
+def claims_table(systems: Mapping[str, System], comparisons: Comparisons) -> str:
+    """Each claim with both of its tests: other questions, and other seeds."""
+    claims = [claim for claim in CLAIMS if claim[0] in systems and claim[1] in systems]
+    found = [comparisons.of(*claim) for claim in claims]
+    rows = []
+    for (a, b, figure), difference, p in zip(claims, found, holm([each.p for each in found]).tolist(), strict=True):
+        seeds = comparisons.over_seeds(a, b, figure)
+        sign = 1 if figure.higher else -1
+        rows.append([
+            f"{a} {'>' if figure.higher else '<'} {b} by {figure.title}",
+            signed(difference.difference, figure),
+            f"[{signed(difference.low, figure)}, {signed(difference.high, figure)}]",
+            f"{p:.4f}" if p >= 1e-4 else "< .0001",
+            f"[{signed(seeds[0], figure)}, {signed(seeds[1], figure)}]" if seeds else "–",
+            decided(sign * difference.difference, p, seeds),
+        ])  # fmt: skip
+    return table(["claim", "difference", "over questions, 95 %", "p (Holm)", "over seeds, 95 %", "outcome"], rows)
+
+
+def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
+    """Only what both other questions and other seeds would show again is decided."""
+    if p >= 1 - CONFIDENCE or seeds is None or seeds[0] <= 0 <= seeds[1]:
+        return "undecided"
+    return "confirmed" if gain > 0 else "refuted"
+
+
+def against_table(systems: Mapping[str, System], comparisons: Comparisons, names: Sequence[str], to: str) -> str:
+    """What each changes beside one system, which comes first as it is; stars where questions (Holm over all) and every
+    seed say so."""
+    there = [name for name in names if name in systems and name != to]
+    cells = [(name, figure, comparisons.of(name, to, figure)) for name in there for figure in FIGURES]
+    corrected = holm([difference.p for *_, difference in cells]).tolist()
+    rows: dict[str, list[str]] = {name: [name, str(len(systems[name].group))] for name in there}
+    for (name, figure, difference), p in zip(cells, corrected, strict=True):
+        sure = p < 1 - CONFIDENCE and comparisons.every_seed(name, to, figure)
+        rows[name].append(signed(difference.difference, figure) + (" *" if sure else ""))
+    itself = [to, str(len(systems[to].group)), *(systems[to].shown(figure) for figure in FIGURES)]
+    heads = [f"minus {to}", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)]
+    return table(heads, [itself, *rows.values()])
+
+
+def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
+    """AP by what two languages share, and by whether they were trained on."""
+
+    def unseen(*languages: str) -> int:
+        return sum(language in UNSEEN for language in languages)
+
+    def share(a: str, b: str) -> tuple[bool, bool]:
+        return family(a).family == family(b).family, family(a).script == family(b).script
+
+    classes: dict[str, Callable[[str, str], bool]] = {
+        "mono, seen": lambda a, b: a == b and not unseen(a),
+        "unseen": lambda a, b: a == b and unseen(a) > 0,
+        "cross, both seen": lambda a, b: a != b and unseen(a, b) == 0,
+        "one unseen": lambda a, b: a != b and unseen(a, b) == 1,
+        "both unseen": lambda a, b: a != b and unseen(a, b) == 2,
+        "same family": lambda a, b: a != b and share(a, b)[0],
+        "other family": lambda a, b: not share(a, b)[0],
+        "same script": lambda a, b: a != b and share(a, b)[1],
+        "other script": lambda a, b: not share(a, b)[1],
+    }
+    rows = []
+    for name in (name for name in names if name in systems):
+        verdict = systems[name].mean.verdict
+        pairs = [(a, b, found["AP"]) for a, row in verdict.pairs.items() for b, found in row.items()]
+        cells = [mean([value for a, b, value in pairs if fits(a, b)]) for fits in classes.values()]
+        pool = [mean([row["AP"] for a, row in verdict.pool.items() if unseen(a) == which]) for which in (0, 1)]
+        rows.append([name, *(MONO_AP.text(cell) for cell in [*cells, *pool])])
+    return table(["AP", *classes, "multi, seen", "unseen"], rows)
+
+
+def others_table(runs: Path, names: Sequence[str], to: str) -> str:
+    """The first seed on Tatoeba and SciFact; stars where questions (Holm over all) tell it from another system.
+
+    Translations are told apart by the languages that were trained on, so stars stand at their mean over all.
+    """
+    found = {
+        (name, task): Evidence.load(path)
+        for name, task in product(names, OTHERS)
+        for path in sorted(runs.glob(f"{name}*/verdicts/{task}/verdict.json"))
+        if path.parts[-4] in (name, f"{name}-seed0")
+    }
+    trained = {language.split("-")[0] for language in TrainConfig.load(TRAIN).plan.languages}
+    tests: dict[tuple[str, str], float] = {}
+    for (name, task), one in found.items():
+        setting, measures = OTHERS[task]
+        for measure in measures if name != to else ():
+            differences = compare_systems(one.queries, found[to, task].queries, measure)  # type: ignore[arg-type]
+            tests[name, measure] = next(each.p for each in differences if each.setting == setting)
+    sure = {cell for cell, p in zip(tests, holm(list(tests.values())), strict=True) if p < 1 - CONFIDENCE}
+
+    def cells(name: str) -> Iterable[str]:
+        for task, (setting, measures) in OTHERS.items():
+            if (name, task) not in found:
+                yield from ["–"] * (len(measures) + 2 * (task == TATOEBA))
+                continue
+            verdict = found[name, task].verdict
+            for measure in measures:
+                yield MONO_AP.text(verdict.settings[setting][measure]) + (" *" if (name, measure) in sure else "")
+            if task == TATOEBA:
+                for which in (True, False):
+                    accuracies = [row["en"]["R@1"] for at, row in verdict.pairs.items() if (at in trained) == which]
+                    yield MONO_AP.text(mean(accuracies))
+
+    heads = ["seed 0", "Tatoeba R@1", "by margin", "trained on", "not", "SciFact nDCG@10", "R@100"]
+    return table(heads, [[name, *cells(name)] for name in names if any((name, task) in found for task in OTHERS)])
+
+
+def signed(value: float, figure: Figure) -> str:
+    return ("−" if value < 0 else "+") + figure.text(abs(value))
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
