@@ -7,10 +7,18 @@
 #     hbt prepare benchmarks/study/parallel.yaml
 #     bash benchmarks/study/recipes.sh [GROUP …]
 # Two shells, each with WORKERS=1 and SEEDS of its own, get more done on two cores: nothing waits for a second rank.
+# PRECISION=bf16 where the processor multiplies in it (amx_bf16 in /proc/cpuinfo); the figures of docs/study.md are of it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 SEEDS=${SEEDS:-"0 1 2"}
 WORKERS=${WORKERS:-2} # Processes of one run.
+PRECISION=${PRECISION:-fp32}
+MANNER=("workers.count=$WORKERS" "optimiser.precision=$PRECISION")
+JUDGED= # How `hbt evaluate` marks what it judged in another precision than fp32.
+if [[ $PRECISION != fp32 ]]; then
+  MANNER+=(model.attention=eager) # In bf16 the backward pass of sdpa is slow on processors.
+  JUDGED=+$PRECISION
+fi
 XQUAD_R=ar,de,el,en,es,hi,ru,th,tr,vi,zh
 
 # Name, and what it varies.
@@ -69,7 +77,7 @@ layers=(
 )
 
 judge() { # encoder, options of `hbt evaluate`
-  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS"
+  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS" --precision "$PRECISION"
 }
 
 run() { # seed, recipe
@@ -77,8 +85,8 @@ run() { # seed, recipe
   read -r -a words <<< "$2"
   local run="runs/study/${words[0]}-seed$1"
   [[ -d $run/model ]] ||
-    hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "workers.count=$WORKERS" "${words[@]:1}"
-  [[ -d $run/verdicts/xquad-r ]] || judge "$run"
+    hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "${MANNER[@]}" "${words[@]:1}"
+  [[ -d $run/verdicts/xquad-r$JUDGED ]] || judge "$run"
 }
 
 runs() { # seeds, recipes
@@ -91,9 +99,9 @@ runs() { # seeds, recipes
 fix() { # verdicts, model, options of both commands
   local method
   for method in centering lir shift; do
-    [[ -d $1/xquad-r+$method ]] && continue
+    [[ -d $1/xquad-r+$method$JUDGED ]] && continue
     hbt posthoc "${@:2}" --store stores/study-parallel --languages $XQUAD_R --method $method --texts 500 \
-      --workers "$WORKERS"
+      --workers "$WORKERS" --precision "$PRECISION"
     judge "${@:2}" --posthoc $method
   done
 }
@@ -101,7 +109,7 @@ fix() { # verdicts, model, options of both commands
 as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
 
 headline() {
-  [[ -d runs/study/untrained/verdicts/xquad-r ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/untrained/verdicts/xquad-r$JUDGED ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
   [[ -d runs/study/bm25/verdicts/xquad-r ]] ||
     hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
   runs "$SEEDS" "${headline[@]}"
@@ -119,27 +127,28 @@ others() {
   runs 0 "${others[@]}"
 }
 layers() {
-  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r ]] ||
+  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r$JUDGED ]] ||
     judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
   runs 0 "${layers[@]}"
+  fix runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  fix runs/study/mono+lakda-12-layers-seed0/verdicts runs/study/mono+lakda-12-layers-seed0
 }
 fixes() {
   local seed base
   fix runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
-  for seed in $SEEDS; do
-    for base in mono cross-rows hybrid-0.5 mono+lakda-1 hybrid+lakda-1; do
+  for base in mono+lakda-1 hybrid-0.5 mono hybrid+lakda-1 cross-rows; do
+    for seed in $SEEDS; do
       fix "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
     done
   done
 }
 besides() { # For the first seed, as it takes longest: translations in 36 languages, and English abstracts.
-  local run
-  for run in mono cross-rows hybrid-0.5 mixed mono+lakda-1; do
-    [[ -d runs/study/$run-seed0/verdicts/scifact ]] ||
-      hbt evaluate "runs/study/$run-seed0" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS"
+  local run how=(--suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision "$PRECISION")
+  [[ -d runs/study/untrained/verdicts/scifact$JUDGED ]] ||
+    hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" "${how[@]}"
+  for run in mono cross-rows hybrid-0.5 mono+lakda-1 mixed; do
+    [[ -d runs/study/$run-seed0/verdicts/scifact$JUDGED ]] || hbt evaluate "runs/study/$run-seed0" "${how[@]}"
   done
-  [[ -d runs/study/untrained/verdicts/scifact ]] || hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" \
-    --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS"
 }
 
 for group in ${*:-headline more policies terms fixes others besides batches weights rates longer layers}; do $group; done

@@ -14,7 +14,7 @@ import csv
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from systems import BESIDES, FIGURES, FURTHER, METHODS, PARTS, POLICIES, Comparisons, System, find_systems
+from systems import BESIDES, FIGURES, FURTHER, LAYERS, METHODS, PARTS, POLICIES, Comparisons, System, find_systems
 from tables import against_table, claims_table, kinship_table, others_table, plain_table
 
 
@@ -68,6 +68,8 @@ def main() -> None:
     if "further" in options.part:
         tables["further"] = against_table(systems, comparisons, FURTHER, "hybrid-0.5")
         tables["others"] = others_table(options.runs, BESIDES, "untrained")
+    if "layers" in options.part:
+        tables["layers"] = against_table(systems, comparisons, LAYERS, "untrained-12-layers")
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
     for page in (options.docs / "study.md", options.docs.parent / "README.md"):

@@ -51,6 +51,7 @@ TRAINED = (
 )  # fmt: skip
 FIXES = ("centering", "lir", "shift")
 METHODS = (
+    "untrained",
     *TRAINED,
     *(f"{base}+{fix}" for base in ("untrained", *TRAINED) for fix in FIXES),
 )
@@ -60,11 +61,17 @@ FURTHER = (
     "hybrid+negatives", "hybrid+lora",
     "mono-rate-3e-5", "hybrid-rate-3e-5", "cross-rate-3e-5", "mono-rate-3e-4", "hybrid-rate-3e-4", "cross-rate-3e-4",
     "mono-600-steps", "hybrid-600-steps", "cross-600-steps",
-    "untrained-12-layers", "mono-12-layers", "hybrid-12-layers", "cross-12-layers", "mono+lakda-12-layers",
 )  # fmt: skip
+LAYERS = (
+    "untrained-12-layers", "mono-12-layers", "hybrid-12-layers", "cross-12-layers", "mono+lakda-12-layers",
+    "untrained-12-layers+shift", "mono+lakda-12-layers+shift",
+)  # fmt: skip
+"""Of the whole encoder."""
+BF16 = "+bf16"
+"""How `hbt evaluate` marks what it judged in bf16."""
 BESIDES = ("untrained", "mixed", "mono", "hybrid-0.5", "cross-rows", "mono+lakda-1")
 """Judged on other tasks as well."""
-PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER}
+PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER, "layers": LAYERS}
 """What is compared with one another."""
 
 
@@ -98,11 +105,12 @@ class System:
 
 
 def find_systems(runs: Path) -> dict[str, System]:
-    """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system."""
+    """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system, a precision
+    does not: of a run that was judged in two, bf16 counts."""
     found: dict[str, dict[str, Evidence]] = {}
     for path in sorted(runs.glob("*/verdicts/xquad-r*/verdict.json")):
         name, _, seed = path.parts[-4].partition("-seed")
-        fix = path.parts[-2].removeprefix("xquad-r")
+        fix = path.parts[-2].removeprefix("xquad-r").removesuffix(BF16)
         found.setdefault(name + fix, {})[seed] = Evidence.load(path)
     return {name: System(name, group) for name, group in found.items()}
 

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from systems import CROSS, CROSS_AP, DISTANCE, FIGURES, MONO, MONO_AP, MULTI_AP, UNSEEN, Comparisons, Figure, System
+from systems import (
+    BF16,
+    CROSS,
+    CROSS_AP,
+    DISTANCE,
+    FIGURES,
+    MONO,
+    MONO_AP,
+    MULTI_AP,
+    UNSEEN,
+    Comparisons,
+    Figure,
+    System,
+)
 
 from hbt_ray.estimate import CONFIDENCE
 from hbt_ray.evaluate.significance.resampling import holm
@@ -122,8 +135,8 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
     found = {
         (name, task): Evidence.load(path)
         for name, task in product(names, OTHERS)
-        for path in sorted(runs.glob(f"{name}*/verdicts/{task}/verdict.json"))
-        if path.parts[-4] in (name, f"{name}-seed0")
+        for path in sorted(runs.glob(f"{name}*/verdicts/{task}*/verdict.json"))
+        if path.parts[-4] in (name, f"{name}-seed0") and path.parts[-2] in (task, task + BF16)
     }
     trained = {language.split("-")[0] for language in TrainConfig.load(TRAIN).plan.languages}
     tests: dict[tuple[str, str], float] = {}
