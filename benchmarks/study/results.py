@@ -69,7 +69,7 @@ def main() -> None:
         tables["further"] = against_table(systems, comparisons, FURTHER, "hybrid-0.5")
         tables["others"] = others_table(options.runs, BESIDES, "untrained")
     if "layers" in options.part:
-        tables["layers"] = against_table(systems, comparisons, LAYERS, "untrained-12-layers")
+        tables["layers"] = against_table(systems, comparisons, LAYERS, "hybrid-12-layers")
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
     for page in (options.docs / "study.md", options.docs.parent / "README.md"):

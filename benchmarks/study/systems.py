@@ -63,7 +63,7 @@ FURTHER = (
     "mono-600-steps", "hybrid-600-steps", "cross-600-steps",
 )  # fmt: skip
 LAYERS = (
-    "untrained-12-layers", "mono-12-layers", "hybrid-12-layers", "cross-12-layers", "mono+lakda-12-layers",
+    "hybrid-12-layers", "untrained-12-layers", "mono-12-layers", "cross-12-layers", "mono+lakda-12-layers",
     "untrained-12-layers+shift", "mono+lakda-12-layers+shift",
 )  # fmt: skip
 """Of the whole encoder."""
