@@ -71,6 +71,13 @@ def test_the_rooms_of_evaluation_form_no_circle() -> None:
     assert len(tuple(graphlib.TopologicalSorter(needs).static_order())) > 8
 
 
+def test_modules_form_no_circle() -> None:
+    names = {path: "hbt_ray." + ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+    known = set(names.values())
+    needs = {name: set(imported(path)) & known for path, name in names.items()}
+    assert len(tuple(graphlib.TopologicalSorter(needs).static_order())) == len(MODULES)
+
+
 @pytest.mark.parametrize("place", WITHOUT_RAY)
 def test_the_core_runs_without_ray(place: str) -> None:
     paths = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))

@@ -3,8 +3,9 @@
 space        what is varied, and which question that answers; the modules of `tune_spaces/` are some
 settings     how it is searched: grid, random, Optuna or a population; rungs, budgets
 search       the trials together, and how a search goes on after its driver died
-trial        one configuration, in a process of Ray Tune: training with validation, told to Tune step by step
+trial        one configuration, as a run: training with validation, given step by step
 population   a trial of several that learn from each other (PBT), and the schedule that they find
+process      that of a trial in Ray Tune, which is told each of its steps
 tuner        how Ray Tune is told of all this
 limits       how many trials at a time, and the budget
 recorder     what happens to trials, written down as it happens

@@ -1,7 +1,7 @@
-"""A trial: one configuration, as a run of its own below the search's folder, in a process of Ray Tune.
+"""A trial: one configuration, as a run of its own below the search's folder.
 
-Training goes on in a thread, while what validation records is told to Tune row by row. A trial that is started again
-continues its run. Stopped trials need no cooperation: Tune ends this process, and what Ray Train started ends with it.
+Training goes on in a thread, while what validation records is given row by row. A trial that is started again continues
+its run.
 """
 
 from __future__ import annotations
@@ -55,29 +55,6 @@ def run_folder(folder: Path, values: Mapping[str, Any], trial_id: str) -> Path:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def run_trial(values: dict[str, Any], *, setting: Setting) -> None:
-    """What Ray Tune calls."""
-    from ray import tune
-
-    from hbt_ray.session import configure
-    from hbt_ray.train.reservation import give_back
-
-    configure(local=False)
-    trial_id = tune.get_context().get_trial_id()
-    give_back(setting.config(values, trial_id).run)  # Of an attempt that was killed.
-    if setting.segment is not None:
-        from hbt_ray.tune.population import train_in_segments
-
-        train_in_segments(values, setting, trial_id)
-        return
-    config = setting.config(values, trial_id)
-    row: dict[str, Any] = {"step": 0}
-    for row in rows_of(config):
-        tune.report(told(config, row))
-    fixed = measured_fixed(config, setting.fixes) if setting.fixes else {}
-    tune.report({**told(config, row), COMPLETE: True, FIXED: fixed})
 
 
 def told(config: TrainConfig, row: Mapping[str, Any]) -> dict[str, Any]:
