@@ -71,6 +71,16 @@ def test_the_table_of_policies_says_what_the_runs_were(page: str) -> None:
         assert float(multi.split()[0]) == pytest.approx(fmean(runs[system].values()), abs=6e-4)
 
 
+@pytest.mark.parametrize("page", ["docs/study.md", "README.md"])
+def test_the_table_of_the_whole_encoder_says_what_the_runs_were(page: str) -> None:
+    runs, rows = runs_of("layers"), rows_of(ROOT / page, "whole")
+    assert [policy for policy, *_ in rows] == ["untrained", "mono", "hybrid", "cross"]
+    for policy, seeds, _, _, multi, _ in rows:
+        own = runs[f"{policy}-12-layers" + "-cold" * (policy != "untrained")]
+        assert int(seeds) == len(own)
+        assert float(multi.split()[0]) == pytest.approx(fmean(own.values()), abs=6e-4)
+
+
 @pytest.mark.parametrize("part", ["methods", "further", "layers"])
 def test_a_table_says_what_its_systems_change_beside_the_first(part: str) -> None:
     runs, rows = runs_of(part), rows_of(ROOT / "docs" / "study.md", part)
@@ -99,7 +109,11 @@ def test_a_run_that_several_parts_have_gave_them_the_same_figures() -> None:
             assert other == pytest.approx(first, abs=2e-3)
 
 
-def test_the_configuration_that_the_study_ends_with_is_one_of_its_recipes() -> None:
-    made = TrainConfig.load(ROOT / "configs" / "mono-lakda.yaml")
-    changes = [*dict(RECIPES)["mono+lakda-1"].split(), f"name={made.name}", f"storage_path={made.storage_path}"]
-    assert made == TrainConfig.load(STUDY / "train.yaml", changes)
+@pytest.mark.parametrize(
+    ("config", "recipe", "changes"),
+    [("mono-lakda", "mono+lakda-1", ()), ("hybrid", "hybrid-12-layers-cold", ("model.name=models/e5-small",))],
+)
+def test_what_the_study_ends_with_is_one_of_its_recipes(config: str, recipe: str, changes: tuple[str, ...]) -> None:
+    made = TrainConfig.load(ROOT / "configs" / f"{config}.yaml")
+    same = [*dict(RECIPES)[recipe].split(), *changes, f"name={made.name}", f"storage_path={made.storage_path}"]
+    assert made == TrainConfig.load(STUDY / "train.yaml", same)

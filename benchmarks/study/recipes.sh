@@ -69,11 +69,29 @@ longer=(
   "mono-600-steps         plan.policy=mono  optimiser.steps=600 checkpoints.every=600"
   "cross-600-steps        plan.policy=cross optimiser.steps=600 checkpoints.every=600"
 )
+cold=(
+  "hybrid-cold            loss.temperature=0.02"
+  "mono-cold              plan.policy=mono  loss.temperature=0.02"
+  "cross-cold             plan.policy=cross loss.temperature=0.02"
+)
+WHOLE="model.name=models/e5-small" # All twelve layers.
 layers=(
-  "hybrid-12-layers       model.name=models/e5-small"
-  "mono-12-layers         plan.policy=mono model.name=models/e5-small"
-  "cross-12-layers        plan.policy=cross model.name=models/e5-small"
-  "mono+lakda-12-layers   plan.policy=mono loss.lakda.weight=1 model.name=models/e5-small"
+  "hybrid-12-layers-cold          optimiser.learning_rate=3e-5 loss.temperature=0.02"
+  "mono-12-layers-cold            optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono"
+  "cross-12-layers-cold           optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=cross"
+)
+layers_others=(
+  "mono+lakda-12-layers-cold      optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono loss.lakda.weight=1"
+  "hybrid-12-layers-colder        optimiser.learning_rate=3e-5 loss.temperature=0.01"
+  "hybrid-12-layers-rate-1e-5     optimiser.learning_rate=1e-5"
+  "hybrid-12-layers-rate-3e-5     optimiser.learning_rate=3e-5"
+  "mono-12-layers-rate-3e-5       optimiser.learning_rate=3e-5 plan.policy=mono"
+  "cross-12-layers-rate-3e-5      optimiser.learning_rate=3e-5 plan.policy=cross"
+  "mono+lakda-12-layers-rate-3e-5 optimiser.learning_rate=3e-5 plan.policy=mono loss.lakda.weight=1"
+  "hybrid-12-layers"
+  "mono-12-layers                 plan.policy=mono"
+  "cross-12-layers                plan.policy=cross"
+  "mono+lakda-12-layers           plan.policy=mono loss.lakda.weight=1"
 )
 
 judge() { # encoder, options of `hbt evaluate`
@@ -96,13 +114,13 @@ runs() { # seeds, recipes
   done
 }
 
-fix() { # verdicts, model, options of both commands
+fix() { # methods, verdicts, model, options of both commands
   local method
-  for method in centering lir shift; do
-    [[ -d $1/xquad-r+$method$JUDGED ]] && continue
-    hbt posthoc "${@:2}" --store stores/study-parallel --languages $XQUAD_R --method $method --texts 500 \
+  for method in $1; do
+    [[ -d $2/xquad-r+$method$JUDGED ]] && continue
+    hbt posthoc "${@:3}" --store stores/study-parallel --languages $XQUAD_R --method "$method" --texts 500 \
       --workers "$WORKERS" --precision "$PRECISION"
-    judge "${@:2}" --posthoc $method
+    judge "${@:3}" --posthoc "$method"
   done
 }
 
@@ -121,6 +139,7 @@ weights() { runs 0 "${weights[@]}"; }
 batches() { runs 0 "${batches[@]}"; }
 rates() { runs 0 "${rates[@]}"; }
 longer() { runs 0 "${longer[@]}"; }
+cold() { runs 0 "${cold[@]}"; }
 others() {
   [[ -d stores/study.negatives/models--e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
     --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
@@ -129,16 +148,22 @@ others() {
 layers() {
   [[ -d runs/study/untrained-12-layers/verdicts/xquad-r$JUDGED ]] ||
     judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
-  runs 0 "${layers[@]}"
-  fix runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
-  fix runs/study/mono+lakda-12-layers-seed0/verdicts runs/study/mono+lakda-12-layers-seed0
+  runs "$SEEDS" "${layers[@]/%/ $WHOLE}"
+}
+layers_others() {
+  local run
+  runs 0 "${layers_others[@]/%/ $WHOLE}"
+  fix shift runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  for run in hybrid-12-layers-cold mono+lakda-12-layers; do
+    fix shift "runs/study/$run-seed0/verdicts" "runs/study/$run-seed0"
+  done
 }
 fixes() {
-  local seed base
-  fix runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
+  local seed base methods="centering lir shift"
+  fix "$methods" runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
   for base in mono+lakda-1 hybrid-0.5 mono hybrid+lakda-1 cross-rows; do
     for seed in $SEEDS; do
-      fix "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
+      fix "$methods" "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
     done
   done
 }
@@ -151,4 +176,5 @@ besides() { # For the first seed, as it takes longest: translations in 36 langua
   done
 }
 
-for group in ${*:-headline more policies terms fixes others besides batches weights rates longer layers}; do $group; done
+all="headline more policies terms fixes others besides batches weights rates longer cold layers layers_others"
+for group in ${*:-$all}; do $group; done

@@ -14,7 +14,20 @@ import csv
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from systems import BESIDES, FIGURES, FURTHER, LAYERS, METHODS, PARTS, POLICIES, Comparisons, System, find_systems
+from systems import (
+    BESIDES,
+    FIGURES,
+    FURTHER,
+    HALF,
+    LAYERS,
+    METHODS,
+    PARTS,
+    POLICIES,
+    WHOLE,
+    Comparisons,
+    System,
+    find_systems,
+)
 from tables import against_table, claims_table, kinship_table, others_table, plain_table
 
 
@@ -60,8 +73,8 @@ def main() -> None:
     comparisons = Comparisons(systems)
     tables: dict[str, str] = {}
     if "policies" in options.part:
-        tables["policies"] = plain_table(systems, POLICIES)
-        tables["claims"] = claims_table(systems, comparisons)
+        tables["policies"] = plain_table(systems, {name: name for name in POLICIES})
+        tables["claims"] = claims_table(systems, comparisons, HALF)
         tables["kinship"] = kinship_table(systems, POLICIES)
     if "methods" in options.part:
         tables["methods"] = against_table(systems, comparisons, METHODS, "hybrid-0.5")
@@ -69,7 +82,9 @@ def main() -> None:
         tables["further"] = against_table(systems, comparisons, FURTHER, "hybrid-0.5")
         tables["others"] = others_table(options.runs, BESIDES, "untrained")
     if "layers" in options.part:
-        tables["layers"] = against_table(systems, comparisons, LAYERS, "hybrid-12-layers")
+        tables["whole"] = plain_table(systems, {"untrained": "untrained-12-layers"} | WHOLE)
+        tables["layers"] = against_table(systems, comparisons, LAYERS, WHOLE["hybrid"])
+        tables["claims-layers"] = claims_table(systems, comparisons, WHOLE)
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
     for page in (options.docs / "study.md", options.docs.parent / "README.md"):

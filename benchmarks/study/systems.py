@@ -61,10 +61,18 @@ FURTHER = (
     "hybrid+negatives", "hybrid+lora",
     "mono-rate-3e-5", "hybrid-rate-3e-5", "cross-rate-3e-5", "mono-rate-3e-4", "hybrid-rate-3e-4", "cross-rate-3e-4",
     "mono-600-steps", "hybrid-600-steps", "cross-600-steps",
+    "mono-cold", "hybrid-cold", "cross-cold",
 )  # fmt: skip
+HALF = {"mono": "mono", "hybrid": "hybrid-0.5", "cross": "cross-rows"}
+WHOLE = {policy: f"{policy}-12-layers-cold" for policy in HALF}
+"""Policy → system, of the half encoder and of the whole one."""
 LAYERS = (
-    "hybrid-12-layers", "untrained-12-layers", "mono-12-layers", "cross-12-layers", "mono+lakda-12-layers",
-    "untrained-12-layers+shift", "mono+lakda-12-layers+shift",
+    *WHOLE.values(), "untrained-12-layers", "mono+lakda-12-layers-cold",
+    "untrained-12-layers+shift", "hybrid-12-layers-cold+shift",
+    "hybrid-12-layers-colder",
+    *(f"{name}-12-layers-rate-3e-5" for name in ("hybrid", "mono", "cross", "mono+lakda")),
+    "hybrid-12-layers-rate-1e-5",
+    *(f"{name}-12-layers" for name in ("hybrid", "mono", "cross", "mono+lakda")), "mono+lakda-12-layers+shift",
 )  # fmt: skip
 """Of the whole encoder."""
 BF16 = "+bf16"
