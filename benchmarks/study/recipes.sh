@@ -80,7 +80,7 @@ layers=(
   "mono-12-layers-cold            optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono"
   "cross-12-layers-cold           optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=cross"
 )
-layers_others=(
+layers_others=( # Of hybrid-12-layers-rate-3e-5 the page has seed 1 as well.
   "mono+lakda-12-layers-cold      optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono loss.lakda.weight=1"
   "hybrid-12-layers-colder        optimiser.learning_rate=3e-5 loss.temperature=0.01"
   "hybrid-12-layers-rate-1e-5     optimiser.learning_rate=1e-5"
