@@ -1,4 +1,4 @@
-"""The three figures of the study, from the verdicts of the runs of recipes.sh.
+"""The figures of the study, from the verdicts of the runs of recipes.sh.
 
 They need matplotlib, which nothing else here does:
 
@@ -9,7 +9,8 @@ They need matplotlib, which nothing else here does:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -21,18 +22,18 @@ from systems import (
     DISTANCE,
     FIGURES,
     FIXES,
-    METHODS,
     MONO_AP,
     MULTI_AP,
     TRAINED,
     UNSEEN,
+    WHOLE_TRAINED,
     System,
     find_systems,
 )
 
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
 MARKS = {"lakda": "s", "alignment": "^", "erasure": "D"} | {fix: f"${fix[0]}$" for fix in FIXES}
-LEFT = ("cross-rows", "hybrid+erasure-30")  # Whose names would lie on another's.
+LEFT = ("cross-rows", "hybrid+erasure-30", "cross-12-layers-cold")  # Whose names would lie on another's.
 LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
 plt.rcParams |= {
     "svg.hashsalt": "hbt_ray",  # The same verdicts give the same file.
@@ -67,36 +68,37 @@ def over_alpha(systems: Mapping[str, System]) -> Any:
     return whole
 
 
-def methods(systems: Mapping[str, System]) -> Any:
+def methods(systems: Mapping[str, System], trained: Sequence[str] = TRAINED, fixes: Sequence[str] = FIXES) -> Any:
     """What each buys in one pool, and at which price in one language, for the seeds that all have.
 
     Thin lines lead from an encoder to its fixes.
     """
-    names = [name for name in METHODS if name in systems and not name.startswith("untrained")]
+    fixed = [f"{name}+{fix}" for name in trained for fix in fixes]
+    names = [name for name in [*trained, *fixed] if name in systems]
     seeds = frozenset.intersection(*(frozenset(systems[name].group) for name in names))
     systems = {name: systems[name].only(seeds) for name in names}
     whole, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
-        for name in (name for name in TRAINED if name in systems):
+        for name in (name for name in trained if name in systems):
             colour = next(colour for policy, colour in LINES.items() if policy[:4] == name[:4])
             at = [systems[name].estimate(each).mean for each in (MONO_AP, figure)]
             axis.plot(*at, marker=next((mark for term, mark in MARKS.items() if term in name), "o"), color=colour)
             side = -1 if name in LEFT else 1
             axis.annotate(
-                re.sub(r"-[\d.]+$", "", name), at, xytext=(6 * side, -10), textcoords="offset points",
+                re.sub(r"-([\d.]+|12-layers-cold)$", "", name), at, xytext=(6 * side, -10), textcoords="offset points",
                 ha="right" if side < 0 else "left", fontsize=8, color=colour,
             )  # fmt: skip
-            for fix in (fix for fix in FIXES if f"{name}+{fix}" in systems):
-                fixed = [systems[f"{name}+{fix}"].estimate(each).mean for each in (MONO_AP, figure)]
-                axis.plot([at[0], fixed[0]], [at[1], fixed[1]], "-", color=colour, linewidth=0.5, alpha=0.4)
-                axis.plot(*fixed, marker=MARKS[fix], color=colour, markersize=6)
+            for fix in (fix for fix in fixes if f"{name}+{fix}" in systems):
+                to = [systems[f"{name}+{fix}"].estimate(each).mean for each in (MONO_AP, figure)]
+                axis.plot([at[0], to[0]], [at[1], to[1]], "-", color=colour, linewidth=0.5, alpha=0.4)
+                axis.plot(*to, marker=MARKS[fix], color=colour, markersize=6)
         axis.set_xlabel("mono AP")
         axis.set_ylabel(figure.title + ("" if figure.higher else " (less is up)"))
     axes[0].set_title("one pool of all languages: up and right is better", fontsize=9)
     axes[1].set_title("language bias: up and right is better", fontsize=9)
     axes[1].invert_yaxis()
     handles = [
-        plt.Line2D([], [], marker=MARKS[fix], linestyle="", color="#555555", label=f"then {fix}") for fix in FIXES
+        plt.Line2D([], [], marker=MARKS[fix], linestyle="", color="#555555", label=f"then {fix}") for fix in fixes
     ]
     axes[0].legend(handles=handles, fontsize=7, frameon=False)
     return whole
@@ -123,7 +125,11 @@ def by_language(systems: Mapping[str, System]) -> Any:
     return whole
 
 
-DRAWN = {"policies": {"alpha": over_alpha, "languages": by_language}, "methods": {"methods": methods}}
+DRAWN = {
+    "policies": {"alpha": over_alpha, "languages": by_language},
+    "methods": {"methods": methods},
+    "whole": {"whole": partial(methods, trained=WHOLE_TRAINED, fixes=["shift"])},
+}
 
 
 def main() -> None:

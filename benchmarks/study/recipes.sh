@@ -7,7 +7,7 @@
 #     hbt prepare benchmarks/study/parallel.yaml
 #     bash benchmarks/study/recipes.sh [GROUP …]
 # Two shells, each with WORKERS=1 and SEEDS of its own, get more done on two cores: nothing waits for a second rank.
-# PRECISION=bf16 where the processor multiplies in it (amx_bf16 in /proc/cpuinfo); the figures of docs/study.md are of it.
+# PRECISION=bf16 where the processor multiplies in it (amx_bf16 or avx512_bf16 in /proc/cpuinfo), as docs/study.md has.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 SEEDS=${SEEDS:-"0 1 2"}
@@ -75,14 +75,24 @@ cold=(
   "cross-cold             plan.policy=cross loss.temperature=0.02"
 )
 WHOLE="model.name=models/e5-small" # All twelve layers.
-layers=(
-  "hybrid-12-layers-cold          optimiser.learning_rate=3e-5 loss.temperature=0.02"
-  "mono-12-layers-cold            optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono"
-  "cross-12-layers-cold           optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=cross"
+COLD="$WHOLE optimiser.learning_rate=3e-5 loss.temperature=0.02"
+whole=(
+  "hybrid-12-layers-cold"
+  "mono-12-layers-cold            plan.policy=mono"
+  "cross-12-layers-cold           plan.policy=cross"
 )
-layers_others=( # Of hybrid-12-layers-rate-3e-5 the page has seed 1 as well.
-  "mono+lakda-12-layers-cold      optimiser.learning_rate=3e-5 loss.temperature=0.02 plan.policy=mono loss.lakda.weight=1"
-  "hybrid-12-layers-colder        optimiser.learning_rate=3e-5 loss.temperature=0.01"
+whole_terms=(
+  "hybrid+lakda-12-layers-cold     loss.lakda.weight=1"
+  "hybrid+alignment-12-layers-cold loss.alignment.weight=30"
+  "hybrid+erasure-12-layers-cold   loss.erasure.weight=30"
+  "mono+lakda-12-layers-cold       plan.policy=mono loss.lakda.weight=1"
+  "cross+lakda-12-layers-cold      plan.policy=cross loss.lakda.weight=1"
+)
+whole_others=(
+  "hybrid-0.75-12-layers-cold      plan.alpha=0.75"
+  "hybrid-0.25-12-layers-cold      plan.alpha=0.25"
+)
+settings=( # Of hybrid-12-layers-rate-3e-5 the page has seed 1 as well.
   "hybrid-12-layers-rate-1e-5     optimiser.learning_rate=1e-5"
   "hybrid-12-layers-rate-3e-5     optimiser.learning_rate=3e-5"
   "mono-12-layers-rate-3e-5       optimiser.learning_rate=3e-5 plan.policy=mono"
@@ -145,18 +155,28 @@ others() {
     --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
   runs 0 "${others[@]}"
 }
-layers() {
+whole() {
   [[ -d runs/study/untrained-12-layers/verdicts/xquad-r$JUDGED ]] ||
     judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
-  runs "$SEEDS" "${layers[@]/%/ $WHOLE}"
+  runs "$SEEDS" "${whole[@]/%/ $COLD}"
 }
-layers_others() {
-  local run
-  runs 0 "${layers_others[@]/%/ $WHOLE}"
-  fix shift runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
-  for run in hybrid-12-layers-cold mono+lakda-12-layers; do
-    fix shift "runs/study/$run-seed0/verdicts" "runs/study/$run-seed0"
+whole_terms() { runs "$SEEDS" "${whole_terms[@]/%/ $COLD}"; }
+whole_others() { runs 0 "${whole_others[@]/%/ $COLD}"; }
+whole_fixes() {
+  local seed base
+  fix "lir shift" runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  for base in {hybrid,mono,cross,hybrid+lakda,mono+lakda}-12-layers-cold; do
+    for seed in $SEEDS; do
+      fix shift "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
+    done
   done
+  for base in {hybrid,mono,cross,hybrid+lakda}-12-layers-cold; do # The page has seeds 1 and 2 of hybrid's as well.
+    fix lir "runs/study/$base-seed0/verdicts" "runs/study/$base-seed0"
+  done
+}
+settings() {
+  runs 0 "${settings[@]/%/ $WHOLE}"
+  fix shift runs/study/mono+lakda-12-layers-seed0/verdicts runs/study/mono+lakda-12-layers-seed0
 }
 fixes() {
   local seed base methods="centering lir shift"
@@ -167,14 +187,20 @@ fixes() {
     done
   done
 }
-besides() { # For the first seed, as it takes longest: translations in 36 languages, and English abstracts.
-  local run how=(--suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision "$PRECISION")
+elsewhere() { # encoder, options; translations in 36 languages, and English abstracts.
+  hbt evaluate "$@" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision "$PRECISION"
+}
+besides() { # For the first seed, as it takes longest.
+  local run
   [[ -d runs/study/untrained/verdicts/scifact$JUDGED ]] ||
-    hbt evaluate models/e5-small-6 --name untrained "${as_e5[@]}" "${how[@]}"
-  for run in mono cross-rows hybrid-0.5 mono+lakda-1 mixed; do
-    [[ -d runs/study/$run-seed0/verdicts/scifact$JUDGED ]] || hbt evaluate "runs/study/$run-seed0" "${how[@]}"
+    elsewhere models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/untrained-12-layers/verdicts/scifact$JUDGED ]] ||
+    elsewhere models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  for run in {mono,cross-rows,hybrid-0.5,mono+lakda-1,mixed} {mono,cross,hybrid,hybrid+lakda}-12-layers-cold; do
+    [[ -d runs/study/$run-seed0/verdicts/scifact$JUDGED ]] || elsewhere "runs/study/$run-seed0"
   done
 }
 
-all="headline more policies terms fixes others besides batches weights rates longer cold layers layers_others"
+all="headline more policies terms fixes others batches weights rates longer cold
+  whole whole_terms whole_fixes whole_others settings besides"
 for group in ${*:-$all}; do $group; done

@@ -19,11 +19,14 @@ from systems import (
     FIGURES,
     FURTHER,
     HALF,
-    LAYERS,
     METHODS,
     PARTS,
     POLICIES,
+    SETTINGS,
     WHOLE,
+    WHOLE_ACROSS,
+    WHOLE_BESIDES,
+    WHOLE_METHODS,
     Comparisons,
     System,
     find_systems,
@@ -81,10 +84,14 @@ def main() -> None:
     if "further" in options.part:
         tables["further"] = against_table(systems, comparisons, FURTHER, "hybrid-0.5")
         tables["others"] = others_table(options.runs, BESIDES, "untrained")
-    if "layers" in options.part:
+    if "whole" in options.part:
         tables["whole"] = plain_table(systems, {"untrained": "untrained-12-layers"} | WHOLE)
-        tables["layers"] = against_table(systems, comparisons, LAYERS, WHOLE["hybrid"])
-        tables["claims-layers"] = claims_table(systems, comparisons, WHOLE)
+        tables["whole-claims"] = claims_table(systems, comparisons, WHOLE)
+        tables["whole-methods"] = against_table(systems, comparisons, WHOLE_METHODS, WHOLE["hybrid"])
+        tables["whole-across"] = against_table(systems, comparisons, WHOLE_ACROSS, WHOLE["cross"])
+        tables["whole-others"] = others_table(options.runs, WHOLE_BESIDES, WHOLE_BESIDES[0])
+    if "settings" in options.part:
+        tables["settings"] = against_table(systems, comparisons, SETTINGS, WHOLE["hybrid"])
     for name, found in tables.items():
         print(f"\n{name}\n\n{found}")
     for page in (options.docs / "study.md", options.docs.parent / "README.md"):

@@ -66,20 +66,35 @@ FURTHER = (
 HALF = {"mono": "mono", "hybrid": "hybrid-0.5", "cross": "cross-rows"}
 WHOLE = {policy: f"{policy}-12-layers-cold" for policy in HALF}
 """Policy → system, of the half encoder and of the whole one."""
-LAYERS = (
-    *WHOLE.values(), "untrained-12-layers", "mono+lakda-12-layers-cold",
-    "untrained-12-layers+shift", "hybrid-12-layers-cold+shift",
-    "hybrid-12-layers-colder",
+WHOLE_TRAINED = (
+    *WHOLE.values(),
+    *(f"{name}-12-layers-cold" for name in ("hybrid+erasure", "hybrid+alignment", "hybrid+lakda", "mono+lakda")),
+)
+WHOLE_METHODS = (
+    "untrained-12-layers",
+    *WHOLE_TRAINED,
+    *(f"{name}-12-layers-cold" for name in ("cross+lakda", "hybrid-0.75", "hybrid-0.25")),
+    *(f"{base}+{fix}" for base in ("untrained-12-layers", *WHOLE_TRAINED) for fix in FIXES),
+)
+WHOLE_ACROSS = tuple(
+    f"{name}-12-layers-cold{fix}"
+    for name in ("hybrid", "hybrid+lakda", "cross", "cross+lakda")
+    for fix in ("", "+shift")
+)
+"""Held against cross-lingual batches, the best policy across languages."""
+SETTINGS = (
+    *WHOLE.values(),
     *(f"{name}-12-layers-rate-3e-5" for name in ("hybrid", "mono", "cross", "mono+lakda")),
     "hybrid-12-layers-rate-1e-5",
     *(f"{name}-12-layers" for name in ("hybrid", "mono", "cross", "mono+lakda")), "mono+lakda-12-layers+shift",
 )  # fmt: skip
-"""Of the whole encoder."""
+"""Rates and temperatures of the whole encoder."""
 BF16 = "+bf16"
 """How `hbt evaluate` marks what it judged in bf16."""
 BESIDES = ("untrained", "mixed", "mono", "hybrid-0.5", "cross-rows", "mono+lakda-1")
+WHOLE_BESIDES = ("untrained-12-layers", *(WHOLE[policy] for policy in HALF), "hybrid+lakda-12-layers-cold")
 """Judged on other tasks as well."""
-PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER, "layers": LAYERS}
+PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER, "whole": WHOLE_METHODS, "settings": SETTINGS}
 """What is compared with one another."""
 
 
