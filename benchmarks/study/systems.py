@@ -161,15 +161,17 @@ class Comparisons:
         interval = stats.ttest_ind(*samples, equal_var=False).confidence_interval(CONFIDENCE)
         return float(interval.low), float(interval.high)
 
-    def every_seed(self, a: str, b: str, figure: Figure) -> bool:
-        """Whether the difference has the same sign for each seed."""
+    def seeds_agree(self, a: str, b: str, figure: Figure) -> bool:
+        """Whether other seeds would show the difference again: from three on, Student's interval of the difference by
+        seed excludes 0; of fewer, all that can be asked is that each has the same sign."""
         one, two = (system.values(figure) for system in self._paired(a, b))
-        pairs = (
-            [(one[seed], two[seed]) for seed in one]
-            if one.keys() == two.keys()
-            else product(one.values(), two.values())
-        )
-        return len({x > y for x, y in pairs}) == 1
+        if one.keys() != two.keys():
+            return len({x > y for x, y in product(one.values(), two.values())}) == 1
+        differences = [one[seed] - two[seed] for seed in one]
+        if len(differences) < 3:
+            return len({difference > 0 for difference in differences}) == 1
+        interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+        return bool(interval.low > 0 or interval.high < 0)
 
     def _paired(self, a: str, b: str) -> tuple[System, System]:
         one, two = self._systems[a], self._systems[b]

@@ -84,14 +84,14 @@ def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
 
 
 def against_table(systems: Mapping[str, System], comparisons: Comparisons, names: Sequence[str], to: str) -> str:
-    """What each changes beside one system, which comes first as it is; stars where questions (Holm over all) and every
-    seed say so."""
+    """What each changes beside one system, which comes first as it is; stars where questions (Holm over all) and
+    seeds say so."""
     there = [name for name in names if name in systems and name != to]
     cells = [(name, figure, comparisons.of(name, to, figure)) for name in there for figure in FIGURES]
     corrected = holm([difference.p for *_, difference in cells]).tolist()
     rows: dict[str, list[str]] = {name: [name, str(len(systems[name].group))] for name in there}
     for (name, figure, difference), p in zip(cells, corrected, strict=True):
-        sure = p < 1 - CONFIDENCE and comparisons.every_seed(name, to, figure)
+        sure = p < 1 - CONFIDENCE and comparisons.seeds_agree(name, to, figure)
         rows[name].append(signed(difference.difference, figure) + (" *" if sure else ""))
     itself = [to, str(len(systems[to].group)), *(systems[to].shown(figure) for figure in FIGURES)]
     heads = [f"minus {to}", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)]
