@@ -90,6 +90,7 @@ def main() -> None:
         tables["whole-methods"] = against_table(systems, comparisons, WHOLE_METHODS, WHOLE["hybrid"])
         tables["whole-across"] = against_table(systems, comparisons, WHOLE_ACROSS, WHOLE["cross"])
         tables["whole-others"] = others_table(options.runs, WHOLE_BESIDES, WHOLE_BESIDES[0])
+        tables["whole-kinship"] = kinship_table(systems, WHOLE_BESIDES)
     if "settings" in options.part:
         tables["settings"] = against_table(systems, comparisons, SETTINGS, WHOLE["hybrid"])
     for name, found in tables.items():

@@ -93,7 +93,7 @@ BF16 = "+bf16"
 """How `hbt evaluate` marks what it judged in bf16."""
 BESIDES = ("untrained", "mixed", "mono", "hybrid-0.5", "cross-rows", "mono+lakda-1")
 WHOLE_BESIDES = ("untrained-12-layers", *(WHOLE[policy] for policy in HALF), "hybrid+lakda-12-layers-cold")
-"""Judged on other tasks as well."""
+"""Judged on other tasks as well, and read by languages."""
 PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER, "whole": WHOLE_METHODS, "settings": SETTINGS}
 """What is compared with one another."""
 
@@ -163,12 +163,12 @@ class Comparisons:
 
     def seeds_agree(self, a: str, b: str, figure: Figure) -> bool:
         """Whether other seeds would show the difference again: from three on, Student's interval of the difference by
-        seed excludes 0; of fewer, all that can be asked is that each has the same sign."""
+        seed excludes 0; of fewer, or of what has no seed, all that can be asked is that each has the same sign."""
         one, two = (system.values(figure) for system in self._paired(a, b))
-        if one.keys() != two.keys():
-            return len({x > y for x, y in product(one.values(), two.values())}) == 1
-        differences = [one[seed] - two[seed] for seed in one]
-        if len(differences) < 3:
+        paired = one.keys() == two.keys()
+        pairs = [(one[seed], two[seed]) for seed in one] if paired else product(one.values(), two.values())
+        differences = [x - y for x, y in pairs]
+        if not paired or len(differences) < 3:
             return len({difference > 0 for difference in differences}) == 1
         interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
         return bool(interval.low > 0 or interval.high < 0)
