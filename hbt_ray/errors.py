@@ -6,13 +6,24 @@ Ray pickles errors between processes, so every class here must survive `pickle` 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
 class HbtError(Exception):
-    """Root of all errors that hbt_ray raises on purpose."""
+    """Root of all errors that hbt_ray raises on purpose.
+
+    Args:
+        code: short and stable, for tests and programs; the message may change.
+    """
 
     exit_code = 1
+    code = ""
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code  # An instance attribute, so that it survives `pickle`.
 
 
 class InputError(HbtError):
@@ -59,19 +70,51 @@ class CheckpointError(InputError):
     """A checkpoint is cut short or changed."""
 
 
-class StorageError(HbtError):
-    """A checkpoint could not be written; those before it are as they were."""
+class DamagedFile(InputError):
+    """A file that hbt_ray wrote is cut short or was changed."""
 
-    def __init__(self, path: str, step: int, reason: str, free_bytes: int) -> None:
-        super().__init__(
-            f"{path}: the checkpoint of step {step} could not be written ({reason}; {free_bytes / 2**30:,.1f} GiB are "
-            "free there). The checkpoints before it are whole. Make room or let the folder be written to, and run the "
-            "same command again, which goes on from the newest."
-        )
-        self.path, self.step, self.reason, self.free_bytes = path, step, reason, free_bytes
+    code = "DAMAGED_FILE"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: damaged ({reason}). Restore it from a copy, or delete it and make it again")
+        self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.step, self.reason, self.free_bytes)
+        return type(self), (self.path, self.reason)
+
+
+class LockedError(InputError):
+    """Another command uses the run, search or index."""
+
+    code = "LOCKED"
+
+    def __init__(self, path: str, owner: dict[str, Any]) -> None:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"])) if "since" in owner else "?"
+        super().__init__(
+            f"{path}: in use by {owner.get('purpose', 'another command')} (process {owner.get('pid', '?')} on "
+            f"{owner.get('host', '?')}, since {since}). Wait until it ends or stop it; nothing was changed"
+        )
+        self.path, self.owner = path, owner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.owner)
+
+
+class StorageError(InputError):
+    """A file or folder cannot be written: the disk is full, read-only or not permitted."""
+
+    code = "STORAGE"
+
+    def __init__(self, path: str, reason: str, free_bytes: int = -1, what: str = "the file") -> None:
+        free = f"; {free_bytes / 2**30:,.2f} GiB are free there" if free_bytes >= 0 else ""
+        super().__init__(
+            f"{path}: {what} cannot be written ({reason}{free}). What was complete before is unchanged. Make room or "
+            "allow writing there, and run the same command again"
+        )
+        self.path, self.reason, self.free_bytes, self.what = path, reason, free_bytes, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason, self.free_bytes, self.what)
 
 
 class ModelError(InputError):

@@ -17,14 +17,11 @@ RUN/report.html
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hbt_ray.storage import read_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +89,5 @@ class Run:
 
     def curve(self) -> list[dict[str, Any]]:
         """One row a step, in order; of a step that was repeated after a resume, the last."""
-        if not self.metrics.exists():
-            return []
-        rows = (
-            json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")
-        )
-        by_step = {row["step"]: row for row in rows}
+        by_step = {row["step"]: row for row in read_json_lines(self.metrics) if "step" in row}
         return [by_step[step] for step in sorted(by_step)]
-
-
-@contextmanager
-def published(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder` that takes its place at the end, so that nobody ever sees half of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)

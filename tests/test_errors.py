@@ -8,8 +8,10 @@ import pytest
 
 from hbt_ray import errors
 from hbt_ray.errors import (
+    DamagedFile,
     HbtError,
     InputError,
+    LockedError,
     LostRank,
     NonFiniteLoss,
     PlanMismatch,
@@ -18,7 +20,7 @@ from hbt_ray.errors import (
     ValidationFailed,
 )
 
-NOT_THE_USERS = {"HbtError", "LostRank", "NonFiniteLoss", "StalledRank", "StorageError", "ValidationFailed"}
+NOT_THE_USERS = {"HbtError", "LostRank", "NonFiniteLoss", "StalledRank", "ValidationFailed"}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,10 @@ NOT_THE_USERS = {"HbtError", "LostRank", "NonFiniteLoss", "StalledRank", "Storag
     [
         PlanMismatch("plan.alpha", 0.5, 0.3),
         NonFiniteLoss(7, float("inf"), 1.0),
-        StorageError("/x/step-00000007", 7, "No space left", 5),
+        StorageError("/x/step-00000007", "No space left", 5, "the checkpoint of step 7"),
+        DamagedFile("/x/checkpoint.json", "its checksum does not match"),
+        LockedError("/x/.run.lock", {"host": "a", "pid": 3, "purpose": "train", "since": 0.0}),
+        InputError("x: y", code="INVALID_NAME"),
         LostRank(1, "The actor died.\n\tip: 10.0.0.7\nits node was terminated", 3),
         StalledRank(7, 60.0, {1: "faults.py:9 in stall"}),
         ValidationFailed(7, "full"),

@@ -30,7 +30,7 @@ from hbt_ray.evaluate.verdict.evidence import FAILURES, PER_QUERY
 from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.posthoc import Fix
 from hbt_ray.posthoc.methods import PASSAGE, QUESTION
-from hbt_ray.run import published
+from hbt_ray.storage import atomic_folder
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
         encoded = _fixed(encoded, fix, asked["language"].to_pylist(), found["language"].to_pylist())
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
-    with published(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         if isinstance(task, Bitext):
             if trec_depth:
                 screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
@@ -111,7 +111,7 @@ def evaluate_words(
     index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
-    with published(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         table, card = _ranked(task, queries, index, trec_depth, scratch, name)
         seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
         verdict = Verdict(

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from safetensors.numpy import save_file
 
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.posthoc.methods import AnyMethod, Method
+from hbt_ray.storage import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -120,14 +119,10 @@ class Fix:
             ConfigError: see `checked_path`, or the place refuses.
         """
         checked_path(path)
-        scratch = path.with_name(f".{path.name}.new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(self._tensors(), scratch, {_HEADER: self._header()})
-            os.replace(scratch, path)
+            with atomic_file(path) as scratch:
+                save_file(self._tensors(), scratch, {_HEADER: self._header()})
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                scratch.unlink()
             raise ConfigError(f"{path}: cannot be written ({error}); name another place with --out") from None
         return path
 

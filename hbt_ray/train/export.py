@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.run import Run, published
+from hbt_ray.run import Run
+from hbt_ray.storage import atomic_folder
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.model.lora import merge
@@ -58,7 +59,7 @@ def export(run: Run) -> int:
     state = checkpoint.restore_weights(newest[0] if best is None else shelf.path(best), encoder, averaged=True)
     if config.model.lora:
         merge(encoder)
-    with published(run.model) as folder:
+    with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
         told = json.dumps(asdict(_described(run, config, state, best=best is not None)))
         (folder / run.model_facts.name).write_text(told, encoding="utf-8")

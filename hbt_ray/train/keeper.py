@@ -110,15 +110,11 @@ class Keeper:
             with self._shelf.publishing(step) as folder:
                 checkpoint.write(folder, taken, partial(self._written, step))
         except (OSError, RuntimeError) as error:  # torch.save says of a full disk that a file operation failed.
-            raise StorageError(str(self._shelf.path(step)), step, str(error), _free(self._shelf.root)) from error
+            folder, root = self._shelf.path(step), self._shelf.root
+            free = shutil.disk_usage(root).free if root.is_dir() else -1
+            raise StorageError(
+                str(self._shelf.path(step)), str(error), free, f"the checkpoint of step {step}"
+            ) from error
         finally:
             self._idle.set()
         self._shelf.prune(self._keep, self._needed())
-
-
-def _free(folder: Path) -> int:
-    """Bytes."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return 0

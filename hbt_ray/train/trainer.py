@@ -21,6 +21,7 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
+from hbt_ray.storage import write_text
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
@@ -69,7 +70,7 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
         plan.require(newest[1].plan, newest[1].step)
         done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(config.to_yaml(), encoding="utf-8")
+    write_text(run.config, config.to_yaml())
     provide(run.base, config.model, store, plan.languages, bases)
     if config.loss.dimensions or config.teacher:
         width = load(run.base).get_embedding_dimension()

@@ -6,7 +6,6 @@ documents exactly as we do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.search.ranking import Hits
 from hbt_ray.evaluate.tasks import Task
+from hbt_ray.storage import atomic_file
 
 
 def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits: Hits, tag: str = "hbt_ray") -> Path:
@@ -59,9 +59,6 @@ def _check_words(path: Path, words: Iterable[str]) -> None:
 
 def _write(path: Path, lines: Iterable[str]) -> Path:
     """Under another name first: a run that was cut short must not look like a run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
-    os.replace(unfinished, path)
     return path

@@ -24,7 +24,7 @@ from hbt_ray.evaluate.mining.candidates import REASONS, Candidates, Choice, Mine
 from hbt_ray.evaluate.mining.rescore import RescorerConfig, rescore
 from hbt_ray.evaluate.search.scores import Floats, pair_scores
 from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
-from hbt_ray.run import published
+from hbt_ray.storage import atomic_folder
 
 _PAIRS = 1 << 20
 """Questions times ranks that are searched and sifted at a time: some 50 MB."""
@@ -100,7 +100,7 @@ def mine(
     languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
     runs = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
-    with published(free_folder(folder)) as scratch:
+    with atomic_folder(free_folder(folder)) as scratch:
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
             if language is None:

@@ -13,7 +13,7 @@ from hbt_ray.evaluate.report.curve import Curve
 from hbt_ray.evaluate.report.differences import ALPHA, RESAMPLES, Differences, chance, differences
 from hbt_ray.evaluate.report.facts import TaskFacts, facts
 from hbt_ray.evaluate.report.failures import FailureList, failure_lists
-from hbt_ray.evaluate.report.frame import page_environment, write_whole
+from hbt_ray.evaluate.report.frame import page_environment
 from hbt_ray.evaluate.report.kinship import Kinship, kinship
 from hbt_ray.evaluate.report.languages import LanguageTable, by_language
 from hbt_ray.evaluate.report.names import language_name
@@ -22,6 +22,7 @@ from hbt_ray.evaluate.report.prose import achievement, losses
 from hbt_ray.evaluate.report.training import training
 from hbt_ray.evaluate.verdict.evidence import Evidence
 from hbt_ray.evaluate.verdict.verdict import Verdict
+from hbt_ray.storage import write_text
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def write_report(
     headlines = [(section.comparison, section.differences) for section in sections]
     for file, write in ((markdown, paper.markdown), (latex, paper.latex)):
         if file:
-            write_whole(file, write(headlines))
-    return write_whole(Path(path), html)
+            write_text(file, write(headlines))
+    return write_text(Path(path), html)
 
 
 def _section(

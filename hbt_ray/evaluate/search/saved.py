@@ -27,7 +27,7 @@ from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.scores import NO_KEY, Floats, Integers, checked_vectors, key_orders, key_scores
 from hbt_ray.evaluate.search.shard import Shard, top
 from hbt_ray.evaluate.search.vector_file import VectorFile
-from hbt_ray.run import published
+from hbt_ray.storage import atomic_folder
 
 _ABOUT = "index.json"
 _BLOCK = 65_536
@@ -160,7 +160,7 @@ def save_index(
     by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__))  # The greater id wins a tie, as in trec_eval.
     documents = documents.append_column("order", pa.array(np.argsort(by_id)))
     counts = {}
-    with published(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         for language in sorted(set(language_of.tolist())):
             rows = by_id[language_of[by_id] == language]
             _write_shard(scratch, language, documents.take(pa.array(rows)), vectors, rows, index, threads)

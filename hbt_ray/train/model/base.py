@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hbt_ray.data.store.store import Store
-from hbt_ray.run import published
+from hbt_ray.storage import atomic_folder
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 
@@ -29,7 +29,7 @@ def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str,
         return
     told = json.dumps([config.identity, store.manifest.checksum, languages])
     common = shared / hashlib.sha256(told.encode()).hexdigest()[:16] if shared else None
-    with published(base) as folder:
+    with atomic_folder(base) as folder:
         if common and common.exists():
             _copy(common, folder)
             return

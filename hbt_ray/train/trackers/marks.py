@@ -6,13 +6,13 @@ A mark is written after its rows, so a driver that is killed in between repeats 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from hbt_ray.storage import write_json
 from hbt_ray.train.trackers.tracker import Row
 
 
@@ -54,9 +54,7 @@ class Marks:
 
     def keep(self, place: str, mark: Mark) -> None:
         with self._lock:
-            scratch = self._path.with_name(f".{self._path.name}")
-            scratch.write_text(json.dumps({**self._read(), place: asdict(mark)}, indent=1), encoding="utf-8")
-            os.replace(scratch, self._path)
+            write_json(self._path, {**self._read(), place: asdict(mark)})
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:

@@ -6,10 +6,10 @@ rests on survives every process. A reader passes over a line that was cut short.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
+
+from hbt_ray.storage import append_json_lines, read_json_lines, write_json_lines
 
 Row = dict[str, Any]
 """`step`, `pool` (its fingerprint), the measures and `seconds`; or `step`, `pool` and `error`."""
@@ -24,11 +24,7 @@ class Record:
 
     def rows(self) -> dict[int, Row]:
         """Step → its last line, failures among them, in the order of steps."""
-        try:
-            text = self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return {}
-        rows = {row["step"]: row for row in map(_parsed, text.splitlines()) if row}
+        rows = {row["step"]: row for row in read_json_lines(self._path) if "step" in row}
         return {step: rows[step] for step in sorted(rows)}
 
     def results(self) -> dict[int, Row]:
@@ -45,27 +41,11 @@ class Record:
         return new
 
     def append(self, row: Row) -> None:
-        with self._path.open("a+b") as file:
-            # Whoever wrote last may have been killed within a line.
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            torn = file.read(1) not in (b"", b"\n")
-            file.write(b"\n" * torn + json.dumps(row).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_lines(self._path, [row])
 
     def cut(self, step: int) -> dict[int, Row]:
         """Forget failures and what came after `step`, from where training goes on; returns what is left."""
         left = {at: row for at, row in self.results().items() if at <= step}
         if left != self.rows():
-            scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            scratch.write_text("".join(json.dumps(row) + "\n" for row in left.values()), encoding="utf-8")
-            os.replace(scratch, self._path)
+            write_json_lines(self._path, left.values())
         return left
-
-
-def _parsed(line: str) -> Row | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 from hbt_ray.evaluate.report.chart import Chart
-from hbt_ray.evaluate.report.frame import page_environment, write_whole
+from hbt_ray.evaluate.report.frame import page_environment
+from hbt_ray.storage import write_text
 from hbt_ray.tune.board import Board
 from hbt_ray.tune.groups import Group, groups
 from hbt_ray.tune.report import prose, words
@@ -62,7 +63,7 @@ def write_report(folder: Path, board: Board, space: Space, settings: TuneConfig,
             best=_best(folder, board),
         )
     )
-    return write_whole(folder / "report.html", html)
+    return write_text(folder / "report.html", html)
 
 
 def _choices(found: Sequence[Group], objectives: Sequence[str]) -> list[tuple[str, int, list[tuple[str, str, str]]]]:

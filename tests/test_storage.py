@@ -1,0 +1,221 @@
+"""Files that survive accidents: what a kill, a full disk, a link, a second writer or a changed bit leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hbt_ray import storage
+from hbt_ray.errors import DamagedFile, InputError, LockedError, StorageError
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", ".hidden", "~", "a\0b", "a\nb", " a", "ż" * 150, "\x1b[2J"]
+)
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        storage.valid_name(name, "run")
+    assert caught.value.code == "INVALID_NAME"
+
+
+@pytest.mark.parametrize("name", ["faq-hybrid", "xquad-r", "Ωμέγα", "a.b", "x" * 200, "intfloat--e5"])
+def test_ordinary_names_pass(name: str) -> None:
+    assert storage.valid_name(name, "run") == name
+
+
+def test_a_failed_block_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> None:
+    path = storage.write_text(tmp_path / "a.json", "old")
+
+    def write_half() -> None:
+        with storage.atomic_file(path) as scratch:
+            scratch.write_text("new")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_files_and_folders_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        storage.write_text(tmp_path / "file", "x")
+        with storage.atomic_folder(tmp_path / "folder") as scratch:
+            (scratch / "inner").write_text("x")
+    finally:
+        os.umask(old)
+    modes = [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("file", "folder", "folder/inner")]
+    assert modes == ["0o640", "0o750", "0o640"]
+
+
+def test_an_atomic_folder_replaces_a_link_and_spares_its_target(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.txt").write_text("mine")
+    (tmp_path / "results").symlink_to(outside)
+    with storage.atomic_folder(tmp_path / "results") as scratch:
+        (scratch / "new").write_text("x")
+    assert (outside / "thesis.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path / "results")) == ["new"]
+    assert not (tmp_path / "results").is_symlink()
+
+
+def test_deletion_spares_what_links_point_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(outside)
+    (tmp_path / "direct").symlink_to(outside)
+    storage.remove_tree(folder)
+    storage.remove_tree(tmp_path / "direct")
+    storage.remove_tree(tmp_path / "missing")
+    assert sorted(os.listdir(tmp_path)) == ["outside"]
+    assert (outside / "file").read_text() == "mine"
+
+
+def _wait_inside(writer: Callable[[Path], object], path: Path, ready: Path) -> None:
+    with writer(path):  # type: ignore[attr-defined]
+        ready.touch()
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("writer", [storage.atomic_file, storage.atomic_folder])
+def test_scratch_of_a_killed_writer_is_removed_and_that_of_a_living_one_stays(
+    tmp_path: Path, writer: Callable[[Path], object]
+) -> None:
+    target, context = tmp_path / "target[1]", multiprocessing.get_context("fork")
+    writers = []
+    for number in range(2):
+        ready = tmp_path / f"ready{number}"
+        process = context.Process(target=_wait_inside, args=(writer, target, ready))
+        process.start()
+        while not ready.exists():
+            time.sleep(0.01)
+        writers.append(process)
+    os.kill(writers[0].pid or 0, signal.SIGKILL)
+    writers[0].join()
+    with writer(target) as scratch:  # type: ignore[attr-defined]
+        if scratch.is_file():
+            scratch.write_text("x")
+    assert len(list(tmp_path.glob(".*.part"))) == 1
+    writers[1].kill()
+    writers[1].join()
+
+
+def test_two_processes_may_publish_one_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from hbt_ray.storage import atomic_folder\n"
+        "for n in range(150):\n"
+        "    with atomic_folder(Path(sys.argv[1])) as scratch: (scratch / 'a').write_text(str(n))\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "x")]) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "a").read_text() == "149"
+
+
+def test_a_torn_line_is_skipped_and_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    storage.append_json_lines(path, [{"step": 0}, {"step": 1}])
+    with path.open("ab") as file:
+        file.write(b'{"step": 2, "text": "\xc3')
+    storage.append_json_lines(path, [{"step": 3, "text": "é"}])
+    assert [row["step"] for row in storage.read_json_lines(path)] == [0, 1, 3]
+    assert "1 lines are damaged" in caplog.text
+
+
+def test_a_full_disk_is_one_error_and_cuts_the_line_back(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        path = tmp_path / "a.jsonl"
+        storage.append_json_lines(path, [{"step": 0}])
+        with pytest.raises(StorageError) as caught:
+            storage.append_json_lines(path, [{"text": "x" * 100_000}])
+        assert (caught.value.code, caught.value.path) == ("STORAGE", str(path))
+        assert path.read_text() == '{"step": 0}\n'
+        with pytest.raises(StorageError), storage.atomic_folder(tmp_path / "folder") as scratch:
+            (scratch / "a").write_text("x" * 100_000)
+        assert os.listdir(tmp_path) == ["a.jsonl"]
+        storage.append_json_lines(path, [{"step": 1}])
+        assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_the_cause_is_found_behind_errors_of_libraries() -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "/x/a")
+        except OSError as error:
+            raise RuntimeError("inline_container.cc: PytorchStreamWriter failed") from error
+    except RuntimeError as error:
+        named = storage.storage_error(error)
+    assert named is not None
+    assert named.path == "/x/a"
+    assert storage.storage_error(ValueError("a bad number")) is None
+    assert storage.storage_error(PermissionError(errno.EACCES, "Permission denied", "/data/source.jsonl")) is None
+
+
+@pytest.mark.parametrize("change", [b"3", b"", b"{}"])
+def test_one_changed_character_is_noticed(tmp_path: Path, change: bytes) -> None:
+    path = tmp_path / "a.json"
+    storage.write_json(path, storage.with_checksum({"step": 200, "files": {"a": "b"}}))
+    assert storage.read_checked_json(path) == {"step": 200, "files": {"a": "b"}}
+    path.write_bytes(path.read_bytes().replace(b"2", change, 1) if change == b"3" else change)
+    with pytest.raises(DamagedFile):
+        storage.read_checked_json(path)
+
+
+def test_the_second_command_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "x"
+    with storage.exclusive(run, "hbt train"):
+        with pytest.raises(LockedError) as caught, storage.exclusive(run, "hbt train"):
+            pass
+        assert caught.value.owner["pid"] == os.getpid()
+        with storage.exclusive(run.with_name("y"), "hbt train"):
+            pass
+    with storage.exclusive(run, "hbt evaluate"):
+        pass
+    assert os.listdir(run.parent) == []
+
+
+def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    run, ready, context = tmp_path / "x", tmp_path / "ready", multiprocessing.get_context("fork")
+    process = context.Process(target=_wait_inside, args=(lambda path: storage.exclusive(path, "train"), run, ready))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    with pytest.raises(LockedError), storage.exclusive(run, "train"):
+        pass
+    process.kill()
+    process.join()
+    with storage.exclusive(run, "train"):
+        pass
+
+
+def test_a_lock_of_another_host_counts_as_long_as_its_heart_beats(tmp_path: Path) -> None:
+    lock = tmp_path / ".x.lock"
+    owner = {"host": f"not-{socket.gethostname()}", "pid": 1, "purpose": "train", "since": 0.0}
+    lock.write_text(json.dumps(owner))
+    with pytest.raises(LockedError), storage.exclusive(tmp_path / "x", "train"):
+        pass
+    assert json.loads(lock.read_text()) == owner
+    long_ago = time.time() - storage.LOCK_TIMEOUT_SECONDS - 1
+    os.utime(lock, (long_ago, long_ago))
+    with storage.exclusive(tmp_path / "x", "train"):
+        pass
