@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,15 +184,31 @@ def test_one_changed_character_is_noticed(tmp_path: Path, change: bytes) -> None
 
 def test_the_second_command_is_refused_and_names_the_first(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "x"
-    with storage.exclusive(run, "hbt train"):
-        with pytest.raises(LockedError) as caught, storage.exclusive(run, "hbt train"):
-            pass
-        assert caught.value.owner["pid"] == os.getpid()
+
+    def second() -> BaseException | None:
+        try:
+            with storage.exclusive(run, "hbt train"):
+                return None
+        except LockedError as error:
+            return error
+
+    with storage.exclusive(run, "hbt train"), ThreadPoolExecutor(1) as pool:
+        refusal = pool.submit(second).result()
+        assert isinstance(refusal, LockedError)
+        assert refusal.owner["pid"] == os.getpid()
         with storage.exclusive(run.with_name("y"), "hbt train"):
             pass
     with storage.exclusive(run, "hbt evaluate"):
         pass
     assert os.listdir(run.parent) == []
+
+
+def test_a_command_may_lock_what_its_parts_lock_as_well(tmp_path: Path) -> None:
+    with storage.exclusive(tmp_path / "x", "demo"):
+        with storage.exclusive(tmp_path / "x", "train"):
+            pass
+        assert os.listdir(tmp_path) == [".x.lock"], "the inner block ended, the outer one did not"
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
@@ -219,3 +236,44 @@ def test_a_lock_of_another_host_counts_as_long_as_its_heart_beats(tmp_path: Path
     os.utime(lock, (long_ago, long_ago))
     with storage.exclusive(tmp_path / "x", "train"):
         pass
+
+
+@pytest.mark.parametrize("damage", [b"torn", b'{"step": 7}\n'], ids=["torn", "no checksum"])
+def test_rows_with_checksums_are_as_written_or_skipped(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, rows = tmp_path / "rows.jsonl", [{"step": step, "AP": step / 7} for step in range(5)]
+    storage.append_json_lines(path, rows, checked=True)
+    assert storage.read_json_lines(path, checked=True) == rows
+    path.write_bytes(path.read_bytes().replace(b'"step": 3', b'"step": 2') + damage)
+    for _ in range(3):
+        assert storage.read_json_lines(path, checked=True) == [rows[0], rows[1], rows[2], rows[4]]
+    assert len([record for record in caplog.records if str(path) in record.getMessage()]) == 1
+    storage.append_json_lines(path, [{"step": 5}], checked=True)
+    assert storage.read_json_lines(path, checked=True)[-1] == {"step": 5}
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    ready, context = tmp_path / "ready", multiprocessing.get_context("fork")
+    make = lambda path: storage.temporary_folder("test", path)  # noqa: E731
+    process = context.Process(target=_wait_inside, args=(make, tmp_path / "scratch", ready))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    with storage.temporary_folder("test", tmp_path / "scratch") as own:
+        assert len(list((tmp_path / "scratch").glob("*.part"))) == 2, "a living process keeps its folder"
+    process.kill()
+    process.join()
+    with storage.temporary_folder("test", tmp_path / "scratch") as own:
+        assert [path.name for path in (tmp_path / "scratch").glob("*.part")] == [own.name]
+    assert os.listdir(tmp_path / "scratch") == []
+
+
+def test_a_folder_with_nothing_but_scratch_is_unused(tmp_path: Path) -> None:
+    assert storage.is_unused(tmp_path / "nothing")
+    assert storage.is_unused(tmp_path)
+    (tmp_path / ".config.yaml.0123abcd.part").touch()
+    assert storage.is_unused(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+    assert not storage.is_unused(tmp_path)
+    assert not storage.is_unused(tmp_path / "thesis.txt")
