@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.run import Run
-from hbt_ray.storage import atomic_folder
+from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.model.lora import merge
@@ -35,10 +34,15 @@ class Exported:
 
     @classmethod
     def of(cls, run: Run) -> Exported | None:
-        """What lies in `run.model`; None where nothing does."""
-        if not run.model_facts.exists():
+        """What lies in `run.model`; None where nothing does.
+
+        Raises:
+            DamagedFile: the record was cut short or changed.
+        """
+        try:
+            return cls(**read_checked_json(run.model_facts))
+        except FileNotFoundError:
             return None
-        return cls(**json.loads(run.model_facts.read_text(encoding="utf-8")))
 
 
 def export(run: Run) -> int:
@@ -61,8 +65,8 @@ def export(run: Run) -> int:
         merge(encoder)
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
-        told = json.dumps(asdict(_described(run, config, state, best=best is not None)))
-        (folder / run.model_facts.name).write_text(told, encoding="utf-8")
+        record = asdict(_described(run, config, state, best=best is not None))
+        write_json(folder / run.model_facts.name, with_checksum(record))
     return state.step
 
 

@@ -7,7 +7,6 @@ only once the controller has heard of it: a run goes on from the newest that is 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -109,12 +108,13 @@ class Keeper:
         try:
             with self._shelf.publishing(step) as folder:
                 checkpoint.write(folder, taken, partial(self._written, step))
+        except StorageError as error:  # Its path is a scratch file; the user knows the checkpoint.
+            raise self._refused(step, error.reason, error.free_bytes) from error
         except (OSError, RuntimeError) as error:  # torch.save says of a full disk that a file operation failed.
-            folder, root = self._shelf.path(step), self._shelf.root
-            free = shutil.disk_usage(root).free if root.is_dir() else -1
-            raise StorageError(
-                str(self._shelf.path(step)), str(error), free, f"the checkpoint of step {step}"
-            ) from error
+            raise self._refused(step, str(error), -1) from error
         finally:
             self._idle.set()
         self._shelf.prune(self._keep, self._needed())
+
+    def _refused(self, step: int, reason: str, free_bytes: int) -> StorageError:
+        return StorageError(str(self._shelf.path(step)), reason, free_bytes, f"the checkpoint of step {step}")

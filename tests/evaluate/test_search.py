@@ -179,7 +179,7 @@ def test_vectors_that_do_not_fit_are_read_from_disk_and_found_alike(
     assert np.array_equal(hits.scores, scores[:, :50])
     targets = np.random.default_rng(3).integers(-1, 900, (30, 4))
     assert np.array_equal(index.preceding(queries, targets), held.preceding(queries, targets))
-    files = list(Path(index._scratch.name).iterdir()) if index._scratch else []
+    files = list(index._scratch.iterdir()) if index._scratch else []
     assert len(files) > 3
     index.close()
     assert not any(path.exists() for path in files)

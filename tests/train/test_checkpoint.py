@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError
+from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.loss.config import LossConfig
@@ -84,6 +84,23 @@ def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
             read(tmp_path)
 
 
+@pytest.mark.usefixtures("trained")
+def test_one_changed_bit_of_its_record_is_noticed(tmp_path: Path) -> None:
+    """The step above all: `"step": 3` → `"step": 2` would train steps again and export other weights."""
+    path = tmp_path / "checkpoint.json"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 5):
+        path.write_bytes(flipped(whole, bit))
+        with pytest.raises(CheckpointError):
+            checkpoint.inspect(tmp_path)
+    path.write_bytes(whole)
+    assert checkpoint.inspect(tmp_path).step == 3
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
 def spoil(path: Path, damage: str) -> None:
     whole = path.read_bytes()
     if damage == "cut":
@@ -122,9 +139,9 @@ class Malicious:
 @pytest.mark.usefixtures("trained")
 def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     torch.save({"state": Malicious(tmp_path / "was here"), "param_groups": []}, tmp_path / "optimiser.pt")
-    told = json.loads((tmp_path / "checkpoint.json").read_text())
-    told["files"]["optimiser.pt"] = checkpoint._sha256(tmp_path / "optimiser.pt")  # As an attacker would.
-    (tmp_path / "checkpoint.json").write_text(json.dumps(told))
+    record = read_checked_json(tmp_path / "checkpoint.json")
+    record["files"]["optimiser.pt"] = file_sha256(tmp_path / "optimiser.pt")  # As an attacker would.
+    write_json(tmp_path / "checkpoint.json", with_checksum(record))
     with pytest.raises(CheckpointError, match="no plain one"):
         checkpoint.restore(tmp_path, full_learner())
     assert not (tmp_path / "was here").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.store.store import Store
+from hbt_ray.errors import DamagedFile
 from hbt_ray.train.model import base as bases
 from hbt_ray.train.model.base import provide
 from hbt_ray.train.model.config import ModelConfig
@@ -61,12 +62,25 @@ def test_whoever_is_second_changes_nothing(store: Store, tmp_path: Path) -> None
     provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, tmp_path / "shared")
     (common,) = (tmp_path / "shared").iterdir()
     before = common.stat().st_ino
-    bases._offer(tmp_path / "a", common)
+    provide(tmp_path / "b", model(tmp_path), store, LANGUAGES, tmp_path / "shared")
     assert common.stat().st_ino == before
     assert list((tmp_path / "shared").iterdir()) == [common]
 
 
-def test_what_is_there_is_left(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
+def test_what_is_there_is_left_if_it_is_as_it_was_written(store: Store, tmp_path: Path) -> None:
     provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, None)
-    assert files(tmp_path / "a") == {}
+    before = {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*")}
+    provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, None)
+    assert {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checksums.json"])
+def test_one_changed_bit_is_noticed(store: Store, tmp_path: Path, name: str) -> None:
+    """Adapters are merged into the base, so another base is another encoder."""
+    provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, None)
+    path = next((tmp_path / "a").rglob(name))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile):
+        provide(tmp_path / "a", model(tmp_path), store, LANGUAGES, None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hbt_ray.errors import CheckpointError
+from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.checkpoints.shelf import Shelf, to_delete
 from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
@@ -59,6 +59,13 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     assert "going on from step 20 instead" in caplog.text
 
 
+def test_one_under_another_name_is_passed_over(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    """Its files are whole, but its step is not the one it stands for."""
+    shelf.path(30).rename(shelf.path(35))
+    assert newest_step(shelf) == 20
+    assert "step-00000035" in caplog.text
+
+
 def test_when_none_is_whole_all_are_named(shelf: Shelf) -> None:
     for step in shelf.steps():
         spoil(shelf.path(step) / FILES[0], "cut")
@@ -76,7 +83,7 @@ def test_a_block_that_fails_leaves_nothing(shelf: Shelf) -> None:
         if number == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"), shelf.publishing(40) as folder:
+    with pytest.raises(StorageError), shelf.publishing(40) as folder:
         checkpoint.write(folder, checkpoint.snapshot(full_learner(), 40, PLAN), full_disk)
     assert sorted(path.name for path in shelf.root.rglob("*")) == before
     assert newest_step(shelf) == 30

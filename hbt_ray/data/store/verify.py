@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from hbt_ray.data.store.manifest import DatasetInfo, Shard
 from hbt_ray.data.store.remote import KEY
 from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
+from hbt_ray.storage import temporary_folder
 
 _THREADS = 4
 _AGAIN = "copy it again from where the store was prepared, or prepare the store again"
@@ -119,8 +119,8 @@ def _on_this_machine(location: str, file: str) -> Iterator[Path]:
         yield Path(location) / file
         return
     system, source = inside(location, file)
-    with tempfile.TemporaryDirectory(prefix="hbt-verify-") as folder:
-        path = Path(folder) / "shard.arrow"
+    with temporary_folder("verify") as folder:
+        path = folder / "shard.arrow"
 
         def copy() -> None:
             with system.open_input_stream(source, compression=None) as stream, path.open("wb") as target:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from hbt_ray.storage import atomic_file, write_json
 
 Vectors = npt.NDArray[np.float32]
 Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
@@ -90,19 +90,14 @@ class VectorCache:
     @contextmanager
     def writing(self, texts: TextSet, width: int) -> Iterator[Vectors]:
         """An array to write to, kept if the block ends well."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._root) as scratch:
-            path = Path(scratch) / "vectors.npy"
-            array = np.lib.format.open_memmap(path, "w+", np.float32, (len(texts), width))
+        with atomic_file(self._path(texts)) as scratch:
+            array = np.lib.format.open_memmap(scratch, "w+", np.float32, (len(texts), width))
             yield array
             array.flush()
-            os.replace(path, self._path(texts))
 
     def name(self, fingerprint: str) -> None:
         """Say what model it is, once its first vectors are there."""
-        unfinished = self._root / ".model.json"
-        unfinished.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
-        os.replace(unfinished, self._root / "model.json")
+        write_json(self._root / "model.json", {"fingerprint": fingerprint})
 
     def _path(self, texts: TextSet) -> Path:
         return self._root / f"{texts.checksum}.npy"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,6 +42,7 @@ from hbt_ray.evaluate.search.shard import top
 from hbt_ray.evaluate.search.shard_actor import Request, ShardActor
 from hbt_ray.evaluate.search.vector_file import VectorFile, pieces
 from hbt_ray.evaluate.tasks import Task
+from hbt_ray.storage import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class ShardedIndex:
         self._order_of_row = np.argsort(self._row_of_order)
         self._config = config or SearchConfig()
         self._config.index.empty(self._vectors.shape[1])  # What FAISS does not know shows before a process starts.
-        self._scratch: TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
+        self._cleanup = ExitStack()
         self._parts: list[_Part] = []
         try:
             self._start(np.asarray(languages))
@@ -143,8 +145,7 @@ class ShardedIndex:
         for actor in self._actors():
             actor.stop()
         self._parts.clear()
-        if self._scratch:
-            self._scratch.cleanup()
+        self._cleanup.close()
 
     def search(self, queries: npt.ArrayLike, k: int, languages: Collection[str] | None = None) -> Hits:
         """The first k documents (fewer where the corpus has fewer) of all languages or of some: queries [n, dim].
@@ -248,8 +249,8 @@ class ShardedIndex:
         if self._keeping is Keeping.HELD:
             return orders, ray.put(self._vectors[rows])
         if self._scratch is None:
-            self._scratch = TemporaryDirectory(prefix="shards-", dir=self._config.scratch)
-        path = Path(self._scratch.name) / f"{number}.npy"
+            self._scratch = self._cleanup.enter_context(temporary_folder("shards", self._config.scratch))
+        path = self._scratch / f"{number}.npy"
         file = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), self._vectors.shape[1]))
         for start in range(0, len(rows), _BLOCK):
             file[start : start + _BLOCK] = self._vectors[rows[start : start + _BLOCK]]

@@ -4,16 +4,15 @@
     loss.safetensors      the learned temperature, if there is one
     average.safetensors   the averaged weights, if there are any
     optimiser.pt          moments of AdamW; read with `weights_only`, so it cannot run code
-    checkpoint.json       next step, plan identity, world size, SHA-256 of the other files; written last
+    checkpoint.json       next step, plan identity, world size, SHA-256 of the other files and of itself; written last
 
 There is no generator state and no iterator state: random numbers and batches are functions of the step.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hbt_ray.errors import CheckpointError
+from hbt_ray.errors import CheckpointError, DamagedFile
+from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.engine.optimiser import restore_optimiser
 
 WEIGHTS, LOSS, AVERAGE = "weights.safetensors", "loss.safetensors", "average.safetensors"
 OPTIMISER, STATE = "optimiser.pt", "checkpoint.json"
+STEP_NAME = r"step-(\d+)"
+"""Folders of this name hold the checkpoint of this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,14 @@ def write(folder: Path, taken: Snapshot, written: Callable[[Path], None] = lambd
     torch.save(taken.optimiser, folder / OPTIMISER)
     written(folder / OPTIMISER)
     state = taken.state
-    checksums = {name: _sha256(folder / name) for name in (*taken.tensors, OPTIMISER)}
-    told = {
+    record = {
         "step": state.step,
         "plan": state.plan,
         "world_size": state.world_size,
         "num_averaged": state.num_averaged,
-        "files": checksums,
+        "files": {name: file_sha256(folder / name) for name in (*taken.tensors, OPTIMISER)},
     }
-    (folder / STATE).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    write_json(folder / STATE, with_checksum(record))
     written(folder / STATE)
 
 
@@ -105,15 +106,17 @@ def inspect(folder: Path) -> State:
         CheckpointError: a file is missing, cut short or changed.
     """
     try:
-        state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-        found = {name: _sha256(folder / Path(name).name) for name in state.files}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state = State(**read_checked_json(folder / STATE))
+        checksums = {name: file_sha256(folder / Path(name).name) for name in state.files}
+    except (OSError, DamagedFile, TypeError) as error:
         raise CheckpointError(_damaged(folder, f"{type(error).__name__}: {error}")) from None
-    if not {WEIGHTS, OPTIMISER} <= found.keys():
+    if not {WEIGHTS, OPTIMISER} <= checksums.keys():
         raise CheckpointError(_damaged(folder, f"{STATE} names no {WEIGHTS} or no {OPTIMISER}"))
     for name, checksum in state.files.items():
-        if found[name] != checksum:
+        if checksums[name] != checksum:
             raise CheckpointError(_damaged(folder, f"{name} is not what was written (cut short or changed)"))
+    if (match := re.fullmatch(STEP_NAME, folder.name)) and int(match[1]) != state.step:
+        raise CheckpointError(_damaged(folder, f"{STATE} is of step {state.step}: the folder was renamed or copied"))
     return state
 
 
@@ -203,8 +206,3 @@ def _copied(value: Any) -> Any:
 
 def _damaged(folder: Path, what: str) -> str:
     return f"{folder}: damaged checkpoint: {what}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

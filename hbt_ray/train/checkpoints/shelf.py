@@ -1,20 +1,20 @@
 """The shelf: the checkpoints of a run, on a file system that all its nodes see.
 
 SHELF/step-00000400/            complete: it was renamed to this name when all of it was on the disk
-SHELF/.step-00000500.…          being written, or left by a writer that died; never read, and cleared away
+SHELF/.step-00000500.….part     being written, or left by a writer that died; never read, and cleared away
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import uuid
+import re
+import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hbt_ray.errors import CheckpointError
+from hbt_ray.storage import atomic_folder, remove_tree
 from hbt_ray.train.checkpoints import checkpoint
 from hbt_ray.train.checkpoints.checkpoint import State
 
@@ -35,29 +35,18 @@ class Shelf:
 
     def steps(self) -> list[int]:
         """Those that are there, ascending."""
-        names = (path.name.removeprefix(_PREFIX) for path in self.root.glob(f"{_PREFIX}*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        names = (re.fullmatch(checkpoint.STEP_NAME, path.name) for path in self.root.glob(f"{_PREFIX}*"))
+        return sorted(int(name[1]) for name in names if name)
 
     @contextmanager
     def publishing(self, step: int) -> Iterator[Path]:
-        """A folder to write into, which becomes the checkpoint when the block ends well, and vanishes otherwise."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        folder, target = self.root / f".{self.path(step).name}.{uuid.uuid4().hex[:8]}", self.path(step)
-        folder.mkdir()
-        try:
+        """A folder to write into, which becomes the checkpoint when the block ends well, and vanishes otherwise.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        with atomic_folder(self.path(step)) as folder:
             yield folder
-            for path in (*folder.iterdir(), folder):
-                _sync(path)
-            if target.exists():  # Made again after a restart. No rename replaces a folder that holds something.
-                old = self.root / f"{folder.name}.old"
-                target.rename(old)
-                folder.rename(target)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                folder.rename(target)
-            _sync(self.root)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def newest(self) -> tuple[Path, State] | None:
         """The newest checkpoint that is whole, or None where none was made; others are passed over, with a warning.
@@ -101,18 +90,10 @@ def to_delete(steps: Collection[int], needed: Collection[int], keep: int) -> lis
 
 def _delete(folder: Path) -> None:
     """First out of sight, so that nobody reads half of it."""
-    hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.old")
+    hidden = folder
     try:
-        if hidden != folder:
-            folder.rename(hidden)
-        shutil.rmtree(hidden)
+        if not folder.name.startswith("."):
+            hidden = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part"))
+        remove_tree(hidden)
     except OSError as error:
         logger.warning("%s could not be deleted (%s); it takes room, and does no harm otherwise", folder, error)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from hbt_ray.data.store.store import Store
-from hbt_ray.storage import atomic_folder
+from hbt_ray.errors import DamagedFile
+from hbt_ray.storage import (
+    atomic_folder,
+    file_sha256,
+    one_at_a_time,
+    read_checked_json,
+    text_sha256,
+    with_checksum,
+    write_json,
+)
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
+
+CHECKSUMS = "checksums.json"
+"""SHA-256 of the other files of a base encoder."""
 
 
 def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: Path | None) -> None:
@@ -24,27 +33,53 @@ def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str,
     Args:
         languages: those whose texts a tokenizer from scratch learns from.
         shared: where equal ones of other runs are, and this one will be.
+
+    Raises:
+        DamagedFile: it is there and was changed.
     """
     if base.exists():
+        verify_base(base)
         return
-    told = json.dumps([config.identity, store.manifest.checksum, languages])
-    common = shared / hashlib.sha256(told.encode()).hexdigest()[:16] if shared else None
-    with atomic_folder(base) as folder:
-        if common and common.exists():
-            _copy(common, folder)
-            return
-        build(config, store.sample_texts(languages)).save_pretrained(str(folder), create_model_card=False)
-    if common:
-        _offer(base, common)
-
-
-def _offer(base: Path, common: Path) -> None:
-    """Whoever is first; nobody changes what others may be reading."""
+    if shared is None:
+        with atomic_folder(base) as folder:
+            _build(folder, config, store, languages)
+        return
+    identity = json.dumps([config.identity, store.manifest.checksum, languages])
+    common = shared / text_sha256(identity)[:16]
     common.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{common.name}-", dir=common.parent) as scratch:
-        _copy(base, Path(scratch) / "new")
-        with suppress(OSError):
-            os.rename(Path(scratch) / "new", common)
+    with one_at_a_time(common.with_name(f"{common.name}.building")):  # Nobody changes what others may be reading.
+        if not common.exists():
+            with atomic_folder(common) as folder:
+                _build(folder, config, store, languages)
+    with atomic_folder(base) as folder:
+        _copy(common, folder)
+
+
+def _build(folder: Path, config: ModelConfig, store: Store, languages: tuple[str, ...]) -> None:
+    build(config, store.sample_texts(languages)).save_pretrained(str(folder), create_model_card=False)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(
+        folder / CHECKSUMS,
+        with_checksum({str(path.relative_to(folder)): file_sha256(path) for path in files}),
+    )
+
+
+def verify_base(base: Path) -> None:
+    """Compare the files of a base encoder with what was written.
+
+    Adapters are trained on it and merged into it, so a changed bit would give another encoder without a word.
+
+    Raises:
+        DamagedFile: one is missing, cut short or changed.
+    """
+    try:
+        checksums = read_checked_json(base / CHECKSUMS)
+    except FileNotFoundError:
+        raise DamagedFile(str(base), f"{CHECKSUMS} is missing") from None
+    for name, checksum in checksums.items():
+        path = base / name
+        if not path.is_file() or file_sha256(path) != checksum:
+            raise DamagedFile(str(path), "its checksum does not match its content" if path.exists() else "missing")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,13 +7,12 @@ from-scratch encoders take one path, and the untrained model can be judged like 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.stream.local import TokenisingConfig
 from hbt_ray.errors import ModelError
+from hbt_ray.storage import temporary_folder
 from hbt_ray.train.model.config import SCRATCH, ModelConfig
 from hbt_ray.train.model.inspection import inspect
 from hbt_ray.train.model.loading import assembled, load, quiet
@@ -31,9 +30,9 @@ def build(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
         ModelError: the name or folder gives no usable encoder, or the sizes contradict one another.
     """
     if config.name == SCRATCH:
-        with tempfile.TemporaryDirectory() as scratch:
-            write_scratch(config, texts, Path(scratch))
-            encoder = assembled(Path(scratch), config.pooling)
+        with temporary_folder("encoder") as scratch:
+            write_scratch(config, texts, scratch)
+            encoder = assembled(scratch, config.pooling)
     else:
         encoder = _pretrained(config)
     check_options(encoder, config)

@@ -5,14 +5,13 @@ A mark is written after its rows, so a driver that is killed in between repeats 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hbt_ray.storage import write_json
+from hbt_ray.storage import read_checked_json, with_checksum, write_json
 from hbt_ray.train.trackers.tracker import Row
 
 
@@ -50,15 +49,15 @@ class Marks:
         self._path, self._lock = path, Lock()
 
     def of(self, place: str) -> Mark:
+        """Raises: DamagedFile if the file was changed; another run of the tracker is not begun without being asked."""
         return Mark(**self._read().get(place, {}))
 
     def keep(self, place: str, mark: Mark) -> None:
         with self._lock:
-            write_json(self._path, {**self._read(), place: asdict(mark)})
+            write_json(self._path, with_checksum({**self._read(), place: asdict(mark)}))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            marks: dict[str, dict[str, Any]] = json.loads(self._path.read_text(encoding="utf-8"))
+            return read_checked_json(self._path)
         except FileNotFoundError:
             return {}
-        return marks

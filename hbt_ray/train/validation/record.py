@@ -1,7 +1,8 @@
 """The record: `validation.jsonl` of a run, one line a validation, written by whichever process made it.
 
 A line is one write at the file's end, synchronised before the validation counts as done, so a result that a decision
-rests on survives every process. A reader passes over a line that was cut short.
+rests on survives every process. Each row has a checksum, as one changed digit would choose another checkpoint; readers
+skip a row that is damaged, and its checkpoint is validated again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Record:
 
     def rows(self) -> dict[int, Row]:
         """Step → its last line, failures among them, in the order of steps."""
-        rows = {row["step"]: row for row in read_json_lines(self._path) if "step" in row}
+        rows = {row["step"]: row for row in read_json_lines(self._path, checked=True) if "step" in row}
         return {step: rows[step] for step in sorted(rows)}
 
     def results(self) -> dict[int, Row]:
@@ -41,11 +42,11 @@ class Record:
         return new
 
     def append(self, row: Row) -> None:
-        append_json_lines(self._path, [row])
+        append_json_lines(self._path, [row], checked=True)
 
     def cut(self, step: int) -> dict[int, Row]:
         """Forget failures and what came after `step`, from where training goes on; returns what is left."""
         left = {at: row for at, row in self.results().items() if at <= step}
         if left != self.rows():
-            write_json_lines(self._path, left.values())
+            write_json_lines(self._path, left.values(), checked=True)
         return left
