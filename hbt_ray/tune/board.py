@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hbt_ray.run import Run
+from hbt_ray.storage import read_json_lines
 from hbt_ray.tune.settings import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
 
@@ -91,7 +92,7 @@ class Board:
         """Of a search's folder; no trials where it has not begun."""
         trials: dict[str, Trial] = {}
         seconds = session = last = 0.0
-        for event in _events(folder / EVENTS):
+        for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
                 seconds, session = seconds + last - session, event["time"]
                 for trial in trials.values():
@@ -139,16 +140,6 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def run_of(folder: Path, trial: Trial) -> Run:
     return Run(folder / "trials" / trial.name)
-
-
-def _events(path: Path) -> Iterable[Mapping[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # Its writer was killed within the line.
-            continue
 
 
 def _fold(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:

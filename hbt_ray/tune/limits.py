@@ -13,6 +13,7 @@ from ray.tune import Stopper
 from ray.tune.search import BasicVariantGenerator
 
 from hbt_ray.config import Config
+from hbt_ray.storage import read_checked_json, with_checksum, write_json
 from hbt_ray.tune.board import EVENTS, Board
 from hbt_ray.tune.settings import Budget
 
@@ -27,11 +28,11 @@ class Limits(Config):
     @classmethod
     def of(cls, folder: Path) -> Limits:
         """Of a search's folder."""
-        return cls.model_validate_json((folder / "limits.json").read_text(encoding="utf-8"))
+        return cls.model_validate(read_checked_json(folder / "limits.json"))
 
     def save(self, folder: Path) -> None:
         """Into a search's folder."""
-        (folder / "limits.json").write_text(self.model_dump_json(), encoding="utf-8")
+        write_json(folder / "limits.json", with_checksum(self.model_dump(mode="json")))
 
 
 class Variants(BasicVariantGenerator):  # type: ignore[misc]  # Ray has no types.

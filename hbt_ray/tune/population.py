@@ -7,9 +7,7 @@ configuration, so the schedule that a population found is a configuration that `
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,14 @@ from pydantic import BaseModel
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run import Run
+from hbt_ray.storage import (
+    atomic_file,
+    atomic_folder,
+    read_checked_json,
+    temporary_folder,
+    with_checksum,
+    write_json,
+)
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.tune.trial import COMPLETE, Setting, rows_of, told
@@ -50,10 +56,10 @@ def train_in_segments(values: dict[str, Any], setting: Setting, trial_id: str) -
         done = min(done + segment, steps)
         *_, row = rows_of(config, done)  # A segment ends with a validation.
         _keep(run, lineage)
-        with tempfile.TemporaryDirectory() as folder:
-            hand_over(run, lineage, done, Path(folder))
+        with temporary_folder("member") as folder:
+            hand_over(run, lineage, done, folder)
             tune.report(
-                {**told(config, row), COMPLETE: done == steps}, checkpoint=tune.Checkpoint.from_directory(folder)
+                {**told(config, row), COMPLETE: done == steps}, checkpoint=tune.Checkpoint.from_directory(str(folder))
             )
 
 
@@ -102,21 +108,21 @@ def hand_over(run: Run, lineage: Sequence[Ancestor], step: int, folder: Path) ->
     for name in _RECORDS:
         if (run.root / name).exists():
             shutil.copy(run.root / name, folder / name)
-    (folder / _LINEAGE).write_text(json.dumps([one.model_dump() for one in lineage]))
+    _write_lineage(folder / _LINEAGE, lineage)
 
 
 def take_over(folder: Path, run: Run, values: Mapping[str, Any]) -> list[Ancestor]:
     """Make the run go on from what was handed over, with these values; returns the lineage that it now has."""
-    lineage = [Ancestor(**one) for one in json.loads((folder / _LINEAGE).read_text())]
+    lineage = _read_lineage(folder / _LINEAGE)
     given = Shelf(folder)
     (step,) = given.steps()
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
-    run.checkpoints.mkdir(parents=True)
-    shutil.copytree(given.path(step), Shelf(run.checkpoints).path(step))
+    with atomic_folder(run.checkpoints) as checkpoints:
+        shutil.copytree(given.path(step), Shelf(checkpoints).path(step))
     for name in _RECORDS:
         (run.root / name).unlink(missing_ok=True)
         if (folder / name).exists():
-            shutil.copy(folder / name, run.root / name)
+            with atomic_file(run.root / name) as scratch:
+                shutil.copyfile(folder / name, scratch)
     if lineage[-1].values != dict(values):
         lineage.append(Ancestor(from_step=step, values=dict(values)))
     _keep(run, lineage)
@@ -124,10 +130,21 @@ def take_over(folder: Path, run: Run, values: Mapping[str, Any]) -> list[Ancesto
 
 
 def _keep(run: Run, lineage: Sequence[Ancestor]) -> None:
-    (run.root / _LINEAGE).write_text(json.dumps([one.model_dump() for one in lineage]))
+    _write_lineage(run.root / _LINEAGE, lineage)
 
 
 def lineage_of(run: Run) -> list[Ancestor]:
     """Of a member's run; none before its first segment."""
-    path = run.root / _LINEAGE
-    return [Ancestor(**one) for one in json.loads(path.read_text())] if path.exists() else []
+    try:
+        return _read_lineage(run.root / _LINEAGE)
+    except FileNotFoundError:
+        return []
+
+
+def _write_lineage(path: Path, lineage: Sequence[Ancestor]) -> None:
+    write_json(path, with_checksum({"ancestors": [ancestor.model_dump(mode="json") for ancestor in lineage]}))
+
+
+def _read_lineage(path: Path) -> list[Ancestor]:
+    """Raises: DamagedFile if it was cut short or changed."""
+    return [Ancestor(**ancestor) for ancestor in read_checked_json(path)["ancestors"]]

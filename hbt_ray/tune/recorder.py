@@ -6,14 +6,15 @@ Tune keeps it with its own state and brings it back when a search goes on, so it
 from __future__ import annotations
 
 import json
-import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from hbt_ray.run import Run
+from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.reservation import give_back
 from hbt_ray.tune.board import EVENTS, Board, run_of
 from hbt_ray.tune.trial import COMPLETE, FIXED, PROCESS, STEPS, run_folder
@@ -37,11 +38,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
         self._leaving: dict[str, Run] = {}  # Process → what it trained; Tune ends it after it told of it here.
 
     def begin(self) -> None:
-        """A session of the search. A line in which the last one was killed ends, so that it takes no other with it."""
-        path = self._folder / EVENTS
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        """A session of the search."""
         self._write({"event": "session"})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -91,7 +88,8 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
             if trial.status in ("finished", "stopped") and trial.name not in kept:
                 run = run_of(self._folder, trial)
                 for part in (run.checkpoints, run.base, run.model):
-                    shutil.rmtree(part, ignore_errors=True)
+                    with suppress(OSError):
+                        remove_tree(part)
 
     def _leave(self, trial: Any) -> None:
         if process := (trial.last_result or {}).get(PROCESS):
@@ -105,8 +103,8 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
         self._write({"event": event, **about, "steps": steps, "gpus": self._gpus, **more})
 
     def _write(self, event: dict[str, Any]) -> None:
-        with (self._folder / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**event, "time": time.time()}, default=float) + "\n")
+        plain = json.loads(json.dumps({**event, "time": time.time()}, default=float))  # NumPy's numbers become floats.
+        append_json_lines(self._folder / EVENTS, [plain], checked=True)
 
 
 def _alive(process: str) -> bool:

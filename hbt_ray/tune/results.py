@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from hbt_ray.storage import atomic_file, write_text
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.tune.board import Board, Trial
 from hbt_ray.tune.settings import LOWER_IS_BETTER
@@ -47,7 +48,7 @@ def write_results(folder: Path, board: Board, objectives: Sequence[str], config_
     """Write `trials.parquet`, `trials.json` and `best/OBJECTIVE.yaml`; returns the last."""
     _write_curves(folder / "trials.parquet", board.trials)
     text = json.dumps([_told(trial) for trial in board.trials], indent=1, ensure_ascii=False, default=str)
-    (folder / "trials.json").write_text(text, encoding="utf-8")
+    write_text(folder / "trials.json", text)
     return [
         _write_config(folder / "best" / f"{name}.yaml", best, name, config_of)
         for name in objectives
@@ -70,7 +71,8 @@ def _write_curves(path: Path, trials: Iterable[Trial]) -> None:
     ]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
+    with atomic_file(path) as scratch:
+        pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), scratch)
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -88,14 +90,12 @@ def _told(trial: Trial) -> Mapping[str, Any]:
 
 
 def _write_config(path: Path, trial: Trial, objective: str, config_of: ConfigOf) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = config_of(trial, f"best-{objective}")
     then = f", with `hbt posthoc` --method {trial.fix} after training" if trial.fix else ""
     note = (
         f"# The best {objective} of the search, {_figure(trial.last(objective))} on the dev store{then}: {trial.name}\n"
     )
-    path.write_text(note + config.to_yaml(), encoding="utf-8")
-    return path
+    return write_text(path, note + config.to_yaml())
 
 
 def _ordered(trials: Iterable[Trial], objective: str) -> list[Trial]:

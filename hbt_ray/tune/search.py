@@ -12,13 +12,15 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 from ray.tune.search.sample import Domain
 
-from hbt_ray.errors import ConfigError, HbtError, ResourceError
+from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError
 from hbt_ray.run import Run
+from hbt_ray.storage import is_unused, write_text
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import check
 from hbt_ray.tune.board import Board, Trial
@@ -62,7 +64,7 @@ class Search:
             "base": {key: value for key, value in self._base.items() if key not in ("workers", "trackers")},
         }
         self._check()
-        self._open()
+        self._check_folder()
 
     @property
     def board(self) -> Board:
@@ -111,9 +113,11 @@ class Search:
         """Search to the end, or go on with it. Needs a Ray session.
 
         Raises:
-            ConfigError: the dev store cannot be used.
+            ConfigError: the dev store cannot be used, or the folder is of another search.
+            StorageError: the disk is full or cannot be written; the same command goes on.
             HbtError: every trial failed; with the cause of the last.
         """
+        self.open()
         for values in self._some():
             check(self._setting.config(values, "0"))
         recorder = Recorder(self.folder, self.settings.objectives, self._gpus)
@@ -192,12 +196,12 @@ class Search:
                 "validated checkpoints can be compared"
             )
 
-    def _open(self) -> None:
-        """Begin the folder, or see that it is this search's."""
+    def _check_folder(self) -> None:
+        """Raises: ConfigError if the folder is of another search or of something else."""
         path = self.folder / "search.yaml"
-        about = json.loads(json.dumps(self._about, default=str))
+        about = self._description()
         if path.exists():
-            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            before = _read(path)
             for key in about:
                 if before.get(key) != about[key]:
                     raise ConfigError(
@@ -205,10 +209,36 @@ class Search:
                         "give this one another name, or restore that"
                     )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise ConfigError(f"{self.folder} is there and is no search, so it is left alone; give another name")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        if not is_unused(self.folder):
+            raise ConfigError(f"{self.folder} exists but is not a search; nothing was changed. Give another name")
+
+    def open(self) -> None:
+        """Begin the folder, or see that it is this search's. Only the command that holds the search's lock may call it.
+
+        Raises:
+            ConfigError: another search was begun there since this one was made.
+            StorageError: the folder cannot be written.
+        """
+        self._check_folder()
+        path = self.folder / "search.yaml"
+        if not path.exists():
+            write_text(path, yaml.safe_dump(self._description(), sort_keys=False, allow_unicode=True))
+
+    def _description(self) -> dict[str, Any]:
+        """What `search.yaml` holds."""
+        description: dict[str, Any] = json.loads(json.dumps(self._about, default=str))
+        return description
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Raises: DamagedFile if it is not what `Search.open` wrote."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
+    if not isinstance(values, dict):
+        raise DamagedFile(str(path), "not a mapping")
+    return values
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hbt_ray.storage import write_json_lines
 from hbt_ray.tune.board import EVENTS, Board, Trial
 
 
@@ -25,7 +26,9 @@ def row(time: float, step: int, ap: float, trial: str = "a") -> dict[str, Any]:
 
 
 def board_of(folder: Path, *events: dict[str, Any], torn: str = "") -> Board:
-    (folder / EVENTS).write_text("".join(json.dumps(each) + "\n" for each in events) + torn)
+    write_json_lines(folder / EVENTS, events, checked=True)
+    with (folder / EVENTS).open("a") as file:
+        file.write(torn)
     return Board.of(folder)
 
 

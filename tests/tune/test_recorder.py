@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from hbt_ray.storage import with_checksum
 from hbt_ray.tune.board import EVENTS, Board
 from hbt_ray.tune.recorder import Recorder
 
 ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
-STARTED = json.dumps({"event": "started", "time": 110.0, **ABOUT})
-ROW = json.dumps({"event": "row", "time": 130.0, "row": {"step": 10}, **ABOUT})
+STARTED = json.dumps(with_checksum({"event": "started", "time": 110.0, **ABOUT}))
+ROW = json.dumps(with_checksum({"event": "row", "time": 130.0, "row": {"step": 10}, **ABOUT}))
 
 
 @pytest.mark.parametrize("left", [f"{STARTED}\n{ROW}\n", f"{STARTED}\n{ROW}\n{ROW[:40]}", f"{STARTED}\n{ROW}"])

@@ -67,8 +67,8 @@ def test_settings_that_do_not_fit_are_named(message: str, settings: dict[str, An
 
 
 def test_a_folder_holds_one_search(tmp_path: Path) -> None:
-    search(tmp_path)
-    search(tmp_path)
+    search(tmp_path).open()
+    search(tmp_path).open()
     search(tmp_path, budget={"steps": 1_000}, concurrent=1, retries=3)  # Which may change.
     with pytest.raises(ConfigError, match=r"another varies\.plan\.alpha \(\[0\.2, 0\.5, 0\.8\], and now \[0\.1\]\)"):
         search(tmp_path, Space({"plan.alpha": [0.1]}, seeds=2))
@@ -79,7 +79,7 @@ def test_a_folder_holds_one_search(tmp_path: Path) -> None:
     other = tmp_path / "runs" / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("all my work")
-    with pytest.raises(ConfigError, match="is no search, so it is left alone"):
+    with pytest.raises(ConfigError, match="is not a search"):
         search(tmp_path, ALPHAS, "name=thesis")
     assert [path.name for path in other.iterdir()] == ["chapter.txt"]
 
