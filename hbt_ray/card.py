@@ -12,6 +12,7 @@ from hbt_ray.evaluate.compare.column import Column
 from hbt_ray.evaluate.compare.table import compare
 from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.run import Run
+from hbt_ray.storage import write_text
 from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig
 
@@ -73,7 +74,7 @@ def write_card(run: Run) -> None:
         config=config.to_yaml(),
     )
     header = yaml.safe_dump(_metadata(run, languages, verdicts), sort_keys=False, allow_unicode=True)
-    (run.model / "README.md").write_text(f"---\n{header}---\n\n{text}", encoding="utf-8")
+    write_text(run.model / "README.md", f"---\n{header}---\n\n{text}")
 
 
 def _weights(exported: Exported) -> str:

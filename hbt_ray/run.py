@@ -3,7 +3,7 @@
 RUN/config.yaml        the configuration, exactly as it was used
 RUN/base/              the encoder before training (SentenceTransformer folder)
 RUN/checkpoints/       what training continues from
-RUN/metrics.jsonl      one line a step; after a resume the last line of a step counts
+RUN/metrics.jsonl      one line a step
 RUN/validation.jsonl   one line a validated checkpoint, if the run has a dev store
 RUN/reservation        what the cluster holds for the workers, while they run
 RUN/trackers.json      how far each tracker has come
@@ -84,10 +84,10 @@ class Run:
 
     def verdicts(self, *, of_base: bool = False) -> list[Path]:
         """The files of all verdicts so far, by task."""
-        found = sorted(self.root.glob("verdicts/*/verdict.json"))
-        return [path for path in found if path.parent.name.endswith("@base") == of_base]
+        paths = sorted(self.root.glob("verdicts/[!.]*/verdict.json"))  # Hidden ones are being written.
+        return [path for path in paths if path.parent.name.endswith("@base") == of_base]
 
     def curve(self) -> list[dict[str, Any]]:
-        """One row a step, in order; of a step that was repeated after a resume, the last."""
+        """One row a step, in order. While training repeats steps after a restart, the last row of a step counts."""
         by_step = {row["step"]: row for row in read_json_lines(self.metrics) if "step" in row}
         return [by_step[step] for step in sorted(by_step)]

@@ -25,13 +25,14 @@ def train(
     from hbt_ray.session import session
     from hbt_ray.train.settings import TrainConfig
     from hbt_ray.train.trainer import open_run
-    from hbt_ray.workflow.training import train_run
+    from hbt_ray.workflow.training import exclusive_run, train_run
 
     screen = Screen(as_json)
     settings = TrainConfig.load(config, overrides or ())
-    open_run(settings)  # What is wrong shows before a cluster starts.
-    with session():
-        end = train_run(settings, screen, until)
+    with exclusive_run(settings):
+        open_run(settings)  # What is wrong shows before a cluster starts.
+        with session():
+            end = train_run(settings, screen, until)
     run = settings.run
     screen.result(
         {

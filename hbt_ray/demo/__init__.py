@@ -24,7 +24,7 @@ from hbt_ray.train.trainer import open_run
 from hbt_ray.workflow.data import make_store
 from hbt_ray.workflow.judging import judge
 from hbt_ray.workflow.reporting import make_report
-from hbt_ray.workflow.training import train_run
+from hbt_ray.workflow.training import exclusive_run, train_run
 
 TASK = "worldfacts"
 
@@ -58,7 +58,7 @@ def run_demo(folder: Path, policy: str, screen: Screen, overrides: tuple[str, ..
     config = TrainConfig.make(_values("train.yaml"), "train.yaml", (*places, *named, *overrides))
     run = config.run
     make_store(store, screen)
-    with session():
+    with exclusive_run(config), session():
         task = open_task(TASK)
         open_run(config)
         untrained = judge(run, EncoderConfig(model=str(run.base)), [task], screen, of_base=True)[0]

@@ -14,6 +14,7 @@ from hbt_ray.train.deadline import Deadline
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.gauges import Gauges
 from hbt_ray.train.keeper import Keeper
+from hbt_ray.train.metrics import MetricsFile
 from hbt_ray.train.notice import Answer, Notice
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.settings import TrainConfig
@@ -41,6 +42,9 @@ class Between:
         self._keeper, self._watch = keeper, watch
         self._journal, self._probe = settings["journal"], settings["probe"]
         self._gauges = Gauges(config.name)
+        self._metrics = MetricsFile(config.run.metrics)
+        if rank == 0:
+            self._metrics.cut(start)
         self._notice = Notice(rank, start)
         journal, patience = self._journal, config.workers.deadline_seconds
         self._deadline = Deadline(
@@ -59,7 +63,9 @@ class Between:
         """After the weights changed."""
         self._probe.after_update(self._rank, outcome.step)
         if self._rank == 0:
-            self._journal.write.remote(asdict(outcome))
+            row = asdict(outcome)
+            self._metrics.add(row)
+            self._journal.write.remote(row)
             self._gauges.show(outcome)
         self._deadline.beat(outcome.step + 1)
 
@@ -79,12 +85,17 @@ class Between:
             self._watch.finish()
         ray.get(self._journal.flush.remote())  # What was written may still be under way when this process ends.
 
+    def close(self) -> None:
+        """After the last step, or after what ended training before it."""
+        self._metrics.flush()
+
     def _save(self, step: int) -> None:
         # Before the checkpoint, which may replace one that is still being validated.
         if self._watch and step != self._stop and self._watch.due(step):
             self._deadline.rest()  # Validation has a limit of its own.
             self._watch.stop_at(step)
         self._deadline.beat(step)  # Storage may be what a rank is stuck in.
+        self._metrics.flush()  # Before the checkpoint counts: the steps before it are never trained again.
         self._keeper.save(step, validation=self._watch.ask(step) if self._watch else False)
         self._deadline.beat(step)
 
@@ -96,6 +107,7 @@ class Between:
         if self._keeper.saved_at == step:
             self._keeper.wait()
         else:
+            self._metrics.flush()
             self._keeper.save(step, at_once=True)
         self._notice.saved(time.monotonic() - begin)
         if answer is Answer.HOLD:

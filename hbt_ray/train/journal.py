@@ -1,15 +1,13 @@
-"""The journal: carries what rank 0 learned, wherever it runs, to the driver's metrics file and screen.
+"""The journal: carries what rank 0 learned, wherever it runs, to the driver's screen and trackers.
 
 It imports neither torch nor the trainer: it lives in a process of its own, which must start at once.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -46,17 +44,15 @@ class Journal:
 
 
 @contextmanager
-def journal_to(path: Path, watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
-    """The handle of a journal whose rows reach the file and `watch` while the block runs."""
+def journal_to(watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+    """The handle of a journal whose rows reach `watch` while the block runs."""
     # Where the driver is: another node may be lost, and the rows with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     journal, ended = ray.remote(num_cpus=0, scheduling_strategy=here)(Journal).remote(), threading.Event()
 
     def drain() -> None:
-        with path.open("a", encoding="utf-8") as file:
-            for row in ray.get(journal.take.remote()):
-                file.write(json.dumps(row) + "\n")
-                watch(row)
+        for row in ray.get(journal.take.remote()):
+            watch(row)
 
     def follow() -> None:
         while not ended.wait(0.5):

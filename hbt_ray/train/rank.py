@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
 import ray.train
@@ -12,7 +15,7 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
-from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, ValidationFailed
+from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, ValidationFailed
 from hbt_ray.heap import keep_freed_memory
 from hbt_ray.train.between import Between
 from hbt_ray.train.engine.learner import Learner
@@ -28,17 +31,38 @@ from hbt_ray.train.validation.ending import needed
 from hbt_ray.train.validation.watch import Watch
 from hbt_ray.train.views import views_of
 
+_SECONDS_BETWEEN_LOOKS = 0.2
+
 
 def train_rank(settings: dict[str, Any]) -> HbtError | None:
     """Train as the rank that this process is; `settings` are those of `trainer.fit`.
 
     Errors that all ranks meet alike are returned, as Ray Train would repeat in vain what raises them.
     """
+    _end_with_raylet()
     try:
         _train(settings)
+    except StorageError:  # One rank alone meets it; the others would wait for it in vain.
+        raise
     except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
     return None
+
+
+def _end_with_raylet() -> None:
+    """End this process as soon as its raylet has ended.
+
+    The raylet of a local session ends with a driver that was killed. Ray looks for that every one or two seconds, and
+    a rank could train on, write checkpoints and meet the ranks of the next command.
+    """
+    raylet = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == raylet:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="raylet watch", daemon=True).start()
 
 
 def _train(settings: dict[str, Any]) -> None:
@@ -96,5 +120,8 @@ def _train(settings: dict[str, Any]) -> None:
 
     between = Between(settings, config, rank, start, keeper, watch)
     batches = between.watched(stream(origin, start, settings["stop"], config.stream))
-    train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)
-    between.end()
+    try:
+        train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)
+        between.end()
+    finally:
+        between.close()

@@ -8,6 +8,7 @@ server, which a session on one machine does not have. A search is one long job t
 from __future__ import annotations
 
 from hbt_ray.run import Run
+from hbt_ray.storage import write_text
 
 
 def note_reservation(run: Run) -> None:
@@ -15,7 +16,7 @@ def note_reservation(run: Run) -> None:
     import ray
 
     if group := ray.util.get_current_placement_group():
-        run.reservation.write_text(group.id.hex(), encoding="utf-8")
+        write_text(run.reservation, group.id.hex())
 
 
 def give_back(run: Run) -> None:
@@ -24,9 +25,10 @@ def give_back(run: Run) -> None:
     from ray.util import placement_group_table, remove_placement_group
     from ray.util.placement_group import PlacementGroup
 
-    if not run.reservation.exists():
+    try:
+        held = run.reservation.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return
-    held = run.reservation.read_text(encoding="utf-8")
     run.reservation.unlink(missing_ok=True)
     if placement_group_table().get(held, {}).get("state", "REMOVED") != "REMOVED":  # It may be of an earlier cluster.
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(held)))

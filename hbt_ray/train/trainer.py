@@ -21,7 +21,7 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
-from hbt_ray.storage import write_text
+from hbt_ray.storage import is_unused, write_text
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
@@ -63,8 +63,8 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
     if run.config.exists():
         if TrainConfig.load(run.config).model.identity != config.model.identity:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
-    elif run.root.exists() and any(run.root.iterdir()):
-        raise ConfigError(f"{run.root} is there and is no run, so it is left alone; give the run another name")
+    elif not is_unused(run.root):
+        raise ConfigError(f"{run.root} exists but is not a run; nothing was changed. Give the run another name")
     done = 0
     if newest := Shelf(run.checkpoints).newest():
         plan.require(newest[1].plan, newest[1].step)
@@ -122,7 +122,7 @@ def fit(
         log.dev(record.fresh())
         watch(outcome)
 
-    with log, journal_to(run.metrics, learned) as journal:
+    with log, journal_to(learned) as journal:
         settings = {"config": config.absolute().model_dump(mode="json"), "stop": stop}
         refusal = _run(_trainer(config, {**settings, "journal": journal, "probe": probe or Probe()}), journal, config)
         log.dev(record.fresh())  # The last ones come after the last step.

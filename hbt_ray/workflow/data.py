@@ -16,6 +16,7 @@ from hbt_ray.evaluate.mining.candidates import REASONS, MineConfig
 from hbt_ray.evaluate.mining.mining import Mining, mine
 from hbt_ray.evaluate.mining.rescore import RescorerConfig
 from hbt_ray.session import session
+from hbt_ray.storage import exclusive
 
 _WORTH_A_CLUSTER = 32 << 20
 """Bytes of sources: reading fewer takes less time than starting Ray does."""
@@ -69,9 +70,14 @@ def mine_store(
     rescorer: RescorerConfig | None = None,
     screen: Screen,
 ) -> Mining:
-    """Store → mined negatives. Needs a Ray session."""
+    """Store → mined negatives. Needs a Ray session.
+
+    Raises:
+        LockedError: another command mines into the folder.
+    """
     screen.say(f"mining {store.manifest.num_items:,} items with {name}")
-    made = mine(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
+    with exclusive(folder, "mining"):
+        made = mine(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):
         table.add_column(column, justify="left" if column in ("data set", "language") else "right")

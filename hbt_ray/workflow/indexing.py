@@ -14,13 +14,25 @@ from hbt_ray.evaluate.encode.encode import encode
 from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.saved import Answer, SavedIndex, save_index
+from hbt_ray.storage import exclusive
 from hbt_ray.train.model.loading import quiet
 
 
 def build_index(
     encoder: EncoderConfig, documents: pa.Table, folder: Path, index: IndexConfig, screen: Screen
 ) -> SavedIndex:
-    """Documents (doc_id, language, text) → a saved index. Needs a Ray session."""
+    """Documents (doc_id, language, text) → a saved index. Needs a Ray session.
+
+    Raises:
+        LockedError: another command makes the index.
+    """
+    with exclusive(folder, "indexing"):
+        return _build_index(encoder, documents, folder, index, screen)
+
+
+def _build_index(
+    encoder: EncoderConfig, documents: pa.Table, folder: Path, index: IndexConfig, screen: Screen
+) -> SavedIndex:
     screen.say(f"encoding {len(documents):,} documents")
     with screen.counting("encoding", len(documents)) as advance:
         encoded = encode(encoder, [], documents["text"], advance)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hbt_ray.card import write_card
@@ -18,6 +19,8 @@ from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
 from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run
+from hbt_ray.storage import exclusive
+from hbt_ray.workflow.training import writing_card
 
 UNTRAINED = "untrained"
 BM25 = "bm25"
@@ -63,8 +66,9 @@ def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, ca
         with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
             return encode(encoder, questions, passages, advance, cache=cache)
 
-    fix = fit_to_store(store, method, encoded, name=path.stem)
-    fix.save(path)
+    with exclusive(path, "fitting"):
+        fix = fit_to_store(store, method, encoded, name=path.stem)
+        fix.save(path)
     for side in method.sides:
         counts = ", ".join(f"{language} {count:,}" for language, count in fix.texts[side].items())
         screen.say(f"{side}s that it was learned from: {counts}")
@@ -86,26 +90,45 @@ def judge(
     search: SearchConfig | None = None,
     trec_depth: int = 0,
 ) -> list[Verdict]:
-    """Verdicts on `encoder.model`, kept with the run. Needs a Ray session."""
+    """Verdicts on `encoder.model`, kept with the run. Needs a Ray session.
+
+    Raises:
+        LockedError: another command judges one of the tasks.
+    """
     name = UNTRAINED if of_base else run.name
     variant = variant_of(encoder, fix)
     folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
-    verdicts = [
-        evaluate(
-            encoder,
-            task,
-            folder,
-            name=name,
-            search=search,
-            fix=fix,
-            trec_depth=trec_depth,
-            cache=run.vectors,
-            screen=screen,
-        )
-        for task, folder in zip(tasks, folders, strict=True)
-    ]
-    write_card(run)
+    with _exclusive_results(folders):
+        verdicts = [
+            evaluate(
+                encoder,
+                task,
+                folder,
+                name=name,
+                search=search,
+                fix=fix,
+                trec_depth=trec_depth,
+                cache=run.vectors,
+                screen=screen,
+            )
+            for task, folder in zip(tasks, folders, strict=True)
+        ]
+    with writing_card(run):
+        write_card(run)
     return verdicts
+
+
+@contextmanager
+def _exclusive_results(folders: Sequence[Path]) -> Iterator[None]:
+    """Lock the results of all tasks before the first begins. Other tasks of the same model may be judged meanwhile.
+
+    Raises:
+        LockedError: another command judges one of the tasks.
+    """
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(exclusive(folder, "evaluating"))
+        yield
 
 
 def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_depth: int = 0) -> list[Verdict]:
@@ -120,10 +143,12 @@ def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_d
             screen.say(f"{task.name}: left out, as BM25 finds words and not translations")
     if not searched:
         raise TaskError("bm25 cannot be judged on bitexts alone; name a task with queries and documents")
-    return [
-        evaluate_words(task, run.verdict(task.name), name=run.name, trec_depth=trec_depth, screen=screen)
-        for task in searched
-    ]
+    folders = [run.verdict(task.name) for task in searched]
+    with _exclusive_results(folders):
+        return [
+            evaluate_words(task, folder, name=run.name, trec_depth=trec_depth, screen=screen)
+            for task, folder in zip(searched, folders, strict=True)
+        ]
 
 
 def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:

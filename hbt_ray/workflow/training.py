@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from rich.table import Table
 
 from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.run import Run
+from hbt_ray.storage import exclusive, one_at_a_time
+from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.export import export
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit
@@ -23,14 +27,31 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
     """Store → run with an exported encoder. Needs a Ray session.
 
     Raises:
+        LockedError: another command trains the run.
         ConfigError: a node does not see where the run is written.
+        HbtError: see `hbt_ray.train.trainer.fit`.
     """
+    with exclusive_run(config):
+        return _train(config, screen, until)
+
+
+def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
+    """The run's lock, for commands that write its folder. Reading a finished run needs none.
+
+    Raises:
+        LockedError: another command holds it.
+    """
+    return exclusive(config.run.root, "training")
+
+
+def _train(config: TrainConfig, screen: Screen, until: int | None) -> Ending:
     check_shared(config.run.root)
     steps = config.optimiser.steps
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
-    so_far = (row["kind"] for row in config.run.curve())
+    newest = Shelf(config.run.checkpoints).newest()
+    so_far = (row["kind"] for row in config.run.curve() if newest and row["step"] < newest[1].step)
     with TrainingProgress(screen, steps, so_far, _dev_news(config), _lost_nodes()) as progress:
         done = fit(config, progress.watch, until, say=screen.say)
     end = ending(config, done)
@@ -39,13 +60,20 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
     if not end.complete:
         screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
         return end
-    exported = export(config.run)
-    write_card(config.run)
+    with writing_card(config.run):
+        exported = export(config.run)
+        write_card(config.run)
     if end.reason:
         screen.say(f"stopped early at step {done:,} of {steps:,}: {end.reason}; a larger validation.patience continues")
     which = "" if exported == done else f" of step {exported:,}"
     screen.say(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
     return end
+
+
+def writing_card(run: Run) -> AbstractContextManager[None]:
+    """Wait for other commands that write the model's card: a card lists the results of all tasks, and evaluations on
+    several tasks may end at the same time."""
+    return one_at_a_time(run.root / "card")
 
 
 def _dev_news(config: TrainConfig) -> Callable[[], str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
 from hbt_ray.run import Run
+from hbt_ray.storage import exclusive
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.export import export
 from hbt_ray.tune.board import Board, Trial, run_of
@@ -42,8 +43,14 @@ def run_search(search: Search, question: str, screen: Screen) -> Found:
     Raises:
         ConfigError: a node does not see where the trials are written.
         ResourceError: the cluster has no room for a trial.
+        LockedError: another command runs the search.
         HbtError: every trial failed.
     """
+    with exclusive(search.folder, "searching"):
+        return _search(search, question, screen)
+
+
+def _search(search: Search, question: str, screen: Screen) -> Found:
     check_shared(search.folder)
     settings = search.settings
     room = search.room(ray.cluster_resources())
