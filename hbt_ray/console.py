@@ -2,14 +2,20 @@
 
 With `--json` standard output carries that object and nothing else; everything for people goes to standard error. Where
 the output is no terminal (a job's log) progress comes as plain lines now and then, without control characters.
+
+Texts from data, files and the network are shown by `printable`: they cannot move the cursor, set colours or titles, or
+be read as markup, and secrets in URIs are left out. Everything that a command prints or logs goes through it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import os
+import re
+import sys
 import threading
 import time
 import warnings
@@ -18,14 +24,93 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
+from rich.text import Span, Text
+
+from hbt_ray.errors import redact
 
 SECONDS_OF_SILENCE = 20.0
 """After which a run says that it waits."""
 SECONDS_BETWEEN_LINES = 10.0
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls; a line feed and a tab are harmless.
+    "\u2028\u2029\u202a-\u202e\u2066-\u206f\ufff9-\ufffb"  # Separators, bidirectional overrides, annotations.
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # Lone surrogates and invisible tags.
+)
+
+
+def printable(text: str) -> str:
+    """Foreign text as a terminal may show it: control characters become visible escapes, secrets in URIs are left out.
+
+    Letters of all scripts stay as they are, with the joiners and direction marks that they need.
+    """
+    return _UNPRINTABLE.sub(_escaped, redact(text))
+
+
+def one_line(text: str) -> str:
+    """The same with all white space as single spaces."""
+    return " ".join(printable(text).split())
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def json_text(value: Any) -> str:
+    """JSON in one line without characters that a terminal obeys; numbers that JSON does not have become null."""
+    text = json.dumps(_plain(value), ensure_ascii=not _is_unicode(sys.stdout), allow_nan=False)
+    return _UNPRINTABLE.sub(_json_escaped, text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {redact(key) if isinstance(key, str) else key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, int) else redact(str(value))
+
+
+def _json_escaped(match: re.Match[str]) -> str:
+    """`\\uXXXX`, of which JSON needs two beyond U+FFFF."""
+    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
+
+
+def _is_unicode(stream: Any) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+class _Console(Console):
+    """A console that shows every text by `printable` and reads no markup, whatever module made the text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        return super().render(_printable_text(renderable) if isinstance(renderable, Text) else renderable, options)
+
+    def on_broken_pipe(self) -> None:
+        raise  # `cli.process` ends the command; rich would end the process here.
+
+
+def _printable_text(text: Text) -> Text:
+    """The same text with its styles; they are dropped where a secret is left out."""
+    if (shown := printable(text.plain)) == text.plain:
+        return text
+    made = text.blank_copy(shown)
+    pieces = [_UNPRINTABLE.sub(_escaped, character) for character in text.plain]
+    if "".join(pieces) == shown:
+        offsets = [0, *itertools.accumulate(map(len, pieces))]
+        made.spans = [Span(offsets[span.start], offsets[span.end], span.style) for span in text.spans]
+    return made
 
 
 class Screen:
@@ -33,7 +118,7 @@ class Screen:
 
     def __init__(self, as_json: bool = False, *, silent: bool = False) -> None:
         self._as_json = as_json
-        self._console = Console(stderr=as_json, highlight=False, quiet=silent)
+        self._console = _Console(stderr=as_json, quiet=silent)
         self._begin = time.monotonic()
         if not self._console.is_terminal:
             self._console.width = 160  # A log has no width; 80 columns would wrap every path.
@@ -50,7 +135,7 @@ class Screen:
     def say(self, text: str) -> None:
         """One line, with the seconds since the command began."""
         seconds = f"{time.monotonic() - self._begin:5.0f} s"
-        self._console.print(Text.assemble((seconds, "dim"), "  ", text))
+        self._console.print(Text.assemble((seconds, "dim"), "  ", printable(text).replace("\n", " ")))
 
     def table(self, table: Table) -> None:
         self._console.print(table)
@@ -64,7 +149,12 @@ class Screen:
         """Progress of work on `total` things; call what is yielded with how many more are done."""
         last_line = time.monotonic()
         done, first = 0, None
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
             task = bar.add_task(what, total=total)
 
@@ -86,7 +176,7 @@ class Screen:
     def result(self, values: dict[str, Any]) -> None:
         """The outcome for machines; silent without `--json`."""
         if self._as_json:
-            print(json.dumps(values, ensure_ascii=False, default=str))
+            print(json_text(values))
 
 
 class TrainingProgress:
@@ -115,8 +205,9 @@ class TrainingProgress:
         self._last_step, self._longest = time.monotonic(), 0.0
         self._over = threading.Event()
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"), console=screen.rich, transient=True, disable=not screen.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=screen.rich, transient=True, disable=not screen.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("training", total=num_steps, state="starting the workers")
 
@@ -185,10 +276,17 @@ def _hush_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.captureWarnings(True)
     root = logging.getLogger()
     if not root.handlers:
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING)
         root.handlers[0].addFilter(_is_news)
+        root.handlers[0].setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 _WARNED: set[str] = set()

@@ -6,8 +6,21 @@ Ray pickles errors between processes, so every class here must survive `pickle` 
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
+
+_USER_INFO = re.compile(
+    r"""(\w[\w+.-]*://)(?:[^\s/@:'"]*:(?!\d{1,5}[/?#])[^\s'"]*|(?<=http://)[^\s/@:'"]+|(?<=https://)[^\s/@:'"]+)@"""
+)
+_QUERY_SECRET = re.compile(
+    r"""(?i)([?&;][\w.-]*(?:key|token|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)[^\s&;#'"]+"""
+)
+
+
+def redact(text: str) -> str:
+    """The text without passwords and keys that stand in URIs: `s3://KEY:SECRET@bucket` → `s3://***@bucket`."""
+    return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(r"\1***@", text)) if "://" in text else text
 
 
 class HbtError(Exception):

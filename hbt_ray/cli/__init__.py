@@ -1,24 +1,33 @@
 """The command line: each command reads a configuration, calls one function, and says where the result lies.
 
-Heavy imports happen inside the commands, so that `hbt --help` answers at once. Exit codes: 0 done, 2 the input is
-wrong, 1 anything else.
+Heavy imports happen inside the commands, so that `hbt --help` answers at once. Exit codes: 0 done, 2 the input or the
+environment is wrong, 130 Ctrl-C (143 SIGTERM, 129 SIGHUP), 141 the reader of the output left, 1 anything else.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hbt_ray.cli import data, doctoring, indexing, judging, submitting, training, tuning
-from hbt_ray.cli.app import app
-from hbt_ray.errors import HbtError
+if TYPE_CHECKING:
+    from hbt_ray.cli.commands import app
 
-__all__ = ["app", "data", "doctoring", "indexing", "judging", "main", "submitting", "training", "tuning"]
+__all__ = ["app", "main"]
 
 
-def main() -> None:
-    """Run a command; errors that are ours end in one line, not in a traceback."""
+def main() -> NoReturn:
+    """Run the command that `sys.argv` names, and end the process with its exit code."""
     try:
-        app(standalone_mode=True)
-    except HbtError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        from hbt_ray.cli.process import run
+
+        code = run()
+    except KeyboardInterrupt:  # While modules are imported, or a second time while the command ends.
+        code = 130
+    sys.exit(code)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'hbt_ray.cli' has no attribute {name!r}")
+    return import_module("hbt_ray.cli.commands").app

@@ -73,7 +73,6 @@ def _table(findings: Sequence[Finding]) -> Table:
 
     table = Table("check", "", "found", "what to do", box=SIMPLE_HEAD)
     for finding in findings:
-        # As text: brackets in a path or an error are no markup.
         level = Text(finding.level.value, style=COLOURS[finding.level.value])
-        table.add_row(finding.check, level, Text(finding.told), Text(finding.remedy))
+        table.add_row(finding.check, level, finding.told, finding.remedy)
     return table

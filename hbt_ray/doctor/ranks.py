@@ -5,6 +5,7 @@ It meets as Ray Train's workers do: a store at the first rank's address, then co
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import timedelta
 from typing import Any
@@ -24,8 +25,18 @@ class Rank:
         """At rank 0, before the others come: the port."""
         dist = _distributed()
         patience = timedelta(seconds=seconds)
-        self._store = dist.TCPStore(address, 0, is_master=True, timeout=patience, wait_for_workers=False)
-        return int(self._store.port)
+        # A socket of our own, as the store itself would listen on every interface.
+        listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+        port = int(listener.getsockname()[1])
+        self._store = dist.TCPStore(
+            address,
+            port,
+            is_master=True,
+            timeout=patience,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        return port
 
     def all_reduce(
         self, backend: str, rank: int, world_size: int, address: str, port: int, device: str, seconds: float

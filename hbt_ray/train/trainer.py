@@ -134,7 +134,8 @@ def fit(
 def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
     """Ray Train's, for ranks with these settings."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
+
+    from hbt_ray.train.rendezvous import torch_config
 
     run, workers = config.run, config.workers
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
@@ -151,7 +152,7 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
         work,
         train_loop_config=settings,
         # Our own deadline comes first, since it can say where a rank was.
-        torch_config=TorchConfig(timeout_s=math.ceil(2 * workers.deadline_seconds) + 60),
+        torch_config=torch_config(math.ceil(2 * workers.deadline_seconds) + 60),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,

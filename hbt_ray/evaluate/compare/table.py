@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -158,7 +157,7 @@ def headline_table(verdicts: Sequence[Verdict], baseline: Baseline = None) -> Ta
         *([SEEDS_NOTE] if any(comparison.has_seeds for comparison in comparisons) else []),
     ]
     table = Table(
-        title="retrieval quality" if several else f"{escape(comparisons[0].task)}: retrieval quality",
+        title="retrieval quality" if several else f"{comparisons[0].task}: retrieval quality",
         caption="; ".join(notes),
         box=SIMPLE_HEAD,
     )

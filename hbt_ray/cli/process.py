@@ -1,0 +1,193 @@
+"""The process of a command: its streams, its signals, its errors in one line, and its exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import IO, Any, TextIO
+
+from hbt_ray.console import one_line, printable
+from hbt_ray.errors import HbtError, InputError, Interrupted, ResourceError
+from hbt_ray.session import catch_termination, configure_command, received_signal, session_folder
+from hbt_ray.storage import storage_error
+
+_SHOWN_FRAMES = 4
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def run() -> int:
+    """Run the command that `sys.argv` names.
+
+    Returns:
+        Its exit code.
+    """
+    _open_streams()
+    catch_termination()
+    configure_command()  # Commands import Ray long before they start it.
+    try:
+        code = _invoke(_arguments())
+        sys.stdout.flush()
+    except SystemExit as error:  # Rich ends the help so if its reader left.
+        code = error.code if isinstance(error.code, int) else 1
+        code = _BROKEN_PIPE if isinstance(error.__context__, BrokenPipeError) else code
+    except BrokenPipeError:  # The reader of the output left, such as `| head`.
+        code = _BROKEN_PIPE
+    except BaseException as error:
+        code = _report(error)
+    return _close_streams(code)
+
+
+def _invoke(arguments: list[str]) -> int:
+    import typer
+
+    from hbt_ray.cli.commands import app
+
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("hbt", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as error:
+        return error.exit_code
+    except Exception as error:
+        # Typer brings click's classes under another name in some versions.
+        if not hasattr(error, "format_message"):
+            raise
+        raise _usage_error(error) from None
+    return 0
+
+
+def _usage_error(error: Any) -> BaseException:
+    """An error of click as one of ours. A call without arguments has shown the help, or brings it as its message."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, end="\n" if message else "")
+        return SystemExit(2)
+    context = getattr(error, "ctx", None)
+    usage = f"{context.command_path} --help" if context else "hbt --help"
+    return InputError(f"{message.rstrip('.')}. `{usage}` says how it is called", code="USAGE")
+
+
+def _arguments() -> list[str]:
+    """The arguments after the program's name.
+
+    Raises:
+        InputError: one is not text; it could not be written into a configuration or shown.
+    """
+    for number, argument in enumerate(sys.argv[1:], 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"argument {number} is not valid UTF-8: {argument}", code="ARGUMENT_ENCODING") from None
+    return sys.argv[1:]
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line what ended the command; only a bug has a traceback.
+
+    Returns:
+        The exit code.
+    """
+    signal_code = 128 + (received_signal() or signal.SIGINT)
+    known = _known_error(error)
+    if known is not None:
+        _print_error(one_line(f"{type(known).__name__}: {known}"))
+        return signal_code if isinstance(known, Interrupted) else known.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        _print_error("Interrupted: stopped")
+        return signal_code
+    summary = traceback.TracebackException.from_exception(error, limit=-_SHOWN_FRAMES)
+    _print_error(printable("".join(summary.format(chain=False)).rstrip()))
+    logs = session_folder()
+    where = f"; Ray's logs are in {logs} until the next command" if logs else ""
+    _print_error(f"This is a bug in hbt_ray, not a mistake in your input. Please report it with the lines above{where}")
+    return 1
+
+
+def _known_error(error: BaseException) -> HbtError | None:
+    """The error of ours that explains what happened, if there is one."""
+    for cause in _causes(error):
+        if isinstance(cause, HbtError):
+            return cause
+    if isinstance(error, KeyboardInterrupt):
+        return None
+    if (full := storage_error(error)) is not None:
+        return full
+    for cause in _causes(error):
+        if (
+            isinstance(cause, MemoryError)
+            or "OutOfMemory" in type(cause).__name__
+            or (isinstance(cause, RuntimeError) and any(text in str(cause).lower() for text in _OUT_OF_MEMORY))
+        ):
+            return ResourceError(
+                f"out of memory ({str(cause)[:300] or 'no more is known'}). Use smaller batches (--batch-size, "
+                "optimiser.activation_tokens, optimiser.chunk_rows) or fewer workers, or a machine with more memory",
+                code="OUT_OF_MEMORY",
+            )
+        if isinstance(cause, OSError) and cause.errno is not None:
+            place = f"{cause.filename}: " if cause.filename else ""
+            return InputError(f"{place}{cause.strerror}", code="SYSTEM")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps: `raise … from`, and the errors of workers that Ray wraps."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while isinstance(current, BaseException) and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = getattr(current, "cause", None) or current.__cause__
+
+
+def _print_error(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # Nobody reads it.
+        _discard(sys.stderr)
+
+
+def _open_streams() -> None:
+    """Make every text printable in any encoding, and closed streams point to nothing.
+
+    A closed descriptor would be given to the next file that is opened, which prints would then overwrite.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free, which is this one.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _close_streams(code: int) -> int:
+    """Flush, so that Python has nothing to complain about when it ends. A full disk becomes an error of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            _discard(stream)
+            code = code or _BROKEN_PIPE
+        except OSError as error:
+            _discard(stream)
+            if stream is sys.stdout:
+                _print_error(f"StorageError: standard output: {error.strerror}")
+            code = code or 2
+    return code
+
+
+def _nowhere() -> TextIO:
+    return io.TextIOWrapper(io.FileIO(os.devnull, "w"))
+
+
+def _discard(stream: IO[str]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
