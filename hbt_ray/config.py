@@ -7,21 +7,27 @@ holds only what they share. Unknown keys are errors that name the nearest valid 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.languages import normalise
+from hbt_ray.strict_yaml import MAX_DEPTH, parse_yaml, read_yaml
+
+_T = TypeVar("_T")
+_MAX_SHOWN = 200
+"""Characters of a value in an error."""
+_MAX_PROBLEMS = 10
 
 
 class Config(BaseModel):
     """Base of every configuration: frozen, strict about its keys, its field docs are the docstrings below them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -29,10 +35,17 @@ class Config(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    near = difflib.get_close_matches(str(key)[:_MAX_SHOWN], cls.model_fields, n=1)
                     hint = f"did you mean {near[0]!r}? " if near else ""
-                    raise ValueError(f"unknown key {key!r}; {hint}Known: {', '.join(cls.model_fields)}")
+                    raise ValueError(f"unknown key {_shown(key)}; {hint}Known: {', '.join(cls.model_fields)}")
         return values
+
+    @model_validator(mode="after")
+    def _refuse_unusable_values(self) -> Self:
+        for name, value in self:
+            for problem in _unusable(value):
+                raise ValueError(f"{name} holds {problem}")
+        return self
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -52,30 +65,73 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: " + "; ".join(map(_describe, error.errors()))) from None
+            problems = error.errors()
+            more = len(problems) - _MAX_PROBLEMS
+            shown = "; ".join(map(_describe, problems[:_MAX_PROBLEMS])) + (f"; and {more} more" if more > 0 else "")
+            raise ConfigError(f"{origin}: {shown}") from None
 
     def to_yaml(self) -> str:
         """The exact configuration, so that `load` gives an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _unusable(value: Any) -> Iterator[str]:
+    """What no part of the system can store or count with, though it is of the right type."""
+    if isinstance(value, str | Path):
+        text = str(value)
+        if "\0" in text:
+            yield "a NUL character"
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            yield "half a surrogate pair, which is no text in UTF-8"
+    elif isinstance(value, int) and value.bit_length() > 63:
+        yield f"an integer of {value.bit_length()} bits, more than 63"
+    elif isinstance(value, dict):
+        for inner in (*value, *value.values()):
+            yield from _unusable(inner)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _unusable(inner)
+
+
 def _language(value: Any) -> str:
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no language: YAML reads a bare no or on as a truth value; write 'no' in quotes")
-    return normalise(str(value))
+    if not isinstance(value, str):
+        raise ValueError(f"{_shown(value)} is no language; write a tag such as 'de'")
+    return normalise(value)
+
+
+def _once(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tags))
+
+
+def _distinct(values: Any) -> Any:
+    """Refuse two spellings of one language: the second would silently replace the first."""
+    spellings: dict[str, str] = {}
+    for spelling in values if isinstance(values, dict) else ():
+        try:
+            tag = _language(spelling)
+        except ValueError:
+            continue  # Reported with its key.
+        if tag in spellings:
+            raise ValueError(f"{spellings[tag]!r} and {spelling!r} are one language, {tag!r}; keep one of them")
+        spellings[tag] = spelling
+    return values
 
 
 Language = Annotated[str, BeforeValidator(_language)]
 """A BCP-47 tag in canonical spelling."""
+Languages = Annotated[tuple[Language, ...], AfterValidator(_once)]
+"""Each once, in the order in which they are given."""
+ByLanguage = Annotated[dict[Language, _T], BeforeValidator(_distinct)]
+"""Language → value."""
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML configuration") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{_shown(str(path))[1:-1]}: cannot be read as YAML: {error}", code="INVALID_YAML") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -86,33 +142,51 @@ def _read(path: Path) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     """Set one `a.b.c=value` in nested values; list entries are named by their number."""
     key, sign, text = override.partition("=")
+    shown = _shown(override)
     if not sign or not key:
-        raise ConfigError(f"{override!r} is no override; write key=value, for example plan.alpha=0.3")
+        raise ConfigError(f"{shown} is no override; write key=value, for example plan.alpha=0.3")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{override!r}: {text!r} is no valid YAML value; quote it") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{shown}: no valid YAML value ({error}); quote it", code="INVALID_YAML") from None
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ConfigError(f"{shown}: the key has more than {MAX_DEPTH} parts")
     node: Any = values
     for name in parents:
         if isinstance(node, dict):
             # What is not there yet, or null as in a run's own config.yaml, is begun here.
             node[name] = {} if node.get(name) is None else node[name]
             node = node[name]
-        elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        elif isinstance(node, list) and name in _numbers(node):
             node = node[int(name)]
         else:
-            raise ConfigError(f"{override!r}: there is nothing called {name!r} to set a key in")
+            raise ConfigError(f"{shown}: there is nothing called {name[:_MAX_SHOWN]!r} to set a key in")
     if isinstance(node, dict):
         node[last] = value
-    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    elif isinstance(node, list) and last in _numbers(node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"{override!r}: cannot set {last!r} there; its parent holds {node!r}")
+        raise ConfigError(f"{shown}: cannot set {last[:_MAX_SHOWN]!r} there; its parent holds {_shown(node)}")
+
+
+def _numbers(entries: list[Any]) -> set[str]:
+    return set(map(str, range(len(entries))))
 
 
 def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {error['input']!r})"
-    return f"{where}: {message}{got}" if where else f"{message}{got}"
+    where = ".".join(str(part)[:_MAX_SHOWN] for part in error["loc"])
+    message = " ".join(error["msg"].removeprefix("Value error, ").split())[: 5 * _MAX_SHOWN]
+    given = error["input"]
+    if isinstance(given, dict | BaseModel) or error["type"] == "missing":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (got {_shown(given)})" if where else f"{message} (got {_shown(given)})"
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: short, whatever it is."""
+    try:
+        text = repr(value[:_MAX_SHOWN] if isinstance(value, str | bytes) else value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

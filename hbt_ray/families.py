@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import yaml
 
-from hbt_ray.languages import normalise
+from hbt_ray.languages import likely_script, normalise
 
 UNKNOWN = "unknown"
 
@@ -47,15 +47,7 @@ def _places() -> dict[str, tuple[str, str]]:
 
 
 def _script(language: str, finer: list[str]) -> str:
-    from babel.core import get_global, parse_locale
-
     for part in finer:
         if len(part) == 4 and part.isalpha():
             return part
-    likely = get_global("likely_subtags")
-    # Codes that ISO 639-3 has withdrawn or split live on in data sets; CLDR knows what they are called today.
-    today = get_global("language_aliases").get(language, language).split("_")[0]
-    for key in (*(f"{language}_{part}" for part in finer), language, today):
-        if key in likely:
-            return str(parse_locale(likely[key])[2])
-    return UNKNOWN
+    return likely_script(language, finer[0] if finer else "") or UNKNOWN

@@ -1,10 +1,16 @@
-"""Language tags: BCP-47 (RFC 5646), checked at the door and written in one canonical way.
+"""Language tags: BCP-47 (RFC 5646), checked where they enter and written in one canonical way.
 
-Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen. Three-letter codes of ISO 639-3
-that have a two-letter code become it, as BCP-47 demands (`deu` → `de`), and so do those that CLDR calls another name of
-such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`): data sets that spell a language differently meet. Other
-three-letter codes are accepted as they are, since some seven thousand exist. Names such as `english` are well-formed
-BCP-47 but registered nowhere.
+One language has one tag, however a data set spells it, so that it never stands on both sides of a cross-lingual row:
+
+- Codes of three letters become two where the language has them (`deu` → `de`), as BCP-47 demands, and where CLDR calls
+  them another name of such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`).
+- Retired codes become their successors (`iw` → `he`, `zh-min-nan` → `nan`, `zh-yue` → `yue`, `en-UK` → `en-GB`).
+- A script that CLDR holds for likely is left out (`eng-Latn` → `en`, `zho-Hans` → `zh`, `zh-Hant-TW` → `zh-TW`), any
+  other one stays (`zh-Hant`, `sr-Latn`), as does that of a language that CLDR does not know.
+
+Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen. Other three-letter codes are
+accepted as they are, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but registered
+nowhere.
 """
 
 from __future__ import annotations
@@ -14,11 +20,29 @@ from functools import cache, lru_cache
 
 _TAG = re.compile(
     r"(?P<language>[a-z]{2,3})"
+    r"(?:-(?P<extended>[a-z]{3}))?"
     r"(?:-(?P<script>[a-z]{4}))?"
     r"(?:-(?P<region>[a-z]{2}|[0-9]{3}))?"
     r"(?P<variants>(?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)",
     re.IGNORECASE,
 )
+_GRANDFATHERED = {
+    "art-lojban": "jbo", "cel-gaulish": "xtg", "en-gb-oed": "en-GB-oxendict", "hy-arevela": "hy", "hy-arevmda": "hyw",
+    "i-ami": "ami", "i-bnn": "bnn", "i-hak": "hak", "i-klingon": "tlh", "i-lux": "lb", "i-navajo": "nv",
+    "i-pwn": "pwn", "i-tao": "tao", "i-tay": "tay", "i-tsu": "tsu", "no-bok": "nb", "no-nyn": "nn",
+    "zh-guoyu": "zh", "zh-hakka": "hak", "zh-min": "nan", "zh-min-nan": "nan", "zh-xiang": "hsn",
+}  # fmt: skip
+"""Tags that IANA's registry keeps under another one; `babel` does not carry them."""
+_EXTENDED = {"ar", "kok", "lv", "ms", "sgn", "sw", "uz", "zh"}
+"""Languages that may stand before one of theirs: `zh-yue` is `yue`."""
+_MACROLANGUAGES = {
+    "bal", "bik", "bnc", "bua", "chm", "del", "den", "din", "doi", "gba", "gon", "grb", "hai", "hmn", "jrb", "kln",
+    "kok", "kpe", "lah", "luy", "man", "mwr", "raj", "rom", "srx", "syr", "tmh", "zap", "zza",
+}  # fmt: skip
+"""CLDR gives these as another name of one of their languages (`mhr` → `chm`): no code is retired, so both stay."""
+_KEPT_APART = {"ajp", "kzj", "daf"}
+"""ISO 639-3 merged the first two into `apc` and `dtp`, but FLORES-200 and Tatoeba publish both as languages of their
+own; it split the last into two, which CLDR does not say."""
 
 
 @cache
@@ -29,55 +53,84 @@ def _registered() -> frozenset[str]:
 
 
 @cache
-def _short() -> dict[str, tuple[str, str, str]]:
-    """Three-letter code → language of two letters, script and region, as CLDR has them."""
+def _successors() -> dict[str, tuple[str, str, str]]:
+    """Code → language, script and region that stand for it today, as CLDR has them."""
     from babel.core import get_global, parse_locale
 
-    short = {}
+    successors = {}
     for code, tag in get_global("language_aliases").items():
         language, region, script, *_ = parse_locale(tag)
-        if len(code) == 3 and len(language) == 2 and language in _registered():
-            short[code] = language, script or "", region or ""
+        if len(language) == 2 or (language not in _MACROLANGUAGES and code not in _KEPT_APART):
+            successors[code] = language, script or "", region or ""
     # CLDR takes Tagalog for Filipino and Twi for Akan; ISO 639-1 has codes of their own for them.
-    return {**short, "tgl": ("tl", "", ""), "twi": ("tw", "", "")}
+    tagalog, twi = ("tl", "", ""), ("tw", "", "")
+    return {**successors, "tl": tagalog, "tgl": tagalog, "tw": twi, "twi": twi}
 
 
 @lru_cache(maxsize=4096)
 def normalise(tag: str) -> str:
-    """`ZH_hant` → `zh-Hant`: the canonical spelling of a BCP-47 tag.
+    """`ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`: the one canonical spelling of a BCP-47 tag.
 
     Raises:
         ValueError: the tag is malformed or its two-letter language is unknown; the text says which.
     """
-    match = _TAG.fullmatch(tag.strip().replace("_", "-"))
+    plain = tag.strip().replace("_", "-")
+    match = _TAG.fullmatch(_GRANDFATHERED.get(plain.lower(), plain))
     if not match:
-        raise ValueError(f"{tag!r} is no BCP-47 language tag; write for example 'de', 'pt-BR' or 'zh-Hant'")
-    language = match["language"].lower()
+        raise ValueError(f"{_shown(tag)} is no BCP-47 language tag; write for example 'de', 'pt-BR' or 'zh-Hant'")
+    language, script, region = _successor(match["language"].lower())
+    if extended := match["extended"]:
+        if language not in _EXTENDED:
+            raise ValueError(f"{_shown(tag)} is no BCP-47 language tag: {extended!r} is no script and no region")
+        language, script, region = _successor(extended.lower())
     if len(language) == 2 and language not in _registered():
         raise ValueError(
-            f"{tag!r} starts with {language!r}, which is no registered language; see the codes of ISO 639-1"
+            f"{_shown(tag)} starts with {language!r}, which is no registered language; see the codes of ISO 639-1"
         )
-    language, script, region = _short().get(language, (language, "", ""))
-    parts = [language, (match["script"] or script).title(), (match["region"] or region).upper()]
-    return "-".join(filter(None, parts)) + match["variants"].lower()
+    script = (match["script"] or script).title()
+    region = _region((match["region"] or region).upper(), language)
+    likely = likely_script(language, region)
+    if script == likely or (likely == "Kore" and script == "Hang"):  # Kore is Hangul with Hanja.
+        script = ""
+    return "-".join(filter(None, [language, script, region])) + _variants(match["variants"].lower())
 
 
-def without_default_script(tag: str) -> str:
-    """`eng_Latn` → `en`, `zho_Hans` → `zh`, but `zho_Hant` → `zh-Hant`, for sets that always name it.
+def _shown(tag: str) -> str:
+    return repr(tag if len(tag) <= 40 else tag[:40] + "…")
 
-    The default is CLDR's likely script of the language; of a language that CLDR does not know, the script stays.
 
-    Raises:
-        ValueError: as `normalise`.
-    """
+def _successor(code: str) -> tuple[str, str, str]:
+    return _successors().get(code, (code, "", ""))
+
+
+def _region(code: str, language: str) -> str:
+    """A retired region (`UK`, `DD`) or a number (`840`) as today's code; of several, the one where it is spoken."""
     from babel.core import get_global, parse_locale
 
-    language, *rest = normalise(tag).split("-")
+    today = get_global("territory_aliases").get(code, [code])
+    likely = get_global("likely_subtags").get(language)
+    home = parse_locale(likely)[1] if likely else None
+    return str(home if home in today else today[0])
+
+
+def _variants(text: str) -> str:
+    from babel.core import get_global
+
+    aliases = get_global("variant_aliases")
+    return "".join(f"-{aliases.get(one, one)}" for one in text.split("-")[1:])
+
+
+def likely_script(language: str, region: str = "") -> str:
+    """The script that CLDR holds for likely (`zh` → `Hans`, `zh`, `TW` → `Hant`); empty if it does not know."""
+    from babel.core import get_global, parse_locale
+
     known = get_global("likely_subtags")
-    likely = known.get(language) or known.get(get_global("language_aliases").get(language))
-    script = parse_locale(likely)[2] if likely else None
-    default = script and rest[:1] in ([script], ["Hang"] if script == "Kore" else [])  # Kore is Hangul with Hanja.
-    return "-".join([language, *(rest[1:] if default else rest)])
+    # CLDR knows some languages of three letters by their macrolanguage alone.
+    today = get_global("language_aliases").get(language, language).split("_")[0]
+    for key in (f"{language}_{region}", language, today):
+        if key in known:
+            return str(parse_locale(known[key])[2])
+    return ""
 
 
 def english_name(tag: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
     {"errors", "languages", "colour", "estimate", "heap", "cores"},
-    {"storage"},
+    {"storage", "strict_yaml"},
     {"config", "run", "console", "session", "families", "job"},
     {"data"},
     {"posthoc"},

@@ -18,7 +18,7 @@ from hbt_ray.cli.options import (
     PassagePrompt,
     QuestionPrompt,
     encoder_of,
-    listed,
+    language_tags,
 )
 from hbt_ray.errors import ConfigError
 
@@ -58,7 +58,7 @@ def build(
     from hbt_ray.workflow.judging import find_run
 
     screen = Screen(as_json)
-    chosen = listed(languages)
+    chosen = language_tags(languages)
     if bool(task) == bool(documents):
         raise ConfigError("which documents? Give either --task KIND=PLACE or --documents FILE")
     if documents:
@@ -103,7 +103,7 @@ def search(
 
     screen = Screen(as_json)
     opened = SavedIndex.load(index)
-    chosen = listed(languages)
+    chosen = language_tags(languages)
     answers = ask_index(opened, text, k, chosen, model)
     for question, found in zip(text, answers, strict=True):
         table = Table("score", "document", "language", "text", title=question, box=None, title_justify="left")

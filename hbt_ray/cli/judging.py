@@ -19,6 +19,7 @@ from hbt_ray.cli.options import (
     PassagePrompt,
     QuestionPrompt,
     encoder_of,
+    language_tags,
     listed,
 )
 from hbt_ray.errors import ConfigError
@@ -75,7 +76,7 @@ def posthoc(
         directions=directions,
         documents_only=documents_only or None,
         texts=texts,
-        languages=listed(languages) or None,
+        languages=language_tags(languages) or None,
         datasets=listed(datasets) or None,
     )
     opened = Store(store)
@@ -149,7 +150,7 @@ def evaluate(
     from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words
 
     screen = Screen(as_json)
-    tasks = _tasks(task or (), suite, listed(languages))
+    tasks = _tasks(task or (), suite, language_tags(languages))
     if model == BM25:
         if posthoc or untrained or precision != "fp32":
             raise ConfigError("bm25 has neither vectors nor weights; leave out --posthoc, --untrained and --precision")

@@ -29,8 +29,23 @@ AsJson = Annotated[
 
 
 def listed(names: str) -> list[str]:
-    """Of an option such as `--languages en,de`."""
-    return [name for name in names.split(",") if name]
+    """The names of an option such as `--datasets faq,docs`."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def language_tags(names: str) -> list[str]:
+    """The canonical tags of an option such as `--languages en,de`.
+
+    Raises:
+        ConfigError: one is no language.
+    """
+    from hbt_ray.errors import ConfigError
+    from hbt_ray.languages import normalise
+
+    try:
+        return list(dict.fromkeys(map(normalise, listed(names))))
+    except ValueError as error:
+        raise ConfigError(f"--languages: {error}", code="INVALID_LANGUAGE") from None
 
 
 def encoder_of(model: str, **options: Any) -> EncoderConfig:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Config, Language, Languages
 from hbt_ray.errors import ConfigError
 
 Doubles = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ class Method(Config):
     """Its name."""
     texts: int = Field(1_000, gt=1)
     """To learn from, of each language and side; all where the store has fewer."""
-    languages: tuple[Language, ...] = ()
+    languages: Languages = ()
     """To learn, these alone; empty means all of the store."""
     datasets: tuple[str, ...] = ()
     """To learn from, these of the store alone; empty means all. Where languages have texts of other kinds, what is

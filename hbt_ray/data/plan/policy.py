@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Config, Languages
 from hbt_ray.data.plan.alpha import Alpha
 
 
@@ -22,7 +22,7 @@ class PlanConfig(Config):
     """Cross-lingual batches: every row draws its own ordered pair of languages, or one pair for the whole batch."""
     batch_size: int = Field(64, gt=0)
     """Global batch: rows of one optimiser step over all ranks."""
-    languages: tuple[Language, ...] = ()
+    languages: Languages = ()
     """Languages to train on; empty means all of the store."""
     schedule: Literal["balanced", "random"] = "balanced"
     """balanced: shares hold in every window of steps; random: independent draws, as the paper words it."""

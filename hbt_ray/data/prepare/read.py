@@ -26,6 +26,8 @@ _TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "pa
 SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("hash", pa.uint64())])
 """Of the rows between the stages; `hash` is that of (dataset, item id), a random number for the shuffle."""
 
+_MAX_TAGS = 10_000
+"""Spellings that are remembered: a column that holds no languages has any number."""
 _MAX_ROWS, _MAX_CHARACTERS = 100_000, 48 << 20
 """Of one file: what a task holds in memory."""
 _DATASET_NAME = re.compile(r"(?!(?:manifest\.json|rejected\.jsonl|removed\.jsonl|coverage\.svg)$)\w[\w .+-]{0,59}")
@@ -42,7 +44,7 @@ class ReadPart:
     licence: str
     part: Part
     languages: Mapping[str, str]
-    """Tags that the store calls otherwise."""
+    """What the source calls a language → what the store calls it."""
     num_buckets: int
     seed: int
 
@@ -55,6 +57,7 @@ class ReadPart:
         rows = _Rows(self.folder, self.num_buckets)
         rejections: list[dict[str, str]] = []
         datasets: set[str] = set()
+        tags = _Tags(self.languages)
         num_read = 0
         for row in self.part.rows():
             num_read += 1
@@ -62,12 +65,12 @@ class ReadPart:
                 rejections.append(rejection(row.where, row.reason))
                 continue
             name = row.dataset or self.name
-            if reason := _wrong(row, name):
+            language = tags[row.language]
+            if reason := _wrong(row, name, language):
                 rejections.append(rejection(row.where, reason, row.item_id, row.language))
                 continue
             datasets.add(name)
-            language = _language(row.language)
-            rows.add(row, name, self.languages.get(language, language), make_key(self.seed, name, row.item_id))
+            rows.add(row, name, language, make_key(self.seed, name, row.item_id))
         rows.flush()
         self.folder.write("rejected.jsonl", lines(rejections))
         return {
@@ -141,11 +144,11 @@ class _Rows:
         self.num_files += 1
 
 
-def _wrong(row: Row, dataset: str) -> str:
+def _wrong(row: Row, dataset: str, language: str) -> str:
     """Why a row cannot be taken; empty where it can. The same words for the same fault: rejections are counted."""
     if not _can_be_folder(dataset):
         return "dataset's name may hold only letters, digits, spaces and ._+-, at most 60"
-    if not _language(row.language):
+    if not language:
         return "language is no BCP-47 tag"
     if not row.item_id.strip():
         return "item id is empty"
@@ -170,10 +173,28 @@ def _unstorable(text: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=10_000)
-def _language(tag: str) -> str:
+class _Tags(dict[str, str]):
+    """What a source calls a language → what the store calls it; empty for what is no language.
+
+    `renamed` is tried first as the source spells it, so that it can name what is no tag, and then by the canonical tag.
+    """
+
+    def __init__(self, renamed: Mapping[str, str]) -> None:
+        super().__init__()
+        canonical = ((_canonical(spelling), tag) for spelling, tag in renamed.items())
+        self._renamed = {**{spelling: tag for spelling, tag in canonical if spelling}, **renamed}
+
+    def __missing__(self, spelling: str) -> str:
+        tag = _canonical(spelling)
+        known = self._renamed.get(spelling.strip()) or (self._renamed.get(tag) if tag else None) or tag
+        if len(self) < _MAX_TAGS:
+            self[spelling] = known
+        return known
+
+
+def _canonical(spelling: str) -> str:
     try:
-        return normalise(tag)
+        return normalise(spelling)
     except ValueError:
         return ""
 

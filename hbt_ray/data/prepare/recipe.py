@@ -41,8 +41,9 @@ class StoreConfig(Config):
     sources: tuple[AnySource, ...] = Field(min_length=1)
     decontaminate: tuple[AnySource, ...] = ()
     """Evaluation data, read like sources: items that overlap with it in any language are removed."""
-    languages: dict[Language, Language] = Field(default_factory=dict)
-    """What sources call a language → what the store calls it, such as `{zh-CN: zh}` where evaluation data has `zh`."""
+    languages: dict[str, Language] = Field(default_factory=dict)
+    """What sources call a language → what the store calls it, such as `{zh-CN: zh}` where evaluation data has `zh`, or
+    `{german: de}` for what is no tag. Tried as a source spells it, then by the canonical tag."""
     deduplicate: bool = True
     """Of rows with equal question and passage in one language, keep one: that of the item with most languages."""
     max_rejected: float = Field(0.01, ge=0, le=1)

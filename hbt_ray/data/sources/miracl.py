@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.corpus import documents, tab_separated
 from hbt_ray.data.sources.files import files_of, lines
 from hbt_ray.data.sources.judgements import join, positives, trec
@@ -37,7 +37,7 @@ class MiraclSource(Config):
     kind: Literal["miracl"]
     name: str
     licence: str = ""
-    languages: dict[Language, MiraclLanguage] = Field(min_length=1)
+    languages: ByLanguage[MiraclLanguage] = Field(min_length=1)
 
     def locations(self) -> list[str]:
         return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]

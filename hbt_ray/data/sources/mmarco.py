@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.corpus import tab_separated
 from hbt_ray.data.sources.files import Line, lines
 from hbt_ray.data.sources.judgements import Judgement, join, judgement, positives
@@ -27,8 +27,8 @@ class MmarcoSource(Config):
 
     kind: Literal["mmarco"]
     name: str
-    queries: dict[Language, Location] = Field(min_length=1)
-    collections: dict[Language, Location]
+    queries: ByLanguage[Location] = Field(min_length=1)
+    collections: ByLanguage[Location]
     triples: Location
     """Triples, pairs or qrels of ids."""
     licence: str = ""

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.files import opened
 from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.store.location import Location
@@ -26,7 +26,7 @@ class SquadSource(Config):
     kind: Literal["squad"]
     name: str
     licence: str = ""
-    files: dict[Language, Location]
+    files: ByLanguage[Location]
     """Language → file."""
     passage: Literal["paragraph", "sentence"] = "paragraph"
     """`sentence`: the span of `sentence_breaks` in which the first answer starts; the paragraph where it has none."""

@@ -31,7 +31,7 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
             raise TaskError(f"{path}: {name} is empty in {count} rows, the first is row {at + 1}; remove these rows")
     table = table.set_column(1, DOCUMENTS.field("language"), [_canonical(path, table["language"])])
     if languages:
-        table = table.filter(pc.is_in(table["language"], value_set=pa.array([normalise(one) for one in languages])))
+        table = table.filter(pc.is_in(table["language"], value_set=pa.array(map(normalise, languages), pa.string())))
     if not len(table):
         raise TaskError(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
     if len(table["doc_id"].unique()) < len(table):

@@ -20,10 +20,9 @@ from hbt_ray.data.store.location import Location, child, name
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.bitext import Bitext, lines_of, multiway
 from hbt_ray.evaluate.tasks.parallel import parallel_task
-from hbt_ray.evaluate.tasks.sound import sound
+from hbt_ray.evaluate.tasks.sound import sound, tag_of
 from hbt_ray.evaluate.tasks.spec import TaskSpec, chosen
 from hbt_ray.evaluate.tasks.task import Task
-from hbt_ray.languages import without_default_script
 
 MAX_LANGUAGES = 100
 """Of one task without a pivot: the pairs grow with the square, and each has a row a sentence in the results."""
@@ -87,10 +86,7 @@ def _from_folder(folder: str, split: str) -> Mapping[str, Sequence[str]]:
 def _by_tag(sides: Mapping[str, Sequence[str]], where: str) -> Mapping[str, Sequence[str]]:
     codes: dict[str, str] = {}
     for code in sides:
-        try:
-            tag = without_default_script(code)
-        except ValueError as error:
-            raise TaskError(f"{where}: {error}") from None
+        tag = tag_of(code, where)
         if tag in codes:
             raise TaskError(f"{where}: {codes[tag]} and {code} are both {tag!r}; remove one of them")
         codes[tag] = code

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Config, Languages
 from hbt_ray.data.store.location import name
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures.measures import parse
@@ -38,7 +38,7 @@ class TaskSpec(Config):
     """The field that `--task kind=…` sets."""
     name: str = Field("", pattern=r"^[\w.-]*$")
     """What verdicts call the task, and their folder; default: the kind, or what the kind says."""
-    languages: tuple[Language, ...] = ()
+    languages: Languages = ()
     """Keep only these; default: all that there are."""
 
     @abstractmethod

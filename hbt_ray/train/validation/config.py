@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Config, Languages
 from hbt_ray.data.store.location import Location
 from hbt_ray.train.validation.stopping import Rule
 
@@ -21,7 +21,7 @@ class ValidationConfig(Config):
     pool. Neither depends on the batch, as the training loss does; both are recorded."""
     items: int = Field(512, gt=0)
     """Questions, spread evenly over data sets and languages. The pool holds their passages in every language."""
-    languages: tuple[Language, ...] = ()
+    languages: Languages = ()
     """Of questions and passages; by default all that the dev store has."""
     temperature: float = Field(0.05, gt=0)
     """Of pool_loss; fixed, so that a learned temperature of the training loss does not move the measure."""

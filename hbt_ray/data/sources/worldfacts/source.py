@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Config, Languages
 from hbt_ray.data.sources.rows import Row
 from hbt_ray.data.sources.worldfacts.names import LANGUAGES
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
@@ -21,7 +21,7 @@ class Worldfacts(Config):
     name: str = "worldfacts"
     licence: str = "Unicode-3.0"
     split: Split = "train"
-    languages: tuple[Language, ...] = LANGUAGES
+    languages: Languages = LANGUAGES
 
     @field_validator("languages")
     @classmethod

@@ -1,0 +1,155 @@
+"""YAML as configurations use it: bounded, without duplicate keys, and without types that a text only looks like.
+
+It differs from `yaml.safe_load` (YAML 1.1) in four ways:
+
+- Plain scalars are typed as in the core schema of YAML 1.2: null, booleans (`true`, `false`), decimal numbers. A date
+  (`2020-01-01`), a time (`12:30`), `no`, `on` and `007` stay texts.
+- Tags (`!!timestamp`, `!!python/object`) are refused.
+- A key that stands twice in one mapping is an error; `safe_load` lets the last one win.
+- Size, depth and the number of nodes are limited, aliases counted as what they stand for: 500 bytes of nested aliases
+  (the "billion laughs") would otherwise become gigabytes in whatever walks the values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+MAX_BYTES = 4 << 20
+"""Of a file; the longest configurations list some thousand files."""
+MAX_DEPTH = 50
+MAX_NODES = 100_000
+MAX_DIGITS = 100
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, is no YAML, or is beyond a limit; the text is one line that says where.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
+    return parse_yaml(content.decode("utf-8-sig"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: it is no YAML, or is beyond a limit; the text is one line that says where.
+    """
+    try:
+        return _unshared(yaml.load(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{error.problem or error.context}{place}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+
+
+def _unshared(value: Any) -> Any:
+    """The same without shared parts: PyYAML gives all aliases one object, and a change of one would change all."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader` with the differences that the module's docstring lists."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._num_nodes = 0
+        self._sizes: dict[str, int] = {}
+        """Anchor → nodes that an alias of it stands for."""
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        event: Any = self.peek_event()
+        if self.check_event(yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                raise ComposerError(
+                    None, None, f"alias {str(event.anchor)[:40]!r} stands within itself", event.start_mark
+                )
+            self._count(self._sizes.get(event.anchor, 1), event)
+            return super().compose_node(parent, index)
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise ComposerError(None, None, f"tag {event.tag[:40]!r}, where a plain value belongs", event.start_mark)
+        before = self._num_nodes
+        self._count(1, event)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._num_nodes - before
+        return node
+
+    def _count(self, num_nodes: int, event: Any) -> None:
+        self._num_nodes += num_nodes
+        if self._num_nodes > MAX_NODES:
+            raise ComposerError(None, None, f"more than {MAX_NODES:,} values, with its aliases", event.start_mark)
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value if isinstance(node, MappingNode) else ():
+            if key_node.tag == _MERGE or not isinstance(key_node, ScalarNode):
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConstructorError(None, None, f"key {str(key)[:80]!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_yaml_int(self, node: ScalarNode) -> int:
+        return int(self._number(node))
+
+    def construct_yaml_float(self, node: ScalarNode) -> float:
+        return float(self._number(node).replace(".inf", "inf").replace(".nan", "nan"))
+
+    def _number(self, node: ScalarNode) -> str:
+        text = self.construct_scalar(node).lower()
+        if len(text) > MAX_DIGITS:
+            raise ConstructorError(None, None, f"a number of {len(text):,} digits", node.start_mark)
+        return text
+
+
+# Each is a part of YAML 1.1's, so that what `yaml.safe_dump` writes reads back equal.
+_CORE = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
+_Loader.yaml_implicit_resolvers = {}  # Those of YAML 1.1 are not inherited.
+for _name, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), ["" if one == "\0" else one for one in _first]
+    )
+for _name, _construct in {"int": _Loader.construct_yaml_int, "float": _Loader.construct_yaml_float}.items():
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _construct)
