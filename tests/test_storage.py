@@ -129,6 +129,32 @@ def test_two_processes_may_publish_one_folder(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "a").read_text() == "149"
 
 
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(storage.atomic, "_exchange", lambda first, second: False)
+    for content in ("old", "new"):
+        with storage.atomic_folder(tmp_path / "x") as scratch:
+            (scratch / content).write_text(content)
+    assert os.listdir(tmp_path / "x") == ["new"]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from hbt_ray.storage import atomic_folder\n"
+        "while True:\n"
+        "    with atomic_folder(Path(sys.argv[1])) as scratch: (scratch / 'a').write_text('x')\n"
+    )
+    folder = tmp_path / "x"
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)]) as writer:
+        while not folder.exists():
+            time.sleep(0.01)
+        missing = sum(not (folder / "a").exists() for _ in range(50_000))
+        writer.kill()
+    assert missing == 0
+
+
 def test_a_torn_line_is_skipped_and_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
     storage.append_json_lines(path, [{"step": 0}, {"step": 1}])

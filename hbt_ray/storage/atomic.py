@@ -6,6 +6,7 @@ file that can be locked belongs to a process that died.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -89,15 +90,27 @@ def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]
 
 
 def _swap(scratch: Path, folder: Path) -> None:
-    """No rename replaces a folder that holds something, so the old one is moved aside first."""
-    if os.path.lexists(folder):
+    """Put `scratch` in the place of `folder`, in one step where the file system can."""
+    if not os.path.lexists(folder):
+        os.rename(scratch, folder)
+    elif _exchange(scratch, folder):
+        remove_tree(scratch)  # The old one, under the scratch's name.
+    else:
         old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-        os.rename(folder, old)
+        os.rename(folder, old)  # No rename replaces a folder that holds something.
         os.rename(scratch, folder)
         remove_tree(old)
-    else:
-        os.rename(scratch, folder)
     sync(folder.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step. Python has no such call; Linux has, and some network file systems refuse it."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, flag = -100, 2  # AT_FDCWD and RENAME_EXCHANGE.
+    return bool(exchange(here, os.fsencode(first), here, os.fsencode(second), flag) == 0)
 
 
 @contextmanager
