@@ -156,7 +156,7 @@ class Screen:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(one_line(what), total=total)
 
             def advance(count: int) -> None:
                 nonlocal done, first, last_line
@@ -235,7 +235,7 @@ class TrainingProgress:
         self._loss = _smoothed(self._loss, outcome.loss)
         self._speed = _smoothed(self._speed, outcome.pairs_per_second)
         done = outcome.step + 1
-        self._bar.update(self._task, completed=done, state=self._state(outcome))
+        self._bar.update(self._task, completed=done, state=one_line(self._state(outcome)))
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._num_steps
         if due and not self._screen.is_terminal:
             self._last_line = time.monotonic()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from hbt_ray import console
-from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.console import Screen, TrainingProgress, one_line, printable
 from hbt_ray.train.engine.loop import Outcome
 
 
@@ -97,3 +103,110 @@ def test_a_warning_of_ours_is_told_once() -> None:
         "WARNING other: from other",
         "WARNING other: from other",
     ]
+
+
+HOSTILE = "a\x1b]0;title\x07b\x9b2Jc\rd\u202ee\ud800f[red]g[/b]h"
+SHOWN = "a\\x1b]0;title\\x07b\\x9b2Jc\\x0dd\\u202ee\\ud800f[red]g[/b]h"
+
+
+def shown(show: Callable[[Screen], None], *, terminal: bool) -> str:
+    """What a screen writes, without the styles of a terminal."""
+    screen, out = Screen(), io.StringIO()
+    screen.rich.file, screen.rich._force_terminal, screen.rich.width = out, terminal, 200
+    show(screen)
+    return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+
+
+def row(*cells: Text | str, title: str | None = None) -> Table:
+    table = Table("column", title=title)
+    table.add_row(*cells)
+    return table
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda screen: screen.say(HOSTILE),
+        lambda screen: screen.text(HOSTILE),
+        lambda screen: screen.text(Text("x ").append(HOSTILE.replace("\r", "").replace("\x07", ""), style="bold")),
+        lambda screen: screen.table(row(HOSTILE)),
+        lambda screen: screen.table(row("wide " * 20, title=HOSTILE)),
+        lambda screen: screen.table(Table(HOSTILE)),
+    ],
+    ids=["say", "text", "styled", "cell", "title", "header"],
+)
+def test_foreign_text_is_shown_and_never_obeyed(show: Callable[[Screen], None], terminal: bool) -> None:
+    written = shown(show, terminal=terminal)
+    assert "[red]g[/b]h" in written
+    assert "\\x1b]0;title" in written
+    assert "\\u202ee\\ud800f" in written
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202e\ud800]|\x1b[^\\[]", written)
+
+
+def test_labels_of_progress_are_shown_and_never_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen().counting(HOSTILE, 2) as advance:
+        advance(1)
+    assert f"{SHOWN}: 1 of 2" in capsys.readouterr().out
+
+
+def test_styles_stay_on_the_letters_that_they_were_on() -> None:
+    console = Screen().rich
+    text = Text("\x1bab").append("\u202ecd", style="bold")
+    segments = [segment for segment in console.render(text) if segment.text.strip()]
+    assert [(segment.text, bool(segment.style and segment.style.bold)) for segment in segments] == [
+        ("\\x1bab", False),
+        ("\\u202ecd", True),
+    ]
+
+
+def test_texts_of_all_scripts_stay_as_they_are() -> None:
+    text = "لون می‌شود \u200fעברית\u200e ไทย 👩‍👩‍👧 naïve\ttab\nline"
+    assert printable(text) == text
+    assert one_line(text) == " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("uri", "without"),
+    [
+        ("s3://KEY:SE/C+RET@bucket/x", "s3://***@bucket/x"),
+        ("at http://me:pass@word@host:5000/ it", "at http://***@host:5000/ it"),
+        ("https://ghp_token@host/x", "https://***@host/x"),
+        ("s3://b/x?access_key=A&secret_key=B&region=eu", "s3://b/x?access_key=***&secret_key=***&region=eu"),
+        ("https://h/x?X-Amz-Signature=1a&z=2", "https://h/x?X-Amz-Signature=***&z=2"),
+        ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+        ("me@host: a key=value", "me@host: a key=value"),
+    ],
+)
+def test_secrets_in_uris_are_left_out(uri: str, without: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable(uri) == without
+    screen = Screen(as_json=True)
+    screen.say(uri)
+    screen.result({uri: [uri, Path("x")]})
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {without: [without, "x"]}
+    assert told.err.rstrip().endswith(without)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_json_holds_every_text_in_every_encoding(encoding: str) -> None:
+    script = (
+        f"import json; from hbt_ray.console import Screen\n"
+        f"Screen(True).result({{'text': {HOSTILE!a} + 'ü\\x7f\\U000e0041', 'nan': float('nan'), 'n': 1, 'ok': True}})"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+    assert json.loads(done.stdout) == {"text": HOSTILE + "ü\x7f\U000e0041", "nan": None, "n": 1, "ok": True}
+    assert not re.search(b"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", done.stdout)
+
+
+def test_warnings_show_foreign_text() -> None:
+    script = (
+        "import logging, warnings; from hbt_ray.console import Screen; Screen()\n"
+        f"logging.getLogger('hbt_ray.x').warning('of %s', {HOSTILE!a}); warnings.warn('py ' + {HOSTILE!a})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert f"of {SHOWN}".encode() in done.stderr
+    assert f"py {SHOWN}".encode() in done.stderr
+    assert b"\x1b" not in done.stderr

@@ -31,7 +31,7 @@ def doctor(
         Path | None, typer.Option(metavar="CONFIG.yaml", help="A run that is to have room: its workers and storage.")
     ] = None,
     no_network: Annotated[bool, typer.Option("--no-network", help="Leave out the bandwidth between nodes.")] = False,
-    seconds: Annotated[float, typer.Option(min=1, help="How long a node may take to say what it has.")] = 20,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long a node may take to say what it has.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Check the installation and every node of the cluster; 1 where something fails, 0 with warnings or without."""

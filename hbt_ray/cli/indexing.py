@@ -89,7 +89,7 @@ def build(
 def search(
     index: IndexFolder,
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Questions.")],
-    k: Annotated[int, typer.Option(min=1, help="Documents for each.")] = 5,
+    k: Annotated[int, typer.Option(min=1, max=100_000, help="Documents for each.")] = 5,
     languages: Annotated[str, typer.Option(help="Only documents in these, such as en,de,ar.")] = "",
     model: Annotated[str, typer.Option(help="Where the encoder is now; default: where the index was built.")] = "",
     as_json: AsJson = False,

@@ -16,9 +16,9 @@ QuestionPrompt = Annotated[
     str | None, typer.Option(help="Before every question, such as 'query: '; default: the model's own.")
 ]
 PassagePrompt = Annotated[str | None, typer.Option(help="Before every passage, such as 'passage: '.")]
-MaxLength = Annotated[int | None, typer.Option(min=3, help="Tokens of the longest text.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts of one forward pass.")]
-EncodingWorkers = Annotated[int, typer.Option(min=1, help="Encoding processes.")]
+MaxLength = Annotated[int | None, typer.Option(min=3, max=1_000_000, help="Tokens of the longest text.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=1_000_000, help="Texts of one forward pass.")]
+EncodingWorkers = Annotated[int, typer.Option(min=1, max=10_000, help="Encoding processes.")]
 EncodingGpu = Annotated[bool, typer.Option("--gpu", help="One GPU for each encoding process.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as plan.alpha=0.3")

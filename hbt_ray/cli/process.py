@@ -128,6 +128,10 @@ def _known_error(error: BaseException) -> HbtError | None:
                 "optimiser.activation_tokens, optimiser.chunk_rows) or fewer workers, or a machine with more memory",
                 code="OUT_OF_MEMORY",
             )
+        if isinstance(cause, ValueError) and "embedded null" in str(cause):
+            return InputError("a path holds a NUL character, which no file name can have", code="NUL")
+        if isinstance(cause, OverflowError):
+            return InputError(f"a number is too large ({cause})", code="NUMBER")
         if isinstance(cause, OSError) and cause.errno is not None:
             place = f"{cause.filename}: " if cause.filename else ""
             return InputError(f"{place}{cause.strerror}", code="SYSTEM")

@@ -32,7 +32,7 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` that does this.")] = False,
 ) -> None:
     """Run another command as a job on a cluster, follow its log, and end with its exit code."""
-    from hbt_ray.console import Screen
+    from hbt_ray.console import Screen, printable
     from hbt_ray.job.parcel import Parcel
     from hbt_ray.job.server import address_of
     from hbt_ray.workflow import submitting
@@ -47,7 +47,7 @@ def submit(
     job = submitting.submit(parcel, place, screen)
     if not wait:
         screen.say(f"{job.how('logs --follow')} follows it, {job.how('stop')} stops it")
-        print(job.name)
+        print(printable(job.name))
         return
     raise typer.Exit(submitting.follow(job, screen, stop_on_ctrl_c=stop_on_ctrl_c))
 

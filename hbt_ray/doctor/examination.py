@@ -13,6 +13,7 @@ import ray
 
 from hbt_ray.doctor.accelerators import check_gpus
 from hbt_ray.doctor.clocks import Reading, check_clocks
+from hbt_ray.doctor.exposure import check_listening
 from hbt_ray.doctor.finding import Finding
 from hbt_ray.doctor.machine import DRIVER, Machine
 from hbt_ray.doctor.memory import check_memory, check_open_files, check_shared_memory
@@ -68,6 +69,7 @@ def examine(
             *(check_room(workers, ray.cluster_resources()) if workers else ()),
             *check_shared_memory(machines), *check_memory(machines), *check_open_files(machines),
             *check_clocks(_clocks(team)),
+            *check_listening(machines),
         ]  # fmt: skip
         tell(f"writing to {storage} from everywhere")
         findings += check_storage(str(storage), _storage(str(storage), team))

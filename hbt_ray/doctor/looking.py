@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import ipaddress
 import os
 import platform
 import resource
+from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ def look() -> dict[str, Any]:
         "shm_bytes": _size("/dev/shm"),
         "free_bytes": _available(),
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "listening": _listening(),
+        "asks_token": _asks_token(),
     }
 
 
@@ -93,3 +98,53 @@ def _available() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+def _asks_token() -> bool:
+    try:
+        from ray._raylet import AuthenticationMode, get_authentication_mode
+    except ImportError:  # A Ray without tokens.
+        return False
+    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+
+
+def _listening() -> dict[str, int]:
+    """Address → number of ports of the cluster's processes here, which all have a log open; Linux only."""
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return {}
+    folder, sockets, counts = node.get_session_dir_path(), _listening_sockets(), Counter[str]()
+    for process in Path("/proc").glob("[0-9]*/fd"):
+        links = []
+        with suppress(OSError):  # It ended, or is another user's.
+            for link in process.iterdir():
+                with suppress(OSError):
+                    links.append(os.readlink(link))
+        if any(link.startswith(f"{folder}/") for link in links):
+            counts.update(sockets[link] for link in links if link in sockets)
+    return dict(counts)
+
+
+def _listening_sockets() -> dict[str, str]:
+    """`socket:[INODE]` → address, of all TCP sockets here that listen."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == "0A":  # LISTEN
+                found[f"socket:[{fields[9]}]"] = _address(fields[1].partition(":")[0])
+    return found
+
+
+def _address(digits: str) -> str:
+    """The kernel writes words of 32 bits in the machine's byte order, which is little-endian where Ray runs."""
+    words = [bytes.fromhex(digits[start : start + 8])[::-1] for start in range(0, len(digits), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return "every interface" if address.is_unspecified else str(address)

@@ -38,3 +38,7 @@ class Machine:
     """Memory that is available."""
     open_files: int = 0
     """How many files a process may hold open; -1 is without end."""
+    listening: Mapping[str, int] = field(default_factory=dict)
+    """Address → number of TCP ports on which processes of the cluster listen there; empty if unknown."""
+    asks_token: bool = False
+    """Whether Ray's servers refuse those who have no token."""

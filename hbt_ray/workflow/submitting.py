@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hbt_ray.console import Screen
+from hbt_ray.console import Screen, printable
 from hbt_ray.errors import ConfigError, HbtError, Interrupted, ResourceError
 from hbt_ray.job.parcel import Parcel, sizes_of, too_large
 from hbt_ray.job.server import connect
@@ -124,7 +124,7 @@ def _exit_code(job: Job, log: _Log) -> int:
 
 def plain(text: str) -> str:
     """Without what moves a cursor, colours or rings: a log's lines stay lines."""
-    return _CONTROL.sub("", text)
+    return printable(_CONTROL.sub("", text))
 
 
 class _Log:

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from hbt_ray.console import printable
 from hbt_ray.data.plan.keyed import make_key, permute
 from hbt_ray.data.store.location import filesystem, patiently
 from hbt_ray.data.store.manifest import Manifest
@@ -126,13 +127,13 @@ def sample(store: Store, number: int) -> list[StoredItem]:
 
 def item_text(item: StoredItem) -> Text:
     """An item to be read."""
-    text = Text(f"\n{item.dataset} / {item.item_id}", style="bold")
-    text.append(f"  passage {item.passage_id}" if item.passage_id else "", style="dim")
+    text = Text(f"\n{printable(item.dataset)} / {printable(item.item_id)}", style="bold")
+    text.append(f"  passage {printable(item.passage_id)}" if item.passage_id else "", style="dim")
     for language, sides in item.texts.items():
         if sides.get("question") == sides.get("passage"):  # A sentence, which is asked for by its translations.
             sides = {"both": sides["question"]}
         for side, words in sides.items():
-            text.append(f"\n{language:>8} {side:<8} ", style="not bold dim").append(words, style="not bold")
+            text.append(f"\n{language:>8} {side:<8} ", style="not bold dim").append(printable(words), style="not bold")
     return text
 
 
