@@ -10,9 +10,8 @@ import re
 import time
 from typing import Any
 
-_USER_INFO = re.compile(
-    r"""(\w[\w+.-]*://)(?:[^\s/@:'"]*:(?!\d{1,5}[/?#])[^\s'"]*|(?<=http://)[^\s/@:'"]+|(?<=https://)[^\s/@:'"]+)@"""
-)
+_USER_INFO = re.compile(r"""(?i)(\w[\w+.-]*:/+)[^\s/@:'"]*:(?!\d{1,5}[/?#])[^\s'"]*@|(https?:/+)[^\s/@:'"]+@""")
+"""`SCHEME://USER:PASSWORD@` and `https://TOKEN@`; a path may have lost a slash. A port is no password."""
 _QUERY_SECRET = re.compile(
     r"""(?i)([?&;][\w.-]*(?:key|token|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)[^\s&;#'"]+"""
 )
@@ -20,7 +19,9 @@ _QUERY_SECRET = re.compile(
 
 def redact(text: str) -> str:
     """The text without passwords and keys that stand in URIs: `s3://KEY:SECRET@bucket` → `s3://***@bucket`."""
-    return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(r"\1***@", text)) if "://" in text else text
+    if ":/" not in text:
+        return text
+    return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(lambda match: f"{match[1] or match[2]}***@", text))
 
 
 class HbtError(Exception):

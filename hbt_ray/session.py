@@ -144,7 +144,7 @@ def _cluster(address: str) -> Iterator[None]:
     try:
         _knock(address)
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **_job_config())
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _not_joined(address, error) from None
     try:
         _keep_workers_free()

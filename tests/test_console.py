@@ -175,6 +175,7 @@ def test_texts_of_all_scripts_stay_as_they_are() -> None:
         ("s3://b/x?access_key=A&secret_key=B&region=eu", "s3://b/x?access_key=***&secret_key=***&region=eu"),
         ("https://h/x?X-Amz-Signature=1a&z=2", "https://h/x?X-Amz-Signature=***&z=2"),
         ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("s3:/KEY:SECRET@bucket/x", "s3:/***@bucket/x"),
         ("http://host:8080/a@b", "http://host:8080/a@b"),
         ("me@host: a key=value", "me@host: a key=value"),
     ],

@@ -122,9 +122,7 @@ def mine(
 @store_app.command("inspect")
 def inspect_store(
     store: StorePath,
-    sample: Annotated[
-        int, typer.Option(min=0, max=1_000_000, metavar="N", help="Print so many whole items to read.")
-    ] = 0,
+    sample: Annotated[int, typer.Option(min=0, max=1_000_000, metavar="N", help="Print N whole items to read.")] = 0,
     figure: Annotated[Path | None, typer.Option(help="Draw languages × datasets here, such as coverage.svg.")] = None,
     as_json: AsJson = False,
 ) -> None:

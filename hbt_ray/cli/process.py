@@ -8,10 +8,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import IO, Any, TextIO
+from pathlib import Path
+from typing import IO, Any, TextIO, TypeGuard
 
+from hbt_ray import console
 from hbt_ray.console import one_line, printable
-from hbt_ray.errors import HbtError, InputError, Interrupted, ResourceError
+from hbt_ray.errors import HbtError, InputError, Interrupted, ResourceError, StorageError
 from hbt_ray.session import catch_termination, configure_command, received_signal, session_folder
 from hbt_ray.storage import storage_error
 
@@ -38,8 +40,16 @@ def run() -> int:
     except BrokenPipeError:  # The reader of the output left, such as `| head`.
         code = _BROKEN_PIPE
     except BaseException as error:
-        code = _report(error)
+        code = _report(StorageError("standard output", error.strerror or "") if _is_of_output(error) else error)
     return _close_streams(code)
+
+
+def _is_of_output(error: BaseException) -> TypeGuard[OSError]:
+    """Whether standard output could not be written; unlike other files it has no name in the error."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    writer = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return writer in (Path(__file__), Path(console.__file__)) or writer.parts[-2:] == ("rich", "console.py")
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -101,11 +101,10 @@ def _available() -> int:
 
 
 def _asks_token() -> bool:
-    try:
-        from ray._raylet import AuthenticationMode, get_authentication_mode
-    except ImportError:  # A Ray without tokens.
-        return False
-    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+    from ray import _raylet
+
+    mode: Any = getattr(_raylet, "get_authentication_mode", None)  # Older versions have no tokens.
+    return mode is not None and mode() == _raylet.AuthenticationMode.TOKEN  # type: ignore[attr-defined]
 
 
 def _listening() -> dict[str, int]:
