@@ -33,7 +33,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with naming_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(path, os.O_CREAT | os.O_EXCL | os.O_RDWR) as scratch:
+            mode = stat.S_IMODE(scratch.stat().st_mode)
             yield scratch
+            os.chmod(scratch, mode)  # Some libraries write another file in its place, which its owner alone may read.
             sync(scratch)
             os.replace(scratch, path)
 
@@ -63,9 +65,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(folder, os.O_RDONLY | os.O_DIRECTORY) as scratch:
             yield scratch
+            mode = stat.S_IMODE(scratch.stat().st_mode) & 0o666
             for parent, _, files in os.walk(scratch):
                 for name in (*files, "."):
-                    sync(Path(parent) / name)
+                    path = Path(parent) / name
+                    if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
+                        os.chmod(path, mode)  # safetensors makes files that their owner alone may read.
+                    sync(path)
             with one_at_a_time(folder):
                 _swap(scratch, folder)
 

@@ -21,7 +21,7 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
-from hbt_ray.storage import is_unused, write_text
+from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
@@ -192,7 +192,8 @@ def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:
     """Train; returns what all ranks refused to go on for, if anything."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    with _interruptible():
+    # Ray Train writes below the run as well, and says of a full disk that its controller failed.
+    with _interruptible(), naming_storage_errors(config.run.checkpoints, "the folder"):
         try:
             refusal: HbtError | None = trainer.fit().return_value
         except TrainingFailedError as error:

@@ -20,7 +20,7 @@ from ray.tune.search.sample import Domain
 
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError
 from hbt_ray.run import Run
-from hbt_ray.storage import is_unused, write_text
+from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import check
 from hbt_ray.tune.board import Board, Trial
@@ -126,7 +126,8 @@ class Search:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # The board says what failed, and why.
         for name, value in _QUIETLY.items():
             os.environ.setdefault(name, value)
-        make_tuner(self.space, self.settings, self._setting, recorder, self._most_steps).fit()
+        with naming_storage_errors(self.folder, "the folder"):  # Ray Tune writes there as well.
+            make_tuner(self.space, self.settings, self._setting, recorder, self._most_steps).fit()
         recorder.prune()
         board = self.board
         if board.trials and all(trial.status == "failed" for trial in board.trials):

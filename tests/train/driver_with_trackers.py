@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 from hbt_ray.run import Run
+from hbt_ray.storage import read_checked_json
 from hbt_ray.train.trackers import Log, TrackersConfig
 from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows
 
@@ -30,7 +30,7 @@ def main() -> None:
 def all_are_there(run: Run, num_trackers: int) -> bool:
     if not run.trackers.exists():
         return False
-    marks = json.loads(run.trackers.read_text(encoding="utf-8")).values()
+    marks = read_checked_json(run.trackers).values()
     done = [mark for mark in marks if mark["step"] == STEPS_BEFORE - 1 and mark["validated"]]
     # W&B's process writes in its own time.
     written = [row["step"] for path in run.root.glob("wandb/offline-run-*/*.wandb") for row in wandb_rows(path)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.local import Loader
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
 from hbt_ray.run import Run
+from hbt_ray.storage import exclusive
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.learner import Learner
 from hbt_ray.train.loss.objective import Objective
@@ -162,3 +166,82 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: 
     assert done.returncode == 0, done.stderr[-3_000:]
     run = Run(world / "runs" / script)
     assert last_files(run) == last_files(undisturbed.run)
+    assert steps_on_disk(run) == list(range(40))
+
+
+def steps_on_disk(run: Run) -> list[int]:
+    """Every line of the metrics file; a damaged one would be an error here."""
+    return [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
+
+
+def test_a_command_that_was_ended_goes_on_and_loses_nothing(world: Path) -> None:
+    """Killed, asked to end and interrupted in turn, each time beyond a checkpoint; then the same command to its end."""
+    settings = ("optimiser.steps=240", "checkpoints.every=20", "checkpoints.keep=1", "model.dropout=0.1")
+    whole = small_run(world, "name=not-ended", *settings)
+    fit(whole, lambda outcome: None)
+    config = small_run(world, "name=ended", *settings)
+    (world / "ended.yaml").write_text(config.to_yaml())
+    for reached, ending, code in (
+        (20, signal.SIGKILL, -signal.SIGKILL),
+        (80, signal.SIGTERM, 128 + signal.SIGTERM),
+        (140, signal.SIGINT, 128 + signal.SIGINT),
+    ):
+        done, shown = end_command(world / "ended.yaml", config.run, reached, ending)
+        assert done == code, shown
+        assert "Traceback" not in shown
+        with exclusive(config.run.root, "the lock is free"):
+            pass
+        with config.run.metrics.open("a") as file:
+            file.write('{"step": 200, "lo')  # As a full disk or a crash of the machine leaves it.
+    command = [sys.executable, "-m", "hbt_ray", "train", str(world / "ended.yaml")]
+    done_whole = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done_whole.returncode == 0, done_whole.stderr
+    assert last_files(config.run) == last_files(whole.run)
+    assert steps_on_disk(config.run) == list(range(240))
+    assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in whole.run.curve()]
+    assert {path.stat().st_mode & 0o777 for path in config.run.root.rglob("*") if path.is_file()} == {0o644}
+
+
+def end_command(config: Path, run: Run, reached: int, ending: signal.Signals) -> tuple[int, str]:
+    """Send a signal to `hbt train` once so many steps are on the disk; returns its exit code and what it printed.
+
+    All processes that it started must be gone soon after, but for Ray's own agents, which look every minute.
+    """
+    command = [sys.executable, "-m", "hbt_ray", "train", str(config)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # A shell's job may ignore it.
+    ) as driver:
+        while len(run.curve()) <= reached:
+            assert driver.poll() is None, driver.communicate()[0]
+            time.sleep(0.1)
+        started = descendants(driver.pid)
+        driver.send_signal(ending)
+        code = driver.wait(timeout=120)
+        gone_by = time.monotonic() + 15
+        while left := started & ray_processes().keys():
+            assert time.monotonic() < gone_by, left
+            time.sleep(0.1)
+        assert driver.stdout is not None
+        return code, driver.stdout.read()
+
+
+def ray_processes() -> dict[int, int]:
+    """Process → parent, of those that work for Ray now, such as `ray::RayTrainWorker`."""
+    listed = subprocess.run(["ps", "-Ao", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True)
+    rows = (line.split(None, 3) for line in listed.stdout.splitlines())
+    return {
+        int(row[0]): int(row[1])
+        for row in rows
+        if len(row) == 4 and ("ray::" in row[3] or "raylet" in row[3]) and "Agent" not in row[3] and row[2][0] != "Z"
+    }
+
+
+def descendants(process: int) -> set[int]:
+    found, parents = {process}, ray_processes()
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {process}

@@ -19,8 +19,10 @@ import pytest
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run import Run
+from hbt_ray.storage import append_json_lines
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.trackers import Log, TrackersConfig, log
+from hbt_ray.train.trackers.marks import Marks
 from hbt_ray.train.trackers.tensorboard import TensorBoard
 from hbt_ray.train.trackers.tracker import Row, flat
 
@@ -37,9 +39,8 @@ def outcome(step: int) -> Outcome:
 
 
 def recorded(run: Run, told: Outcome) -> None:
-    """As the journal does it."""
-    with run.metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(told)) + "\n")
+    """As the first rank does it."""
+    append_json_lines(run.metrics, [asdict(told)])
 
 
 def go_on(run: Run, *names: str) -> None:
@@ -169,7 +170,7 @@ def test_a_server_that_is_not_there_is_a_warning(
     with caplog.at_level(logging.WARNING), Log(Run(tmp_path), config, SETTINGS, 0) as made:
         made.outcome(outcome(0))
     assert caplog.text.count("mlflow no longer takes the run's numbers") == 1
-    assert json.loads((tmp_path / "trackers.json").read_text())["tensorboard"]["step"] == 0
+    assert Marks(tmp_path / "trackers.json").of("tensorboard").step == 0
 
 
 def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +199,17 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         TrackersConfig(use=("tensorboard", "wandb")).require()
     with pytest.raises(ConfigError, match=r"alembic is not installed; run `pip install 'hbt-ray\[mlflow\]'"):
         TrackersConfig(use=("mlflow",)).require()
+
+
+def test_marks_that_were_changed_are_a_warning_and_begin_no_second_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path)
+    with Log(run, TrackersConfig(), SETTINGS, 0) as made:
+        made.outcome(outcome(0))
+    changed = run.trackers.read_bytes().replace(b'"step": 0', b'"step": 8')
+    run.trackers.write_bytes(changed)
+    with caplog.at_level(logging.WARNING), Log(run, TrackersConfig(), SETTINGS, 1) as made:
+        made.outcome(outcome(1))
+    assert str(run.trackers) in caplog.text
+    assert run.trackers.read_bytes() == changed

@@ -85,7 +85,8 @@ def write(folder: Path, taken: Snapshot, written: Callable[[Path], None] = lambd
     for name, tensors in taken.tensors.items():
         save_file(tensors, str(folder / name))
         written(folder / name)
-    torch.save(taken.optimiser, folder / OPTIMISER)
+    with (folder / OPTIMISER).open("wb") as file:  # Given a path, torch says of a full disk "unexpected pos".
+        torch.save(taken.optimiser, file)
     written(folder / OPTIMISER)
     state = taken.state
     record = {

@@ -1,0 +1,147 @@
+"""Two commands on one run, search, result, index or set of negatives: the second is refused and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hbt_ray.console import Screen
+from hbt_ray.data.store.store import Store
+from hbt_ray.errors import LockedError
+from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.mining.candidates import MineConfig
+from hbt_ray.evaluate.search.approximate import IndexConfig
+from hbt_ray.evaluate.tasks import open_task
+from hbt_ray.posthoc import make_method
+from hbt_ray.run import Run
+from hbt_ray.storage import exclusive
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.workflow import judging
+from hbt_ray.workflow.data import mine_store
+from hbt_ray.workflow.indexing import build_index
+from hbt_ray.workflow.training import train_run
+from tests.tune.sweep import prepared, searched
+from tests.worlds import small_run, small_store
+
+SCREEN, ENCODER = Screen(silent=True), EncoderConfig(model="unused")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The lock of `path`, held by another command."""
+    ready, over = Event(), Event()
+
+    def hold() -> None:
+        with exclusive(path, "the first command"):
+            ready.set()
+            over.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        first: Future[None] = pool.submit(hold)
+        assert ready.wait(60)
+        try:
+            yield
+        finally:
+            over.set()
+            first.result()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("locks")
+    small_store(folder / "store")
+    small_store(folder / "dev", 30)
+    return folder
+
+
+def _train(world: Path) -> Any:
+    return train_run(small_run(world, "name=x"), SCREEN)
+
+
+def _search(world: Path) -> Any:
+    return searched(prepared(world, "x"))
+
+
+def _evaluate(world: Path) -> Any:
+    return judging.judge(Run(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
+
+
+def _evaluate_words(world: Path) -> Any:
+    return judging.judge_words(Run(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
+
+
+def _fit(world: Path) -> Any:
+    path = world / "runs" / "x.safetensors"
+    method = make_method("centering", "test")
+    return judging.fit_fix(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
+
+
+def _mine(world: Path) -> Any:
+    return mine_store(Store(world / "store"), ENCODER, MineConfig(), world / "runs" / "x", name="x", screen=SCREEN)
+
+
+def _index(world: Path) -> Any:
+    return build_index(ENCODER, SimpleNamespace(num_rows=0), world / "runs" / "x", IndexConfig(), SCREEN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        (_train, "x"),
+        (_search, "x"),
+        (_evaluate, "x/verdicts/worldfacts"),
+        (_evaluate_words, "x/verdicts/worldfacts"),
+        (_fit, "x.safetensors"),
+        (_mine, "x"),
+        (_index, "x"),
+    ],
+)
+def test_the_second_command_is_refused_and_changes_nothing(
+    world: Path, command: Callable[[Path], Any], place: str
+) -> None:
+    path = world / "runs" / place
+    with held(path):
+        before = sorted(world.rglob("*"))
+        with pytest.raises(LockedError) as caught:
+            command(world)
+        assert sorted(world.rglob("*")) == before
+    assert caught.value.owner["purpose"] == "the first command"
+    assert caught.value.owner["pid"] == os.getpid()
+
+
+def test_other_tasks_of_a_model_may_be_judged_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And while the run is locked by training that goes on; but not two tasks of which one is being judged."""
+    run, other = Run(world / "runs" / "y"), open_task("worldfacts")
+    begun: list[str] = []
+    monkeypatch.setattr(judging, "evaluate", lambda encoder, task, folder, **_: begun.append(folder.name))
+    with held(run.root), held(run.verdict("flores")):
+        assert len(judging.judge(run, ENCODER, [other], SCREEN)) == 1
+        assert begun == ["worldfacts"]
+        with pytest.raises(LockedError):
+            judging.judge(run, ENCODER, [other, SimpleNamespace(name="flores")], SCREEN)  # type: ignore[list-item]
+    assert begun == ["worldfacts"], "all locks are taken before the first task begins"
+
+
+def test_the_command_line_refuses_before_anything_starts(world: Path) -> None:
+    config: TrainConfig = small_run(world, "name=z")
+    (world / "z.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "hbt_ray", "train", str(world / "z.yaml")]
+    with held(config.run.root):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        owner = json.loads((world / "runs" / ".z.lock").read_text())
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert owner["host"] in done.stderr
+    assert str(owner["pid"]) in done.stderr
+    assert not config.run.root.exists()
