@@ -38,7 +38,7 @@ def tune(
     from hbt_ray.tune.search import Search
     from hbt_ray.tune.settings import TuneConfig
     from hbt_ray.tune.space import load_space
-    from hbt_ray.workflow.tuning import run_search
+    from hbt_ray.workflow.tuning import exclusive_search, run_search
 
     screen = Screen(as_json)
     found, question = load_space(space)
@@ -46,7 +46,7 @@ def tune(
     own = space.removesuffix(".py").rpartition("/")[2].rpartition(".")[2]
     base = TrainConfig.load(config, [f"name={name or own}", *(overrides or ())])
     prepared = Search(found, space, base, settings)
-    with session(spare_cpus=False):
+    with exclusive_search(prepared), session(spare_cpus=False):
         end = run_search(prepared, question, screen)
     screen.result(
         {

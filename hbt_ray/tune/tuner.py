@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, DamagedFile
 from hbt_ray.tune.limits import Limits, Spent, Variants
 from hbt_ray.tune.process import run_trial
 from hbt_ray.tune.recorder import Recorder
@@ -32,7 +32,11 @@ def make_tuner(space: Space, settings: TuneConfig, setting: Setting, recorder: R
     folder = setting.folder.parent
     path = str(folder / _FOLDER)
     if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, resume_errored=True)
+        try:
+            return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, resume_errored=True)
+        except Exception as error:  # Whatever unpickling a damaged file raises.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DamagedFile(str(folder), f"Ray Tune cannot read its state in {_FOLDER}: {reason}") from error
     by_optuna, most = settings.algorithm == "optuna", settings.budget.trials or settings.samples
     return tune.Tuner(
         trainable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,17 @@ def run_search(search: Search, question: str, screen: Screen) -> Found:
         LockedError: another command runs the search.
         HbtError: every trial failed.
     """
-    with exclusive(search.folder, "searching"):
+    with exclusive_search(search):
         return _search(search, question, screen)
+
+
+def exclusive_search(search: Search) -> AbstractContextManager[None]:
+    """The search's lock, for commands that write its folder.
+
+    Raises:
+        LockedError: another command holds it.
+    """
+    return exclusive(search.folder, "searching")
 
 
 def _search(search: Search, question: str, screen: Screen) -> Found:

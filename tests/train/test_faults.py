@@ -26,6 +26,7 @@ from hbt_ray.train.model.encoder import tokenising
 from hbt_ray.train.model.options import for_training
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
+from tests.disks import resize, small_disk
 from tests.train import faults, nodes_change
 from tests.train.faults import Faults, kill, leave, refuse, stall
 from tests.worlds import small_run, small_store
@@ -106,6 +107,24 @@ def test_storage_that_refuses_ends_in_one_named_error(world: Path) -> None:
     assert caught.value.path.endswith("step-00000010")
     assert Shelf(config.run.checkpoints).steps() == [5]
     assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
+
+
+def test_a_disk_that_is_really_full_is_one_error_and_with_room_the_run_goes_on(
+    world: Path, undisturbed: TrainConfig, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "600k") as disk:
+        settings = ("checkpoints.every=5", "workers.max_failures=0", "name=small-disk", f"storage_path={disk}")
+        config = small_run(world, *settings)
+        with pytest.raises(StorageError) as caught:
+            fit(config, lambda outcome: None)
+        assert caught.value.path.startswith(str(config.run.root))
+        steps = Shelf(config.run.checkpoints).steps()
+        assert steps, "some checkpoint found room"
+        assert steps_on_disk(config.run)[: steps[-1]] == list(range(steps[-1]))
+        resize(disk, "64m")
+        assert fit(config, lambda outcome: None) == 40
+        assert last_files(config.run) == last_files(undisturbed.run)
+        assert steps_on_disk(config.run) == list(range(40))
 
 
 @pytest.mark.parametrize("counts", [(1, 5), pytest.param((3, 1, 2, 5), marks=pytest.mark.soak)], ids=str)
