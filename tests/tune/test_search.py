@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from ray import tune
 
-from hbt_ray.errors import ConfigError, ResourceError
+from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
 from hbt_ray.tune.board import Board, Trial
 from hbt_ray.tune.limits import Limits, Variants, spent
+from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.settings import Budget, TuneConfig
 from hbt_ray.tune.space import Space
+from hbt_ray.tune.tuner import make_tuner
 from tests.worlds import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
@@ -145,3 +147,34 @@ def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
     assert spent(board, Budget(hours=1), now) == "1 of 1 hours are spent"
     assert spent(board, Budget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are spent"
     assert spent(board, Budget(gpu_hours=2), now) == "2 of 2 GPU hours are spent"
+
+
+def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
+    made = search(tmp_path)
+    made.open()
+    (made.folder / "tune").mkdir()
+    (made.folder / "tune" / "tuner.pkl").write_bytes(b"torn")
+    recorder = Recorder(made.folder, ("AP",), 0.0)
+    with pytest.raises(DamagedFile) as caught:
+        make_tuner(ALPHAS, made.settings, made._setting, recorder, 10)
+    assert caught.value.path == str(made.folder)
+
+
+def test_a_torn_description_is_named(tmp_path: Path) -> None:
+    made = search(tmp_path)
+    made.open()
+    for torn in ("[1, 2]", "space: [", "\0"):
+        (made.folder / "search.yaml").write_text(torn)
+        with pytest.raises(DamagedFile):
+            search(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_limits_that_were_changed_are_named(tmp_path: Path, damage: str) -> None:
+    """A changed digit would let a search spend ten times its budget."""
+    Limits(concurrent=2, budget=Budget(hours=10)).save(tmp_path)
+    path = tmp_path / "limits.json"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] if damage == "cut" else content.replace(b"10", b"90"))
+    with pytest.raises(DamagedFile):
+        Limits.of(tmp_path)
