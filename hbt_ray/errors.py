@@ -50,6 +50,12 @@ class ConfigError(InputError):
     """A configuration file or a `key=value` override does not make sense."""
 
 
+class LocationError(InputError):
+    """A location is neither a path nor the URI of an object store that can be opened."""
+
+    code = "INVALID_LOCATION"
+
+
 class SourceError(InputError):
     """A source file is missing, empty or not of the promised shape."""
 

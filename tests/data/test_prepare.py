@@ -66,8 +66,23 @@ def test_languages_are_called_as_the_store_wants(tmp_path: Path) -> None:
     assert texts(tmp_path / "store") == given
     with pytest.raises(StoreError, match="made from other settings"):
         made(tmp_path)
-    with pytest.raises(ConfigError, match=r"languages\.german"):
-        made(tmp_path, languages={"german": "de"})
+    with pytest.raises(ConfigError, match=r"languages\.de: .*german"):
+        made(tmp_path, languages={"de": "german"})
+
+
+def test_a_language_that_is_no_tag_can_be_renamed(tmp_path: Path) -> None:
+    names = {"de": "german", "en": "eng_Latn", "zh-Hant": "iw", "pt-BR": "nonsense"}
+    rows = [{**row, "language": names[row["language"]]} for row in ROWS]
+    prepared = made(tmp_path, rows, languages={"german": "deu", "iw": "yi"}, max_rejected=1)
+    assert prepared.manifest.datasets[0].items_by_language == {"de": 15, "en": 20, "yi": 15}
+    assert prepared.rejected == {"language is no BCP-47 tag": 5}
+
+
+def test_two_spellings_of_a_language_are_one(tmp_path: Path) -> None:
+    rows = [{**row, "language": {"en": "eng_Latn"}.get(row["language"], row["language"])} for row in ROWS[::2]]
+    prepared = made(tmp_path, [*rows, *ROWS[1::2]])
+    assert prepared.manifest.languages == ("de", "en", "pt-BR", "zh-Hant")
+    assert prepared.num_kept == len(ROWS)
 
 
 def test_cross_lingual_rows_join_versions_of_one_item(tmp_path: Path) -> None:

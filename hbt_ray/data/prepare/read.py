@@ -18,7 +18,7 @@ import pyarrow as pa
 from hbt_ray.data.plan.keyed import make_key
 from hbt_ray.data.prepare.work import Result, lines
 from hbt_ray.data.sources.files import explained
-from hbt_ray.data.sources.rows import BadRow, Part, Row
+from hbt_ray.data.sources.rows import BadRow, Part, Row, unstorable
 from hbt_ray.data.store.folder import Folder
 from hbt_ray.languages import normalise
 
@@ -153,23 +153,12 @@ def _wrong(row: Row, dataset: str, language: str) -> str:
     if not row.item_id.strip():
         return "item id is empty"
     for part in ("item_id", "passage_id", "question", "passage", "answer"):
-        if problem := _unstorable(getattr(row, part)):
+        if problem := unstorable(getattr(row, part)):
             return f"{part.replace('_', ' ')} holds {problem}"
     for side in ("question", "passage"):
         text: str = getattr(row, side)
         if not text or text.isspace():
             return f"{side} is empty"
-    return ""
-
-
-def _unstorable(text: str) -> str:
-    """Arrow has no place for half a surrogate pair, and a NUL is in no text that a person wrote."""
-    if "\0" in text:
-        return "a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "half a surrogate pair"
     return ""
 
 

@@ -1,21 +1,22 @@
 """Bitext: sentences with their translations; question and passage are the sentence itself, in two languages.
 
-Two shapes, as JSONL or Parquet: one row a language version (NTREX-128: language, number, sentence), or pairs with
-English (TICO-19: language, id, English sentence, sentence), where the English of an id is yielded once; the ids are
-held in memory for that.
+Three shapes, in any format of a table: one row a language version (NTREX-128: language, number, sentence); pairs with
+English (TICO-19: language, id, English sentence, sentence), where the English of an id is yielded once, and the ids are
+held in memory for that; or a column `translation` of language → sentence, as Hugging Face `datasets` has it.
 
 Use it in cross-lingual batches only. In a monolingual batch a sentence would look for itself, which teaches nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from hbt_ray.config import Config
-from hbt_ray.data.sources.records import records, texts
+from hbt_ray.data.sources.forms import Columns, Reader
+from hbt_ray.data.sources.records import Record, records, texts
 from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.store.location import Location, name
 
 
 class BitextColumns(Config):
@@ -46,8 +47,16 @@ class BitextSource(Config):
 
     def rows(self) -> Iterator[Row | BadRow]:
         columns = {use: column for use, column in self.columns.model_dump().items() if column}
+        reader = Reader(Columns(item_id=self.columns.id), root=name(self.path))
+
+        def wanted(names: Collection[str]) -> set[str]:
+            return reader.columns(names) if self._is_translation(names) else set(columns.values())
+
         with_english: set[str] = set()
-        for record in records(self.path, set(columns.values())):
+        for record in records(self.path, wanted):
+            if isinstance(record, Record) and self._is_translation(record.values):
+                yield from reader.rows(record)
+                continue
             found = record if isinstance(record, BadRow) else texts(record, columns, numbers=("id",))
             if isinstance(found, BadRow):
                 yield found
@@ -56,6 +65,9 @@ class BitextSource(Config):
                 with_english.add(found["id"])
                 yield _row(found["id"], "en", found["english"], record.where)
             yield _row(found["id"], found["language"], found["text"], record.where)
+
+    def _is_translation(self, names: Collection[str]) -> bool:
+        return "translation" in names and self.columns.text not in names
 
 
 def _row(sentence_id: str, language: str, text: str, where: str) -> Row:

@@ -5,19 +5,22 @@ Rows are streamed, so nothing is downloaded whole. The library is optional: `pip
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from hbt_ray.config import Config, Language
+from hbt_ray.data.sources.forms import Columns, Reader
 from hbt_ray.data.sources.records import Record
 from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.sources.table import Columns, row
 from hbt_ray.errors import SourceError
+
+logger = logging.getLogger(__name__)
 
 
 class HubSource(Config):
-    """A split of a data set; one row a language version of an item."""
+    """A split of a data set: one row a language version of an item, or one of the `forms`."""
 
     kind: Literal["hub"]
     name: str
@@ -40,10 +43,12 @@ class HubSource(Config):
         return [self]
 
     def rows(self) -> Iterator[Row | BadRow]:
-        named = self.columns.named()
-        given = {self.columns.language: self.language} if self.language else {}
+        where = f"{self.path} {self.split}"
+        reader = Reader(self.columns, self.language, where)
         for number, values in enumerate(self._stream()):
-            yield row(Record(f"{self.path} {self.split}: row {number}", {**values, **given}), named)
+            yield from reader.rows(Record(f"{where}: row {number}", values))
+        for note, count in reader.notes.items():
+            logger.warning("%s: %s: %d times", where, note, count)
 
     def _stream(self) -> Iterator[dict[str, Any]]:
         try:
@@ -52,10 +57,15 @@ class HubSource(Config):
             raise SourceError(
                 f"source {self.name!r} is of kind hub, which needs the library datasets: pip install 'hbt-ray[hub]'"
             ) from None
+        # Older versions ask on the terminal whether to run code that comes with the data: it is never run.
+        datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
         revision = None if self.locations() else self.revision
         try:
             yield from datasets.load_dataset(
                 self.path, self.config or None, split=self.split, revision=revision, streaming=True
             )
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise SourceError(f"{self.path}: datasets cannot read it ({' '.join(str(error).split())})") from None
+        except GeneratorExit:
+            raise
+        except Exception as error:  # The library and its readers raise whatever their own libraries do.
+            reason = " ".join(str(error).split())[:500] or type(error).__name__
+            raise SourceError(f"{self.path}: datasets cannot read it ({reason})") from None

@@ -63,3 +63,14 @@ class Source(Part, Protocol):
     def parts(self) -> Sequence[Part]:
         """What can be read side by side, and in this order has the same rows; perhaps only the source itself."""
         ...
+
+
+def unstorable(text: str) -> str:
+    """What makes a text unusable: Arrow has no place for half a surrogate pair, and no text needs a NUL; else empty."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half a surrogate pair"
+    return ""

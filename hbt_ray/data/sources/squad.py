@@ -3,8 +3,8 @@
 Published by rajpurkar/SQuAD-explorer, and for translations by google-deepmind/xquad and google-research-datasets/lareqa
 (XQuAD-R), whose paragraphs also have `sentence_breaks`, spans of characters. An item is a question id, so files with
 equal ids are translations of one another. The passage id is the paragraph's place in the file, which translations
-share; sentences of a paragraph share it too, since translations cut it differently. One file is held in memory: JSON
-cannot be streamed.
+share; sentences of a paragraph share it too, since translations cut it differently. SQuAD 2.0's questions without an
+answer are rejected, as their passage is no positive. One file is held in memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.files import opened
+from hbt_ray.data.sources.forms import UNANSWERABLE, says_unanswerable
 from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.store.location import Location
 from hbt_ray.errors import SourceError
+
+MAX_JSON_BYTES = 1 << 30
+"""Of one file, unpacked: as Python objects it takes several times that."""
 
 
 class SquadSource(Config):
@@ -39,13 +43,18 @@ class SquadSource(Config):
 
     def rows(self) -> Iterator[Row | BadRow]:
         for language, path in self.files.items():
-            for paragraph in _paragraphs(path):
+            tree = read_json(path)
+            marked = isinstance(tree, dict) and str(tree.get("version", "")).lower().startswith(("2", "v2"))
+            for paragraph in _paragraphs(tree, path):
                 if isinstance(paragraph, BadRow):
                     yield paragraph
                     continue
                 for q, qa in enumerate(paragraph.values["qas"]):
                     where = f"{paragraph.where}.qas[{q}]"
-                    yield _row(qa, self._passage(paragraph.values, qa, where), where, paragraph.key, language)
+                    if _unanswerable(qa, marked):
+                        yield BadRow(where, UNANSWERABLE)
+                    else:
+                        yield _row(qa, self._passage(paragraph.values, qa, where), where, paragraph.key, language)
 
     def _passage(self, paragraph: dict[str, Any], qa: Any, where: str) -> str | BadRow:
         spans = paragraph.get("sentence_breaks")
@@ -61,8 +70,7 @@ class _Paragraph(NamedTuple):
     values: dict[str, Any]
 
 
-def _paragraphs(path: str) -> Iterator[_Paragraph | BadRow]:
-    tree = read_json(path)
+def _paragraphs(tree: Any, path: str) -> Iterator[_Paragraph | BadRow]:
     if problem := wrong(tree, data=list):
         raise SourceError(f"{path}: {problem}")
     for a, article in enumerate(tree["data"]):
@@ -82,6 +90,19 @@ def _row(qa: Any, passage: str | BadRow, where: str, key: str, language: str) ->
     if isinstance(passage, BadRow):
         return passage
     return Row(qa["id"], language, qa["question"], passage, _answer(qa), key, where=where)
+
+
+def _unanswerable(qa: Any, marked: bool) -> bool:
+    """Translations of SQuAD 2.0 do not all keep `is_impossible`: there, no answers say the same.
+
+    Args:
+        marked: the file says that it is of version 2.
+    """
+    if not isinstance(qa, dict):
+        return False
+    if says_unanswerable(qa.get("is_impossible")):
+        return True
+    return qa.get("answers") == [] and (marked or "plausible_answers" in qa) and "is_impossible" not in qa
 
 
 def _answer(qa: dict[str, Any]) -> str:
@@ -105,9 +126,13 @@ def _sentence(context: str, spans: Any, qa: Any, where: str) -> str | BadRow:
 
 
 def read_json(location: str) -> Any:
-    """Raises: SourceError for a file that is missing, empty or no JSON."""
+    """Raises: SourceError for a file that is missing, empty, too large or no JSON."""
     with opened(location) as stream:
-        raw = stream.read()
+        raw = stream.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise SourceError(
+            f"{location}: more than {MAX_JSON_BYTES >> 20} MiB of JSON, which must be held whole; split it"
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

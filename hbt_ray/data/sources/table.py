@@ -1,43 +1,28 @@
-"""JSONL and Parquet tables: one row a language version of an item; no published format but the commonest one."""
+"""Tables of any origin: JSON, CSV, TSV and Parquet, a row a language version of an item, or in one of the `forms`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from hbt_ray.config import Config
-from hbt_ray.data.sources.records import Record, Stretch, stretches, texts
+from hbt_ray.config import Config, Language
+from hbt_ray.data.sources.forms import Columns, Reader
+from hbt_ray.data.sources.records import Record, Stretch, stretches
 from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.store.location import Location, name
 
-
-class Columns(Config):
-    """Which column holds what."""
-
-    item_id: str = "item_id"
-    language: str = "language"
-    question: str = "question"
-    passage: str = "passage"
-    passage_language: str = ""
-    """Where some passages are not in the language of their question: such rows are rejected, as an item needs both
-    sides in each of its languages. Empty: all are."""
-    answer: str = ""
-    """Empty: none has one."""
-    passage_id: str = ""
-    """Empty: rows whose items have equal passages share them."""
-    dataset: str = ""
-    """Empty: all rows belong to the dataset of the source's name."""
-
-    def named(self) -> dict[str, str]:
-        return {use: column for use, column in self.model_dump().items() if column}
+logger = logging.getLogger(__name__)
 
 
 class TableSource(Config):
-    """A `.jsonl`, `.jsonl.gz` or `.parquet` file, or a folder of them; local, or a URI such as `s3://bucket/folder`."""
+    """A file of `records.FORMATS`, or a folder of them; local, or a URI such as `s3://bucket/folder`."""
 
     kind: Literal["table"]
     name: str
     path: Location
+    language: Language | Literal[""] = ""
+    """Of all rows, where no column says it."""
     licence: str = ""
     columns: Columns = Columns()
 
@@ -45,7 +30,7 @@ class TableSource(Config):
         return [self.path]
 
     def parts(self) -> list[TablePart]:
-        return [TablePart(stretch, self.columns) for stretch in stretches(self.path)]
+        return [TablePart(stretch, self.columns, self.language, self.path) for stretch in stretches(self.path)]
 
     def rows(self) -> Iterator[Row | BadRow]:
         for part in self.parts():
@@ -57,18 +42,16 @@ class TablePart(NamedTuple):
 
     stretch: Stretch
     columns: Columns
+    language: str
+    path: str
+    """That of the source."""
 
     def rows(self) -> Iterator[Row | BadRow]:
-        named = self.columns.named()
-        for record in self.stretch.records(set(named.values())):
-            yield row(record, named) if isinstance(record, Record) else record
-
-
-def row(record: Record, columns: dict[str, str]) -> Row | BadRow:
-    """The row of a record; ids may be whole numbers."""
-    found = texts(record, columns, numbers=("item_id", "passage_id"))
-    if isinstance(found, BadRow):
-        return found
-    if found.pop("passage_language", found["language"]) != found["language"]:
-        return BadRow(record.where, "question and passage are in different languages")
-    return Row(**found, where=record.where)
+        reader = Reader(self.columns, self.language, name(self.path))
+        for record in self.stretch.records(reader.columns):
+            if isinstance(record, Record):
+                yield from reader.rows(record)
+            else:
+                yield record
+        for note, count in reader.notes.items():
+            logger.warning("%s: %s: %d times", self.stretch.location, note, count)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.store.location import child, filesystem, inside
+from hbt_ray.data.store.location import child, filesystem, inside, reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,15 @@ class Folder:
         return self.location
 
     def exists(self, name: str) -> bool:
-        system, path = inside(self.location, name)
-        return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+        with reachable(self.location):
+            system, path = inside(self.location, name)
+            return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
         """Of the files and folders directly here; none where there is no such folder."""
-        system, path = filesystem(self.location)
-        infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        with reachable(self.location):
+            system, path = filesystem(self.location)
+            infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 from pydantic import BeforeValidator
 
-from hbt_ray.errors import StoreError
+from hbt_ray.errors import LocationError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance
 
 RETRY_SECONDS = (0.5, 2.0, 8.0)
 """Waiting times between the tries of one request."""
+GCS_RETRY_SECONDS = 30
 
 
 def is_uri(location: str | Path) -> bool:
@@ -29,11 +32,51 @@ def is_uri(location: str | Path) -> bool:
 
 
 def filesystem(location: str) -> tuple[Any, str]:
-    """The `pyarrow.fs` file system of a location, and its path within."""
-    if is_uri(location):
-        system, path = fs.FileSystem.from_uri(location)
-        return system, path
-    return fs.LocalFileSystem(), location
+    """The `pyarrow.fs` file system of a location, and its path within.
+
+    Raises:
+        LocationError: the URI is malformed, or of no kind that can be opened here.
+        OSError: the object store cannot be reached.
+    """
+    if not is_uri(location):
+        return fs.LocalFileSystem(), location
+    try:
+        system, path = fs.FileSystem.from_uri(_with_patience(location))
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LocationError(
+            f"{location}: cannot be opened ({reason}); give a path, or a URI such as s3://bucket/folder or "
+            "gs://bucket/folder"
+        ) from None
+    return system, path
+
+
+def _with_patience(location: str) -> str:
+    """Google's client asks for 15 minutes by default before it says that there is no answer; `patiently` asks again."""
+    if not location.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in location:
+        return location
+    return f"{location}{'&' if '?' in location else '?'}retry_limit_seconds={GCS_RETRY_SECONDS}"
+
+
+@contextmanager
+def reachable(location: str) -> Iterator[None]:
+    """An object store that cannot be reached within the block becomes one error that names the location.
+
+    Raises:
+        StoreError: there is no answer, or it is a refusal.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        if not is_uri(location):
+            raise
+        raise StoreError(
+            f"{location}: cannot be reached ({' '.join(str(error).split())[:300]}); check the name, the network and "
+            "the credentials, then run the same command again",
+            code="UNREACHABLE",
+        ) from None
 
 
 def inside(folder: str, file: str) -> tuple[Any, str]:
@@ -70,8 +113,10 @@ def patiently(request: Callable[[], T], location: str) -> T:
             return request()
         except FileNotFoundError:
             raise
-        except OSError as error:
-            reason = " ".join(str(error).split())
+        except (OSError, pa.ArrowException) as error:
+            if not isinstance(error, OSError) and type(error) is not pa.ArrowException:
+                raise  # The file is damaged. Azure's client reports failures of the network as the base class.
+            reason = " ".join(str(error).split())[:300]
         if seconds is not None:
             logger.warning("%s: %s; asked again in %g s", location, reason, seconds)
             time.sleep(seconds)

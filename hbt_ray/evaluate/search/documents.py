@@ -1,31 +1,35 @@
-"""Documents to index, from one file: JSON lines or Parquet with doc_id, language and text."""
+"""Documents to index: rows with doc_id, language and text, in any format that `hbt prepare` reads as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.tasks.task import DOCUMENTS
+from hbt_ray.data.sources.records import Record, records, texts
+from hbt_ray.data.sources.rows import unstorable
+from hbt_ray.errors import SourceError, TaskError
+from hbt_ray.evaluate.tasks.task import DOCUMENTS, table_of
 from hbt_ray.languages import normalise
 
 
 def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
     """Columns doc_id, language, text; with `languages` only these.
 
+    Ids and texts are read as they are stored: nothing is made of a text that looks like a number or a date.
+
     Raises:
         TaskError: no file or of another format, columns that are missing, an empty value, an id twice, an unknown
             language, or nothing that is left.
     """
-    table = _read(path)
-    if missing := sorted(set(DOCUMENTS.names) - set(table.column_names)):
-        raise TaskError(f"{path}: has no column {missing[0]!r}; its columns are {', '.join(table.column_names)}")
-    table = table.select(DOCUMENTS.names).cast(DOCUMENTS)
+    try:
+        table = table_of(_rows(path), DOCUMENTS)
+    except SourceError as error:
+        raise TaskError(str(error), code=error.code) from None
     for name in DOCUMENTS.names:
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table[name]), ""), True)
+        empty = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
         if count := pc.sum(empty).as_py():
             at = pc.index(empty, True).as_py()
             raise TaskError(f"{path}: {name} is empty in {count} rows, the first is row {at + 1}; remove these rows")
@@ -39,16 +43,16 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
     return table
 
 
-def _read(path: Path) -> pa.Table:
-    import pyarrow.json as pj
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise TaskError(f"{path}: no such file")
-    try:
-        return pq.read_table(path) if path.suffix == ".parquet" else pj.read_json(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TaskError(f"{path}: cannot be read ({error}); give JSON lines (.jsonl) or Parquet (.parquet)") from None
+def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+    columns = {name: name for name in DOCUMENTS.names}
+    for record in records(str(path), DOCUMENTS.names):
+        found = texts(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
+        if not isinstance(found, dict):
+            raise TaskError(f"{found.where}: {found.reason}; repair or remove the row")
+        row = tuple(found[name] for name in DOCUMENTS.names)
+        if problem := next(filter(None, map(unstorable, row)), ""):
+            raise TaskError(f"{record.where}: holds {problem}; repair or remove the row")
+        yield row
 
 
 def _canonical(path: Path, tags: pa.ChunkedArray) -> pa.Array:
