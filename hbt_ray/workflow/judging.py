@@ -20,6 +20,7 @@ from hbt_ray.posthoc import Fix, Method, fit_to_store
 from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run
 from hbt_ray.storage import exclusive
+from hbt_ray.train.model.base import verify_base
 from hbt_ray.workflow.training import writing_card
 
 UNTRAINED = "untrained"
@@ -94,7 +95,10 @@ def judge(
 
     Raises:
         LockedError: another command judges one of the tasks.
+        DamagedFile: the run's base encoder was changed.
     """
+    if encoder.model == str(run.base):
+        verify_base(run.base)
     name = UNTRAINED if of_base else run.name
     variant = variant_of(encoder, fix)
     folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
