@@ -80,6 +80,7 @@ def test_workers_killed_anywhere_change_nothing(
     assert fit(config, lambda outcome: steps.append(outcome.step), probe=schedule) == 40
     assert schedule.happened() == [0, 1]
     assert sorted(set(steps)) == list(range(40))
+    assert steps_on_disk(config.run) == list(range(40))
     assert last_files(config.run) == last_files(undisturbed.run)
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
     plan = Plan(Store(world / "store").manifest, config.plan)
