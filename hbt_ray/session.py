@@ -195,11 +195,17 @@ def _not_joined(address: str, error: Exception) -> ResourceError:
 
 
 def _knock(address: str) -> None:
-    """Ray tries an address for minutes, and may end the process then. What is no HOST:PORT, such as `auto`, is its own.
+    """Ray tries an address for minutes, and may end the process then. What is no HOST:PORT it refuses at once.
 
     Raises:
         OSError: nobody is there.
     """
+    if address == "auto":  # The cluster that was started last on this machine, which may have ended.
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address(address) or ""
+        if not address:
+            raise ConnectionError("no cluster was started on this machine")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()

@@ -65,6 +65,17 @@ def test_an_address_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, ad
     assert f"RAY_ADDRESS={address}" in str(caught.value)
 
 
+def test_the_last_cluster_of_this_machine_may_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for found in (None, "127.0.0.1:1"):
+        monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda _, found=found: found)
+        with pytest.raises(ResourceError, match="RAY_ADDRESS=auto does not answer"), session():
+            pass
+
+
 @pytest.mark.parametrize("value", ["", "local"])
 def test_no_address_is_this_machine(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)

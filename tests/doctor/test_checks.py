@@ -8,7 +8,9 @@ import pytest
 
 from hbt_ray.doctor.accelerators import check_gpus
 from hbt_ray.doctor.clocks import Reading, check_clocks
+from hbt_ray.doctor.exposure import check_listening
 from hbt_ray.doctor.finding import Finding, Level, by_value, failed
+from hbt_ray.doctor.looking import _address
 from hbt_ray.doctor.memory import check_memory, check_open_files, check_shared_memory
 from hbt_ray.doctor.versions import check_faiss, check_torch, check_versions
 from tests.doctor.machines import GIB, gpu_machine, machine, said
@@ -169,3 +171,37 @@ def test_clocks(offset: float, trip: float, level: str) -> None:
     if level != "ok":
         assert f"{offset:+.1f} s (b)" in told
         assert "chrony" in remedy
+
+
+@pytest.mark.parametrize(
+    ("listening", "asks_token", "level"),
+    [
+        ({"127.0.0.1": 9, "::1": 1}, False, "ok"),
+        ({"127.0.0.1": 9, "10.0.0.7": 2}, True, "ok"),
+        ({"127.0.0.1": 9, "10.0.0.7": 2}, False, "warning"),
+        ({"every interface": 1}, False, "warning"),
+    ],
+)
+def test_ports_that_others_reach_need_a_token(listening: dict[str, int], asks_token: bool, level: str) -> None:
+    found, told, _ = only(check_listening([machine("a", listening=listening, asks_token=asks_token)]))
+    assert found == level
+    assert all(address in told for address in listening)
+    assert ("no token" in told) == (level == "warning")
+
+
+def test_nothing_is_said_where_ports_are_unknown() -> None:
+    assert check_listening([machine("a")]) == []
+
+
+@pytest.mark.parametrize(
+    ("digits", "address"),
+    [
+        ("0100007F", "127.0.0.1"),
+        ("00000000", "every interface"),
+        ("0" * 32, "every interface"),
+        ("0000000000000000FFFF00000100007F", "127.0.0.1"),
+        ("00000000000000000000000001000000", "::1"),
+    ],
+)
+def test_addresses_as_the_kernel_writes_them(digits: str, address: str) -> None:
+    assert _address(digits) == address

@@ -29,9 +29,11 @@ def test_one_node(ray_session: None, tmp_path: Path) -> None:
     assert not failed(seen.findings)
     found = {finding.check: finding for finding in seen.findings}
     assert list(found) == [
-        "nodes", "versions", "faiss", "GPUs", "shared memory", "memory", "open files", "clocks", "storage",
-        "network, gloo",
+        "nodes", "versions", "faiss", "GPUs", "shared memory", "memory", "open files", "clocks", "access",
+        "storage", "network, gloo",
     ]  # fmt: skip
+    assert set(seen.machines[1].listening) == {"127.0.0.1"}
+    assert seen.machines[1].asks_token
     assert found["memory"].level is Level.WARNING, "the store of the test's session has 0.3 GB"
     assert found["network, gloo"].told.endswith("ms") or found["network, gloo"].level is Level.WARNING
     driver, node = seen.machines
