@@ -190,7 +190,7 @@ def batches(size: int, number: int) -> Iterator[LocalBatch]:
             lengths = np.exp(rng.normal(np.log(median), sigma, size)).clip(4, longest).astype(np.int32)
             sides.append(Tokens(rng.integers(2, VOCABULARY, lengths.sum()).astype(np.int32), lengths))
         rows = np.arange(size)
-        yield LocalBatch(step, "mono", "random", "", rows, *sides, rows + size * step)
+        yield LocalBatch(step, "mono", "random", "", rows, *sides, (rows + size * step)[:, None])
 
 
 def real_tokens(options: argparse.Namespace) -> float:

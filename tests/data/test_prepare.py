@@ -106,20 +106,20 @@ def test_items_with_equal_passages_share_a_key(tmp_path: Path) -> None:
     plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=15, languages=("de",)))
     read = store.texts(plan.batch(0), plan.languages)
     passages = np.array(read.passages)
-    equal = read.passage_keys[:, None] == read.passage_keys
+    equal = read.right_keys[:, :1] == read.right_keys[:, 0]
     assert np.array_equal(equal, passages[:, None] == passages)
     assert equal.sum() > len(passages)
 
 
 def test_passage_ids_are_shared_over_languages(tmp_path: Path) -> None:
-    rows = [{**row, "doc": f"d{int(row['item_id'][1:]) // 5}"} for row in ROWS]
+    rows = [{**row, "doc": f"d{int(row['item_id'][1:]) // 4}"} for row in ROWS]
     made(tmp_path, rows, source={"columns": {"passage_id": "doc"}})
     store = Store(tmp_path / "store")
     read = store.texts(
         Plan(store.manifest, PlanConfig(policy="mono", batch_size=20, languages=("en",))).batch(0), ("en",)
     )
-    documents = np.array([int(question.split()[0][1:]) // 5 for question in read.questions])
-    assert np.array_equal(read.passage_keys[:, None] == read.passage_keys, documents[:, None] == documents)
+    documents = np.array([int(question.split()[0][1:]) // 4 for question in read.questions])
+    assert np.array_equal(read.right_keys[:, :1] == read.right_keys[:, 0], documents[:, None] == documents)
 
 
 def test_preparing_again_changes_nothing_and_another_store_is_left_alone(tmp_path: Path) -> None:

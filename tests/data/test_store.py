@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from babel import Locale
+from numpy.typing import NDArray
 
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.plan.policy import PlanConfig
@@ -54,6 +55,7 @@ def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int =
             "item_id": pa.array([f"i{n}" for n in numbers]),
             "passage_id": pa.array([f"p{n // 2}" for n in numbers]),
             "passage_key": pa.array([n // 2 for n in numbers], pa.int64()),
+            "right_keys": pa.array([[-n] if n % 5 else [] for n in numbers], pa.list_(pa.int64())),
         }
         for language in LANGUAGES:
             for side in ("question", "passage"):
@@ -65,9 +67,14 @@ def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int =
             writer.write_table(table, max_chunksize=batch_items)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         shards.append(Shard(file=f"{name}/{path.name}", num_items=len(numbers), sha256=sha256))
-    info = DatasetInfo(name=name, groups=GROUPS, shards=tuple(shards))
+    info = DatasetInfo(name=name, groups=GROUPS, shards=tuple(shards), max_right=2)
     (root / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
     return Store(root)
+
+
+def right_keys(items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the items of `written`: their own, and another one for four in five."""
+    return np.column_stack([items // 2, np.where(items % 5, -items, items // 2)])
 
 
 @pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (200, 33), (64, 64), (13, 5), (1, 1)])
@@ -83,6 +90,7 @@ def test_any_layout_gives_the_same_texts(tmp_path: Path, shard_items: int, batch
         ]
         assert store.texts_of("facts", side, items, codes, LANGUAGES) == expected
     assert np.array_equal(store.passage_keys("facts", items), items // 2)
+    assert np.array_equal(store.right_keys("facts", items), right_keys(items))
     answers = store.texts_of("facts", "answer", items, codes, LANGUAGES)
     assert answers == [
         f"a{item}" if LANGUAGES[code] == "en" and item % 3 == 0 else "" for item, code in zip(items, codes, strict=True)
@@ -103,7 +111,7 @@ def test_a_batch_reads_what_its_rows_name(tmp_path: Path, policy: str) -> None:
             assert texts == [
                 text(side, plan.languages[c], n, 40) for n, c in zip(batch.items.tolist(), codes, strict=True)
             ]
-        assert np.array_equal(read.passage_keys, batch.items // 2)
+        assert np.array_equal(read.right_keys, right_keys(batch.items))
 
 
 def test_a_few_rows_of_many_shards_copy_no_column(tmp_path: Path) -> None:
@@ -168,7 +176,7 @@ def test_a_store_under_a_uri_gives_the_same(tmp_path: Path, shard_items: int, ba
     for step in range(6):
         theirs, ours = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
         assert (ours.questions, ours.passages) == (theirs.questions, theirs.passages)
-        assert np.array_equal(ours.passage_keys, theirs.passage_keys)
+        assert np.array_equal(ours.right_keys, theirs.right_keys)
     items, codes = np.arange(200), np.full(200, 2, np.int16)
     for side in ("question", "passage", "answer"):
         assert remote.texts_of("facts", side, items, codes, LANGUAGES) == local.texts_of(

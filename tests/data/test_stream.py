@@ -57,7 +57,7 @@ def assert_equal(batch: LocalBatch, other: LocalBatch) -> None:
     assert list(batch.views) == list(other.views)
     ours, theirs = (
         (
-            *(b.items, b.passage_keys, b.negative_keys, b.question_languages, b.passage_languages, b.teacher_scores),
+            *(b.items, b.right_keys, b.negative_keys, b.question_languages, b.passage_languages, b.teacher_scores),
             *(part for side in (*sides(b), *b.views.values()) for part in (side.ids, side.lengths)),
         )
         for b in (batch, other)

@@ -41,7 +41,7 @@ def candidates(
         texts=texts,
         text_numbers=kinds,
         question_numbers=numbers,
-        answered=np.unique(numbers * len(texts) + own),
+        answered=np.unique(numbers * len(texts) + kinds[own]),
     )
 
 
@@ -131,13 +131,15 @@ def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, M
         own = int(known.positives[row])
         window = [document for document in order if document != own][config.ranks[0] - 1 : config.ranks[1]]
         ceiling = float(positive[row]) - max(config.margin, (1 - config.max_share) * abs(float(positive[row])))
-        equal = {int(p) for p, q in zip(known.positives, known.questions, strict=True) if q == known.questions[row]}
+        equal = {
+            known.texts[p] for p, q in zip(known.positives, known.questions, strict=True) if q == known.questions[row]
+        }
         right = [
             document
             for document in window
             if float(scores[row, document]) < ceiling
             and known.texts[document] != known.texts[own]
-            and document not in equal
+            and known.texts[document] not in equal
             and not (known.answers[row] and known.answers[row] in known.texts[document])
         ]
         assert [n for n in documents[row].tolist() if n >= 0] == right[: config.keep]

@@ -21,7 +21,8 @@ def sizes_of(world_size: int, num_rows: int = NUM_ROWS) -> tuple[int, ...]:
 def batch(
     step: int, rank: int = 0, world_size: int = 1, *, mined: bool = False, views: bool = False, num_rows: int = NUM_ROWS
 ) -> LocalBatch:
-    """Passages are shared between rows; from step 1 on the last third of the rows has no mined negative."""
+    """Passages are shared between rows, and questions have up to three right ones; from step 1 on the last third of the
+    rows has no mined negative."""
     rng = np.random.default_rng(step)
     part = np.arange(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
 
@@ -30,7 +31,7 @@ def batch(
         return Tokens(rng.integers(1, NUM_TOKENS, lengths.sum()).astype(np.int32), lengths.astype(np.int32))
 
     questions, passages = texts(num_rows), texts(num_rows)
-    keys, languages = rng.integers(0, 8, num_rows), rng.integers(0, 3, (2, num_rows))
+    right_keys, languages = rng.integers(0, 8, (num_rows, 3)), rng.integers(0, 3, (2, num_rows))
     negatives, negative_keys = texts(num_rows * PER_ROW, 0.7), rng.integers(0, 12, num_rows * PER_ROW)
     if step:
         last = 2 * num_rows // 3 * PER_ROW
@@ -56,7 +57,7 @@ def batch(
         part,
         questions.take(part),
         passages.take(part),
-        keys[part],
+        right_keys[part],
         negatives.take(of_rows) if mined else Tokens(np.empty(0, np.int32), np.empty(0, np.int32)),
         negative_keys[of_rows] if mined else np.empty(0, np.int64),
         *languages[:, part],

@@ -29,7 +29,7 @@ def loss(
     encoder: nn.Module, batch: LocalBatch, config: LossConfig, temperature: Tensor, teacher: nn.Module | None = None
 ) -> Tensor:
     """The mean over the rows of InfoNCE, in every asked-for direction and width, and the terms."""
-    sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.passage_keys)
+    sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.right_keys)
     if not len(batch.negative_keys):
         return loss_of_vectors(*sides, config, temperature)
     there, keys = torch.from_numpy(batch.negatives.lengths > 0), torch.from_numpy(batch.negative_keys)
@@ -60,23 +60,24 @@ def loss(
 def loss_of_vectors(
     questions: Tensor,
     passages: Tensor,
-    keys: Tensor,
+    right_keys: Tensor,
     config: LossConfig,
     temperature: Tensor | float,
     negatives: Tensor | None = None,
     negative_keys: Tensor | None = None,
 ) -> Tensor:
     """The same; of the mined negatives, [some, width], those that are there."""
+    keys = right_keys[:, :1]
     candidates, candidate_keys = passages, keys
     if negatives is not None and negative_keys is not None:
-        candidates, candidate_keys = torch.cat([passages, negatives]), torch.cat([keys, negative_keys])
+        candidates, candidate_keys = torch.cat([passages, negatives]), torch.cat([keys, negative_keys[:, None]])
     widths = (*config.dimensions, questions.shape[1])
     total = questions.new_zeros(())
     for width in widths:
         whole = width == questions.shape[1]
         cut = [s if whole else F.normalize(s[:, :width]) for s in (questions, passages, candidates)]
-        forth = _cross_entropy(cut[0], cut[2], keys, candidate_keys, temperature)
-        back = _cross_entropy(cut[1], cut[0], keys, keys, temperature)
+        forth = _cross_entropy(cut[0], cut[2], right_keys, candidate_keys, temperature)
+        back = _cross_entropy(cut[1], cut[0], keys, right_keys, temperature)
         total = total + ((forth + back) / 2 if config.symmetric else forth)
     return total / len(widths)
 
@@ -84,7 +85,7 @@ def loss_of_vectors(
 def _cross_entropy(
     queries: Tensor, others: Tensor, keys: Tensor, other_keys: Tensor, temperature: Tensor | float
 ) -> Tensor:
-    shared = keys[:, None] == other_keys[None]
+    shared = (keys[:, None, :, None] == other_keys[None, :, None, :]).any(-1).any(-1)
     shared.fill_diagonal_(False)
     scores = (queries @ others.T / temperature).masked_fill(shared, -torch.inf)
     return F.cross_entropy(scores, torch.arange(len(queries)))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.loss.positives import share_key
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07
 
@@ -63,6 +64,52 @@ def test_the_loss_is_the_formula_with_shared_passages_left_out() -> None:
     harder = info_nce(*sides, TEMPERATURE, (NUM_ROWS,), Mined(mined, mined_keys, there)).item()
     assert harder == pytest.approx(by_hand(*sides, mined, mined_keys, there), abs=1e-12)
     assert harder > loss
+
+
+def test_right_passages_of_one_question_are_no_negatives_of_each_other() -> None:
+    """Eight right passages of each of two questions; all vectors of a question are equal, so nothing is left to learn.
+
+    If rows were known by their own passages alone, the loss of these perfect vectors would be ln 8.
+    """
+    vectors = torch.eye(2, dtype=torch.float64).repeat_interleave(8, 0)
+    own = torch.arange(16)
+    right_keys = torch.stack([own, *((own // 8 * 8 + (own + shift) % 8) for shift in range(1, 8))], dim=1)
+    for symmetric in (False, True):
+        losses = [
+            info_nce(vectors, vectors, keys, 0.02, (16,), symmetric=symmetric).item() for keys in (own, right_keys)
+        ]
+        assert losses[0] == pytest.approx(math.log(8))
+        assert losses[1] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_passage_that_answers_is_none_of_the_negatives_whoever_brings_it() -> None:
+    """Passage 2 answers question 1 too, by a row that is not in the batch; and so does a negative mined for row 2."""
+    questions = torch.eye(2, dtype=torch.float64)
+    passages = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    mined = Mined(
+        torch.tensor([[[0.8, 0.6]], [[0.0, -1.0]]], dtype=torch.float64), torch.tensor([[4], [3]]), torch.ones(2, 1) > 0
+    )
+    keys = torch.tensor([[1, 2, 3], [2, 2, 2]])
+    one, first, own, second, third = (math.exp(score / 0.5) for score in (1.0, 0.8, 0.8, 0.6, -1.0))
+    loss = info_nce(questions, passages, keys, 0.5, (2,), mined).item()
+    expected = [math.log((one + first) / one), math.log((1 + own + second + third) / own)]
+    assert loss == pytest.approx(sum(expected) / 2, abs=1e-12)
+    # Back: passage 1 has question 2 as a negative, passage 2 answers both questions.
+    both = info_nce(questions, passages, keys, 0.5, (2,), symmetric=True).item()
+    forth = math.log((1 + own) / own)
+    assert both == pytest.approx((forth + math.log((one + 1) / one)) / 4, abs=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_shared_keys_are_found_whatever_their_number(width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    several = torch.randint(-5, 20, (31, width), generator=generator)
+    one = torch.randint(-5, 20, (47, 1), generator=generator)
+    expected = torch.tensor([[bool(set(a) & set(b)) for b in one.tolist()] for a in several.tolist()])
+    assert torch.equal(share_key(several, one), expected)
+    assert torch.equal(share_key(one, several), expected.T)
+    assert expected.any()
+    assert not expected.all()
 
 
 def test_two_questions_with_one_negative_on_paper() -> None:

@@ -44,24 +44,29 @@ class Rows(NamedTuple):
 
     questions: Tensor
     passages: Tensor
-    keys: Tensor
+    right_keys: Tensor
     mined: Tensor
     mined_keys: Tensor
     there: Tensor
 
 
 def rows_of(num_rows: int, kind: torch.dtype = torch.float64) -> Rows:
-    """Passages are shared within slices and between them; mined ones are passages of the batch, too, and the last
-    rows have none: all of a rank's."""
+    """Passages are shared within slices and between them; some questions have several right ones, of which some are in
+    no row; mined ones are passages of the batch, too, and the last rows have none: all of a rank's."""
     generator = torch.Generator().manual_seed(5)
     double = {"generator": generator, "dtype": torch.float64}
     sides = [F.normalize(torch.randn(num_rows, WIDTH, **double)).to(kind) for _ in range(2)]
     keys = torch.tensor([1, 2, 3, 1, 5, 6, 1, 2, 9, 10, 2])[:num_rows]
+    # Rows 0 and 2 ask one question; row 4's is also answered by what rows 5 and 9 have, and row 8's by 99, of no row.
+    others = {0: (3, 3), 2: (1, 1), 4: (6, 10), 8: (99, 14)}
+    right_keys = torch.stack(
+        [torch.tensor([key, *others.get(row, (key, key))]) for row, key in enumerate(keys.tolist())]
+    )
     mined = F.normalize(torch.randn(num_rows, PER_ROW, WIDTH, **double), dim=2).to(kind)
     mined_keys = torch.randint(0, 15, (num_rows, PER_ROW), generator=generator)
     there = torch.rand(num_rows, PER_ROW, generator=generator) < 0.7
     there[-3:] = False
-    return Rows(*sides, keys, mined, mined_keys, there)
+    return Rows(*sides, right_keys, mined, mined_keys, there)
 
 
 def ours(case: str, sizes: tuple[int, ...], tile: int, kind: torch.dtype, rank: int) -> list[Tensor]:
@@ -73,7 +78,7 @@ def ours(case: str, sizes: tuple[int, ...], tile: int, kind: torch.dtype, rank: 
         leaf.requires_grad_()
     mined = Mined(rows.mined, rows.mined_keys, rows.there) if with_mined else None
     objective = Objective(LossConfig(tile=tile, **settings)).to(kind)
-    part = objective(Encoded(rows.questions, rows.passages, rows.keys, rows.keys, rows.keys, mined), sizes)
+    part = objective(Encoded(*rows[:3], rows.right_keys[:, 0], rows.right_keys[:, 0], mined), sizes)
     part.backward()
     return [part.detach(), *(leaf.grad for leaf in (*objective.parameters(), *leaves) if leaf.grad is not None)]
 

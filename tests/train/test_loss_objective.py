@@ -36,7 +36,7 @@ def encoded() -> Encoded:
     generator = torch.Generator().manual_seed(2)
     questions, passages = (torch.randn(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     keys = torch.arange(4)
-    return Encoded(questions.requires_grad_(), passages, keys, keys, keys)
+    return Encoded(questions.requires_grad_(), passages, keys[:, None], keys, keys)
 
 
 def test_the_objective_of_no_options_is_info_nce() -> None:
@@ -44,7 +44,7 @@ def test_the_objective_of_no_options_is_info_nce() -> None:
     objective = Objective(LossConfig(temperature=0.2))
     assert not list(objective.parameters())
     assert objective.temperature == 0.2
-    assert objective(some, (4,)) == info_nce(some.questions, some.passages, some.keys, 0.2, (4,))
+    assert objective(some, (4,)) == info_nce(some.questions, some.passages, some.right_keys, 0.2, (4,))
 
 
 def test_terms_that_are_set_are_added_with_their_weight_and_name() -> None:

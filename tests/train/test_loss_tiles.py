@@ -31,7 +31,8 @@ def sides(num_queries: int, num_candidates: int, width: int = 8, kind: torch.dty
 
 
 def distinct(num_queries: int, num_candidates: int) -> Pairing:
-    return Pairing(torch.arange(num_queries), torch.arange(num_queries), torch.arange(num_candidates))
+    rows, columns = torch.arange(num_queries), torch.arange(num_candidates)
+    return Pairing(rows, rows[:, None], columns[:, None])
 
 
 class Watch(TorchDispatchMode):
@@ -69,8 +70,8 @@ def test_gradients_are_those_of_differences(tile: int) -> None:
     """Positives at any place; candidates that are absent; queries that share a key; one with nothing to choose from."""
     pairing = Pairing(
         torch.tensor([4, 0, 3, 6, 2]),
-        torch.tensor([1, 2, 3, 1, 5]),
-        torch.tensor([2, 9, 5, 3, 1, 1, 1, 8]),
+        torch.tensor([[1, 8], [2, 2], [3, 1], [1, 1], [5, 9]]),
+        torch.tensor([2, 9, 5, 3, 1, 1, 1, 8])[:, None],
         torch.tensor([True, False, True, True, True, True, True, True]),
     )
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -82,7 +83,7 @@ def test_gradients_are_those_of_differences(tile: int) -> None:
 def test_a_query_with_its_own_positive_alone_has_no_loss_and_no_gradient(tile: int) -> None:
     queries, candidates = sides(4, 6)
     there = torch.tensor([True, True, True, True, False, False])
-    same = Pairing(torch.arange(4), torch.zeros(4).long(), torch.tensor([0, 0, 0, 0, 7, 8]), there)
+    same = Pairing(torch.arange(4), torch.tensor([[0, 9]] * 4), torch.tensor([0, 0, 0, 0, 9, 8])[:, None], there)
     loss = tiled_info_nce(queries, candidates, 0.05, same, tile)
     loss.backward()
     assert loss == 0
@@ -93,15 +94,14 @@ def test_a_query_with_its_own_positive_alone_has_no_loss_and_no_gradient(tile: i
 def test_no_tensor_grows_with_the_square_of_the_batch() -> None:
     def largest(num_rows: int, tile: int) -> int:
         questions, passages = sides(num_rows, num_rows)
+        right_keys = torch.stack([torch.arange(num_rows), torch.arange(num_rows).roll(1)], dim=1)
         mined = Mined(
             sides(num_rows, num_rows)[1][:, None], torch.arange(num_rows)[:, None], torch.ones(num_rows, 1) > 0
         )
         settings = {"symmetric": True, "dimensions": (4,), "tile": tile}
-        return watched(
-            lambda: info_nce(questions, passages, torch.arange(num_rows), 0.05, (num_rows,), mined, **settings)
-        ).largest
+        return watched(lambda: info_nce(questions, passages, right_keys, 0.05, (num_rows,), mined, **settings)).largest
 
-    assert largest(64, 999) == 64 * 128
+    assert largest(64, 999) == 64 * (128 + 1)  # The mask is made of steps at its ends, one more than candidates.
     assert largest(64, 16) == 128 * 8  # The candidates; a tile has 256.
     assert largest(128, 16) == 256 * 8
 

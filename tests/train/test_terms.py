@@ -45,10 +45,11 @@ def columns(seed: int = 0, *, bare_end: bool = True) -> dict[str, Tensor]:
     return {
         "questions": vectors(NUM_ROWS),
         "passages": vectors(NUM_ROWS),
-        "keys": torch.randint(0, 7, (NUM_ROWS,), generator=made),
+        "right_keys": torch.randint(0, 7, (NUM_ROWS, 3), generator=made),
         "question_languages": torch.randint(0, 3, (NUM_ROWS,), generator=made),
         "passage_languages": torch.randint(0, 3, (NUM_ROWS,), generator=made),
         "mined": vectors(NUM_ROWS, PER_ROW),
+        "mined_keys": torch.randint(0, 12, (NUM_ROWS, PER_ROW), generator=made),
         "mined_there": mined_there,
         "question_versions": vectors(NUM_ROWS),
         "passage_versions": vectors(NUM_ROWS),
@@ -63,10 +64,10 @@ def encoded(of: dict[str, Tensor]) -> Encoded:
     return Encoded(
         of["questions"],
         of["passages"],
-        of["keys"],
+        of["right_keys"],
         of["question_languages"],
         of["passage_languages"],
-        Mined(of["mined"], torch.arange(of["mined_there"].numel()).view_as(of["mined_there"]), of["mined_there"]),
+        Mined(of["mined"], of["mined_keys"], of["mined_there"]),
         Version(of["question_versions"], of["a"]),
         Version(of["passage_versions"], of["b"]),
         Version(of["teacher_questions"], of["c"]),
@@ -116,7 +117,7 @@ def kl(p: Floats, q: Floats) -> float:
 def by_hand_lakda(of: dict[str, Floats]) -> float:
     values = []
     for row in np.flatnonzero(of["a"]):
-        seen = [j for j in range(NUM_ROWS) if j == row or of["keys"][j] != of["keys"][row]]
+        seen = [j for j in range(NUM_ROWS) if j == row or of["right_keys"][j, 0] not in of["right_keys"][row]]
         a, b = (softmax(of[side][row] @ of["passages"][seen].T / HEAT) for side in ("questions", "question_versions"))
         values.append(kl(b, a))
     return float(np.mean(values))
@@ -146,7 +147,8 @@ def by_hand_imitation(of: dict[str, Floats]) -> float:
 def by_hand_distillation(of: dict[str, Floats]) -> float:
     values = []
     for row in range(NUM_ROWS):
-        there = [True, *of["mined_there"][row]]
+        right = np.isin(of["mined_keys"][row], of["right_keys"][row])
+        there = [True, *(of["mined_there"][row] & ~right)]
         known = [n for n in range(1 + PER_ROW) if there[n] and not np.isnan(of["scores"][row][n])]
         if len(known) > 1:
             candidates = np.stack([of["passages"][row], *of["mined"][row]])[known]
@@ -174,7 +176,7 @@ def test_by_hand(name: str, by_hand: Callable[[dict[str, Floats]], float]) -> No
 
 def test_lakda_at_the_temperature_of_its_own() -> None:
     of = columns()
-    of["keys"] = torch.arange(NUM_ROWS)
+    of["right_keys"] = torch.arange(NUM_ROWS)[:, None]
     value = Lakda(temperature=1).part(encoded(of), (NUM_ROWS,), HEAT).item()
     held = {key: column.numpy() for key, column in of.items()}
     a, b = (held[side] @ held["passages"].T for side in ("questions", "question_versions"))

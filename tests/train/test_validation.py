@@ -128,10 +128,10 @@ def test_passages_are_there_once_in_every_language_and_known_by_their_answers(un
     pool = make_pool(uneven, ValidationConfig(store=uneven.location, items=46))
     assert len(pool.questions) == 46
     assert len(pool.passages) == len(set(pool.passages)) == 20 * 2 + 10 + 3 * 3
-    for text, key, code in zip(pool.questions, pool.question_keys, pool.question_languages, strict=True):
+    for text, keys, code in zip(pool.questions, pool.right_keys, pool.question_languages, strict=True):
         name, _, number, language = text.split()
         assert pool.languages[code] == language
-        answers = [pool.passages[row] for row in np.flatnonzero(pool.passage_keys == key)]
+        answers = [pool.passages[row] for row in np.flatnonzero(np.isin(pool.passage_keys, keys))]
         there = [tag for tag in pool.languages if f"{name} passage {int(number) // 2} {tag}" in pool.passages]
         assert answers == [f"{name} passage {int(number) // 2} {tag}" for tag in there]
 
@@ -177,8 +177,8 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
         "dev",
         [(one, tags[code], one) for one, code in zip(ids, pool.passage_languages, strict=True)],
         [(f"q{row}", tags[code], "?") for row, code in enumerate(pool.question_languages)],
-        [(f"q{row}", ids[at]) for row, key in enumerate(pool.question_keys)
-         for at in np.flatnonzero(pool.passage_keys == key)],
+        [(f"q{row}", ids[at]) for row, keys in enumerate(pool.right_keys)
+         for at in np.flatnonzero(np.isin(pool.passage_keys, keys))],
     )  # fmt: skip
     with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:
         card = judge(task, questions, index)[1]
@@ -194,7 +194,7 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
     questions, versions = rng.normal(size=(9, 6)), rng.normal(size=(8, 6))
     keys = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
     zeros = np.zeros(9, np.int16)
-    pool = Pool(("en",), [""] * 9, zeros, keys, [""] * 8, zeros[:8], keys[:8])
+    pool = Pool(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
     found = measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
     rows = [torch.tensor(side, dtype=torch.float32) for side in (questions, versions[keys])]
     # The batch has passage 7 twice, the pool once, so that the other questions would see it twice.
@@ -214,7 +214,7 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
 
 def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
     zeros = np.zeros(1, np.int16)
-    pool = Pool(("de", "en"), ["q"], zeros, np.array([0]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
+    pool = Pool(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
                 np.array([0, 0, 1]))  # fmt: skip
     found = measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
     assert found["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)

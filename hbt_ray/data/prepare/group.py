@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hbt_ray.data.prepare.identity import IDENTITY, identity_keys
 from hbt_ray.data.prepare.overlap import Overlap
 from hbt_ray.data.prepare.read import bucket_of, deal, rejection
 from hbt_ray.data.prepare.work import Result, lines
@@ -39,13 +40,15 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class GroupBucket:
-    """The task of judging the rows of a bucket: leaves the numbers of those that stay, and hashes of their texts."""
+    """The task of judging the rows of a bucket: leaves the numbers of those that stay, and hashes of what they say."""
 
     folder: Folder
     bucket: Bucket
     overlap: Overlap | None
     num_shares: int
-    """Files of hashes are cut into so many shares; 0: none are needed."""
+    """Files of hashes are cut into so many shares."""
+    deduplicate: bool
+    """Whether the hashes that tell duplicates are needed."""
 
     def __call__(self) -> Result:
         table = self.bucket.table()
@@ -63,8 +66,10 @@ class GroupBucket:
         rows = np.flatnonzero(stays)
         with self.folder.writing_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())])) as sink:
             sink.write(pa.table({"row": rows}))
-        if self.num_shares:
-            self._write_keys(table, rows, np.bincount(items[rows], minlength=len(table))[items[rows]])
+        chosen = table.take(pa.array(rows))
+        self._write_identity(chosen)
+        if self.deduplicate:
+            self._write_keys(chosen, rows, np.bincount(items[rows], minlength=len(table))[items[rows]])
         counts: Counter[str] = Counter()
         for removal in removals:
             counts[removal["dataset"]] += removal["num_rows"]
@@ -86,8 +91,24 @@ class GroupBucket:
         stays &= ~np.isin(items, list(found))
         return list(found.values())
 
-    def _write_keys(self, table: pa.Table, rows: NDArray[np.int64], breadth: NDArray[np.int64]) -> None:
-        chosen = table.take(pa.array(rows))
+    def _write_identity(self, chosen: pa.Table) -> None:
+        """What identifies the questions and passages of the rows that stay."""
+        datasets, hashes = chosen["dataset"].to_pylist(), chosen["hash"].to_pylist()
+        found: list[tuple[int, bool, int]] = []
+        for side in ("question", "passage"):
+            given = (datasets, chosen[f"{side}_id"].to_pylist(), chosen[side].to_pylist(), hashes)
+            for dataset, given_id, text, item in zip(*given, strict=True):
+                keys = identity_keys(dataset, side, given_id, _normal(text))
+                found += [(key, side == "passage", item) for key in keys]
+        columns = list(zip(*found, strict=True)) or [(), (), ()]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, IDENTITY.types, strict=True)]
+        table = pa.table(arrays, schema=IDENTITY)
+        shares = bucket_of(table["key"].to_numpy(), self.num_shares)
+        with self.folder.writing_arrow(f"{self.bucket.number:05d}.identity.arrow", IDENTITY) as sink:
+            for batch in deal(table, shares, self.num_shares):
+                sink.write(batch)
+
+    def _write_keys(self, chosen: pa.Table, rows: NDArray[np.int64], breadth: NDArray[np.int64]) -> None:
         columns = (chosen[name].to_pylist() for name in ("language", "question", "passage"))
         keys = np.fromiter((text_key(*texts) for texts in zip(*columns, strict=True)), np.uint64, len(rows))
         found = pa.table(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare.duplicates import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
+from hbt_ray.data.prepare.identity import MAX_RIGHT, FindEqual, JoinItems
 from hbt_ray.data.prepare.overlap import Overlap
 from hbt_ray.data.prepare.pack import PackBucket
 from hbt_ray.data.prepare.read import ReadPart
@@ -31,8 +32,8 @@ from hbt_ray.errors import HbtError, SourceError, StoreError
 REJECTED, REMOVED, PICTURE = "rejected.jsonl", "removed.jsonl", "coverage.svg"
 WORK = ".prepare"
 """Folder of a store that is being made."""
-_BUCKETS_PER_SHARE = 16
-"""A row's hash takes some thirtieth of the row's room, so fewer tasks can compare all hashes than all rows."""
+_BUCKETS_PER_SHARE = 8
+"""A row's hashes take some tenth of the row's room, so fewer tasks can compare all hashes than all rows."""
 
 
 class Prepared(NamedTuple):
@@ -116,24 +117,37 @@ class _Job:
 
     def run(self) -> Prepared:
         work, base = self.work, self.work.folder / self.fingerprint
-        num_shares = max(1, self.num_buckets // _BUCKETS_PER_SHARE) if self.config.deduplicate else 0
+        num_shares = max(1, self.num_buckets // _BUCKETS_PER_SHARE)
 
         reads = self._read()
         self._fail_if_too_many(reads, reads)
         files = tuple((work.folder / one["key"], f"{n:05d}.arrow") for one in reads for n in range(one["num_files"]))
         buckets = [Bucket(files, number) for number in range(self.num_buckets)] if files else []
-        grouped, compared, packed = (base / name for name in ("group", "duplicates", "pack"))
+        grouped, compared, equal, joined, packed = (
+            base / name for name in ("group", "duplicates", "equal", "join", "pack")
+        )
         overlap = self._evaluation_texts()
         groups = work.stage("grouping", {
-            self._key("group", one.number): GroupBucket(grouped, one, overlap, num_shares) for one in buckets
+            self._key("group", one.number): GroupBucket(grouped, one, overlap, num_shares, self.config.deduplicate)
+            for one in buckets
         })  # fmt: skip
         self._fail_if_too_many(reads, [*reads, *groups])
         duplicates = work.stage("finding duplicates", {
             self._key("duplicates", share): FindDuplicates(compared, grouped, share, len(buckets))
+            for share in range(num_shares if buckets and self.config.deduplicate else 0)
+        })  # fmt: skip
+        work.stage("finding equal questions and passages", {
+            self._key("equal", share): FindEqual(equal, grouped, share, len(buckets))
             for share in range(num_shares if buckets else 0)
         })  # fmt: skip
+        joins = work.stage("joining items", {
+            self._key("join", 0): JoinItems(joined, equal, num_shares, len(buckets)) for _ in buckets[:1]
+        })  # fmt: skip
+        self._say_if_crowded(joins)
         packs = work.stage("packing items", {
-            self._key("pack", one.number): PackBucket(packed, one, grouped, compared, num_shares) for one in buckets
+            self._key("pack", one.number): PackBucket(
+                packed, one, grouped, compared if self.config.deduplicate else None, joined, num_shares
+            ) for one in buckets
         })  # fmt: skip
         manifest = Manifest(datasets=self._write(packed, packs, reads), spec=self.fingerprint)
         if not manifest.datasets and _total(groups, "overlapping"):
@@ -150,6 +164,13 @@ class _Job:
             raise HbtError(f"{prepared.num_read} rows read, {prepared.num_kept} kept, {gone} not: a defect of hbt_ray")
         self._publish(manifest, reads, len(buckets))
         return prepared
+
+    def _say_if_crowded(self, joins: Sequence[Result]) -> None:
+        if crowded := sum(one["crowded"] for one in joins):
+            self.work.screen.say(
+                f"{crowded:,} questions have more than {MAX_RIGHT + 1:,} right passages; in training, mining and "
+                "validation the passages beyond that number count as wrong ones"
+            )
 
     def _read(self) -> list[Result]:
         tasks = {}
@@ -201,6 +222,7 @@ class _Job:
             DatasetInfo(
                 name=one.name,
                 groups=one.groups,
+                max_right=one.max_right,
                 shards=tuple(written[key] for key in keys[one.name]),
                 sources=tuple(origins[one.name]),
                 licences=tuple(sorted({*origins[one.name].values()} - {""})),

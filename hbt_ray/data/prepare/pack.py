@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hbt_ray.data.prepare.group import Bucket, removal
+from hbt_ray.data.prepare.identity import Identity
 from hbt_ray.data.prepare.work import Result, lines
 from hbt_ray.data.store.folder import Folder
 from hbt_ray.data.store.store import SIDES
@@ -24,11 +23,15 @@ class PackBucket:
     folder: Folder
     bucket: Bucket
     grouped: Folder
-    duplicates: Folder
+    duplicates: Folder | None
+    """None if nothing was compared."""
+    joined: Folder
+    """Where `JoinItems` left what it found."""
     num_shares: int
 
     def __call__(self) -> Result:
-        """For every dataset its groups of languages with their numbers of items, and whether it has answers."""
+        """For every dataset its groups of languages with their numbers of items, whether it has answers, and how many
+        right passages a question has at most."""
         table, name = self.bucket.table(), f"{self.bucket.number:05d}"
         kept = self.grouped.arrow(f"{name}.arrow").read_all()["row"].to_numpy()
         copies = self._copies()
@@ -40,26 +43,29 @@ class PackBucket:
             ),
         )
         table = table.take(pa.array(np.setdiff1d(kept, copies)))
-        datasets = {}
+        datasets, identity = {}, Identity(self.joined, self.bucket.number)
         for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
             rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
-            items, groups = _items(rows)
+            items, groups = _items(rows, identity)
             # Uncompressed: a shard takes its slices out of the mapped file.
             with self.folder.writing_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as sink:
                 sink.write(items)
             datasets[dataset] = {
                 "groups": groups,
                 "answers": "answer" in {n.partition(".")[0] for n in items.column_names},
+                "max_right": 1 + pc.max(pc.list_value_length(items["right_keys"])).as_py(),
             }
         return {"datasets": datasets}
 
     def _copies(self) -> NDArray[np.int64]:
+        if self.duplicates is None:
+            return np.empty(0, np.int64)
         shares = (self.duplicates.arrow(f"{share:05d}.arrow") for share in range(self.num_shares))
         found = [share.get_batch(self.bucket.number)["row"].to_numpy() for share in shares]
-        return np.sort(np.concatenate(found)).astype(np.int64) if found else np.empty(0, np.int64)
+        return np.sort(np.concatenate(found)).astype(np.int64)
 
 
-def _items(rows: pa.Table) -> tuple[pa.Table, list[tuple[list[str], int]]]:
+def _items(rows: pa.Table, identity: Identity) -> tuple[pa.Table, list[tuple[list[str], int]]]:
     """The items of a dataset's rows, and how many there are of each set of languages."""
     ids, languages = (rows[name].dictionary_encode().combine_chunks() for name in ("item_id", "language"))
     item, language = ids.indices.to_numpy(), languages.indices.to_numpy()
@@ -76,7 +82,8 @@ def _items(rows: pa.Table) -> tuple[pa.Table, list[tuple[list[str], int]]]:
     counts = np.bincount(group.reshape(-1), minlength=len(tuples))
 
     places = places[order]
-    columns = {"item_id": ids.dictionary.take(pa.array(order)), **_passages(rows, item, names, places, order)}
+    columns = {"item_id": ids.dictionary.take(pa.array(order)), "passage_id": _passage_ids(rows, item, order)}
+    columns |= identity.columns(hashes[order])
     has_answers = bool(pc.any(pc.not_equal(rows["answer"], "")).as_py())
     for column, name in sorted(enumerate(names), key=lambda pair: pair[1]):
         at = pa.array(places[:, column], mask=places[:, column] < 0)
@@ -85,22 +92,9 @@ def _items(rows: pa.Table) -> tuple[pa.Table, list[tuple[list[str], int]]]:
     return pa.table(columns), [(list(tuples[number]), int(counts[number])) for number in by_name]
 
 
-def _passages(
-    rows: pa.Table, item: NDArray[np.int32], names: Sequence[str], places: NDArray[np.int64], order: NDArray[np.int64]
-) -> dict[str, pa.Array]:
-    """The passage's id, and a key that is equal where passages are shared."""
-    given = rows["passage_id"].to_pylist()
+def _passage_ids(rows: pa.Table, item: NDArray[np.int32], order: NDArray[np.int64]) -> pa.Array:
+    """The first id that any row of an item gives its passage."""
     ids = [""] * len(order)
-    for number, passage_id in zip(item.tolist(), given, strict=True):
+    for number, passage_id in zip(item.tolist(), rows["passage_id"].to_pylist(), strict=True):
         ids[number] = ids[number] or passage_id
-    ids = [ids[number] for number in order.tolist()]
-    # Where the source names no passage, equal text in the item's first language means the same passage.
-    alphabetic = np.array(sorted(range(len(names)), key=names.__getitem__))
-    first = np.argmax(places[:, alphabetic] >= 0, axis=1)
-    texts = rows["passage"].combine_chunks().take(pa.array(places[np.arange(len(order)), alphabetic[first]]))
-    keys = [_key(passage_id or text) for passage_id, text in zip(ids, texts.to_pylist(), strict=True)]
-    return {"passage_id": pa.array(ids, pa.string()), "passage_key": pa.array(keys, pa.int64())}
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return pa.array([ids[number] for number in order.tolist()], pa.string())

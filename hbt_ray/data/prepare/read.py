@@ -22,7 +22,7 @@ from hbt_ray.data.sources.rows import BadRow, Part, Row, unstorable
 from hbt_ray.data.store.folder import Folder
 from hbt_ray.languages import normalise
 
-_TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "passage_id", "where")
+_TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "question_id", "passage_id", "where")
 SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("hash", pa.uint64())])
 """Of the rows between the stages; `hash` is that of (dataset, item id), a random number for the shuffle."""
 
@@ -121,6 +121,7 @@ class _Rows:
         columns["question"].append(row.question)
         columns["passage"].append(row.passage)
         columns["answer"].append(row.answer)
+        columns["question_id"].append(row.question_id)
         columns["passage_id"].append(row.passage_id)
         columns["where"].append(row.where)
         columns["hash"].append(key)
@@ -152,7 +153,7 @@ def _wrong(row: Row, dataset: str, language: str) -> str:
         return "language is no BCP-47 tag"
     if not row.item_id.strip():
         return "item id is empty"
-    for part in ("item_id", "passage_id", "question", "passage", "answer"):
+    for part in ("item_id", "question_id", "passage_id", "question", "passage", "answer"):
         if problem := unstorable(getattr(row, part)):
             return f"{part.replace('_', ' ')} holds {problem}"
     for side in ("question", "passage"):

@@ -20,6 +20,7 @@ from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.sources.worldfacts import Worldfacts
 from hbt_ray.data.store.location import Location
+from hbt_ray.data.store.manifest import VERSION
 
 AnySource = Annotated[
     Worldfacts | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,
@@ -81,4 +82,4 @@ def _files(source: AnySource) -> Sequence[tuple[str, int | None, int | None]]:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:16]

@@ -48,6 +48,7 @@ class WriteShard:
     def __call__(self) -> Result:
         schema = pa.schema(
             [("item_id", pa.string()), ("passage_id", pa.string()), ("passage_key", pa.int64())]
+            + [("right_keys", pa.list_(pa.int64()))]
             + [(column, pa.string()) for column in self.columns]
         )
         file = f"{self.dataset}/{self.number:05d}.arrow"
@@ -74,12 +75,14 @@ class Layout(NamedTuple):
     name: str
     groups: tuple[Group, ...]
     shards: tuple[WriteShard, ...]
+    max_right: int
+    """Right passages of a question at most."""
 
 
 def layouts(store: Folder, packed: Folder, packs: Sequence[Result], shard_items: int) -> Iterator[Layout]:
     """Of every dataset, from what `PackBucket` says of the buckets, in their order."""
     for name in sorted({name for pack in packs for name in pack["datasets"]}):
-        found = [pack["datasets"].get(name, {"groups": [], "answers": False}) for pack in packs]
+        found = [pack["datasets"].get(name, {"groups": [], "answers": False, "max_right": 1}) for pack in packs]
         buckets = [{tuple(languages): count for languages, count in one["groups"]} for one in found]
         groups = total(buckets)
         sides = SIDES if any(one["answers"] for one in found) else SIDES[:2]
@@ -87,7 +90,7 @@ def layouts(store: Folder, packed: Folder, packs: Sequence[Result], shard_items:
         columns = tuple(f"{side}.{language}" for language in languages for side in sides)
         cuts = enumerate(cut(buckets, shard_items))
         shards = tuple(WriteShard(store, packed, name, number, slices, columns) for number, slices in cuts)
-        yield Layout(name, groups, shards)
+        yield Layout(name, groups, shards, max(one["max_right"] for one in found))
 
 
 def total(buckets: Sequence[Groups]) -> tuple[Group, ...]:

@@ -46,7 +46,9 @@ class Columns(Config):
     answer: str = ""
     """Empty: none has one."""
     passage_id: str = ""
-    """Empty: rows whose items have equal passages share them."""
+    """Empty: no ids; equal texts are the same passage with ids and without."""
+    question_id: str = ""
+    """Empty: no ids; equal texts are the same question with ids and without."""
     dataset: str = ""
     """Empty: all rows belong to the dataset of the source's name."""
 
@@ -125,7 +127,7 @@ class Reader:
         return _complete(Form(uses, "", marks), names)
 
     def _row(self, record: Record, form: Form, values: dict[str, Any], suffix: str = "") -> Row | BadRow:
-        found = texts(Record(record.where, values), form.uses, ("item_id", "passage_id"), self.notes)
+        found = texts(Record(record.where, values), form.uses, ("item_id", "passage_id", "question_id"), self.notes)
         if isinstance(found, BadRow):
             return found
         found.setdefault("language", self._language)
@@ -133,6 +135,7 @@ class Reader:
             return BadRow(record.where, "question and passage are in different languages")
         found.setdefault("item_id", record.where.removeprefix(self._root).lstrip("/: "))
         if suffix and found["item_id"].strip():
+            found.setdefault("question_id", found["item_id"])
             found["item_id"] += suffix
         return Row(**found, where=record.where)
 

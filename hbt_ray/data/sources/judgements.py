@@ -81,5 +81,6 @@ def join(
                 question=question_texts[one.question_id],
                 passage=document_texts[one.document_id],
                 passage_id=f"{prefix}{one.document_id}",
+                question_id=f"{prefix}{one.question_id}",
                 where=one.where,
             )

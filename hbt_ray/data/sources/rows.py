@@ -21,6 +21,9 @@ class Row:
     """Words of the passage that answer the question: a mined negative must not hold them. Empty where unknown."""
     passage_id: str = ""
     """The same for all items and languages that share a passage; empty where the source does not know it."""
+    question_id: str = ""
+    """The same for all items and languages that ask one question, such as one for each of its right passages; empty if
+    the source does not know it. Equal texts are known to be equal without an id."""
     dataset: str = ""
     """The dataset that the row belongs to; empty stands for the source's name."""
     where: str = ""

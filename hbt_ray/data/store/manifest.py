@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hbt_ray.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 """Of the layout of manifest and shards; a reader refuses any other."""
 
 
@@ -44,6 +44,8 @@ class DatasetInfo(_Record):
     name: str
     groups: tuple[Group, ...]
     shards: tuple[Shard, ...]
+    max_right: int = 1
+    """Right passages of a question at most, as far as an item lists them."""
     sources: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
 

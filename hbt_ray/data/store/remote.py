@@ -24,7 +24,7 @@ from hbt_ray.data.store.columns import Unit, explained
 from hbt_ray.data.store.location import child, filesystem, patiently
 from hbt_ray.data.store.manifest import Shard
 
-KEY = "passage_key"
+KEY, RIGHT_KEYS = "passage_key", "right_keys"
 _FETCHES = 16
 """At once, by one process: they wait for the network, not for a core."""
 _MAX_HELD = 1024

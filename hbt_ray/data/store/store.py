@@ -2,7 +2,8 @@
 
     STORE/manifest.json              what is there; written last, so a folder without it is no store
     STORE/<dataset>/00000.arrow …    Arrow IPC, one row an item: `item_id`, `passage_id`, `passage_key` (int64, equal
-                                     where passages are shared), and `question.<lang>`, `passage.<lang>`, perhaps
+                                     where passages are the same by id or text), `right_keys` (keys of other passages
+                                     that answer the question), and `question.<lang>`, `passage.<lang>`, perhaps
                                      `answer.<lang>`, null where the item lacks the language
     STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
     STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
@@ -32,7 +33,7 @@ from hbt_ray.data.store.cells import Cells, Places, column_cells, pick, text_cel
 from hbt_ray.data.store.columns import Columns, LocalColumns, explained
 from hbt_ray.data.store.location import child, inside, is_uri, patiently
 from hbt_ray.data.store.manifest import VERSION, DatasetInfo, Manifest, Shard
-from hbt_ray.data.store.remote import KEY, RemoteColumns
+from hbt_ray.data.store.remote import KEY, RIGHT_KEYS, RemoteColumns
 from hbt_ray.errors import StoreError
 
 MANIFEST = "manifest.json"
@@ -47,8 +48,8 @@ class Texts:
 
     questions: list[str]
     passages: list[str]
-    passage_keys: NDArray[np.int64]
-    """Rows with equal keys share a passage, in whatever languages."""
+    right_keys: NDArray[np.int64]
+    """[rows, n]: keys of the passages that answer each row's question (see `Store.right_keys`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Store:
         for path in (Path(self.location) / shard.file for shard in shards):
             if not path.is_file():
                 raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
-        return LocalColumns(Path(self.location), 3 + len(SIDES) * len(self.manifest.languages))
+        return LocalColumns(Path(self.location), 4 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.location, self._cache)
@@ -102,7 +103,7 @@ class Store:
         places = self._places(batch.dataset, batch.items)
         questions = text_cells(places, "question", batch.question_languages, languages)
         passages = text_cells(places, "passage", batch.passage_languages, languages)
-        asked, found, keys = self._values(questions, passages, column_cells(places, KEY))
+        asked, found, *keys = self._values(questions, passages, *self._right_cells(batch.dataset, places))
         for cells, values in ((questions, asked), (passages, found)):
             if not all(values):
                 unit = cells.units[cells.which[next(n for n, value in enumerate(values) if not value)]]
@@ -110,7 +111,7 @@ class Store:
                     f"{self.location}: {unit.file} lacks values of {unit.column} that the manifest promises; "
                     "`hbt store verify` tells what is damaged"
                 )
-        return Texts(asked, found, np.array(keys, np.int64))
+        return Texts(asked, found, self._right_keys(batch.dataset, *keys))
 
     def texts_of(
         self, dataset: str, side: str, items: Indices, codes: LanguageCodes, languages: tuple[str, ...]
@@ -124,9 +125,28 @@ class Store:
         return [value or "" for value in values]
 
     def passage_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
-        """Of each item; equal where passages are shared."""
+        """The key of each item's passage; equal for equal passages, in any language and dataset."""
         (keys,) = self._values(column_cells(self._places(dataset, items), KEY))
         return np.array(keys, np.int64)
+
+    def right_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
+        """For each item the keys of the passages that answer its question, [items, n].
+
+        The first is that of the item's own passage. It is repeated where a question has fewer than n, the most that
+        any question of the dataset has.
+        """
+        return self._right_keys(dataset, *self._values(*self._right_cells(dataset, self._places(dataset, items))))
+
+    def _right_cells(self, dataset: str, places: Places) -> list[Cells]:
+        """The lists are read only if the dataset has any that is not empty."""
+        names = (KEY, RIGHT_KEYS) if self._infos[dataset].max_right > 1 else (KEY,)
+        return [column_cells(places, name) for name in names]
+
+    def _right_keys(self, dataset: str, own: list[int], others: Sequence[list[int]] = ()) -> NDArray[np.int64]:
+        keys = np.repeat(np.array(own, np.int64)[:, None], self._infos[dataset].max_right, axis=1)
+        for row, listed in enumerate(others):
+            keys[row, 1 : 1 + len(listed)] = listed
+        return keys
 
     def item(self, dataset: str, number: int) -> StoredItem:
         """One item, whole."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hbt_ray.data.store.columns import map_file, row_starts
 from hbt_ray.data.store.location import child, inside, is_uri, patiently
 from hbt_ray.data.store.manifest import DatasetInfo, Shard
-from hbt_ray.data.store.remote import KEY
+from hbt_ray.data.store.remote import KEY, RIGHT_KEYS
 from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import temporary_folder
@@ -31,6 +31,10 @@ from hbt_ray.storage import temporary_folder
 _THREADS = 4
 _AGAIN = "copy it again from where the store was prepared, or prepare the store again"
 _PREPARE = "prepare the store again"
+
+
+_NUMBERS = {KEY: (pa.int64(),), RIGHT_KEYS: (pa.list_(pa.int64()),)}
+"""Types of the columns that hold no text."""
 
 
 class Problem(NamedTuple):
@@ -145,11 +149,11 @@ def _content(reader: Any, shard: Shard, info: DatasetInfo, first: int) -> Iterat
 def _schema(schema: pa.Schema, languages: tuple[str, ...]) -> Iterator[Told]:
     texts = {f"{side}.{language}" for language in languages for side in SIDES}
     optional = {f"answer.{language}" for language in languages}
-    known = {"item_id", "passage_id", KEY, *texts}
+    known = {"item_id", "passage_id", KEY, RIGHT_KEYS, *texts}
     for name in sorted(known - optional - {*schema.names}):
         yield f"column {name}", "there", "missing"
     for field in schema:
-        wanted = (pa.int64(),) if field.name == KEY else (pa.string(), pa.large_string())
+        wanted = _NUMBERS.get(field.name, (pa.string(), pa.large_string()))
         if field.name not in known:
             yield f"column {field.name}", "none of this name", "there"
         elif field.type not in wanted:

@@ -17,7 +17,7 @@ from hbt_ray.data.stream.local import LocalBatch
 from hbt_ray.data.stream.tokens import Tokens
 
 _NAMES = ("step", "kind", "dataset", "language")
-_ARRAYS = ("items", "passage_keys", "negative_keys", "question_languages", "passage_languages")
+_ARRAYS = ("items", "right_keys", "negative_keys", "question_languages", "passage_languages")
 _SIDES = ("questions", "passages", "negatives")
 _PARTS = ("ids", "lengths")
 _VIEW = "view."

@@ -44,8 +44,9 @@ class LocalBatch:
     items: Indices
     questions: Tokens
     passages: Tokens
-    passage_keys: NDArray[np.int64]
-    """Equal keys share a passage and are no negatives of one another, [rows]."""
+    right_keys: NDArray[np.int64]
+    """Keys of the passages that answer each row's question, [rows, n]: first that of the row's own passage, which is
+    repeated where there are fewer than n. A passage with one of these keys is not a negative of the row's question."""
     negatives: Tokens = _NO_TOKENS
     """Mined passages, n for each row in the order of the rows, [rows · n]; one without tokens is none."""
     negative_keys: NDArray[np.int64] = field(default_factory=_no_numbers)
@@ -58,6 +59,11 @@ class LocalBatch:
     teacher_scores: NDArray[np.float32] = field(default_factory=_no_scores)
     """Of each question with its passage, then with its mined passages, [rows, 1 + n]; NaN where the teacher gave none.
     [0, 0] where nobody asked for them."""
+
+    @property
+    def passage_keys(self) -> NDArray[np.int64]:
+        """Of the rows' own passages, [rows]."""
+        return self.right_keys[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class Loader:
             batches,
             questions.split(sizes),
             passages.split(sizes),
-            np.split(texts.passage_keys, ends),
+            np.split(texts.right_keys, ends),
             negatives.split([size * per_row for size in sizes]),
             np.split(negative_keys, ends * per_row),
             np.split(whole.question_languages.astype(np.int64), ends),

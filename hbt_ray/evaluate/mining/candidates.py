@@ -25,7 +25,7 @@ from hbt_ray.evaluate.search.scores import Floats
 
 Flags = npt.NDArray[np.bool_]
 
-REASONS = ("scores near the positive", "same text", "answers an equal question", "holds the answer")
+REASONS = ("scores near the positive", "same text", "answers the question", "holds the answer")
 """Why a candidate is no negative, in the order in which it is asked; the first that holds counts."""
 SHORTEST_ANSWER = 3
 """Characters; shorter answers occur in half of all passages."""
@@ -81,7 +81,7 @@ class MineConfig(Config):
 class Candidates:
     """The questions and the distinct passages of a dataset in one language.
 
-    Items that share a passage key are one document, that of the first of them.
+    Items that have the same passage, by id or text, are one document, that of the first of them.
     """
 
     items: Indices
@@ -101,7 +101,7 @@ class Candidates:
     question_numbers: Indices
     """Equal where normalised questions are, [questions]."""
     answered: Indices
-    """Sorted: question number · documents + document, for every pair that the data holds."""
+    """Sorted: question number · documents + text number, for every passage that answers a question by the data."""
 
 
 def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidates:
@@ -112,11 +112,15 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
 
     pool = Coverage(info, (language,), 0.0).pool(0)
     items = pool.items(np.arange(pool.size))
-    questions, keys = texts("question", items), store.passage_keys(info.name, items)
-    _, first, positives = np.unique(keys, return_index=True, return_inverse=True)
+    questions, right_keys = texts("question", items), store.right_keys(info.name, items)
+    keys, first, positives = np.unique(right_keys[:, 0], return_index=True, return_inverse=True)
     documents = texts("passage", items[first])
     plain = [normalised(text) for text in documents]
-    question_numbers = _numbers([normalised(question) for question in questions])
+    question_numbers, text_numbers = _numbers([normalised(question) for question in questions]), _numbers(plain)
+    # Other passages that answer a question may lack the language; those that have it are documents.
+    right = np.minimum(np.searchsorted(keys, right_keys), len(keys) - 1)
+    row, place = np.nonzero(keys[right] == right_keys)
+    answered = np.unique(question_numbers[row] * len(documents) + text_numbers[right[row, place]])
     return Candidates(
         items,
         questions,
@@ -125,9 +129,9 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
         documents,
         items[first],
         plain,
-        _numbers(plain),
+        text_numbers,
         question_numbers,
-        np.unique(question_numbers * len(documents) + positives),
+        answered,
     )
 
 
@@ -165,7 +169,7 @@ def choose(
 
     drop(0, scores.astype(np.float64) >= config.ceiling(positive.astype(np.float64))[:, None])
     drop(1, candidates.text_numbers[found] == candidates.text_numbers[own][:, None])
-    pairs = candidates.question_numbers[rows][:, None] * len(candidates.documents) + found
+    pairs = candidates.question_numbers[rows][:, None] * len(candidates.documents) + candidates.text_numbers[found]
     places = np.minimum(np.searchsorted(candidates.answered, pairs), len(candidates.answered) - 1)
     drop(2, candidates.answered[places] == pairs)
     drop(3, _holds_answer(candidates, rows, found, kept))

@@ -41,7 +41,7 @@ class Sides:
         return Encoded(
             questions=parts["questions"].vectors,
             passages=parts["passages"].vectors,
-            keys=on_device(batch.passage_keys, device),
+            right_keys=on_device(batch.right_keys, device),
             question_languages=on_device(batch.question_languages, device),
             passage_languages=on_device(batch.passage_languages, device),
             mined=self._mined(parts["negatives"]) if "negatives" in parts else None,
@@ -51,7 +51,7 @@ class Sides:
         )
 
     def _mined(self, negatives: Version) -> Mined:
-        shape = (len(self._batch.passage_keys), -1)
+        shape = (len(self._batch.right_keys), -1)
         keys = on_device(self._batch.negative_keys, negatives.vectors.device)
         return Mined(negatives.vectors.unflatten(0, shape), keys.view(shape), negatives.there.view(shape))
 

@@ -14,7 +14,7 @@ class Mined:
     passages: Tensor
     """[rows, n, width], normalised; anything finite where there is none."""
     keys: Tensor
-    """[rows, n] int64, as those of the passages."""
+    """[rows, n] int64, as those of all passages."""
     there: Tensor
     """[rows, n] bool; False where the row has fewer than n."""
 
@@ -37,8 +37,9 @@ class Encoded:
     """[rows, width], normalised."""
     passages: Tensor
     """[rows, width], row by row the questions' answers."""
-    keys: Tensor
-    """[rows] int64, equal where passages are shared, whatever the rank."""
+    right_keys: Tensor
+    """[rows, n] int64: keys of the passages that answer each question, first of its own one, which is repeated where
+    there are fewer than n. Passages have equal keys if they are the same, on any rank."""
     question_languages: Tensor
     """[rows] int64, positions in the plan's languages."""
     passage_languages: Tensor

@@ -3,10 +3,12 @@
 For question i with its passage p_i, over all passages p_j of the global batch (2408.10536 eq. 1, with the in-batch
 positives of its text, and a temperature, which the paper does not print):
 
-    loss_i = -log  exp(q_i·p_i / t) / Σ_j exp(q_i·p_j / t)        the sum leaves out j ≠ i that share the passage of i
+    loss_i = -log  exp(q_i·p_i / t) / Σ_j exp(q_i·p_j / t)        the sum leaves out j ≠ i that answer question i
 
 Mined negatives of any row are candidates for every question, so j runs over them as well, and they widen the sum.
-Rows that share a passage, in whatever language, would be false negatives; they are told by their passage keys.
+A passage answers question i if the data says so of any item with this question, whether or not that item is in the
+batch: as a negative it would be a false one, and with r right passages of one question in a batch the loss could not
+fall below ln r. The store knows the right passages of every item by their keys (`hbt_ray.data.prepare.identity`).
 Each rank holds a slice of the questions and sees all passages. Gathering carries gradients: the backward pass sums what
 every rank's questions asked of a passage, so the gradients of all ranks sum to that of one process on the whole batch.
 """
@@ -42,22 +44,26 @@ def info_nce(
     Args:
         questions: [rows, width] of this rank, normalised.
         passages: [rows, width] of this rank, row by row the questions' answers.
-        keys: [rows] int64, equal where passages are shared.
+        keys: int64 keys of the passages that answer each question, its own one first, [rows, n] with an n that is equal
+            on all ranks; [rows] if each has its own one alone.
         sizes: rows of every rank, in rank order; known from the plan, so nothing is sent to learn them.
         mined: negatives of this rank's rows; on every rank or on none, and of equal n on all.
-        symmetric: the mean of this and of the loss of each passage among all questions.
+        symmetric: the mean of this and of the loss of each passage among all questions, without those it answers.
         dimensions: prefixes of the vectors, normalised anew, whose loss counts as much as that of the whole.
         tile: rows and columns of the similarity matrix that are in memory at once.
     """
+    right_keys = keys if keys.dim() > 1 else keys[:, None]
     places = torch.arange(len(questions), device=questions.device) + own_start(sizes)
-    all_keys = gather(keys, sizes)
-    candidates, pairing = gather(passages, sizes), Pairing(places, keys, all_keys)
-    others, back = gather(questions, sizes) if symmetric else None, pairing
+    # Only the way back asks what answers the questions of other ranks.
+    all_right_keys = gather(right_keys if symmetric else right_keys[:, :1], sizes)
+    all_keys = all_right_keys[:, :1]
+    candidates, pairing = gather(passages, sizes), Pairing(places, right_keys, all_keys)
+    others, back = gather(questions, sizes) if symmetric else None, Pairing(places, right_keys[:, :1], all_right_keys)
     if mined is not None:
-        negatives, negative_keys, there = _gather_mined(mined, sizes)
+        negatives, mined_keys, there = _gather_mined(mined, sizes)
         candidates = torch.cat([candidates, negatives])
-        there = torch.cat([torch.ones_like(all_keys, dtype=torch.bool), there])
-        pairing = Pairing(places, keys, torch.cat([all_keys, negative_keys]), there)
+        there = torch.cat([torch.ones_like(all_keys[:, 0], dtype=torch.bool), there])
+        pairing = Pairing(places, right_keys, torch.cat([all_keys, mined_keys[:, None]]), there)
     losses = []
     for width in (*dimensions, questions.shape[1]):
         loss = tiled_info_nce(_prefix(questions, width), _prefix(candidates, width), temperature, pairing, tile)

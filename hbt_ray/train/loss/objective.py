@@ -59,7 +59,7 @@ class Objective(nn.Module):
             "info_nce": info_nce(
                 encoded.questions,
                 encoded.passages,
-                encoded.keys,
+                encoded.right_keys,
                 temperature,
                 sizes,
                 encoded.mined,

@@ -2,9 +2,10 @@
 
     loss = Σ_i  log Σ_{j allowed} exp(z_ij) - z_ip(i)        z_ij = q_i·c_j / t,  p(i): the place of i's own positive
 
-Allowed are p(i) and every candidate that is there and has another key than the query. The forward pass walks over tiles
-of the matrix and keeps for every query the logarithm of the sum so far (the online softmax of 1805.02867), beginning
-with the own positive. The backward pass computes each tile again, as shares s_ij = exp(z_ij - that logarithm):
+Allowed are p(i) and every candidate that is there and has no key in common with the query. The forward pass walks over
+tiles of the matrix and keeps for every query the logarithm of the sum so far (the online softmax of 1805.02867),
+beginning with the own positive. The backward pass computes each tile again, as shares
+s_ij = exp(z_ij - that logarithm):
 
     ∂loss/∂q_i = Σ_j (s_ij - [j = p(i)]) c_j / t        ∂loss/∂c_j = Σ_i (s_ij - [j = p(i)]) q_i / t
     ∂loss/∂t = -Σ_ij (s_ij - [j = p(i)]) z_ij / t = -Σ_i q_i · ∂loss/∂q_i / t
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hbt_ray.train.loss.positives import share_key
 from hbt_ray.train.loss.precision import full_precision, wide
 
 
@@ -29,11 +31,11 @@ class Pairing(NamedTuple):
     """Who may be compared with whom."""
 
     places: Tensor
-    """[n] int64: the candidate that is the query's own positive. It has the query's key."""
+    """[n] int64: the candidate that is the query's own positive. They have a key in common."""
     query_keys: Tensor
-    """[n] int64."""
+    """[n, a] int64 (see `share_key`)."""
     candidate_keys: Tensor
-    """[m] int64."""
+    """[m, b] int64."""
     there: Tensor | None = None
     """[m] bool: candidates to be counted; None for all. Own positives always count."""
 
@@ -107,7 +109,7 @@ def _blocks(vectors: Tensor, tile: int) -> Iterator[slice]:
 
 def _scores(scaled: Tensor, others: Tensor, pairing: Pairing, rows: slice, columns: slice) -> Tensor:
     """A tile of the matrix, -inf where the candidate does not count, and at the own positive, which has counted."""
-    excluded = pairing.query_keys[rows, None] == pairing.candidate_keys[None, columns]
+    excluded = share_key(pairing.query_keys[rows], pairing.candidate_keys[columns])
     if pairing.there is not None:
         excluded |= ~pairing.there[None, columns]
     return (scaled @ others.T).masked_fill_(excluded, -torch.inf)

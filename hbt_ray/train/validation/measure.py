@@ -2,7 +2,8 @@
 
 AP is over the full list, as `hbt evaluate` has it: scores are added in float64 and rounded to float32, the greater
 row comes first among equal ones, and means are taken over the questions within a language or pair, then over languages
-or pairs (2408.10536, section 3). The loss of question q and a version p of its passage is that of training,
+or pairs (2408.10536, section 3). The loss of question q and a version p of a passage that answers it is that of
+training,
 
     -log  exp(q·p / t) / (exp(q·p / t) + Σ_j exp(q·p_j / t))       j over the pool's passages that do not answer q
 
@@ -36,8 +37,8 @@ def measures(questions: Floats, passages: Floats, pool: Pool, temperature: float
     pooled: dict[int, list[float]] = defaultdict(list)
     distances: dict[int, list[float]] = defaultdict(list)
     losses = []
-    for row, key, asked in zip(scores, pool.question_keys, pool.question_languages.tolist(), strict=True):
-        relevant = pool.passage_keys == key
+    for row, right_keys, asked in zip(scores, pool.right_keys, pool.question_languages.tolist(), strict=True):
+        relevant = np.isin(pool.passage_keys, right_keys)
         losses.append(_losses(row, relevant, temperature))
         order = np.argsort(row, kind="stable")[::-1]
         hits, languages = relevant[order], pool.passage_languages[order]

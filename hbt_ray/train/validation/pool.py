@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ class Pool:
     questions: list[str]
     question_languages: Codes
     """[questions], numbers of `languages`."""
-    question_keys: Indices
-    """[questions], of the passage that answers."""
+    right_keys: Indices
+    """[questions, n]: keys of the passages that answer; one of them is repeated where there are fewer than n."""
     passages: list[str]
     passage_languages: Codes
     passage_keys: Indices
@@ -53,7 +54,10 @@ def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
 
 
 def make_pool(store: Store, config: ValidationConfig) -> Pool:
-    """Draw the pool. Data sets that hold fewer items than their even share give all that they have."""
+    """Draw the pool. Data sets that hold fewer items than their even share give all that they have.
+
+    A passage stands in it once in each language, whatever the number of its items, ids and data sets.
+    """
     languages = pool_languages(store.manifest, config)
     parts = []
     infos = store.manifest.datasets
@@ -115,52 +119,42 @@ def _shares(sizes: Sequence[int], total: int) -> list[int]:
     return shares
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """One data set's share of the pool, with passage keys that hold within the data set."""
+class _Part(NamedTuple):
+    """What one data set gives to the pool."""
 
     questions: list[str]
     question_languages: Codes
-    question_keys: Indices
-    passages: list[str]
-    passage_languages: Codes
-    passage_keys: Indices
+    right_keys: Indices
+    """[questions, n]"""
+    passages: dict[tuple[int, int], str]
+    """Key and language of a passage → its text."""
 
 
 def _part(store: Store, dataset: str, items: Indices, codes: Codes, languages: tuple[str, ...]) -> _Part:
-    keys = store.passage_keys(dataset, items)
+    right_keys = store.right_keys(dataset, items)
     # Items may share a passage, and one of them may have it in a language that the other lacks.
     passages: dict[tuple[int, int], str] = {}
     for code in range(len(languages)):
         column = np.full(len(items), code, np.int16)
         texts = store.texts_of(dataset, "passage", items, column, languages)
-        for key, text in zip(keys.tolist(), texts, strict=True):
+        for key, text in zip(right_keys[:, 0].tolist(), texts, strict=True):
             if text:
                 passages.setdefault((key, code), text)
-    return _Part(
-        store.texts_of(dataset, "question", items, codes, languages),
-        codes,
-        keys,
-        list(passages.values()),
-        np.array([code for _, code in passages], np.int16),
-        np.array([key for key, _ in passages], np.int64),
-    )
+    return _Part(store.texts_of(dataset, "question", items, codes, languages), codes, right_keys, passages)
 
 
 def _joined(parts: list[_Part], languages: tuple[str, ...]) -> Pool:
-    """All parts, with keys that hold among them: two data sets may use one key for different passages."""
-    numbers: dict[tuple[int, int], int] = {}
-
-    def renumbered(keys: list[Indices]) -> Indices:
-        flat = [(part, key) for part, column in enumerate(keys) for key in column.tolist()]
-        return np.array([numbers.setdefault(one, len(numbers)) for one in flat], np.int64)
-
+    """All parts; keys are those of the store, so data sets may share passages."""
+    passages: dict[tuple[int, int], str] = {}
+    for part in parts:
+        passages |= {place: text for place, text in part.passages.items() if place not in passages}
+    width = max(part.right_keys.shape[1] for part in parts)
     return Pool(
         languages,
         [text for part in parts for text in part.questions],
         np.concatenate([part.question_languages for part in parts]),
-        renumbered([part.question_keys for part in parts]),
-        [text for part in parts for text in part.passages],
-        np.concatenate([part.passage_languages for part in parts]),
-        renumbered([part.passage_keys for part in parts]),
+        np.concatenate([np.pad(p.right_keys, ((0, 0), (0, width - p.right_keys.shape[1])), "edge") for p in parts]),
+        list(passages.values()),
+        np.array([code for _, code in passages], np.int16),
+        np.array([key for key, _ in passages], np.int64),
     )

@@ -3,8 +3,8 @@
     KL(p_T || p_S) = Σ_j p_T(j) · (log p_T(j) - log p_S(j))        j over the row's passage and its own mined negatives
 
 p_T is the softmax of the teacher's scores, which `hbt mine` keeps beside the negatives, p_S that of the student's
-cosines (Translate-Distill, 2401.04810; 2405.00977). A candidate without a score is left out, and a row with fewer than
-two.
+cosines (Translate-Distill, 2401.04810; 2405.00977). A candidate without a score is left out, as is a mined one that is
+known to answer the question; so is a row with fewer than two candidates.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Distillation(Config):
         passages = torch.cat([encoded.passages[:, None], encoded.mined.passages], dim=1)
         with full_precision(passages.device):
             student = torch.einsum("rw,rnw->rn", wide(encoded.questions), wide(passages)) / temperature
+        right = (encoded.mined.keys[:, :, None] == encoded.right_keys[:, None, :]).any(2)
         here = torch.ones_like(encoded.mined.there[:, :1])
-        known = torch.cat([here, encoded.mined.there], dim=1) & ~encoded.teacher_scores.isnan()
+        known = torch.cat([here, encoded.mined.there & ~right], dim=1) & ~encoded.teacher_scores.isnan()
         counted = known.sum(1) >= 2
         # Rows that do not count keep finite numbers, so that no gradient of theirs is NaN.
         known = known | ~counted[:, None]

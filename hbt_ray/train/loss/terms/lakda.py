@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from hbt_ray.config import Config
 from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.positives import share_key
 from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 
@@ -40,9 +41,9 @@ class Lakda(Config):
         """This rank's part of the mean over questions that have a version."""
         assert encoded.question_versions is not None
         own, other = wide(encoded.questions), wide(encoded.question_versions.vectors)
-        passages, keys = gather(wide(encoded.passages), sizes), gather(encoded.keys, sizes)
+        passages, keys = gather(wide(encoded.passages), sizes), gather(encoded.right_keys[:, :1], sizes)
         places = torch.arange(len(own), device=own.device) + own_start(sizes)
-        blocks = zip(*(x.split(_ROWS_AT_ONCE) for x in (own, other, encoded.keys, places)), strict=True)
+        blocks = zip(*(x.split(_ROWS_AT_ONCE) for x in (own, other, encoded.right_keys, places)), strict=True)
         heat = self.temperature or temperature
         values = [checkpoint(_divergence, *block, passages, keys, heat, use_reentrant=False) for block in blocks]
         return part_of_mean(torch.cat(values), encoded.question_versions.there, sizes)
@@ -51,18 +52,18 @@ class Lakda(Config):
 def _divergence(
     own: Tensor,
     other: Tensor,
-    own_keys: Tensor,
+    right_keys: Tensor,
     places: Tensor,
     passages: Tensor,
     keys: Tensor,
     temperature: float | Tensor,
 ) -> Tensor:
-    """[rows]; passages that other rows share with a row are left out, as in InfoNCE."""
-    shared = own_keys[:, None] == keys
-    shared[torch.arange(len(places), device=places.device), places] = False
+    """[rows]; passages that answer a row's question are left out but for the row's own, as in InfoNCE."""
+    right = share_key(right_keys, keys)
+    right[torch.arange(len(places), device=places.device), places] = False
     with full_precision(own.device):  # Here, so that it holds where the backward pass computes it again.
         a, b = (
-            (questions @ passages.T / temperature).masked_fill(shared, -torch.inf).log_softmax(1)
+            (questions @ passages.T / temperature).masked_fill(right, -torch.inf).log_softmax(1)
             for questions in (own, other)
         )
-    return (b.exp() * (b - a).masked_fill(shared, 0)).sum(1)
+    return (b.exp() * (b - a).masked_fill(right, 0)).sum(1)

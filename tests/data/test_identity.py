@@ -1,0 +1,210 @@
+"""Identity: a passage that the data holds right for a question is known as such, by id and by text, wherever it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hbt_ray.console import Screen
+from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.prepare import StoreConfig, in_process, prepare
+from hbt_ray.data.store.store import Store
+from hbt_ray.data.store.verify import verify
+from hbt_ray.data.stream.local import Loader, TokenisingConfig
+from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.train.model.encoder import build, tokenising
+
+NAMES = ("dataset", "item_id", "language", "question", "passage", "question_id", "passage_id")
+TINY = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=16, max_passage_length=16)
+
+
+def made(folder: Path, rows: Sequence[tuple[str, ...]], name: str = "store", **more: Any) -> Store:
+    """A store of rows, each as in `NAMES`; trailing columns may be missing and are empty."""
+    path = folder / f"{name}.jsonl"
+    records = [dict(zip(NAMES, (*row, "", ""), strict=False)) for row in rows]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    columns = {use: use for use in ("dataset", "question_id", "passage_id")}
+    source = {"kind": "table", "name": "set", "path": str(path), "columns": columns}
+    prepare(StoreConfig.make({"path": str(folder / name), "sources": [source], **more}, "test"))
+    return Store(folder / name)
+
+
+def right(store: Store) -> dict[str, set[str]]:
+    """Item → the items whose passages answer its question."""
+    ids, keys, found = [], [], []
+    for info in store.manifest.datasets:
+        numbers = np.arange(info.num_items)
+        ids += [store.item(info.name, number).item_id for number in numbers.tolist()]
+        rights = store.right_keys(info.name, numbers)
+        assert rights.shape == (info.num_items, info.max_right)
+        assert np.array_equal(rights[:, 0], store.passage_keys(info.name, numbers))
+        keys += rights[:, 0].tolist()
+        found += rights.tolist()
+    assert len(set(ids)) == len(ids)
+    return {
+        item: {ids[n] for n, key in enumerate(keys) if key in rights} for item, rights in zip(ids, found, strict=True)
+    }
+
+
+def test_passages_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
+    store = made(tmp_path, [
+        ("set", "text1", "en", "q1", "One  text.", "", "p1"),
+        ("set", "text2", "en", "q2", "one text.", "", "p2"),
+        ("set", "text3", "en", "q3", "One text."),
+        ("set", "id1", "de", "q4", "Ein Text", "", "p3"),
+        ("set", "id2", "en", "q5", "A text", "", "p3"),
+        ("set", "alone", "en", "q6", "Another text", "", "p4"),
+        ("other", "same text elsewhere", "en", "q7", "ONE TEXT.", "", "p4"),
+    ])  # fmt: skip
+    texts, ids = {"text1", "text2", "text3", "same text elsewhere"}, {"id1", "id2"}
+    assert right(store) == dict.fromkeys(texts, texts) | dict.fromkeys(ids, ids) | {"alone": {"alone"}}
+    assert [info.max_right for info in store.manifest.datasets] == [1, 1]
+
+
+def test_versions_in_one_language_join_items_in_all(tmp_path: Path) -> None:
+    """German versions are equal, so the English versions are the same passage; and what equals those is too."""
+    store = made(tmp_path, [
+        ("set", "a", "de", "qa de", "gleich", "", "p1"), ("set", "a", "en", "qa en", "first translation", "", "p1"),
+        ("set", "b", "de", "qb de", "gleich", "", "p2"), ("set", "b", "en", "qb en", "second translation", "", "p2"),
+        ("set", "c", "en", "qc en", "second translation", "", "p3"),
+        ("set", "d", "en", "qd en", "third", "", "p4"),
+    ])  # fmt: skip
+    joined = {"a", "b", "c"}
+    assert right(store) == {"a": joined, "b": joined, "c": joined, "d": {"d"}}
+
+
+def test_questions_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
+    store = made(tmp_path, [
+        ("set", "1", "en", "Who?", "p1"), ("set", "2", "en", "who?", "p2"), ("set", "3", "en", "WHO? ", "p3"),
+        ("set", "4", "de", "Wer?", "p4", "q1"), ("set", "5", "en", "Which person?", "p5", "q1"),
+        ("set", "6", "en", "Which person?", "p1", "q2"),
+        ("set", "7", "en", "Where?", "p7"),
+        ("other", "8", "en", "Where?", "p8", "q1"),
+    ])  # fmt: skip
+    # Items 4 to 6 ask one question, which p1 answers too; so p1 is right for both of the questions.
+    three, last = {"1", "2", "3", "6"}, {"4", "5", "6", "1"}
+    expected = dict.fromkeys("123", three) | dict.fromkeys("456", last) | {item: {"7", "8"} for item in "78"}
+    assert right(store) == expected
+    assert {info.name: info.max_right for info in store.manifest.datasets} == {"set": 3, "other": 2}
+    assert not verify(store.location).problems
+
+
+def test_what_is_removed_as_a_copy_still_says_what_is_the_same(tmp_path: Path) -> None:
+    """The copy under p2 goes; that p1 and p2 are one passage stays known."""
+    rows = [("set", "a", "en", "q", "text", "", "p1"), ("set", "b", "en", "q", "text", "", "p2"),
+            ("set", "c", "de", "r", "anders", "", "p2")]  # fmt: skip
+    store = made(tmp_path, rows)
+    (kept,) = right(store).keys() - {"c"}
+    assert right(store) == {kept: {kept, "c"}, "c": {kept, "c"}}
+    assert right(made(tmp_path, rows, "all", deduplicate=False)) == {item: {"a", "b", "c"} for item in "abc"}
+
+
+def test_several_right_passages_of_a_question_survive_preparation(tmp_path: Path) -> None:
+    rows = [("set", f"q{q}/d{d}", "en", f"question {q}", f"passage {q} {d}") for q in range(5) for d in range(8)]
+    store = made(tmp_path, rows)
+    assert store.manifest.num_items == 40
+    assert right(store) == {item: {one[1] for one in rows if one[1][:2] == item[:2]} for _, item, *_ in rows}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_and_rights_are_those_of_plain_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Over many buckets and shares as over one, and with lists that are made a few items at a time."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"set{item % 2}", f"i{item}", language, f"q {rng.integers(25)}", f"p {rng.integers(40)}",
+         f"{rng.integers(60)}" if rng.random() < 0.5 else "", f"{rng.integers(60)}" if rng.random() < 0.5 else "")
+        for item in range(50) for language in ("de", "en")[: 1 + item % 3 % 2]
+    ]  # fmt: skip
+    whole = made(tmp_path, rows, "whole", deduplicate=False)
+    monkeypatch.setattr("hbt_ray.data.prepare.recipe._BUCKET_BYTES", 512)
+    monkeypatch.setattr("hbt_ray.data.prepare.job._BUCKETS_PER_SHARE", 2)
+    monkeypatch.setattr("hbt_ray.data.prepare.identity._ITEMS_AT_ONCE", 2)
+    cut = made(tmp_path, rows, "cut", deduplicate=False)
+    assert cut.manifest.datasets == whole.manifest.datasets
+    question, passage = (classes(rows, side) for side in (3, 4))
+    items = dict.fromkeys(row[1] for row in rows)
+    expected = {
+        item: {one for one in items if any(question[k] == question[item] and passage[k] == passage[one] for k in items)}
+        for item in items
+    }
+    assert right(whole) == expected
+    assert max(map(len, expected.values())) > 5
+
+
+def classes(rows: Sequence[tuple[str, ...]], side: int) -> dict[str, str]:
+    """Item → name of its class, by repeated merging."""
+    label = {row[1]: row[1] for row in rows}
+    changed = True
+    while changed:
+        changed = False
+        for a in rows:
+            for b in rows:
+                same_id = bool(a[side + 2]) and (a[0], a[side + 2]) == (b[0], b[side + 2])
+                if (a[side] == b[side] or same_id) and label[a[1]] != label[b[1]]:
+                    low, high = sorted((label[a[1]], label[b[1]]))
+                    label = {item: low if name == high else name for item, name in label.items()}
+                    changed = True
+    return label
+
+
+def test_a_question_with_too_many_right_passages_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("identity", "job"):
+        monkeypatch.setattr(f"hbt_ray.data.prepare.{module}.MAX_RIGHT", 3)
+    path = tmp_path / "t.jsonl"
+    rows = [{"item_id": f"{n}", "language": "en", "question": "label" if n < 9 else f"q {n // 4}", "passage": f"p {n}"}
+            for n in range(16)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = {"kind": "table", "name": "set", "path": str(path)}
+    prepare(StoreConfig.make({"path": str(tmp_path / "s"), "sources": [source]}, "test"), in_process, Screen())
+    store = Store(tmp_path / "s")
+    (info,) = store.manifest.datasets
+    assert info.max_right == 4
+    found = right(store)
+    assert all(len(found[f"{n}"]) == (4 if n < 9 else 3 if n < 12 else 4) for n in range(16))
+    assert all(item in answers for item, answers in found.items())
+    assert "1 questions have more than 4 right passages" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TokenisingConfig]:
+    """Twelve questions with four right passages each, in two languages; some passages answer two questions, and some
+    stand under two ids."""
+    folder = tmp_path_factory.mktemp("parallel")
+    rows = [
+        ("set", f"{q}/{d}", language, f"question {q} {language}", f"passage {(3 * q + d) % 36} {language}", f"q{q}",
+         f"p{q % 2}/{(3 * q + d) % 36}")
+        for q in range(12) for d in range(4) for language in ("de", "en")
+    ]  # fmt: skip
+    store = made(folder, rows)
+    return store, tokenising(build(TINY, store.sample_texts(("de", "en"))), TINY)
+
+
+@pytest.mark.parametrize("policy", ["mono", "cross", "mixed"])
+def test_a_batch_knows_the_right_passages_of_its_questions(
+    parallel: tuple[Store, TokenisingConfig], policy: str
+) -> None:
+    """Whatever the languages, and on slices as on the whole."""
+    store, how = parallel
+    loader = Loader(store.location, PlanConfig(policy=policy, batch_size=30), how)
+    for step in range(4):
+        whole, parts = loader.local(step, 0, 1), [loader.local(step, rank, 4) for rank in range(4)]
+        assert np.array_equal(np.concatenate([part.right_keys for part in parts]), whole.right_keys)
+        assert whole.right_keys.shape == (30, 4)
+        assert np.array_equal(whole.passage_keys, store.passage_keys("set", whole.items))
+        pairs = [store.item("set", item).item_id.split("/") for item in whole.items.tolist()]
+        questions, passages = (
+            np.array(column) for column in zip(*((int(q), 3 * int(q) + int(d)) for q, d in pairs), strict=True)
+        )
+        answers = np.isin((passages[None, :] - 3 * questions[:, None]) % 36, range(4))
+        known = (whole.right_keys[:, :, None] == whole.passage_keys).any(1)
+        assert np.array_equal(known, answers)
+        assert answers.sum() > 60
