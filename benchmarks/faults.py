@@ -206,9 +206,10 @@ def train_plainly(settings: dict[str, Any]) -> None:
     from hbt_ray.data.plan.plan import Plan
     from hbt_ray.data.store.store import read_manifest
     from hbt_ray.data.stream.stream import Origin, stream
+    from hbt_ray.models.loading import load
     from hbt_ray.train.engine.learner import Learner
     from hbt_ray.train.loss.objective import Objective
-    from hbt_ray.train.model.encoder import load, tokenising
+    from hbt_ray.train.model.encoder import tokenising
     from hbt_ray.train.settings import TrainConfig
 
     config, trace = TrainConfig.model_validate(settings["config"]), settings["trace"]

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
     {"errors", "languages", "colour", "estimate", "heap", "cores"},
     {"storage", "strict_yaml"},
-    {"config", "run", "console", "session", "families", "job"},
+    {"config", "run", "console", "session", "families", "job", "ray_errors"},
     {"data"},
-    {"posthoc"},
+    {"posthoc", "models"},
     {"train", "evaluate"},
     {"card", "tune", "doctor"},
     {"workflow"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"__main__"},
 ]
 WITHOUT_RAY = ["data/plan", "data/store/store.py", "data/stream/local.py", "train/loss", "train/model", "train/engine",
-               "train/checkpoints", "train/validation/measure.py", "train/validation/pool.py",
+               "models",                "train/checkpoints", "train/validation/measure.py", "train/validation/pool.py",
                "train/validation/record.py", "train/validation/stopping.py", "train/validation/task.py",
                "posthoc", "evaluate/tasks", "evaluate/measures", "evaluate/significance", "evaluate/verdict",
                "evaluate/judge/preference.py"]  # fmt: skip

@@ -59,5 +59,5 @@ def rescorer_of(model: str, **options: Any) -> RescorerConfig:
     from hbt_ray.evaluate.encode.encoder import model_folder
     from hbt_ray.evaluate.mining.rescore import RescorerConfig
 
-    model_folder(model)  # What is no model shows before a cluster starts.
+    model_folder(model, "cross-encoder")  # What is no model shows before a cluster starts.
     return RescorerConfig.make({"model": model, **options}, "the command line")

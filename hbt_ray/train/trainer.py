@@ -21,13 +21,13 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
+from hbt_ray.models.loading import load
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.journal import journal_to
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.base import provide
-from hbt_ray.train.model.loading import load
 from hbt_ray.train.probe import Probe
 from hbt_ray.train.room import wait_for_room
 from hbt_ray.train.settings import TrainConfig

@@ -32,8 +32,9 @@ class TeacherConfig(Config):
     """A Hugging Face name or a folder."""
     language: Language = "en"
     """Of the texts that it reads; rows that are not there in it teach nothing."""
-    question_prompt: str = "query: "
-    passage_prompt: str = "passage: "
+    question_prompt: str | None = None
+    """By default the model's own, as in `model`."""
+    passage_prompt: str | None = None
     max_question_length: int = Field(64, gt=2)
     max_passage_length: int = Field(256, gt=2)
 

@@ -14,8 +14,8 @@ from hbt_ray.evaluate.encode.encode import encode
 from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.saved import Answer, SavedIndex, save_index
+from hbt_ray.models.loading import quiet
 from hbt_ray.storage import exclusive
-from hbt_ray.train.model.loading import quiet
 
 
 def build_index(

@@ -74,8 +74,10 @@ def test_prompts_and_length_can_be_given_and_change_the_fingerprint(library: tup
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="could not encode"):
+    with pytest.raises(ModelError) as caught:
         encode(EncoderConfig(model=str(tmp_path)), ["q"], ["p"])
+    assert caught.value.code == "MODEL_WEIGHTS"
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path, Any], tmp_path: Path) -> None:

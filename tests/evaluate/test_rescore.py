@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,14 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from hbt_ray.data.store.negatives import Negatives, require_scores
 from hbt_ray.data.store.store import Store
@@ -18,6 +26,7 @@ from hbt_ray.evaluate.encode.encoder import EncoderConfig
 from hbt_ray.evaluate.mining.candidates import MineConfig, read_candidates
 from hbt_ray.evaluate.mining.mining import mine
 from hbt_ray.evaluate.mining.rescore import RescorerConfig, _Rescorer, rescore
+from hbt_ray.models.loading import load_cross_encoder
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from tests.worlds import LANGUAGES, small_store
@@ -46,6 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         BertForSequenceClassification(shape).save_pretrained(folder / name)
         encoder.tokenizer.save_pretrained(folder / name)
+    BertModel(shape).save_pretrained(folder / "headless")
+    encoder.tokenizer.save_pretrained(folder / "headless")
     return folder
 
 
@@ -72,20 +83,37 @@ def test_scores_are_the_raw_outputs_of_each_pair(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("encoder", "without a trained head for pairs, so no cross-encoder"),
-        ("pairs", "it gives 2 numbers a pair; take a cross-encoder that gives one"),
-    ],
+    "model",
+    ["encoder", "pairs", "headless"],
 )
-def test_models_that_cannot_score_pairs_are_refused(world: Path, model: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+def test_models_that_cannot_score_pairs_are_refused(world: Path, model: str) -> None:
+    with pytest.raises(ModelError) as caught:
         _Rescorer(RescorerConfig(model=str(world / model)), [ray.put(pa.array(["a"])), ray.put(pa.array(["b"]))])
+    assert caught.value.code == "MODEL_KIND"
+    assert str(world / model) in str(caught.value)
 
 
-def test_a_model_that_is_refused_is_named(world: Path) -> None:
-    with pytest.raises(ModelError, match=r"could not score pairs: .*nowhere"):
-        rescore(RescorerConfig(model=str(world / "nowhere")), ["a"], ["b"], np.array([[0, 0]]))
+def test_the_refusal_of_a_worker_arrives_as_it_was_raised(world: Path) -> None:
+    for name, code in (("nowhere", "MODEL_NOT_FOUND"), ("pairs", "MODEL_KIND")):
+        with pytest.raises(ModelError) as caught:
+            rescore(RescorerConfig(model=str(world / name)), ["a"], ["b"], np.array([[0, 0]]))
+        assert caught.value.code == code
+        assert str(world / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["bert.encoder.layer.0.output.dense.bias", "classifier.weight", "bert.pooler.dense.bias"]
+)
+def test_a_cross_encoder_without_some_of_its_weights_is_refused(world: Path, tmp_path: Path, key: str) -> None:
+    folder = Path(shutil.copytree(world / "cross", tmp_path / "cross"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[key]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load_cross_encoder(folder, "cpu")
+    assert caught.value.code == "MODEL_WEIGHTS"
+    assert key in str(caught.value)
 
 
 @pytest.mark.usefixtures("encode_here")

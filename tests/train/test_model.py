@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.models.loading import load
 from hbt_ray.train.engine.chunks import features
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build, tokenising
-from hbt_ray.train.model.loading import load
 from tests.train.model_folders import TEXTS, small, there
 
 
@@ -60,7 +60,7 @@ def test_vectors_have_length_one_though_a_folder_leaves_it_out(tmp_path: Path) -
 
     whole = build(small(), TEXTS)
     SentenceTransformer(modules=list(whole)[:2], device="cpu").save_pretrained(str(tmp_path / "model"))
-    again = build(there(tmp_path / "model"))
+    again = build(there(tmp_path / "model", question_prompt="query: ", passage_prompt="passage: "))
     assert np.abs(np.linalg.norm(again.encode(TEXTS), axis=1) - 1).max() < 1e-6
     assert np.allclose(again.encode_query(TEXTS), whole.encode_query(TEXTS), atol=1e-6)
 

@@ -30,13 +30,13 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
+from hbt_ray.models.loading import load
 from hbt_ray.run import Run
 from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.engine.chunks import features
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.export import export
 from hbt_ray.train.model.encoder import tokenising
-from hbt_ray.train.model.loading import load
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.trainer import fit, open_run
 from tests.worlds import small_run, small_store, write_negatives

@@ -19,6 +19,7 @@ import ray.data
 from hbt_ray.errors import ModelError
 from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig
 from hbt_ray.evaluate.encode.vectors import Texts, TextSet, VectorCache, Vectors
+from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
 
 _BATCHES = 16
 """Given to an actor at once, for it to sort: characters have sorted the texts by then, tokens do so within these."""
@@ -54,10 +55,10 @@ def encode(
     Raises:
         ModelError: the model cannot be loaded, or gives vectors that are not finite, or zero where only their
             direction counts.
+        ResourceError: the encoder's processes ran out of memory or died.
     """
     sets = [TextSet.of(0, questions), TextSet.of(1, passages)]
-    identity = config.identity() if cache else None
-    kept = VectorCache(cache, identity) if cache and identity else None
+    kept = VectorCache(cache, config.identity()) if cache else None
     found = {texts.side: vectors for texts in sets if kept and (vectors := kept.find(texts)) is not None}
     missing = [texts for texts in sets if texts.side not in found and len(texts)]
     for texts in sets:
@@ -111,17 +112,15 @@ def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
     if not blocks:
         return
     dataset = ray.data.from_arrow(blocks).map_batches(
-        Encoder,
-        fn_constructor_args=(config,),
+        Guarded,
+        fn_constructor_args=(Encoder, config),
         batch_size=None,  # A block as it is.
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_gpus=1 if config.gpu else None,
+        **WORKER_LIMITS,
     )
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        raise ModelError(f"{config.model!r} could not encode: {last_line(error)}") from error
+    yield from guarded_batches(dataset, f"{config.model!r} could not encode")
 
 
 def _blocks(config: EncoderConfig, sets: list[TextSet]) -> list[pa.Table]:
@@ -144,9 +143,3 @@ def _check(config: EncoderConfig, vectors: Vectors) -> None:
             f"{config.model!r} gives a vector of zeros for {zero} of {len(vectors)} texts, which is equally far from "
             "everything; its weights are damaged, or its precision is too low"
         )
-
-
-def last_line(error: BaseException) -> str:
-    """Of a Ray error, whose first lines are tracebacks of other processes."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -14,8 +14,11 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.cores import usable_cores
-from hbt_ray.errors import ModelError
 from hbt_ray.heap import keep_freed_memory
+from hbt_ray.models.files import Kind, check_files
+from hbt_ray.models.inspection import check_length
+from hbt_ray.models.loading import load
+from hbt_ray.models.source import locate
 
 _NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
 """What may lie in a model's folder, and change, while its vectors stay the same."""
@@ -40,13 +43,15 @@ class EncoderConfig(Config):
     gpu: bool = False
     """One GPU an actor."""
 
-    def identity(self) -> str | None:
-        """Checksum of the model's files and of all that changes its vectors; None of a hub model that is not here.
+    def identity(self) -> str:
+        """Checksum of the model's files and of all that changes its vectors.
 
         It costs a second a GB, and no model is loaded for it, as it is for the fingerprint of its vectors.
+
+        Raises:
+            ModelError: see `locate`.
         """
-        if (folder := _folder_here(self.model)) is None:
-            return None
+        folder = locate(self.model)
         digest = hashlib.sha256(
             repr((self.question_prompt, self.passage_prompt, self.max_length, self.precision)).encode()
         )
@@ -63,18 +68,19 @@ class Encoder:
 
     def __init__(self, config: EncoderConfig) -> None:
         import torch
-        from sentence_transformers import SentenceTransformer
 
         if not config.gpu:
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // config.workers))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        self._model = SentenceTransformer(config.model, device="cuda" if config.gpu else "cpu")
-        self._model.to(kinds[config.precision])
+        kind = kinds[config.precision]
+        self._model = load(locate(config.model), dtype=kind).to("cuda" if config.gpu else "cpu", kind)
         for name, prompt in (("query", config.question_prompt), ("document", config.passage_prompt)):
             if prompt is not None:
                 self._model.prompts[name] = prompt
         if config.max_length:
+            if hasattr(self._model[0], "model"):
+                check_length(self._model[0].model, config.max_length, Path(config.model), "--max-length")
             self._model.max_seq_length = config.max_length
             self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
         self._batch_size = config.batch_size
@@ -123,35 +129,14 @@ class Encoder:
         return np.arange(len(texts)) if mask is None else np.argsort(-mask.sum(1).numpy(), kind="stable")
 
 
-def model_folder(model: str) -> Path | None:
-    """The folder of a local model, or None for a hub name.
+def model_folder(model: str, kind: Kind = "encoder") -> Path | None:
+    """The folder of a local model, or None for a hub name, which is fetched. Its files are checked, not loaded.
 
     Raises:
-        ModelError: a folder without a model, or what is neither a folder nor can be a name of the hub.
+        ModelError: see `locate` and `check_files`.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # Public, as its pages say.
-
-    folder = Path(model)
-    if not folder.exists():
-        try:
-            validate_repo_id(model)
-        except HFValidationError:
-            raise ModelError(f"{model}: no such folder") from None
-        return None
-    if not any((folder / name).exists() for name in ("modules.json", "config.json")):
-        raise ModelError(f"{model}: neither modules.json nor config.json is there, so it is no encoder")
-    return folder
-
-
-def _folder_here(model: str) -> Path | None:
-    """Of a local model, or the newest snapshot of a hub model in its cache."""
-    if folder := model_folder(model):
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    check_files(locate(model), kind)
+    return Path(model) if Path(model).exists() else None
 
 
 def _fingerprint(model: Any) -> str:

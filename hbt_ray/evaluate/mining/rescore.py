@@ -18,8 +18,10 @@ from hbt_ray.config import Config
 from hbt_ray.cores import usable_cores
 from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.errors import ModelError
-from hbt_ray.evaluate.encode.encode import last_line
 from hbt_ray.evaluate.search.scores import Floats
+from hbt_ray.models.loading import load_cross_encoder
+from hbt_ray.models.source import locate
+from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
 
 
 class RescorerConfig(Config):
@@ -56,21 +58,21 @@ def rescore(
     order = np.argsort(-lengths[0][pairs[:, 0]] - lengths[1][pairs[:, 1]], kind="stable")
     table = pa.table({"number": order, "question": pairs[order, 0], "document": pairs[order, 1]})
     block = config.batch_size * 8
+    stored = [ray.put(pa.array(texts, pa.large_string())) for texts in (questions, documents)]
     dataset = ray.data.from_arrow([table.slice(at, block) for at in range(0, len(table), block)]).map_batches(
-        _Rescorer,
-        fn_constructor_args=(config, [ray.put(pa.array(texts, pa.large_string())) for texts in (questions, documents)]),
-        batch_size=config.batch_size,
+        Guarded,
+        # A list within the arguments: Ray would put the texts in the place of references that it sees.
+        fn_constructor_args=(_Rescorer, config, stored),
+        batch_size=None,  # A block as it is.
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_gpus=1 if config.gpu else None,
+        **WORKER_LIMITS,
     )
     scores = np.full(len(pairs), np.nan, np.float32)
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            scores[batch["number"].to_numpy()] = batch["score"].to_numpy()
-            advance(len(batch))
-    except ray.exceptions.RayError as error:
-        raise ModelError(f"{config.model!r} could not score pairs: {last_line(error)}") from error
+    for batch in guarded_batches(dataset, f"{config.model!r} could not score pairs"):
+        scores[batch["number"].to_numpy()] = batch["score"].to_numpy()
+        advance(len(batch))
     if not np.isfinite(scores).all():
         raise ModelError(f"{config.model!r} gives scores that are not finite; its weights are damaged or overflow")
     return scores
@@ -81,14 +83,12 @@ class _Rescorer:
 
     def __init__(self, config: RescorerConfig, texts: Sequence[Any]) -> None:
         import torch
-        from sentence_transformers import CrossEncoder
 
         if not config.gpu:
             torch.set_num_threads(max(1, usable_cores() // config.workers))
-        self._model = CrossEncoder(config.model, device="cuda" if config.gpu else "cpu")
+        self._model = load_cross_encoder(locate(config.model), "cuda" if config.gpu else "cpu")
         self._raw, self._batch_size = torch.nn.Identity(), config.batch_size
         self._questions, self._documents = ray.get(list(texts))
-        _require_trained_head(self._model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         sides = (self._questions.take(batch["question"]), self._documents.take(batch["document"]))
@@ -97,13 +97,3 @@ class _Rescorer:
             pairs, batch_size=self._batch_size, activation_fn=self._raw, show_progress_bar=False
         )
         return pa.table({"number": batch["number"], "score": scores.astype(np.float32)})
-
-
-def _require_trained_head(model: Any) -> None:
-    """sentence-transformers puts a random head on any encoder, whose scores would be noise."""
-    head, wanted = type(model.model).__name__, "ForSequenceClassification"
-    trained = model.config.architectures or [""]
-    if head.endswith(wanted) and not trained[0].endswith(wanted):
-        raise ModelError(f"it is a {trained[0] or 'model'} without a trained head for pairs, so no cross-encoder")
-    if model.num_labels != 1:
-        raise ModelError(f"it gives {model.num_labels} numbers a pair; take a cross-encoder that gives one")

@@ -10,6 +10,8 @@ from hbt_ray.config import Config
 from hbt_ray.train.model.lora import LoraConfig
 
 SCRATCH = "scratch"
+QUESTION_PROMPT, PASSAGE_PROMPT = "query: ", "passage: "
+"""Of scratch encoders, and of pretrained ones that say nothing of prompts: those of E5 (2212.03533)."""
 FLASH = "flash_attention_2"
 _MANNER = {"attention", "gradient_checkpointing", "compile"}
 
@@ -22,8 +24,11 @@ class ModelConfig(Config):
     are read from safetensors only, and code that comes with a model is never run."""
     pooling: Literal["mean", "cls"] = "mean"
     """How token vectors become one; a SentenceTransformer keeps its own."""
-    question_prompt: str = "query: "
-    passage_prompt: str = "passage: "
+    question_prompt: str | None = None
+    """Written before every question; by default the model's own, and `query: ` for a model that says nothing of
+    prompts. The export keeps it."""
+    passage_prompt: str | None = None
+    """Written before every passage; by default the model's own, or `passage: `."""
     max_question_length: int = Field(64, gt=2)
     """Tokens, special ones included."""
     max_passage_length: int = Field(256, gt=2)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from hbt_ray.errors import ModelError
+from hbt_ray.models.loading import load
 from hbt_ray.train.model.config import FLASH, ModelConfig
-from hbt_ray.train.model.loading import load
 from hbt_ray.train.model.lora import adapt, targets
 
 _DROPOUTS = {
@@ -96,7 +96,8 @@ def _loaded(folder: Path, config: ModelConfig) -> Any:
 
     dropouts = {}
     if config.dropout is not None:
-        dropouts = dict.fromkeys(_dropouts(AutoConfig.from_pretrained(folder)), config.dropout)
+        known = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        dropouts = dict.fromkeys(_dropouts(known), config.dropout)
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     try:
         return load(folder, attention, dropouts)
