@@ -131,6 +131,7 @@ BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attent
         "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}  # fmt: skip
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 8,
        "patch_size": 4}  # fmt: skip
+UNCUT = {"text": {"truncation": False}}
 DEEP = "[" * 100_000
 
 PLAIN: dict[str, tuple[Damage, str]] = {
@@ -197,6 +198,7 @@ SENTENCE: dict[str, tuple[Damage, str]] = {
     "weights elsewhere": (changed("sentence_bert_config.json", model_args={"subfolder": "../.."}), "MODEL_FILES"),
     "trust in its code": (changed("sentence_bert_config.json", model_args={"trust_remote_code": True}), "MODEL_CODE"),
     "a generator": (changed("sentence_bert_config.json", transformer_task="text-generation"), "MODEL_KIND"),
+    "no truncation": (changed("sentence_bert_config.json", processing_kwargs=UNCUT), "MODEL_LOADING"),
     "lengths beyond positions": (changed("sentence_bert_config.json", query_length=5_000), "MODEL_LENGTH"),
     "prompts of numbers": (changed("config_sentence_transformers.json", prompts={"query": 7}), "MODEL_FILES"),
     "a sparse encoder": (changed("config_sentence_transformers.json", model_type="SparseEncoder"), "MODEL_KIND"),
