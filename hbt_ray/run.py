@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.storage import read_json_lines
+from hbt_ray.storage import read_json_lines, valid_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,13 @@ class Run:
         return self.root / "report.html"
 
     def verdict(self, task: str, *, of_base: bool = False, variant: str = "") -> Path:
-        """The folder of one verdict."""
-        return self.root / "verdicts" / (task + (f"+{variant}" if variant else "") + ("@base" if of_base else ""))
+        """The folder of one verdict.
+
+        Raises:
+            InputError: task or variant cannot be part of a folder's name.
+        """
+        name = valid_name(task, "task") + (f"+{variant}" if variant else "") + ("@base" if of_base else "")
+        return self.root / "verdicts" / valid_name(name, "the result")
 
     def verdicts(self, *, of_base: bool = False) -> list[Path]:
         """The files of all verdicts so far, by task."""

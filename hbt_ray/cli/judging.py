@@ -145,16 +145,15 @@ def evaluate(
     from hbt_ray.console import Screen
     from hbt_ray.evaluate.search.search import SearchConfig
     from hbt_ray.posthoc import Fix
-    from hbt_ray.run import Run
     from hbt_ray.session import session
-    from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words
+    from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words, named_run
 
     screen = Screen(as_json)
     tasks = _tasks(task or (), suite, language_tags(languages))
     if model == BM25:
         if posthoc or untrained or precision != "fp32":
             raise ConfigError("bm25 has neither vectors nor weights; leave out --posthoc, --untrained and --precision")
-        run = Run((storage / (name or BM25)).absolute())
+        run = named_run(storage, name or BM25)
         _tell(screen, run, [], judge_words(run, tasks, screen, trec_depth))
         return
     run = find_run(model, name, storage)

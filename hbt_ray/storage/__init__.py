@@ -21,10 +21,11 @@ from hbt_ray.storage.atomic import (
 )
 from hbt_ray.storage.full_disk import naming_storage_errors, storage_error
 from hbt_ray.storage.locks import LOCK_TIMEOUT_SECONDS, exclusive, one_at_a_time
-from hbt_ray.storage.names import MAX_NAME_BYTES, valid_name
+from hbt_ray.storage.names import MAX_NAME_BYTES, Name, RelativePath, valid_name, valid_relative_path
 from hbt_ray.storage.records import (
     append_json_lines,
     file_sha256,
+    parse_checked_json,
     read_checked_json,
     read_json_lines,
     text_sha256,
@@ -35,6 +36,8 @@ from hbt_ray.storage.records import (
 __all__ = [
     "LOCK_TIMEOUT_SECONDS",
     "MAX_NAME_BYTES",
+    "Name",
+    "RelativePath",
     "append_json_lines",
     "atomic_file",
     "atomic_folder",
@@ -43,6 +46,7 @@ __all__ = [
     "is_unused",
     "naming_storage_errors",
     "one_at_a_time",
+    "parse_checked_json",
     "read_checked_json",
     "read_json_lines",
     "remove_tree",
@@ -51,6 +55,7 @@ __all__ = [
     "temporary_folder",
     "text_sha256",
     "valid_name",
+    "valid_relative_path",
     "with_checksum",
     "write_json",
     "write_json_lines",

@@ -129,12 +129,25 @@ def read_checked_json(path: Path) -> dict[str, Any]:
         DamagedFile: it is cut short, changed, or has no checksum.
     """
     try:
-        record = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
+    return parse_checked_json(content, str(path))
+
+
+def parse_checked_json(content: bytes, location: str) -> dict[str, Any]:
+    """The same from the content of a file, which `location` names in errors.
+
+    Raises:
+        DamagedFile: see `read_checked_json`.
+    """
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(location, " ".join(str(error).split())[:200]) from None
     if not isinstance(record, dict) or not _matches(record):
-        raise DamagedFile(str(path), "its checksum does not match its content")
+        raise DamagedFile(location, "its checksum does not match its content")
     del record[_CHECKSUM]
     return record

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from hbt_ray.config import Config
 from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.location import Location, absolute
 from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.run import Run
+from hbt_ray.storage import Name
 from hbt_ray.train.engine.optimiser import OptimiserConfig
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.model.config import FLASH, ModelConfig
@@ -32,7 +33,7 @@ class CheckpointsConfig(Config):
 class TrainConfig(Config):
     """A training run."""
 
-    name: str = Field(min_length=1)
+    name: Name
     """Of the run: its folder under `storage_path`. The same name continues it."""
     store: Location
     """A folder or a URI, such as `s3://bucket/store`."""
@@ -50,13 +51,6 @@ class TrainConfig(Config):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     validation: ValidationConfig = ValidationConfig()
     trackers: TrackersConfig = TrackersConfig()
-
-    @field_validator("name")
-    @classmethod
-    def _one_folder(cls, name: str) -> str:
-        if Path(name).name != name:
-            raise ValueError(f"{name!r} is no plain folder name; put the path into storage_path")
-        return name
 
     @model_validator(mode="after")
     def _checkpoints_to_validate(self) -> TrainConfig:

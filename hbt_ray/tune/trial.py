@@ -50,7 +50,7 @@ def run_folder(folder: Path, values: Mapping[str, Any], trial_id: str) -> Path:
     if begun := next(folder.glob(f"*-{trial_id}"), None):
         return begun
     told = ",".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())
-    return folder / (re.sub(r"[^\w.,=-]+", "_", told)[:80] + f"-{trial_id}")
+    return folder / (re.sub(r"[^\w.,=-]+", "_", told, flags=re.ASCII)[:80].lstrip(".") + f"-{trial_id}")
 
 
 def _short(value: Any) -> str:

@@ -19,7 +19,7 @@ from hbt_ray.evaluate.verdict.verdict import Verdict
 from hbt_ray.posthoc import Fix, Method, fit_to_store
 from hbt_ray.posthoc.fix import SUFFIX
 from hbt_ray.run import Run
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive, valid_name
 from hbt_ray.train.model.base import verify_base
 from hbt_ray.workflow.training import writing_card
 
@@ -40,7 +40,16 @@ def find_run(model: str, name: str, storage: Path) -> Run:
             raise ModelError(f"run {model} has no exported encoder yet; let `hbt train` finish, or judge {run.base}")
         return run
     model_folder(model)
-    return Run((storage / (name or model.strip("/").replace("/", "--").lstrip("."))).absolute())
+    return named_run(storage, name or model.strip("/").replace("/", "--").lstrip("."))
+
+
+def named_run(storage: Path, name: str) -> Run:
+    """The folder of results below `storage` on what is no run of its own.
+
+    Raises:
+        InputError: the name cannot be that of a folder.
+    """
+    return Run((storage / valid_name(name, "--name")).absolute())
 
 
 def fix_file(run: Run, model: str, name: str) -> Path:
@@ -52,7 +61,7 @@ def fix_file(run: Run, model: str, name: str) -> Path:
     if name.endswith(SUFFIX):
         return Path(name)
     folder = run.model if run.config.exists() else model_folder(model) or run.root
-    return folder / "posthoc" / f"{name}{SUFFIX}"
+    return folder / "posthoc" / f"{valid_name(name, '--posthoc')}{SUFFIX}"
 
 
 def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen) -> Fix:

@@ -18,6 +18,7 @@ from hbt_ray.data.stream.local import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokens import tokenise
 from hbt_ray.data.stream.view import View
 from hbt_ray.errors import NegativesError, PlanError, StoreError
+from hbt_ray.storage import with_checksum, write_json
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
@@ -175,7 +176,7 @@ def test_a_version_that_the_manifest_only_promises_is_no_text(
     told = json.loads((damaged / "manifest.json").read_text())
     for group in told["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)
-    (damaged / "manifest.json").write_text(json.dumps(told))
+    write_json(damaged / "manifest.json", with_checksum(told))
     view = View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
     loader = Loader(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, views=(view,))
     with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):

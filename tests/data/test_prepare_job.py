@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
+import random
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -19,12 +21,15 @@ from hypothesis import strategies as st
 from hbt_ray.data.plan.keyed import make_key
 from hbt_ray.data.prepare import Prepared, StoreConfig, in_process, on_ray, prepare
 from hbt_ray.data.prepare.group import text_key
+from hbt_ray.data.prepare.job import WORK
 from hbt_ray.data.prepare.recipe import _BUCKET_BYTES
 from hbt_ray.data.prepare.work import Result, Spread, Task
 from hbt_ray.data.prepare.write import cut, total
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.store.verify import verify
-from hbt_ray.errors import StoreError
+from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
+from hbt_ray.storage import exclusive
+from tests.disks import resize, small_disk
 
 RECIPE = "hbt_ray.data.prepare.recipe."
 
@@ -66,7 +71,7 @@ def contents(path: str) -> dict[str, bytes]:
     """Every file of a store, but for the manifest's fingerprint of its sources."""
     files = {str(file.relative_to(path)): file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
     manifest = json.loads(files["manifest.json"])
-    manifest.pop("spec")
+    del manifest["spec"], manifest["checksum"]
     return {**files, "manifest.json": json.dumps(manifest).encode()}
 
 
@@ -212,14 +217,139 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
     assert {source for info in made.manifest.datasets for source in info.sources} == {"s0", "other"}
 
 
-def test_a_store_that_another_process_makes_is_left_alone(tmp_path: Path) -> None:
+def test_a_store_that_another_command_makes_is_left_alone(tmp_path: Path) -> None:
     config = recipe(tmp_path)
-    (tmp_path / "store" / ".prepare").mkdir(parents=True)
-    with (tmp_path / "store" / ".prepare" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match="another process"):
-            prepare(config)
+    with exclusive(tmp_path / "store" / WORK, "hbt prepare"), pytest.raises(LockedError):
+        prepare(config)
     assert prepare(config).num_kept
+
+
+def half_made(config: StoreConfig) -> Path:
+    """A store whose first shards are written."""
+
+    def killed_while_writing(tasks: list[Task]) -> Iterator[Result]:
+        for number, result in enumerate(in_process(tasks)):
+            if "/write/" in result["key"] and number == 3:
+                raise Killed
+            yield result
+
+    with pytest.raises(Killed):
+        prepare(config, killed_while_writing)
+    assert not (Path(config.path) / "manifest.json").exists()
+    return Path(config.path)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_files_stay_and_shards_of_other_settings_go(tmp_path: Path) -> None:
+    config = recipe(tmp_path, shard_items=3)
+    root, others = half_made(config), tmp_path / "others"
+    assert (stale := list(root.glob("set0/*.arrow")))
+    foreign = [root / "set0" / "notes.txt", root / "set0" / "99999.arrow", root / "mine" / "thesis.tex", root / "a.txt"]
+    others.mkdir()
+    for path in (*foreign, others / "00000.arrow", others / "data"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("years of work")
+    (root / "linked").symlink_to(others)
+    (root / WORK / "linked").symlink_to(others)
+    made = prepare(config.model_copy(update={"shard_items": 1000, "max_rejected": 0.5}))
+    assert made.num_kept
+    assert not (root / WORK).exists()
+    assert sum(path.exists() for path in stale) <= 1  # The new shard may have the name of an old one.
+    assert [path.read_text() for path in foreign] == ["years of work"] * 4
+    assert listing(others) == {"00000.arrow": b"years of work", "data": b"years of work"}
+    assert not verify(config.path).problems
+
+
+@pytest.mark.parametrize("uri", [False, True])
+@pytest.mark.parametrize("kind", ["link to files", "link to nothing", "folder", "file"])
+def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path, kind: str, uri: bool) -> None:
+    config, outside, work = recipe(tmp_path), tmp_path / "outside", tmp_path / "store" / WORK
+    if uri:
+        config = config.model_copy(update={"path": (tmp_path / "store").as_uri()})
+    outside.mkdir()
+    work.parent.mkdir()
+    if kind == "link to nothing":
+        work.symlink_to(tmp_path / "nowhere")
+    elif kind == "file":
+        work.write_text("mine")
+    else:
+        work.symlink_to(outside) if kind == "link to files" else work.mkdir()
+        (work / "thesis.tex").write_text("mine")
+        (work / "lock").write_text("")
+    before = listing(tmp_path), os.path.islink(work)
+    with pytest.raises(StoreError) as caught:
+        prepare(config)
+    assert caught.value.code == "NOT_A_STORE"
+    assert (listing(tmp_path), os.path.islink(work)) == before
+
+
+def test_shards_are_not_written_through_a_link(tmp_path: Path) -> None:
+    config, outside = recipe(tmp_path, shard_items=3), tmp_path / "outside"
+    root = half_made(config)
+    shutil.move(root / "set0", outside)
+    (root / "set0").symlink_to(outside)
+    for path in outside.iterdir():
+        path.write_text("mine")
+    before = listing(outside)
+    with pytest.raises(StoreError) as caught:
+        prepare(config)
+    assert caught.value.code == "NOT_A_STORE"
+    assert listing(outside) == before
+    (root / "set0").unlink()
+    assert prepare(config).num_kept
+
+
+def test_a_folder_that_was_empty_stays_if_nothing_is_made(tmp_path: Path) -> None:
+    config = recipe(tmp_path)
+    for path in tmp_path.glob("*.jsonl"):
+        path.write_text("")
+    with pytest.raises(SourceError):
+        prepare(config)
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "store").mkdir()
+    with pytest.raises(SourceError):
+        prepare(config)
+    assert os.listdir(tmp_path / "store") == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "lose"])
+@pytest.mark.usefixtures("many_buckets")
+def test_damaged_intermediate_files_are_made_again(tmp_path: Path, damage: str) -> None:
+    config = recipe(tmp_path, shard_items=3)
+    prepare(config)
+    wanted, broken = contents(config.path), recipe(tmp_path, name="broken", shard_items=3)
+    half_made(broken)
+    rng = random.Random(damage)
+    files = sorted(path for path in Path(broken.path).rglob("*") if path.is_file() and path.name != "about.txt")
+    for path in rng.sample(files, len(files) // 4):
+        content = bytearray(path.read_bytes())
+        if damage == "flip" and content:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        if damage == "lose":
+            path.unlink()
+        else:
+            path.write_bytes({"flip": content, "cut": content[: len(content) // 2], "empty": b""}[damage])
+    prepare(broken)
+    assert contents(broken.path) == wanted
+
+
+@pytest.mark.parametrize("spread", [in_process, on_ray])
+def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Spread, ray_session: None) -> None:
+    config = recipe(tmp_path, rows=[row(f"i{n}", "en", f"{n} " * 500) for n in range(300)], decontaminate=[])
+    store, before = tmp_path / "store", {}
+    with small_disk(store, "256k"):
+        with pytest.raises(StorageError) as caught:
+            prepare(config, spread)
+        assert str(store) in caught.value.path
+        assert not list(store.rglob("*.part"))
+        before = listing(store)
+        assert not {name for name in before if not name.startswith(WORK)}
+        resize(store, "64m")
+        assert prepare(config, spread).num_kept == 300
+        assert not verify(config.path).problems
 
 
 def test_a_parquet_file_is_cut_by_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

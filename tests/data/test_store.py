@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import shutil
@@ -20,6 +19,7 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.cache import CacheConfig
 from hbt_ray.data.store.census import census, dataset_table, language_table, sample
+from hbt_ray.data.store.checksums import write_shard
 from hbt_ray.data.store.manifest import DatasetInfo, Group, Manifest, Shard
 from hbt_ray.data.store.picture import compact, coverage_svg
 from hbt_ray.data.store.store import Store
@@ -28,6 +28,7 @@ from hbt_ray.data.stream.local import Loader
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import StoreError
 from hbt_ray.languages import english_name
+from hbt_ray.storage import file_sha256
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import small_run
@@ -42,6 +43,13 @@ def text(side: str, language: str, number: int, length: int) -> str:
 
 def near(folder: Path) -> CacheConfig:
     return CacheConfig(folder=folder / "cache")
+
+
+def write_table(root: Path, file: str, table: pa.Table, batch_items: int) -> dict[str, str]:
+    """Write a shard; what the manifest says of it."""
+    with (root / file).open("wb") as sink:
+        checksums = write_shard(sink, table.combine_chunks().to_batches(batch_items))
+    return {"file": file, "sha256": file_sha256(root / file), "checksums": checksums}
 
 
 def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, name: str = "facts") -> Store:
@@ -63,12 +71,9 @@ def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int =
                 columns[f"{side}.{language}"] = pa.array(values, pa.string())
         columns["answer.en"] = pa.array([None if n % 3 else f"a{n}" for n in numbers], pa.string())
         table, path = pa.table(columns), root / name / f"{len(shards):05d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=batch_items)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        shards.append(Shard(file=f"{name}/{path.name}", num_items=len(numbers), sha256=sha256))
+        shards.append(Shard(num_items=len(numbers), **write_table(root, f"{name}/{path.name}", table, batch_items)))
     info = DatasetInfo(name=name, groups=GROUPS, shards=tuple(shards), max_right=2)
-    (root / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
+    (root / "manifest.json").write_bytes(Manifest(datasets=(info,)).to_json())
     return Store(root)
 
 
@@ -143,7 +148,7 @@ def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> N
     written(tmp_path / "store", shard_items=13)
     manifest = Store(tmp_path / "store").manifest
     info = manifest.datasets[0].model_copy(update={"groups": groups})
-    (tmp_path / "store" / "manifest.json").write_text(Manifest(datasets=(info,)).model_dump_json())
+    (tmp_path / "store" / "manifest.json").write_bytes(Manifest(datasets=(info,)).to_json())
     store = Store(tmp_path / "store")
     plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=200, languages=("de",)))
     with pytest.raises(StoreError, match=r"facts/0000.\.arrow lacks values of question\.de .*hbt store verify"):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
@@ -23,15 +21,18 @@ from hbt_ray.data.prepare.work import Result, Spread, Work, in_process
 from hbt_ray.data.prepare.write import layouts
 from hbt_ray.data.sources.rows import Part, Row
 from hbt_ray.data.store.folder import Folder
-from hbt_ray.data.store.location import is_uri
 from hbt_ray.data.store.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.store.picture import coverage_svg
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
+from hbt_ray.storage import atomic_folder, exclusive, file_sha256, remove_tree
 
 REJECTED, REMOVED, PICTURE = "rejected.jsonl", "removed.jsonl", "coverage.svg"
 WORK = ".prepare"
 """Folder of a store that is being made."""
+ABOUT = "about.txt"
+"""File of the work folder; a folder without it was not made by us and is not deleted."""
+_ABOUT = b"Intermediate files of `hbt prepare`, which deletes this folder when the store is complete.\n"
 _BUCKETS_PER_SHARE = 8
 """A row's hashes take some tenth of the row's room, so fewer tasks can compare all hashes than all rows."""
 
@@ -74,36 +75,76 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
             raise StoreError(
                 f"{store}: holds a store made from other settings or sources; give another path, or remove it first"
             )
-        (store / WORK).remove()
+        if _is_work(store / WORK):
+            (store / WORK).remove()
         return Prepared(manifest, 0, Counter(), Counter(), Counter(), was_there=True)
-    if (names := store.names()) and WORK not in names:
-        raise StoreError(f"{store}: is there and is no store, so it is left alone; give another path")
-    with _alone(store / WORK):
-        work = Work(store / WORK, spread, screen or Screen(silent=True))
+    with _work_folder(store) as folder:
+        work = Work(store, folder, spread, screen or Screen(silent=True))
         prepared = _Job(config, store, work, fingerprint, config.num_buckets()).run()
-    (store / WORK).remove()
+        folder.remove()
     return prepared
 
 
 @contextmanager
-def _alone(work: Folder) -> Iterator[None]:
-    """No other process may make this store; in an object store nothing can be locked, and both write the same."""
-    if is_uri(work.location):
-        yield
+def _work_folder(store: Folder) -> Iterator[Folder]:
+    """The folder of a job's intermediate files, for one command at a time.
+
+    Nothing can be locked in an object store; two jobs there write the same bytes.
+
+    Raises:
+        StoreError: something else stands in the store's place or in that of the work folder.
+        LockedError: another command makes this store.
+    """
+    work, path = store / WORK, store.local
+    if path is None:
+        _require_own(store)
+        work.write(ABOUT, _ABOUT)
+        yield work
         return
-    Path(work.location).mkdir(parents=True, exist_ok=True)
-    with (Path(work.location) / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{work}: another process is making this store; wait for it, or end it first") from None
-        try:
-            yield
-        finally:
-            if os.listdir(work.location) == ["lock"]:  # Nothing was done that another run could use.
-                work.remove()
-                with suppress(OSError):
-                    Path(work.location).parent.rmdir()
+    if os.path.lexists(path) and not path.is_dir():
+        raise StoreError(f"{path}: exists but is not a folder; give another path", code="NOT_A_STORE")
+    is_new = not path.exists()
+    try:
+        with exclusive(path / WORK, "hbt prepare"):
+            _require_own(store)
+            if not _is_work(work):
+                with atomic_folder(path / WORK) as scratch:
+                    (scratch / ABOUT).write_bytes(_ABOUT)
+            try:
+                yield work
+            finally:
+                if work.names() == [ABOUT]:  # Nothing was done that another run could use.
+                    work.remove()
+    finally:
+        if is_new:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _require_own(store: Folder) -> None:
+    """Hidden files of the system and scratch files of a command that died do not matter.
+
+    Raises:
+        StoreError: the folder holds files of somebody else, or its work folder is not one of ours.
+    """
+    work, names = store / WORK, store.names()
+    path = work.local
+    is_folder = path is None or (path.is_dir() and not path.is_symlink())
+    if WORK in names and not _is_work(work) and (not is_folder or work.names()):
+        raise StoreError(
+            f"{work}: exists but was not made by `hbt prepare`; nothing was changed. Give another path",
+            code="NOT_A_STORE",
+        )
+    if WORK not in names and any(not name.startswith(".") for name in names):
+        raise StoreError(
+            f"{store}: exists but is not a store, so it is left alone; give another path", code="NOT_A_STORE"
+        )
+
+
+def _is_work(work: Folder) -> bool:
+    """Whether `hbt prepare` made this folder. What a link points to is somebody else's."""
+    path = work.local
+    return not (path and path.is_symlink()) and work.exists(ABOUT) and work.read(ABOUT) == _ABOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +255,13 @@ class _Job:
 
     def _write(self, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]) -> tuple[DatasetInfo, ...]:
         datasets = list(layouts(self.store, packed, packs, self.config.shard_items))
+        self._require_no_links([one.name for one in datasets])
         keys = {one.name: [self._key(f"write/{one.name}", shard.number) for shard in one.shards] for one in datasets}
         tasks = {key: shard for one in datasets for key, shard in zip(keys[one.name], one.shards, strict=True)}
-        written = {result.pop("key"): Shard(**result) for result in self.work.stage("writing shards", tasks)}
+        written = {
+            result["key"]: Shard(**{field: result[field] for field in Shard.model_fields})
+            for result in self.work.stage("writing shards", tasks)
+        }
         origins = _origins(reads)
         return tuple(
             DatasetInfo(
@@ -230,6 +275,16 @@ class _Job:
             for one in datasets
         )
 
+    def _require_no_links(self, datasets: Sequence[str]) -> None:
+        """Raises: StoreError if shards would be written to where a link points, over the files of somebody else."""
+        for path in (self.store.local / name for name in datasets if self.store.local):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise StoreError(
+                    f"{path}: stands where a folder of shards is to be written, and is a link or a file; nothing was "
+                    "changed. Remove it, or give another path",
+                    code="NOT_A_STORE",
+                )
+
     def _publish(self, manifest: Manifest, reads: Sequence[Result], num_buckets: int) -> None:
         """The manifest last: without it there is no store."""
         self._collect(REJECTED, self._rejected(reads, num_buckets))
@@ -237,13 +292,27 @@ class _Job:
             (self.work.folder / self.fingerprint / stage).read(f"{number:05d}.removed.jsonl")
             for stage in ("group", "pack") for number in range(num_buckets)
         ))  # fmt: skip
-        shards = {shard.file for info in manifest.datasets for shard in info.shards}
-        for name in set(self.store.names()) - {WORK, REJECTED, REMOVED, PICTURE}:
-            for file in (self.store / name).names():
-                if f"{name}/{file}" not in shards:  # Of an earlier run with other settings, which never ended.
-                    (self.store / name / file).remove()
+        self._remove_stale({shard.file for info in manifest.datasets for shard in info.shards})
         self.store.write(PICTURE, coverage_svg(manifest).encode())
-        self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
+        self.store.write(MANIFEST, manifest.to_json())
+
+    def _remove_stale(self, shards: set[str]) -> None:
+        """Delete shards of earlier runs with other settings, which never ended: those that their results name."""
+        for other in set(self.work.folder.names()) - {self.fingerprint, "read", ABOUT}:
+            for dataset in (self.work.folder / other / "write").names():
+                for name in (self.work.folder / other / "write" / dataset).names():
+                    result = self.work.result(f"{other}/write/{dataset}/{name.removesuffix('.json')}")
+                    if result and result["file"] not in shards:
+                        self._remove_shard(result["file"], result["sha256"])
+
+    def _remove_shard(self, file: str, sha256: str) -> None:
+        root = self.store.local
+        if root is None:
+            (self.store / file).remove()
+        elif not (root / file).parent.is_symlink() and file_sha256(root / file) == sha256:
+            remove_tree(root / file)
+            with suppress(OSError):  # Other files may lie there.
+                (root / file).parent.rmdir()
 
     def _rejected(self, reads: Sequence[Result], num_buckets: int) -> Iterator[bytes]:
         for read in reads:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from hbt_ray.data.prepare.work import Result
-from hbt_ray.data.store.folder import Folder, Hashing
+from hbt_ray.data.store.checksums import write_shard
+from hbt_ray.data.store.folder import Folder
 from hbt_ray.data.store.manifest import Group
 from hbt_ray.data.store.store import SIDES
 
@@ -53,15 +54,14 @@ class WriteShard:
         )
         file = f"{self.dataset}/{self.number:05d}.arrow"
         table = pa.concat_tables([self._items(one, schema) for one in self.slices])
+        # Made anew: slices and what is joined of them are equal in value, but not in every byte.
+        batches = [
+            pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
+            for start in range(0, len(table), BATCH_ITEMS)
+        ]
         with self.folder.writing(file) as stream:
-            hashing = Hashing(stream)
-            sink = pa.ipc.new_file(pa.PythonFile(cast(BinaryIO, hashing), "w"), schema)
-            for start in range(0, len(table), BATCH_ITEMS):
-                # Made anew: slices and what is joined of them are equal in value, but not in every byte.
-                values = table.slice(start, BATCH_ITEMS).to_pydict()
-                sink.write(pa.RecordBatch.from_pydict(values, schema=schema))
-            sink.close()
-        return {"file": file, "num_items": len(table), "sha256": hashing.hexdigest()}
+            checksums = write_shard(stream, batches)
+        return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
 
     def _items(self, one: Slice, schema: pa.Schema) -> pa.Table:
         items = self.packed.arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)

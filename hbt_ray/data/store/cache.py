@@ -1,10 +1,10 @@
 """The cache: small Arrow files on a node's disk, shared by all its processes and bounded in bytes.
 
-Files are mapped into memory from there. A file appears whole, by a rename; one that is damaged is fetched again. Before
-a file is written, those that were used longest ago make room, so the files never exceed the bound (lock files aside,
-which are empty). A process that has an evicted file mapped reads on; its space is free once nobody has it mapped.
-Locks are those of the kernel (`flock`), which a process that dies gives back. What is fetched is fetched by one process
-of the node, while the others wait for the file.
+Files are mapped into memory from there. A file appears whole, by a rename. When a process first opens one, it compares
+it with its checksum, and one that is damaged is fetched again. Before a file is written, those that were used longest
+ago make room, so the files never exceed the bound (lock files aside, which are empty). A process that has an evicted
+file mapped reads on; its space is free once nobody has it mapped. Locks are those of the kernel (`flock`), which a
+process that dies gives back. What is fetched is fetched by one process of the node, while the others wait for the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Making room means to look at every file, so a tenth is made at once.
 _SHARE_KEPT = 0.9
+_MAX_CHECKED = 200_000
 
 
 class CacheConfig(Config):
@@ -61,26 +62,34 @@ class Cache:
         self._root, self._max_bytes = config.root, int(config.max_gib * 2**30)
         self._counting = threading.Lock()
         self._told = False
+        self._checked: set[tuple[str, int, int]] = set()
+        """Name, inode and size of the files that this process has compared with their checksums."""
         self.hits = self.misses = 0
         """Of this process."""
         with self._locked("ledger"):
             pass
 
-    def get(self, key: tuple[object, ...], fetch: Callable[[], pa.Buffer]) -> list[pa.RecordBatch]:
+    def get(
+        self,
+        key: tuple[object, ...],
+        fetch: Callable[[], pa.Buffer],
+        check: Callable[[Sequence[pa.RecordBatch]], None] = lambda _: None,
+    ) -> list[pa.RecordBatch]:
         """The record batches of the Arrow file that `key` names.
 
         Args:
             key: of plain values; equal keys must mean equal content.
-            fetch: makes the file's content where the cache has none.
+            fetch: makes the file's content where the cache has none; it checks what it gives.
+            check: raises an `ArrowException` if record batches of the cache are not what `key` means.
         """
         name = _digest(key)
-        if (batches := self._open(name)) is None:
+        if (batches := self._open(name, check)) is None:
             with self._locked(f"fetching-{name[:2]}"):
-                if (batches := self._open(name)) is None:  # Another process may have brought it meanwhile.
+                if (batches := self._open(name, check)) is None:  # Another process may have brought it meanwhile.
                     content = fetch()
                     self._count(hit=False)
                     self._keep(name, content)
-                    return _mapped(self._root / f"{name}.arrow") or _batches(pa.ipc.open_file(content))
+                    return self._open(name, check) or _batches(pa.ipc.open_file(content))
         self._count(hit=True)
         return batches
 
@@ -89,11 +98,26 @@ class Cache:
         with suppress(OSError):
             os.utime(self._root / f"{_digest(key)}.arrow")
 
-    def _open(self, name: str) -> list[pa.RecordBatch] | None:
+    def _open(self, name: str, check: Callable[[Sequence[pa.RecordBatch]], None]) -> list[pa.RecordBatch] | None:
+        """None where there is no such file, or a damaged one, which is removed."""
         path = self._root / f"{name}.arrow"
-        with suppress(OSError):
+        try:
             os.utime(path)
-        return _mapped(path)
+            status = path.stat()
+            batches = _batches(map_file(path))
+            identity = name, status.st_ino, status.st_size
+            if identity not in self._checked:
+                check(batches)
+                if len(self._checked) > _MAX_CHECKED:
+                    self._checked.clear()
+                self._checked.add(identity)
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException) as error:
+            logger.warning("%s: damaged (%s), fetched again", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        return batches
 
     def _keep(self, name: str, content: pa.Buffer) -> None:
         """Training goes on when the disk is full: what cannot be kept is fetched again when it is needed again."""
@@ -164,18 +188,6 @@ class Cache:
 def _digest(key: tuple[object, ...]) -> str:
     """A file name for any key, whatever characters a manifest puts into it."""
     return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
-
-
-def _mapped(path: Path) -> list[pa.RecordBatch] | None:
-    """None where there is no such file, or a damaged one, which is removed."""
-    try:
-        return _batches(map_file(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, pa.ArrowException) as error:
-        logger.warning("%s: damaged (%s), fetched again", path, error)
-        path.unlink(missing_ok=True)
-        return None
 
 
 def _batches(reader: Any) -> list[pa.RecordBatch]:

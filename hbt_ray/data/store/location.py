@@ -85,6 +85,15 @@ def inside(folder: str, file: str) -> tuple[Any, str]:
     return system, f"{root.rstrip('/')}/{file}"
 
 
+def local_path(location: str) -> Path | None:
+    """Where a location lies on this machine; None in an object store."""
+    if not is_uri(location):
+        return Path(location)
+    with reachable(location):
+        system, path = filesystem(location)
+    return Path(path) if isinstance(system, fs.LocalFileSystem) else None
+
+
 def name(location: str) -> str:
     """The location without a URI's `?options`."""
     return location.partition("?")[0] if is_uri(location) else location

@@ -14,6 +14,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 from hbt_ray.errors import ConfigError
+from hbt_ray.storage import Name, RelativePath, with_checksum
 
 VERSION = 2
 """Of the layout of manifest and shards; a reader refuses any other."""
@@ -33,15 +34,18 @@ class Group(_Record):
 class Shard(_Record):
     """One Arrow IPC file; shards follow one another in the order of the items."""
 
-    file: str
+    file: RelativePath
     num_items: int
     sha256: str
+    """Of the file."""
+    checksums: str
+    """SHA-256 of the checksums in the file (`hbt_ray.data.store.checksums`)."""
 
 
 class DatasetInfo(_Record):
     """Items of one origin."""
 
-    name: str
+    name: Name
     groups: tuple[Group, ...]
     shards: tuple[Shard, ...]
     max_right: int = 1
@@ -91,6 +95,10 @@ class Manifest(_Record):
         if unknown := sorted({*names} - {*there}):
             raise ConfigError(f"datasets={','.join(unknown)}: the store has only {', '.join(there)}")
         return tuple(dataset for dataset in self.datasets if not names or dataset.name in names)
+
+    def to_json(self) -> bytes:
+        """The content of the manifest's file, with its own checksum."""
+        return json.dumps(with_checksum(self.model_dump(mode="json")), indent=1, ensure_ascii=False).encode()
 
     @cached_property
     def checksum(self) -> str:

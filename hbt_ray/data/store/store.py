@@ -9,8 +9,9 @@
     STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
     STORE/coverage.svg               languages × datasets, to look at
 
-Local shards are memory-mapped: opening costs nothing, and a row that is never drawn is never read. A store under a URI
-is read column by column, through a cache on this machine's disk (`hbt_ray.data.store.remote`).
+Local shards are memory-mapped: opening costs nothing, and of a shard only the columns and record batches are read that
+hold a drawn row, each against its checksum (`hbt_ray.data.store.checksums`). A store under a URI is read in the same
+units, through a cache on this machine's disk (`hbt_ray.data.store.remote`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from hbt_ray.data.store.columns import Columns, LocalColumns, explained
 from hbt_ray.data.store.location import child, inside, is_uri, patiently
 from hbt_ray.data.store.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.store.remote import KEY, RIGHT_KEYS, RemoteColumns
-from hbt_ray.errors import StoreError
+from hbt_ray.errors import DamagedFile, StoreError
+from hbt_ray.storage import parse_checked_json
 
 MANIFEST = "manifest.json"
 SIDES = ("question", "passage", "answer")
@@ -89,7 +91,7 @@ class Store:
         for path in (Path(self.location) / shard.file for shard in shards):
             if not path.is_file():
                 raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
-        return LocalColumns(Path(self.location), 4 + len(SIDES) * len(self.manifest.languages))
+        return LocalColumns(Path(self.location), shards, 4 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.location, self._cache)
@@ -212,16 +214,25 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         StoreError: there is none, or one of another version; an object store does not answer.
     """
+    location = child(str(path), MANIFEST)
     try:
         text = _manifest_text(str(path))
     except OSError:
-        raise StoreError(f"{path}: no store (there is no {MANIFEST}); make one with `hbt prepare`") from None
+        raise StoreError(
+            f"{path}: no store (there is no {MANIFEST}); make one with `hbt prepare`", code="NO_STORE"
+        ) from None
     try:
-        manifest = Manifest.model_validate_json(text)
+        record = parse_checked_json(text, location)
+        manifest = Manifest.model_validate(record)
+    except DamagedFile as error:
+        raise StoreError(
+            f"{location}: damaged or of another version ({error.reason}); prepare the store again",
+            code="DAMAGED_MANIFEST",
+        ) from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise StoreError(
-            f"{child(str(path), MANIFEST)}: damaged or of another version ({reason}); prepare the store again"
+            f"{location}: damaged or of another version ({reason}); prepare the store again", code="DAMAGED_MANIFEST"
         ) from None
     if manifest.version != VERSION:
         raise StoreError(

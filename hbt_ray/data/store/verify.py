@@ -6,7 +6,6 @@ this machine shard by shard, and the copies are removed.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hbt_ray.data.store.checksums import Checksums
 from hbt_ray.data.store.columns import map_file, row_starts
 from hbt_ray.data.store.location import child, inside, is_uri, patiently
 from hbt_ray.data.store.manifest import DatasetInfo, Shard
 from hbt_ray.data.store.remote import KEY, RIGHT_KEYS
 from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
-from hbt_ray.storage import temporary_folder
+from hbt_ray.storage import file_sha256, temporary_folder
 
 _THREADS = 4
 _AGAIN = "copy it again from where the store was prepared, or prepare the store again"
@@ -101,13 +101,15 @@ def _check(
     try:
         with _on_this_machine(location, shard.file) as path:
             size = path.stat().st_size
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = file_sha256(path)
             if sha256 != shard.sha256:
                 other = f" (that of {names[sha256]})" if sha256 in names else ""
                 problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other, _AGAIN))
             if sha256 == shard.sha256 or sha256 not in names:
-                told = _content(map_file(path), shard, info, first)
+                reader = map_file(path)
+                if sha256 == shard.sha256:
+                    Checksums.parse(reader.schema.metadata, shard.checksums)
+                told = _content(reader, shard, info, first)
                 problems += [Problem(shard.file, *one, _PREPARE) for one in told]
             return size, problems
     except FileNotFoundError:
@@ -175,7 +177,7 @@ def _gaps(reader: Any, promised: Promised) -> Iterator[Told]:
     surplus: Counter[str] = Counter()
     start = 0
     for batch in map(reader.get_batch, range(reader.num_record_batches)):
-        batch.validate()
+        batch.validate(full=True)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             side, _, language = name.partition(".")
             if not language:

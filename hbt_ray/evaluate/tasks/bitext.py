@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from hbt_ray.data.sources.files import lines
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.sound import sound
+from hbt_ray.storage import valid_name
 
 SENTENCES = pa.schema([(name, pa.string()) for name in ("language", "text")])
 
@@ -35,6 +36,7 @@ class Bitext:
     """Sentences to encode once, and the pairs of languages to judge them in.
 
     Raises:
+        InputError: its name cannot be that of a folder.
         TaskError: no pairs, a pair of sides that differ in length or are empty, a pair twice, or an empty sentence.
     """
 
@@ -48,6 +50,7 @@ class Bitext:
     """Accuracy by the nearest neighbour, and by the ratio margin."""
 
     def __post_init__(self) -> None:
+        valid_name(self.name, "task")
         if not self.pairs:
             raise TaskError(f"task {self.name}: there is no pair of languages to search in; give two languages or more")
         for pair in self.pairs:

@@ -5,6 +5,7 @@ Every format has a spec of its own beside its reader, told apart by `kind`; here
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Collection
 from typing import Annotated, ClassVar
@@ -12,7 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.store.location import name
+from hbt_ray.data.store.location import is_uri, name
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures.measures import parse
 from hbt_ray.evaluate.tasks.bitext import Bitext
@@ -64,5 +65,6 @@ def chosen(wanted: Collection[str], found: Collection[str], where: str) -> list[
 
 
 def last_part(location: str) -> str:
-    """`/data/beir/scifact/` → `scifact`."""
-    return name(location).rstrip("/").rpartition("/")[2]
+    """`/data/beir/scifact/` → `scifact`; of `.` and `..` the folder that they stand for."""
+    path = name(location)
+    return (path if is_uri(location) else os.path.abspath(path)).rstrip("/").rpartition("/")[2]

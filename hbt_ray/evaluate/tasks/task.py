@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures.measures import parse
 from hbt_ray.languages import normalise
+from hbt_ray.storage import valid_name
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Task:
     """One retrieval task; queries without any relevant document are dropped on making, and counted.
 
     Raises:
+        InputError: its name cannot be that of a folder.
         TaskError: wrong columns, no documents, no text in any of them, no answerable query, an id twice, a language tag
             that is not in canonical spelling, a judgement that names an unknown query or document, or a measure that
             `measures.parse` does not know.
@@ -52,6 +54,7 @@ class Task:
     """Queries that were left out because nothing in the corpus answers them."""
 
     def __post_init__(self) -> None:
+        valid_name(self.name, "task")
         for attribute, schema in (("documents", DOCUMENTS), ("queries", QUERIES), ("qrels", QRELS)):
             object.__setattr__(self, attribute, self._checked(attribute, schema))
         if not self.documents.num_rows:
