@@ -244,7 +244,11 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     }
     assert "flores: pairs of languages are searched one by one, so no pool has a TREC run" in done.stderr
     folder = world / "runs" / "judged" / "verdicts"
-    assert sorted(path.name for path in (folder / "flores").iterdir()) == ["queries.parquet", "verdict.json"]
+    assert sorted(path.name for path in (folder / "flores").iterdir()) == [
+        "checksums.json",
+        "queries.parquet",
+        "verdict.json",
+    ]
     assert (folder / "worldfacts" / "run.trec").exists()
     done = hbt("report", "runs/judged", cwd=world)
     assert done.returncode == 0, done.stderr

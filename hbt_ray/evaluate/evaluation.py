@@ -158,8 +158,8 @@ def _ranked(
 
 
 def _save(verdict: Verdict, table: pa.Table, folder: Path) -> None:
-    verdict.save(folder)
     pq.write_table(table, folder / PER_QUERY)
+    verdict.save(folder)
 
 
 def _peak_memory() -> int:

@@ -24,14 +24,14 @@ from safetensors.numpy import save_file
 
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.posthoc.methods import AnyMethod, Method
-from hbt_ray.storage import atomic_file
+from hbt_ray.storage import atomic_file, valid_name
 
 logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 
 SUFFIX = ".safetensors"
-_HEADER = "hbt_ray"
+_HEADER, _CHECKSUM = "hbt_ray", "checksum"
 _NAME = re.compile(r"[\w.-]+")
 _ROWS_AT_ONCE = 65_536
 _NONE = 1e-12
@@ -42,6 +42,7 @@ def checked_path(path: Path) -> Path:
     """Raises: ConfigError where verdicts could not be named after the file."""
     if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
         raise ConfigError(f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'")
+    valid_name(path.stem, "posthoc")
     return path
 
 
@@ -121,7 +122,7 @@ class Fix:
         checked_path(path)
         try:
             with atomic_file(path) as scratch:
-                save_file(self._tensors(), scratch, {_HEADER: self._header()})
+                save_file(self._tensors(), scratch, {_HEADER: self._header(), _CHECKSUM: self.fingerprint})
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path}: cannot be written ({error}); name another place with --out") from None
         return path
@@ -135,13 +136,17 @@ class Fix:
             raise ModelError(f"{path}: no such fix; {there}. Make one with `hbt posthoc MODEL --store STORE`")
         try:
             with safe_open(path, framework="np") as file:
-                header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
+                metadata = file.metadata() or {}
+                header: dict[str, Any] = json.loads(metadata[_HEADER])
                 method = TypeAdapter[Method](AnyMethod).validate_python(header.pop("method"))
                 learned: dict[str, dict[str, Vectors]] = {}
                 for name in file.keys():  # noqa: SIM118  # no mapping, whatever it looks like
                     side, _, language = name.partition(".")
                     learned.setdefault(side, {})[language] = file.get_tensor(name)
-            return cls(path.stem, method, learned, **header)
+            fix = cls(path.stem, method, learned, **header)
+            if fix.fingerprint != metadata[_CHECKSUM]:
+                raise ValueError("its checksum does not match its content")
+            return fix
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, ValidationError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{path}: no fix, or a damaged one ({reason}); run `hbt posthoc` again") from None

@@ -19,6 +19,7 @@ from hbt_ray.storage.atomic import (
     write_json,
     write_text,
 )
+from hbt_ray.storage.checksums import CHECKSUMS, checked_file, write_checksums
 from hbt_ray.storage.full_disk import naming_storage_errors, storage_error
 from hbt_ray.storage.locks import LOCK_TIMEOUT_SECONDS, exclusive, one_at_a_time
 from hbt_ray.storage.names import MAX_NAME_BYTES, Name, RelativePath, valid_name, valid_relative_path
@@ -34,6 +35,7 @@ from hbt_ray.storage.records import (
 )
 
 __all__ = [
+    "CHECKSUMS",
     "LOCK_TIMEOUT_SECONDS",
     "MAX_NAME_BYTES",
     "Name",
@@ -41,6 +43,7 @@ __all__ = [
     "append_json_lines",
     "atomic_file",
     "atomic_folder",
+    "checked_file",
     "exclusive",
     "file_sha256",
     "is_unused",
@@ -57,6 +60,7 @@ __all__ = [
     "valid_name",
     "valid_relative_path",
     "with_checksum",
+    "write_checksums",
     "write_json",
     "write_json_lines",
     "write_text",

@@ -50,7 +50,7 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
     """
     run, store = config.run, Store(config.store, config.stream.cache)
-    negatives = Negatives.open(config.negatives, store.manifest, verify=True) if config.negatives else None
+    negatives = Negatives.open(config.negatives, store.manifest) if config.negatives else None
     plan = Plan(store.manifest, config.plan, negatives)
     if config.plan.batch_size < config.workers.most:
         raise ConfigError(

@@ -13,7 +13,7 @@ from hbt_ray.cores import usable_cores
 from hbt_ray.evaluate.encode.encode import encode
 from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.evaluate.search.approximate import IndexConfig
-from hbt_ray.evaluate.search.saved import Answer, SavedIndex, save_index
+from hbt_ray.evaluate.search.saved import Answer, SavedIndex, free_place, save_index
 from hbt_ray.models.loading import quiet
 from hbt_ray.storage import exclusive
 
@@ -25,7 +25,9 @@ def build_index(
 
     Raises:
         LockedError: another command makes the index.
+        TaskError: something else is in its place.
     """
+    folder = free_place(folder)  # What is wrong shows before anything is encoded.
     with exclusive(folder, "indexing"):
         return _build_index(encoder, documents, folder, index, screen)
 

@@ -19,6 +19,7 @@ from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.manifest import Manifest
 from hbt_ray.data.store.negatives import Negatives, Scored, require_scores
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
+from hbt_ray.storage import with_checksum, write_json
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
 from tests.worlds import write_negatives
 
@@ -45,7 +46,7 @@ def store() -> Manifest:
 def mined(store: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Negatives:
     folder = tmp_path_factory.mktemp("negatives") / "mined"
     write_negatives(folder, store, {"set0": made_up(691), "set1": made_up(40)})
-    return Negatives.open(folder, store, verify=True)
+    return Negatives.open(folder, store)
 
 
 def planned(store: Manifest, mined: Negatives, per_row: int = 2, **settings: object) -> Plan:
@@ -75,23 +76,19 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
     file = folder / "set1.arrow"
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0", 1))
-    Negatives.open(folder, store)
     with pytest.raises(NegativesError, match=r"set1\.arrow: damaged: it is not what was written"):
-        Negatives.open(folder, store, verify=True)
+        Negatives.open(folder, store)
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StoreError, match=r"set1\.arrow: damaged"):
         Negatives.open(folder, store)
     file.unlink()
-    for verify in (True, False):
-        with pytest.raises(NegativesError, match=r"set1\.arrow: damaged"):
-            Negatives.open(folder, store, verify=verify)
+    with pytest.raises(NegativesError, match=r"set1\.arrow: damaged"):
+        Negatives.open(folder, store)
     write_negatives(folder, store, {"set1": made_up(39)})
     with pytest.raises(NegativesError, match="234 numbers for 40 items with 6 negatives each"):
         Negatives.open(folder, store)
     told = folder / "negatives.json"
-    told.write_text(
-        told.read_text().replace('"name":"set1"', '"name":"set9"').replace('"name": "set1"', '"name": "set9"')
-    )
+    write_json(told, with_checksum(json.loads(told.read_text().replace('"name": "set1"', '"name": "set9"'))))
     with pytest.raises(NegativesError, match=r"negatives\.json: damaged: the store has no dataset 'set9'"):
         Negatives.open(folder, store)
     for text in ("{}", "[", '{"version": 1}'):
@@ -118,7 +115,7 @@ def test_scores_are_those_of_the_picks(
     folder = tmp_path_factory.getbasetemp() / "scored"
     if not folder.exists():
         write_negatives(folder, store, tables, scored)
-    mined = require_scores(Negatives.open(folder, store, verify=True))
+    mined = require_scores(Negatives.open(folder, store))
     whole = planned(store, mined, per_row).batch(step)
     table, given_ = tables[whole.dataset], scored[whole.dataset]
     expected = [
@@ -152,8 +149,8 @@ def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_pa
     told = write_negatives(tmp_path / "mined", store, {"set1": made_up(40)}) / "negatives.json"
     old = json.loads(told.read_text())
     assert old.pop("teacher") == ""
-    told.write_text(json.dumps({**old, "version": 1}))
-    with pytest.raises(NegativesError, match=r"layout version 1, this hbt_ray reads 2; mine the store again"):
+    write_json(told, with_checksum({**old, "version": 1}))
+    with pytest.raises(NegativesError, match=r"layout version 1, this hbt_ray reads 3; mine the store again"):
         Negatives.open(tmp_path / "mined", store)
 
 
@@ -235,7 +232,7 @@ def test_batches_without_negatives_are_those_from_before_there_were_any() -> Non
                 for column in (batch.items, batch.question_languages, batch.passage_languages):
                     digest.update(column.tobytes())
     assert digest.hexdigest()[:16] == "f9e7a8cdfae93507"
-    assert plan().fingerprint == "1d07323ac044ab75"
+    assert plan().fingerprint == "b39a613586f1b1f2"
 
 
 def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp_path: Path) -> None:

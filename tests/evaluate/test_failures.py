@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.errors import TaskError
+from hbt_ray.errors import DamagedFile
 from hbt_ray.evaluate.judge import failures as module
 from hbt_ray.evaluate.judge.failures import SCHEMA, failures
 from hbt_ray.evaluate.judge.judge import judge
@@ -67,16 +67,19 @@ def test_evidence_is_what_is_there(tmp_path: Path) -> None:
     task = parallel("de_5")
     index = Ranked(task, [first()])
     table, card = judge(task, numbers(task), index)
-    path = Verdict(model="m", fingerprint="f", **card.fields()).save(tmp_path)
+    verdict = Verdict(model="m", fingerprint="f", **card.fields())
+    path = verdict.save(tmp_path)
     old = Evidence.load(path)
     assert (old.queries, old.failures) == (None, None)
     pq.write_table(table, tmp_path / PER_QUERY)
     pq.write_table(of(task, first()), tmp_path / FAILURES)
+    verdict.save(tmp_path)
     now = Evidence.load(path)
     assert now.queries is not None
     assert now.queries.equals(table)
     assert now.failures is not None
     assert now.failures["query_id"].to_pylist() == ["de_5"]
     (tmp_path / PER_QUERY).write_bytes(b"half")
-    with pytest.raises(TaskError, match=r"queries\.parquet: no readable table .* run `hbt evaluate` again"):
+    with pytest.raises(DamagedFile) as caught:
         _ = Evidence.load(path).queries
+    assert caught.value.path == str(tmp_path / PER_QUERY)

@@ -216,7 +216,7 @@ def test_a_store_is_mined_dataset_by_dataset(
     monkeypatch.setattr("hbt_ray.evaluate.mining.mining.encode", watched)
     monkeypatch.setattr("hbt_ray.evaluate.mining.mining._PAIRS", 300)  # The questions go in three parts.
     made = mine(store, model, config, tmp_path / "mined", name="scratch")
-    negatives = Negatives.open(tmp_path / "mined", store.manifest, verify=True)
+    negatives = Negatives.open(tmp_path / "mined", store.manifest)
     assert negatives.manifest == made.manifest
     assert (negatives.unscored, made.manifest.teacher) == ([], "scratch")
     assert [(mined.name, mined.language) for mined in made.manifest.datasets] == [("all", "ar"), ("german", "de")]

@@ -86,11 +86,11 @@ def failure(query_id: str, precision: float, gold: str = "de", first: str = "en"
 def kept(folder: Path, verdict: Verdict, table: pa.Table | None = None, failed: list[dict[str, Any]] = []) -> Evidence:  # noqa: B006
     """The verdict's folder as evaluation writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    verdict.save(folder)
     if table is not None:
         pq.write_table(table, folder / PER_QUERY)
     if failed:
         pq.write_table(pa.Table.from_pylist(failed, SCHEMA), folder / FAILURES)
+    verdict.save(folder)
     return Evidence(verdict, folder)
 
 

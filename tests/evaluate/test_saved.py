@@ -15,6 +15,7 @@ from hbt_ray.evaluate.encode.encoder import EncoderConfig
 from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.documents import read_documents
 from hbt_ray.evaluate.search.saved import SavedIndex, save_index
+from hbt_ray.storage import write_checksums
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build
 from tests.evaluate.corpora import clustered, corpus, flat_ranking, vectors
@@ -68,6 +69,7 @@ def test_strangers_are_refused(tmp_path: Path) -> None:
         SavedIndex.load(tmp_path)
     about = tmp_path / "index" / "index.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 2}))
+    write_checksums(about.parent)
     with pytest.raises(TaskError, match="is of version 2, this release reads 1"):
         SavedIndex.load(tmp_path / "index")
 
@@ -100,7 +102,7 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
 
 @pytest.mark.usefixtures("ray_session", "encode_here")
 def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
-    from hbt_ray.cli import app
+    from hbt_ray.cli.commands import app
 
     model, other = tmp_path / "model", tmp_path / "other"
     texts = [f"about thing number {n} " + "more " * (n % 5) for n in range(40)]

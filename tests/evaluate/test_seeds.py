@@ -54,6 +54,7 @@ def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_verdict(seeds:
     table = pq.read_table(seeds[1].folder / PER_QUERY)
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     pq.write_table(shuffled, seeds[1].folder / PER_QUERY)
+    seeds[1].verdict.save(seeds[1].folder)
     mean = averaged(seeds, "all")
     assert mean.queries is not None
     assert len(mean.queries) == len(table)
@@ -64,6 +65,7 @@ def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_verdict(seeds:
 
 def test_a_seed_without_queries_leaves_the_mean_without(seeds: list[Evidence]) -> None:
     (seeds[2].folder / PER_QUERY).unlink()
+    seeds[2].verdict.save(seeds[2].folder)
     assert averaged([Evidence(each.verdict, each.folder) for each in seeds], "all").queries is None
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.store.columns import map_file
+from hbt_ray.data.store.columns import UNREADABLE, map_file
 from hbt_ray.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Cache:
                 self._checked.add(identity)
         except FileNotFoundError:
             return None
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             logger.warning("%s: damaged (%s), fetched again", path, error)
             path.unlink(missing_ok=True)
             return None

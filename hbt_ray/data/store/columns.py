@@ -23,6 +23,8 @@ from hbt_ray.errors import StoreError
 
 # An Arrow array of a mapped file takes about 300 bytes of memory, so these take 60 MB, in however wide shards.
 _MAX_ARRAYS = 200_000
+UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException)
+"""What reading a damaged Arrow file raises: names that are not UTF-8 and record batches that are missing as well."""
 
 
 class Unit(NamedTuple):
@@ -122,7 +124,7 @@ def explained(location: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreError(f"{location}: named by the manifest, but missing; prepare the store again") from None
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise StoreError(
             f"{location}: cannot be read ({reason}); `hbt store verify` tells what is damaged", code="DAMAGED_SHARD"

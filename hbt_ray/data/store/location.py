@@ -131,5 +131,6 @@ def patiently(request: Callable[[], T], location: str) -> T:
             time.sleep(seconds)
     raise StoreError(
         f"{location}: cannot be read after {len(RETRY_SECONDS) + 1} tries ({reason}); check the network and the "
-        "credentials, then run the same command again"
+        "credentials, then run the same command again. `hbt store verify` tells whether the store is damaged",
+        code="UNREACHABLE",
     )

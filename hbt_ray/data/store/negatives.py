@@ -26,10 +26,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbt_ray.data.plan.keyed import Indices
 from hbt_ray.data.store.manifest import DatasetInfo, Manifest
-from hbt_ray.errors import NegativesError
+from hbt_ray.errors import DamagedFile, NegativesError
+from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, with_checksum, write_json
 
 MANIFEST = "negatives.json"
-VERSION = 2
+VERSION = 3
 """Of the layout; a reader refuses any other."""
 
 _COLUMN, _POSITIVE, _SCORES = "negatives", "positive", "scores"
@@ -53,10 +54,10 @@ class _Record(BaseModel):
 class MinedDataset(_Record):
     """What was found for one dataset."""
 
-    name: str
+    name: Name
     language: str
     """That it was mined in."""
-    file: str
+    file: RelativePath
     sha256: str
     num_items: int
     """Of the dataset; rows of the file."""
@@ -97,11 +98,8 @@ class Negatives:
         self._rows, self._scored = rows, scored
 
     @classmethod
-    def open(cls, path: str | Path, store: Manifest, *, verify: bool = False) -> Self:
-        """The negatives at `path`, for the store with this manifest.
-
-        Args:
-            verify: read every file whole and compare checksums: for the driver, once, and not for every task.
+    def open(cls, path: str | Path, store: Manifest) -> Self:
+        """The negatives at `path`, for the store with this manifest. Every file is read whole, for its checksum.
 
         Raises:
             NegativesError: there are none, they are damaged, or they were mined from another store.
@@ -118,7 +116,7 @@ class Negatives:
         for mined in manifest.datasets:
             if mined.name not in infos:
                 raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
-            if verify and _sha256(path / mined.file) != mined.sha256:
+            if _sha256(path / mined.file) != mined.sha256:
                 raise _damaged(path / mined.file, "it is not what was written (missing, cut short or changed)")
             rows[mined.name], scores = _mapped(path / mined.file, infos[mined.name], manifest.keep)
             if scores:
@@ -190,7 +188,7 @@ def write_rows(folder: Path, dataset: str, negatives: Indices, scored: Scored | 
     # One record batch, so that the mapped numbers are one array.
     with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    return file, _sha256(folder / file)
+    return file, file_sha256(folder / file)
 
 
 def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
@@ -199,19 +197,20 @@ def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
 
 def write_manifest(folder: Path, manifest: NegativesManifest) -> None:
     """To be called last."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    write_json(folder / MANIFEST, with_checksum(manifest.model_dump(mode="json")))
 
 
 def _read_manifest(path: Path) -> NegativesManifest:
     try:
-        manifest = NegativesManifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
-    except OSError:
+        manifest = NegativesManifest.model_validate(read_checked_json(path / MANIFEST))
+    except FileNotFoundError:
         raise NegativesError(
             f"{path}: no mined negatives (there is no {MANIFEST}); make them with `hbt mine STORE MODEL`"
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise _damaged(path / MANIFEST, reason) from None
+    except DamagedFile as error:
+        raise _damaged(path / MANIFEST, error.reason) from None
+    except ValidationError as error:
+        raise _damaged(path / MANIFEST, error.errors()[0]["msg"]) from None
     if manifest.version != VERSION:
         raise NegativesError(
             f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; mine the store again"
@@ -247,13 +246,12 @@ def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _damaged(file: Path, reason: str) -> NegativesError:
-    return NegativesError(f"{file}: damaged: {' '.join(reason.split())}; mine the store again")
+    return NegativesError(f"{file}: damaged: {' '.join(reason.split())}; mine the store again", code="DAMAGED_FILE")
 
 
 def _sha256(path: Path) -> str:
     """Empty where there is no such file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.store.checksums import Checksums
-from hbt_ray.data.store.columns import map_file, row_starts
+from hbt_ray.data.store.columns import UNREADABLE, map_file, row_starts
 from hbt_ray.data.store.location import child, inside, is_uri, patiently
 from hbt_ray.data.store.manifest import DatasetInfo, Shard
 from hbt_ray.data.store.remote import KEY, RIGHT_KEYS
@@ -114,7 +114,7 @@ def _check(
             return size, problems
     except FileNotFoundError:
         return 0, [Problem(shard.file, "file", "a shard", "none", _AGAIN)]
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         return 0, [*problems, Problem(shard.file, "content", "an Arrow file", f"none ({reason})", _AGAIN)]
 

@@ -39,6 +39,8 @@ from hbt_ray.errors import HbtError
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
 _MAX_LEGS = 1_000
+_MAX_RETRIES = 10
+"""Of a task whose process or node dies. Ray Data's default is to repeat it for ever."""
 
 
 class StreamConfig(Config):
@@ -142,14 +144,34 @@ def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterato
         override_num_blocks=len(legs),
         num_cpus=cpus,
         compute=ray.data.TaskPoolStrategy(config.tasks_per_worker),
+        ray_remote_args={"max_retries": _MAX_RETRIES},
     )
     options = dataset.context.execution_options
     options.preserve_order = True
     options.resource_limits = ray.data.ExecutionResources(object_store_memory=config.prefetch_mib * 2**20)
     dataset.context.enable_progress_bars = False
     blocks = -(-config.prefetch_steps // len(max(legs, key=len)))
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks):
-        yield from unpack(table)
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks):
+            yield from unpack(table)
+    except ray.exceptions.RayError as error:
+        raise _named(error) from error
+
+
+def _named(error: BaseException) -> HbtError:
+    """The error of a task as the task raised it."""
+    current: BaseException | None = error
+    while current is not None:
+        cause = getattr(current, "cause", None)
+        if isinstance(cause, HbtError):
+            return cause
+        current = cause or current.__cause__
+    reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    return HbtError(
+        f"a task that prepares batches was lost {_MAX_RETRIES + 1} times ({reason}). Look at the memory of the nodes "
+        "and at the logs of Ray; the same command goes on from the last checkpoint",
+        code="TASK_LOST",
+    )
 
 
 _opened: dict[str, tuple[Loader, Origin]] = {}

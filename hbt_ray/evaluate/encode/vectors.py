@@ -1,32 +1,59 @@
 """Vectors that are kept: no text goes twice through one model.
 
 FOLDER/<identity of the model>/model.json       its fingerprint
-FOLDER/<identity of the model>/<texts>.npy      vectors of one set of distinct texts, [texts, width], float32
+FOLDER/<identity of the model>/<texts>/         vectors of one set of distinct texts: vectors.npy, [texts, width],
+                                                float32, and checksums.json
 
-Files are memory-mapped, so a corpus need not fit into memory; one of them is written under another name until it is
-whole.
+Vectors are memory-mapped, so a corpus need not fit into memory. They are compared with their checksum when they are
+opened; damaged ones are made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.storage import atomic_file, write_json
+from hbt_ray.errors import DamagedFile
+from hbt_ray.storage import (
+    atomic_folder,
+    checked_file,
+    read_checked_json,
+    with_checksum,
+    write_checksums,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
+_MODEL, _VECTORS = "model.json", "vectors.npy"
+
+
+def new_array(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A memory-mapped float32 array in a new `.npy` file.
+
+    Its room on the disk is taken at once: where the disk is full, writing to mapped memory would kill the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,29 +102,44 @@ class VectorCache:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the model; None before anything was kept."""
-        path = self._root / "model.json"
-        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"]) if path.exists() else None
+        """Of the model; None before anything was kept, or if that file is damaged."""
+        try:
+            return str(read_checked_json(self._root / _MODEL)["fingerprint"])
+        except FileNotFoundError:
+            return None
+        except (DamagedFile, KeyError) as error:
+            logger.warning("%s; the texts are encoded again", error)
+            return None
 
     def find(self, texts: TextSet) -> Vectors | None:
-        """Their vectors, memory-mapped; None where they are not kept."""
-        path = self._path(texts)
-        if not path.exists() or self.fingerprint is None:
+        """Their vectors, memory-mapped; None where they are not kept, or damaged."""
+        if self.fingerprint is None:
             return None
-        found: Vectors = np.load(path, mmap_mode="r")
-        return found if len(found) == len(texts) else None
+        try:
+            vectors: Vectors = np.load(checked_file(self._path(texts), _VECTORS), mmap_mode="r")
+        except FileNotFoundError:
+            return None
+        except (DamagedFile, OSError, ValueError) as error:
+            logger.warning("%s; the texts are encoded again", error)
+            return None
+        return vectors if len(vectors) == len(texts) else None
 
     @contextmanager
     def writing(self, texts: TextSet, width: int) -> Iterator[Vectors]:
-        """An array to write to, kept if the block ends well."""
-        with atomic_file(self._path(texts)) as scratch:
-            array = np.lib.format.open_memmap(scratch, "w+", np.float32, (len(texts), width))
+        """An array to write to, kept if the block ends well.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        with atomic_folder(self._path(texts)) as scratch:
+            array = new_array(scratch / _VECTORS, (len(texts), width))
             yield array
             array.flush()
+            write_checksums(scratch)
 
     def name(self, fingerprint: str) -> None:
         """Say what model it is, once its first vectors are there."""
-        write_json(self._root / "model.json", {"fingerprint": fingerprint})
+        write_json(self._root / _MODEL, with_checksum({"fingerprint": fingerprint}))
 
     def _path(self, texts: TextSet) -> Path:
-        return self._root / f"{texts.checksum}.npy"
+        return self._root / texts.checksum

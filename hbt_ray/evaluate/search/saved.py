@@ -4,6 +4,7 @@ INDEX/index.json             what it holds, and which encoder made it
 INDEX/<language>.arrow       doc_id, language, text and the place of the id among all, memory-mapped
 INDEX/<language>.npy         vectors, [documents, width], float32
 INDEX/<language>.faiss       the index, where it is not `Flat`
+INDEX/checksums.json         of these files, which are compared with it when they are opened
 
 One process asks it, without Ray: exact search reads vectors from disk
 block by block, so it needs no more memory than a block.
@@ -11,9 +12,10 @@ block by block, so it needs no more memory than a block.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +23,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hbt_ray.errors import TaskError
+from hbt_ray.errors import DamagedFile, TaskError
 from hbt_ray.evaluate.encode.encoder import EncoderConfig
+from hbt_ray.evaluate.encode.vectors import new_array
 from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.scores import NO_KEY, Floats, Integers, checked_vectors, key_orders, key_scores
 from hbt_ray.evaluate.search.shard import Shard, top
 from hbt_ray.evaluate.search.vector_file import VectorFile
-from hbt_ray.storage import atomic_folder
+from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
 
 _ABOUT = "index.json"
 _BLOCK = 65_536
@@ -44,7 +47,7 @@ class About(BaseModel):
     """Of the vectors."""
     index: IndexConfig
     width: int
-    languages: dict[str, int]
+    languages: dict[Name, int]
     """Documents of each."""
 
 
@@ -63,15 +66,23 @@ class SavedIndex:
 
     folder: Path
     about: About
+    _sound: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Files that this object has compared with their checksums."""
 
     @classmethod
     def load(cls, folder: Path) -> SavedIndex:
-        """Raises: TaskError: the folder holds no index, or one of another version."""
+        """Raises:
+        TaskError: the folder holds no index, or one of another version.
+        DamagedFile: it was changed.
+        """
         path = folder / _ABOUT
         if not path.exists():
             raise TaskError(f"{folder}: holds no {_ABOUT}, so it is no index; make one with `hbt index build`")
         try:
-            about = About.model_validate_json(path.read_text(encoding="utf-8"))
+            content = checked_file(folder, _ABOUT).read_bytes()
+            about = About.model_validate_json(content)
+        except FileNotFoundError:
+            raise DamagedFile(str(folder / CHECKSUMS), f"it is missing or does not name {_ABOUT}") from None
         except ValidationError as error:
             raise TaskError(f"{path}: {error.errors()[0]['msg']}; build the index again") from None
         if about.version != 1:
@@ -124,16 +135,29 @@ class SavedIndex:
             raise TaskError(f"{self.folder}: no documents in {unknown[0]!r}; it has {', '.join(self.about.languages)}")
 
     def _shard(self, language: str, orders: Integers, threads: int) -> Shard:
-        path = self.folder / f"{language}.faiss"
         built = None
-        if path.exists():
+        with suppress(FileNotFoundError):  # `Flat`, or too few documents.
+            path = self._checked(f"{language}.faiss")
             import faiss
 
             built = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        return Shard(orders, VectorFile(self.folder / f"{language}.npy"), threads, self.about.index, built)
+        return Shard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.about.index, built)
 
     def _documents(self, language: str) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self.folder / f"{language}.arrow"))).read_all()
+        return pa.ipc.open_file(pa.memory_map(str(self._required(f"{language}.arrow")))).read_all()
+
+    def _required(self, name: str) -> Path:
+        try:
+            return self._checked(name)
+        except FileNotFoundError:
+            raise DamagedFile(str(self.folder / name), "it is missing") from None
+
+    def _checked(self, name: str) -> Path:
+        """Compared with its checksum when it is first opened."""
+        if name not in self._sound:
+            checked_file(self.folder, name)
+            self._sound.add(name)
+        return self.folder / name
 
 
 def save_index(
@@ -154,6 +178,7 @@ def save_index(
     """
     if not len(documents):
         raise TaskError(f"{folder}: there are no documents to index")
+    folder = free_place(folder)
     index.empty(vectors.shape[1])
     language_of = np.asarray(documents["language"].to_pylist())
     ids = documents["doc_id"].to_pylist()
@@ -167,8 +192,23 @@ def save_index(
             counts[language] = len(rows)
             advance(len(rows))
         about = About(encoder=encoder, fingerprint=fingerprint, index=index, width=vectors.shape[1], languages=counts)
-        (scratch / _ABOUT).write_text(json.dumps(about.model_dump(mode="json"), indent=1), encoding="utf-8")
+        write_json(scratch / _ABOUT, about.model_dump(mode="json"))
+        write_checksums(scratch)
     return SavedIndex(folder, about)
+
+
+def free_place(folder: Path) -> Path:
+    """The absolute path of a folder where an index may be written: nothing is there, or another index.
+
+    Raises:
+        TaskError: something else is there.
+    """
+    folder = Path(os.path.abspath(folder))  # `..` would be replaced whole.
+    if not is_unused(folder) and not (folder / _ABOUT).is_file():
+        raise TaskError(
+            f"{folder}: exists but is not an index; nothing was changed. Give another folder", code="NOT_AN_INDEX"
+        )
+    return folder
 
 
 def _write_shard(
@@ -182,7 +222,7 @@ def _write_shard(
 ) -> None:
     ids: Sequence[str] = documents["doc_id"].to_pylist()
     path = folder / f"{language}.npy"
-    file = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), vectors.shape[1]))
+    file = new_array(path, (len(rows), vectors.shape[1]))
     for start in range(0, len(rows), _BLOCK):
         some = ids[start : start + _BLOCK]
         file[start : start + _BLOCK] = checked_vectors(

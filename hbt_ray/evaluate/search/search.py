@@ -25,6 +25,7 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.errors import TaskError
+from hbt_ray.evaluate.encode.vectors import new_array
 from hbt_ray.evaluate.search.approximate import IndexConfig
 from hbt_ray.evaluate.search.memory import Keeping, keeping
 from hbt_ray.evaluate.search.ranking import Hits, Places
@@ -251,7 +252,7 @@ class ShardedIndex:
         if self._scratch is None:
             self._scratch = self._cleanup.enter_context(temporary_folder("shards", self._config.scratch))
         path = self._scratch / f"{number}.npy"
-        file = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), self._vectors.shape[1]))
+        file = new_array(path, (len(rows), self._vectors.shape[1]))
         for start in range(0, len(rows), _BLOCK):
             file[start : start + _BLOCK] = self._vectors[rows[start : start + _BLOCK]]
         file.flush()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.verdict.verdict import Verdict
+from hbt_ray.storage import checked_file
 
 PER_QUERY = "queries.parquet"
 FAILURES = "failures.parquet"
@@ -33,7 +34,7 @@ class Evidence:
         """The per-query table of the judge; None where there is none.
 
         Raises:
-            TaskError: the file is damaged.
+            DamagedFile: the file was changed.
         """
         return self._read(PER_QUERY)
 
@@ -43,8 +44,9 @@ class Evidence:
         return self._read(FAILURES)
 
     def _read(self, name: str) -> pa.Table | None:
-        path = self.folder / name
-        if not path.exists():
+        try:
+            path = checked_file(self.folder, name)
+        except FileNotFoundError:
             return None
         try:
             return pq.read_table(path)

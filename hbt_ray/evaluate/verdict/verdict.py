@@ -14,6 +14,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbt_ray.errors import TaskError
+from hbt_ray.storage import checked_file, write_checksums, write_text
 
 Measures = dict[str, float]
 MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL = "monolingual", "cross-lingual", "multilingual"
@@ -53,14 +54,18 @@ class Verdict(BaseModel):
     """Largest resident set of any one process that took part."""
 
     def save(self, folder: Path) -> Path:
-        path = folder / "verdict.json"
-        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        """Write `verdict.json` and the checksums of all files of the folder; to be called last."""
+        path = write_text(folder / "verdict.json", self.model_dump_json(indent=1))
+        write_checksums(folder)
         return path
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises: TaskError where the file is missing or is no verdict."""
+        """Raises:
+        TaskError: the file is missing or is no verdict.
+        DamagedFile: it was changed.
+        """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
         except (OSError, ValidationError) as error:
             raise TaskError(f"{path}: no readable verdict ({error}); run `hbt evaluate` again") from None
