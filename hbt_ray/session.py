@@ -240,7 +240,7 @@ def _start_ray(folder: Path, num_cpus: int) -> None:
     import ray
 
     try:
-        with _held_back_stderr():
+        with _held_back_stderr(), _own_process_groups():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -304,6 +304,25 @@ def _remove_abandoned(base: Path) -> None:
                 remove_tree(folder)
             finally:
                 os.close(handle)
+
+
+@contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """Let Ray's processes leave the command's process group: a signal to the group, as `timeout` sends it, then reaches
+    the command alone, which ends them in order. Otherwise Ray ends the command without a word once its raylet died."""
+    from ray._private import utils
+
+    before_exec = utils.set_kill_on_parent_death_linux  # Ray calls it in each new process; it has no other hook there.
+
+    def leave() -> None:
+        os.setpgid(0, 0)
+        before_exec()
+
+    utils.set_kill_on_parent_death_linux = leave
+    try:
+        yield
+    finally:
+        utils.set_kill_on_parent_death_linux = before_exec
 
 
 @contextmanager

@@ -187,7 +187,13 @@ def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(world: Path, tm
     environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(temporary)}
     command = [*HBT, "train", str(world / "train.yaml"), "name=ended", "optimiser.steps=100000"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
     ) as running:
         assert running.stdout is not None
         lines, addresses = [], set()
@@ -195,7 +201,7 @@ def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(world: Path, tm
             lines.append(line)
             if "step 1 of" in line:
                 addresses = listening(folder_of(running.pid))
-                running.send_signal(signal.SIGTERM)
+                os.killpg(running.pid, signal.SIGTERM)  # As `timeout` does.
         assert running.wait(timeout=60) == 143, "".join(lines)
     assert lines[-1].startswith("Interrupted: stopped")
     assert addresses == {"127.0.0.1"}
