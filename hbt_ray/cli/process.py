@@ -13,13 +13,11 @@ from typing import IO, Any, TextIO, TypeGuard
 
 from hbt_ray import console
 from hbt_ray.console import one_line, printable
-from hbt_ray.errors import HbtError, InputError, Interrupted, ResourceError, StorageError
+from hbt_ray.errors import HbtError, InputError, Interrupted, StorageError
 from hbt_ray.session import catch_termination, configure_command, received_signal, session_folder
-from hbt_ray.storage import storage_error
 
 _SHOWN_FRAMES = 4
 _BROKEN_PIPE = 128 + signal.SIGPIPE
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def run() -> int:
@@ -120,24 +118,19 @@ def _report(error: BaseException) -> int:
 
 def _known_error(error: BaseException) -> HbtError | None:
     """The error of ours that explains what happened, if there is one."""
-    for cause in _causes(error):
+    causes = list(_causes(error))
+    for cause in causes:
         if isinstance(cause, HbtError):
             return cause
-    if isinstance(error, KeyboardInterrupt):
+    if not isinstance(error, Exception):
         return None
-    if (full := storage_error(error)) is not None:
-        return full
-    for cause in _causes(error):
-        if (
-            isinstance(cause, MemoryError)
-            or "OutOfMemory" in type(cause).__name__
-            or (isinstance(cause, RuntimeError) and any(text in str(cause).lower() for text in _OUT_OF_MEMORY))
-        ):
-            return ResourceError(
-                f"out of memory ({str(cause)[:300] or 'no more is known'}). Use smaller batches (--batch-size, "
-                "optimiser.activation_tokens, optimiser.chunk_rows) or fewer workers, or a machine with more memory",
-                code="OUT_OF_MEMORY",
-            )
+    from hbt_ray.ray_errors import explain
+
+    explained = explain(error)
+    is_rays = any(base.__module__.partition(".")[0] == "ray" for base in type(error).__mro__)
+    if explained.code != "WORKER_FAILED" or is_rays:
+        return explained
+    for cause in causes:
         if isinstance(cause, ValueError) and "embedded null" in str(cause):
             return InputError("a path holds a NUL character, which no file name can have", code="NUL")
         if isinstance(cause, OverflowError):
