@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 64 << 20
 """No text is this long; a file with such a line is no text file, and reading on would fill the memory."""
-MAX_RATIO, MIN_UNPACKED_BYTES = 100, 64 << 20
+MAX_RATIO, MIN_UNPACKED_BYTES = 100, 4 << 20
 """Texts shrink to a tenth or, at best, a thirtieth: what grows more than this on unpacking, beyond so many bytes, is
 made to fill memory or time (a "bomb")."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Hive's folder name for null."""
+_BLANK = (b"\n", b"\r\n")
 _MAX_NAMED = 8
 """Files that one warning names."""
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16 or UTF-32", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
@@ -55,7 +56,10 @@ def lines(location: str) -> Iterator[Line | BadRow]:
         SourceError: the file is missing, empty, cut short, not packed in spite of its name, or no text at all.
     """
     empty = True
-    for where, raw in raw_lines(location):
+    for number, raw in raw_lines(location):
+        if raw in _BLANK:
+            continue
+        where = f"{location}:{number}"
         try:
             text = raw.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -69,18 +73,19 @@ def lines(location: str) -> Iterator[Line | BadRow]:
         raise SourceError(f"{location}: the file is empty")
 
 
-def raw_lines(location: str) -> Iterator[tuple[str, bytes]]:
-    """Place and bytes of every line, without a byte order mark.
+def raw_lines(location: str) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of every line, without a byte order mark.
 
     Raises:
         SourceError: as `lines`, but for an empty file.
     """
     with opened(location) as stream:
         for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1):
-            where = f"{location}:{number}"
             if len(raw) == MAX_LINE_BYTES:
-                raise SourceError(f"{where}: a line of over {MAX_LINE_BYTES >> 20} MiB; is this a text file?")
-            yield where, without_mark(raw, location) if number == 1 else raw
+                raise SourceError(
+                    f"{location}:{number}: a line of over {MAX_LINE_BYTES >> 20} MiB; is this a text file?"
+                )
+            yield number, without_mark(raw, location) if number == 1 else raw
 
 
 def without_mark(raw: bytes, location: str) -> bytes:
@@ -106,7 +111,7 @@ def opened(location: str) -> Iterator[io.BufferedReader]:
         system, path = filesystem(location)
         info = system.get_file_info(path)
         if info.type not in (fs.FileType.File, fs.FileType.NotFound):  # Opening a named pipe would wait for ever.
-            raise SourceError(f"{location}: cannot be read (it is a folder or no regular file)")
+            raise SourceError(f"{location}: cannot be read (a folder, or no regular file)")
         with io.BufferedReader(system.open_input_stream(path, compression=None), 1 << 20) as raw:
             stream = _unpacked(raw, name(location).lower())
             if stream is raw:
@@ -209,7 +214,8 @@ def data_files(location: str, readable: Callable[[str], bool], formats: str) -> 
         if kind == fs.FileType.File:
             return [DataFile(location)]
         if kind != fs.FileType.Directory:
-            raise SourceError(f"{location}: no such file or folder")
+            problem = "no such file or folder" if kind == fs.FileType.NotFound else "no regular file and no folder"
+            raise SourceError(f"{location}: {problem}")
         paths = [found.path for found in _walk(location)]
     if log := next((each for each in paths if "_delta_log" in each.split("/")), None):
         raise SourceError(
@@ -306,6 +312,6 @@ def fingerprint(location: str) -> list[tuple[str, int | None, int | None]]:
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             return [(location, None, None)]
-        if info.is_file:
+        if info.type != fs.FileType.Directory:
             return [(info.path, info.size, info.mtime_ns)]
         return [(f"{path.rstrip('/')}/{found.path}", found.size, found.mtime_ns) for found in _walk(location)]

@@ -81,7 +81,7 @@ class Reader:
 
     def __init__(self, columns: Columns, language: str = "", root: str = "") -> None:
         self._columns, self._language, self._root = columns, language, root
-        self._forms = lru_cache(maxsize=1000)(self._choose)  # Records of JSON lines may differ in their keys.
+        self._form = lru_cache(maxsize=1000)(self._try_choose)  # Records of JSON lines may differ in their keys.
         self.notes: Counter[str] = Counter()
 
     def columns(self, names: Collection[str]) -> set[str]:
@@ -90,15 +90,16 @@ class Reader:
         Raises:
             ValueError: some are missing, or two could be meant.
         """
-        return self._forms(tuple(names)).columns
+        form = self._form(tuple(names))
+        if isinstance(form, str):
+            raise ValueError(form)
+        return form.columns
 
     def rows(self, record: Record) -> Iterator[Row | BadRow]:
-        try:
-            form = self._forms(tuple(record.values))
-        except ValueError as error:
-            yield BadRow(record.where, str(error))
-            return
-        if form.passages == _TRANSLATION:
+        form = self._form(tuple(record.values))
+        if isinstance(form, str):
+            yield BadRow(record.where, form)
+        elif form.passages == _TRANSLATION:
             yield from self._translations(record, form)
         elif any(says_unanswerable(record.values[column]) for column in form.marks):
             yield BadRow(record.where, UNANSWERABLE)
@@ -106,6 +107,13 @@ class Reader:
             yield from self._right_passages(record, form)
         else:
             yield self._row(record, form, record.values)
+
+    def _try_choose(self, names: tuple[str, ...]) -> Form | str:
+        """The form, or why there is none."""
+        try:
+            return self._choose(names)
+        except ValueError as error:
+            return str(error)
 
     def _choose(self, names: tuple[str, ...]) -> Form:
         uses = self._columns.named()

@@ -268,9 +268,9 @@ class _Text:
         return not self._ended
 
     def _error(self, problem: str) -> SourceError:
-        cut = " The file ends there: it is cut short." if self._ended and self._place >= len(self._text) else ""
         near = self._text[self._place : self._place + 40]
-        return SourceError(f"{self._location}: no valid JSON ({problem}, near {near!r}).{cut}")
+        hint = "; is the file cut short?" if self._ended else ""
+        return SourceError(f"{self._location}: no valid JSON ({problem}, near {near!r}){hint}")
 
 
 # --- Separated values -------------------------------------------------------------------------------------------------
@@ -294,7 +294,9 @@ def separated(file: DataFile, columns: Wanted, separator: str) -> Iterator[Recor
     if isinstance(header, BadRow):
         raise SourceError(f"{header.where}: no header of separated values ({header.reason})")
     _choose(file, columns, header[1])
+    is_empty = True
     for row in rows:
+        is_empty = False
         if isinstance(row, BadRow):
             yield row
         elif len(row[1]) != len(header[1]):
@@ -303,6 +305,8 @@ def separated(file: DataFile, columns: Wanted, separator: str) -> Iterator[Recor
             yield BadRow(row[0], "no UTF-8 text")
         else:
             yield Record(row[0], dict(zip(header[1], row[1], strict=True)))
+    if is_empty:
+        raise SourceError(f"{location}: the file has no rows")
 
 
 def _csv(lines: Iterator[tuple[str, str]], separator: str) -> Iterator[tuple[str, list[str]] | BadRow]:
@@ -342,8 +346,8 @@ def _unquoted(cell: str) -> str:
 
 
 def _decoded(location: str) -> Iterator[tuple[str, str]]:
-    for place, raw in raw_lines(location):
-        yield place, raw.decode("utf-8", "surrogateescape")
+    for number, raw in raw_lines(location):
+        yield f"{location}:{number}", raw.decode("utf-8", "surrogateescape")
 
 
 def _has_surrogate(text: str) -> bool:
