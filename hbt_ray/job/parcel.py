@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hbt_ray.errors import ConfigError
+from hbt_ray.strict_yaml import read_yaml
 
 RUNTIME_ENV = Path("cluster/runtime_env.yaml")
 MOST_BYTES = 100 * 2**20
@@ -77,9 +76,9 @@ def _read(path: Path) -> dict[str, Any]:
             "or name yours with --runtime-env"
         )
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
+        read = read_yaml(path)
+    except ValueError as error:
+        raise ConfigError(f"{path}: no YAML ({error})", code="INVALID_YAML") from None
     if not isinstance(read, dict):
         raise ConfigError(f"{path}: holds a {type(read).__name__}, and a runtime environment is a mapping of keys")
     if unknown := read.keys() - RuntimeEnv.known_fields:

@@ -21,6 +21,7 @@ from ray.tune.search.sample import Domain
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError
 from hbt_ray.run import Run
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
+from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import check
 from hbt_ray.tune.board import Board, Trial
@@ -234,8 +235,8 @@ class Search:
 def _read(path: Path) -> dict[str, Any]:
     """Raises: DamagedFile if it is not what `Search.open` wrote."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
     if not isinstance(values, dict):
         raise DamagedFile(str(path), "not a mapping")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -83,7 +85,7 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
     pq.write_table(table, tmp_path / "documents.parquet")
     assert read_documents(tmp_path / "documents.parquet", ["de"]).equals(table)
     for broken, match in (
-        ([{"doc_id": "a", "text": "x"}], "has no column 'language'"),
+        ([{"doc_id": "a", "text": "x"}], "no column 'language'"),
         ([*rows, {"doc_id": "c", "language": "de", "text": "  "}], "text is empty in 1 rows, the first is row 3"),
         ([*rows, rows[0]], "occur twice"),
         ([{**rows[0], "language": "german"}], "'german' is no BCP-47"),
@@ -92,12 +94,50 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
         with pytest.raises(TaskError, match=match):
             read_documents(lines)
     lines.write_text("{")
-    with pytest.raises(TaskError, match="cannot be read"):
+    with pytest.raises(TaskError, match="no valid JSON"):
         read_documents(lines)
     with pytest.raises(TaskError, match="no such file"):
         read_documents(tmp_path / "nowhere.jsonl")
     with pytest.raises(TaskError, match="has no documents in fr"):
         read_documents(tmp_path / "documents.parquet", ["fr"])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
+def test_documents_are_what_they_are_stored_as(tmp_path: Path, suffix: str) -> None:
+    """Ids and texts that look like dates, numbers or nulls stay the texts that they are."""
+    odd = ["2020-01-01", "2020-01-01T00:00:00Z", "007", "1e5", "12.0", "NaN", "null", "true", "1,000", "-"]
+    rows = [{"doc_id": each, "language": "eng_Latn", "text": each} for each in odd]
+    path = tmp_path / f"documents{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    else:
+        text = json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
+    table = read_documents(path, ["en-Latn"])
+    assert table.to_pylist() == [{"doc_id": each, "language": "en", "text": each} for each in odd]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("text", 5),
+        ("text", ["a"]),
+        ("doc_id", 1.5),
+        ("doc_id", True),
+        ("text", "a\0b"),
+        ("text", "\ud800"),
+        ("language", 1),
+    ],
+)
+def test_documents_of_other_types_are_refused(tmp_path: Path, column: str, value: object) -> None:
+    path = tmp_path / "documents.jsonl"
+    rows = [{"doc_id": "a", "language": "de", "text": "x"}, {"doc_id": 7, "language": "de", "text": "y", column: value}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(TaskError, match=r"documents\.jsonl:2: .*holds (a|half)"):
+        read_documents(path)
 
 
 @pytest.mark.usefixtures("ray_session", "encode_here")

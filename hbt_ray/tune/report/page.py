@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from hbt_ray.evaluate.report.chart import Chart
 from hbt_ray.evaluate.report.frame import page_environment
 from hbt_ray.storage import write_text
+from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.tune.board import Board
 from hbt_ray.tune.groups import Group, groups
 from hbt_ray.tune.report import prose, words
@@ -99,8 +98,11 @@ def _then(path: Path, board: Board) -> str:
     trial = board.best(path.stem) if path.stem in OBJECTIVES else None
     if trial is None or not trial.fix:
         return ""
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not {"name", "store", "storage_path"} <= config.keys():
+    try:
+        config = read_yaml(path)
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(config, dict) or not {"name", "store", "storage_path"} <= config.keys():
         return ""  # Somebody changed it since.
     parts = ["hbt", "posthoc", config["name"], "--method", trial.fix, "--store", config["store"], "--storage"]
     return shlex.join([*parts, str(config["storage_path"])])
