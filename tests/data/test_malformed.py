@@ -187,9 +187,10 @@ def test_an_odd_line_is_kept_as_it_is(tmp_path: Path, case: str) -> None:
     assert (made.num_read, made.num_kept) == (3, 3)
     shards = [pa.ipc.open_file(path).read_all() for path in (tmp_path / "store" / "s").iterdir()]
     values = json.loads(KEPT[case])
-    stored = [value for shard in shards for column in shard.columns for value in column.to_pylist()]
+    values_of = (value for shard in shards for column in shard.columns for value in column.to_pylist())
+    stored = {value for value in values_of if isinstance(value, str)}
     assert str(values["item_id"]) in stored
-    assert {values["question"], values["passage"]} <= set(stored)
+    assert {values["question"], values["passage"]} <= stored
 
 
 CSV_HEADER = b"item_id,language,question,passage\n"
