@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 from ray.tune.search.sample import Domain
 
-from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError
+from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
 from hbt_ray.run import Run
-from hbt_ray.storage import is_unused, naming_storage_errors, write_text
+from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import check
@@ -127,13 +127,35 @@ class Search:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # The board says what failed, and why.
         for name, value in _QUIETLY.items():
             os.environ.setdefault(name, value)
+        attempts = {trial.trial_id: trial.attempts for trial in self.board.trials}
         with naming_storage_errors(self.folder, "the folder"):  # Ray Tune writes there as well.
-            make_tuner(self.space, self.settings, self._setting, recorder, self._most_steps).fit()
+            tuner = make_tuner(self.space, self.settings, self._setting, recorder, self._most_steps)
+            try:
+                tuner.fit()
+            except Exception as error:  # Ray Tune cannot read errors of trials back that it could not write.
+                if full := self._storage_failure(attempts):
+                    raise full from error
+                raise
+            if full := self._storage_failure(attempts):
+                raise full
         recorder.prune()
         board = self.board
         if board.trials and all(trial.status == "failed" for trial in board.trials):
             raise HbtError(f"every trial failed; the last one: {board.trials[-1].error}")
         return board
+
+    def _storage_failure(self, attempts: Mapping[str, int]) -> StorageError | None:
+        """The error of a trial that failed in this session because the disk was full or could not be written.
+
+        Args:
+            attempts: those of each trial before the session.
+        """
+        for trial in self.board.trials:
+            if trial.status == "failed" and trial.attempts > attempts.get(trial.trial_id, 0):
+                place = self.folder / "trials" / trial.name
+                if full := storage_error(RuntimeError(trial.error), place, "the trial"):
+                    return full
+        return None
 
     @property
     def _gpus(self) -> float:
