@@ -10,7 +10,8 @@ import pytest
 from ray import tune
 
 from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
-from hbt_ray.tune.board import Board, Trial
+from hbt_ray.storage import append_json_lines
+from hbt_ray.tune.board import EVENTS, Board, Trial
 from hbt_ray.tune.limits import Limits, Variants, spent
 from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.search import Search
@@ -178,3 +179,13 @@ def test_limits_that_were_changed_are_named(tmp_path: Path, damage: str) -> None
     path.write_bytes(content[:-9] if damage == "cut" else content.replace(b"10", b"90"))
     with pytest.raises(DamagedFile):
         Limits.of(tmp_path)
+
+
+@pytest.mark.parametrize(("error", "full"), [("StorageError: x: No space left on device", True), ("NaN", False)])
+def test_a_trial_that_met_a_full_disk_ends_its_session_alone(tmp_path: Path, error: str, full: bool) -> None:
+    made = search(tmp_path)
+    about = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 0.0}
+    events = [{"event": "session"}, {"event": "started", **about}, {"event": "failed", "error": error, **about}]
+    append_json_lines(made.folder / EVENTS, [{**event, "time": 1.0} for event in events], checked=True)
+    assert (made._storage_failure({}) is not None) == full
+    assert made._storage_failure({"a": 1}) is None, "it failed in an earlier session"
