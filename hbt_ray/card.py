@@ -6,11 +6,14 @@ from typing import Any
 
 import yaml
 
+from hbt_ray.config import without_secrets
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.evaluate.compare.column import Column
 from hbt_ray.evaluate.compare.table import compare
 from hbt_ray.evaluate.verdict.verdict import Verdict
+from hbt_ray.markdown import block, code, inline
+from hbt_ray.models.files import read_prompts
 from hbt_ray.run import Run
 from hbt_ray.storage import write_text
 from hbt_ray.train.export import Exported
@@ -22,8 +25,8 @@ _TEXT = """\
 A multilingual dense retriever, trained with hybrid batches ([arXiv 2408.10536](https://arxiv.org/abs/2408.10536)):
 some batches hold one language, the others questions and passages in different languages.
 
-- base: `{base}`
-- batches: `{policy}`, {batch_size} pairs, {steps} steps, temperature {temperature}
+- base: {base}
+- batches: {policy}, {batch_size} pairs, {steps} steps, temperature {temperature}
 - weights: {weights}
 - trained on: {languages}
 
@@ -38,7 +41,7 @@ passages = model.encode_document(["Die Landeswährung von Kenia ist der Kenia-Sc
 print(model.similarity(questions, passages))
 ```
 
-Questions are read with the prompt `{question_prompt}` and passages with `{passage_prompt}`; the two calls add them.
+Questions are read with the prompt {question_prompt} and passages with {passage_prompt}; the two calls add them.
 
 ## Results
 
@@ -46,8 +49,7 @@ Questions are read with the prompt `{question_prompt}` and passages with `{passa
 
 ## Training configuration
 
-```yaml
-{config}```
+{config}
 """
 
 
@@ -58,22 +60,22 @@ def write_card(run: Run) -> None:
         return
     config = TrainConfig.load(run.config)
     verdicts = [Verdict.load(path) for path in run.verdicts()]
-    languages = _trained_languages(config)
+    languages, prompts = _trained_languages(config), read_prompts(run.model)
     text = _TEXT.format(
-        name=run.name,
-        base=config.model.name,
-        policy=config.plan,
+        name=inline(without_secrets(run.name)),
+        base=code(without_secrets(config.model.name)),
+        policy=code(str(config.plan)),
         batch_size=config.plan.batch_size,
         steps=exported.steps,
         weights=_weights(exported),
         temperature=config.loss.temperature,
         languages=", ".join(languages) or "those of the store",
-        question_prompt=config.model.question_prompt,
-        passage_prompt=config.model.passage_prompt,
+        question_prompt=code(prompts.get("query", "")),
+        passage_prompt=code(prompts.get("document", "")),
         results=_results(verdicts),
-        config=config.to_yaml(),
+        config=block(config.to_yaml(), "yaml"),
     )
-    header = yaml.safe_dump(_metadata(run, languages, verdicts), sort_keys=False, allow_unicode=True)
+    header = yaml.safe_dump(without_secrets(_metadata(run, languages, verdicts)), sort_keys=False, allow_unicode=True)
     write_text(run.model / "README.md", f"---\n{header}---\n\n{text}")
 
 
@@ -98,7 +100,7 @@ def _results(verdicts: list[Verdict]) -> str:
     if not verdicts:
         return "Not judged yet: `hbt evaluate RUN --task …`."
     columns = list(dict.fromkeys(column for verdict in verdicts for column in _columns(verdict)))
-    head = "| task | " + " | ".join(column.name for column in columns) + " |"
+    head = "| task | " + " | ".join(inline(column.name) for column in columns) + " |"
     rows = []
     for verdict in verdicts:
         own = _columns(verdict)
@@ -112,7 +114,7 @@ def _columns(verdict: Verdict) -> tuple[Column, ...]:
 
 
 def _label(verdict: Verdict) -> str:
-    return f"{verdict.task}, {verdict.variant}" if verdict.variant else verdict.task
+    return inline(f"{verdict.task}, {verdict.variant}" if verdict.variant else verdict.task)
 
 
 def _number(value: float | None) -> str:

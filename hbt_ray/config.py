@@ -7,6 +7,7 @@ holds only what they share. Unknown keys are errors that name the nearest valid 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, redact
 from hbt_ray.languages import normalise
 from hbt_ray.strict_yaml import MAX_DEPTH, parse_yaml, read_yaml
 
@@ -71,8 +72,24 @@ class Config(BaseModel):
             raise ConfigError(f"{origin}: {shown}") from None
 
     def to_yaml(self) -> str:
-        """The exact configuration, so that `load` gives an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The exact configuration, so that `load` gives an equal one, but for keys and passwords in URIs.
+
+        What is written is published sooner or later. Without them a URI takes the credentials of the environment.
+        """
+        values = without_secrets(self.model_dump(mode="json"))
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def without_secrets(value: Any) -> Any:
+    """Nested values whose URIs have lost their keys and passwords: `s3://KEY:SECRET@bucket` → `s3://bucket`."""
+    if isinstance(value, dict):
+        return {without_secrets(key): without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_secrets, value))
+    if not isinstance(value, str) or (redacted := redact(value)) == value:
+        return value
+    text = re.sub(r"(?<=[?&;])[\w.%-]+=\*\*\*(?:&|;|(?=\W)|$)", "", redacted.replace("***@", ""))
+    return re.sub(r"[?&;]+(?=$|[\s'\"`])", "", text)
 
 
 def _unusable(value: Any) -> Iterator[str]:

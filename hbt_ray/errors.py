@@ -10,7 +10,9 @@ import re
 import time
 from typing import Any
 
-_USER_INFO = re.compile(r"""(?i)(\w[\w+.-]*:/+)[^\s/@:'"]*:(?!\d{1,5}[/?#])[^\s'"]*@|(https?:/+)[^\s/@:'"]+@""")
+_USER_INFO = re.compile(
+    r"""(?i)(\w[\w+.-]*:/+)[^\s/@:'"]*:(?!\d{1,5}[/?#])(?:[^\s/'"]*@|[^\s'"]*@)|(https?:/+)[^\s/@:'"]+@"""
+)
 """`SCHEME://USER:PASSWORD@` and `https://TOKEN@`; a path may have lost a slash. A port is no password."""
 _QUERY_SECRET = re.compile(
     r"""(?i)([?&;][\w.-]*(?:key|token|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)[^\s&;#'"]+"""

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 FLOORS = [
-    {"errors", "languages", "colour", "estimate", "heap", "cores"},
+    {"errors", "languages", "colour", "estimate", "heap", "cores", "markdown"},
     {"storage", "strict_yaml"},
     {"config", "run", "console", "session", "families", "job", "ray_errors"},
     {"data"},

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hbt_ray.config import without_secrets
 from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.errors import ConfigError
 from hbt_ray.strict_yaml import read_yaml
@@ -188,3 +189,25 @@ def test_configurations_are_frozen() -> None:
     config = TrainConfig.make({"name": "a", "store": "s"}, "test")
     with pytest.raises(Exception, match="frozen"):
         config.name = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("s3://KEY:SE/CR+ET@bucket/a", "s3://bucket/a"),
+        ("s3://KEY:SE%2FCR@bucket/a@v1", "s3://bucket/a@v1"),
+        ("https://user:p@ss@host/x", "https://host/x"),
+        ("s3://bucket/store?access_key=A&secret_key=B&region=eu", "s3://bucket/store?region=eu"),
+        ("s3://bucket/store?region=eu&session_token=C", "s3://bucket/store?region=eu"),
+        ("s3://bucket/store?secret_key=B", "s3://bucket/store"),
+        ("https://user:p%40ss@host:5000/x#y", "https://host:5000/x#y"),
+        ("https://hf_token@host/x", "https://host/x"),
+        ("postgresql+psycopg2://me:pw@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("http://host:8080/a@b?monitor=1", "http://host:8080/a@b?monitor=1"),
+        ("s3://bucket/store", "s3://bucket/store"),
+        ("query: key=1", "query: key=1"),
+        ("/a/folder?token=1", "/a/folder?token=1"),
+    ],
+)
+def test_keys_and_passwords_are_not_written(text: str, published: str) -> None:
+    assert without_secrets({"a": [text, 1], "b": None}) == {"a": [published, 1], "b": None}

@@ -111,7 +111,7 @@ def check_files(folder: Path, kind: Kind = "encoder") -> ModelFiles:
         )
     modules = _modules(folder)
     transformer = folder / modules[0][1] if modules else folder
-    files = ModelFiles(folder, transformer, tuple(name for name, _ in modules), _prompts(folder, kind))
+    files = ModelFiles(folder, transformer, tuple(name for name, _ in modules), read_prompts(folder, kind))
     for place in dict.fromkeys((folder, transformer)):
         _check_no_code(place)
     if not files.is_static:
@@ -215,7 +215,12 @@ def _within(path: str) -> bool:
     )
 
 
-def _prompts(folder: Path, kind: Kind) -> dict[str, str]:
+def read_prompts(folder: Path, kind: Kind = "encoder") -> dict[str, str]:
+    """Prompts by name, as `config_sentence_transformers.json` says; none if it says nothing.
+
+    Raises:
+        ModelError: the file is damaged, or says that the model is of another kind.
+    """
     path = folder / "config_sentence_transformers.json"
     content = _object(path)
     model_type = content.get("model_type", "SentenceTransformer")

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from ray.tune.search.sample import Domain
 
+from hbt_ray.config import without_secrets
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
 from hbt_ray.run import Run
 from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
@@ -250,7 +251,7 @@ class Search:
 
     def _description(self) -> dict[str, Any]:
         """What `search.yaml` holds."""
-        description: dict[str, Any] = json.loads(json.dumps(self._about, default=str))
+        description: dict[str, Any] = without_secrets(json.loads(json.dumps(self._about, default=str)))
         return description
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from markdown_it import MarkdownIt
 
 from hbt_ray.card import write_card
 from hbt_ray.errors import CheckpointError
@@ -16,10 +19,12 @@ from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.model.options import for_training
 from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.trainer import open_run
 from hbt_ray.train.validation.record import Record
 from hbt_ray.train.validation.task import validate
 from tests.train.batches import NUM_ROWS, batch
+from tests.train.model_folders import edited, saved
 from tests.worlds import small_run, small_store
 
 TEXTS = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
@@ -120,3 +125,50 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
 
 def overrides(config: TrainConfig) -> list[str]:
     return [f"validation.store={config.validation.store}", "model.lora.rank=4", "optimiser.average=0.9"]
+
+
+@pytest.mark.parametrize("name", ["nice", "# <img src=x> | `a` [b](c)"])
+def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(world: Path, name: str) -> None:
+    """Name, prompts, base and addresses of servers are foreign text."""
+    prompt = "```\n</code><script>`x`: "
+    config = small_run(world, f"name={json.dumps(name)}", f"model.question_prompt={json.dumps(prompt)}")
+    learned(config, (1,))
+    export(config.run)
+    secret = config.model_copy(
+        update={
+            "store": "s3://AKIAKEY:hidden1@bucket/store?secret_key=hidden2&region=eu",
+            "trackers": TrackersConfig(use=(), mlflow_uri="https://user:hidden3@tracker.example/api?token=hidden4"),
+        }
+    )
+    config.run.config.write_text(secret.to_yaml(), encoding="utf-8")
+    write_card(config.run)
+    card = (config.run.model / "README.md").read_text(encoding="utf-8")
+    for text in (card, config.run.config.read_text(encoding="utf-8")):
+        assert "hidden" not in text
+        assert "AKIAKEY" not in text
+        assert "s3://bucket/store?region=eu" in text
+        assert "https://tracker.example/api\n" in text
+    _, header, body = card.split("---\n", 2)
+    assert yaml.safe_load(header)["library_name"] == "sentence-transformers"
+    tokens = MarkdownIt("commonmark").enable("table").parse(body)
+    inlines = [token for token in tokens if token.type == "inline"]
+    spans = [child.content for token in inlines for child in token.children or () if child.type == "code_inline"]
+    assert prompt.replace("\n", "\\n") in spans
+    assert inlines[0].children is not None
+    assert "".join(child.content for child in inlines[0].children) == name
+    assert not [child for token in inlines for child in token.children or () if "html" in child.type]
+    (settings,) = [token.content for token in tokens if token.type == "fence" and token.info == "yaml"]
+    assert yaml.safe_load(settings)["model"]["question_prompt"] == prompt
+
+
+def test_the_card_names_the_prompts_that_the_model_brought(world: Path, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", max_question_length=16, max_passage_length=24)
+    edited(folder / "config_sentence_transformers.json", prompts={"query": "Ask ", "passage": "Read "})
+    config = small_run(world, "name=brought", f"model.name={folder}", "model.max_passage_length=16")
+    learned(config, (1,))
+    export(config.run)
+    write_card(config.run)
+    assert "prompt ` Ask  ` and passages with ` Read  `" in (config.run.model / "README.md").read_text()
+    from sentence_transformers import SentenceTransformer
+
+    assert SentenceTransformer(str(config.run.model), device="cpu").prompts == {"query": "Ask ", "document": "Read "}

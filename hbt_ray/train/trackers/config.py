@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
-from hbt_ray.config import Config
+from hbt_ray.config import Config, without_secrets
 from hbt_ray.errors import ConfigError
 
 _PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -29,7 +29,10 @@ class TrackersConfig(Config):
 
     def place(self, name: str) -> str:
         """Where the tracker of this name puts runs: the same place knows a continued run."""
-        return {"mlflow": f"mlflow {self.mlflow_uri} {self.project}", "wandb": f"wandb {self.project}"}.get(name, name)
+        return {
+            "mlflow": f"mlflow {without_secrets(self.mlflow_uri)} {self.project}",
+            "wandb": f"wandb {self.project}",
+        }.get(name, name)
 
     def require(self) -> None:
         """Raises: ConfigError where a tracker's package is not installed."""

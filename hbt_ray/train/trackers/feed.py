@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from hbt_ray.errors import redact
 from hbt_ray.train.trackers.marks import Mark, Marks
 from hbt_ray.train.trackers.tracker import Row, Tracker
 
@@ -69,7 +70,7 @@ class Feed:
                 "%s no longer takes the run's numbers (%s); metrics.jsonl has them all, and the run's next session "
                 "will try again",
                 self._name,
-                " ".join(str(error).split())[:300],
+                redact(" ".join(str(error).split()))[:300],
             )
         finally:
             self._over = True

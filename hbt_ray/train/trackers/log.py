@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from hbt_ray.config import without_secrets
 from hbt_ray.run import Run
 from hbt_ray.train.engine.loop import Outcome
 from hbt_ray.train.trackers.config import TrackersConfig
@@ -33,7 +34,7 @@ class Log:
 
     def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
         self._last = start - 1
-        marks, named = Marks(run.trackers), flat(settings)
+        marks, named = Marks(run.trackers), flat(without_secrets(settings))
 
         def before(mark: Mark) -> Iterator[Row]:
             if mark.step < start - 1:

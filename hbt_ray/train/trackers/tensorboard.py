@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hbt_ray.markdown import inline
 from hbt_ray.run import Run
 from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.trackers.marks import Mark
@@ -22,7 +23,7 @@ class TensorBoard:
         mark.back_to(start - 1)
         purge = mark.step + 1
         self._writer = SummaryWriter(str(run.root / "tensorboard"), purge_step=purge, filename_suffix=f".{purge}")
-        rows = "".join(f"|{name}|{value}|\n" for name, value in settings.items())
+        rows = "".join(f"|{name}|{inline(str(value))}|\n" for name, value in settings.items())
         self._writer.add_text("configuration", f"|key|value|\n|---|---|\n{rows}", purge)
 
     def log(self, rows: Sequence[Row]) -> None:

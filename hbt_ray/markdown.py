@@ -1,0 +1,38 @@
+"""Foreign text in Markdown: names, prompts and settings that are shown as they are and never interpreted."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, ends of lines and those that change the direction of text."""
+_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+!|~$^:])")
+
+
+def inline(text: str) -> str:
+    """Text within a line, a heading or a cell of a table."""
+    escaped = _PUNCTUATION.sub(r"\\\1", _visible(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def code(text: str) -> str:
+    """A code span, also of text that holds backticks."""
+    visible = _visible(text)
+    fence = "`" * (_longest_run(visible) + 1)
+    # A space at each end is taken off by readers, and keeps a backtick or a space of the text's own.
+    space = " " if visible[:1] in ("`", " ") or visible[-1:] in ("`", " ") else ""
+    return f"{fence}{space}{visible}{space}{fence}" if visible else "(empty)"
+
+
+def block(text: str, language: str = "") -> str:
+    """A fenced block of several lines."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _visible(text: str) -> str:
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
