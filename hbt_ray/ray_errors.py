@@ -10,9 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from hbt_ray import errors
 from hbt_ray.errors import HbtError, ResourceError
@@ -22,6 +20,9 @@ MAX_RESTARTS = 3
 """Times that a worker process which died is started again. Ray's own default is without end."""
 WORKER_LIMITS = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
 """Options of Ray Data's actors: a process that dies at every try ends the job."""
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FAILURE = "hbt_ray_failure"
 _LONGEST = 400
@@ -61,15 +62,16 @@ def explain(error: BaseException, what: str = "") -> HbtError:
 
 def cause_of(error: BaseException) -> BaseException:
     """The innermost error behind those of Ray; the error itself if Ray did not wrap it."""
-    seen: set[int] = set()
+    wrappers: list[BaseException] = []
     current = error
-    while _is_rays(current) and id(current) not in seen:
-        seen.add(id(current))
-        inner = _wrapped(current)
-        if inner is None:
-            return _from_text(str(current)) or current
-        current = inner
-    return current
+    while is_rays(current) and current not in wrappers:
+        wrappers.append(current)
+        current = _wrapped(current) or current
+    if not is_rays(current):
+        return current
+    # Pickled wrappers have lost what they wrap; the outermost still has it as text.
+    printed = (_from_text(str(wrapper)) for wrapper in wrappers)
+    return next((cause for cause in printed if cause is not None), error)
 
 
 def one_line(error: BaseException) -> str:
@@ -98,6 +100,8 @@ class Guarded:
             self._work = self._work or self._make(*self._arguments)
             return self._work(batch)
         except Exception as error:
+            import pyarrow as pa
+
             return pa.table({_FAILURE: [pickle.dumps(explain(error))]})
 
 
@@ -118,7 +122,8 @@ def guarded_batches(dataset: Any, what: str) -> Iterator[pa.Table]:
         raise explain(error, what) from error
 
 
-def _is_rays(error: BaseException) -> bool:
+def is_rays(error: BaseException) -> bool:
+    """Whether Ray made the error, as a rule to wrap that of a task."""
     return type(error).__module__.partition(".")[0] == "ray" or type(error).__name__.startswith("RayTaskError")
 
 

@@ -124,11 +124,10 @@ def _known_error(error: BaseException) -> HbtError | None:
             return cause
     if not isinstance(error, Exception):
         return None
-    from hbt_ray.ray_errors import explain
+    from hbt_ray.ray_errors import explain, is_rays
 
     explained = explain(error)
-    is_rays = any(base.__module__.partition(".")[0] == "ray" for base in type(error).__mro__)
-    if explained.code != "WORKER_FAILED" or is_rays:
+    if explained.code != "WORKER_FAILED" or is_rays(error):
         return explained
     for cause in causes:
         if isinstance(cause, ValueError) and "embedded null" in str(cause):

@@ -20,7 +20,7 @@ import ray
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.negatives import Negatives
 from hbt_ray.data.store.store import Store
-from hbt_ray.errors import ConfigError, HbtError, LostRank, StalledRank, ValidationFailed
+from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledRank, ValidationFailed
 from hbt_ray.models.loading import load
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.checkpoints.shelf import Shelf
@@ -70,8 +70,14 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
         plan.require(newest[1].plan, newest[1].step)
         done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
+    known = run.config.exists()
     write_text(run.config, config.to_yaml())
-    provide(run.base, config.model, store, plan.languages, bases)
+    try:
+        provide(run.base, config.model, store, plan.languages, bases)
+    except ModelError:
+        if not known:
+            run.config.unlink()  # The name stays free for a run with another model.
+        raise
     if config.loss.dimensions or config.teacher:
         width = load(run.base).get_embedding_dimension()
         Objective(config.loss, width)

@@ -1,0 +1,80 @@
+"""Every command that loads a model refuses a broken one in one line with exit code 2, and asks nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.train.model_folders import copied, edited, saved
+from tests.worlds import small_run, small_store
+
+KEY = "encoder.layer.1.output.dense.bias"
+
+
+def hbt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hbt_ray", *arguments]
+    # Whoever asks whether to run a model's code would get a yes.
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, input="y\n" * 10)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    small_store(folder / "store", 20)
+    saved(folder / "good", max_question_length=16, max_passage_length=16)
+    documents = [{"doc_id": str(number), "language": "en", "text": f"text {number}"} for number in range(8)]
+    (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "train.yaml").write_text(small_run(folder).to_yaml())
+    built = hbt("index", "build", "good", "index", "--documents", "documents.jsonl", cwd=folder)
+    assert built.returncode == 0, built.stderr
+    code = copied(folder / "good", folder / "code")
+    edited(code / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    (code / "own.py").write_text(f"import pathlib\npathlib.Path({str(folder / 'was-run')!r}).touch()\n")
+    incomplete = copied(folder / "good", folder / "incomplete")  # Seen only when it is loaded.
+    tensors = load_file(incomplete / "model.safetensors")
+    del tensors[KEY]
+    save_file(tensors, incomplete / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+COMMANDS = {
+    "evaluate": ("evaluate", "MODEL", "--task", "worldfacts", "--languages", "de,en"),
+    "index": ("index", "build", "MODEL", "other", "--documents", "documents.jsonl"),
+    "search": ("search", "index", "a question", "--model", "MODEL"),
+    "mine": ("mine", "store", "MODEL", "--out", "negatives"),
+    "rescore": ("mine", "store", "good", "--out", "negatives", "--rescore", "MODEL"),
+    "posthoc": ("posthoc", "MODEL", "--store", "store", "--method", "centering", "--out", "x.safetensors"),
+    "train": ("train", "train.yaml", "model.name=MODEL", "name=new"),
+}
+
+
+@pytest.mark.parametrize("model", ["code", "incomplete"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_broken_model_is_refused_in_one_line(world: Path, command: str, model: str) -> None:
+    done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=world)
+    assert done.returncode == 2, done.stderr
+    refusals = [line for line in done.stderr.splitlines() if line.startswith("ModelError: ")]
+    assert len(refusals) == 1, done.stderr
+    assert model in refusals[0]
+    everything = done.stdout + done.stderr
+    for noise in ("Traceback", "raylet", "DataContext", "[y/N]", "github.com/ray-project"):
+        assert noise not in everything
+    assert not (world / "was-run").exists()
+    assert not any((world / name).exists() for name in ("other", "negatives", "x.safetensors", "runs/new/config.yaml"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_without_a_network_a_hub_name_is_refused_in_one_line(
+    world: Path, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = hbt(*(part.replace("MODEL", "someone/encoder") for part in COMMANDS[command]), cwd=world)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ModelError: model 'someone/encoder'")
+    assert "Traceback" not in done.stderr
