@@ -19,7 +19,7 @@ from hbt_ray.evaluate.encode.encode import Encoded, encode
 from hbt_ray.evaluate.encode.encoder import EncoderConfig
 from hbt_ray.evaluate.judge.bitext import judge_bitext
 from hbt_ray.evaluate.judge.failures import failures
-from hbt_ray.evaluate.judge.judge import Scorecard, judge
+from hbt_ray.evaluate.judge.judge import Scorecard, first_documents, judge
 from hbt_ray.evaluate.judge.preference import DEPTH
 from hbt_ray.evaluate.judge.trec import write_qrels, write_run
 from hbt_ray.evaluate.lexical.lexical import FINGERPRINT, LexicalIndex, queries_of
@@ -90,6 +90,7 @@ def evaluate(
             **card.fields(),
         )
         _save(verdict, table, scratch)
+    _say_what_is_odd(screen, verdict)
     screen.say(
         f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
         f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
@@ -123,8 +124,14 @@ def evaluate_words(
             **card.fields(),
         )
         _save(verdict, table, scratch)
+    _say_what_is_odd(screen, verdict)
     screen.say(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
     return verdict
+
+
+def _say_what_is_odd(screen: Screen, verdict: Verdict) -> None:
+    for note in verdict.notes:
+        screen.say(f"{verdict.task}: {note}")
 
 
 def variant_of(encoder: EncoderConfig, fix: Fix | None) -> str:
@@ -146,7 +153,7 @@ def _ranked(
     task: Task, queries: npt.NDArray[Any], index: Ranking, trec_depth: int, folder: Path, name: str
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
-    hits = index.search(queries, max(DEPTH, trec_depth))
+    hits = first_documents(task, queries, index, max(DEPTH, trec_depth))
     judged = judge(task, queries, index, hits.documents)
     shown = failures(task, judged[0], queries, index, hits.documents[:, 0])
     pq.write_table(shown, folder / FAILURES)

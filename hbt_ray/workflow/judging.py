@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from hbt_ray.run import Run
 from hbt_ray.storage import exclusive, valid_name
 from hbt_ray.train.model.base import verify_base
 from hbt_ray.workflow.training import writing_card
+
+logger = logging.getLogger(__name__)
 
 UNTRAINED = "untrained"
 BM25 = "bm25"
@@ -165,6 +168,19 @@ def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_d
 
 
 def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """For verdicts on a variant of a model, those on the model as it is saved, where they are there."""
-    paths = [run.verdict(verdict.task) / "verdict.json" for verdict in verdicts if verdict.variant]
-    return [Verdict.load(path) for path in paths if path.exists()]
+    """For verdicts on a variant of a model, those on the model as it is saved, where there are any on the same data."""
+    saved = []
+    for verdict in verdicts:
+        path = run.verdict(verdict.task) / "verdict.json"
+        if not verdict.variant or not path.exists():
+            continue
+        plain = Verdict.load(path)
+        if plain.data == verdict.data:
+            saved.append(plain)
+        else:
+            logger.warning(
+                "%s: judged on other queries, documents or judgements than now, so it is not compared; evaluate the "
+                "model without options again",
+                path,
+            )
+    return saved

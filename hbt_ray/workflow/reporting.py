@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -17,6 +18,8 @@ from hbt_ray.train.export import Exported
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.train.validation.ending import best_step
 from hbt_ray.train.validation.record import Record
+
+logger = logging.getLogger(__name__)
 
 
 def make_report(
@@ -51,6 +54,8 @@ def make_report(
 def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence], list[Evidence]]:
     """All verdicts on the runs' encoders, and for each of their tasks the first on an untrained one, with evidence.
 
+    An untrained encoder that was judged on other queries, documents or judgements is no baseline and left out.
+
     Args:
         seeds: take runs that differ by their seeds alone for one system, their mean.
 
@@ -64,11 +69,18 @@ def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence],
     if not own:
         names = ", ".join(str(run.root) for run in runs)
         raise TaskError(f"nothing was judged yet in {names}; run `hbt evaluate RUN --task …` first")
-    baselines: dict[str, Evidence] = {}
+    baselines: dict[tuple[str, str], Evidence] = {}
     for each in (Evidence.load(path) for run in runs for path in run.verdicts(of_base=True)):
-        baselines.setdefault(each.verdict.task, each)
-    tasks = {each.verdict.task for each in own}
-    return own, [each for task, each in baselines.items() if task in tasks]
+        baselines.setdefault(each.verdict.data, each)
+    data = {each.verdict.data for each in own}
+    judged_tasks = {task for task, _ in data}
+    for (task, fingerprint), each in baselines.items():
+        if task in judged_tasks and (task, fingerprint) not in data:
+            logger.warning(
+                "%s: judged on other queries, documents or judgements than the runs, so it is not compared with them",
+                each.folder,
+            )
+    return own, [each for key, each in baselines.items() if key in data]
 
 
 def _of_seeds(runs: Sequence[Run]) -> list[list[Run]]:
@@ -99,12 +111,12 @@ def _verdicts(group: Sequence[Run]) -> list[Evidence]:
     """Of one run all of its verdicts; of several a mean for each task and variant, over those that were judged so."""
     if len(group) == 1:
         return [Evidence.load(path) for path in group[0].verdicts()]
-    name, found = _common_name(group), dict[tuple[str, str], list[Evidence]]()
+    name, found = _common_name(group), dict[tuple[str, str, str], list[Evidence]]()
     for run in group:
         for each in map(Evidence.load, run.verdicts()):
-            found.setdefault((each.verdict.task, each.verdict.variant), []).append(each)
+            found.setdefault((*each.verdict.data, each.verdict.variant), []).append(each)
     means = []
-    for (_, variant), some in found.items():
+    for (*_, variant), some in found.items():
         seeds = f"{len(some)} of {len(group)} seeds" if len(some) < len(group) else f"{len(group)} seeds"
         means.append(averaged(some, f"{name}+{variant}, {seeds}" if variant else f"{name}, {seeds}"))
     return means

@@ -495,13 +495,13 @@ JUDGED: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 ODD_LINES = {
     "one word": b"q",
-    "too many columns": b"q\td\t1\t2\t3\t4",
-    "no number": b"q\tQ0\td\tyes",
+    "too many columns": b"x\td\t1\t2\t3\t4",
+    "no number": b"x\tQ0\td\tyes",
     "no UTF-8": b"\xff\xfe\xfd",
     "broken JSON": b'{"_id": "q", ',
     "text is a number": b'{"_id": "d", "docid": "d", "text": 7}',
     "NUL": b"q\0\t\0",
-    "the same id again": b'{"_id": "d", "docid": "d", "text": "again"}',
+    "the same document again": JSON_DOCS.strip(),
 }
 
 
@@ -515,6 +515,36 @@ def test_bad_lines_of_judged_collections(tmp_path: Path, kind: str, which: int, 
     assert made.num_kept == 1
     if case in ("one word", "no UTF-8"):
         assert made.num_read == 2
+
+
+@pytest.mark.parametrize("kind", ["beir", "miracl"])
+def test_a_judged_document_with_two_texts_is_refused(tmp_path: Path, kind: str) -> None:
+    judged, corpus, questions = JUDGED[kind]
+    judged += judged.splitlines()[-1].replace(b"d", b"e") + b"\n"
+    corpus += corpus.replace(b'"d"', b'"e"') + b'{"_id": "d", "docid": "d", "text": "another"}\n'
+    made = prepared(tmp_path, **judged_source(tmp_path, kind, judged, corpus, questions))
+    assert (made.num_read, made.num_kept) == (3, 1)
+    assert set(made.rejected) == {
+        "id stands twice in the corpus, with different texts",
+        "the judged question or document stands twice, with different texts",
+    }
+
+
+@pytest.mark.parametrize("kind", ["beir", "miracl"])
+def test_judgements_that_are_repeated_contradict_or_are_fractions(tmp_path: Path, kind: str) -> None:
+    judged, corpus, questions = JUDGED[kind]
+    line = judged.splitlines()[-1]
+    for name in (b"e", b"f"):
+        corpus += corpus.splitlines()[0].replace(b'"d"', b'"%s"' % name) + b"\n"
+    lines = [judged.rstrip(), line, line.replace(b"d", b"e"), line.replace(b"d", b"e")[:-1] + b"0",
+             line.replace(b"d", b"f")[:-1] + b"0.5"]  # fmt: skip
+    made = prepared(tmp_path, **judged_source(tmp_path, kind, b"\n".join(lines), corpus, questions))
+    assert (made.num_read, made.num_kept) == (4, 1)
+    assert sorted(made.rejected) == [
+        "relevance is a fraction; state from which on a document is right: threshold=…",
+        "the judgement stands twice",
+        "the same question and document are judged twice, and not alike",
+    ]
 
 
 @pytest.mark.parametrize("kind", JUDGED)
@@ -616,7 +646,10 @@ CELLS = st.lists(st.sampled_from(["q", "d", "Q0", "1", "0", "-1", "nan", "x\0", 
 @given(lines=st.lists(CELLS.map("\t".join), max_size=6), kind=st.sampled_from(list(JUDGED)))
 def test_random_cells_as_judgements_and_texts(lines: list[str], kind: str) -> None:
     judged, corpus, questions = JUDGED[kind]
-    more = "\n".join(lines).encode()
+    more = "\n".join(lines).encode()  # They may contradict the lines of q and d, but not those of k and m.
+    judged += judged.splitlines()[-1].replace(b"q", b"k").replace(b"d", b"m") + b"\n"
+    corpus += b"m\tM\n" if kind == "mmarco" else JSON_DOCS.replace(b'"d"', b'"m"')
+    questions += b'{"_id": "k", "text": "K"}\n' if kind == "beir" else b"k\tK\n"
     with tempfile.TemporaryDirectory() as folder:
         source = judged_source(Path(folder), kind, judged + more, corpus + more, questions + more)
         assert prepared(Path(folder), **source).num_kept >= 1

@@ -90,14 +90,16 @@ def test_beir_options_and_grades(beir: Path, caplog: pytest.LogCaptureFixture) -
         read = task(f"beir={beir},split=dev,language=DEU,measures=MAP@20,Recall@5")
     assert (read.name, read.languages, read.measures) == ("tiny-dev", ["de"], ("AP@20", "R@5"))
     assert pairs(read) == {("q3", "d2")}
-    assert "1 of 2 judgements in de have a grade above 1" in caplog.text
+    assert read.grades.tolist() == [[2]]
+    assert "1 of 1 relevant pairs have a grade above 1; nDCG weighs documents by their grades" in caplog.text
+    assert sum("grade" in record.message for record in caplog.records) == 1
     assert task(f"beir={beir},split=dev,name=other").name == "other"
 
 
 BROKEN_BEIR = {
     "corpus.jsonl": ('{"_id": "d1", "text": ', r"corpus\.jsonl:2: no valid JSON"),
     "queries.jsonl": ('["q1"]', r"queries\.jsonl:2: a JSON list"),
-    "qrels/test.tsv": ("q1\td1", r"qrels/test\.tsv:2: not the three columns of BEIR qrels"),
+    "qrels/test.tsv": ("q1\td1", r"qrels/test\.tsv:2: has not as many columns"),
 }
 
 
@@ -113,12 +115,18 @@ def test_beir_names_the_line_that_is_wrong(beir: Path, file: str) -> None:
 WRONG_BEIR: dict[str, tuple[str, list[Any], str]] = {
     "empty": ("corpus.jsonl", [], r"corpus\.jsonl: the file is empty"),
     "blank": ("corpus.jsonl", [{"_id": "d1", "text": " "}, {"_id": "d2", "text": "\t"}], "all 2 documents"),
-    "column": ("corpus.jsonl", [{"id": "d1", "text": "x"}], r"corpus\.jsonl:1: no '_id'; every line needs '_id' and"),
-    "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "the first is 'd1'"),
-    "document": ("qrels/test.tsv", ["q1\td1\t1", "q1\td9\t1"], "1 qrels name a doc_id .* the first is 'd9'"),
+    "column": ("corpus.jsonl", [{"key": "d1", "text": "x"}], r"corpus\.jsonl:1: no id; every line needs 'text' and"),
+    "surrogate": ("corpus.jsonl", ['{"_id": "d1", "text": "a\\ud800"}'], "'d1': cannot be read .half a surrogate"),
+    "NUL": ("queries.jsonl", [{"_id": "q1", "text": "a\0b"}], "queries.text of 'q1' holds a NUL"),
+    "deep": ("queries.jsonl", ['{"_id": ' + "[" * 99_999 + "]" * 99_999 + "}"], r"queries\.jsonl:1: no usable JSON"),
+    "header": ("qrels/test.tsv", ["frage\tdokument\tnote", "q1\td1\t1"], r"test\.tsv:1: neither a known header nor a"),
+    "fraction": ("qrels/test.tsv", ["q1\td1\t0.5"], r"test\.tsv:1: relevance is a fraction; state .* threshold="),
+    "contradiction": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\t0"], "'q1 d1' stands twice in qrels"),
+    "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "'d1' stands twice in"),
+    "document": ("qrels/test.tsv", ["q1\td9\t1"], "none of the 1 documents that answer a query is in the corpus"),
     "query": ("qrels/test.tsv", ["q1\td1\t1", "q9\td1\t1"], "1 qrels name a query_id .* the first is 'q9'"),
     "answers": ("qrels/test.tsv", ["q1\td1\t0"], "none of its 1 queries has a relevant document"),
-    "score": ("qrels/test.tsv", ["q1\td1\tyes"], r"test\.tsv:1: relevance is no number"),
+    "score": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\tyes"], r"test\.tsv:2: relevance is no number"),
 }  # fmt: skip
 
 
@@ -131,7 +139,7 @@ def test_beir_that_contradicts_itself_is_refused(beir: Path, what: str) -> None:
 
 
 def test_beir_without_a_file_or_in_another_language_is_refused(beir: Path) -> None:
-    with pytest.raises(SourceError, match=r"qrels/train\.tsv: no such file"):
+    with pytest.raises(SourceError, match=r"holds no qrels/train\.tsv"):
         task(f"beir={beir},split=train")
     with pytest.raises(TaskError, match="nothing is in 'de'; its languages are en"):
         open_task(f"beir={beir}", ["de"])
@@ -226,7 +234,7 @@ def test_miracl_names_what_is_wrong(miracl: Path, tmp_path_factory: pytest.TempP
     with pytest.raises(TaskError, match=r"docs-1\.jsonl\.gz:2: no valid JSON"):
         task(f"miracl={miracl}")
     write(miracl / "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv", ["0\tQ0\t1#0"])
-    with pytest.raises(TaskError, match=r"dev\.tsv:1: not the four columns of TREC qrels"):
+    with pytest.raises(SourceError, match=r"dev\.tsv:1: neither a known header nor a judgement"):
         task(f"miracl={miracl}")
 
 
@@ -424,7 +432,7 @@ WRONG_MEWSLIX: dict[str, tuple[dict[str, Any], str]] = {
     "span": ({"mention": {"mention_span": {"start": 2, "end": 9, "text": "Oslo"}}}, r"mentions\[0\]: .* is no span"),
     "outside": ({"mention": {"mention_span": {"start": 15, "end": 20}}}, "characters 15 to 20 lie in none of the 3"),
     "missing": ({"mention": {"entity_id": None}}, r"mentions\[0\]\.entity_id: is NoneType, not str"),
-    "unknown": ({"mention": {"entity_id": "Q9"}}, "1 qrels name a doc_id .* the first is 'Q9'"),
+    "unknown": ({"mention": {"entity_id": "Q9"}}, "none of the 1 documents .* the first is 'Q9'"),
 }  # fmt: skip
 
 

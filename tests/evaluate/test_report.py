@@ -51,6 +51,7 @@ def sample(
     return Verdict(
         task=task,
         model=model,
+        task_fingerprint="0123456789abcdef",
         fingerprint=f"{int(quality * 1e19):016x}",
         languages=languages,
         num_queries=dict.fromkeys(languages, 1190),
@@ -320,8 +321,11 @@ def test_errors_name_the_remedy_and_spare_the_file(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(TaskError, match="run `hbt evaluate"):
         write_report(path, title="x", verdicts=[])
-    with pytest.raises(TaskError, match="judged on mlqa-r, the verdicts on xquad-r"):
-        write_report(path, title="x", verdicts=[TRAINED], baseline=sample("b", 0.5, 9, "mlqa-r"))
+    other_data = sample("b", 0.5, 9).model_copy(update={"task_fingerprint": "other"})
+    for baseline in (sample("b", 0.5, 9, "mlqa-r"), other_data):
+        with pytest.raises(TaskError) as caught:
+            write_report(path, title="x", verdicts=[TRAINED], baseline=baseline)
+        assert caught.value.code == "OTHER_TASK"
     with pytest.raises(TaskError, match="baseline itself"):
         headline_table([TRAINED], TRAINED)
     assert path.read_bytes() == before
@@ -332,16 +336,30 @@ def test_a_failed_write_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr("hbt_ray.storage.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path / "report.html", title="x", verdicts=[TRAINED])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_warns_where_the_data_differ(tmp_path: Path) -> None:
-    other = sample("other", 0.7, 90).model_copy(update={"num_documents": dict.fromkeys(LANGUAGES, 5)})
-    assert page(tmp_path, verdicts=[TRAINED, other]).text("p", "warning")[0].endswith("other. Compare with care.")
+def test_results_of_one_task_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    other = sample("other", 0.7, 90).model_copy(update={"task_fingerprint": "fedcba9876543210"})
+    assert [(c.task, [s.label for s in c.systems]) for c in compare([TRAINED, other], [other.model_copy(
+        update={"model": "untrained"}
+    )])] == [
+        ("xquad-r (data 0123456)", ["hybrid-0.5"]),
+        ("xquad-r (data fedcba9)", ["untrained", "other"]),
+    ]  # fmt: skip
+    html = page(tmp_path, verdicts=[TRAINED, other])
+    assert len(html.text("p", "warning")) == 2
     assert page(tmp_path, **FULL).text("p", "warning") == []
+
+
+def test_what_is_odd_about_a_task_is_said(tmp_path: Path) -> None:
+    odd = TRAINED.model_copy(update={"num_identical_ids": 12, "num_missing": 3})
+    notes = " ".join(page(tmp_path, verdicts=[odd]).text("p", "note"))
+    assert "12 of the 13,090 questions are documents themselves" in notes
+    assert "3 documents that answer a question are not in the corpus" in notes
 
 
 def test_measures_of_another_task_are_shown(tmp_path: Path) -> None:

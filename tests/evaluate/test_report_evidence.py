@@ -64,6 +64,7 @@ def verdict_of(model: str, table: pa.Table, task: str = "toy") -> Verdict:
         settings[setting] = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
     return Verdict(
         task=task,
+        task_fingerprint="data",
         model=model,
         fingerprint=model,
         languages=TAGS,

@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "key": ({"kind": "beir", "path": "x", "splt": "dev"}, r"tasks\.0\.beir: unknown key 'splt'; did you mean 'split'"),
     "path": ({"kind": "beir"}, r"tasks\.0\.beir\.path: Field required"),
     "measure": ({"kind": "beir", "path": "x", "measures": ["AP", "P@5"]},
-                r"tasks\.0\.beir\.measures\.1: 'P@5' cannot be had from the ranks of binary judgements"),
+                r"tasks\.0\.beir\.measures\.1: 'P@5' cannot be had from the ranks of relevant documents"),
     "language": ({"kind": "beir", "path": "x", "language": "xx"}, r"tasks\.0\.beir\.language: 'xx' starts with 'xx'"),
     "name": ({"kind": "beir", "path": "x", "name": "a/b"}, r"tasks\.0\.beir\.name: String should match pattern"),
     "split": ({"kind": "worldfacts", "split": "train"}, r"tasks\.0\.worldfacts\.split: Input should be 'dev' or"),
@@ -130,8 +130,9 @@ def test_a_task_is_shown_by_its_own_measures() -> None:
     counts = {"en": 1}
     shown = {}
     for headline in ([], ["nDCG@10", "R@100"], ["R@100", "RankDistance"], ["RR@7"]):
-        verdict = Verdict(task="t", model="m", fingerprint="f", headline=headline, languages=["en"], num_queries=counts,
-                          num_documents=counts, settings=settings, pairs={}, pool={})  # fmt: skip
+        verdict = Verdict(task="t", task_fingerprint="d", model="m", fingerprint="f", headline=headline,
+                          languages=["en"], num_queries=counts, num_documents=counts, settings=settings, pairs={},
+                          pool={})  # fmt: skip
         shown[tuple(headline)] = compare([verdict])[0].columns
     mono, multi = (lambda name: Column("monolingual", name)), (lambda name: Column("multilingual", name))
     assert shown[()] == (mono("AP"), mono("R@1"), multi("AP"), multi("R@10"), multi("RankDistance"))

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hbt_ray.data.sources.rows import Row
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks import Task, parallel_task, read_lareqa
+from hbt_ray.evaluate.tasks.bitext import multiway
 
 XQUAD_R = {
     "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244,
@@ -159,8 +162,9 @@ def test_parallel_task_refuses_one_passage_with_two_texts_and_items_that_occur_t
     first = Row("i1", "de", "f", "P", passage_id="p", where="a.jsonl:1")
     with pytest.raises(TaskError, match=r"passage 'p' has two texts in 'de', the second at a\.jsonl:9"):
         parallel_task("parallel", [first, Row("i2", "de", "f", "Q", passage_id="p", where="a.jsonl:9")])
-    with pytest.raises(TaskError, match="more than once in queries, the first is 'de_i1'"):
-        parallel_task("parallel", [first, first])
+    with pytest.raises(TaskError) as caught:
+        parallel_task("parallel", [first, replace(first, question="g")])
+    assert caught.value.code == "CONTRADICTION"
     with pytest.raises(TaskError, match="corpus is empty"):
         parallel_task("parallel", [])
 
@@ -176,13 +180,11 @@ def test_queries_without_answers_are_dropped_counted_and_logged(caplog: pytest.L
 
 UNSOUND = {
     "corpus is empty": {"documents": [], "qrels": []},
-    "1 ids occur more than once in documents, the first is 'd1'": {
-        "documents": [("d1", "de", "a"), ("d1", "en", "b"), ("d2", "en", "c")]
-    },
-    "more than once in queries, the first is 'q1'": {"queries": [("q1", "de", "a"), ("q1", "en", "b")]},
-    "more than once in qrels": {"qrels": [("q1", "d1"), ("q1", "d1")]},
+    "'d1' stands twice in documents": {"documents": [("d1", "de", "a"), ("d1", "en", "b"), ("d2", "en", "c")]},
+    "'q1' stands twice in queries": {"queries": [("q1", "de", "a"), ("q1", "en", "a")]},
+    "'q1 d1' stands twice in qrels": {"qrels": [("q1", "d1", 1), ("q1", "d1", 0)]},
     "1 qrels name a query_id that queries do not have, the first is 'q9'": {"qrels": [("q1", "d1"), ("q9", "d1")]},
-    "1 qrels name a doc_id that documents do not have, the first is 'd9'": {"qrels": [("q1", "d9")]},
+    "none of the 1 documents that answer a query is in the corpus, the first is 'd9'": {"qrels": [("q1", "d9")]},
     "none of its 1 queries has a relevant document": {"qrels": []},
     "none of its 0 queries": {"queries": [], "qrels": []},
     "write the language 'DE' as 'de'": {"queries": [("q1", "DE", "?")]},
@@ -192,6 +194,9 @@ UNSOUND = {
         "documents": [("d1", "de", ""), ("d2", "en", " \t\u3000")]
     },
     "all 1 queries are empty or white space": {"queries": [("q1", "de", "\n")]},
+    r"documents\.text of 'd1' holds a NUL character": {"documents": [("d1", "de", "a\0"), ("d2", "en", "b")]},
+    r"query_id 'q\\ud800': cannot be read \(half a surrogate": {"queries": [("q1", "de", "?"), ("q\ud800", "de", "?")]},
+    "doc_id 'd1': cannot be read": {"documents": [("d1", "de", 7)]},
     "'P@5' cannot be had from the ranks": {"measures": ("AP", "P@5")},
 }
 
@@ -214,3 +219,66 @@ def test_a_table_without_a_column_is_refused() -> None:
     task = tiny()
     with pytest.raises(TaskError, match="documents lack the columns text"):
         Task("tiny", task.documents.drop_columns("text"), task.queries, task.qrels)
+    lists = pa.table({"query_id": ["q1"], "language": ["de"], "text": [["a"]]})
+    with pytest.raises(TaskError, match="queries have columns of another type"):
+        Task("tiny", task.documents, lists, task.qrels)
+
+
+def test_rows_that_stand_twice_are_read_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        task = tiny(
+            documents=[("d1", "de", "eins"), ("d2", "en", "zwei"), ("d1", "de", "eins")],
+            queries=[("q1", "de", "?"), ("q1", "de", "?")],
+            qrels=[("q1", "d1"), ("q1", "d1"), ("q1", "d1")],
+        )
+    assert (task.documents.num_rows, task.queries.num_rows, task.qrels.num_rows) == (2, 1, 1)
+    for words in ("1 rows of documents are repeated", "1 rows of queries are repeated", "2 rows of qrels are repeated"):
+        assert words in caplog.text
+
+
+def test_right_documents_that_the_corpus_lacks_are_counted_and_stay(caplog: pytest.LogCaptureFixture) -> None:
+    queries = [("q1", "de", "?"), ("q2", "en", "?")]
+    with caplog.at_level(logging.WARNING):
+        task = tiny(queries=queries, qrels=[("q1", "d9", 3), ("q1", "d2", 1), ("q1", "d1", 2), ("q2", "d8")])
+    assert (task.num_missing, task.num_dropped) == (2, 0)
+    assert task.relevant.tolist() == [[0, 1, -1], [-1, -1, -1]]
+    assert task.grades.tolist() == [[2, 1, 3], [1, 0, 0]]
+    assert "the corpus lacks 2 of 4 documents that answer a query, the first is 'd9'" in caplog.text
+
+
+def test_the_document_that_a_query_is_itself_is_known_unless_it_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    queries = [("d2", "en", "?"), ("d1", "de", "?"), ("q", "de", "?")]
+    qrels = [("d2", "d1"), ("d1", "d1"), ("q", "d1")]
+    with caplog.at_level(logging.WARNING):
+        task = tiny(queries=queries, qrels=qrels)
+    assert (task.own_documents.tolist(), task.num_identical_ids) == ([1, -1, -1], 1)
+    assert "1 of 3 queries have the id of a document" in caplog.text
+    kept = Task("tiny", task.documents, task.queries, task.qrels, ignore_identical_ids=False)
+    assert (kept.own_documents.tolist(), kept.num_identical_ids) == ([-1, -1, -1], 0)
+    assert kept.fingerprint != task.fingerprint, "the same data under another rule gives other figures"
+
+
+def test_the_fingerprint_is_that_of_the_data_in_any_order() -> None:
+    queries = [("q1", "de", "?"), ("q2", "en", "!")]
+    documents = [("d1", "de", "eins"), ("d2", "en", "two")]
+    qrels = [("q1", "d1", 1), ("q2", "d2", 2), ("q2", "d1", 0)]
+    same = {
+        tiny(documents=documents[::order], queries=queries[::order], qrels=judged[::order]).fingerprint
+        for order in (1, -1) for judged in (qrels, qrels[:2])
+    }  # fmt: skip
+    changes: list[dict[str, Any]] = [
+        {"documents": [("d1", "de", "eins."), documents[1]]},
+        {"documents": [("d1", "en", "eins"), documents[1]]},
+        {"documents": [*documents, ("d3", "en", "three")]},
+        {"queries": [("q1", "de", "??"), queries[1]]},
+        {"qrels": [("q1", "d1", 2), *qrels[1:]]},
+        {"qrels": [("q1", "d2", 1), *qrels[1:]]},
+        {"qrels": [*qrels[:2], ("q2", "d1", 1)]},
+    ]
+    others = [
+        tiny(**{"documents": documents, "queries": queries, "qrels": qrels, **change}).fingerprint for change in changes
+    ]
+    assert len({*same, *others}) == 1 + len(changes)
+    left = multiway("m", {"de": ["ab", "c"], "en": ["x", "y"]}, None).fingerprint
+    assert left != multiway("m", {"de": ["a", "bc"], "en": ["x", "y"]}, None).fingerprint
+    assert left != multiway("m", {"de": ["ab", "c"], "en": ["y", "x"]}, None).fingerprint

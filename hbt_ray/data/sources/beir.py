@@ -1,22 +1,43 @@
-"""BEIR folders: `corpus.jsonl`, `queries.jsonl` (either may be `.gz`) and `qrels/<split>.tsv`.
+"""BEIR folders: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, each plain or packed (`PACKED`).
 
-Published by beir-cellar/beir. Documents are `{"_id", "title", "text"}`, queries `{"_id", "text"}`, judgements three
-tab-separated columns below the header `query-id corpus-id score`. An item is a positive judgement. Queries and corpus
-are streamed once; only what the split judges is held in memory.
+Published by beir-cellar/beir and mteb. Documents are `{"_id", "title", "text"}`, queries `{"_id", "text"}`. Judgements
+are what `judgements` reads: three tab-separated columns below a header, JSON lines, or TREC's four columns. An item is
+a positive judgement. Queries and corpus are streamed once; only what the split judges is held in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
 from hbt_ray.data.sources.corpus import documents
-from hbt_ray.data.sources.files import first_of, lines
-from hbt_ray.data.sources.judgements import Judgement, join, judgement, positives
+from hbt_ray.data.sources.files import PLAIN_OR_PACKED, first_of
+from hbt_ray.data.sources.judgements import graded, join, judgements, positives
 from hbt_ray.data.sources.records import jsonl
 from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location, child
+from hbt_ray.data.store.location import Location
+
+
+class BeirFiles(NamedTuple):
+    corpus: str
+    queries: str
+    judgements: str
+
+
+def beir_files(folder: str, split: str) -> BeirFiles:
+    """The files of a BEIR folder.
+
+    Raises:
+        SourceError: one is missing.
+    """
+    return BeirFiles(
+        first_of(folder, *(f"corpus.jsonl{packed}" for packed in PLAIN_OR_PACKED)),
+        first_of(folder, *(f"queries.jsonl{packed}" for packed in PLAIN_OR_PACKED)),
+        first_of(
+            folder, *(f"qrels/{split}.{form}{packed}" for form in ("tsv", "jsonl", "txt") for packed in PLAIN_OR_PACKED)
+        ),
+    )
 
 
 class BeirSource(Config):
@@ -28,6 +49,8 @@ class BeirSource(Config):
     language: Language
     split: str = "train"
     """Which judgements: `qrels/<split>.tsv`."""
+    threshold: float | None = None
+    """Relevance from which a document is right, where relevance is a fraction. Default: grades, right from 1 on."""
     licence: str = ""
 
     def locations(self) -> list[str]:
@@ -37,24 +60,6 @@ class BeirSource(Config):
         return [self]
 
     def rows(self) -> Iterator[Row | BadRow]:
-        judged = yield from positives(judgements(child(self.path, f"qrels/{self.split}.tsv")))
-        yield from join(
-            judged,
-            documents(jsonl(first_of(self.path, "queries.jsonl", "queries.jsonl.gz")), "_id"),
-            documents(jsonl(first_of(self.path, "corpus.jsonl", "corpus.jsonl.gz")), "_id"),
-            self.language,
-        )
-
-
-def judgements(location: str) -> Iterator[Judgement | BadRow]:
-    for line in lines(location):
-        if isinstance(line, BadRow):
-            yield line
-            continue
-        match line.text.split("\t"):
-            case ["query-id", "corpus-id", "score"]:
-                continue
-            case [question_id, document_id, score]:
-                yield judgement(line, question_id, document_id, score)
-            case _:
-                yield BadRow(line.where, "not the three columns of BEIR qrels: query-id, corpus-id, score")
+        files = beir_files(self.path, self.split)
+        judged = yield from positives(graded(judgements(files.judgements), self.threshold))
+        yield from join(judged, documents(jsonl(files.queries)), documents(jsonl(files.corpus)), self.language)

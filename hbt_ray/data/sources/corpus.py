@@ -16,21 +16,27 @@ class Entry(NamedTuple):
     text: str
 
 
-def documents(records: Iterable[Record | BadRow], id_column: str) -> Iterator[Entry | BadRow]:
-    """JSON lines with an id, a `text` and perhaps a `title`, which stands before the text."""
-    columns = {"id": id_column, "title": "title", "text": "text"}
+_ID_COLUMNS = ("_id", "id", "docid", "doc_id", "docno", "corpus_id", "query_id", "qid")
+"""As BEIR, mteb, MIRACL and ir_datasets spell it; the first of them that a line has."""
+
+
+def documents(records: Iterable[Record | BadRow]) -> Iterator[Entry | BadRow]:
+    """JSON lines of documents or questions: an id, a `text` and perhaps a `title`, which stands before the text."""
     for record in records:
         if isinstance(record, BadRow):
             yield record
             continue
-        if missing := [column for column in (id_column, "text") if column not in record.values]:
-            yield BadRow(record.where, f"no {missing[0]!r}; every line needs {id_column!r} and 'text'")
+        id_column = next((column for column in _ID_COLUMNS if column in record.values), "")
+        if not id_column or "text" not in record.values:
+            problem = "no 'text'" if id_column else "no id"
+            yield BadRow(record.where, f"{problem}; every line needs 'text' and one of {', '.join(_ID_COLUMNS)}")
             continue
-        found = texts(Record(record.where, {"title": "", **record.values}), columns, numbers=("id",))
-        if isinstance(found, BadRow):
-            yield found
+        columns = {"id": id_column, "title": "title", "text": "text"}
+        entry = texts(Record(record.where, {"title": "", **record.values}), columns, numbers=("id",))
+        if isinstance(entry, BadRow):
+            yield entry
         else:
-            yield Entry(record.where, found["id"], f"{found['title']} {found['text']}".strip())
+            yield Entry(record.where, entry["id"], f"{entry['title']} {entry['text']}".strip())
 
 
 def tab_separated(location: str) -> Iterator[Entry | BadRow]:
@@ -43,18 +49,24 @@ def tab_separated(location: str) -> Iterator[Entry | BadRow]:
         yield Entry(line.where, key, text) if tab else BadRow(line.where, "no tab; every line must be id<TAB>text")
 
 
-def pick(entries: Iterable[Entry | BadRow], wanted: Collection[str]) -> Generator[BadRow, None, dict[str, str]]:
-    """Read a corpus once and return only what is wanted of it; what cannot be read is yielded.
+def pick(entries: Iterable[Entry | BadRow], wanted: Collection[str]) -> Generator[BadRow, None, dict[str, str | None]]:
+    """Read a corpus once and return only what is wanted of it; yield what cannot be read or stands twice.
 
     Memory is that of the wanted texts, however large the corpus.
+
+    Returns:
+        Id → text; None where the id stands for two texts, so that nobody knows which of them is meant.
     """
-    found: dict[str, str] = {}
+    picked: dict[str, str | None] = {}
     for entry in entries:
         if isinstance(entry, BadRow):
             yield entry
         elif entry.id in wanted:
-            if entry.id in found:
-                yield BadRow(entry.where, "id stands twice in the corpus; the first text is used")
+            if entry.id not in picked:
+                picked[entry.id] = entry.text
+            elif picked[entry.id] == entry.text:
+                yield BadRow(entry.where, "id stands twice in the corpus, with the same text")
             else:
-                found[entry.id] = entry.text
-    return found
+                picked[entry.id] = None
+                yield BadRow(entry.where, "id stands twice in the corpus, with different texts")
+    return picked

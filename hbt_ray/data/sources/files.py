@@ -36,6 +36,8 @@ MAX_RATIO, MIN_UNPACKED_BYTES = 100, 4 << 20
 """Texts shrink to a tenth or, at best, a thirtieth: what grows more than this on unpacking, beyond so many bytes, is
 made to fill memory or time (a "bomb")."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+PLAIN_OR_PACKED = ("", *PACKED)
+JSON_LINES = tuple(f".jsonl{packed}" for packed in PLAIN_OR_PACKED)
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Hive's folder name for null."""
 _BLANK = (b"\n", b"\r\n")

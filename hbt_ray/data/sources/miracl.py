@@ -15,8 +15,8 @@ from pydantic import Field
 
 from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.corpus import documents, tab_separated
-from hbt_ray.data.sources.files import files_of, lines
-from hbt_ray.data.sources.judgements import join, positives, trec
+from hbt_ray.data.sources.files import JSON_LINES, files_of
+from hbt_ray.data.sources.judgements import join, judgements, positives
 from hbt_ray.data.sources.records import Record, jsonl
 from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.store.location import Location
@@ -28,7 +28,7 @@ class MiraclLanguage(Config):
     topics: Location
     qrels: Location
     corpus: Location
-    """A file, or a folder of `.jsonl` or `.jsonl.gz` files."""
+    """A file, or a folder of `.jsonl` files, plain or packed."""
 
 
 class MiraclSource(Config):
@@ -47,11 +47,11 @@ class MiraclSource(Config):
 
     def rows(self) -> Iterator[Row | BadRow]:
         for language, files in self.languages.items():
-            judged = yield from positives(trec(lines(files.qrels)))
-            corpus = documents(_records(files.corpus), "docid")
+            judged = yield from positives(judgements(files.qrels))
+            corpus = documents(_records(files.corpus))
             yield from join(judged, tab_separated(files.topics), corpus, language, prefix=f"{language}/")
 
 
 def _records(corpus: str) -> Iterator[Record | BadRow]:
-    for file in files_of(corpus, lambda name: name.endswith((".jsonl", ".jsonl.gz"))):
+    for file in files_of(corpus, lambda name: name.endswith(JSON_LINES)):
         yield from jsonl(file)

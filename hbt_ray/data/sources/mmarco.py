@@ -58,15 +58,15 @@ def _pair(line: Line | BadRow) -> Judgement | BadRow:
         case [question_id, document_id] | [question_id, document_id, _]:
             return Judgement(line.where, question_id, document_id)
         case [question_id, _, document_id, relevance]:
-            return judgement(line, question_id, document_id, relevance)
+            return judgement(line.where, question_id, document_id, relevance)
     return BadRow(line.where, "neither qid, pid and perhaps a negative pid, nor the four columns of TREC qrels")
 
 
 def _once(judgements: Iterable[Judgement | BadRow]) -> Iterator[Judgement | BadRow]:
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, float]] = set()
     for one in judgements:
         if isinstance(one, Judgement):
-            if (pair := (one.question_id, one.document_id)) in seen:
+            if (pair := (one.question_id, one.document_id, one.relevance)) in seen:
                 continue
             seen.add(pair)
         yield one

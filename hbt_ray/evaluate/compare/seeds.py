@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.significance.significance import KEYS
+from hbt_ray.evaluate.significance.significance import KEYS, of_task
 from hbt_ray.evaluate.verdict.evidence import Evidence
 
 
@@ -29,11 +29,12 @@ def averaged(group: Sequence[Evidence], model: str) -> Evidence:
     """
     first = group[0].verdict
     for each in group[1:]:
-        for fact in ("task", "languages", "num_queries", "num_documents"):
+        for fact in ("task", "task_fingerprint", "languages", "num_queries", "num_documents"):
             if getattr(each.verdict, fact) != getattr(first, fact):
                 raise TaskError(
                     f"{each.folder}: judged on other {fact} than {group[0].folder}, so there is no mean of the two; "
-                    "evaluate both again on the same task"
+                    "evaluate both again on the same task",
+                    code="OTHER_TASK",
                 )
     means = {
         name: _mean([getattr(each.verdict, name) for each in group])
@@ -62,7 +63,8 @@ class _Mean(Evidence):
         names = [name for name in tables[0].column_names if name not in KEYS]
         stacked = pa.concat_tables([table.select([*KEYS, *names]) for table in tables])
         means = stacked.group_by(KEYS).aggregate([(name, "mean") for name in names])
-        return means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+        means = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+        return of_task(means, self.verdict.task_fingerprint)
 
 
 def _mean(values: Sequence[Any]) -> Any:

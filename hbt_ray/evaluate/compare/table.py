@@ -50,6 +50,7 @@ class Comparison:
     """All systems that were judged on one task, the baseline first."""
 
     task: str
+    """The task's name, with a part of its fingerprint if several tasks have that name."""
     systems: tuple[System, ...]
 
     @property
@@ -115,19 +116,31 @@ def _spread(column: Column, verdict: Verdict) -> str:
 def compare(verdicts: Sequence[Verdict], baseline: Baseline = None) -> list[Comparison]:
     """One comparison a task, in the order in which the tasks first occur.
 
+    Verdicts on tasks of one name but with other queries, documents or judgements are not compared: each data has a
+    comparison of its own, with a part of its fingerprint in the name.
+
     Raises:
         TaskError: there is nothing to compare, or a baseline was judged on a task that no verdict has.
     """
     if not verdicts:
         raise TaskError("there is no verdict to show; run `hbt evaluate MODEL --task NAME=DIR` first")
-    baselines = {v.task: v for v in ([baseline] if isinstance(baseline, Verdict) else baseline or ())}
-    tasks = list(dict.fromkeys(verdict.task for verdict in verdicts))
-    if unknown := sorted(set(baselines) - set(tasks)):
+    baselines = {v.data: v for v in ([baseline] if isinstance(baseline, Verdict) else baseline or ())}
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.data, []).append(verdict)
+    if strangers := sorted(baselines.keys() - groups.keys()):
+        known = {task for task, _ in groups}
+        other = "other queries, documents or judgements of that task" if strangers[0][0] in known else ", ".join(known)
         raise TaskError(
-            f"the baseline was judged on {', '.join(unknown)}, the verdicts on {', '.join(tasks)}, so no difference "
-            "can be shown; evaluate the baseline on the same task, or leave it out"
+            f"the baseline was judged on {strangers[0][0]}, the verdicts on {other}, so no difference can be shown; "
+            "evaluate the baseline on the same task, or leave it out",
+            code="OTHER_TASK",
         )
-    return [_comparison(task, [v for v in verdicts if v.task == task], baselines.get(task)) for task in tasks]
+    names = Counter(task for task, _ in groups)
+    return [
+        _comparison(task if names[task] == 1 else f"{task} (data {data[:7]})", group, baselines.get((task, data)))
+        for (task, data), group in groups.items()
+    ]
 
 
 def _comparison(task: str, verdicts: Sequence[Verdict], baseline: Verdict | None) -> Comparison:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.judge.judge import Scorecard
 from hbt_ray.evaluate.search.scores import Floats, Integers, checked_vectors
+from hbt_ray.evaluate.significance.significance import of_task
 from hbt_ray.evaluate.tasks import Bitext
 from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL
 
@@ -78,7 +79,7 @@ def judge_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorec
     checked = np.asarray(vectors)
     if len(checked) != task.sentences.num_rows:
         raise TaskError(f"task {task.name}: {len(checked)} vectors for {task.sentences.num_rows} sentences")
-    card = Scorecard(task.name, task.languages, {}, {})
+    card = Scorecard(task.name, task.fingerprint, task.languages, {}, {})
     tables = []
     for pair in task.pairs:
         source, target = (checked[rows.start : rows.stop] for rows in (pair.source_rows, pair.target_rows))
@@ -92,7 +93,7 @@ def judge_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorec
             tables.append(_table(asked, found, hits))
     means = [measures for row in card.pairs.values() for measures in row.values()]
     card.settings[CROSS_LINGUAL] = {name: float(np.mean([of[name] for of in means])) for name in Bitext.measures}
-    return pa.concat_tables(tables), card
+    return of_task(pa.concat_tables(tables), task.fingerprint), card
 
 
 def _table(asked: str, found: str, hits: dict[str, Hits]) -> pa.Table:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.evaluate.search.ranking import Ranking
+from hbt_ray.evaluate.search.ranking import Ranking, places_without
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL
 
@@ -44,16 +44,18 @@ def failures(
     Args:
         per_query: the table of `judge`.
         queries: the task's, as the index takes them.
-        first: [queries] the row of the first document in the pool, -1 where nothing was found.
+        first: [queries] the row of the first document in the pool, see `first_documents`; -1 where nothing was found.
 
     Returns:
         Columns of `SCHEMA`. The gold is the relevant document with the best rank in the pool; AP is that of the pool.
     """
     precision = per_query.filter(pc.equal(per_query["setting"], MULTILINGUAL))["AP"].to_numpy()
-    wrong = (first >= 0) & (task.relevant != first[:, None]).all(axis=1)
+    # Without a right document in the corpus there is no text to show beside the wrong one.
+    wrong = (first >= 0) & (task.relevant != first[:, None]).all(axis=1) & (task.relevant >= 0).any(axis=1)
     rows = _worst(precision, np.asarray(task.queries["language"].to_pylist()), wrong)
     relevant = task.relevant[rows]
-    places = index.places(queries[rows], relevant).pool
+    languages = np.asarray(task.documents["language"].to_pylist())
+    places = places_without(index, queries[rows], relevant, task.own_documents[rows], languages).pool
     ranks = np.where(places > 0, places, np.iinfo(np.int64).max)
     best = ranks.argmin(axis=1)[:, None]
     asked = task.queries.take(pa.array(rows))

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.judge.preference import PER_QUESTION, SHARE_DISTANCE, Preference, preference
-from hbt_ray.evaluate.measures.measures import RANK_DISTANCE, Values, measure
-from hbt_ray.evaluate.search.ranking import Ranking
+from hbt_ray.evaluate.measures.measures import NEVER, RANK_DISTANCE, Values, measure
+from hbt_ray.evaluate.search.ranking import Hits, Ranking, places_without, search_without
+from hbt_ray.evaluate.significance.significance import of_task
 from hbt_ray.evaluate.tasks import Task
 from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
 
@@ -31,9 +32,12 @@ class Scorecard:
     """What `Verdict` needs from the judge, field by field."""
 
     task: str
+    task_fingerprint: str
     languages: list[str]
     num_queries: dict[str, int]
     num_documents: dict[str, int]
+    num_identical_ids: int = 0
+    num_missing: int = 0
     settings: dict[str, Measures] = field(default_factory=dict)
     pairs: dict[str, dict[str, Measures]] = field(default_factory=dict)
     pool: dict[str, Measures] = field(default_factory=dict)
@@ -42,6 +46,11 @@ class Scorecard:
     def fields(self) -> dict[str, Any]:
         """For `Verdict(model=…, fingerprint=…, **scorecard.fields())`."""
         return asdict(self)
+
+
+def first_documents(task: Task, queries: npt.NDArray[Any], index: Ranking, k: int) -> Hits:
+    """The first k documents of the task's queries in the pool, without those that the queries are themselves."""
+    return search_without(index, queries, k, task.own_documents)
 
 
 def judge(
@@ -55,9 +64,12 @@ def judge(
     the questions with a relevant document in the second one; a setting without any pair is left out. Means are taken
     over the questions of a language or pair that have a value, then over languages or pairs.
 
+    A query's own document (`Task.own_documents`) is in none of its rankings. A relevant document that the corpus lacks
+    counts as never found, in the pool and among the documents in the query's language.
+
     Args:
-        first: the first documents of each query in the pool, [queries, depth] as `ShardedIndex.search` lists them, for
-            the measures of language preference that look at them; without it they are left out.
+        first: the first documents of each query in the pool, [queries, depth] as `first_documents` lists them, for the
+            measures of language preference that look at them; without it they are left out.
 
     Raises:
         TaskError: the index or the queries are not those of the task, or a vector is not finite.
@@ -69,13 +81,16 @@ def judge(
             f"task {task.name}: {len(queries)} query vectors for {task.queries.num_rows} queries; encode "
             "`task.queries` (queries without relevant documents are not among them)"
         )
-    places = index.places(queries, task.relevant)
     languages = np.asarray(task.documents["language"].to_pylist())
+    places = places_without(index, queries, task.relevant, task.own_documents, languages)
+    asked = np.asarray(task.queries["language"].to_pylist())
+    missing = (task.relevant < 0) & (task.grades > 0)
     groups = []
     for language in np.unique(languages).tolist():
-        ranks = np.where(languages[task.relevant] == language, places.own, 0)
+        ranks = np.where((task.relevant >= 0) & (languages[task.relevant] == language), places.own, 0)
+        ranks[missing & (asked == language)[:, None]] = NEVER
         groups.append(_Group(language, np.flatnonzero(ranks.any(axis=1)), ranks))
-    groups.append(_Group("", np.arange(len(queries)), places.pool))
+    groups.append(_Group("", np.arange(len(queries)), np.where(missing, NEVER, places.pool)))
     return _summarise(task, groups, preference(task, places.pool, first))
 
 
@@ -96,7 +111,8 @@ def _summarise(task: Task, groups: Iterable[_Group], preferred: Preference) -> t
     tables = []
     asks = measures_of(task)
     for group in groups:
-        values = measure(asks if group.language else (*asks, RANK_DISTANCE), group.ranks[group.queries])
+        names = asks if group.language else (*asks, RANK_DISTANCE)
+        values = measure(names, group.ranks[group.queries], task.grades[group.queries])
         if not group.language:
             values |= preferred.values
         languages = asked[group.queries]
@@ -111,7 +127,7 @@ def _summarise(task: Task, groups: Iterable[_Group], preferred: Preference) -> t
     for language, distance in preferred.distance.items():
         card.pool[language][SHARE_DISTANCE] = distance
     card.settings.update(_settings(card))
-    return pa.concat_tables(tables), card
+    return of_task(pa.concat_tables(tables), task.fingerprint), card
 
 
 def _means(values: dict[str, Values], rows: npt.NDArray[np.bool_]) -> Measures:
@@ -128,9 +144,12 @@ def measures_of(task: Task) -> tuple[str, ...]:
 def _blank(task: Task) -> Scorecard:
     return Scorecard(
         task=task.name,
+        task_fingerprint=task.fingerprint,
         languages=task.languages,
         num_queries=_counts(task.queries),
         num_documents=_counts(task.documents),
+        num_identical_ids=task.num_identical_ids,
+        num_missing=task.num_missing,
     )
 
 

@@ -1,4 +1,4 @@
-"""TREC files: runs (`qid Q0 docid rank score tag`) and judgements (`qid 0 docid 1`), as trec_eval reads them.
+"""TREC files: runs (`qid Q0 docid rank score tag`) and judgements (`qid 0 docid grade`), as trec_eval reads them.
 
 Scores are written so that reading them gives the same float32 back; with ids as tie break, trec_eval then ranks the
 documents exactly as we do.
@@ -39,14 +39,14 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
 
 
 def write_qrels(path: Path, task: Task) -> Path:
-    """Write the relevant pairs of a task, each with relevance 1.
+    """Write the relevant pairs of a task with their grades, those among them that the corpus lacks.
 
     Raises:
         TaskError: an id holds white space, which separates the fields.
     """
-    query_ids, doc_ids = task.qrels["query_id"].to_pylist(), task.qrels["doc_id"].to_pylist()
-    _check_words(path, {*query_ids, *doc_ids})
-    return _write(path, (f"{q} 0 {d} 1\n" for q, d in zip(query_ids, doc_ids, strict=True)))
+    columns = [task.qrels[name].to_pylist() for name in ("query_id", "doc_id", "relevance")]
+    _check_words(path, {*columns[0], *columns[1]})
+    return _write(path, (f"{query_id} 0 {doc_id} {grade}\n" for query_id, doc_id, grade in zip(*columns, strict=True)))
 
 
 def _check_words(path: Path, words: Iterable[str]) -> None:

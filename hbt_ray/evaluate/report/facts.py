@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from hbt_ray.evaluate.compare.column import MISSING
 from hbt_ray.evaluate.compare.table import Comparison
-from hbt_ray.evaluate.report.names import duration, listing, size
+from hbt_ray.evaluate.report.names import duration, size
+
+_OTHER_DATA = (
+    "There are results on other queries, documents or judgements of a task with this name, so they are not compared."
+)
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,10 @@ class TaskFacts:
     phases: tuple[str, ...]
     costs: tuple[tuple[str, str, tuple[str, ...], str], ...]
     """System, fingerprint, time of each phase, peak memory."""
+    notes: tuple[str, ...]
+    """See `Verdict.notes`."""
     warning: str
-    """Said where systems were not judged on the same data."""
+    """If another task of the report has the same name and other data."""
 
 
 def facts(comparison: Comparison) -> TaskFacts:
@@ -38,7 +44,8 @@ def facts(comparison: Comparison) -> TaskFacts:
         total=(_count(sum(first.num_queries.values())), _count(sum(first.num_documents.values()))),
         phases=phases,
         costs=tuple(costs),
-        warning=_warning(comparison),
+        notes=tuple(first.notes),
+        warning=_OTHER_DATA if comparison.task != first.task else "",
     )
 
 
@@ -48,17 +55,3 @@ def _time(seconds: float | None) -> str:
 
 def _count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
-
-
-def _warning(comparison: Comparison) -> str:
-    first = comparison.systems[0]
-    strangers = [
-        system.label
-        for system in comparison.systems[1:]
-        if (sorted(system.verdict.languages), system.verdict.num_queries, system.verdict.num_documents)
-        != (sorted(first.verdict.languages), first.verdict.num_queries, first.verdict.num_documents)
-    ]
-    if not strangers:
-        return ""
-    names = listing(strangers)
-    return f"Not judged on the same languages, queries or documents as {first.label}: {names}. Compare with care."

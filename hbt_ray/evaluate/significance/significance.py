@@ -28,6 +28,7 @@ from hbt_ray.evaluate.significance.resampling import Floats, holm, mean_interval
 
 KEYS = ("setting", "language", "passage_language", "query_id")
 """What names a row of a per-query table."""
+_TASK = b"task_fingerprint"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Difference:
     """Holm's correction of `p` over the languages of the setting; for macro averages, over the settings."""
 
 
+def of_task(table: pa.Table, fingerprint: str) -> pa.Table:
+    """A per-query table that says on which queries, documents and judgements it was measured (`Task.fingerprint`)."""
+    return table.replace_schema_metadata({_TASK: fingerprint.encode()})
+
+
 def compare_systems(
     a: pa.Table, b: pa.Table, measure: str, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> list[Difference]:
@@ -67,13 +73,16 @@ def compare_systems(
     seed give the same figures.
 
     Raises:
-        TaskError: a table lacks the measure or a column that names its rows, the two do not hold the same queries, a
-            row occurs twice, a value is missing or not finite, or no setting has the measure.
+        TaskError: a table lacks the measure or a column that names its rows, the two were measured on other data or do
+            not hold the same queries, a row occurs twice, a value is not finite, or no setting has the measure.
     """
     if resamples < 1 or not 0 < level < 1:
         raise TaskError(f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1")
+    _check_task(a, b)
     a, b = _rows(a, "a", measure), _rows(b, "b", measure)
     _check_same(a, b)
+    defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same names.
+    a, b = a.filter(defined), b.filter(defined)
     setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in KEYS)
     item = item_ids(query_id, language)
     rows = _Rows(measure, setting, language, passage_language, item, _values(a, "a", measure), _values(b, "b", measure))
@@ -164,6 +173,16 @@ def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
     if not table.num_rows:
         raise TaskError(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
     return table.sort_by([(key, "ascending") for key in KEYS])
+
+
+def _check_task(a: pa.Table, b: pa.Table) -> None:
+    tasks = [(table.schema.metadata or {}).get(_TASK) for table in (a, b)]
+    if None not in tasks and tasks[0] != tasks[1]:
+        raise TaskError(
+            "the two systems were judged on other queries, documents or judgements (their fingerprints are "
+            f"{' and '.join(task.decode() for task in tasks if task)}). Evaluate both on one task",
+            code="OTHER_TASK",
+        )
 
 
 def _check_same(a: pa.Table, b: pa.Table) -> None:

@@ -1,6 +1,7 @@
 """BEIR folders (Thakur et al. 2021, arXiv 2104.08663): `corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`.
 
-Either of the first two may be `.gz`. A document is its title, a space and its text, as in BEIR's own code.
+For forms and packings of the files see `hbt_ray.data.sources.beir`. A document is its title, a space and its text, as
+in BEIR's own code.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 from hbt_ray.config import Language
-from hbt_ray.data.sources.beir import judgements
+from hbt_ray.data.sources.beir import beir_files
 from hbt_ray.data.sources.corpus import documents
-from hbt_ray.data.sources.files import first_of
+from hbt_ray.data.sources.judgements import judgements
 from hbt_ray.data.sources.records import jsonl
-from hbt_ray.data.store.location import Location, child
+from hbt_ray.data.store.location import Location
 from hbt_ray.evaluate.tasks.judged import Judged, judged_task
 from hbt_ray.evaluate.tasks.spec import Measure, TaskSpec, chosen, last_part
 from hbt_ray.evaluate.tasks.task import Task
@@ -26,15 +27,27 @@ class BeirTask(TaskSpec):
     split: str = "test"
     """Which judgements: `qrels/<split>.tsv`."""
     language: Language = "en"
+    threshold: float | None = None
+    """Relevance from which a document is right, for judgements with fractions; all right ones count the same then.
+    Default: relevance is a grade, right from 1 on, which nDCG weighs."""
+    ignore_identical_ids: bool = True
+    """Leave a document out of the ranking of the query that has its id, as BEIR does: the query itself (ArguAna)."""
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
 
     def open(self) -> Task:
         chosen(self.languages, [self.language], f"{self.path} (language={self.language})")
+        files = beir_files(self.path, self.split)
         part = Judged(
             self.language,
-            documents(jsonl(first_of(self.path, "corpus.jsonl", "corpus.jsonl.gz")), "_id"),
-            documents(jsonl(first_of(self.path, "queries.jsonl", "queries.jsonl.gz")), "_id"),
-            judgements(child(self.path, f"qrels/{self.split}.tsv")),
+            documents(jsonl(files.corpus)),
+            documents(jsonl(files.queries)),
+            judgements(files.judgements),
         )
         own = last_part(self.path) + ("" if self.split == "test" else f"-{self.split}")
-        return judged_task(self.name or own, [part], self.measures)
+        return judged_task(
+            self.name or own,
+            [part],
+            self.measures,
+            threshold=self.threshold,
+            ignore_identical_ids=self.ignore_identical_ids,
+        )

@@ -6,8 +6,10 @@ thousand English sentences of Tatoeba's Afrikaans pair are never candidates for 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 from hbt_ray.data.sources.files import lines
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.sound import sound
+from hbt_ray.evaluate.tasks.task import rows_digest, with_nul
 from hbt_ray.storage import valid_name
 
 SENTENCES = pa.schema([(name, pa.string()) for name in ("language", "text")])
@@ -66,6 +69,20 @@ class Bitext:
         if pc.any(empty).as_py():
             language = self.sentences["language"].filter(empty)[0].as_py()
             raise TaskError(f"task {self.name}: a sentence in {language!r} is empty, so nothing can find it")
+        if len(bad := with_nul(self.sentences, "text")):
+            language = bad["language"][0].as_py()
+            raise TaskError(f"task {self.name}: a sentence in {language!r} holds a NUL character", code="NUL")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of the pairs and their sentences; see `Task.fingerprint`."""
+        parts = [str(self.both_ways)]
+        for pair in sorted(self.pairs, key=lambda pair: pair[:2]):
+            texts = [
+                self.sentences["text"].slice(rows.start, len(rows)) for rows in (pair.source_rows, pair.target_rows)
+            ]
+            parts += [pair.source, pair.target, str(rows_digest(pa.table(texts, names=["source", "target"])))]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
     @property
     def languages(self) -> list[str]:

@@ -74,7 +74,14 @@ def _from_table(path: str) -> Mapping[str, Sequence[str]]:
                 found[code].append((number, text))
             case _:
                 raise TaskError(f"{record.where}: lang and sentence must be text and n a number")
-    return _by_tag({code: [text for _, text in sorted(rows)] for code, rows in found.items()}, path)
+    ordered = {code: sorted(rows) for code, rows in found.items()}
+    first, numbers = "", list[int]()
+    for code, rows in ordered.items():
+        own = [number for number, _ in rows]
+        if first and own != numbers:  # Otherwise row by row other sentences would pass for translations.
+            raise TaskError(f"{path}: {code} has other numbers n than {first}, so it is unclear what translates what")
+        first, numbers = code, own
+    return _by_tag({code: [text for _, text in rows] for code, rows in ordered.items()}, path)
 
 
 def _from_folder(folder: str, split: str) -> Mapping[str, Sequence[str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from hbt_ray.data.sources.corpus import Entry
-from hbt_ray.data.sources.judgements import Judgement
+from hbt_ray.data.sources.judgements import Judgement, graded
 from hbt_ray.data.sources.rows import BadRow
 from hbt_ray.evaluate.tasks.sound import sound
 from hbt_ray.evaluate.tasks.task import DOCUMENTS, QRELS, QUERIES, Task, table_of
@@ -32,40 +32,44 @@ class Judged:
     """Before every id, where the ids of several languages would clash."""
 
 
-def judged_task(name: str, parts: Sequence[Judged], measures: tuple[str, ...], *, pooled: bool = False) -> Task:
-    """The queries that are judged, and all documents; `pooled`: only those that some judgement names, right or wrong.
+def judged_task(
+    name: str,
+    parts: Sequence[Judged],
+    measures: tuple[str, ...],
+    *,
+    threshold: float | None = None,
+    pooled: bool = False,
+    ignore_identical_ids: bool = True,
+) -> Task:
+    """The queries that are judged, and all documents.
+
+    Args:
+        threshold: see `graded`.
+        pooled: only the documents that some judgement names, right or wrong.
+        ignore_identical_ids: see `Task`.
 
     Raises:
-        TaskError: a malformed line, or see `Task`.
+        TaskError: a malformed line, a relevance that is a fraction without a threshold, or see `Task`.
     """
     documents, queries, qrels = [], [], []
     for part in parts:
-        judgements = list(sound(part.judgements))
-        _warn_of_grades(name, part.language, judgements)
+        judgements = list(sound(graded(part.judgements, threshold)))
         pool = {one.document_id for one in judgements} if pooled else None
-        found = table_of(_rows(part, part.documents, pool), DOCUMENTS)
-        if pool and found.num_rows < len(pool):
+        corpus = table_of(_rows(part, part.documents, pool), DOCUMENTS, name)
+        if pool and (num_lacking := len(pool) - len(corpus["doc_id"].unique())):
             logger.warning(
-                "task %s: %d of the %d judged documents in %s are not in its corpus and are left out",
-                name, len(pool) - found.num_rows, len(pool), part.language,
+                "task %s: %d of the %d judged documents in %s are not in its corpus",
+                name, num_lacking, len(pool), part.language,
             )  # fmt: skip
-        documents.append(found)
-        asked = {one.question_id for one in judgements}
-        queries.append(table_of(_rows(part, part.queries, asked), QUERIES))
-        qrels += [
-            (f"{part.prefix}{one.question_id}", f"{part.prefix}{one.document_id}") for one in judgements if one.relevant
-        ]
-    return Task(name, pa.concat_tables(documents), pa.concat_tables(queries), table_of(qrels, QRELS), measures)
-
-
-def _warn_of_grades(name: str, language: str, judgements: Sequence[Judgement]) -> None:
-    graded = sum(one.relevance > 1 for one in judgements)
-    if graded:
-        logger.warning(
-            "task %s: %d of %d judgements in %s have a grade above 1; here a document is relevant or is not, so nDCG "
-            "differs from the graded one",
-            name, graded, len(judgements), language,
-        )  # fmt: skip
+        documents.append(corpus)
+        judged_ids = {one.question_id for one in judgements}
+        queries.append(table_of(_rows(part, part.queries, judged_ids), QUERIES, name))
+        rows = (
+            (part.prefix + one.question_id, part.prefix + one.document_id, int(one.relevance)) for one in judgements
+        )
+        qrels.append(table_of(rows, QRELS, name))
+    tables = (pa.concat_tables(documents), pa.concat_tables(queries), pa.concat_tables(qrels))
+    return Task(name, *tables, measures, ignore_identical_ids=ignore_identical_ids)
 
 
 def _rows(part: Judged, entries: Iterable[Entry | BadRow], wanted: Collection[str] | None) -> Iterator[Sequence[str]]:

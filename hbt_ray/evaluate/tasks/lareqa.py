@@ -8,7 +8,6 @@ the end of its sentence (2 to 20 of 1,190 do, by language): where it starts deci
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.tasks.sound import tag_of, value
+from hbt_ray.evaluate.tasks.sound import by_tag, json_of, tag_of, value
 from hbt_ray.evaluate.tasks.spec import Measure, TaskSpec
 from hbt_ray.evaluate.tasks.task import Task
 
@@ -75,7 +74,8 @@ class _Language:
 def _files(folder: Path, languages: Collection[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise TaskError(f"{folder}: no such folder; give the folder that holds <language>.json, for example xquad-r/")
-    found = {tag_of(path.stem, str(path)): path for path in sorted(folder.glob("*.json"))}
+    files = {path.stem: path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")}
+    found = {tag: files[code] for tag, code in by_tag(files, str(folder)).items()}
     if not found:
         raise TaskError(f"{folder}: holds no <language>.json; download the files of xquad-r/ or mlqa-r/ into it")
     wanted = {tag_of(language, f"{folder}: languages") for language in languages} or set(found)
@@ -85,12 +85,8 @@ def _files(folder: Path, languages: Collection[str]) -> dict[str, Path]:
 
 
 def _read_file(path: Path, tag: str) -> _Language:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path}: cannot be read as JSON ({error}); download the file again") from None
     language = _Language(tag)
-    for number, (at, paragraph) in enumerate(_paragraphs(content, str(path))):
+    for number, (at, paragraph) in enumerate(_paragraphs(json_of(path), str(path))):
         _read_paragraph(language, number, paragraph, at)
     if not language.documents:
         raise TaskError(f"{path}: holds no paragraphs; download the file again")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from hbt_ray.data.sources.files import first_of
+from hbt_ray.data.sources.files import PLAIN_OR_PACKED, first_of
 from hbt_ray.data.sources.records import jsonl
 from hbt_ray.data.store.location import Location
 from hbt_ray.errors import TaskError
@@ -28,7 +28,7 @@ class MewsliXTask(TaskSpec):
 
     kind: Literal["mewsli-x"]
     path: Location
-    """The folder of the two files; either may be `.gz`."""
+    """The folder of the two files; plain or packed."""
     split: Literal["dev", "test"] = "test"
     measures: tuple[Measure, ...] = ("AP@20",)
 
@@ -46,7 +46,7 @@ class MewsliXTask(TaskSpec):
         )
 
     def _file(self, name: str) -> str:
-        return first_of(self.path, name, f"{name}.gz")
+        return first_of(self.path, *(f"{name}{packed}" for packed in PLAIN_OR_PACKED))
 
 
 class _Mention(NamedTuple):

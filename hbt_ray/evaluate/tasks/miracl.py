@@ -12,23 +12,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pyarrow import fs
 
 from hbt_ray.data.sources.corpus import Entry, documents, tab_separated
-from hbt_ray.data.sources.files import explained, files_of, lines
-from hbt_ray.data.sources.judgements import Judgement, trec
-from hbt_ray.data.sources.records import Record, jsonl, records
+from hbt_ray.data.sources.files import JSON_LINES, PLAIN_OR_PACKED, explained, files_of
+from hbt_ray.data.sources.judgements import Judgement, judgement_of, judgements
+from hbt_ray.data.sources.records import Record, jsonl, records, texts
 from hbt_ray.data.sources.rows import BadRow
 from hbt_ray.data.store.location import Location, child, filesystem
 from hbt_ray.errors import SourceError, TaskError
 from hbt_ray.evaluate.tasks.judged import Judged, judged_task
-from hbt_ray.evaluate.tasks.sound import sound, tag_of
+from hbt_ray.evaluate.tasks.sound import by_tag, sound
 from hbt_ray.evaluate.tasks.spec import Measure, TaskSpec, chosen
 from hbt_ray.evaluate.tasks.task import Task
 
 _PREFIX = "miracl-v1.0-"
+_PARTS = ("topics", "qrels")
 
 
 class MiraclTask(TaskSpec):
@@ -40,6 +41,8 @@ class MiraclTask(TaskSpec):
     corpus: Location = ""
     """The folder that holds `miracl-corpus-v1.0-<language>`; default: that of the topics."""
     split: str = "dev"
+    threshold: float | None = None
+    """Relevance from which a passage is right, for judgements with fractions; see `BeirTask`."""
     pooled: bool = False
     """Search only the passages that some question of the split was judged with, relevant or not: a small corpus, in
     which everything is easier to find, so its figures compare with nothing but themselves."""
@@ -54,7 +57,7 @@ class MiraclTask(TaskSpec):
         own = "-".join(
             [self.kind, *(["pooled"] if self.pooled else []), *([] if self.split == "dev" else [self.split])]
         )
-        return judged_task(self.name or own, parts, self.measures, pooled=self.pooled)
+        return judged_task(self.name or own, parts, self.measures, threshold=self.threshold, pooled=self.pooled)
 
     def _has_tables(self) -> bool:
         return "topics.parquet" in _names(self.path, fs.FileType.File)
@@ -62,13 +65,13 @@ class MiraclTask(TaskSpec):
     def _part(self, tag: str, asked: _Asked) -> Judged:
         corpus = child(self.corpus or self.path, f"miracl-corpus-v1.0-{asked.code}")
         try:
-            files = files_of(corpus, lambda name: name.endswith((".jsonl", ".jsonl.gz")))
+            files = files_of(corpus, lambda name: name.endswith(JSON_LINES))
         except SourceError as error:
             raise TaskError(
                 f"{error}; download it from miracl/miracl-corpus, say with corpus= where the corpora are, or keep only "
                 "the languages that have one with languages="
             ) from None
-        passages = documents((record for file in files for record in jsonl(file)), "docid")
+        passages = documents(record for file in files for record in jsonl(file))
         return Judged(tag, passages, asked.topics, asked.qrels, prefix=f"{tag}_")
 
 
@@ -92,26 +95,40 @@ def _from_folders(folder: str, split: str) -> dict[str, _Asked]:
     for name in _names(folder, fs.FileType.Directory):
         if not name.startswith(_PREFIX):
             continue
-        topics, qrels = (child(folder, f"{name}/{part}/{part}.{name}-{split}.tsv") for part in ("topics", "qrels"))
-        if topics.rpartition("/")[2] in _names(child(folder, f"{name}/topics"), fs.FileType.File):
-            code = name.removeprefix(_PREFIX)
-            found[tag_of(code, folder)] = _Asked(code, tab_separated(topics), trec(lines(qrels)))
-    return found
+        code = name.removeprefix(_PREFIX)
+        topics, qrels = (_file(child(folder, f"{name}/{part}"), f"{part}.{name}-{split}.tsv") for part in _PARTS)
+        if topics and not qrels:
+            raise SourceError(f"{folder}/{name}: has topics of the split {split!r} and no judgements, {_PARTS[1]}/…")
+        if topics:
+            found[code] = _Asked(code, tab_separated(topics), judgements(qrels))
+    return {tag: found[code] for tag, code in by_tag(found, folder).items()}
+
+
+def _file(folder: str, file: str) -> str:
+    """The file, plain or packed; empty where there is none."""
+    there = _names(folder, fs.FileType.File)
+    return next((child(folder, f"{file}{packed}") for packed in PLAIN_OR_PACKED if f"{file}{packed}" in there), "")
 
 
 def _from_tables(folder: str, split: str) -> dict[str, _Asked]:
     topics: dict[str, list[Entry]] = defaultdict(list)
     for record, row in _rows(child(folder, "topics.parquet"), split, ("qid", "query")):
         topics[row["lang"]].append(Entry(record.where, row["qid"], row["query"]))
-    qrels: dict[str, list[Judgement]] = defaultdict(list)
-    for record, row in _rows(child(folder, "qrels.parquet"), split, ("qid", "docid", "relevance")):
-        qrels[row["lang"]].append(Judgement(record.where, row["qid"], row["docid"], row["relevance"]))
-    return {tag_of(code, folder): _Asked(code, entries, qrels[code]) for code, entries in topics.items()}
+    qrels: dict[str, list[Judgement | BadRow]] = defaultdict(list)
+    columns = {"question_id": "qid", "document_id": "docid", "relevance": "relevance"}
+    for record, row in _rows(child(folder, "qrels.parquet"), split, ("qid", "docid"), ("relevance",)):
+        qrels[row["lang"]].append(judgement_of(record, columns))
+    return {tag: _Asked(code, topics[code], qrels[code]) for tag, code in by_tag(topics, folder).items()}
 
 
-def _rows(table: str, split: str, columns: tuple[str, ...]) -> Iterator[tuple[Record, dict[str, Any]]]:
-    for record in sound(records(table, {"lang", "split", *columns})):
+def _rows(
+    table: str, split: str, columns: tuple[str, ...], numbers: tuple[str, ...] = ()
+) -> Iterator[tuple[Record, dict[str, str]]]:
+    """The rows of a split with the text of their columns; ids may be whole numbers."""
+    names = ("lang", "split", *columns)
+    for record in sound(records(table, {*names, *numbers})):
         if missing := [column for column, value in record.values.items() if value is None]:
             raise TaskError(f"{record.where}: no {missing[0]!r}; every row needs a value in every column")
-        if record.values["split"] == split:
-            yield record, record.values
+        row = next(sound([texts(record, {name: name for name in names}, numbers=("qid", "docid"))]))
+        if row["split"] == split:
+            yield record, row

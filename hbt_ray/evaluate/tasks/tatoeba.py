@@ -18,7 +18,7 @@ from hbt_ray.data.sources.records import records
 from hbt_ray.data.store.location import Location, child, name
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.bitext import Bitext, lines_of, with_english
-from hbt_ray.evaluate.tasks.sound import sound, tag_of
+from hbt_ray.evaluate.tasks.sound import by_tag, sound
 from hbt_ray.evaluate.tasks.spec import TaskSpec, chosen
 
 XTREME = ("af", "ar", "bg", "bn", "de", "el", "es", "et", "eu", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja",
@@ -63,16 +63,15 @@ def _from_table(path: str) -> Mapping[str, _Sides]:
                 found[code].append((number, own, english))
             case _:
                 raise TaskError(f"{record.where}: lang3, sentence and english must be text and n a number")
-    return {
-        tag_of(code, path): ([own for _, own, _ in rows], [english for _, _, english in rows])
-        for code, rows in ((code, sorted(rows)) for code, rows in found.items())
-    }
+    ordered = {tag: sorted(found[code]) for tag, code in by_tag(found, path).items()}
+    return {tag: ([own for _, own, _ in rows], [english for _, _, english in rows]) for tag, rows in ordered.items()}
 
 
 def _from_folder(folder: str) -> Mapping[str, _Sides]:
     files = files_of(folder, lambda name: name.startswith("tatoeba.") and name.endswith("-eng.eng"))
     codes = [file.rpartition("/")[2].removeprefix("tatoeba.").removesuffix("-eng.eng") for file in files]
+    english = dict(zip(codes, files, strict=True))
     return {
-        tag_of(code, folder): (lines_of(child(folder, f"tatoeba.{code}-eng.{code}")), lines_of(english))
-        for code, english in zip(codes, files, strict=True)
+        tag: (lines_of(child(folder, f"tatoeba.{code}-eng.{code}")), lines_of(english[code]))
+        for tag, code in by_tag(codes, folder).items()
     }

@@ -26,6 +26,9 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
+    task_fingerprint: str
+    """Checksum of queries, documents and judgements: verdicts with another one are on other data, whatever the task's
+    name (`Task.fingerprint`)."""
     model: str
     """The name to show: of a run, a folder or a hub model."""
     fingerprint: str
@@ -37,6 +40,10 @@ class Verdict(BaseModel):
     languages: list[str]
     num_queries: dict[str, int]
     num_documents: dict[str, int]
+    num_identical_ids: int = 0
+    """Queries that have the id of a document, which was left out of their rankings."""
+    num_missing: int = 0
+    """Relevant documents, counted once a query, that the corpus lacks; they count as not found."""
     settings: dict[str, Measures]
     """Setting → macro-averaged measures; those of language bias only in the multilingual one."""
     pairs: dict[str, dict[str, Measures]]
@@ -52,6 +59,19 @@ class Verdict(BaseModel):
     """Wall-clock time of `encode` and `search`."""
     peak_memory_bytes: int = 0
     """Largest resident set of any one process that took part."""
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """Task and its fingerprint: verdicts with the same ones can be compared."""
+        return self.task, self.task_fingerprint
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures should know of the task, as sentences."""
+        of = f"of the {sum(self.num_queries.values()):,} questions"
+        identical = f"{self.num_identical_ids:,} {of} are documents themselves (same id): left out of their rankings."
+        missing = f"{self.num_missing:,} documents that answer a question are not in the corpus: counted as not found."
+        return [*([identical] if self.num_identical_ids else []), *([missing] if self.num_missing else [])]
 
     def save(self, folder: Path) -> Path:
         """Write `verdict.json` and the checksums of all files of the folder; to be called last."""
