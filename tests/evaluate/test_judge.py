@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.judge.judge import MEASURES, POOL_ONLY, Scorecard, judge
+from hbt_ray.evaluate.judge.judge import MEASURES, POOL_ONLY, Scorecard, first_documents, judge
 from hbt_ray.evaluate.judge.trec import write_qrels, write_run
 from hbt_ray.evaluate.measures.measures import RANK_DISTANCE
 from hbt_ray.evaluate.search.ranking import Hits
@@ -38,7 +38,7 @@ def uneven() -> Task:
 
 def judged(task: Task, queries: np.ndarray, documents: np.ndarray) -> tuple[pa.Table, Scorecard]:
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
-        return judge(task, queries, index, index.search(queries, 10).documents)
+        return judge(task, queries, index, first_documents(task, queries, index, 10).documents)
 
 
 def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> None:
@@ -214,6 +214,102 @@ def test_trec_files_give_our_measures(ray_session: None, shared_data: Path, tmp_
     }  # fmt: skip
     assert len(ours) == 120 * len(MEASURES)
     assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+def odd_task(num: int = 60) -> Task:
+    """Three languages; each second query is itself a document; grades from 1 to 3; answers that the corpus lacks."""
+    rng = np.random.default_rng(5)
+    tags = ["de", "en", "fr"]
+    documents = [(f"d{n}", tags[n % 3], f"text {n}") for n in range(num)]
+    queries = [(f"d{n}" if n % 2 else f"q{n}", tags[n % 3], f"query {n}") for n in range(num // 2)]
+    qrels = []
+    for query_id, *_ in queries:
+        others = [doc_id for doc_id, *_ in documents if doc_id != query_id]
+        qrels += [(query_id, str(doc_id), int(rng.integers(0, 4))) for doc_id in rng.choice(others, 5, replace=False)]
+        qrels += [(query_id, f"gone {query_id}".replace(" ", "-"), 2)] if rng.random() < 0.3 else []
+    return Task.from_rows("odd", documents, queries, [row for row in qrels if row[2] or rng.random() < 0.5])
+
+
+def near_their_own(task: Task, documents: np.ndarray) -> np.ndarray:
+    """Query vectors, those of queries that are documents being the documents' own."""
+    queries = quantised(task.queries.num_rows, np.random.default_rng(1))
+    own = task.own_documents >= 0
+    queries[own] = documents[task.own_documents[own]]
+    return queries
+
+
+def test_grades_left_out_and_missing_documents_give_the_values_of_trec_eval(ray_session: None, tmp_path: Path) -> None:
+    task = odd_task()
+    assert min(task.num_identical_ids, task.num_missing, int((task.grades > 1).sum())) > 3
+    documents = quantised(task.documents.num_rows, np.random.default_rng(0))
+    queries = near_their_own(task, documents)
+    ours = []
+    for config in (SearchConfig(num_actors=1), SearchConfig(num_actors=2, max_rows=7, chunk_size=11)):
+        with ShardedIndex.of_task(task, documents, config) as index:
+            hits = first_documents(task, queries, index, len(index))
+            table, card = judge(task, queries, index, hits.documents)
+        assert not (hits.documents == task.own_documents[:, None])[task.own_documents >= 0].any()
+        ours.append((table, card))
+    assert ours[0][0].equals(ours[1][0]), "however the corpus is cut"
+    assert ours[0][1] == ours[1][1]
+    table, card = ours[0]
+    run = write_run(tmp_path / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, tag="ours")
+    theirs = {
+        (metric.query_id, str(metric.measure)): metric.value
+        for metric in ir_measures.iter_calc(
+            [ir_measures.parse_measure(name) for name in MEASURES],
+            ir_measures.read_trec_qrels(str(write_qrels(tmp_path / "qrels.trec", task))),
+            ir_measures.read_trec_run(str(run)),
+        )
+    }
+    pooled = [row for row in table.to_pylist() if row["setting"] == "multilingual"]
+    assert {(row["query_id"], name): row[name] for row in pooled for name in MEASURES} == pytest.approx(
+        theirs, abs=1e-9
+    )
+    assert (card.num_identical_ids, card.num_missing) == (task.num_identical_ids, task.num_missing)
+    assert card.task_fingerprint == task.fingerprint
+
+
+def test_a_language_has_the_ranks_of_its_documents_without_the_one_left_out(ray_session: None) -> None:
+    task = odd_task()
+    documents = quantised(task.documents.num_rows, np.random.default_rng(0))
+    queries = near_their_own(task, documents)
+    table, _ = judged(task, queries, documents)
+    ids, tags = task.documents["doc_id"].to_pylist(), task.documents["language"].to_pylist()
+    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__, reverse=True))
+    grades = {(p["query_id"], p["doc_id"]): p["relevance"] for p in task.qrels.to_pylist()}
+    rows = {(row["query_id"], row["passage_language"]): row for row in table.to_pylist()}
+    compared = 0
+    for query_id, tag, vector in zip(
+        task.queries["query_id"].to_pylist(), task.queries["language"].to_pylist(), queries, strict=True
+    ):
+        ranking = [ids[row] for row in by_id[np.argsort(-(documents @ vector)[by_id], kind="stable")]]
+        for language in task.languages:
+            own = [d for d in ranking if tags[ids.index(d)] == language and d != query_id]
+            hits = [place for place, d in enumerate(own, start=1) if (query_id, d) in grades]
+            lacking = sum(q == query_id and d not in ids for q, d in grades) if tag == language else 0
+            if hits or lacking:
+                precision = sum(n / place for n, place in enumerate(hits, start=1)) / (len(hits) + lacking)
+                assert rows[query_id, language]["AP"] == pytest.approx(precision), (query_id, language)
+                compared += 1
+            else:
+                assert (query_id, language) not in rows
+    assert compared > 50
+
+
+def test_a_question_that_is_itself_a_document_finds_its_answer_first(ray_session: None, tmp_path: Path) -> None:
+    """As in ArguAna: the question is the first document of its own list, its counterargument the second."""
+    angles = np.arange(0, 360, 20.0)
+    documents = [(f"a{n}", "en", f"argument {n}") for n in range(len(angles))]
+    queries = [(f"a{n}", "en", f"argument {n}") for n in range(0, len(angles), 2)]
+    qrels = [(f"a{n}", f"a{n + 1}") for n in range(0, len(angles), 2)]
+    vectors = by_angle(*(angle - 5 * (n % 2) for n, angle in enumerate(angles)))
+    task = Task.from_rows("arguments", documents, queries, qrels)
+    kept = Task("arguments", task.documents, task.queries, task.qrels, ignore_identical_ids=False)
+    figures = [judged(each, vectors[::2], vectors)[1] for each in (kept, task)]
+    assert [card.settings["monolingual"]["nDCG@10"] for card in figures] == pytest.approx([1 / np.log2(3), 1.0])
+    assert [card.num_identical_ids for card in figures] == [0, len(queries)]
+    assert figures[0].task_fingerprint != figures[1].task_fingerprint
 
 
 def select(task: Task, start: int, num: int) -> pa.Table:

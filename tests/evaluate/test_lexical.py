@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ir_measures
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from hbt_ray.evaluate.lexical import words as words_module
 from hbt_ray.evaluate.lexical.lexical import K1, B, LexicalIndex, queries_of, read_words
 from hbt_ray.evaluate.lexical.words import words
 from hbt_ray.evaluate.tasks import Task
+from tests.evaluate.test_readers import write
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,40 @@ def test_bm25_is_judged_like_a_model_and_its_run_file_has_what_it_found(beir: Pa
     run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
     assert [row.doc_id for row in run] == ["0", "2"]  # The third shares no word.
     assert hbt("report", tmp_path / "bm25")[0] == 0
+
+
+def test_a_question_that_is_a_document_is_left_out_in_every_file_of_a_result(tmp_path: Path) -> None:
+    """Texts in the manner of ArguAna; its qrels name a document that the corpus lacks, and one has a grade."""
+    folder = tmp_path / "arguments"
+    write(folder / "corpus.jsonl.bz2", [{"_id": f"a{n}", "title": "", "text": f"zoo word{n // 2} {'other ' * (n % 2)}"}
+                                        for n in range(12)])  # fmt: skip
+    write(folder / "queries.jsonl.zst", [{"_id": f"a{n}", "text": f"zoo word{n // 2}"} for n in range(0, 12, 2)])
+    qrels = [(f"a{n}", f"a{n + 1}", 1 + n % 4) for n in range(0, 12, 2)] + [("a0", "gone", 1)]
+    write(
+        folder / "qrels" / "test.tsv.gz", ["query_id\tdoc_id\trelevance", *("\t".join(map(str, row)) for row in qrels)]
+    )
+    values = {}
+    for ignored in ("true", "false"):
+        task = f"beir={folder},ignore_identical_ids={ignored},name=ignored-{ignored},measures=nDCG@10"
+        code, out, error = hbt("evaluate", "bm25", "--task", task, "--storage", tmp_path, "--trec-depth", 11, "--json")
+        assert code == 0, error
+        (verdict,) = json.loads(out)["verdicts"]
+        values[ignored] = verdict["settings"]["monolingual"]["nDCG@10"]
+        assert (verdict["num_identical_ids"], verdict["num_missing"]) == (6 if ignored == "true" else 0, 1)
+        results = tmp_path / "bm25" / "verdicts" / f"ignored-{ignored}"
+        theirs = ir_measures.calc_aggregate(
+            [ir_measures.parse_measure("nDCG@10")],
+            ir_measures.read_trec_qrels(str(results / "qrels.trec")),
+            ir_measures.read_trec_run(str(results / "run.trec")),
+        )
+        assert list(theirs.values()) == pytest.approx([values[ignored]])
+        firsts = pq.read_table(results / "failures.parquet")
+        assert (firsts["query_id"].to_pylist() == firsts["first_id"].to_pylist()) is (
+            ignored == "false" or not len(firsts)
+        )
+    # Of the two answers to a0 one is never found.
+    assert values["true"] == pytest.approx((5 + 1 / (1 + 1 / np.log2(3))) / 6)
+    assert values["false"] < 0.65
 
 
 @pytest.mark.parametrize("option", [("--posthoc", "centering"), ("--untrained",), ("--precision", "bf16")])

@@ -7,39 +7,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.measures.measures import measure, parse
+from hbt_ray.evaluate.measures.measures import NEVER, measure, parse
 
 # Not RR@k: trec_eval has none, and the package that ir-measures asks instead breaks ties another way.
 NAMES = ("AP", "AP@20", "RR", "nDCG", "nDCG@10", "nDCG@3", "R@1", "R@10", "Success@1", "Success@5")
-Query = tuple[dict[str, float], list[str]]
+Query = tuple[dict[str, float], dict[str, int]]
+LACKING = "not in the corpus"
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Query]:
-    """Queries over one corpus: scores with many ties (among them such that differ in float64 only), relevant ids."""
+    """Queries over one corpus: scores with many ties (among them such that differ in float64 only), relevant ids with
+    their grades, some of which the corpus lacks."""
     ids = draw(st.lists(st.text("aAbé文1_", min_size=1, max_size=3), min_size=1, max_size=40, unique=True))
     scores = st.sampled_from([-1.0, 0.0, 0.5, 0.5 + 2.0**-40, 1.0])
     queries = []
     for _ in range(draw(st.integers(1, 4))):
-        relevant = draw(st.lists(st.sampled_from(ids), min_size=1, max_size=15, unique=True))
-        queries.append(({doc_id: draw(scores) for doc_id in ids}, relevant))
+        relevant = draw(st.lists(st.sampled_from([*ids, LACKING]), min_size=1, max_size=15, unique=True))
+        grades = draw(st.sampled_from([st.just(1), st.integers(1, 4)]))
+        queries.append(({doc_id: draw(scores) for doc_id in ids}, {doc_id: draw(grades) for doc_id in relevant}))
     return queries
 
 
-def ranks_of(queries: list[Query]) -> np.ndarray:
+def ranks_and_grades(queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
     """Ranks by trec_eval's rule: float32 score, then id, both descending; padded with zeros in front and behind."""
     ranks = np.zeros((len(queries), 2 + max(len(relevant) for _, relevant in queries)), dtype=np.int64)
+    grades = np.zeros_like(ranks)
     for row, (scores, relevant) in enumerate(queries):
         order = sorted(scores, key=lambda doc_id: (np.float32(scores[doc_id]), doc_id), reverse=True)
-        ranks[row, 1 : 1 + len(relevant)] = [order.index(doc_id) + 1 for doc_id in relevant]
-    return ranks
+        ranks[row, 1 : 1 + len(relevant)] = [NEVER if d == LACKING else order.index(d) + 1 for d in relevant]
+        grades[row, 1 : 1 + len(relevant)] = list(relevant.values())
+    return ranks, grades
 
 
 @given(runs())
 def test_measures_equal_trec_eval(queries: list[Query]) -> None:
-    qrels = [ir_measures.Qrel(str(q), d, 1) for q, (_, relevant) in enumerate(queries) for d in relevant]
+    qrels = [ir_measures.Qrel(str(q), d, g) for q, (_, relevant) in enumerate(queries) for d, g in relevant.items()]
     run = [ir_measures.ScoredDoc(str(q), d, s) for q, (scores, _) in enumerate(queries) for d, s in scores.items()]
-    ours = measure(NAMES, ranks_of(queries))
+    ours = measure(NAMES, *ranks_and_grades(queries))
     parsed = [ir_measures.parse_measure(name) for name in NAMES]
     compared = 0
     for theirs in ir_measures.iter_calc(parsed, qrels, run):
@@ -60,6 +65,22 @@ def test_values_by_hand() -> None:
     assert values["RankDistance"].tolist() == [4, 0]
     ideal = 1 + 1 / np.log2(3) + 1 / 2
     assert values["nDCG@4"].tolist() == pytest.approx([(1 + 1 / np.log2(3)) / ideal, 1 / np.log2(5)])
+
+
+def test_grades_and_missing_documents_by_hand() -> None:
+    values = measure(
+        ["nDCG@3", "AP", "R@3", "RR", "RankDistance"], [[3, 1, NEVER], [NEVER, 0, 0]], [[1, 2, 4], [1, 0, 0]]
+    )
+    ideal = 4 + 2 / np.log2(3) + 1 / 2
+    assert values["nDCG@3"].tolist() == pytest.approx([(2 + 1 / 2) / ideal, 0])
+    assert values["AP"].tolist() == pytest.approx([(1 + 2 / 3) / 3, 0])
+    assert values["R@3"].tolist() == pytest.approx([2 / 3, 0])
+    assert values["RR"].tolist() == [1, 0]
+    assert values["RankDistance"].tolist() == [2, pytest.approx(np.nan, nan_ok=True)]
+    with pytest.raises(TaskError, match="grades must be whole numbers"):
+        measure(["nDCG"], [[1]], [[0]])
+    with pytest.raises(TaskError, match="grades must be whole numbers"):
+        measure(["nDCG"], [[1]], [[0.5]])
 
 
 def test_the_cutoffs_that_benchmarks_are_known_by() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import logging
@@ -18,11 +19,19 @@ from hbt_ray.evaluate.tasks import Bitext, Task, open_task
 from hbt_ray.evaluate.tasks.bitext import Pair, multiway
 
 
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstd}
+
+
 def write(path: Path, lines: Iterable[Any]) -> Path:
     """Lines of text or of JSON, packed where the name says so."""
     text = "".join(f"{line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    pack = PACK.get(path.suffix, bytes)
+    path.write_bytes(pack(text.encode()))
     return path
 
 
@@ -138,6 +147,45 @@ def test_beir_that_contradicts_itself_is_refused(beir: Path, what: str) -> None:
         task(f"beir={beir}")
 
 
+PUBLISHED_QRELS: dict[str, tuple[str, list[Any]]] = {
+    "BEIR": ("test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q0\td2\t2", "q2\td2\t0"]),
+    "mteb": ("test.jsonl", [{"query-id": "q1", "corpus-id": "d1", "score": 1.0},
+                            {"query-id": "q0", "corpus-id": "d2", "score": 2}]),
+    "ir_datasets": ("test.tsv", ["query_id\tdoc_id\trelevance\titeration", "q1\td1\t1\t0", "q0\td2\t2\t0"]),
+    "other order": ("test.tsv", ["score corpus-id query-id", "1 d1 q1", "2 d2 q0"]),
+    "without a header": ("test.tsv", ["q1\td1\t1", "q0\td2\t2"]),
+    "TREC": ("test.tsv", ["q1 0 d1 1", "q0  Q0\td2 2", "q2 0 d2 -1"]),
+    "TREC with tabs": ("test.txt", ["q1\t0\td1\t1", "q0\t0\td2\t2"]),
+    "bz2": ("test.tsv.bz2", ["qid\tpid\tlabel", "q1\td1\t1", "q0\td2\t2"]),
+    "zst": ("test.jsonl.zst", [{"qid": "q1", "docid": "d1", "rel": 1}, {"qid": "q0", "docid": "d2", "rel": 2}]),
+    "repeated": ("test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q1\td1\t1.0", "q0\td2\t2"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PUBLISHED_QRELS)
+def test_published_forms_of_judgements(beir: Path, form: str) -> None:
+    (beir / "qrels" / "test.tsv").unlink()
+    file, lines = PUBLISHED_QRELS[form]
+    write(beir / "qrels" / file, lines)
+    read = task(f"beir={beir}")
+    assert set(map(tuple, (row.values() for row in read.qrels.to_pylist()))) == {("q1", "d1", 1), ("q0", "d2", 2)}
+
+
+def test_fractions_are_judgements_with_a_threshold(beir: Path) -> None:
+    write(beir / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t0.75", "q1\td2\t0.5", "q0\td2\t0.4999"])
+    read = task(f"beir={beir},threshold=0.5")
+    assert set(map(tuple, (row.values() for row in read.qrels.to_pylist()))) == {("q1", "d1", 1), ("q1", "d2", 1)}
+    assert read.num_dropped == 1
+
+
+def test_a_judged_document_that_the_corpus_lacks_is_counted(beir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(beir / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q1\td9\t1", "q1\td8\t0"])
+    with caplog.at_level(logging.WARNING):
+        read = task(f"beir={beir}")
+    assert (read.num_missing, read.grades.tolist(), read.relevant.tolist()) == (1, [[1, 1]], [[0, -1]])
+    assert "the corpus lacks 1 of 2 documents that answer a query, the first is 'd9'" in caplog.text
+
+
 def test_beir_without_a_file_or_in_another_language_is_refused(beir: Path) -> None:
     with pytest.raises(SourceError, match=r"holds no qrels/train\.tsv"):
         task(f"beir={beir},split=train")
@@ -236,6 +284,19 @@ def test_miracl_names_what_is_wrong(miracl: Path, tmp_path_factory: pytest.TempP
     write(miracl / "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv", ["0\tQ0\t1#0"])
     with pytest.raises(SourceError, match=r"dev\.tsv:1: neither a known header nor a judgement"):
         task(f"miracl={miracl}")
+
+
+def test_miracl_files_may_be_packed_and_each_language_is_there_once(miracl: Path) -> None:
+    plain = task(f"miracl={miracl}")
+    for file in [*miracl.rglob("*.tsv"), *miracl.rglob("*.jsonl")]:
+        write(file.with_name(f"{file.name}.zst"), file.read_text(encoding="utf-8").splitlines())
+        file.unlink()
+    assert task(f"miracl={miracl}").fingerprint == plain.fingerprint
+    write(miracl / "miracl-v1.0-deu/topics/topics.miracl-v1.0-deu-dev.tsv", ["0\twer?"])
+    write(miracl / "miracl-v1.0-deu/qrels/qrels.miracl-v1.0-deu-dev.tsv", ["0 Q0 1#0 1"])
+    with pytest.raises(TaskError) as caught:
+        task(f"miracl={miracl}")
+    assert caught.value.code == "LANGUAGE_TWICE"
 
 
 def test_a_corpus_is_read_in_batches(miracl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
