@@ -25,7 +25,7 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
             language, or nothing that is left.
     """
     try:
-        table = table_of(_rows(path), DOCUMENTS)
+        table = table_of(_rows(path), DOCUMENTS, str(path))
     except SourceError as error:
         raise TaskError(str(error), code=error.code) from None
     for name in DOCUMENTS.names:

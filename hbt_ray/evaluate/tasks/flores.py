@@ -20,7 +20,7 @@ from hbt_ray.data.store.location import Location, child, name
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.bitext import Bitext, lines_of, multiway
 from hbt_ray.evaluate.tasks.parallel import parallel_task
-from hbt_ray.evaluate.tasks.sound import sound, tag_of
+from hbt_ray.evaluate.tasks.sound import by_tag, sound
 from hbt_ray.evaluate.tasks.spec import TaskSpec, chosen
 from hbt_ray.evaluate.tasks.task import Task
 
@@ -81,20 +81,10 @@ def _from_table(path: str) -> Mapping[str, Sequence[str]]:
         if first and own != numbers:  # Otherwise row by row other sentences would pass for translations.
             raise TaskError(f"{path}: {code} has other numbers n than {first}, so it is unclear what translates what")
         first, numbers = code, own
-    return _by_tag({code: [text for _, text in rows] for code, rows in ordered.items()}, path)
+    return {tag: [text for _, text in ordered[code]] for tag, code in by_tag(ordered, path).items()}
 
 
 def _from_folder(folder: str, split: str) -> Mapping[str, Sequence[str]]:
     files = files_of(child(folder, split), lambda name: name.endswith(f".{split}"))
-    codes = [file.rpartition("/")[2].removesuffix(f".{split}") for file in files]
-    return _by_tag({code: lines_of(file) for code, file in zip(codes, files, strict=True)}, folder)
-
-
-def _by_tag(sides: Mapping[str, Sequence[str]], where: str) -> Mapping[str, Sequence[str]]:
-    codes: dict[str, str] = {}
-    for code in sides:
-        tag = tag_of(code, where)
-        if tag in codes:
-            raise TaskError(f"{where}: {codes[tag]} and {code} are both {tag!r}; remove one of them")
-        codes[tag] = code
-    return {tag: sides[code] for tag, code in codes.items()}
+    file_of = {file.rpartition("/")[2].removesuffix(f".{split}"): file for file in files}
+    return {tag: lines_of(file_of[code]) for tag, code in by_tag(file_of, folder).items()}

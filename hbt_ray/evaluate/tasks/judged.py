@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from hbt_ray.data.sources.corpus import Entry
 from hbt_ray.data.sources.judgements import Judgement, graded
-from hbt_ray.data.sources.rows import BadRow
+from hbt_ray.data.sources.rows import BadRow, unstorable
+from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.tasks.sound import sound
 from hbt_ray.evaluate.tasks.task import DOCUMENTS, QRELS, QUERIES, Task, table_of
 
@@ -51,11 +52,11 @@ def judged_task(
     Raises:
         TaskError: a malformed line, a relevance that is a fraction without a threshold, or see `Task`.
     """
-    documents, queries, qrels = [], [], []
+    documents, queries, qrels, origin = [], [], [], f"task {name}"
     for part in parts:
         judgements = list(sound(graded(part.judgements, threshold)))
         pool = {one.document_id for one in judgements} if pooled else None
-        corpus = table_of(_rows(part, part.documents, pool), DOCUMENTS, name)
+        corpus = table_of(_rows(part, part.documents, pool), DOCUMENTS, origin)
         if pool and (num_lacking := len(pool) - len(corpus["doc_id"].unique())):
             logger.warning(
                 "task %s: %d of the %d judged documents in %s are not in its corpus",
@@ -63,11 +64,11 @@ def judged_task(
             )  # fmt: skip
         documents.append(corpus)
         judged_ids = {one.question_id for one in judgements}
-        queries.append(table_of(_rows(part, part.queries, judged_ids), QUERIES, name))
+        queries.append(table_of(_rows(part, part.queries, judged_ids), QUERIES, origin))
         rows = (
             (part.prefix + one.question_id, part.prefix + one.document_id, int(one.relevance)) for one in judgements
         )
-        qrels.append(table_of(rows, QRELS, name))
+        qrels.append(table_of(rows, QRELS, origin))
     tables = (pa.concat_tables(documents), pa.concat_tables(queries), pa.concat_tables(qrels))
     return Task(name, *tables, measures, ignore_identical_ids=ignore_identical_ids)
 
@@ -75,4 +76,6 @@ def judged_task(
 def _rows(part: Judged, entries: Iterable[Entry | BadRow], wanted: Collection[str] | None) -> Iterator[Sequence[str]]:
     for entry in sound(entries):
         if wanted is None or entry.id in wanted:
+            if problem := unstorable(entry.id) or unstorable(entry.text):
+                raise TaskError(f"{entry.where}: holds {problem}; repair or remove the line", code="BAD_ROW")
             yield f"{part.prefix}{entry.id}", part.language, entry.text

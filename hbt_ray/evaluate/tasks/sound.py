@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hbt_ray.data.sources.rows import BadRow
+from hbt_ray.data.sources.rows import BadRow, unstorable
 from hbt_ray.errors import TaskError
 from hbt_ray.languages import normalise
 
@@ -81,14 +81,6 @@ def value(node: Any, key: str, kind: type[T], at: str, form: str) -> T:
     found = node[key]
     if not isinstance(found, kind) or (isinstance(found, bool) and kind is int):
         raise TaskError(f"{at}.{key}: is {type(found).__name__}, not {kind.__name__}; {form}")
-    if isinstance(found, str) and not _encodes(found):
-        raise TaskError(f"{at}.{key}: holds half a surrogate pair; {form}")
+    if isinstance(found, str) and (problem := unstorable(found)):
+        raise TaskError(f"{at}.{key}: holds {problem}; {form}")
     return found
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hbt_ray.data.sources.rows import unstorable
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.measures.measures import parse
 from hbt_ray.languages import normalise
@@ -96,9 +97,9 @@ class Task:
         judged = ((*row, 1)[:3] for row in qrels)
         return cls(
             name,
-            table_of(documents, DOCUMENTS, name),
-            table_of(queries, QUERIES, name),
-            table_of(judged, QRELS, name),
+            table_of(documents, DOCUMENTS, f"task {name}"),
+            table_of(queries, QUERIES, f"task {name}"),
+            table_of(judged, QRELS, f"task {name}"),
             measures,
         )
 
@@ -299,8 +300,11 @@ class Task:
             )  # fmt: skip
 
 
-def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, name: str) -> pa.Table:
+def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str) -> pa.Table:
     """Rows as a table; read as a stream, so that at most `_BATCH` of them are Python objects at a time.
+
+    Args:
+        origin: of the rows, for errors.
 
     Raises:
         TaskError: a value of another type, or text with half a surrogate pair.
@@ -311,20 +315,12 @@ def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, name: str) 
         try:
             arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
         except (UnicodeEncodeError, OverflowError, ValueError, pa.ArrowException) as error:
-            first = next((row for row in batch if not _encodes(row)), batch[0])
+            first = next((row for row in batch if unstorable("".join(map(str, row)))), batch[0])
             reason = "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else " ".join(str(error).split())
             where = f"{schema.names[0]} {str(first[0])[:100]!r}"
-            raise TaskError(f"task {name}: {where}: cannot be read ({reason})", code="BAD_ROW") from None
+            raise TaskError(f"{origin}: {where}: cannot be read ({reason})", code="BAD_ROW") from None
         batches.append(pa.record_batch(arrays, schema=schema))
     return pa.Table.from_batches(batches, schema)
-
-
-def _encodes(row: Sequence[str | int]) -> bool:
-    try:
-        "".join(map(str, row)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def rows_digest(table: pa.Table) -> int:
