@@ -164,7 +164,7 @@ def explained(location: str) -> Iterator[None]:
         raise SourceError(f"{location}: no such file") from None
     except LocationError as error:
         raise SourceError(str(error), code=error.code) from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeEncodeError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError) as error:
         raise SourceError(f"{location}: cannot be read ({' '.join(str(error).split())[:500]})") from None
 
 

@@ -8,6 +8,7 @@ the end of its sentence (2 to 20 of 1,190 do, by language): where it starts deci
 
 from __future__ import annotations
 
+import reprlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -137,7 +138,9 @@ def _span(span: Any, context: str, at: str) -> tuple[int, int]:
     match span:
         case [int(start), int(end)] if 0 <= start < end <= len(context):
             return start, end
-    raise TaskError(f"{at}: {span!r} is no [start, end) span within the context of {len(context)} characters")
+    raise TaskError(
+        f"{at}: {reprlib.repr(span)} is no [start, end) span within the context of {len(context)} characters"
+    )
 
 
 def _get(node: Any, key: str, kind: type[T], at: str) -> T:

@@ -8,6 +8,7 @@ sentences of the description. Its figure is AP@20 in the pool, which is RR@20, a
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -104,5 +105,7 @@ def _spans(node: dict[str, Any], text: str, at: str) -> list[range]:
 def _span(node: Any, text: str, at: str) -> range:
     start, end = _get(node, "start", int, at), _get(node, "end", int, at)
     if not 0 <= start < end <= len(text) or node.get("text", text[start:end]) != text[start:end]:
-        raise TaskError(f"{at}: {node!r} is no span of the text of {len(text)} characters; offsets count characters")
+        raise TaskError(
+            f"{at}: {reprlib.repr(node)} is no span of the text of {len(text)} characters; offsets count characters"
+        )
     return range(start, end)

@@ -170,9 +170,10 @@ class Task:
             if table[column].null_count:
                 raise TaskError(f"task {self.name}: {attribute}.{column} has nulls; every row needs a value")
             if schema.field(column).type == pa.string() and len(bad := with_nul(table, column)):
+                row = _shown(bad.column(0)[0].as_py())
                 raise TaskError(
-                    f"task {self.name}: {attribute}.{column} of {bad.column(0)[0].as_py()!r} holds a NUL character; "
-                    "remove it, since many programs end a text there",
+                    f"task {self.name}: {attribute}.{column} of {row} holds a NUL character; remove it, since many "
+                    "programs end a text there",
                     code="NUL",
                 )
         return table
@@ -199,15 +200,15 @@ class Task:
                 repeated.append(row)
             else:
                 raise TaskError(
-                    f"task {self.name}: {' '.join(key)!r} stands twice in {attribute}, and what is said of it differs, "
-                    "so it is unclear what counts; ids must be unique over all languages",
+                    f"task {self.name}: {_shown(' '.join(key))} stands twice in {attribute}, and what is said of it "
+                    "differs, so it is unclear what counts; ids must be unique over all languages",
                     code="CONTRADICTION",
                 )
         if not repeated:
             return table
         logger.warning(
-            "task %s: %d rows of %s are repeated word for word, the first is %r; each is read once",
-            self.name, len(repeated), attribute, " ".join(next(iter(first))),
+            "task %s: %d rows of %s are repeated word for word, the first is %s; each is read once",
+            self.name, len(repeated), attribute, _shown(" ".join(next(iter(first)))),
         )  # fmt: skip
         kept = np.ones(table.num_rows, dtype=bool)
         kept[repeated] = False
@@ -229,12 +230,12 @@ class Task:
             first = table.column(0).filter(empty)[0].as_py()
             if num_empty == table.num_rows:
                 raise TaskError(
-                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {first!r}; "
+                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {_shown(first)}; "
                     "check that the texts were read from the right place"
                 )
             logger.warning(
-                "task %s: %d of %d %s are empty or white space, the first is %r; they stay, as ids without meaning",
-                self.name, num_empty, table.num_rows, attribute, first,
+                "task %s: %d of %d %s are empty or white space, the first is %s; they stay, as ids without meaning",
+                self.name, num_empty, table.num_rows, attribute, _shown(first),
             )  # fmt: skip
 
     def _check_judged(self) -> None:
@@ -242,19 +243,19 @@ class Task:
         if len(unknown):
             raise TaskError(
                 f"task {self.name}: {len(unknown)} qrels name a query_id that queries do not have, the first is "
-                f"{unknown[0].as_py()!r}; add it to queries or remove the judgement"
+                f"{_shown(unknown[0].as_py())}; add it to queries or remove the judgement"
             )
         missing = _unknown(self.qrels["doc_id"], self.documents["doc_id"])
         if len(missing) and len(missing) == self.qrels.num_rows:
             raise TaskError(
                 f"task {self.name}: none of the {len(missing)} documents that answer a query is in the corpus, the "
-                f"first is {missing[0].as_py()!r}; check that the qrels use the ids of this corpus"
+                f"first is {_shown(missing[0].as_py())}; check that the qrels use the ids of this corpus"
             )
         if len(missing):
             logger.warning(
-                "task %s: the corpus lacks %d of %d documents that answer a query, the first is %r; they count as not "
+                "task %s: the corpus lacks %d of %d documents that answer a query, the first is %s; they count as not "
                 "found, so that recall cannot reach 1",
-                self.name, len(missing), self.qrels.num_rows, missing[0].as_py(),
+                self.name, len(missing), self.qrels.num_rows, _shown(missing[0].as_py()),
             )  # fmt: skip
             object.__setattr__(self, "num_missing", len(missing))
 
@@ -269,8 +270,8 @@ class Task:
             )
         if len(dropped):
             logger.warning(
-                "task %s: %d of %d queries have no relevant document and are left out, the first is %r",
-                self.name, len(dropped), len(ids), dropped[0].as_py(),
+                "task %s: %d of %d queries have no relevant document and are left out, the first is %s",
+                self.name, len(dropped), len(ids), _shown(dropped[0].as_py()),
             )  # fmt: skip
             object.__setattr__(self, "queries", self.queries.filter(answered))
             object.__setattr__(self, "num_dropped", len(dropped))
@@ -317,7 +318,7 @@ def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str
         except (UnicodeEncodeError, OverflowError, ValueError, pa.ArrowException) as error:
             first = next((row for row in batch if unstorable("".join(map(str, row)))), batch[0])
             reason = "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else " ".join(str(error).split())
-            where = f"{schema.names[0]} {str(first[0])[:100]!r}"
+            where = f"{schema.names[0]} {_shown(str(first[0]))}"
             raise TaskError(f"{origin}: {where}: cannot be read ({reason})", code="BAD_ROW") from None
         batches.append(pa.record_batch(arrays, schema=schema))
     return pa.Table.from_batches(batches, schema)
@@ -337,6 +338,11 @@ def rows_digest(table: pa.Table) -> int:
 def with_nul(table: pa.Table, column: str) -> pa.Table:
     """The rows whose text has a NUL character."""
     return table.filter(pc.match_substring(table[column], "\0"))
+
+
+def _shown(text: str) -> str:
+    """A name from a file for a message of one line."""
+    return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
 def _joined(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
