@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hbt_ray.cli import app
+from hbt_ray.cli.commands import app
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate.lexical import words as words_module
 from hbt_ray.evaluate.lexical.lexical import K1, B, LexicalIndex, queries_of, read_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -336,7 +337,7 @@ def test_a_failed_write_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("hbt_ray.storage.os.replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path / "report.html", title="x", verdicts=[TRAINED])
     assert list(tmp_path.iterdir()) == []

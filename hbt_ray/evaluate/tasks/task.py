@@ -227,15 +227,15 @@ class Task:
             num_empty = pc.sum(empty).as_py() or 0
             if not num_empty:
                 continue
-            first = table.column(0).filter(empty)[0].as_py()
+            first = _shown(table.column(0).filter(empty)[0].as_py())
             if num_empty == table.num_rows:
                 raise TaskError(
-                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {_shown(first)}; "
+                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {first}; "
                     "check that the texts were read from the right place"
                 )
             logger.warning(
                 "task %s: %d of %d %s are empty or white space, the first is %s; they stay, as ids without meaning",
-                self.name, num_empty, table.num_rows, attribute, _shown(first),
+                self.name, num_empty, table.num_rows, attribute, first,
             )  # fmt: skip
 
     def _check_judged(self) -> None:
