@@ -13,9 +13,11 @@ from scipy import stats
 from hbt_ray.errors import TaskError
 from hbt_ray.evaluate.compare.seeds import averaged
 from hbt_ray.evaluate.compare.table import SEEDS_NOTE, compare
+from hbt_ray.evaluate.significance.significance import compare_systems, of_task
 from hbt_ray.evaluate.verdict.evidence import PER_QUERY, Evidence
 from hbt_ray.evaluate.verdict.verdict import MULTILINGUAL, Verdict
 from hbt_ray.run import Run
+from hbt_ray.workflow.judging import as_saved
 from hbt_ray.workflow.reporting import judged, make_report
 from tests.evaluate.test_report_evidence import kept, queries, verdict_of
 from tests.worlds import small_run
@@ -73,6 +75,59 @@ def test_other_questions_have_no_mean(seeds: list[Evidence]) -> None:
     other = Verdict(**{**seeds[1].verdict.model_dump(), "num_queries": {"ar": 1, "de": 1, "en": 1}})
     with pytest.raises(TaskError, match=r"1: judged on other num_queries than .*0, so there is no mean of the two"):
         averaged([seeds[0], Evidence(other, seeds[1].folder)], "all")
+
+
+def on_other_data(evidence: Evidence) -> Evidence:
+    other = evidence.verdict.model_copy(update={"task_fingerprint": "other"})
+    table = evidence.queries
+    assert table is not None
+    return kept(evidence.folder, other, of_task(table, "other"))
+
+
+def test_results_of_one_task_on_other_data_have_no_mean_and_no_test(seeds: list[Evidence]) -> None:
+    for each in seeds:
+        assert each.queries is not None
+        kept(each.folder, each.verdict, of_task(each.queries, each.verdict.task_fingerprint))
+    first, other = Evidence.load(seeds[0].folder / "verdict.json"), on_other_data(seeds[1])
+    for refused in (
+        lambda: averaged([first, other], "all"),
+        lambda: compare_systems(first.queries, other.queries, "AP"),
+        lambda: compare([first.verdict], other.verdict),
+    ):
+        with pytest.raises(TaskError) as caught:
+            refused()
+        assert caught.value.code == "OTHER_TASK"
+    mean = averaged([first, Evidence.load(seeds[2].folder / "verdict.json")], "all")
+    assert compare_systems(mean.queries, first.queries, "AP"), "a mean says what it was measured on"
+
+
+def test_a_report_sets_runs_and_baselines_on_other_data_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [a_run(tmp_path, f"a-seed{seed}", 0.5, f"plan.seed={seed}") for seed in range(3)]
+    on_other_data(Evidence.load(runs[2].verdict("toy") / "verdict.json"))
+    table = queries(0.3, 1)
+    base = kept(runs[0].verdict("toy", of_base=True), verdict_of("untrained", table, "toy"), table)
+    own, baselines = judged(runs, seeds=True)
+    assert [each.verdict.model for each in own] == ["a, 2 of 3 seeds", "a, 1 of 3 seeds"]
+    comparisons = compare([each.verdict for each in own], [each.verdict for each in baselines])
+    assert [(c.task, len(c.systems)) for c in comparisons] == [("toy (data data)", 2), ("toy (data other)", 1)]
+    assert "toy (data other)" in make_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    kept(base.folder, base.verdict.model_copy(update={"task_fingerprint": "third"}), table)
+    with caplog.at_level("WARNING"):
+        assert judged(runs)[1] == []
+    assert "judged on other queries, documents or judgements" in caplog.text
+
+
+def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = a_run(tmp_path, "a", 0.5)
+    saved = Evidence.load(run.verdict("toy") / "verdict.json")
+    variant = saved.verdict.model_copy(update={"variant": "bf16"})
+    assert as_saved(run, [variant]) == [saved.verdict]
+    on_other_data(saved)
+    with caplog.at_level("WARNING"):
+        assert as_saved(run, [variant]) == []
+    assert "judged on other queries, documents or judgements" in caplog.text
 
 
 def test_the_interval_is_students(seeds: list[Evidence]) -> None:
