@@ -22,6 +22,7 @@ from hbt_ray.tune.settings import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
 
 EVENTS = "events.jsonl"
+OTHER_DEV_SET = "it was measured on another dev set than the newest trials, so its figures cannot be compared"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -48,6 +49,8 @@ class Trial:
     """When its attempt began, or when its last row came, by the clock; 0 while it does not run."""
     fix: str = ""
     """Of the vectors of the trial of this name, which trained; this one only measures."""
+    pool: str = ""
+    """Fingerprint of the dev set of its last row."""
 
     @property
     def step(self) -> int:
@@ -92,6 +95,7 @@ class Board:
         """Of a search's folder; no trials where it has not begun."""
         trials: dict[str, Trial] = {}
         seconds = session = last = 0.0
+        pool = ""
         for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
                 seconds, session = seconds + last - session, event["time"]
@@ -99,7 +103,12 @@ class Board:
                     trial.end(last)  # What ran under a driver that died does not run any more.
             else:
                 _fold(trials, event)
+                pool = event.get("pool") or pool
             last = event["time"]
+        for trial in trials.values():
+            # The dev store was replaced between two sessions: what was measured on it before compares with nothing now.
+            if trial.pool not in ("", pool) and trial.status in ("finished", "stopped"):
+                trial.status, trial.error = "failed", OTHER_DEV_SET
         return cls(list(trials.values()), seconds + last - session, last)
 
     @property
@@ -154,6 +163,7 @@ def _fold(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:
         trial.status, trial.since, trial.attempts = "running", when, trial.attempts + 1
     elif kind == "row":
         trial.rows[event["row"]["step"]] = event["row"]
+        trial.pool = event.get("pool") or trial.pool
         trial.seconds, trial.since = trial.seconds_until(when), when  # A population's members pause after a row.
     else:
         trial.end(when)

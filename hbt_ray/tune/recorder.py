@@ -17,12 +17,12 @@ from hbt_ray.run import Run
 from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.reservation import give_back
 from hbt_ray.tune.board import EVENTS, Board, run_of
-from hbt_ray.tune.trial import COMPLETE, FIXED, PROCESS, STEPS, run_folder
+from hbt_ray.tune.trial import COMPLETE, FIXED, POOL, PROCESS, STEPS, run_folder
 
 _PATIENCE_SECONDS = 30.0
 _OF_TUNE = {"timestamp", "done", "trial_id", "date", "pid", "hostname", "node_ip", "config", "checkpoint_dir_name",
             "training_iteration", "iterations_since_restore", "experiment_tag", "should_checkpoint", STEPS,
-            COMPLETE, FIXED, PROCESS}  # fmt: skip
+            COMPLETE, FIXED, PROCESS, POOL}  # fmt: skip
 
 
 class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
@@ -47,9 +47,10 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         if result.get("step"):
             row = {key: value for key, value in result.items() if key not in _OF_TUNE and not key.startswith("time_")}
-            self._tell("row", trial, row=row)
+            pool = result.get(POOL, "")
+            self._tell("row", trial, row=row, pool=pool)
             for fix, measures in result.get(FIXED, {}).items():
-                self._tell("row", trial, fix=fix, row={"step": row["step"], **measures})
+                self._tell("row", trial, fix=fix, row={"step": row["step"], **measures}, pool=pool)
                 self._tell("finished", trial, fix=fix)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -18,9 +18,9 @@ from hbt_ray.train.checkpoints.shelf import Shelf
 from hbt_ray.train.settings import TrainConfig
 from hbt_ray.tune.space import Space
 
-COMPLETE, FIXED, STEPS, PROCESS = "complete", "fixed", "steps", "process"
+COMPLETE, FIXED, STEPS, PROCESS, POOL = "complete", "fixed", "steps", "process", "pool"
 """What a trial tells besides measures: that it ended by itself, and measures with fixes of its vectors (in its last
-row); the steps that it is to train, and the id of its process in Ray."""
+row); the steps that it is to train, the id of its process in Ray, and the fingerprint of the dev set."""
 BASES = "bases"
 """Beside the trials' folder: base encoders, which trials that begin with equal ones share."""
 _POLL_SECONDS = 0.2
@@ -61,8 +61,7 @@ def told(config: TrainConfig, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the validation's record, as Tune has it."""
     import ray
 
-    measured = {key: value for key, value in row.items() if key != "pool"}
-    return {**measured, STEPS: config.optimiser.steps, PROCESS: ray.get_runtime_context().get_actor_id()}
+    return {**row, STEPS: config.optimiser.steps, PROCESS: ray.get_runtime_context().get_actor_id()}
 
 
 def rows_of(config: TrainConfig, until: int | None = None) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hbt_ray.storage import write_json_lines
-from hbt_ray.tune.board import EVENTS, Board, Trial
+from hbt_ray.tune.board import EVENTS, OTHER_DEV_SET, Board, Trial
 
 
 def session(time: float) -> dict[str, Any]:
@@ -45,6 +45,22 @@ def test_a_trial_is_told_from_start_to_end(tmp_path: Path) -> None:
     assert (trial.last("AP"), trial.best("AP"), trial.last("pool_loss")) == (0.3, 0.4, None)
     assert (trial.seconds, board.seconds, board.last, board.steps) == (50, 60, 160, 20)
     assert board.gpu_hours(now=10_000) == pytest.approx(2 * 50 / 3600)  # It does not run any more.
+
+
+def test_a_trial_that_was_measured_on_another_dev_set_is_not_compared(tmp_path: Path) -> None:
+    events = [session(0)]
+    for time, (trial, ap, pool) in enumerate([("a", 0.9, "old"), ("b", 0.4, "new"), ("c", 0.5, "new")]):
+        events += [
+            event("started", time, trial),
+            {**row(time, 20, ap, trial), "pool": pool},
+            event("finished", time, trial),
+        ]
+    board = board_of(tmp_path, *events)
+    best = board.best("AP")
+    assert best is not None
+    assert best.trial_id == "c"
+    assert [trial.trial_id for trial in board.front(["AP"])] == ["c"]
+    assert {trial.trial_id: trial.error for trial in board.trials if trial.status == "failed"} == {"a": OTHER_DEV_SET}
 
 
 def test_a_trial_that_runs_costs_until_now(tmp_path: Path) -> None:
