@@ -540,6 +540,8 @@ def test_judgements_that_are_repeated_contradict_or_are_fractions(tmp_path: Path
              line.replace(b"d", b"f")[:-1] + b"0.5"]  # fmt: skip
     made = prepared(tmp_path, **judged_source(tmp_path, kind, b"\n".join(lines), corpus, questions))
     assert (made.num_read, made.num_kept) == (4, 1)
+    with_threshold = judged_source(tmp_path, kind, b"\n".join(lines), corpus, questions) | {"threshold": 0.4}
+    assert prepared(tmp_path / "more", **with_threshold).num_kept == 2
     assert sorted(made.rejected) == [
         "relevance is a fraction; state from which on a document is right: threshold=…",
         "the judgement stands twice",

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from hbt_ray.config import Config, Language
 from hbt_ray.data.sources.corpus import documents
 from hbt_ray.data.sources.files import PLAIN_OR_PACKED, first_of
-from hbt_ray.data.sources.judgements import graded, join, judgements, positives
+from hbt_ray.data.sources.judgements import Threshold, graded, join, judgements, positives
 from hbt_ray.data.sources.records import jsonl
 from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.store.location import Location
@@ -49,7 +49,7 @@ class BeirSource(Config):
     language: Language
     split: str = "train"
     """Which judgements: `qrels/<split>.tsv`."""
-    threshold: float | None = None
+    threshold: Threshold = None
     """Relevance from which a document is right, where relevance is a fraction. Default: grades, right from 1 on."""
     licence: str = ""
 

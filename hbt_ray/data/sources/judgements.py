@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from hbt_ray.data.sources.corpus import Entry, pick
 from hbt_ray.data.sources.files import Line, lines
@@ -33,6 +35,8 @@ _FORMS = (
     "four: question id, iteration, document id, relevance"
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+"""Setting of sources and tasks, see `graded`."""
 MAX_GRADE = 1_000_000
 """Sums of greater gains would lose digits; no file has such grades."""
 

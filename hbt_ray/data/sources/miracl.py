@@ -16,7 +16,7 @@ from pydantic import Field
 from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.sources.corpus import documents, tab_separated
 from hbt_ray.data.sources.files import JSON_LINES, files_of
-from hbt_ray.data.sources.judgements import join, judgements, positives
+from hbt_ray.data.sources.judgements import Threshold, graded, join, judgements, positives
 from hbt_ray.data.sources.records import Record, jsonl
 from hbt_ray.data.sources.rows import BadRow, Row
 from hbt_ray.data.store.location import Location
@@ -37,6 +37,8 @@ class MiraclSource(Config):
     kind: Literal["miracl"]
     name: str
     licence: str = ""
+    threshold: Threshold = None
+    """Relevance from which a passage is right, where relevance is a fraction. Default: grades, right from 1 on."""
     languages: ByLanguage[MiraclLanguage] = Field(min_length=1)
 
     def locations(self) -> list[str]:
@@ -47,7 +49,7 @@ class MiraclSource(Config):
 
     def rows(self) -> Iterator[Row | BadRow]:
         for language, files in self.languages.items():
-            judged = yield from positives(judgements(files.qrels))
+            judged = yield from positives(graded(judgements(files.qrels), self.threshold))
             corpus = documents(_records(files.corpus))
             yield from join(judged, tab_separated(files.topics), corpus, language, prefix=f"{language}/")
 

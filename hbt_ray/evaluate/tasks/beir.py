@@ -11,7 +11,7 @@ from typing import Literal
 from hbt_ray.config import Language
 from hbt_ray.data.sources.beir import beir_files
 from hbt_ray.data.sources.corpus import documents
-from hbt_ray.data.sources.judgements import judgements
+from hbt_ray.data.sources.judgements import Threshold, judgements
 from hbt_ray.data.sources.records import jsonl
 from hbt_ray.data.store.location import Location
 from hbt_ray.evaluate.tasks.judged import Judged, judged_task
@@ -27,7 +27,7 @@ class BeirTask(TaskSpec):
     split: str = "test"
     """Which judgements: `qrels/<split>.tsv`."""
     language: Language = "en"
-    threshold: float | None = None
+    threshold: Threshold = None
     """Relevance from which a document is right, for judgements with fractions; all right ones count the same then.
     Default: relevance is a grade, right from 1 on, which nDCG weighs."""
     ignore_identical_ids: bool = True

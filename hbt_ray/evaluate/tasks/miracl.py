@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from hbt_ray.data.sources.corpus import Entry, documents, tab_separated
 from hbt_ray.data.sources.files import JSON_LINES, PLAIN_OR_PACKED, explained, files_of
-from hbt_ray.data.sources.judgements import Judgement, judgement_of, judgements
+from hbt_ray.data.sources.judgements import Judgement, Threshold, judgement_of, judgements
 from hbt_ray.data.sources.records import Record, jsonl, records, texts
 from hbt_ray.data.sources.rows import BadRow
 from hbt_ray.data.store.location import Location, child, filesystem
@@ -41,7 +41,7 @@ class MiraclTask(TaskSpec):
     corpus: Location = ""
     """The folder that holds `miracl-corpus-v1.0-<language>`; default: that of the topics."""
     split: str = "dev"
-    threshold: float | None = None
+    threshold: Threshold = None
     """Relevance from which a passage is right, for judgements with fractions; see `BeirTask`."""
     pooled: bool = False
     """Search only the passages that some question of the split was judged with, relevant or not: a small corpus, in
