@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hbt_ray.console import Screen
 from hbt_ray.data.plan.policy import PlanConfig
@@ -16,6 +17,7 @@ from hbt_ray.data.prepare import StoreConfig, in_process, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
 from hbt_ray.data.stream.local import Loader, TokenisingConfig
+from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.model.config import ModelConfig
 from hbt_ray.train.model.encoder import build, tokenising
 
@@ -172,6 +174,23 @@ def test_a_question_with_too_many_right_passages_is_told_of(
     assert all(len(found[f"{n}"]) == (4 if n < 9 else 3 if n < 12 else 4) for n in range(16))
     assert all(item in answers for item, answers in found.items())
     assert "1 questions have more than 4 right passages" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_vectors_that_are_perfect_have_no_loss(tmp_path: Path, symmetric: bool) -> None:
+    """Eight right passages a question, each under two ids, in one batch: with a vector a question all is learned."""
+    rows = [
+        ("set", f"{q}/{d}/{copy}", "en", f"question {q}{'?' * copy}", f"passage {q} {d}", f"q{q}", f"{q} {d} {copy}")
+        for q in range(4) for d in range(8) for copy in range(2)
+    ]  # fmt: skip
+    store = made(tmp_path, rows)
+    how = tokenising(build(TINY, store.sample_texts(("en",))), TINY)
+    batch = Loader(store.location, PlanConfig(policy="mono", batch_size=64), how).local(0, 0, 1)
+    topics = torch.tensor([int(store.item("set", item).item_id[0]) for item in batch.items.tolist()])
+    vectors, right_keys = torch.eye(4)[topics], torch.from_numpy(batch.right_keys)
+    assert info_nce(vectors, vectors, right_keys, 0.05, (64,), symmetric=symmetric).item() < 1e-6
+    # Known by their own passages alone, which stand under two ids, 14 of 15 others of a question would be negatives.
+    assert info_nce(vectors, vectors, right_keys[:, 0], 0.05, (64,)).item() == pytest.approx(np.log(15), abs=1e-4)
 
 
 @pytest.fixture(scope="module")

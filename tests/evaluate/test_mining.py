@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,35 @@ def test_answers_are_read_where_the_store_has_them(tmp_path: Path, monkeypatch: 
     )
     known = read_candidates(store, info, "en")
     assert known.answers == ["thing 1", "", "", "", "北 京 市", "the colour is thing 2 thing"]
+
+
+def test_no_right_passage_of_a_question_is_mined_for_it(tmp_path: Path) -> None:
+    """Right by the question's text or id, and by the text of a passage under another id or with other punctuation."""
+    rows = [
+        ("1", "who rules?", "the king", "", "p1"), ("2", "Who rules", "the queen", "", "p2"),
+        ("3", "which person rules?", "a duke", "q1", "p3"), ("4", "which ruler is it?", "an earl", "q1", "p4"),
+        ("5", "who sings?", "The King!", "", "p5"), ("6", "who cooks?", "an earl", "", "p6"),
+        ("7", "who digs?", "a mole", "", "p7"),
+    ]  # fmt: skip
+    names = ("item_id", "question", "passage", "question_id", "passage_id")
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps({**dict(zip(names, row, strict=True)), "language": "en"}) for row in rows))
+    columns = {"question_id": "question_id", "passage_id": "passage_id"}
+    source = {"kind": "table", "name": "set", "path": str(path), "columns": columns}
+    prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
+    store = Store(tmp_path / "store")
+    (info,) = store.manifest.datasets
+    known = read_candidates(store, info, "en")
+    assert len(known.documents) == 6  # Those of 4 and 6 are one.
+    scores = np.zeros((7, 6), np.float32)
+    scores[np.arange(7), known.positives] = 1
+    found, ordered = ranked(scores)
+    documents, _, _ = choose(known, slice(0, 7), found, ordered, np.ones(7, np.float32), MineConfig(keep=6))
+    ruled, dukes = {"the king", "The King!", "the queen"}, {"a duke", "an earl"}
+    right = {"1": ruled, "2": ruled, "3": dukes, "4": dukes, "5": {"the king", "The King!"}, "6": {"an earl"}}
+    for item, mined in zip(known.items.tolist(), documents, strict=True):
+        number = store.item("set", item).item_id
+        assert {known.documents[n] for n in mined if n >= 0} == {*known.documents} - right.get(number, {"a mole"})
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,63 @@ def test_passages_are_there_once_in_every_language_and_known_by_their_answers(un
         assert answers == [f"{name} passage {int(number) // 2} {tag}" for tag in there]
 
 
+def by_name(names: list[str], spread: float) -> np.ndarray:
+    """Vectors of texts such as `question 7 of topic 3`: those of a topic are near each other."""
+    vectors = []
+    for name in names:
+        topic = np.random.default_rng(int(name.split()[-1])).normal(size=16)
+        own = np.random.default_rng([*name.encode()]).normal(size=16)
+        vectors.append((topic + spread * own) / np.linalg.norm(topic + spread * own))
+    return np.array(vectors, np.float32)
+
+
+def test_the_dev_figures_do_not_depend_on_the_form_of_the_source(tmp_path: Path) -> None:
+    """An id a row, no ids, an id a passage, two data sets: the texts are the same; eight questions share each."""
+    texts = [(f"question {number} of topic {number // 8}", f"passage of topic {number // 8}") for number in range(96)]
+    forms = {
+        "an id a row": lambda number: {"passage_id": f"row {number}"},
+        "no ids": lambda number: {"passage_id": ""},
+        "an id a passage": lambda number: {"passage_id": f"passage {number // 8}"},
+        "two data sets": lambda number: {"dataset": "ab"[number % 2]},
+    }
+    found = {}
+    for form, columns in forms.items():
+        rows = [
+            {"item_id": f"i{number}", "language": "en", "question": question, "passage": passage, **columns(number)}
+            for number, (question, passage) in enumerate(texts)
+        ]
+        path = tmp_path / f"{form}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        source = {"kind": "table", "name": "set", "path": str(path), "columns": {name: name for name in columns(0)}}
+        prepare(StoreConfig.make({"path": str(tmp_path / form), "sources": [source]}, "test"))
+        pool = make_pool(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
+        assert (len(pool.questions), len(pool.passages)) == (96, 12)
+        found[form] = measures(by_name(pool.questions, 2.0), by_name(pool.passages, 0.0), pool, 0.05)
+    first = found.pop("no ids")
+    assert 0.5 < first["AP"] < 0.95
+    for form, others in found.items():
+        assert others == pytest.approx(first, rel=1e-9), form
+
+
+def test_all_right_passages_of_a_question_are_right_in_the_pool(tmp_path: Path) -> None:
+    """Each question has three, and each passage answers two questions; one question is known by its id alone."""
+    rows = [
+        {"item_id": f"{q}/{d}", "language": "en", "question": f"question {q}{'!' * d if q == 4 else ''}",
+         "passage": f"passage {(2 * q + d) % 12}", "question_id": f"q{q}" if q == 4 else ""}
+        for q in range(6) for d in range(3)
+    ]  # fmt: skip
+    path = tmp_path / "several.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    source = {"kind": "table", "name": "set", "path": str(path), "columns": {"question_id": "question_id"}}
+    prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
+    pool = make_pool(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
+    assert len(pool.passages) == 12
+    for question, keys in zip(pool.questions, pool.right_keys, strict=True):
+        number = int(question.rstrip("!").split()[1])
+        answers = {int(pool.passages[row].split()[1]) for row in np.flatnonzero(np.isin(pool.passage_keys, keys))}
+        assert answers == {(2 * number + d) % 12 for d in range(3)}
+
+
 def test_a_sample_is_the_head_of_a_larger_one(uneven: Store) -> None:
     info = uneven.manifest.datasets[0]
     large, codes = draw(info, ("de", "en"), 30, 7)
