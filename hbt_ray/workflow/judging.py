@@ -63,8 +63,9 @@ def fix_file(run: Run, model: str, name: str) -> Path:
     """
     if name.endswith(SUFFIX):
         return Path(name)
+    file = f"{valid_name(name, '--posthoc')}{SUFFIX}"
     folder = run.model if run.config.exists() else model_folder(model) or run.root
-    return folder / "posthoc" / f"{valid_name(name, '--posthoc')}{SUFFIX}"
+    return folder / "posthoc" / file
 
 
 def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen) -> Fix:

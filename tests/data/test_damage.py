@@ -14,7 +14,7 @@ from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store import location as store_location
 from hbt_ray.data.store.cache import CacheConfig
 from hbt_ray.data.store.negatives import Negatives
-from hbt_ray.data.store.store import Store
+from hbt_ray.data.store.store import Store, read_manifest
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
 from hbt_ray.storage import with_checksum, write_json
@@ -73,13 +73,16 @@ def test_a_damaged_shard_is_named_or_harmless(tmp_path: Path, uri: bool) -> None
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     written(tmp_path / "store", shard_items=64)
-    path = tmp_path / "store" / "manifest.json"
-    sound = path.read_bytes()
+    path, codes = tmp_path / "store" / "manifest.json", []
+    sound, manifest = path.read_bytes(), read_manifest(tmp_path / "store")
     for content in mutations(sound, 200):
         path.write_bytes(content)
-        with pytest.raises(StoreError) as caught:
-            Store(tmp_path / "store")
-        assert caught.value.code == "DAMAGED_MANIFEST"
+        try:
+            codes.append("same" if read_manifest(tmp_path / "store") == manifest else "OTHER")
+        except StoreError as error:
+            codes.append(error.code)
+    assert set(codes) == {"same", "DAMAGED_MANIFEST"}  # White space between values says nothing.
+    assert codes.count("same") < 100
 
 
 @pytest.mark.parametrize("name", ["../../outside.arrow", "/etc/passwd", "facts/../../x", "", "a/./b", "C:\\x"])
@@ -141,12 +144,16 @@ def test_damaged_negatives_are_named(tmp_path: Path) -> None:
     table = made_up(40)
     folder = write_negatives(tmp_path / "mined", store, {"set1": table}, {"set1": made_up_scores(table)})
     for path in sorted(folder.iterdir()):
-        sound = path.read_bytes()
+        sound, codes = path.read_bytes(), []
         for content in mutations(sound, 150):
             path.write_bytes(content)
-            with pytest.raises(NegativesError) as caught:
-                Negatives.open(folder, store)
-            assert caught.value.code == "DAMAGED_FILE"
+            try:
+                same = np.array_equal(Negatives.open(folder, store).of("set1"), table)
+                codes.append("same" if same else "OTHER")
+            except NegativesError as error:
+                codes.append(error.code)
+        assert set(codes) <= {"same", "DAMAGED_FILE"}
+        assert codes.count("DAMAGED_FILE") > 75
         path.write_bytes(sound)
     assert np.array_equal(Negatives.open(folder, store).of("set1"), table)
     record = json.loads((folder / "negatives.json").read_bytes())

@@ -1,0 +1,85 @@
+"""Names that become files and folders: refused wherever they come from, before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hbt_ray.data.store.manifest import DatasetInfo, Shard
+from hbt_ray.errors import ConfigError, InputError
+from hbt_ray.evaluate.tasks import Task, open_task
+from hbt_ray.evaluate.tasks.spec import last_part
+from hbt_ray.posthoc.fix import checked_path
+from hbt_ray.run import Run
+from hbt_ray.train.settings import TrainConfig
+from hbt_ray.tune.trial import run_folder
+from hbt_ray.workflow.judging import fix_file, named_run
+
+BAD = [".", "..", "../up", "/root", "a/b", ".hidden", "ż" * 101, "a\nb", " a"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_names_of_runs_are_checked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig.make({"name": name, "store": "s"}, "test")
+    for make in (
+        lambda: named_run(tmp_path, name),
+        lambda: Run(tmp_path).verdict(name),
+        lambda: fix_file(Run(tmp_path / "run"), str(tmp_path), name),
+    ):
+        with pytest.raises(InputError) as caught:
+            make()
+        assert caught.value.code == "INVALID_NAME"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_variant_cannot_make_the_name_of_a_result_too_long(tmp_path: Path) -> None:
+    assert Run(tmp_path).verdict("x" * 150, variant="bf16").parent == tmp_path / "verdicts"
+    with pytest.raises(InputError) as caught:
+        Run(tmp_path).verdict("x" * 150, variant="y" * 60)
+    assert caught.value.code == "INVALID_NAME"
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_names_of_tasks_are_checked(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Task.from_rows(name, [("d", "en", "text")], [("q", "en", "text")], [("q", "d")])
+    assert caught.value.code == "INVALID_NAME"
+
+
+def test_the_name_of_a_task_in_the_working_directory_is_that_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scifact" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "scifact" / "inner")
+    assert [last_part(place) for place in (".", "./", "..", "../inner/.", "s3://b/x/?y=1")] == [
+        "inner", "inner", "scifact", "inner", "x"
+    ]  # fmt: skip
+    for name in (".", ".."):
+        with pytest.raises(InputError):
+            open_task(f"worldfacts,name={name}")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_names_in_manifests_are_checked(name: str) -> None:
+    with pytest.raises(ValidationError):
+        DatasetInfo(name=name, groups=(), shards=())
+    if name != "a/b":
+        with pytest.raises(ValidationError):
+            Shard(file=name, num_items=1, sha256="", checksums="")
+
+
+def test_names_of_fixes_are_checked(tmp_path: Path) -> None:
+    for name in ("x" * 201, "..", ".x"):
+        with pytest.raises(InputError):
+            checked_path(tmp_path / f"{name}.safetensors")
+
+
+def test_values_of_trials_make_short_plain_names(tmp_path: Path) -> None:
+    name = run_folder(tmp_path, {"model.name": "../Ω/żółć" * 40, ".": 1}, "7f3a").name
+    assert len(name.encode()) <= 100
+    assert not name.startswith(".")
+    assert "/" not in name
