@@ -122,14 +122,15 @@ def _digest(column: pa.Array) -> bytes:
             return digest.digest()[:_BYTES]
         kind = np.int64 if pa.types.is_large_string(column.type) else np.int32
         offsets = np.frombuffer(_first(buffers[0], (len(column) + 1) * np.dtype(kind).itemsize), kind)
-        digest.update(offsets.tobytes())
+        # The offsets of a slice begin with 0 once it is written.
+        first, last = int(offsets[0]), int(offsets[-1])
+        digest.update((offsets - offsets[0]).tobytes())
         if pa.types.is_list(column.type):
-            num_values = int(offsets[-1])
-            if not 0 <= num_values <= len(column.values):
-                raise ValueError(f"{num_values:,} values are needed")
-            digest.update(_digest(column.values[:num_values]))  # A slice has the values of the whole.
+            if not 0 <= first <= last <= len(column.values):
+                raise ValueError(f"{last:,} values are needed")
+            digest.update(_digest(column.values.slice(first, last - first)))
         else:
-            digest.update(_first(buffers[1], int(offsets[-1])))
+            digest.update(_first(buffers[1], last)[max(0, first) :])
     except (ValueError, TypeError) as error:
         raise pa.ArrowInvalid(f"a column is cut short ({error})") from None
     return digest.digest()[:_BYTES]
