@@ -100,13 +100,18 @@ class Guarded:
             self._work = self._work or self._make(*self._arguments)
             return self._work(batch)
         except Exception as error:
-            import pyarrow as pa
-
-            return pa.table({_FAILURE: [pickle.dumps(explain(error))]})
+            return failure(error)
 
 
-def guarded_batches(dataset: Any, what: str) -> Iterator[pa.Table]:
-    """The batches of a dataset that went through `Guarded`.
+def failure(error: BaseException) -> pa.Table:
+    """What a task returns in place of its result, for `guarded_batches` to raise."""
+    import pyarrow as pa  # Not at the top: the command line imports this module when a command ends.
+
+    return pa.table({_FAILURE: [pickle.dumps(explain(error))]})
+
+
+def guarded_batches(dataset: Any, what: str, prefetch_batches: int = 1) -> Iterator[pa.Table]:
+    """The batches of a dataset whose tasks return a `failure` where they fail, as `Guarded` does.
 
     Raises:
         HbtError: what a worker raised, or why Ray gave up; `what` names the work.
@@ -114,7 +119,7 @@ def guarded_batches(dataset: Any, what: str) -> Iterator[pa.Table]:
     import ray
 
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_batches):
             if _FAILURE in batch.column_names:
                 raise next(pickle.loads(each) for each in batch[_FAILURE].to_pylist() if each is not None)
             yield batch

@@ -185,7 +185,7 @@ def test_a_task_whose_process_dies_is_not_repeated_for_ever(tmp_path: Path, monk
     origin = Deadly(store.location, PlanConfig(batch_size=24), how, 0, 1)
     with pytest.raises(HbtError) as caught:
         list(stream(origin, 0, 6, StreamConfig(rows_per_task=24)))
-    assert caught.value.code == "TASK_LOST"
+    assert caught.value.code == "WORKER_DIED"
 
 
 class Deadly(Origin):

@@ -21,6 +21,7 @@ from hbt_ray.console import Screen
 from hbt_ray.data.store.folder import Folder, recording
 from hbt_ray.data.store.location import child, name
 from hbt_ray.errors import DamagedFile, HbtError, StoreError
+from hbt_ray.ray_errors import explain
 from hbt_ray.storage import file_sha256, parse_checked_json, storage_error, with_checksum
 
 logger = logging.getLogger(__name__)
@@ -65,14 +66,7 @@ def on_ray(tasks: list[Task]) -> Iterator[Result]:
                     raise outcome
                 yield outcome
     except ray.exceptions.RayError as error:
-        if full := storage_error(error):
-            raise full from error
-        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise StoreError(
-            f"the cluster could not finish a task of the store ({reason}); what is done stays, and the same command "
-            "goes on from there",
-            code="TASK_LOST",
-        ) from error
+        raise explain(error, "a task of the store") from error
 
 
 def _attempt(task: Task) -> Result | HbtError:

@@ -36,6 +36,7 @@ from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.stream.meter import Meter
 from hbt_ray.data.stream.view import View
 from hbt_ray.errors import HbtError
+from hbt_ray.ray_errors import failure, guarded_batches
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
 _MAX_LEGS = 1_000
@@ -133,8 +134,12 @@ class _Legs(Datasource):  # type: ignore[misc]  # Ray is not typed
 
 def _read(reference: Any, leg: range) -> Iterator[pa.Table]:
     """What a task does."""
-    loader, origin = _open(reference)
-    yield pack(loader.leg(leg, origin.rank, origin.world_size))
+    try:
+        loader, origin = _open(reference)
+        block = pack(loader.leg(leg, origin.rank, origin.world_size))
+    except Exception as error:
+        block = failure(error)
+    yield block
 
 
 def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterator[LocalBatch]:
@@ -151,27 +156,8 @@ def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterato
     options.resource_limits = ray.data.ExecutionResources(object_store_memory=config.prefetch_mib * 2**20)
     dataset.context.enable_progress_bars = False
     blocks = -(-config.prefetch_steps // len(max(legs, key=len)))
-    try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=blocks):
-            yield from unpack(table)
-    except ray.exceptions.RayError as error:
-        raise _named(error) from error
-
-
-def _named(error: BaseException) -> HbtError:
-    """The error of a task as the task raised it."""
-    current: BaseException | None = error
-    while current is not None:
-        cause = getattr(current, "cause", None)
-        if isinstance(cause, HbtError):
-            return cause
-        current = cause or current.__cause__
-    reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-    return HbtError(
-        f"a task that prepares batches was lost {_MAX_RETRIES + 1} times ({reason}). Look at the memory of the nodes "
-        "and at the logs of Ray; the same command goes on from the last checkpoint",
-        code="TASK_LOST",
-    )
+    for table in guarded_batches(dataset, "preparing batches", prefetch_batches=blocks):
+        yield from unpack(table)
 
 
 _opened: dict[str, tuple[Loader, Origin]] = {}
