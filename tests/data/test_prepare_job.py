@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -219,9 +221,16 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_a_store_that_another_command_makes_is_left_alone(tmp_path: Path) -> None:
     config = recipe(tmp_path)
-    with exclusive(tmp_path / "store" / WORK, "hbt prepare"), pytest.raises(LockedError):
-        prepare(config)
+    with exclusive(tmp_path / "store" / WORK, "hbt prepare"):
+        command = "import sys; from tests.data.test_prepare_job import refused; refused(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", command, str(tmp_path)], check=True, timeout=120)
     assert prepare(config).num_kept
+
+
+def refused(folder: str) -> None:
+    """What the second command meets."""
+    with pytest.raises(LockedError):
+        prepare(recipe(Path(folder)))
 
 
 def half_made(config: StoreConfig) -> Path:
