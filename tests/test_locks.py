@@ -92,7 +92,7 @@ def _mine(world: Path) -> Any:
 
 
 def _index(world: Path) -> Any:
-    return build_index(ENCODER, SimpleNamespace(num_rows=0), world / "runs" / "x", IndexConfig(), SCREEN)  # type: ignore[arg-type]
+    return build_index(ENCODER, SimpleNamespace(num_rows=0), world / "runs" / "index", IndexConfig(), SCREEN)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def _index(world: Path) -> Any:
         (_evaluate_words, "x/verdicts/worldfacts"),
         (_fit, "x.safetensors"),
         (_mine, "x"),
-        (_index, "x"),
+        (_index, "index"),
     ],
 )
 def test_the_second_command_is_refused_and_changes_nothing(
