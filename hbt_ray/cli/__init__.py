@@ -7,13 +7,7 @@ environment is wrong, 130 Ctrl-C (143 SIGTERM, 129 SIGHUP), 141 the reader of th
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from hbt_ray.cli.commands import app
-
-__all__ = ["app", "main"]
+from typing import NoReturn
 
 
 def main() -> NoReturn:
@@ -25,9 +19,3 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # While modules are imported, or a second time while the command ends.
         code = 130
     sys.exit(code)
-
-
-def __getattr__(name: str) -> Any:
-    if name != "app":
-        raise AttributeError(f"module 'hbt_ray.cli' has no attribute {name!r}")
-    return import_module("hbt_ray.cli.commands").app

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hbt_ray.cli import app
+from hbt_ray.cli.commands import app
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
