@@ -82,6 +82,7 @@ def mine(
     from hbt_ray.console import Screen
     from hbt_ray.data.store.location import is_uri
     from hbt_ray.data.store.store import Store
+    from hbt_ray.evaluate.encode.encoder import fetch_model
     from hbt_ray.evaluate.mining.candidates import MineConfig
     from hbt_ray.evaluate.mining.mining import free_folder, languages_to_mine
     from hbt_ray.session import session
@@ -113,6 +114,9 @@ def mine(
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
     languages_to_mine(opened.manifest, settings)  # What is wrong shows before a cluster starts.
+    fetch_model(encoder.model)
+    if rescorer:
+        fetch_model(rescorer.model, "cross-encoder")
     with session():
         made = mine_store(opened, encoder, settings, folder, name=run.name, rescorer=rescorer, screen=screen)
     examples = [example._asdict() for example in made.examples]

@@ -50,6 +50,7 @@ def build(
 ) -> None:
     """Encode documents and save them with an index."""
     from hbt_ray.console import Screen
+    from hbt_ray.evaluate.encode.encoder import fetch_model
     from hbt_ray.evaluate.search.approximate import IndexConfig
     from hbt_ray.evaluate.search.documents import read_documents
     from hbt_ray.evaluate.tasks import Task, open_task
@@ -79,6 +80,7 @@ def build(
         gpu=gpu,
     )
     settings = IndexConfig.make({"factory": factory, "parameters": parameters}, "the command line")
+    fetch_model(encoder.model)
     with session():
         made = build_index(encoder, table, index, settings, screen)
     screen.say(f'`hbt search {index} "a question"` asks it')

@@ -63,6 +63,7 @@ def posthoc(
     """Fit a fix that takes the language out of a model's vectors, without training; `evaluate --posthoc` uses it."""
     from hbt_ray.console import Screen
     from hbt_ray.data.store.store import Store
+    from hbt_ray.evaluate.encode.encoder import fetch_model
     from hbt_ray.posthoc import make_method
     from hbt_ray.posthoc.fix import checked_path
     from hbt_ray.session import session
@@ -92,6 +93,7 @@ def posthoc(
         gpu=gpu,
         precision=precision,
     )
+    fetch_model(encoder.model)
     with session():
         fix = fit_fix(opened, encoder, settings, path, run.vectors, screen)
     screen.say(f"`hbt evaluate {model} --posthoc {out or fix.name}` judges the model with it")
@@ -143,6 +145,7 @@ def evaluate(
 ) -> None:
     """Judge an encoder or BM25: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
+    from hbt_ray.evaluate.encode.encoder import fetch_model
     from hbt_ray.evaluate.search.search import SearchConfig
     from hbt_ray.posthoc import Fix
     from hbt_ray.session import session
@@ -172,6 +175,7 @@ def evaluate(
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
     fix = Fix.load(fix_file(run, model, posthoc)) if posthoc else None
     how = SearchConfig.make({}, "--search", search or ())
+    fetch_model(settings.model)
     with session():
         base = settings.model_copy(update={"model": str(run.base)})
         baseline = judge(run, base, tasks, screen, of_base=True, search=how, trec_depth=trec_depth) if untrained else []

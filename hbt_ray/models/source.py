@@ -19,6 +19,15 @@ def locate(name: str) -> Path:
     Raises:
         ModelError: there is no such folder, or the hub does not know the name or cannot be reached.
     """
+    return local_folder(name) or _fetched(name)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a local model; None for a name that only the hub can know. Asks nobody.
+
+    Raises:
+        ModelError: there is no such folder, and the name cannot be one of the hub.
+    """
     folder = Path(name)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
@@ -33,7 +42,7 @@ def locate(name: str) -> Path:
             f"model {name!r}: no such folder; give a model's folder or its name on the Hugging Face hub",
             code="MODEL_NOT_FOUND",
         )
-    return _fetched(name)
+    return None
 
 
 def _fetched(name: str) -> Path:

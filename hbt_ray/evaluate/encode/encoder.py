@@ -18,7 +18,7 @@ from hbt_ray.heap import keep_freed_memory
 from hbt_ray.models.files import Kind, check_files
 from hbt_ray.models.inspection import check_length
 from hbt_ray.models.loading import load
-from hbt_ray.models.source import locate
+from hbt_ray.models.source import local_folder, locate
 
 _NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
 """What may lie in a model's folder, and change, while its vectors stay the same."""
@@ -130,13 +130,23 @@ class Encoder:
 
 
 def model_folder(model: str, kind: Kind = "encoder") -> Path | None:
-    """The folder of a local model, or None for a hub name, which is fetched. Its files are checked, not loaded.
+    """The folder of a local model, whose files are checked and not loaded; None for a hub name, which is not fetched.
+
+    Raises:
+        ModelError: see `local_folder` and `check_files`.
+    """
+    if folder := local_folder(model):
+        check_files(folder, kind)
+    return folder
+
+
+def fetch_model(model: str, kind: Kind = "encoder") -> None:
+    """Fetch a model of the hub, and check its files. To be called last before a cluster starts, as it may take long.
 
     Raises:
         ModelError: see `locate` and `check_files`.
     """
     check_files(locate(model), kind)
-    return Path(model) if Path(model).exists() else None
 
 
 def _fingerprint(model: Any) -> str:
