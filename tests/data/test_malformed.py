@@ -631,7 +631,7 @@ KEYS = st.sampled_from([*GOOD, "origin", "query", "anchor", "pos", "positive_pas
                         "answers"])  # fmt: skip
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(rows=st.lists(st.dictionaries(KEYS, VALUES, min_size=3), min_size=1, max_size=8), named=st.booleans())
 def test_random_values_as_rows(rows: list[dict[str, Any]], named: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -644,7 +644,7 @@ def test_random_values_as_rows(rows: list[dict[str, Any]], named: bool) -> None:
 CELLS = st.lists(st.sampled_from(["q", "d", "Q0", "1", "0", "-1", "nan", "x\0", "\u2028"]), max_size=5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(lines=st.lists(CELLS.map("\t".join), max_size=6), kind=st.sampled_from(list(JUDGED)))
 def test_random_cells_as_judgements_and_texts(lines: list[str], kind: str) -> None:
     judged, corpus, questions = JUDGED[kind]

@@ -247,7 +247,7 @@ def test_whole_folders_are_read_also_in_parts_and_by_links(transformer: Path, se
         Encoder(EncoderConfig(model=str(folder)))
 
 
-@pytest.mark.parametrize("what", ["modules.json", "missing", "a\0b", "x" * 5_000, "~", "a/b/c"])
+@pytest.mark.parametrize("what", ["modules.json", "missing", "x" * 5_000, "~", "a/b/c"])
 def test_what_is_no_folder_is_refused(what: str, sentence: Path) -> None:
     name = str(sentence / what) if what == "modules.json" else what if "/" in what or what == "~" else f"/{what}"
     for read in (lambda: build(there(Path(name))), lambda: Encoder(EncoderConfig(model=name))):

@@ -262,7 +262,7 @@ def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:
     config = small_run(world, "name=thesis")
     config.run.root.mkdir(parents=True)
     (config.run.root / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="left alone"):
+    with pytest.raises(ConfigError, match="not a run"):
         open_run(config)
     assert [path.name for path in config.run.root.iterdir()] == ["thesis.tex"]
 

@@ -179,10 +179,12 @@ class Reader:
                 )
                 return
         uses = {**form.uses, "language": "language", "question": "sentence", "passage": "sentence"}
+        # Parquet has a null for each language that a row lacks.
+        pairs = [(language, sentence) for language, sentence in pairs if sentence is not None]
+        if not pairs:
+            yield BadRow(record.where, "column 'translation' holds no sentence")
         for language, sentence in pairs:
-            if sentence is not None:  # Parquet has a null for each language that a row lacks.
-                values = {**record.values, "language": language, "sentence": sentence}
-                yield self._row(record, Form(uses), values)
+            yield self._row(record, Form(uses), {**record.values, "language": language, "sentence": sentence})
 
 
 def _complete(form: Form, names: tuple[str, ...]) -> Form:
