@@ -95,7 +95,12 @@ def local_cluster() -> Iterator[LocalCluster]:
 def _start(cluster: LocalCluster, *options: str) -> None:
     # Every node has a cache of its own, as on machines of their own.
     cache = next(option for option in options if option.startswith("--temp-dir=")).removeprefix("--temp-dir=")
-    environment = cluster.nodes | {"RAY_metrics_report_interval_ms": "1000", "XDG_CACHE_HOME": f"{cache}/cache"}
+    environment = cluster.nodes | {
+        "RAY_metrics_report_interval_ms": "1000",
+        "XDG_CACHE_HOME": f"{cache}/cache",
+        # The autoscaler's default port belongs to whichever cluster of this machine came first.
+        "AUTOSCALER_METRIC_PORT": str(_free_ports(1)[0]),
+    }
     ray = str(Path(sys.executable).parent / "ray")
     with (cluster.folder / "start.log").open("ab") as log:
         command = [ray, "start", *options, "--object-store-memory=200000000"]
