@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from hbt_ray.errors import Interrupted
-from tests.worlds import WORDS
+from tests.worlds import write_colours
 
 pytestmark = pytest.mark.soak
 
@@ -188,26 +188,12 @@ def assert_no_process_is_left(mark: str) -> None:
         time.sleep(0.5)
 
 
-def write_rows(path: Path, numbers: range) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for number in numbers:
-            for language, (ask, say, noun) in WORDS.items():
-                row = {
-                    "item_id": f"i{number}",
-                    "language": language,
-                    "question": f"{ask} {noun} {number}?",
-                    "passage": f"{say} {noun} {number // 2} {noun}",
-                    "passage_id": f"p{number // 2}",
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def write_inputs(folder: Path) -> None:
     folder.mkdir()
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
-    write_rows(folder / "colours.jsonl", range(60))
-    write_rows(folder / "dev.jsonl", range(100, 130))
+    write_colours(folder / "colours.jsonl", range(60))
+    write_colours(folder / "dev.jsonl", range(100, 130))
     documents = [{"doc_id": f"d{n}", "language": "en", "text": f"The colour is thing {n}"} for n in range(40)]
     (folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
     task = folder / "task"

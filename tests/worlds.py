@@ -25,8 +25,16 @@ def small_store(path: Path, num_items: int = 60) -> Path:
     """Items in three languages; two of a pair share their passage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = path.with_suffix(".jsonl")
-    with table.open("w", encoding="utf-8") as file:
-        for number in range(num_items):
+    write_colours(table, range(num_items))
+    source = {"kind": "table", "name": "colours", "path": str(table), "columns": {"passage_id": "passage_id"}}
+    prepare(StoreConfig.make({"path": str(path), "sources": [source]}, "test"))
+    return path
+
+
+def write_colours(path: Path, numbers: range) -> None:
+    """JSON lines of items in three languages; two of a pair share their passage."""
+    with path.open("w", encoding="utf-8") as file:
+        for number in numbers:
             for language in LANGUAGES:
                 ask, say, noun = WORDS[language]
                 row = {
@@ -37,9 +45,6 @@ def small_store(path: Path, num_items: int = 60) -> Path:
                     "passage_id": f"p{number // 2}",
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    source = {"kind": "table", "name": "colours", "path": str(table), "columns": {"passage_id": "passage_id"}}
-    prepare(StoreConfig.make({"path": str(path), "sources": [source]}, "test"))
-    return path
 
 
 def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
