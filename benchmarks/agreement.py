@@ -24,10 +24,10 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator, TranslationEvaluator
 
-from hbt_ray.evaluate.measures.measures import parse
-from hbt_ray.evaluate.tasks import Bitext, Suite, Task
-from hbt_ray.evaluate.verdict.verdict import MONOLINGUAL, MULTILINGUAL, Verdict
-from hbt_ray.run import Run
+from hbt_ray.retrieval.measures import parse
+from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.retrieval.tasks import Bitext, Suite, Task
+from hbt_ray.run_dir import Run
 
 THEIRS = {"AP": "map_at_k", "nDCG": "ndcg_at_k", "R": "precision_recall_at_k", "RR": "mrr_at_k"}
 WORDS = {"AP": "map", "nDCG": "ndcg", "R": "recall", "RR": "mrr"}

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.evaluate.tasks import Task, open_task
-from hbt_ray.evaluate.verdict.verdict import Verdict
-from hbt_ray.run import Run
+from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.tasks import Task, open_task
+from hbt_ray.run_dir import Run
 
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10"}
 TAGS = {

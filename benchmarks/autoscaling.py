@@ -61,7 +61,7 @@ def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[st
 
     from hbt_ray.console import Screen
     from hbt_ray.data.prepare import StoreConfig
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
     from hbt_ray.workflow.data import make_store
     from hbt_ray.workflow.training import train_run
 
@@ -88,7 +88,7 @@ def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[st
 
 
 def _config_of(folder: Path, options: argparse.Namespace) -> Any:
-    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.config import TrainConfig
 
     values = {
         "name": "grown",

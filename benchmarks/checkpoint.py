@@ -35,8 +35,8 @@ from rich.table import Table
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.directory import Shelf
 
 PEER, AT_ONCE, OURS = "Trainer's way", "hbt_ray at once", "hbt_ray"
 ROWS, TOKENS, STEPS_BEFORE = 8, 16, 5
@@ -63,7 +63,7 @@ class Training:
 
 
 class Writer:
-    """The thread that Ray Train writes checkpoints in, and what ours does there (`hbt_ray.train.keeper`)."""
+    """The thread in which Ray Train writes checkpoints, and what `hbt_ray.train.checkpoint.manager` does there."""
 
     def __init__(self, root: Path) -> None:
         self._shelf, self._thread = Shelf(root), ThreadPoolExecutor(1)

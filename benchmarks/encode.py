@@ -60,15 +60,15 @@ def some_texts(num: int) -> list[str]:
 
 
 def passages(task: str, num: int) -> list[str]:
-    from hbt_ray.evaluate.tasks import open_task
+    from hbt_ray.retrieval.tasks import open_task
 
     texts: list[str] = open_task(task).documents["text"].to_pylist()
     return [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:num]]
 
 
 def build_model(folder: Path, texts: list[str]) -> str:
-    from hbt_ray.train.model.config import ModelConfig
-    from hbt_ray.train.model.encoder import build
+    from hbt_ray.model.build import build
+    from hbt_ray.model.config import ModelConfig
 
     config = ModelConfig(layers=12, width=384, heads=12, vocabulary=8_000, max_passage_length=256)
     build(config, texts).save_pretrained(str(folder))
@@ -76,9 +76,9 @@ def build_model(folder: Path, texts: list[str]) -> str:
 
 
 def measure(model: str, texts: list[str], batch: int, rounds: int, folder: Path) -> dict[str, float]:
-    from hbt_ray.evaluate.encode.encode import encode
-    from hbt_ray.evaluate.encode.encoder import EncoderConfig
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.encode import encode
+    from hbt_ray.retrieval.encoder import EncoderConfig
 
     config = EncoderConfig(model=model, batch_size=batch)
     times: dict[str, list[float]] = {PEER: [], OURS: [], KEPT: []}

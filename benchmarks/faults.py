@@ -30,8 +30,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.train.probe import Probe
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.train.worker.hooks import Probe
 
 OURS, SLOW, PEER = "hbt_ray", "hbt_ray, looking every 2 s", "plain Ray Train"
 PHASES = ("known", "gone", "new workers", "first batch", "first step")
@@ -121,7 +121,7 @@ def make_store(path: Path) -> None:
 
 
 def make_config(folder: Path, name: str, steps: int, every: int) -> Any:
-    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.config import TrainConfig
 
     lengths = {"max_question_length": 16, "max_passage_length": 16}
     values = {
@@ -151,14 +151,14 @@ def grid() -> tuple[tuple[int, int, str], ...]:
 
 def run_side(options: argparse.Namespace) -> None:
     """One run in this process, in a Ray session of its own; its figures go to standard output."""
-    from hbt_ray.session import configure
+    from hbt_ray.ray_session import configure
 
     if options.side in (PEER, SLOW):
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "2"  # Ray's default.
     configure(local=True)
     import ray
 
-    from hbt_ray.train.trainer import fit
+    from hbt_ray.train.driver.trainer import fit
 
     name = options.side.replace(" ", "-").replace(",", "")
     marks = options.folder / f"marks-{name}"
@@ -185,7 +185,7 @@ def fit_plainly(config: Any, trace: Trace) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from hbt_ray.train.trainer import open_run
+    from hbt_ray.train.driver.trainer import open_run
 
     open_run(config)  # Writes the untrained encoder.
     TorchTrainer(
@@ -206,11 +206,11 @@ def train_plainly(settings: dict[str, Any]) -> None:
     from hbt_ray.data.plan.plan import Plan
     from hbt_ray.data.store.store import read_manifest
     from hbt_ray.data.stream.stream import Origin, stream
-    from hbt_ray.models.loading import load
-    from hbt_ray.train.engine.learner import Learner
+    from hbt_ray.model.build import tokenising
+    from hbt_ray.model.loading import load
+    from hbt_ray.train.config import TrainConfig
     from hbt_ray.train.loss.objective import Objective
-    from hbt_ray.train.model.encoder import tokenising
-    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.step.train_step import Learner
 
     config, trace = TrainConfig.model_validate(settings["config"]), settings["trace"]
     context = ray.train.get_context()

@@ -23,9 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.manifest import DatasetInfo, Group, Manifest
 
 LANGUAGES = tuple(a + b for a in "abcdefghij" for b in "abcdefghij")
 NUM_DATASETS, ITEMS_OF_A_DATASET, BATCH, RANKS = 50, 20_000_000, 32_768, 4_096

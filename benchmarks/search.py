@@ -81,8 +81,8 @@ def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> di
     """Median seconds of rounds, in turn."""
     import faiss
 
-    from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 
     ids = [f"{number:09d}" for number in range(len(documents))]
     languages = ["en"] * len(documents)
@@ -108,8 +108,8 @@ def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> di
 
 
 def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int) -> list[dict[str, Any]]:
-    from hbt_ray.evaluate.search.approximate import IndexConfig
-    from hbt_ray.evaluate.search.shard import Shard
+    from hbt_ray.retrieval.search.faiss_index import IndexConfig
+    from hbt_ray.retrieval.search.shard import Shard
 
     orders = np.arange(len(documents))
     rows: list[dict[str, Any]] = []

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.manifest import DatasetInfo, Group, Manifest
 
 RUN_LENGTHS, SEEDS = (1, 16, 64), range(16)
 

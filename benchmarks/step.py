@@ -33,8 +33,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.tokenise import Tokens
 
 SHAPES = {
     "tiny": {"layers": 2, "width": 64, "heads": 2},
@@ -130,11 +130,11 @@ def build_encoder(options: argparse.Namespace) -> Any:
 def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch], float]:
     import torch
 
-    from hbt_ray.train.engine import tower
-    from hbt_ray.train.engine.learner import Learner
-    from hbt_ray.train.engine.optimiser import OptimiserConfig
     from hbt_ray.train.loss.config import LossConfig
     from hbt_ray.train.loss.objective import Objective
+    from hbt_ray.train.step import grad_cache as tower
+    from hbt_ray.train.step.optimizer import OptimiserConfig
+    from hbt_ray.train.step.train_step import Learner
 
     if options.side in (COPY, KEPT):
         tower.cut = lambda lengths, chunk_rows, _: [
@@ -161,7 +161,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch
     import torch
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from hbt_ray.train.engine.chunks import features
+    from hbt_ray.model.features import features
 
     loss = CachedMultipleNegativesRankingLoss(encoder, scale=20.0, mini_batch_size=options.chunk)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-5, weight_decay=0.01, fused=True)

@@ -37,13 +37,13 @@ from rich.console import Console
 from rich.table import Table
 from stream_peers import CORES, ray_mix, sentence_transformers_loader, tables, torch_loader
 
-from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
-from hbt_ray.session import session
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.ray_session import session
 
 BATCH, STEP_SECONDS, STALL_STEPS, WARM_STEPS = 256, 0.05, 100, 100
 OURS = "hbt_ray stream"

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.local import Loader, LocalBatch
+from hbt_ray.data.stream.loader import Loader, LocalBatch
 from hbt_ray.data.stream.stream import Origin
-from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.data.stream.tokenise import tokenise
 
 CORES = os.cpu_count() or 1
 

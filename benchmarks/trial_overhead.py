@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.session import session
+from hbt_ray.ray_session import session
 
 MODEL = {"layers": 1, "width": 64, "heads": 2, "vocabulary": 2_000}
 LANGUAGES = ["de", "en", "zh"]
@@ -61,7 +61,7 @@ def stores(folder: Path) -> None:
 
 
 def config(folder: Path, options: argparse.Namespace, name: str) -> Any:
-    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.train.config import TrainConfig
 
     values = {
         "name": name,
@@ -79,10 +79,10 @@ def config(folder: Path, options: argparse.Namespace, name: str) -> Any:
 
 def ours(place: Path, folder: Path, options: argparse.Namespace) -> float:
     """Seconds of all trials' steps."""
-    from hbt_ray.tune.board import run_of
+    from hbt_ray.tune.config import TuneConfig
     from hbt_ray.tune.search import Search
-    from hbt_ray.tune.settings import TuneConfig
     from hbt_ray.tune.space import Space
+    from hbt_ray.tune.state import run_of
 
     space = Space({"plan.alpha": [round(0.1 * (1 + number), 1) for number in range(options.trials)]})
     search = Search(space, "benchmark", config(folder, options, place.name), TuneConfig())
@@ -135,7 +135,7 @@ def sample(folder: Path) -> list[tuple[str, str]]:
 
 def build_base(folder: Path, base: Path, options: argparse.Namespace) -> None:
     from hbt_ray.data.store.store import Store
-    from hbt_ray.train.model.encoder import build
+    from hbt_ray.model.build import build
 
     texts = Store(folder / "store").sample_texts(tuple(LANGUAGES))
     build(config(folder, options, "base").model, texts).save_pretrained(str(base), create_model_card=False)

@@ -86,10 +86,10 @@ def by_script(
 def by_us(
     asked: np.ndarray, found: np.ndarray, answers: np.ndarray, questions: int, sentences: int
 ) -> tuple[dict[str, float], float]:
-    from hbt_ray.evaluate.judge.judge import judge
-    from hbt_ray.evaluate.search.search import ShardedIndex
-    from hbt_ray.evaluate.tasks import Task
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.scoring.scorecard import judge
+    from hbt_ray.retrieval.search.sharded_index import ShardedIndex
+    from hbt_ray.retrieval.tasks import Task
 
     documents = [(f"{tag}_{n}", tag, f"sentence {n}") for tag in LANGUAGES for n in range(sentences)]
     queries = [(f"{tag}_q{n}", tag, f"question {n}") for tag in LANGUAGES for n in range(questions)]

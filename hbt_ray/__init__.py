@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hbt_ray.data.index.negatives import Negatives
+    from hbt_ray.data.plan.config import PlanConfig
     from hbt_ray.data.plan.plan import Batch, Plan
-    from hbt_ray.data.plan.policy import PlanConfig
     from hbt_ray.data.prepare import StoreConfig, prepare
-    from hbt_ray.data.store.negatives import Negatives
     from hbt_ray.data.store.store import Store
-    from hbt_ray.evaluate.encode.encoder import EncoderConfig
-    from hbt_ray.evaluate.mining.candidates import MineConfig
-    from hbt_ray.evaluate.mining.mining import mine
-    from hbt_ray.evaluate.tasks import Task, open_task
-    from hbt_ray.evaluate.verdict.verdict import Verdict
+    from hbt_ray.retrieval.encoder import EncoderConfig
+    from hbt_ray.retrieval.mining.candidates import MineConfig
+    from hbt_ray.retrieval.mining.mining import mine
+    from hbt_ray.retrieval.result import Verdict
+    from hbt_ray.retrieval.tasks import Task, open_task
+    from hbt_ray.train.config import TrainConfig
+    from hbt_ray.train.driver.trainer import fit
     from hbt_ray.train.loss.info_nce import info_nce
-    from hbt_ray.train.settings import TrainConfig
-    from hbt_ray.train.trainer import fit
 
 _HOMES = {
     "Batch": "data.plan.plan",
-    "EncoderConfig": "evaluate.encode.encoder",
-    "MineConfig": "evaluate.mining.candidates",
+    "EncoderConfig": "retrieval.encoder",
+    "MineConfig": "retrieval.mining.candidates",
     "Negatives": "data.store.negatives",
     "Plan": "data.plan.plan",
-    "PlanConfig": "data.plan.policy",
+    "PlanConfig": "data.plan.config",
     "Store": "data.store.store",
     "StoreConfig": "data.prepare",
-    "Task": "evaluate.tasks",
-    "TrainConfig": "train.settings",
-    "Verdict": "evaluate.verdict.verdict",
-    "fit": "train.trainer",
+    "Task": "retrieval.tasks",
+    "TrainConfig": "train.config",
+    "Verdict": "retrieval.result",
+    "fit": "train.driver.trainer",
     "info_nce": "train.loss.info_nce",
-    "mine": "evaluate.mining.mining",
-    "open_task": "evaluate.tasks",
+    "mine": "retrieval.mining.mining",
+    "open_task": "retrieval.tasks",
     "prepare": "data.prepare",
 }
 

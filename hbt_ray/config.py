@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from hbt_ray.errors import ConfigError, redact
-from hbt_ray.languages import normalise
+from hbt_ray.languages.tags import normalise
 from hbt_ray.strict_yaml import MAX_DEPTH, parse_yaml, read_yaml
 
 _T = TypeVar("_T")

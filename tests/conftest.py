@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.session import configure
+from hbt_ray.ray_session import configure
 
 # Read by Ray when it is imported, so before any test module imports it.
 configure(local=True)
@@ -43,8 +43,8 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture
 def encode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encodes in this process, for tests of what is done with vectors: an actor is ten seconds of imports."""
-    from hbt_ray.evaluate.encode import encode
-    from hbt_ray.evaluate.encode.encoder import Encoder
+    from hbt_ray.retrieval import encode
+    from hbt_ray.retrieval.encoder import Encoder
 
     monkeypatch.setattr(encode, "_batches", lambda config, sets: map(Encoder(config), encode._blocks(config, sets)))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hbt_ray.session import configure
+from hbt_ray.ray_session import configure
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hbt_ray.data.store.store import Store
-from hbt_ray.train.model.encoder import build
+from hbt_ray.model.build import build
 from tests.worlds import LANGUAGES, small_run, small_store
 
 

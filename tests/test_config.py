@@ -14,8 +14,8 @@ from hbt_ray.config import without_secrets
 from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.errors import ConfigError
 from hbt_ray.strict_yaml import read_yaml
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.loss.terms import Lakda
-from hbt_ray.train.settings import TrainConfig
 
 MINIMAL = "name: a\nstore: s\n"
 

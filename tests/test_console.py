@@ -18,7 +18,7 @@ from rich.text import Text
 
 from hbt_ray import console
 from hbt_ray.console import Screen, TrainingProgress, one_line, printable
-from hbt_ray.train.engine.loop import Outcome
+from hbt_ray.train.step.loop import Outcome
 
 
 def outcome(step: int, kind: str) -> Outcome:

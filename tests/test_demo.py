@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.evaluate.verdict.verdict import Verdict
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.retrieval.result import Verdict
 
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray import families
-from hbt_ray.families import UNKNOWN, Family, family
-from hbt_ray.languages import normalise
+from hbt_ray.languages import families
+from hbt_ray.languages.families import UNKNOWN, Family, family
+from hbt_ray.languages.tags import normalise
 
 XQUAD_R = "ar de el en es hi ru th tr vi zh"
 MLQA_R = "ar de en es hi vi zh"

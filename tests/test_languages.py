@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.languages import normalise
+from hbt_ray.languages.tags import normalise
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hbt_ray.data.store.manifest import DatasetInfo, Shard
+from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.errors import ConfigError, InputError
-from hbt_ray.evaluate.tasks import Task, open_task
-from hbt_ray.evaluate.tasks.spec import last_part
-from hbt_ray.posthoc.fix import checked_path
-from hbt_ray.run import Run
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.retrieval.tasks import Task, open_task
+from hbt_ray.retrieval.tasks.config import last_part
+from hbt_ray.retrieval.transforms.transform import checked_path
+from hbt_ray.run_dir import Run
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.trial import run_folder
 from hbt_ray.workflow.judging import fix_file, named_run
 

@@ -17,7 +17,7 @@ import ray.exceptions
 from hbt_ray.cli import process
 from hbt_ray.doctor.looking import _listening_sockets
 from hbt_ray.errors import ConfigError, Interrupted
-from hbt_ray.session import _FOLDER_PREFIX
+from hbt_ray.ray_session import _FOLDER_PREFIX
 from tests.job.cluster import processes_of
 from tests.worlds import small_run, small_store
 

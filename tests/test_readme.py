@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.evaluate.tasks import Suite
+from hbt_ray.retrieval.tasks import Suite
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from hbt_ray import session as sessions
+from hbt_ray import ray_session as sessions
 from hbt_ray.errors import ResourceError
-from hbt_ray.session import session
+from hbt_ray.ray_session import session
 
 MISMATCH = """Version mismatch: The cluster was started with:
     Ray: 2.60.0
@@ -165,7 +165,7 @@ def test_a_submitted_job_keeps_its_working_directory(monkeypatch: pytest.MonkeyP
 
 def test_ignored_signals_stay_ignored() -> None:
     script = (
-        "import signal; from hbt_ray.session import catch_termination\n"
+        "import signal; from hbt_ray.ray_session import catch_termination\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN); catch_termination()\n"
         "print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, callable(signal.getsignal(signal.SIGTERM)))"
     )

@@ -12,8 +12,8 @@ from statistics import fmean
 import pytest
 
 from hbt_ray.data.prepare import StoreConfig
-from hbt_ray.evaluate.tasks import Suite
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.retrieval.tasks import Suite
+from hbt_ray.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "benchmarks" / "study"

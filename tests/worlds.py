@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.index.manifest import Manifest
+from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
+from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.prepare import StoreConfig, prepare
-from hbt_ray.data.store.manifest import Manifest
-from hbt_ray.data.store.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.config import TrainConfig
 
 LANGUAGES = ("ar", "de", "en")
 WORDS = {

@@ -1,7 +1,7 @@
 """What does a language family gain from the others, if it is never trained on?
 
 For each family of the store a pair of runs, with its languages and without them, both measured on questions and
-passages in these languages and in English. The families are those of `hbt_ray.families`.
+passages in these languages and in English. The families are those of `hbt_ray.languages.families`.
 
 Costs two runs a family.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import ConfigError
-from hbt_ray.families import family
+from hbt_ray.languages.families import family
 from hbt_ray.tune import Space
 
 FAMILIES = ["Indo-European", "Afro-Asiatic", "Turkic", "Sino-Tibetan", "Austro-Asiatic", "Kra-Dai"]

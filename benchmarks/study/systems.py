@@ -10,10 +10,10 @@ from pathlib import Path
 
 from scipy import stats
 
-from hbt_ray.estimate import CONFIDENCE, Estimate
-from hbt_ray.evaluate.compare.seeds import averaged
-from hbt_ray.evaluate.significance.significance import Difference, compare_systems
-from hbt_ray.evaluate.verdict.evidence import Evidence
+from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.compare.seeds import averaged
+from hbt_ray.retrieval.seed_interval import CONFIDENCE, Estimate
+from hbt_ray.retrieval.significance import Difference, compare_systems
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
 UNSEEN = ("ar", "hi", "th")

@@ -21,12 +21,12 @@ from systems import (
     System,
 )
 
-from hbt_ray.estimate import CONFIDENCE
-from hbt_ray.evaluate.significance.resampling import holm
-from hbt_ray.evaluate.significance.significance import compare_systems
-from hbt_ray.evaluate.verdict.evidence import Evidence
-from hbt_ray.families import family
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.languages.families import family
+from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.resampling import holm
+from hbt_ray.retrieval.seed_interval import CONFIDENCE
+from hbt_ray.retrieval.significance import compare_systems
+from hbt_ray.train.config import TrainConfig
 
 CLAIMS = (
     # (better, worse, by what): the paper's ordering, tables 1 and 2.

@@ -80,12 +80,12 @@ def mine(
 ) -> None:
     """Find hard negatives: passages that a model takes for answers to questions of other items."""
     from hbt_ray.console import Screen
-    from hbt_ray.data.store.location import is_uri
     from hbt_ray.data.store.store import Store
-    from hbt_ray.evaluate.encode.encoder import fetch_model
-    from hbt_ray.evaluate.mining.candidates import MineConfig
-    from hbt_ray.evaluate.mining.mining import free_folder, languages_to_mine
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.encoder import fetch_model
+    from hbt_ray.retrieval.mining.candidates import MineConfig
+    from hbt_ray.retrieval.mining.mining import free_folder, languages_to_mine
+    from hbt_ray.storage.location import is_uri
     from hbt_ray.workflow.data import mine_store
     from hbt_ray.workflow.judging import find_run
 
@@ -132,8 +132,8 @@ def inspect_store(
 ) -> None:
     """Say what a store holds: datasets, languages, sizes, licences."""
     from hbt_ray.console import Screen
-    from hbt_ray.data.store import census
-    from hbt_ray.data.store.picture import write_picture
+    from hbt_ray.data.store import stats as census
+    from hbt_ray.data.store.figure import write_picture
     from hbt_ray.data.store.store import Store, read_manifest
 
     screen = Screen(as_json)

@@ -38,8 +38,8 @@ def doctor(
     from hbt_ray.console import Screen
     from hbt_ray.doctor.examination import examine
     from hbt_ray.doctor.finding import failed
-    from hbt_ray.session import session
-    from hbt_ray.train.settings import TrainConfig
+    from hbt_ray.ray_session import session
+    from hbt_ray.train.config import TrainConfig
 
     if "://" in storage:
         raise ConfigError(f"--storage {storage}: runs and checkpoints need a path that all nodes mount, not a URI")

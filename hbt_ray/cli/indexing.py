@@ -50,11 +50,11 @@ def build(
 ) -> None:
     """Encode documents and save them with an index."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.encode.encoder import fetch_model
-    from hbt_ray.evaluate.search.approximate import IndexConfig
-    from hbt_ray.evaluate.search.documents import read_documents
-    from hbt_ray.evaluate.tasks import Task, open_task
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.encoder import fetch_model
+    from hbt_ray.retrieval.search.documents import read_documents
+    from hbt_ray.retrieval.search.faiss_index import IndexConfig
+    from hbt_ray.retrieval.tasks import Task, open_task
     from hbt_ray.workflow.indexing import build_index
     from hbt_ray.workflow.judging import find_run
 
@@ -100,7 +100,7 @@ def search(
     from rich.table import Table
 
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.search.saved import SavedIndex
+    from hbt_ray.retrieval.search.saved_index import SavedIndex
     from hbt_ray.workflow.indexing import ask_index
 
     screen = Screen(as_json)

@@ -26,9 +26,9 @@ from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.tasks import Bitext, Task
-    from hbt_ray.evaluate.verdict.verdict import Verdict
-    from hbt_ray.run import Run
+    from hbt_ray.retrieval.result import Verdict
+    from hbt_ray.retrieval.tasks import Bitext, Task
+    from hbt_ray.run_dir import Run
 
 
 @app.command()
@@ -63,10 +63,10 @@ def posthoc(
     """Fit a fix that takes the language out of a model's vectors, without training; `evaluate --posthoc` uses it."""
     from hbt_ray.console import Screen
     from hbt_ray.data.store.store import Store
-    from hbt_ray.evaluate.encode.encoder import fetch_model
-    from hbt_ray.posthoc import make_method
-    from hbt_ray.posthoc.fix import checked_path
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.encoder import fetch_model
+    from hbt_ray.retrieval.transforms import make_method
+    from hbt_ray.retrieval.transforms.transform import checked_path
     from hbt_ray.workflow.judging import find_run, fit_fix, fix_file
 
     screen = Screen(as_json)
@@ -145,10 +145,10 @@ def evaluate(
 ) -> None:
     """Judge an encoder or BM25: monolingual, cross-lingual, and in one pool of all languages."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.encode.encoder import fetch_model
-    from hbt_ray.evaluate.search.search import SearchConfig
-    from hbt_ray.posthoc import Fix
-    from hbt_ray.session import session
+    from hbt_ray.ray_session import session
+    from hbt_ray.retrieval.encoder import fetch_model
+    from hbt_ray.retrieval.search.sharded_index import SearchConfig
+    from hbt_ray.retrieval.transforms import Fix
     from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words, named_run
 
     screen = Screen(as_json)
@@ -184,7 +184,7 @@ def evaluate(
 
 
 def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -> list[Task | Bitext]:
-    from hbt_ray.evaluate.tasks import Suite, distinct, open_task
+    from hbt_ray.retrieval.tasks import Suite, distinct, open_task
 
     if not specs and suite is None:
         raise ConfigError("there is nothing to judge on; give --task KIND=PLACE or --suite SUITE.yaml")
@@ -196,7 +196,7 @@ def _tell(
     screen: Screen, run: Run, baseline: Sequence[Verdict], verdicts: Sequence[Verdict], shown: Sequence[Verdict] = ()
 ) -> None:
     """What was found. Where there is no baseline, the table has what is `shown` in its place."""
-    from hbt_ray.evaluate.compare.table import headline_table
+    from hbt_ray.retrieval.compare.table import headline_table
 
     screen.table(headline_table(verdicts, baseline or shown or None))
     screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
@@ -216,8 +216,8 @@ def report(
 ) -> None:
     """Compare judged runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
-    from hbt_ray.evaluate.compare.table import headline_table
-    from hbt_ray.run import Run
+    from hbt_ray.retrieval.compare.table import headline_table
+    from hbt_ray.run_dir import Run
     from hbt_ray.workflow.reporting import judged, make_report
 
     screen = Screen(as_json)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from hbt_ray.evaluate.encode.encoder import EncoderConfig
-    from hbt_ray.evaluate.mining.rescore import RescorerConfig
+    from hbt_ray.retrieval.encoder import EncoderConfig
+    from hbt_ray.retrieval.mining.rescore import RescorerConfig
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")]
@@ -40,7 +40,7 @@ def language_tags(names: str) -> list[str]:
         ConfigError: one is no language.
     """
     from hbt_ray.errors import ConfigError
-    from hbt_ray.languages import normalise
+    from hbt_ray.languages.tags import normalise
 
     try:
         return list(dict.fromkeys(map(normalise, listed(names))))
@@ -50,14 +50,14 @@ def language_tags(names: str) -> list[str]:
 
 def encoder_of(model: str, **options: Any) -> EncoderConfig:
     """How a command runs a model, from the options above."""
-    from hbt_ray.evaluate.encode.encoder import EncoderConfig
+    from hbt_ray.retrieval.encoder import EncoderConfig
 
     return EncoderConfig.make({"model": model, **options}, "the command line")
 
 
 def rescorer_of(model: str, **options: Any) -> RescorerConfig:
-    from hbt_ray.evaluate.encode.encoder import model_folder
-    from hbt_ray.evaluate.mining.rescore import RescorerConfig
+    from hbt_ray.retrieval.encoder import model_folder
+    from hbt_ray.retrieval.mining.rescore import RescorerConfig
 
     model_folder(model, "cross-encoder")  # What is no model shows before a cluster starts.
     return RescorerConfig.make({"model": model, **options}, "the command line")

@@ -14,7 +14,7 @@ from typing import IO, Any, TextIO, TypeGuard
 from hbt_ray import console
 from hbt_ray.console import one_line, printable
 from hbt_ray.errors import HbtError, InputError, Interrupted, StorageError
-from hbt_ray.session import catch_termination, configure_command, received_signal, session_folder
+from hbt_ray.ray_session import catch_termination, configure_command, received_signal, session_folder
 
 _SHOWN_FRAMES = 4
 _BROKEN_PIPE = 128 + signal.SIGPIPE

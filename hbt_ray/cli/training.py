@@ -22,9 +22,9 @@ def train(
 ) -> None:
     """Train an encoder on a store; the same run name continues where it stopped."""
     from hbt_ray.console import Screen
-    from hbt_ray.session import session
-    from hbt_ray.train.settings import TrainConfig
-    from hbt_ray.train.trainer import open_run
+    from hbt_ray.ray_session import session
+    from hbt_ray.train.config import TrainConfig
+    from hbt_ray.train.driver.trainer import open_run
     from hbt_ray.workflow.training import exclusive_run, train_run
 
     screen = Screen(as_json)
@@ -57,7 +57,7 @@ def demo(
     """The whole way on embedded data: prepare, train on two workers, judge, report; some minutes on two cores."""
     from hbt_ray.console import Screen
     from hbt_ray.demo import run_demo
-    from hbt_ray.evaluate.compare.table import headline_table
+    from hbt_ray.retrieval.compare.table import headline_table
 
     screen = Screen(as_json)
     made = run_demo(folder.absolute(), policy, screen, tuple(overrides or ()))

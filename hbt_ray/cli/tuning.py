@@ -32,12 +32,12 @@ def tune(
 ) -> None:
     """Search a space of training configurations; the same command goes on where it stopped."""
     from hbt_ray.console import Screen
-    from hbt_ray.session import session
-    from hbt_ray.train.settings import TrainConfig
-    from hbt_ray.tune.board import run_of
+    from hbt_ray.ray_session import session
+    from hbt_ray.train.config import TrainConfig
+    from hbt_ray.tune.config import TuneConfig
     from hbt_ray.tune.search import Search
-    from hbt_ray.tune.settings import TuneConfig
     from hbt_ray.tune.space import load_space
+    from hbt_ray.tune.state import run_of
     from hbt_ray.workflow.tuning import exclusive_search, run_search
 
     screen = Screen(as_json)

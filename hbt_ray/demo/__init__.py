@@ -15,12 +15,12 @@ import yaml
 
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig
-from hbt_ray.evaluate.encode.encoder import EncoderConfig
-from hbt_ray.evaluate.tasks import open_task
-from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
-from hbt_ray.session import session
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import open_run
+from hbt_ray.ray_session import session
+from hbt_ray.retrieval.encoder import EncoderConfig
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.retrieval.tasks import open_task
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.workflow.data import make_store
 from hbt_ray.workflow.judging import judge
 from hbt_ray.workflow.reporting import make_report

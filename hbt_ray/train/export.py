@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.run import Run
+from hbt_ray.model.lora import merge
+from hbt_ray.model.options import for_weights
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
-from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.model.lora import merge
-from hbt_ray.train.model.options import for_weights
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.validation.ending import best_step
+from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.run_status import best_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hbt_ray.tune.board import Trial
 from hbt_ray.tune.space import SEED
+from hbt_ray.tune.state import Trial
 
 _MIN_TRIALS = 4
 _MANY = 5

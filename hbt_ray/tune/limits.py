@@ -14,8 +14,8 @@ from ray.tune.search import BasicVariantGenerator
 
 from hbt_ray.config import Config
 from hbt_ray.storage import read_checked_json, with_checksum, write_json
-from hbt_ray.tune.board import EVENTS, Board
-from hbt_ray.tune.settings import Budget
+from hbt_ray.tune.config import Budget
+from hbt_ray.tune.state import EVENTS, Board
 
 
 class Limits(Config):

@@ -13,10 +13,10 @@ from typing import Any
 
 from ray.tune import Callback
 
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import append_json_lines, remove_tree
-from hbt_ray.train.reservation import give_back
-from hbt_ray.tune.board import EVENTS, Board, run_of
+from hbt_ray.train.placement_group import give_back
+from hbt_ray.tune.state import EVENTS, Board, run_of
 from hbt_ray.tune.trial import COMPLETE, FIXED, POOL, PROCESS, STEPS, run_folder
 
 _PATIENCE_SECONDS = 30.0

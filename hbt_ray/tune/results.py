@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from hbt_ray.storage import atomic_file, write_text
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.tune.board import Board, Trial
-from hbt_ray.tune.settings import LOWER_IS_BETTER
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.tune.config import LOWER_IS_BETTER
+from hbt_ray.tune.state import Board, Trial
 
 ConfigOf = Callable[[Trial, str], TrainConfig]
 """The configuration that trains what a trial trained, under a name."""

@@ -20,17 +20,17 @@ from ray.tune.search.sample import Domain
 
 from hbt_ray.config import without_secrets
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
 from hbt_ray.strict_yaml import read_yaml
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.validation.ending import check
-from hbt_ray.tune.board import Board, Trial
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.validation.run_status import check
+from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.limits import Limits
-from hbt_ray.tune.population import lineage_of, with_lineage
+from hbt_ray.tune.pbt import lineage_of, with_lineage
 from hbt_ray.tune.recorder import Recorder
-from hbt_ray.tune.settings import TuneConfig
 from hbt_ray.tune.space import Space
+from hbt_ray.tune.state import Board, Trial
 from hbt_ray.tune.trial import Setting
 from hbt_ray.tune.tuner import make_tuner
 

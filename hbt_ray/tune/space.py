@@ -18,7 +18,7 @@ from typing import Any
 from ray.tune.search.sample import Domain
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.config import TrainConfig
 
 SEED = "seed"
 """The key under which repetitions differ; it becomes the seed of the initial weights and of dropout."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.space import Space
 
 COMPLETE, FIXED, STEPS, PROCESS, POOL = "complete", "fixed", "steps", "process", "pool"
@@ -68,7 +68,7 @@ def rows_of(config: TrainConfig, until: int | None = None) -> Iterator[dict[str,
     """Train, and give the rows of the validation's record as they come, those of before a restart among them.
 
     Raises:
-        HbtError: see `hbt_ray.train.trainer.fit`.
+        HbtError: see `hbt_ray.train.driver.trainer.fit`.
     """
     from hbt_ray.train.validation.record import Record
 
@@ -91,8 +91,8 @@ def measured_fixed(config: TrainConfig, fixes: Sequence[str]) -> dict[str, dict[
 
     def measure() -> dict[str, dict[str, float]]:
         from hbt_ray.data.store.store import Store
-        from hbt_ray.posthoc.methods import make_method
-        from hbt_ray.train.validation.task import Judge
+        from hbt_ray.retrieval.transforms.methods import make_method
+        from hbt_ray.train.validation.runner import Judge
 
         newest = Shelf(config.run.checkpoints).newest()
         if newest is None:
@@ -110,7 +110,7 @@ def measured_fixed(config: TrainConfig, fixes: Sequence[str]) -> dict[str, dict[
 @contextmanager
 def _training(config: TrainConfig, until: int | None) -> Iterator[threading.Event]:
     """Sets the event when training has ended, and raises what ended it."""
-    from hbt_ray.train.trainer import fit
+    from hbt_ray.train.driver.trainer import fit
 
     done, errors = threading.Event(), list[BaseException]()
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import ConfigError, DamagedFile
+from hbt_ray.tune.config import TuneConfig, mode
 from hbt_ray.tune.limits import Limits, Spent, Variants
-from hbt_ray.tune.process import run_trial
 from hbt_ray.tune.recorder import Recorder
-from hbt_ray.tune.settings import TuneConfig, mode
 from hbt_ray.tune.space import SEED, Space
+from hbt_ray.tune.trainable import run_trial
 from hbt_ray.tune.trial import Setting
 
 _FOLDER = "tune"

@@ -11,11 +11,11 @@ from rich.table import Table
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
 from hbt_ray.data.store.store import Store
-from hbt_ray.evaluate.encode.encoder import EncoderConfig
-from hbt_ray.evaluate.mining.candidates import REASONS, MineConfig
-from hbt_ray.evaluate.mining.mining import Mining, mine
-from hbt_ray.evaluate.mining.rescore import RescorerConfig
-from hbt_ray.session import session
+from hbt_ray.ray_session import session
+from hbt_ray.retrieval.encoder import EncoderConfig
+from hbt_ray.retrieval.mining.candidates import REASONS, MineConfig
+from hbt_ray.retrieval.mining.mining import Mining, mine
+from hbt_ray.retrieval.mining.rescore import RescorerConfig
 from hbt_ray.storage import exclusive
 
 _WORTH_A_CLUSTER = 32 << 20

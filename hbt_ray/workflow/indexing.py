@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.console import Screen
-from hbt_ray.cores import usable_cores
-from hbt_ray.evaluate.encode.encode import encode
-from hbt_ray.evaluate.encode.encoder import Encoder, EncoderConfig, model_folder
-from hbt_ray.evaluate.search.approximate import IndexConfig
-from hbt_ray.evaluate.search.saved import Answer, SavedIndex, free_place, save_index
-from hbt_ray.models.loading import quiet
+from hbt_ray.host import usable_cores
+from hbt_ray.model.loading import quiet
+from hbt_ray.retrieval.encode import encode
+from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, model_folder
+from hbt_ray.retrieval.search.faiss_index import IndexConfig
+from hbt_ray.retrieval.search.saved_index import Answer, SavedIndex, free_place, save_index
 from hbt_ray.storage import exclusive
 
 

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hbt_ray.card import write_card
 from hbt_ray.console import Screen
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
-from hbt_ray.evaluate.encode.encode import Encoded, encode
-from hbt_ray.evaluate.encode.encoder import EncoderConfig, model_folder
-from hbt_ray.evaluate.evaluation import evaluate, evaluate_words, variant_of
-from hbt_ray.evaluate.search.search import SearchConfig
-from hbt_ray.evaluate.tasks import Bitext, Task
-from hbt_ray.evaluate.verdict.verdict import Verdict
-from hbt_ray.posthoc import Fix, Method, fit_to_store
-from hbt_ray.posthoc.fix import SUFFIX
-from hbt_ray.run import Run
+from hbt_ray.model.base_model import verify_base
+from hbt_ray.report.model_card import write_card
+from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.encoder import EncoderConfig, model_folder
+from hbt_ray.retrieval.evaluate import evaluate, evaluate_words, variant_of
+from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.search.sharded_index import SearchConfig
+from hbt_ray.retrieval.tasks import Bitext, Task
+from hbt_ray.retrieval.transforms import Fix, Method, fit_to_store
+from hbt_ray.retrieval.transforms.transform import SUFFIX
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import exclusive, valid_name
-from hbt_ray.train.model.base import verify_base
 from hbt_ray.workflow.training import writing_card
 
 logger = logging.getLogger(__name__)

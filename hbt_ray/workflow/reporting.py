@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import TaskError
-from hbt_ray.evaluate.compare.seeds import averaged
-from hbt_ray.evaluate.report import write_report
-from hbt_ray.evaluate.verdict.evidence import Evidence
-from hbt_ray.run import Run
+from hbt_ray.report.page import write_report
+from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.compare.seeds import averaged
+from hbt_ray.run_dir import Run
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import Exported
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.validation.ending import best_step
 from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.run_status import best_step
 
 logger = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager
 
 from rich.table import Table
 
-from hbt_ray.card import write_card
 from hbt_ray.console import Screen, TrainingProgress
-from hbt_ray.run import Run
+from hbt_ray.report.model_card import write_card
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import exclusive, one_at_a_time
-from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import fit
 from hbt_ray.train.export import export
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit
-from hbt_ray.train.validation.ending import Ending, ending
-from hbt_ray.train.validation.measure import AP, CROSS_AP, MONO_AP, POOL_LOSS
+from hbt_ray.train.validation.measures import AP, CROSS_AP, MONO_AP, POOL_LOSS
 from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.run_status import Ending, ending
 from hbt_ray.workflow.shared_storage import check_shared
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
@@ -29,7 +29,7 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
     Raises:
         LockedError: another command trains the run.
         ConfigError: a node does not see where the run is written.
-        HbtError: see `hbt_ray.train.trainer.fit`.
+        HbtError: see `hbt_ray.train.driver.trainer.fit`.
     """
     with exclusive_run(config):
         return _train(config, screen, until)

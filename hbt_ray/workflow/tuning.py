@@ -14,15 +14,15 @@ from rich.live import Live
 from rich.table import Table
 
 from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
-from hbt_ray.run import Run
+from hbt_ray.report.search.page import write_report
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import exclusive
-from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.train.checkpoint.directory import Shelf
 from hbt_ray.train.export import export
-from hbt_ray.tune.board import Board, Trial, run_of
 from hbt_ray.tune.limits import spent
-from hbt_ray.tune.report import write_report
 from hbt_ray.tune.results import results_table, short, write_results
 from hbt_ray.tune.search import Search
+from hbt_ray.tune.state import Board, Trial, run_of
 from hbt_ray.workflow.shared_storage import check_shared
 
 

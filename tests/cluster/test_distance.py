@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
 from tests.cluster.hosts import ROOT, hosts, possible
 from tests.worlds import small_run, small_store
 

@@ -11,7 +11,7 @@ from typing import Any
 import ray.autoscaler._private.prom_metrics as scaling
 import ray.dashboard.modules.metrics.dashboards.default_dashboard_panels as rays
 
-from hbt_ray.train.gauges import _TOLD
+from hbt_ray.train.worker.prometheus import _TOLD
 from tests.cluster.files import CLUSTER, ROOT
 
 DASHBOARD: dict[str, Any] = json.loads((CLUSTER / "grafana" / "hbt_ray.json").read_text())

@@ -15,7 +15,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import validate_config
 
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.config import TrainConfig
 from tests.cluster.files import CLUSTER, PINS, image
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(Path(__file__).with_name("kuberay_schema.json").read_text()))

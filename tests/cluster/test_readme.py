@@ -16,7 +16,7 @@ from ray.scripts.scripts import cli as ray_cli
 from hbt_ray.cli.commands import app
 from hbt_ray.data.prepare import StoreConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.config import TrainConfig
 from tests.cluster.files import CLUSTER, PINS, PROJECT, ROOT, image
 from tests.cluster.test_image import STAGES, locker
 from tests.cluster.test_kuberay import JOB, VALIDATOR

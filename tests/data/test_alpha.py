@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan.alpha import Alpha, Ramp, Stage, Stages, split, values
+from hbt_ray.data.plan.mixing import Alpha, Ramp, Stage, Stages, split, values
 from hbt_ray.errors import ConfigError, PlanError
 
 SHARES = st.floats(0, 1)

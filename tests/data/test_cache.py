@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.store.cache import Cache, CacheConfig
+from hbt_ray.data.store.node_cache import Cache, CacheConfig
 from hbt_ray.errors import StoreError
 
 KIB = 1 / 2**20
@@ -96,7 +96,7 @@ def test_many_threads_and_processes_share_a_small_cache(tmp_path: Path) -> None:
 import random, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from hbt_ray.data.store.cache import Cache, CacheConfig
+from hbt_ray.data.store.node_cache import Cache, CacheConfig
 from tests.data.test_cache import content, sizes, text
 cache = Cache(CacheConfig(folder=Path({str(tmp_path)!r}), max_gib={16 * KIB}))
 def work(seed):

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store import location as store_location
-from hbt_ray.data.store.cache import CacheConfig
-from hbt_ray.data.store.negatives import Negatives
+from hbt_ray.data.index.negatives import Negatives
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.store.node_cache import CacheConfig
 from hbt_ray.data.store.store import Store, read_manifest
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.storage import location as store_location
 from hbt_ray.storage import with_checksum, write_json
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
 from tests.data.test_negatives import GROUPS, made_up, made_up_scores, manifest, write_negatives
 from tests.data.test_store import LANGUAGES, local_uri, near, written
 from tests.mutations import mutations

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from hbt_ray.console import Screen
-from hbt_ray.data.plan.policy import PlanConfig
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, in_process, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
-from hbt_ray.data.stream.local import Loader, TokenisingConfig
+from hbt_ray.data.stream.loader import Loader, TokenisingConfig
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
 
 NAMES = ("dataset", "item_id", "language", "question", "passage", "question_id", "passage_id")
 TINY = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=16, max_passage_length=16)
@@ -125,8 +125,8 @@ def test_classes_and_rights_are_those_of_plain_loops(
         for item in range(50) for language in ("de", "en")[: 1 + item % 3 % 2]
     ]  # fmt: skip
     whole = made(tmp_path, rows, "whole", deduplicate=False)
-    monkeypatch.setattr("hbt_ray.data.prepare.recipe._BUCKET_BYTES", 512)
-    monkeypatch.setattr("hbt_ray.data.prepare.job._BUCKETS_PER_SHARE", 2)
+    monkeypatch.setattr("hbt_ray.data.prepare.config._BUCKET_BYTES", 512)
+    monkeypatch.setattr("hbt_ray.data.prepare.runner._BUCKETS_PER_SHARE", 2)
     monkeypatch.setattr("hbt_ray.data.prepare.identity._ITEMS_AT_ONCE", 2)
     cut = made(tmp_path, rows, "cut", deduplicate=False)
     assert cut.manifest.datasets == whole.manifest.datasets

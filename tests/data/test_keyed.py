@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.plan.keyed import make_key, permute, uniform
+from hbt_ray.data.index.permutation import make_key, permute, uniform
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))

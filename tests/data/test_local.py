@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.plan.versions import Rule, Versions
+from hbt_ray.data.index.negatives import Scored
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.plan.translations import Rule, Versions
 from hbt_ray.data.prepare import StoreConfig, prepare
-from hbt_ray.data.store.negatives import Scored
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.local import Loader, TokenisingConfig
-from hbt_ray.data.stream.tokens import tokenise
-from hbt_ray.data.stream.view import View
+from hbt_ray.data.stream.auxiliary_texts import View
+from hbt_ray.data.stream.loader import Loader, TokenisingConfig
+from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import with_checksum, write_json
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hbt_ray.data.formats import files
 from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
-from hbt_ray.data.sources import files
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import SourceError
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.plan.keyed import Indices
-from hbt_ray.data.plan.picks import Picks
+from hbt_ray.data.index.manifest import Manifest
+from hbt_ray.data.index.negatives import Negatives, Scored, require_scores
+from hbt_ray.data.index.permutation import Indices
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.plan.negative_sampling import Picks
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.manifest import Manifest
-from hbt_ray.data.store.negatives import Negatives, Scored, require_scores
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from hbt_ray.storage import with_checksum, write_json
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
@@ -272,7 +272,7 @@ def test_settings_that_contradict_the_folder_are_refused(
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
-    from hbt_ray.data.plan.coverage import Coverage
+    from hbt_ray.data.index.language_index import Coverage
 
     sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 7, 100, 40_000]), min_size=1, max_size=12).filter(any))
     groups = [(ELEVEN[: 1 + number % 5], size) for number, size in enumerate(sizes)]
@@ -289,7 +289,7 @@ def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
 
 
 def test_picks_go_on_from_a_place_that_item_and_stream_decide(store: Manifest) -> None:
-    from hbt_ray.data.plan.coverage import Coverage
+    from hbt_ray.data.index.language_index import Coverage
     from hbt_ray.data.plan.kinds import Rows
 
     table = np.arange(1, 41).repeat(8).reshape(40, 8) % 40

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.prepare.overlap import WORDS, Overlap, run_hashes, tokenised
+from hbt_ray.data.prepare.decontaminate import WORDS, Overlap, run_hashes, tokenised
 
 WORDY = " ".join(f"word{number}" for number in range(40))
 CHINESE = "黑豹队的防守只丢了三百零八分在联赛中排名第六同时也以二十四次拦截领先国家橄榄球联盟"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.manifest import DatasetInfo, Group, Manifest
 from hbt_ray.errors import PlanError, PlanMismatch
 
 ELEVEN = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")

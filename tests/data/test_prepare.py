@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.config import Config
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
 from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, SourceError, StoreError

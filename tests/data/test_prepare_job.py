@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.plan.keyed import make_key
+from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare import Prepared, StoreConfig, in_process, on_ray, prepare
+from hbt_ray.data.prepare.config import _BUCKET_BYTES
 from hbt_ray.data.prepare.group import text_key
-from hbt_ray.data.prepare.job import WORK
-from hbt_ray.data.prepare.recipe import _BUCKET_BYTES
-from hbt_ray.data.prepare.work import Result, Spread, Task
+from hbt_ray.data.prepare.runner import WORK
+from hbt_ray.data.prepare.stage import Result, Spread, Task
 from hbt_ray.data.prepare.write import cut, total
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.store.verify import verify
@@ -33,7 +33,7 @@ from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
 from hbt_ray.storage import exclusive
 from tests.disks import resize, small_disk
 
-RECIPE = "hbt_ray.data.prepare.recipe."
+RECIPE = "hbt_ray.data.prepare.config."
 
 
 def row(item: str, language: str, text: str = "", **more: str) -> dict[str, str]:
@@ -93,7 +93,7 @@ def stored(path: str) -> Counter[tuple[str, ...]]:
 @pytest.fixture
 def many_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", 512)
-    monkeypatch.setattr("hbt_ray.data.prepare.job._BUCKETS_PER_SHARE", 8)
+    monkeypatch.setattr("hbt_ray.data.prepare.runner._BUCKETS_PER_SHARE", 8)
     monkeypatch.setattr("hbt_ray.data.prepare.read._MAX_ROWS", 20)
 
 
@@ -366,7 +366,7 @@ def test_a_parquet_file_is_cut_by_its_row_groups(tmp_path: Path, monkeypatch: py
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=10)
     source = TableSource(kind="table", name="t", path=str(tmp_path / "t.parquet"))
     whole = list(source.rows())
-    monkeypatch.setattr("hbt_ray.data.sources.records._STRETCH_ROWS", 30)
+    monkeypatch.setattr("hbt_ray.data.formats.records._STRETCH_ROWS", 30)
     parts = source.parts()
     assert [len(list(part.rows())) for part in parts] == [30, 30, 30, 5]
     assert [one for part in parts for one in part.rows()] == whole

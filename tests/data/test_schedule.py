@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.plan.schedule import Schedule
+from hbt_ray.data.plan.interleave import Schedule
 
 WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40)
 

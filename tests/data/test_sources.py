@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
+from hbt_ray.data.formats.columns import UNANSWERABLE
+from hbt_ray.data.formats.files import fingerprint
+from hbt_ray.data.formats.records import FLOAT_IDS
+from hbt_ray.data.formats.rows import BadRow, Row, Source
 from hbt_ray.data.prepare import StoreConfig, prepare
-from hbt_ray.data.prepare.recipe import AnySource
-from hbt_ray.data.sources.files import fingerprint
-from hbt_ray.data.sources.forms import UNANSWERABLE
-from hbt_ray.data.sources.records import FLOAT_IDS
-from hbt_ray.data.sources.rows import BadRow, Row, Source
+from hbt_ray.data.prepare.config import AnySource
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, InputError, LocationError, SourceError

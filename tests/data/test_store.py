@@ -15,22 +15,22 @@ import pytest
 from babel import Locale
 from numpy.typing import NDArray
 
+from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.cache import CacheConfig
-from hbt_ray.data.store.census import census, dataset_table, language_table, sample
 from hbt_ray.data.store.checksums import write_shard
-from hbt_ray.data.store.manifest import DatasetInfo, Group, Manifest, Shard
-from hbt_ray.data.store.picture import compact, coverage_svg
+from hbt_ray.data.store.figure import compact, coverage_svg
+from hbt_ray.data.store.node_cache import CacheConfig
+from hbt_ray.data.store.stats import census, dataset_table, language_table, sample
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
-from hbt_ray.data.stream.local import Loader
+from hbt_ray.data.stream.loader import Loader
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import LocationError, StoreError
-from hbt_ray.languages import english_name
+from hbt_ray.languages.tags import english_name
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import file_sha256
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
 from tests.worlds import small_run
 
 LANGUAGES = ("ar", "de", "en")
@@ -258,7 +258,7 @@ def test_only_the_wanted_column_of_the_wanted_rows_is_read(tmp_path: Path) -> No
 
 def test_errors_that_pass_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("hbt_ray.data.store.location.time.sleep", slept.append)
+    monkeypatch.setattr("hbt_ray.storage.location.time.sleep", slept.append)
     written(tmp_path / "store", shard_items=200)
     store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=3))
     assert store.passage_keys("facts", np.array([8])).tolist() == [4]

@@ -16,18 +16,18 @@ import pytest
 from ray import cloudpickle
 from ray.util.metrics import Counter
 
+from hbt_ray.data.index.negatives import Scored
+from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.negatives import Scored
 from hbt_ray.data.store.store import Store
+from hbt_ray.data.stream.auxiliary_texts import View
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import most_spare, task_cpus
-from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.stream.loader import Loader, LocalBatch, TokenisingConfig
 from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
-from hbt_ray.data.stream.tokens import Tokens
-from hbt_ray.data.stream.view import View
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.data.stream.tokens import Tokens, tokenise
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.data.stream.tokenise import Tokens, tokenise
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
 
 TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص بالعربية", "", "日本語の文", "x" * 300]
 

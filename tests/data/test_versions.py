@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.versions import Rule, Side, Versions, require_versions
+from hbt_ray.data.plan.translations import Rule, Side, Versions, require_versions
 from hbt_ray.errors import PlanError
 from tests.data.test_plan import GROUPS, POLICIES, plan, spoken
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import pytest
 
-from hbt_ray.data.sources.rows import Row, Source
+from hbt_ray.data.formats.rows import Row, Source
 from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, Worldfacts, rows
 from hbt_ray.data.sources.worldfacts.facts import facts
 from hbt_ray.data.sources.worldfacts.names import Entity, name

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from tests.cluster.files import CLUSTER
 from tests.job.cluster import ROOT, LocalCluster, local_cluster
 from tests.worlds import small_run, small_store

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hbt_ray.session import configure
+from hbt_ray.ray_session import configure
 from tests.worlds import small_run, small_store
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     configure(local=True)
     import ray
 
-    from hbt_ray.train.trainer import fit
+    from hbt_ray.train.driver.trainer import fit
 
     folder = Path(sys.argv[1])
     small_store(folder / "store")

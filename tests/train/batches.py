@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.tokenise import Tokens
 
 NUM_ROWS, PER_ROW, NUM_TOKENS = 11, 2, 50
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hbt_ray.session import configure
+from hbt_ray.ray_session import configure
 from tests.worlds import small_run
 
 KILLED_AFTER = 17
@@ -31,8 +31,8 @@ def drive(world: Path, *, doomed: bool) -> None:
     configure(local=True)
     import ray
 
-    from hbt_ray.train.engine.loop import Outcome
-    from hbt_ray.train.trainer import fit
+    from hbt_ray.train.driver.trainer import fit
+    from hbt_ray.train.step.loop import Outcome
 
     def watch(outcome: Outcome) -> None:
         if doomed and outcome.step >= KILLED_AFTER:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import read_checked_json
 from hbt_ray.train.trackers import Log, TrackersConfig
 from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.train.probe import Probe
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.train.worker.hooks import Probe
 
 
 def kill() -> None:

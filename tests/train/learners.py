@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hbt_ray.train.engine.learner import Learner
-from hbt_ray.train.engine.optimiser import OptimiserConfig
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.options import for_training
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.options import for_training
+from hbt_ray.train.step.optimizer import OptimiserConfig
+from hbt_ray.train.step.train_step import Learner
 from tests.train.batches import batch, sizes_of
 
 

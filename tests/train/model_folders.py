@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build
+from hbt_ray.model.build import build
+from hbt_ray.model.config import ModelConfig
 
 TEXTS = [f"{word} {number}" for word in ("Frage", "question", "سؤال", "คำถาม") for number in range(60)]
 SMALL = {"layers": 2, "width": 32, "heads": 2, "vocabulary": 200, "max_question_length": 8, "max_passage_length": 12}

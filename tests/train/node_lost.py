@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.train.probe import Probe
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.train.worker.hooks import Probe
 from tests.nodes import head
 from tests.worlds import small_run
 
@@ -27,7 +27,7 @@ def main() -> None:
     config = small_run(Path(sys.argv[1]), "name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
     steps: list[int] = []
     with head(num_cpus=1) as cluster:
-        from hbt_ray.train.trainer import fit
+        from hbt_ray.train.driver.trainer import fit
 
         run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), probe=Unhurried()))
         node = cluster.add_node(num_cpus=1)

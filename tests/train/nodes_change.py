@@ -14,8 +14,8 @@ from typing import Any
 
 from ray import cloudpickle
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.train.config import TrainConfig
 from tests.nodes import head
 from tests.train import faults
 from tests.worlds import small_run
@@ -76,7 +76,7 @@ def main() -> None:
             time.sleep(0.1)
 
     with head(num_cpus=1) as cluster:
-        from hbt_ray.train.trainer import fit
+        from hbt_ray.train.driver.trainer import fit
 
         run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), probe=Unhurried(marks)))
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.encoded import Encoded, Mined, Version
+from hbt_ray.train.loss.inputs import Encoded, Mined, Version
 
 
 def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:

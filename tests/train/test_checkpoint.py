@@ -11,9 +11,9 @@ import torch
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
-from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.step.train_step import Learner
 from tests.train.batches import batch
 from tests.train.test_learner import learner
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.stream.tokens import Tokens
-from hbt_ray.train.engine.chunks import cut, features, on_device
+from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.model.features import cut, features, on_device
 
 
 def side(lengths: list[int]) -> Tokens:

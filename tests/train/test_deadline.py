@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from hbt_ray.train.deadline import Deadline
-from hbt_ray.train.journal import Journal
+from hbt_ray.train.driver.metrics_actor import Journal
+from hbt_ray.train.worker.watchdog import Deadline
 
 
 def test_a_stuck_rank_says_where_and_ends_after_it() -> None:

@@ -10,19 +10,19 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
-from hbt_ray.card import write_card
 from hbt_ray.errors import CheckpointError
-from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.engine.learner import Learner
+from hbt_ray.model.options import for_training
+from hbt_ray.report.model_card import write_card
+from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.options import for_training
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.step.train_step import Learner
 from hbt_ray.train.trackers import TrackersConfig
-from hbt_ray.train.trainer import open_run
 from hbt_ray.train.validation.record import Record
-from hbt_ray.train.validation.task import validate
+from hbt_ray.train.validation.runner import validate
 from tests.train.batches import NUM_ROWS, batch
 from tests.train.model_folders import edited, saved
 from tests.worlds import small_run, small_store

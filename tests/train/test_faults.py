@@ -15,17 +15,17 @@ from ray import cloudpickle
 
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.local import Loader
+from hbt_ray.data.stream.loader import Loader
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
-from hbt_ray.run import Run
+from hbt_ray.model.build import tokenising
+from hbt_ray.model.options import for_training
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import exclusive
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.engine.learner import Learner
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.model.encoder import tokenising
-from hbt_ray.train.model.options import for_training
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit, open_run
+from hbt_ray.train.step.train_step import Learner
 from tests.disks import resize, small_disk
 from tests.train import faults, nodes_change
 from tests.train.faults import Faults, kill, leave, refuse, stall

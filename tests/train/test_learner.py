@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import NonFiniteLoss
-from hbt_ray.train.engine.learner import Learner
-from hbt_ray.train.engine.loop import Outcome, train
-from hbt_ray.train.engine.optimiser import OptimiserConfig
-from hbt_ray.train.engine.teacher import Teacher
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.step.loop import Outcome, train
+from hbt_ray.train.step.optimizer import OptimiserConfig
+from hbt_ray.train.step.teacher import Teacher
+from hbt_ray.train.step.train_step import Learner
 from tests.train import plain
 from tests.train.batches import NUM_ROWS, PER_ROW, batch, sizes_of
 from tests.train.encoders import TinyEncoder

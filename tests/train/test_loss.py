@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.loss.inputs import Mined
 from hbt_ray.train.loss.positives import share_key
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.encoded import Encoded, Mined
+from hbt_ray.train.loss.inputs import Encoded, Mined
 from hbt_ray.train.loss.objective import Objective
 from tests.train import plain
 from tests.train.processes import on_ranks

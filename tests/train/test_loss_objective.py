@@ -12,8 +12,8 @@ from torch import Tensor
 from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.objective import Objective
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.loss.inputs import Mined
 from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 
 PRODUCTS = ("aten::mm", "aten::addmm_")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.errors import StorageError
-from hbt_ray.run import Run
-from hbt_ray.train.metrics import MetricsFile
+from hbt_ray.run_dir import Run
+from hbt_ray.train.worker.metrics_file import MetricsFile
 from tests.disks import small_disk
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.data.stream.tokens import tokenise
-from hbt_ray.models.loading import load
-from hbt_ray.train.engine.chunks import features
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.data.stream.tokenise import tokenise
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.features import features
+from hbt_ray.model.loading import load
 from tests.train.model_folders import TEXTS, small, there
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import ModelError
-from hbt_ray.models.loading import load
-from hbt_ray.train.engine.chunks import features
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build, tokenising
+from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.features import features
+from hbt_ray.model.loading import load
 from tests.train.model_folders import TEXTS, edited, plain, saved, there
 
 MIXED = ["Frage 3", "QUESTION 1 2 3 4 5 6 7 8 9 10 11 12", " سؤال\n", "Ünïcödé", "x"]

@@ -8,9 +8,9 @@ import pytest
 
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import DamagedFile
-from hbt_ray.train.model import base as bases
-from hbt_ray.train.model.base import provide
-from hbt_ray.train.model.config import ModelConfig
+from hbt_ray.model import base_model as bases
+from hbt_ray.model.base_model import provide
+from hbt_ray.model.config import ModelConfig
 from tests.worlds import LANGUAGES, small_run, small_store
 
 

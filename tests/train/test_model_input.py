@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.models.inspection import num_positions
-from hbt_ray.train.model.encoder import build
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.model.build import build
+from hbt_ray.model.inspection import num_positions
+from hbt_ray.train.config import TrainConfig
 from tests.train.model_folders import copied, edited, plain, saved, small, there
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hbt_ray.errors import ModelError
-from hbt_ray.models.loading import load
-from hbt_ray.train.checkpoints.checkpoint import held
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build
-from hbt_ray.train.model.lora import LoraConfig, adapt, merge, targets
-from hbt_ray.train.model.options import for_training, for_weights
+from hbt_ray.model.build import build
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.loading import load
+from hbt_ray.model.lora import LoraConfig, adapt, merge, targets
+from hbt_ray.model.options import for_training, for_weights
+from hbt_ray.train.checkpoint.format import held
 from tests.train.learners import learned, learner
 from tests.train.model_folders import TEXTS, saved, small, there
 from tests.train.processes import on_ranks

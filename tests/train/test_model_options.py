@@ -11,15 +11,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import ModelError
-from hbt_ray.train.checkpoints.checkpoint import held
-from hbt_ray.train.engine.tower import Budget, Tower
-from hbt_ray.train.model.config import ModelConfig
-from hbt_ray.train.model.encoder import build
-from hbt_ray.train.model.lora import LoraConfig
-from hbt_ray.train.model.options import for_training, for_weights
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.model.build import build
+from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.lora import LoraConfig
+from hbt_ray.model.options import for_training, for_weights
+from hbt_ray.train.checkpoint.format import held
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.step.grad_cache import Budget, Tower
 from tests.train.batches import batch
 from tests.train.learners import learned
 from tests.train.model_folders import TEXTS, saved, small, there

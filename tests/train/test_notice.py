@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hbt_ray.train.notice import Answer, answer, ask_after
+from hbt_ray.train.worker.preemption import Answer, answer, ask_after
 
 
 @pytest.mark.parametrize(

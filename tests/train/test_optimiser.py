@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hbt_ray.train.engine.average import Average
-from hbt_ray.train.engine.optimiser import (
+from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.step.ema import Average
+from hbt_ray.train.step.optimizer import (
     OptimiserConfig,
     RateStage,
     layer_factors,
@@ -23,8 +25,6 @@ from hbt_ray.train.engine.optimiser import (
     restore_optimiser,
     set_rates,
 )
-from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.objective import Objective
 
 DECAYS = ["linear", "cosine", "wsd", "none"]
 

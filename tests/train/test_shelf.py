@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.train.checkpoints import checkpoint
-from hbt_ray.train.checkpoints.shelf import Shelf, to_delete
+from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.directory import Shelf, to_delete
 from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
 from tests.train.test_learner import learner
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hbt_ray.train.loss.encoded import Encoded, Mined, Version
+from hbt_ray.train.loss.inputs import Encoded, Mined, Version
 from hbt_ray.train.loss.terms import Alignment, Distillation, Erasure, Imitation, Lakda
 from tests.train.batches import NUM_ROWS, PER_ROW, sizes_of
 from tests.train.processes import on_ranks

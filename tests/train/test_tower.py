@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.tokens import Tokens
-from hbt_ray.train.engine.tower import Budget, Tower
+from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.train.step.grad_cache import Budget, Tower
 from tests.train.encoders import TinyEncoder
 from tests.train.processes import on_ranks
 

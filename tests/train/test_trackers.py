@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.storage import append_json_lines
-from hbt_ray.train.engine.loop import Outcome
-from hbt_ray.train.trackers import Log, TrackersConfig, log
-from hbt_ray.train.trackers.marks import Marks
+from hbt_ray.train.step.loop import Outcome
+from hbt_ray.train.trackers import Log, TrackersConfig
+from hbt_ray.train.trackers import logger as log
+from hbt_ray.train.trackers.resume_state import Marks
 from hbt_ray.train.trackers.tensorboard import TensorBoard
 from hbt_ray.train.trackers.tracker import Row, flat
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.tokens import tokenise
+from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
@@ -30,15 +30,15 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
-from hbt_ray.models.loading import load
-from hbt_ray.run import Run
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.engine.chunks import features
-from hbt_ray.train.engine.loop import Outcome
+from hbt_ray.model.build import tokenising
+from hbt_ray.model.features import features
+from hbt_ray.model.loading import load
+from hbt_ray.run_dir import Run
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import export
-from hbt_ray.train.model.encoder import tokenising
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit, open_run
+from hbt_ray.train.step.loop import Outcome
 from tests.worlds import small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -14,22 +14,22 @@ from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
-from hbt_ray.evaluate.judge.judge import judge
-from hbt_ray.evaluate.search.search import SearchConfig, ShardedIndex
-from hbt_ray.evaluate.tasks import Task
-from hbt_ray.evaluate.verdict.verdict import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
-from hbt_ray.train.checkpoints.shelf import Shelf
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
+from hbt_ray.retrieval.scoring.scorecard import judge
+from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
+from hbt_ray.retrieval.tasks import Task
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit, open_run
 from hbt_ray.train.validation.config import ValidationConfig
-from hbt_ray.train.validation.ending import best_step, ending, needed
-from hbt_ray.train.validation.measure import measures
-from hbt_ray.train.validation.pool import Pool, draw, fingerprint, make_pool
+from hbt_ray.train.validation.dev_set import Pool, draw, fingerprint, make_pool
+from hbt_ray.train.validation.early_stopping import Rule, Schedule, Standing, standing
+from hbt_ray.train.validation.measures import measures
 from hbt_ray.train.validation.record import Record
-from hbt_ray.train.validation.stopping import Rule, Schedule, Standing, standing
-from hbt_ray.train.validation.task import validate
+from hbt_ray.train.validation.run_status import best_step, ending, needed
+from hbt_ray.train.validation.runner import validate
 from hbt_ray.workflow.training import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
 

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from hbt_ray.session import configure
+from hbt_ray.ray_session import configure
 
 
 def main() -> None:

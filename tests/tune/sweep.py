@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.console import Screen
-from hbt_ray.tune.board import Board
+from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
-from hbt_ray.tune.settings import TuneConfig
 from hbt_ray.tune.space import Space
+from hbt_ray.tune.state import Board
 from hbt_ray.workflow.tuning import Found, run_search
 from tests.worlds import small_run
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hbt_ray.storage import write_json_lines
-from hbt_ray.tune.board import EVENTS, OTHER_DEV_SET, Board, Trial
+from hbt_ray.tune.state import EVENTS, OTHER_DEV_SET, Board, Trial
 
 
 def session(time: float) -> dict[str, Any]:

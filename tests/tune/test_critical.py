@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hbt_ray.tune.board import Trial
-from hbt_ray.tune.critical import Critical, Unfit, critical_batch, fit, steps_to
+from hbt_ray.tune.critical_batch import Critical, Unfit, critical_batch, fit, steps_to
+from hbt_ray.tune.state import Trial
 
 SIZES = (32, 64, 128, 256, 512, 1024)
 

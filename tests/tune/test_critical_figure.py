@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from hbt_ray.evaluate.report.chart import Chart
-from hbt_ray.tune.critical import Critical, Point
-from hbt_ray.tune.report.critical import LogScale, critical_chart, round_ticks
+from hbt_ray.report.chart import Chart
+from hbt_ray.report.search.critical_batch import LogScale, critical_chart, round_ticks
+from hbt_ray.tune.critical_batch import Critical, Point
 
 POINTS = tuple(Point(size, {"rate": 1.0}, (100 + 64000 / size, 110 + 64000 / size)) for size in (32, 64, 128, 256, 512))
 

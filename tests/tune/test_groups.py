@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.estimate import Estimate
-from hbt_ray.tune.board import Board, Status, Trial
-from hbt_ray.tune.groups import groups, ranked
+from hbt_ray.retrieval.seed_interval import Estimate
+from hbt_ray.tune.seed_groups import groups, ranked
+from hbt_ray.tune.state import Board, Status, Trial
 
 
 def trial(values: dict[str, Any], status: Status = "finished", **measures: float) -> Trial:

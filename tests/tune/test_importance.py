@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hbt_ray.tune.board import Trial
 from hbt_ray.tune.importance import Importance, importance
+from hbt_ray.tune.state import Trial
 
 
 def trial(score: float | None, status: Any = "finished", **values: Any) -> Trial:

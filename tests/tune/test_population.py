@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.run import Run
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.tune.population import Ancestor, hand_over, lineage_of, take_over
+from hbt_ray.run_dir import Run
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.tune.pbt import Ancestor, hand_over, lineage_of, take_over
 from tests.train.test_shelf import publish
 
 LINEAGE = [Ancestor(from_step=0, values={"plan.alpha": 0.2})]

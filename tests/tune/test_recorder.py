@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.storage import with_checksum
-from hbt_ray.tune.board import EVENTS, Board
 from hbt_ray.tune.recorder import Recorder
+from hbt_ray.tune.state import EVENTS, Board
 
 ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
 STARTED = json.dumps(with_checksum({"event": "started", "time": 110.0, **ABOUT}))

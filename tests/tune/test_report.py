@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from ray import tune
 
+from hbt_ray.report.search.axis import Axis
+from hbt_ray.report.search.figures import curve_chart, front_chart, objective_chart
+from hbt_ray.report.search.page import write_report
+from hbt_ray.report.search.table import trial_table
+from hbt_ray.report.search.text import answer, caveats, summary
 from hbt_ray.tune import Space
-from hbt_ray.tune.board import Board, Status, Trial
-from hbt_ray.tune.groups import groups
-from hbt_ray.tune.report import write_report
-from hbt_ray.tune.report.axis import Axis
-from hbt_ray.tune.report.figures import curve_chart, front_chart, objective_chart
-from hbt_ray.tune.report.prose import answer, caveats, summary
-from hbt_ray.tune.report.table import trial_table
-from hbt_ray.tune.settings import TuneConfig
+from hbt_ray.tune.config import TuneConfig
+from hbt_ray.tune.seed_groups import groups
+from hbt_ray.tune.state import Board, Status, Trial
 from tests.worlds import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.tune.board import Board, Trial
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.results import results_table, write_results
+from hbt_ray.tune.state import Board, Trial
 from tests.worlds import small_run
 
 OBJECTIVES = ("AP", "RankDistance")

@@ -11,12 +11,12 @@ from ray import tune
 
 from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
 from hbt_ray.storage import append_json_lines
-from hbt_ray.tune.board import EVENTS, Board, Trial
+from hbt_ray.tune.config import Budget, TuneConfig
 from hbt_ray.tune.limits import Limits, Variants, spent
 from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.search import Search
-from hbt_ray.tune.settings import Budget, TuneConfig
 from hbt_ray.tune.space import Space
+from hbt_ray.tune.state import EVENTS, Board, Trial
 from hbt_ray.tune.tuner import make_tuner
 from tests.worlds import small_run
 

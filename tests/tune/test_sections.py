@@ -6,11 +6,11 @@ import math
 from itertools import product
 from pathlib import Path
 
+from hbt_ray.report.search.page import write_report
+from hbt_ray.report.search.sections import importance_rows, sections
 from hbt_ray.tune import Space
-from hbt_ray.tune.board import Board, Trial
-from hbt_ray.tune.report import write_report
-from hbt_ray.tune.report.sections import importance_rows, sections
-from hbt_ray.tune.settings import TuneConfig
+from hbt_ray.tune.config import TuneConfig
+from hbt_ray.tune.state import Board, Trial
 
 SIZES = [32, 64, 128, 256, 512]
 SPACE = Space({"plan.batch_size": SIZES, "rate": [0.5, 1.0]}, seeds=2, batch_sizes=True)

@@ -10,7 +10,7 @@ import pytest
 from ray import tune
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.tune.settings import TuneConfig
+from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.space import Space, load_space
 from hbt_ray.tune.trial import run_folder
 from tests.worlds import small_run

@@ -10,9 +10,9 @@ import pytest
 
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
-from hbt_ray.tune.settings import TuneConfig
 from hbt_ray.tune.space import load_space
 from tests.tune.sweep import searched
 from tests.tune.test_space import NAMES

@@ -18,15 +18,15 @@ import ray
 from ray import cloudpickle, tune
 from ray._private.state import actors
 
-from hbt_ray.data.plan.alpha import Stages
-from hbt_ray.run import Run
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.settings import TrainConfig
-from hbt_ray.train.trainer import fit
-from hbt_ray.tune.board import Board, run_of
-from hbt_ray.tune.population import lineage_of
+from hbt_ray.data.plan.mixing import Stages
+from hbt_ray.run_dir import Run
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.trainer import fit
+from hbt_ray.tune.pbt import lineage_of
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
+from hbt_ray.tune.state import Board, run_of
 from hbt_ray.workflow.tuning import Found
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
 from tests.worlds import small_store

@@ -14,10 +14,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.plan.coverage import Coverage, LanguageCodes, Pool
-from hbt_ray.data.plan.keyed import Indices, make_key, permute, uniform
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.plan.schedule import Schedule
+from hbt_ray.data.index.language_index import Coverage, LanguageCodes, Pool
+from hbt_ray.data.index.permutation import Indices, make_key, permute, uniform
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.plan.interleave import Schedule
 
 
 class Rows(NamedTuple):

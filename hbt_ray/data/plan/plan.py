@@ -9,9 +9,9 @@ How a step is decided, each stage in O(log) from the one before:
     step ──▶ kind ──▶ dataset ──▶ language or pair ──▶ rows
           n-th of its kind  n-th of its dataset   n-th batch of this stream: elements n·B … n·B+B-1 of its walk,
                                                   a new keyed permutation of its items for every epoch
-                                                  ──▶ mined negatives, if any are wanted (`hbt_ray.data.plan.picks`)
+                                                  ──▶ mined negatives, if wanted (`hbt_ray.data.plan.negative_sampling`)
 Bounds: with two kinds, in any window of n steps the monolingual ones differ from alpha·n by less than 1; a dataset or
-language is off by less than 4 turns within its kind (`hbt_ray.data.plan.schedule`).
+language is off by less than 4 turns within its kind (`hbt_ray.data.plan.interleave`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from hbt_ray.data.plan.alpha import Alpha
-from hbt_ray.data.plan.alpha import before as alpha_before
-from hbt_ray.data.plan.alpha import split as alpha_split
-from hbt_ray.data.plan.alpha import values as alpha_values
-from hbt_ray.data.plan.coverage import Coverage, LanguageCodes
-from hbt_ray.data.plan.keyed import Indices, make_key
+from hbt_ray.data.index.language_index import Coverage, LanguageCodes
+from hbt_ray.data.index.manifest import DatasetInfo, Manifest
+from hbt_ray.data.index.permutation import Indices, make_key
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.plan.interleave import Schedule
 from hbt_ray.data.plan.kinds import Cross, CrossPair, Kind, Mixed, Mono
-from hbt_ray.data.plan.picks import Picks, no_picks
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.plan.schedule import Schedule
-from hbt_ray.data.store.manifest import DatasetInfo, Manifest
+from hbt_ray.data.plan.mixing import Alpha
+from hbt_ray.data.plan.mixing import before as alpha_before
+from hbt_ray.data.plan.mixing import split as alpha_split
+from hbt_ray.data.plan.mixing import values as alpha_values
+from hbt_ray.data.plan.negative_sampling import Picks, no_picks
 from hbt_ray.errors import PlanError, PlanMismatch
 
 if TYPE_CHECKING:  # Reading them needs Arrow; planning does not.
-    from hbt_ray.data.store.negatives import Negatives
+    from hbt_ray.data.index.negatives import Negatives
 
 logger = logging.getLogger(__name__)
 

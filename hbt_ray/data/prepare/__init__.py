@@ -14,8 +14,8 @@ and needs as much memory as its largest bucket. (Ray Data's own hash shuffle gat
 done is lost with the job.)
 """
 
-from hbt_ray.data.prepare.job import REJECTED, REMOVED, Prepared, prepare
-from hbt_ray.data.prepare.recipe import StoreConfig
-from hbt_ray.data.prepare.work import in_process, on_ray
+from hbt_ray.data.prepare.config import StoreConfig
+from hbt_ray.data.prepare.runner import REJECTED, REMOVED, Prepared, prepare
+from hbt_ray.data.prepare.stage import in_process, on_ray
 
 __all__ = ["REJECTED", "REMOVED", "Prepared", "StoreConfig", "in_process", "on_ray", "prepare"]

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from hbt_ray.data.prepare.decontaminate import Overlap
 from hbt_ray.data.prepare.identity import IDENTITY, identity_keys
-from hbt_ray.data.prepare.overlap import Overlap
 from hbt_ray.data.prepare.read import bucket_of, deal, rejection
-from hbt_ray.data.prepare.work import Result, lines
-from hbt_ray.data.store.folder import Folder
+from hbt_ray.data.prepare.stage import Result, lines
+from hbt_ray.storage.folder import Folder
 
 KEYS = pa.schema(
     [("key", pa.uint64()), ("breadth", pa.int32()), ("dataset", pa.string()), ("hash", pa.uint64()),

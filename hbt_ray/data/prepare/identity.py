@@ -26,8 +26,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hbt_ray.data.prepare.read import bucket_of
-from hbt_ray.data.prepare.work import Result
-from hbt_ray.data.store.folder import Folder
+from hbt_ray.data.prepare.stage import Result
+from hbt_ray.storage.folder import Folder
 
 MAX_RIGHT = 1_000
 """Right passages that an item lists beside its own. A dataset of labels may have millions for one question, and lists

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.plan.keyed import make_key
-from hbt_ray.data.prepare.work import Result, lines
-from hbt_ray.data.sources.files import explained
-from hbt_ray.data.sources.rows import BadRow, Part, Row, unstorable
-from hbt_ray.data.store.folder import Folder
-from hbt_ray.languages import normalise
+from hbt_ray.data.formats.files import explained
+from hbt_ray.data.formats.rows import BadRow, Part, Row, unstorable
+from hbt_ray.data.index.permutation import make_key
+from hbt_ray.data.prepare.stage import Result, lines
+from hbt_ray.languages.tags import normalise
+from hbt_ray.storage.folder import Folder
 
 _TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "question_id", "passage_id", "where")
 SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("hash", pa.uint64())])

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hbt_ray.data.prepare.work import Result
+from hbt_ray.data.index.manifest import Group
+from hbt_ray.data.prepare.stage import Result
 from hbt_ray.data.store.checksums import write_shard
-from hbt_ray.data.store.folder import Folder
-from hbt_ray.data.store.manifest import Group
 from hbt_ray.data.store.store import SIDES
+from hbt_ray.storage.folder import Folder
 
 BATCH_ITEMS = 4096
 """Items of one record batch: what a reader fetches of a remote column at once."""

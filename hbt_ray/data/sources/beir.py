@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.sources.corpus import documents
-from hbt_ray.data.sources.files import PLAIN_OR_PACKED, first_of
-from hbt_ray.data.sources.judgements import Threshold, graded, join, judgements, positives
-from hbt_ray.data.sources.records import jsonl
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.formats.corpus import documents
+from hbt_ray.data.formats.files import PLAIN_OR_PACKED, first_of
+from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
+from hbt_ray.data.formats.records import jsonl
+from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.storage.location import Location
 
 
 class BeirFiles(NamedTuple):

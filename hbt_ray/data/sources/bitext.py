@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from hbt_ray.config import Config
-from hbt_ray.data.sources.forms import Columns, Reader
-from hbt_ray.data.sources.records import Record, records, texts
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location, name
+from hbt_ray.data.formats.columns import Columns, Reader
+from hbt_ray.data.formats.records import Record, records, texts
+from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.storage.location import Location, name
 
 
 class BitextColumns(Config):

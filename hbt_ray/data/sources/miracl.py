@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import Field
 
 from hbt_ray.config import ByLanguage, Config
-from hbt_ray.data.sources.corpus import documents, tab_separated
-from hbt_ray.data.sources.files import JSON_LINES, files_of
-from hbt_ray.data.sources.judgements import Threshold, graded, join, judgements, positives
-from hbt_ray.data.sources.records import Record, jsonl
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.formats.corpus import documents, tab_separated
+from hbt_ray.data.formats.files import JSON_LINES, files_of
+from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
+from hbt_ray.data.formats.records import Record, jsonl
+from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.storage.location import Location
 
 
 class MiraclLanguage(Config):

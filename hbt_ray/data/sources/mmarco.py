@@ -15,11 +15,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hbt_ray.config import ByLanguage, Config
-from hbt_ray.data.sources.corpus import tab_separated
-from hbt_ray.data.sources.files import Line, lines
-from hbt_ray.data.sources.judgements import Judgement, join, judgement, positives
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.formats.corpus import tab_separated
+from hbt_ray.data.formats.files import Line, lines
+from hbt_ray.data.formats.qrels import Judgement, join, judgement, positives
+from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.storage.location import Location
 
 
 class MmarcoSource(Config):

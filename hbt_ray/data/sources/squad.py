@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import ByLanguage, Config
-from hbt_ray.data.sources.files import opened
-from hbt_ray.data.sources.forms import UNANSWERABLE, says_unanswerable
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location
+from hbt_ray.data.formats.columns import UNANSWERABLE, says_unanswerable
+from hbt_ray.data.formats.files import opened
+from hbt_ray.data.formats.rows import BadRow, Row
 from hbt_ray.errors import SourceError
+from hbt_ray.storage.location import Location
 
 MAX_JSON_BYTES = 1 << 30
 """Of one file, unpacked: as Python objects it takes several times that."""

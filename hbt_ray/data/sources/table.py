@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.sources.forms import Columns, Reader
-from hbt_ray.data.sources.records import Record, Stretch, stretches
-from hbt_ray.data.sources.rows import BadRow, Row
-from hbt_ray.data.store.location import Location, name
+from hbt_ray.data.formats.columns import Columns, Reader
+from hbt_ray.data.formats.records import Record, Stretch, stretches
+from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.storage.location import Location, name
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hbt_ray.data.index.manifest import Shard
 from hbt_ray.data.store.checksums import Checksums
-from hbt_ray.data.store.manifest import Shard
 from hbt_ray.errors import StoreError
 
 # An Arrow array of a mapped file takes about 300 bytes of memory, so these take 60 MB, in however wide shards.

@@ -11,7 +11,7 @@
 
 Local shards are memory-mapped: opening costs nothing, and of a shard only the columns and record batches are read that
 hold a drawn row, each against its checksum (`hbt_ray.data.store.checksums`). A store under a URI is read in the same
-units, through a cache on this machine's disk (`hbt_ray.data.store.remote`).
+units, through a cache on this machine's disk (`hbt_ray.data.store.remote_columns`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hbt_ray.data.plan.coverage import Coverage, LanguageCodes
-from hbt_ray.data.plan.keyed import Indices
+from hbt_ray.data.index.language_index import Coverage, LanguageCodes
+from hbt_ray.data.index.manifest import VERSION, DatasetInfo, Manifest, Shard
+from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch
-from hbt_ray.data.store.cache import DEFAULT, Cache, CacheConfig
-from hbt_ray.data.store.cells import Cells, Places, column_cells, pick, text_cells
 from hbt_ray.data.store.columns import Columns, LocalColumns, explained
-from hbt_ray.data.store.location import child, inside, is_uri, patiently
-from hbt_ray.data.store.manifest import VERSION, DatasetInfo, Manifest, Shard
-from hbt_ray.data.store.remote import KEY, RIGHT_KEYS, RemoteColumns
+from hbt_ray.data.store.node_cache import DEFAULT, Cache, CacheConfig
+from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS, RemoteColumns
+from hbt_ray.data.store.row_lookup import Cells, Places, column_cells, pick, text_cells
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.storage import parse_checked_json
+from hbt_ray.storage.location import child, inside, is_uri, patiently
 
 MANIFEST = "manifest.json"
 SIDES = ("question", "passage", "answer")

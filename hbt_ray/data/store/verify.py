@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.data.store.checksums import Checksums
 from hbt_ray.data.store.columns import UNREADABLE, map_file, row_starts
-from hbt_ray.data.store.location import child, inside, is_uri, patiently
-from hbt_ray.data.store.manifest import DatasetInfo, Shard
-from hbt_ray.data.store.remote import KEY, RIGHT_KEYS
+from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS
 from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import file_sha256, temporary_folder
+from hbt_ray.storage.location import child, inside, is_uri, patiently
 
 _THREADS = 4
 _AGAIN = "copy it again from where the store was prepared, or prepare the store again"

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hbt_ray.data.stream.local import LocalBatch
-from hbt_ray.data.stream.tokens import Tokens
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.tokenise import Tokens
 
 _NAMES = ("step", "kind", "dataset", "language")
 _ARRAYS = ("items", "right_keys", "negative_keys", "question_languages", "passage_languages")

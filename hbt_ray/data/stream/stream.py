@@ -28,13 +28,13 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan.policy import PlanConfig
-from hbt_ray.data.store.cache import DEFAULT, CacheConfig
+from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.store.node_cache import DEFAULT, CacheConfig
+from hbt_ray.data.stream.auxiliary_texts import View
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import task_cpus
-from hbt_ray.data.stream.local import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.stream.meter import Meter
-from hbt_ray.data.stream.view import View
+from hbt_ray.data.stream.loader import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.stream.prometheus import Meter
 from hbt_ray.errors import HbtError
 from hbt_ray.ray_errors import failure, guarded_batches
 

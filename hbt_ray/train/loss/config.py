@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.encoded import Encoded
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.terms import Alignment, Distillation, Erasure, Imitation, Lakda
 
 SHARPEST = 0.01

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hbt_ray.train.loss.encoded import Mined
 from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.inputs import Mined
 from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 

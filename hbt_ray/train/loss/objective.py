@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.loss.config import SHARPEST, LossConfig
-from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.info_nce import info_nce
+from hbt_ray.train.loss.inputs import Encoded
 
 _LARGEST = -math.log(SHARPEST)
 

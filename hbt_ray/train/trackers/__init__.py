@@ -7,7 +7,7 @@ it lacks is made up for when the run goes on.
 """
 
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.log import Log
+from hbt_ray.train.trackers.logger import Log
 from hbt_ray.train.trackers.tracker import Tracker
 
 __all__ = ["Log", "Tracker", "TrackersConfig"]

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.marks import Mark
+from hbt_ray.train.trackers.resume_state import Mark
 from hbt_ray.train.trackers.tracker import Row
 
 _LARGEST_REQUEST = 1_000

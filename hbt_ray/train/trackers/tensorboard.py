@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hbt_ray.markdown import inline
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.marks import Mark
+from hbt_ray.train.trackers.resume_state import Mark
 from hbt_ray.train.trackers.tracker import Row
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from hbt_ray.run import Run
+from hbt_ray.run_dir import Run
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.marks import Mark
+from hbt_ray.train.trackers.resume_state import Mark
 from hbt_ray.train.trackers.tracker import Row
 
 _FLUSH_SECONDS = "x_transaction_log_flush_interval"

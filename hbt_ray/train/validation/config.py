@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.store.location import Location
-from hbt_ray.train.validation.stopping import Rule
+from hbt_ray.storage.location import Location
+from hbt_ray.train.validation.early_stopping import Rule
 
 
 class ValidationConfig(Config):

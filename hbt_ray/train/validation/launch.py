@@ -9,8 +9,8 @@ from typing import Any
 import ray
 import ray.train
 
-from hbt_ray.train.checkpoints.shelf import Shelf
-from hbt_ray.train.settings import TrainConfig
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
 
 
 def beside(config: TrainConfig) -> ray.train.ValidationConfig | None:
@@ -46,7 +46,7 @@ def _judge(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
 
     def judge(folder: str, step: int) -> dict[str, Any]:
         # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
-        from hbt_ray.train.validation.task import step_back, validate
+        from hbt_ray.train.validation.runner import step_back, validate
 
         step_back(threads)
         return validate(settings, Path(folder), step)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.sources.rows import Row
+from hbt_ray.data.formats.rows import Row
 from hbt_ray.data.sources.worldfacts.names import LANGUAGES
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
 from hbt_ray.data.sources.worldfacts.split import Split, split_facts

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.encoded import Encoded
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 

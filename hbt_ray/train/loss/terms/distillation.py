@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.encoded import Encoded
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 

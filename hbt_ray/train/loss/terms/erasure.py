@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.gather import gather
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.precision import wide
 
 _CONSTANT = 1e-12

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.encoded import Encoded
 from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.inputs import Encoded
 from hbt_ray.train.loss.positives import share_key
 from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean

@@ -1,0 +1,176 @@
+"""Coverage: which items of a dataset exist in which languages, as ranges of item numbers.
+
+Everything here is built from the manifest's groups: arrays of (groups × languages), never of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hbt_ray.data.index.manifest import DatasetInfo
+from hbt_ray.data.index.permutation import Indices
+
+LanguageCodes = NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Items that satisfy one need, numbered 0 … size-1 over their ranges."""
+
+    starts: Indices
+    """First item of each range."""
+    offsets: Indices
+    """Pool number of the first item of each range, and the size at the end."""
+
+    @property
+    def size(self) -> int:
+        return int(self.offsets[-1])
+
+    def items(self, numbers: Indices) -> Indices:
+        """Item numbers of pool numbers."""
+        ranges = np.searchsorted(self.offsets, numbers, side="right") - 1
+        return self.starts[ranges] + (numbers - self.offsets[ranges])
+
+
+class Coverage:
+    """One dataset, restricted to the languages in use.
+
+    Args:
+        languages: all languages of the plan; language codes are positions in this list.
+        exponent: a language is drawn in proportion to (items that have it) ** exponent; 0 is uniform.
+    """
+
+    def __init__(self, info: DatasetInfo, languages: Sequence[str], exponent: float) -> None:
+        self.name = info.name
+        self._groups = info.groups
+        self._sizes = np.array([group.num_items for group in info.groups], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int64)
+        self._has = np.array(
+            [[language in group.languages for language in languages] for group in info.groups], dtype=bool
+        )
+        self._has = self._has.reshape(len(info.groups), len(languages))
+        # Items with both languages of each pair; the diagonal counts the items of each language.
+        self.shared = (self._has.T * self._sizes) @ self._has
+        counts = np.diag(self.shared).astype(np.float64)
+        self.language_weights = np.where(counts > 0, np.maximum(counts, 1) ** exponent, 0.0)
+        pairs = np.where(self.shared > 0, np.maximum(self.shared, 1).astype(np.float64) ** exponent, 0.0)
+        self.pair_weights = pairs * ~np.eye(len(languages), dtype=bool)
+        self._shares = _RaggedShares(self._has, self.language_weights)
+
+    def pool(self, *languages: int) -> Pool:
+        """Items that exist in all the given languages."""
+        return self._ranges(np.flatnonzero(self._has[:, list(languages)].all(axis=1)))
+
+    def pool_of_breadth(self, num_languages: int) -> Pool:
+        """Items that exist in at least so many languages."""
+        return self._ranges(np.flatnonzero(self._has.sum(axis=1) >= num_languages))
+
+    def draw_language(self, items: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
+        """For each item one of its languages, by weight; `chance` is uniform in [0, 1)."""
+        return self._shares.draw(self._groups_of(items), chance)
+
+    def draw_pair(
+        self, items: Indices, first: NDArray[np.float64], second: NDArray[np.float64]
+    ) -> tuple[LanguageCodes, LanguageCodes]:
+        """For each item two different languages of its own: one by weight, then another one by weight."""
+        groups = self._groups_of(items)
+        one = self._shares.draw(groups, first)
+        return one, self._shares.draw_other(groups, one, second)
+
+    def draw_other(self, items: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
+        """For each item another of its languages than the one taken, by weight; -1 where it has no other."""
+        groups = self._groups_of(items)
+        single = self._has.sum(axis=1)[groups] < 2
+        return np.where(single, np.int16(-1), self._shares.draw_other(groups, taken, chance))
+
+    def groups_that(self, serves: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
+        """Which groups have languages of which `serves` is true, [groups]."""
+        return np.array([serves(group.languages) for group in self._groups], dtype=bool)
+
+    def share_of_pairs(self, groups: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+        """The share of rows from these groups, where a pair is drawn by weight [languages, languages], then an item."""
+        inside = (self._has.T * (self._sizes * groups)) @ self._has
+        return float((weights * inside / np.maximum(self.shared, 1)).sum() / weights.sum())
+
+    def share_of_breadth(self, groups: NDArray[np.bool_], num_languages: int) -> float:
+        """The share of rows from these groups, where items are drawn that exist in so many languages."""
+        sizes = self._sizes * (self._has.sum(axis=1) >= num_languages)
+        return float(sizes[groups].sum() / sizes.sum())
+
+    def have(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
+        """Which items, [rows, m] with -1 for none, exist in the language of their row, [rows]."""
+        there: NDArray[np.bool_] = items >= 0
+        used = np.unique(codes)
+        if self._has[:, used].all():  # Parallel data: nothing to look up.
+            return there
+        groups = self._groups_of_many(items)
+        there &= self._has[:, used[0]][groups] if len(used) == 1 else self._has[groups, codes[:, None]]
+        return there
+
+    def _groups_of(self, items: Indices) -> Indices:
+        return np.searchsorted(self._starts, items, side="right") - 1
+
+    def _groups_of_many(self, items: Indices) -> Indices:
+        """The same for ten times as many: by a table of cells, most of which lie in one group and need no search."""
+        shift, first, whole = self._cells
+        cells = items >> shift  # -1 is the last one.
+        groups: Indices = first[cells]
+        unsure = ~whole[cells]
+        groups[unsure] = self._groups_of(items[unsure])
+        return groups
+
+    @cached_property
+    def _cells(self) -> tuple[int, Indices, NDArray[np.bool_]]:
+        """Items of a cell, as a power of two; for each cell the group of its first item, and whether it has no other.
+
+        At most 16,384 cells, which stay in a core's cache.
+        """
+        num_items = int(self._sizes.sum())
+        shift = max(0, (max(num_items, 1) - 1).bit_length() - 14)
+        starts = np.arange(0, num_items, 1 << shift, dtype=np.int64)
+        first = self._groups_of(starts)
+        last = self._groups_of(np.minimum(starts + (1 << shift), num_items) - 1)
+        return shift, first, first == last
+
+    def _ranges(self, groups: NDArray[np.intp]) -> Pool:
+        groups = groups[self._sizes[groups] > 0]
+        return Pool(self._starts[groups], np.concatenate([[0], np.cumsum(self._sizes[groups])]).astype(np.int64))
+
+
+class _RaggedShares:
+    """Cumulated language shares of every group, end to end in one array: group g fills the interval [g, g+1]."""
+
+    def __init__(self, has: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
+        groups, codes = np.nonzero(has)
+        self._codes = codes.astype(np.int16)
+        self._first = np.searchsorted(groups, np.arange(len(has) + 1))
+        share = weights[codes] / np.where(has.any(axis=1), has @ weights, 1.0)[groups]
+        before = np.concatenate([[0.0], np.cumsum(share)])
+        self._before = before[:-1] - before[self._first[:-1]][groups]  # Within the group.
+        self._share = share
+        self._edges = groups + self._before
+        self._slot = np.full(has.shape, -1, dtype=np.int64)
+        self._slot[groups, codes] = np.arange(len(codes))
+
+    def draw(self, groups: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
+        return self._codes[self._slots(groups, chance)]
+
+    def draw_other(self, groups: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
+        """Cut the taken language's interval out of [0, 1) and draw from what is left."""
+        gap = self._slot[groups, taken]
+        point = chance * (1.0 - self._share[gap])
+        point = np.where(point >= self._before[gap], point + self._share[gap], point)
+        slots = self._slots(groups, point)
+        # Rounding at the rim of the gap may hit the taken language itself: take its neighbour.
+        last = self._first[groups + 1] - 1
+        beside = np.where(gap < last, gap + 1, gap - 1)
+        return self._codes[np.where(slots == gap, beside, slots)]
+
+    def _slots(self, groups: Indices, chance: NDArray[np.float64]) -> Indices:
+        slots = np.searchsorted(self._edges, groups + chance, side="right") - 1
+        return np.clip(slots, self._first[groups], self._first[groups + 1] - 1)

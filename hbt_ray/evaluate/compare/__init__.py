@@ -1,1 +1,0 @@
-"""Systems side by side on one task, and runs that differ by their seeds as one."""

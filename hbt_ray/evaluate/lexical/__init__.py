@@ -1,1 +1,0 @@
-"""BM25: ranking by words, the baseline that has learned nothing."""

@@ -1,1 +1,0 @@
-"""Hard negatives: passages that only seem to answer a question."""

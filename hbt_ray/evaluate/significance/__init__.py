@@ -1,1 +1,0 @@
-"""Whether two systems differ by more than chance. Pure functions of per-query values."""

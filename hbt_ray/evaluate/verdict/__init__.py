@@ -1,1 +1,0 @@
-"""What was found of one system on one task, as it is saved."""

@@ -1,0 +1,111 @@
+"""Agreement: training must give the vectors that sentence-transformers gives with the exported encoder.
+
+Training tokenises with the Rust tokenizer alone, pads on the right and passes ids and mask, so an encoder whose library
+path does more (leaves the prompt out of the pooling, pads or truncates on the left, fills a chat template, …) would be
+trained in another way than it is used. It is refused, with the reason where that is known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hbt_ray.data.stream.loader import TokenisingConfig
+from hbt_ray.data.stream.tokenise import tokenise
+from hbt_ray.errors import ModelError
+from hbt_ray.model.features import features
+
+TOLERANCE = 1e-6
+"""Largest difference of a component, for batches of the same shape."""
+_PADDING_TOLERANCE = 1e-4
+"""The same where only the side of the padding differs, which changes the order of sums."""
+_TEXTS = [
+    "Which currency is used in Kenya?",
+    "kenya",
+    "  ÜBER Straßen, İstanbul & Ångström\n",
+    "ما لون شيء 3؟ สีของสิ่งของ",
+    "x" * 40,
+]
+
+
+def require_agreement(encoder: Any, how: TokenisingConfig, name: str) -> None:
+    """Compare both ways to encode some texts, short ones and such that are cut. Pads on the right from then on.
+
+    Raises:
+        ModelError: the vectors differ.
+    """
+    encoder.eval()
+    if reason := _known_reason(encoder, how):
+        raise _refusal(name, reason)
+    if encoder.tokenizer.padding_side != "right":
+        if _padding_side_matters(encoder):
+            raise _refusal(
+                name,
+                "its tokenizer pads on the left and its positions are absolute, so a text's vector depends on the "
+                "others of its batch; save the tokenizer with padding_side='right'",
+            )
+        encoder.tokenizer.padding_side = "right"
+    longest = max(how.max_question_length, how.max_passage_length)
+    differences = [_difference(encoder, how, texts) for texts in (_TEXTS, ["Kenya is a country. " * longest])]
+    if max(differences) > TOLERANCE:
+        raise _refusal(
+            name,
+            f"the same texts get vectors that differ by {max(differences):.2g}; look at its tokenizer_config.json and "
+            "sentence_bert_config.json for settings of padding, truncation or casing",
+        )
+
+
+def _padding_side_matters(encoder: Any) -> bool:
+    """Whether a text of two tokens gets another vector with one token of padding before it than behind it."""
+    padding = encoder.tokenizer.pad_token_id
+    rows = encoder[0].model.get_input_embeddings().num_embeddings
+    one, two = [number for number in range(rows - 3, rows) if number != padding][:2]
+    ids = torch.tensor([[one, two, padding], [padding, one, two]])
+    with torch.no_grad():
+        behind, before = encoder({"input_ids": ids, "attention_mask": (ids != padding).long()})["sentence_embedding"]
+    return bool((behind - before).abs().max() > _PADDING_TOLERANCE)
+
+
+def _known_reason(encoder: Any, how: TokenisingConfig) -> str:
+    transformer, tokenizer = encoder[0], encoder.tokenizer
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return "it has no fast tokenizer, which data tasks need; save it as tokenizer.json"
+    if (how.question_prompt or how.passage_prompt) and any(
+        getattr(module, "include_prompt", True) is False for module in encoder
+    ):
+        return (
+            "its pooling leaves the prompt out (include_prompt: false), and training would pool it too; set "
+            "model.question_prompt and model.passage_prompt to '', or include_prompt to true in the config.json of its "
+            "pooling"
+        )
+    if tokenizer.truncation_side != "right":
+        return "its tokenizer cuts long texts at their beginning; save it with truncation_side='right'"
+    if "message" in transformer.modality_config:
+        return "it reads texts through a chat template, which training does not fill"
+    if getattr(transformer, "query_expansion", None) is not None:
+        return "it lengthens questions with further tokens (query_expansion), which training does not"
+    return ""
+
+
+def _refusal(name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"model.name={name!r} cannot be trained so that its export gives the same vectors: {reason}",
+        code="MODEL_VECTORS",
+    )
+
+
+def _difference(encoder: Any, how: TokenisingConfig, texts: list[str]) -> float:
+    """Largest difference of a component between training's vectors of the texts and the library's."""
+    largest = 0.0
+    for library, prompt, length in (
+        (encoder.encode_query, how.question_prompt, how.max_question_length),
+        (encoder.encode_document, how.passage_prompt, how.max_passage_length),
+    ):
+        tokens = tokenise(how.tokenizer_json, prompt, texts, length)
+        with torch.no_grad():
+            batch = features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu"))
+            ours = encoder(batch)["sentence_embedding"]
+        theirs = library(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+        largest = max(largest, (ours - theirs).abs().max().item())
+    return largest

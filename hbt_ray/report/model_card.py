@@ -1,0 +1,145 @@
+"""The model card of an exported encoder: what it is, how it was trained, how to use it, what it is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from hbt_ray.config import without_secrets
+from hbt_ray.data.store.store import read_manifest
+from hbt_ray.errors import StoreError
+from hbt_ray.markdown import block, code, inline
+from hbt_ray.model.files import read_prompts
+from hbt_ray.retrieval.compare.column import Column
+from hbt_ray.retrieval.compare.table import compare
+from hbt_ray.retrieval.result import Verdict
+from hbt_ray.run_dir import Run
+from hbt_ray.storage import write_text
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.export import Exported
+
+_TEXT = """\
+# {name}
+
+A multilingual dense retriever, trained with hybrid batches ([arXiv 2408.10536](https://arxiv.org/abs/2408.10536)):
+some batches hold one language, the others questions and passages in different languages.
+
+- base: {base}
+- batches: {policy}, {batch_size} pairs, {steps} steps, temperature {temperature}
+- weights: {weights}
+- trained on: {languages}
+
+## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+questions = model.encode_query(["Which currency is used in Kenya?"])
+passages = model.encode_document(["Die Landeswährung von Kenia ist der Kenia-Schilling."])
+print(model.similarity(questions, passages))
+```
+
+Questions are read with the prompt {question_prompt} and passages with {passage_prompt}; the two calls add them.
+
+## Results
+
+{results}
+
+## Training configuration
+
+{config}
+"""
+
+
+def write_card(run: Run) -> None:
+    """Write `README.md` into the exported model of a run, with the verdicts that are there."""
+    exported = Exported.of(run)
+    if exported is None or not run.config.exists():
+        return
+    config = TrainConfig.load(run.config)
+    verdicts = [Verdict.load(path) for path in run.verdicts()]
+    languages, prompts = _trained_languages(config), read_prompts(run.model)
+    text = _TEXT.format(
+        name=inline(without_secrets(run.name)),
+        base=code(without_secrets(config.model.name)),
+        policy=code(str(config.plan)),
+        batch_size=config.plan.batch_size,
+        steps=exported.steps,
+        weights=_weights(exported),
+        temperature=config.loss.temperature,
+        languages=", ".join(languages) or "those of the store",
+        question_prompt=code(prompts.get("query", "")),
+        passage_prompt=code(prompts.get("document", "")),
+        results=_results(verdicts),
+        config=block(config.to_yaml(), "yaml"),
+    )
+    header = yaml.safe_dump(without_secrets(_metadata(run, languages, verdicts)), sort_keys=False, allow_unicode=True)
+    write_text(run.model / "README.md", f"---\n{header}---\n\n{text}")
+
+
+def _weights(exported: Exported) -> str:
+    """Which they are, as a sentence."""
+    which = "the best" if exported.best else "the last"
+    average = ", averaged over the steps" if exported.averaged else ""
+    lora = f"; adapters of rank {exported.lora_rank} (LoRA) were trained and are merged" if exported.lora_rank else ""
+    dev = f"; {exported.measure} on the dev store {_number(exported.value)}" if exported.measure else ""
+    return f"{which} checkpoint, after {exported.steps:,} steps{average}{lora}{dev}"
+
+
+def _trained_languages(config: TrainConfig) -> list[str]:
+    """None where the store has gone since and the configuration does not name them."""
+    try:
+        return sorted(config.plan.languages or read_manifest(config.store).languages)
+    except StoreError:
+        return []
+
+
+def _results(verdicts: list[Verdict]) -> str:
+    if not verdicts:
+        return "Not judged yet: `hbt evaluate RUN --task …`."
+    columns = list(dict.fromkeys(column for verdict in verdicts for column in _columns(verdict)))
+    head = "| task | " + " | ".join(inline(column.name) for column in columns) + " |"
+    rows = []
+    for verdict in verdicts:
+        own = _columns(verdict)
+        values = (column.value(verdict) if column in own else None for column in columns)
+        rows.append("| " + " | ".join([_label(verdict), *map(_number, values)]) + " |")
+    return "\n".join([head, "|" + "---|" * (len(columns) + 1), *rows])
+
+
+def _columns(verdict: Verdict) -> tuple[Column, ...]:
+    return compare([verdict])[0].columns
+
+
+def _label(verdict: Verdict) -> str:
+    return inline(f"{verdict.task}, {verdict.variant}" if verdict.variant else verdict.task)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:,.0f}"
+
+
+def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[str, Any]:
+    """The header that model hubs read; results in their `model-index` form."""
+    results = [
+        {
+            "task": {"type": "retrieval"},
+            "dataset": {"name": verdict.task, "type": verdict.task},
+            "metrics": [
+                {"type": column.measure, "name": column.name, "value": value}
+                for column in _columns(verdict)
+                if (value := column.value(verdict)) is not None
+            ],
+        }
+        for verdict in verdicts
+        if not verdict.variant  # A hub shows what the folder gives when it is loaded.
+    ]
+    return {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "language": languages,
+        "tags": ["sentence-transformers", "hbt_ray", "multilingual", "retrieval"],
+        **({"model-index": [{"name": run.name, "results": results}]} if results else {}),
+    }

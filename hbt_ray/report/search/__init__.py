@@ -1,0 +1,1 @@
+"""The page of a search: an answer, figures and all trials."""

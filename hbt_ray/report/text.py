@@ -1,0 +1,106 @@
+"""The first sentence of the report: what was achieved, computed from the figures, good or bad."""
+
+from __future__ import annotations
+
+from hbt_ray.report.labels import listing, number
+from hbt_ray.retrieval.compare.column import Column
+from hbt_ray.retrieval.compare.table import Comparison, System
+from hbt_ray.retrieval.measures import RANK_DISTANCE
+from hbt_ray.retrieval.result import MULTILINGUAL
+
+
+def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", name_task: bool = False) -> str:
+    """One sentence, on the multilingual setting where there is one."""
+    columns = _key_columns(comparison)
+    if not columns:
+        return f"The verdicts on {comparison.task} hold no measure."
+    place = f"on {comparison.task}, " if name_task else ""
+    if len(comparison.candidates) > 1:
+        text = place + _contest(comparison, columns)
+    elif comparison.baseline:
+        text = place + _progress(comparison, columns, _effort(num_steps, policy))
+    else:
+        text = place + _state(comparison, columns, _effort(num_steps, policy))
+    return text[0].upper() + text[1:]
+
+
+def losses(comparison: Comparison) -> str:
+    """What one system does worse than the baseline, all columns considered; empty where nothing is worse."""
+    if comparison.baseline is None or len(comparison.candidates) != 1:
+        return ""
+    before, after = comparison.systems
+    worse = []
+    for column in comparison.columns:
+        old, new = column.value(before.verdict), column.value(after.verdict)
+        if old is not None and new is not None and column.is_better(old, new):
+            worse.append(f"{column.name} ({column.text(old)}\u00a0→\u00a0{column.text(new)})")
+    if worse and len(worse) == len(comparison.columns):
+        return f"Every measure on {comparison.task} is worse than the baseline."
+    return f"Worse than the baseline on {comparison.task}: {listing(worse)}." if worse else ""
+
+
+def _key_columns(comparison: Comparison) -> list[Column]:
+    wanted = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
+    return [column for column in wanted if column in comparison.columns] or list(comparison.columns[:1])
+
+
+def _effort(num_steps: int, policy: str) -> str:
+    if num_steps:
+        steps = f"{num_steps:,} step{'s' * (num_steps != 1)}"
+        return f"after {steps} of {policy} batches, " if policy else f"after {steps} of training, "
+    return f"with {policy} batches, " if policy else ""
+
+
+def _progress(comparison: Comparison, columns: list[Column], effort: str) -> str:
+    """One system against the baseline."""
+    before, after = comparison.systems
+    effort = effort or f"from {before.label} to {after.label}, "
+    parts: list[tuple[str, bool | None]] = []
+    for column in columns:
+        old, new = column.value(before.verdict), column.value(after.verdict)
+        if old is None or new is None:
+            parts.append((f"{column.name} {'is ' + column.text(new) if new is not None else 'is missing'}", None))
+        elif old == new:
+            parts.append((f"{column.name} stayed at {column.text(new)}", None))
+        else:
+            verb = "rose" if new > old else "fell"
+            text = f"{column.name} {verb} from {column.text(old)} to {column.text(new)}"
+            parts.append((text, column.is_better(new, old)))
+    goodness = [better for _, better in parts]
+    text = effort + (" but " if len(set(goodness)) > 1 else " and ").join(text for text, _ in parts)
+    if all(better is False for better in goodness):
+        return text + ": worse than the baseline" + (" on both." if len(parts) > 1 else ".")
+    return text + "."
+
+
+def _contest(comparison: Comparison, columns: list[Column]) -> str:
+    """Several systems: who leads, and whether that beats the baseline."""
+    count = len(comparison.candidates)
+    baseline = comparison.baseline
+    claims: list[tuple[str, str]] = []
+    defeats: list[str] = []
+    for column in columns:
+        best = column.best(column.value(system.verdict) for system in comparison.candidates)
+        if best is None:
+            continue
+        leaders = [system.label for system in comparison.candidates if column.value(system.verdict) == best]
+        reference = column.value(baseline.verdict) if baseline else None
+        aside = f" (baseline {column.text(reference)})" if reference is not None else ""
+        verb = "has" if len(leaders) == 1 else "share"
+        extreme = "lowest" if column.lower_is_better else "highest"
+        claims.append((f"{listing(leaders)} {verb}", f"the {extreme} {column.name}, {column.text(best)}{aside}"))
+        if reference is not None and not column.is_better(best, reference):
+            defeats.append(column.name)
+    text = f"of {number(count)} systems, "
+    if len(claims) > 1 and len({who for who, _ in claims}) == 1:
+        text += f"{claims[0][0]} {', and '.join(what for _, what in claims)}."
+    else:
+        text += ", and ".join(f"{who} {what}" for who, what in claims) + "."
+    return text + (f" No system beats the baseline in {listing(defeats)}." if defeats else "")
+
+
+def _state(comparison: Comparison, columns: list[Column], effort: str) -> str:
+    system: System = comparison.systems[0]
+    facts = [(column.name, column.text(column.value(system.verdict))) for column in columns]
+    effort = effort or f"with {system.label}, "
+    return effort + " and ".join(f"{name} is {value}" for name, value in facts) + "."

@@ -1,0 +1,188 @@
+"""Evaluation: one system on one task, from texts to a saved verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hbt_ray.console import Screen
+from hbt_ray.errors import ModelError
+from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY
+from hbt_ray.retrieval.bm25 import FINGERPRINT, LexicalIndex, queries_of
+from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.encoder import EncoderConfig
+from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.scoring.bitext import judge_bitext
+from hbt_ray.retrieval.scoring.failures import failures
+from hbt_ray.retrieval.scoring.language_preference import DEPTH
+from hbt_ray.retrieval.scoring.scorecard import Scorecard, first_documents, judge
+from hbt_ray.retrieval.scoring.trec import write_qrels, write_run
+from hbt_ray.retrieval.search.ranking import Hits, Ranking
+from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
+from hbt_ray.retrieval.tasks import Bitext, Task
+from hbt_ray.retrieval.transforms import Fix
+from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION
+from hbt_ray.storage import atomic_folder
+
+
+def evaluate(
+    encoder: EncoderConfig,
+    task: Task | Bitext,
+    folder: Path,
+    *,
+    name: str,
+    search: SearchConfig | None = None,
+    fix: Fix | None = None,
+    trec_depth: int = 0,
+    cache: Path | None = None,
+    screen: Screen | None = None,
+) -> Verdict:
+    """Encode, search, measure; write `verdict.json` and its evidence into `folder`. Needs a Ray session.
+
+    Args:
+        name: what the verdict calls the model; the variant is added to it.
+        search: how a corpus is cut and asked; a bitext has none.
+        fix: what vectors go through before they are indexed and asked.
+        trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
+        cache: a folder where vectors of texts are kept for the next time.
+        screen: told what happens, for progress; by default nobody is.
+
+    Raises:
+        ModelError: the fix was fitted to another encoder, or see `encode`.
+        TaskError, ResourceError: see `ShardedIndex` and `judge_bitext`.
+    """
+    screen = screen or Screen(silent=True)
+    if variant := variant_of(encoder, fix):
+        name = f"{name}+{variant}"
+    begin = time.perf_counter()
+    asked, found = _sides(task)
+    screen.say(f"{task.name}: encoding {asked.num_rows:,} questions and {found.num_rows:,} passages")
+    with screen.counting(f"{task.name}: encoding", asked.num_rows + found.num_rows) as advance:
+        encoded = encode(encoder, asked["text"], found["text"], advance, cache=cache)
+    if fix:
+        encoded = _fixed(encoded, fix, asked["language"].to_pylist(), found["language"].to_pylist())
+    middle = time.perf_counter()
+    screen.say(f"{task.name}: searching {len(task.languages)} languages")
+    with atomic_folder(folder) as scratch:
+        if isinstance(task, Bitext):
+            if trec_depth:
+                screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
+            table, card = judge_bitext(task, encoded.questions)
+        else:
+            with ShardedIndex.of_task(task, encoded.passages, search) as index:
+                table, card = _ranked(task, encoded.questions, index, trec_depth, scratch, name)
+        end = time.perf_counter()
+        verdict = Verdict(
+            model=name,
+            fingerprint=encoded.fingerprint,
+            variant=variant,
+            headline=list(task.measures),
+            seconds={"encode": middle - begin, "search": end - middle},
+            peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
+            **card.fields(),
+        )
+        _save(verdict, table, scratch)
+    _say_what_is_odd(screen, verdict)
+    screen.say(
+        f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
+        f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
+    )
+    return verdict
+
+
+def evaluate_words(
+    task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
+) -> Verdict:
+    """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate`.
+
+    Raises:
+        ConfigError: the extra `bm25` is not installed.
+    """
+    screen = screen or Screen(silent=True)
+    begin = time.perf_counter()
+    screen.say(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
+    index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
+    middle = time.perf_counter()
+    screen.say(f"{task.name}: searching {len(task.languages)} languages")
+    with atomic_folder(folder) as scratch:
+        table, card = _ranked(task, queries, index, trec_depth, scratch, name)
+        seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
+        verdict = Verdict(
+            model=name,
+            fingerprint=FINGERPRINT,
+            headline=list(task.measures),
+            seconds=seconds,
+            peak_memory_bytes=_peak_memory(),
+            **card.fields(),
+        )
+        _save(verdict, table, scratch)
+    _say_what_is_odd(screen, verdict)
+    screen.say(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
+    return verdict
+
+
+def _say_what_is_odd(screen: Screen, verdict: Verdict) -> None:
+    for note in verdict.notes:
+        screen.say(f"{verdict.task}: {note}")
+
+
+def variant_of(encoder: EncoderConfig, fix: Fix | None) -> str:
+    """What distinguishes this way to run the model from the one in which it is saved; empty if nothing does."""
+    return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
+
+
+def _sides(task: Task | Bitext) -> tuple[pa.Table, pa.Table]:
+    """What is encoded as questions, and what as passages.
+
+    The sides of a bitext are alike, so both are questions, as the E5 models want it (2212.03533).
+    """
+    if isinstance(task, Bitext):
+        return task.sentences, task.sentences.slice(0, 0)
+    return task.queries, task.documents
+
+
+def _ranked(
+    task: Task, queries: npt.NDArray[Any], index: Ranking, trec_depth: int, folder: Path, name: str
+) -> tuple[pa.Table, Scorecard]:
+    """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
+    hits = first_documents(task, queries, index, max(DEPTH, trec_depth))
+    judged = judge(task, queries, index, hits.documents)
+    shown = failures(task, judged[0], queries, index, hits.documents[:, 0])
+    pq.write_table(shown, folder / FAILURES)
+    if trec_depth:
+        hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
+        write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
+        write_qrels(folder / "qrels.trec", task)
+    return judged
+
+
+def _save(verdict: Verdict, table: pa.Table, folder: Path) -> None:
+    pq.write_table(table, folder / PER_QUERY)
+    verdict.save(folder)
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _fixed(encoded: Encoded, fix: Fix, asked: list[str], found: list[str]) -> Encoded:
+    if fix.encoder != encoded.fingerprint:
+        raise ModelError(
+            f"posthoc {fix.name} was fitted to an encoder with fingerprint {fix.encoder}, this one has "
+            f"{encoded.fingerprint}: its weights, prompts or length are others. Run `hbt posthoc` again with the same "
+            "model and options"
+        )
+    return replace(
+        encoded,
+        questions=fix.apply(encoded.questions, asked, QUESTION),
+        passages=fix.apply(encoded.passages, found, PASSAGE),
+        fingerprint=hashlib.sha256(f"{encoded.fingerprint} {fix.fingerprint}".encode()).hexdigest()[:16],
+    )

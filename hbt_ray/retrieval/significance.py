@@ -1,0 +1,207 @@
+"""The comparison of two systems over the same queries: differences, intervals, effects and p-values.
+
+What is resampled is the item and not the row. Eleven translations of a question fail together, so that eleven rows are
+not eleven independent observations: a test that takes them so finds differences where there are none. Query ids are
+`<language>_<item>`, and a row's item is what follows the language. In a test over several languages or pairs of them,
+all rows of an item are flipped, or drawn, together. Ids that only happen to be equal in two languages do no harm:
+flipping independent rows together is as valid. Items themselves are taken as independent, as is the custom.
+
+The figures are the macro averages of the verdict, means over groups (languages, or ordered pairs) of means over
+queries. Such an average is a sum of one number an item, so the tests are those of a mean. Where all groups ask the same
+items, that number is the item's mean over groups. Where they do not (MLQA-R: two to four languages an item), a row
+weighs 1 / (groups × rows of its group) in the randomisation test, which is exact for the macro average; the interval
+takes the linearised values of an average of ratios, as in cluster sampling (Särndal et al. 1992, section 5.5), since
+the rows of a group vary from draw to draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hbt_ray.errors import TaskError
+from hbt_ray.retrieval.resampling import Floats, holm, mean_interval, paired_effect, sign_flip_p
+
+KEYS = ("setting", "language", "passage_language", "query_id")
+"""What names a row of a per-query table."""
+_TASK = b"task_fingerprint"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """System a minus system b in one setting, over all question languages or in one of them."""
+
+    measure: str
+    setting: str
+    language: str
+    """Of the questions; empty for the macro average over all."""
+    num_items: int
+    """Units of the test: questions, with their translations counted once."""
+    num_rows: int
+    """Rows of the per-query table that went in."""
+    mean_a: float
+    mean_b: float
+    difference: float
+    """mean_a - mean_b."""
+    low: float
+    high: float
+    """Bootstrap interval of the difference; infinite for a single item."""
+    effect: float
+    """Paired Cohen's d: mean over standard deviation of the items' differences; NaN for a single item. An item's mean
+    over languages spreads less than one of its rows, so compare effects only among rows with `language`, or without."""
+    p: float
+    """Two-sided, of the paired randomisation test."""
+    p_holm: float
+    """Holm's correction of `p` over the languages of the setting; for macro averages, over the settings."""
+
+
+def of_task(table: pa.Table, fingerprint: str) -> pa.Table:
+    """A per-query table that says on which queries, documents and judgements it was measured (`Task.fingerprint`)."""
+    return table.replace_schema_metadata({_TASK: fingerprint.encode()})
+
+
+def compare_systems(
+    a: pa.Table, b: pa.Table, measure: str, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> list[Difference]:
+    """Compare two systems by one column of their per-query tables (`judge`), whose rows may be in any order.
+
+    For each setting that has the measure: first its macro average, then each question language. The same tables and
+    seed give the same figures.
+
+    Raises:
+        TaskError: a table lacks the measure or a column that names its rows, the two were measured on other data or do
+            not hold the same queries, a row occurs twice, a value is not finite, or no setting has the measure.
+    """
+    if resamples < 1 or not 0 < level < 1:
+        raise TaskError(f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1")
+    _check_task(a, b)
+    a, b = _rows(a, "a", measure), _rows(b, "b", measure)
+    _check_same(a, b)
+    defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same names.
+    a, b = a.filter(defined), b.filter(defined)
+    setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in KEYS)
+    item = item_ids(query_id, language)
+    rows = _Rows(measure, setting, language, passage_language, item, _values(a, "a", measure), _values(b, "b", measure))
+    settings = [rows.where(rows.setting == setting) for setting in np.unique(rows.setting)]
+    macro = _corrected([_difference(part, "", seed, resamples, level) for part in settings])
+    found = []
+    for overall, part in zip(macro, settings, strict=True):
+        languages = np.unique(part.language).tolist()
+        single = [_difference(part.where(part.language == name), name, seed, resamples, level) for name in languages]
+        found += [overall, *_corrected(single)]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of both tables side by side, each [rows]."""
+
+    measure: str
+    setting: npt.NDArray[np.str_]
+    language: npt.NDArray[np.str_]
+    passage_language: npt.NDArray[np.str_]
+    item: npt.NDArray[np.str_]
+    a: Floats
+    b: Floats
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> _Rows:
+        return _Rows(
+            measure=self.measure,
+            setting=self.setting[mask],
+            language=self.language[mask],
+            passage_language=self.passage_language[mask],
+            item=self.item[mask],
+            a=self.a[mask],
+            b=self.b[mask],
+        )
+
+
+def _difference(rows: _Rows, language: str, seed: int, resamples: int, level: float) -> Difference:
+    _, group = np.unique(np.char.add(np.char.add(rows.language, "\t"), rows.passage_language), return_inverse=True)
+    items, item = np.unique(rows.item, return_inverse=True)
+    counts = np.bincount(group)
+    weights = 1 / (len(counts) * counts[group])
+    gaps = rows.a - rows.b
+    mean_of_group = np.bincount(group, gaps) / counts
+    mean_a, mean_b = float(weights @ rows.a), float(weights @ rows.b)
+    shares = np.bincount(item, weights * gaps)
+    linearised = len(items) * np.bincount(item, weights * (gaps - mean_of_group[group])) + mean_of_group.mean()
+    low, high = mean_interval(linearised, level=level, resamples=resamples, seed=seed)
+    p = sign_flip_p(shares, resamples=resamples, seed=seed)
+    return Difference(
+        measure=rows.measure,
+        setting=str(rows.setting[0]),
+        language=language,
+        num_items=len(items),
+        num_rows=len(gaps),
+        mean_a=mean_a,
+        mean_b=mean_b,
+        difference=float(mean_of_group.mean()),
+        low=low,
+        high=high,
+        effect=paired_effect(linearised),
+        p=p,
+        p_holm=p,
+    )
+
+
+def _corrected(family: list[Difference]) -> list[Difference]:
+    adjusted = holm([member.p for member in family]).tolist()
+    return [replace(member, p_holm=p) for member, p in zip(family, adjusted, strict=True)]
+
+
+def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    """`de_17` in `de` → `17`; an id without its language in front is an item of its own."""
+    pairs = zip(query_ids.tolist(), languages.tolist(), strict=True)
+    return np.asarray([query_id.removeprefix(f"{language}_") for query_id, language in pairs], dtype=np.str_)
+
+
+def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
+    """The rows of the settings that have the measure, sorted by their names."""
+    if missing := [name for name in (*KEYS, measure) if name not in table.column_names]:
+        raise TaskError(
+            f"the table of system {system} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. Give "
+            "per-query tables as the evaluation writes them, and one of their measures"
+        )
+    table = table.select([*KEYS, measure])
+    having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
+    table = table.filter(pc.is_in(table["setting"], value_set=having))
+    if not table.num_rows:
+        raise TaskError(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
+    return table.sort_by([(key, "ascending") for key in KEYS])
+
+
+def _check_task(a: pa.Table, b: pa.Table) -> None:
+    tasks = [(table.schema.metadata or {}).get(_TASK) for table in (a, b)]
+    if None not in tasks and tasks[0] != tasks[1]:
+        raise TaskError(
+            "the two systems were judged on other queries, documents or judgements (their fingerprints are "
+            f"{' and '.join(task.decode() for task in tasks if task)}). Evaluate both on one task",
+            code="OTHER_TASK",
+        )
+
+
+def _check_same(a: pa.Table, b: pa.Table) -> None:
+    names = [list(zip(*(table[key].to_pylist() for key in KEYS), strict=True)) for table in (a, b)]
+    for system, rows in zip("ab", names, strict=True):
+        if twice := len(rows) - len(set(rows)):
+            raise TaskError(f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")
+    only = [sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))]
+    if any(only):
+        first = " ".join(filter(None, (only[0] or only[1])[0]))
+        raise TaskError(
+            f"the two systems were not asked the same: {len(names[0])} rows of a and {len(names[1])} of b, of which "
+            f"{len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate both on one "
+            "task with the same languages"
+        )
+
+
+def _values(table: pa.Table, system: str, measure: str) -> Floats:
+    values = np.asarray(table[measure].cast(pa.float64()).fill_null(float("nan")).to_numpy(), dtype=np.float64)
+    if bad := int((~np.isfinite(values)).sum()):
+        raise TaskError(f"{bad} of the {len(values)} values of {measure} of system {system} are missing or not finite")
+    return values

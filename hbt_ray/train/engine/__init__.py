@@ -1,1 +1,0 @@
-"""One rank's work at each step, in plain torch."""

@@ -1,1 +1,0 @@
-"""The encoder: from scratch, a folder or the hub."""

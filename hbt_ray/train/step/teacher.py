@@ -1,0 +1,39 @@
+"""The teacher: a frozen encoder that reads the English versions of a batch's texts, for distillation.
+
+It has a tokenizer, prompts and lengths of its own; the stream brings its tokens as views of the batch. Its vectors and
+the student's are compared by angle, so both must have one width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.train.loss.inputs import Version
+from hbt_ray.train.step.encoder_inputs import TEACHER_VIEWS, apart, joined
+from hbt_ray.train.step.grad_cache import Budget, Tower, autocast
+from hbt_ray.train.step.optimizer import OptimiserConfig
+
+
+class Teacher:
+    """Made once on every rank, and never trained."""
+
+    def __init__(self, encoder: Any, config: OptimiserConfig, device: torch.device) -> None:
+        self._tower = Tower(
+            encoder.to(device).eval().requires_grad_(False),
+            padding_id=encoder.tokenizer.pad_token_id,
+            budget=Budget(config.chunk_rows, activation_tokens=0),
+            world_size=1,
+            device=device,
+            autocast=partial(autocast, config.precision, device),
+        )
+
+    def versions(self, batch: LocalBatch) -> dict[str, Version]:
+        """By the names of `Encoded`, those that the batch has texts for."""
+        views = {name: batch.views[name] for name in TEACHER_VIEWS if name in batch.views}
+        if not views:
+            return {}
+        return apart(self._tower.encode(joined(views), 0).vectors, views)

@@ -1,0 +1,126 @@
+"""The ranks' side: which checkpoints are validated, and, at each of them, whether to go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+
+from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
+from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.validation import launch
+from hbt_ray.train.validation.early_stopping import standing
+from hbt_ray.train.validation.record import Record, Row
+from hbt_ray.train.validation.run_status import measured, schedule
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.1
+
+
+class Watch:
+    """Of one rank; all ranks call `stop_at` for the same steps. Only rank 0 reads the record.
+
+    Args:
+        start: the step that training goes on with. Checkpoints up to there that lack a result, as their validation was
+            lost with the driver or the cluster, are validated again.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
+        self._config, self._is_first = config, rank == 0
+        self._schedule = schedule(config)
+        self._record = Record(config.run.validation)
+        self._asked: set[int] = set()
+        self._late: ray.ObjectRef | None = None
+        self.stopped = False
+        if self._is_first:
+            self._asked = set(self._record.cut(start))
+            self._catch_up(start)
+        if start and self.stop_at(start):
+            logger.info("no improvement up to step %d; nothing is left to train", start)
+
+    def due(self, step: int) -> bool:
+        return self._schedule.due(step)
+
+    def ask(self, step: int) -> bool | ray.train.ValidationTaskConfig:
+        """What to report the checkpoint of `step` with."""
+        if not (self._is_first and self.due(step)):
+            return False
+        self._asked.add(step)
+        return launch.asked(self._config, step)
+
+    def stop_at(self, step: int) -> bool:
+        """Whether training ends here; waits for the results that the decision rests on.
+
+        Raises:
+            ValidationFailed: on all ranks alike.
+        """
+        answer: bool | HbtError = False
+        if self._is_first:
+            try:
+                answer = self._decide(step)
+            except HbtError as error:
+                answer = error
+        answer = broadcast_from_rank_zero(answer)
+        if isinstance(answer, HbtError):
+            raise answer
+        self.stopped = answer
+        return answer
+
+    def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches up to the step at which `stop_at` said so."""
+        while not self.stopped and (batch := next(batches, None)) is not None:
+            yield batch
+
+    def finish(self) -> None:
+        """Wait for what this rank launched; Ray Train waits for what was reported."""
+        if self._late:
+            ray.wait([self._late])
+
+    def _catch_up(self, start: int) -> None:
+        missing = []
+        shelf = Shelf(self._config.run.checkpoints)
+        for step in shelf.steps():
+            if step > start or not self.due(step) or step in self._asked:
+                continue
+            try:
+                checkpoint.inspect(shelf.path(step))
+            except CheckpointError as error:
+                logger.warning("step %d is not validated: %s", step, error)
+                continue
+            missing.append(step)
+        if missing:
+            logger.info("validating the checkpoints of steps %s first, which have no result", missing)
+            self._asked.update(missing)
+            self._late = launch.launch(self._config, missing)
+
+    def _decide(self, step: int) -> bool:
+        horizon = self._schedule.horizon(step)
+        rows = self._results({at for at in self._asked if at <= horizon})
+        visible = self._schedule.visible(measured(rows, self._config), step)
+        return standing(visible, self._config.validation.rule).stop
+
+    def _results(self, wanted: set[int]) -> dict[int, Row]:
+        """Those of these steps, once all are there; the first failure among them is raised at once."""
+        end = time.monotonic() + self._config.validation.timeout_seconds
+        while True:
+            rows = {step: row for step, row in self._record.rows().items() if step in wanted}
+            for step, row in rows.items():
+                if "error" in row:
+                    raise ValidationFailed(step, row["error"])
+            if missing := wanted - rows.keys():
+                if time.monotonic() > end:
+                    raise ValidationFailed(
+                        min(missing), f"no result within {self._config.validation.timeout_seconds:g} s"
+                    )
+                time.sleep(_POLL_SECONDS)
+            else:
+                return rows

@@ -1,0 +1,160 @@
+"""The dev pool: questions and passages drawn once from a dev store, the same in any process, for any world size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hbt_ray.data.index.language_index import Coverage
+from hbt_ray.data.index.manifest import DatasetInfo, Manifest
+from hbt_ray.data.index.permutation import Indices, make_key, permute
+from hbt_ray.data.store.store import Store
+from hbt_ray.errors import ConfigError
+from hbt_ray.train.validation.config import ValidationConfig
+
+Codes = NDArray[np.int16]
+_TRIES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Each question stands in one language, its passage in all that it has; ties in a ranking go to the greater row."""
+
+    languages: tuple[str, ...]
+    questions: list[str]
+    question_languages: Codes
+    """[questions], numbers of `languages`."""
+    right_keys: Indices
+    """[questions, n]: keys of the passages that answer; one of them is repeated where there are fewer than n."""
+    passages: list[str]
+    passage_languages: Codes
+    passage_keys: Indices
+    """[passages]; equal for all versions of a passage."""
+
+
+def pool_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ...]:
+    """Raises: ConfigError where the dev store lacks one that the configuration names."""
+    if lacking := sorted(set(config.languages) - set(manifest.languages)):
+        raise ConfigError(
+            f"validation.languages: {config.store} has nothing in {', '.join(lacking)}; it has "
+            f"{', '.join(manifest.languages)}"
+        )
+    return config.languages or manifest.languages
+
+
+def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
+    """Equal where measures can be compared: the same texts, the same temperature."""
+    languages = pool_languages(manifest, config)
+    return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
+
+
+def make_pool(store: Store, config: ValidationConfig) -> Pool:
+    """Draw the pool. Data sets that hold fewer items than their even share give all that they have.
+
+    A passage stands in it once in each language, whatever the number of its items, ids and data sets.
+    """
+    languages = pool_languages(store.manifest, config)
+    parts = []
+    infos = store.manifest.datasets
+    for info, count in zip(infos, _shares([info.num_items for info in infos], config.items), strict=True):
+        items, codes = draw(info, languages, count, make_key(config.seed, "validation", info.name))
+        if len(items):
+            parts.append(_part(store, info.name, items, codes, languages))
+    if not parts:
+        raise ConfigError(f"validation.store={config.store}: no item in {', '.join(languages)}; name other languages")
+    return _joined(parts, languages)
+
+
+def draw(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> tuple[Indices, Codes]:
+    """`count` different items and the language each is asked in, the languages in turn; fewer if there are no more.
+
+    A language takes items in the order of a permutation of its own, so that a sample is the head of any larger one
+    of the same languages.
+    """
+    coverage = Coverage(info, languages, 0.0)
+    orders = {code: _Order(coverage, code, make_key(key, language)) for code, language in enumerate(languages)}
+    taken: dict[int, int] = {}
+    turns = cycle(list(orders))
+    while len(taken) < count and orders:
+        code = next(turns)
+        if code in orders and (item := orders[code].next_but(taken)) is not None:
+            taken[item] = code
+        else:
+            orders.pop(code, None)
+    return np.array(list(taken), np.int64), np.array(list(taken.values()), np.int16)
+
+
+class _Order:
+    """The items of a language in a random order, some at a time: the data set may be large."""
+
+    def __init__(self, coverage: Coverage, code: int, key: int) -> None:
+        self._pool, self._key, self._place = coverage.pool(code), key, 0
+        self._ahead: list[int] = []
+
+    def next_but(self, taken: dict[int, int]) -> int | None:
+        """The next one that is not taken; None where there is none."""
+        while True:
+            if not self._ahead:
+                stop = min(self._place + _TRIES_AT_ONCE, self._pool.size)
+                numbers = permute(self._key, np.arange(self._place, stop), self._pool.size)
+                self._ahead, self._place = self._pool.items(numbers).tolist()[::-1], stop
+            if not self._ahead:
+                return None
+            if (item := self._ahead.pop()) not in taken:
+                return item
+
+
+def _shares(sizes: Sequence[int], total: int) -> list[int]:
+    """Even shares; what a small data set cannot give, the others do."""
+    shares = [0] * len(sizes)
+    order = sorted(range(len(sizes)), key=lambda number: sizes[number])
+    for position, number in enumerate(order):
+        shares[number] = min(sizes[number], -(-total // (len(order) - position)))
+        total -= shares[number]
+    return shares
+
+
+class _Part(NamedTuple):
+    """What one data set gives to the pool."""
+
+    questions: list[str]
+    question_languages: Codes
+    right_keys: Indices
+    """[questions, n]"""
+    passages: dict[tuple[int, int], str]
+    """Key and language of a passage → its text."""
+
+
+def _part(store: Store, dataset: str, items: Indices, codes: Codes, languages: tuple[str, ...]) -> _Part:
+    right_keys = store.right_keys(dataset, items)
+    # Items may share a passage, and one of them may have it in a language that the other lacks.
+    passages: dict[tuple[int, int], str] = {}
+    for code in range(len(languages)):
+        column = np.full(len(items), code, np.int16)
+        texts = store.texts_of(dataset, "passage", items, column, languages)
+        for key, text in zip(right_keys[:, 0].tolist(), texts, strict=True):
+            if text:
+                passages.setdefault((key, code), text)
+    return _Part(store.texts_of(dataset, "question", items, codes, languages), codes, right_keys, passages)
+
+
+def _joined(parts: list[_Part], languages: tuple[str, ...]) -> Pool:
+    """All parts; keys are those of the store, so data sets may share passages."""
+    passages: dict[tuple[int, int], str] = {}
+    for part in parts:
+        passages |= {place: text for place, text in part.passages.items() if place not in passages}
+    width = max(part.right_keys.shape[1] for part in parts)
+    return Pool(
+        languages,
+        [text for part in parts for text in part.questions],
+        np.concatenate([part.question_languages for part in parts]),
+        np.concatenate([np.pad(p.right_keys, ((0, 0), (0, width - p.right_keys.shape[1])), "edge") for p in parts]),
+        list(passages.values()),
+        np.array([code for _, code in passages], np.int16),
+        np.array([key for key, _ in passages], np.int64),
+    )

@@ -1,0 +1,504 @@
+"""The readers of published formats: small files in each format, what is wrong in them, and the real data."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hbt_ray.errors import ConfigError, InputError, SourceError, TaskError
+from hbt_ray.retrieval.tasks import Bitext, Task, open_task
+from hbt_ray.retrieval.tasks.bitext import Pair, multiway
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstd}
+
+
+def write(path: Path, lines: Iterable[Any]) -> Path:
+    """Lines of text or of JSON, packed where the name says so."""
+    text = "".join(f"{line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pack = PACK.get(path.suffix, bytes)
+    path.write_bytes(pack(text.encode()))
+    return path
+
+
+def task(spec: str) -> Task:
+    opened = open_task(spec)
+    assert isinstance(opened, Task)
+    return opened
+
+
+def bitext(spec: str) -> Bitext:
+    opened = open_task(spec)
+    assert isinstance(opened, Bitext)
+    return opened
+
+
+def texts(table: pa.Table) -> dict[str, str]:
+    return dict(zip(table.column(0).to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def pairs(task: Task) -> set[tuple[str, str]]:
+    return set(zip(task.qrels["query_id"].to_pylist(), task.qrels["doc_id"].to_pylist(), strict=True))
+
+
+def sides(bitext: Bitext) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Pair of languages → its pairs of sentences."""
+    found = {}
+    for pair in bitext.pairs:
+        columns = [
+            bitext.sentences.slice(rows.start, len(rows)) for rows in (pair.source_rows, pair.target_rows)
+        ]  # fmt: skip
+        for tag, column in zip(pair[:2], columns, strict=True):
+            assert set(column["language"].to_pylist()) == {tag}
+        found[pair[:2]] = list(zip(*(column["text"].to_pylist() for column in columns), strict=True))
+    return found
+
+
+# BEIR
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    write(folder / "corpus.jsonl.gz", [{"_id": "d1", "title": "Title", "text": "text"}, {"_id": "d2", "text": "two"},
+                                       {"_id": "d3", "title": "", "text": "three"}])  # fmt: skip
+    write(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"query {n}", "metadata": {}} for n in range(4)])
+    write(folder / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q1\td3\t1", "q2\td2\t0",
+                                          "q0\td2\t1"])  # fmt: skip
+    write(folder / "qrels" / "dev.tsv", ["query-id\tcorpus-id\tscore", "q3\td2\t2", "q3\td1\t0"])
+    return folder
+
+
+def test_beir_folder(beir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read = task(f"beir={beir}")
+    assert (read.name, read.languages, read.measures) == ("tiny", ["en"], ("nDCG@10", "R@100"))
+    assert texts(read.documents) == {"d1": "Title text", "d2": "two", "d3": "three"}
+    assert texts(read.queries) == {"q0": "query 0", "q1": "query 1"}
+    assert pairs(read) == {("q1", "d1"), ("q1", "d3"), ("q0", "d2")}
+    assert read.num_dropped == 1, "q2 is judged, but nothing answers it; q3 is of another split"
+    assert "1 of 3 queries have no relevant document and are left out, the first is 'q2'" in caplog.text
+
+
+def test_beir_options_and_grades(beir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read = task(f"beir={beir},split=dev,language=DEU,measures=MAP@20,Recall@5")
+    assert (read.name, read.languages, read.measures) == ("tiny-dev", ["de"], ("AP@20", "R@5"))
+    assert pairs(read) == {("q3", "d2")}
+    assert read.grades.tolist() == [[2]]
+    assert "1 of 1 relevant pairs have a grade above 1; nDCG weighs documents by their grades" in caplog.text
+    assert sum("grade" in record.message for record in caplog.records) == 1
+    assert task(f"beir={beir},split=dev,name=other").name == "other"
+
+
+BROKEN_BEIR = {
+    "corpus.jsonl": ('{"_id": "d1", "text": ', r"corpus\.jsonl:2: no valid JSON"),
+    "queries.jsonl": ('["q1"]', r"queries\.jsonl:2: a JSON list"),
+    "qrels/test.tsv": ("q1\td1", r"qrels/test\.tsv:2: has not as many columns"),
+}
+
+
+@pytest.mark.parametrize("file", BROKEN_BEIR)
+def test_beir_names_the_line_that_is_wrong(beir: Path, file: str) -> None:
+    line, message = BROKEN_BEIR[file]
+    first = {"corpus.jsonl": {"_id": "d1", "text": "x"}, "queries.jsonl": {"_id": "q1", "text": "x"}}
+    write(beir / file, [first.get(file, "query-id\tcorpus-id\tscore"), line])
+    with pytest.raises(TaskError, match=message):
+        task(f"beir={beir}")
+
+
+WRONG_BEIR: dict[str, tuple[str, list[Any], str]] = {
+    "empty": ("corpus.jsonl", [], r"corpus\.jsonl: the file is empty"),
+    "blank": ("corpus.jsonl", [{"_id": "d1", "text": " "}, {"_id": "d2", "text": "\t"}], "all 2 documents"),
+    "column": ("corpus.jsonl", [{"key": "d1", "text": "x"}], r"corpus\.jsonl:1: no id; every line needs 'text' and"),
+    "surrogate": ("corpus.jsonl", ['{"_id": "d1", "text": "a\\ud800"}'], r"corpus\.jsonl:1: holds half a surro"),
+    "NUL": ("queries.jsonl", [{"_id": "q1", "text": "a\0b"}], r"queries\.jsonl:1: holds a NUL character"),
+    "deep": ("queries.jsonl", ['{"_id": ' + "[" * 99_999 + "]" * 99_999 + "}"], r"queries\.jsonl:1: no usable JSON"),
+    "header": ("qrels/test.tsv", ["frage\tdokument\tnote", "q1\td1\t1"], r"test\.tsv:1: neither a known header nor a"),
+    "fraction": ("qrels/test.tsv", ["q1\td1\t0.5"], r"test\.tsv:1: relevance is a fraction; state .* threshold="),
+    "contradiction": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\t0"], "'q1 d1' stands twice in qrels"),
+    "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "'d1' stands twice in"),
+    "document": ("qrels/test.tsv", ["q1\td9\t1"], "none of the 1 documents that answer a query is in the corpus"),
+    "query": ("qrels/test.tsv", ["q1\td1\t1", "q9\td1\t1"], "1 qrels name a query_id .* the first is 'q9'"),
+    "answers": ("qrels/test.tsv", ["q1\td1\t0"], "none of its 1 queries has a relevant document"),
+    "score": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\tyes"], r"test\.tsv:2: relevance is no number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_BEIR)
+def test_beir_that_contradicts_itself_is_refused(beir: Path, what: str) -> None:
+    file, lines, message = WRONG_BEIR[what]
+    write(beir / file, lines)
+    with pytest.raises(InputError, match=message):
+        task(f"beir={beir}")
+
+
+PUBLISHED_QRELS: dict[str, tuple[str, list[Any]]] = {
+    "BEIR": ("test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q0\td2\t2", "q2\td2\t0"]),
+    "mteb": ("test.jsonl", [{"query-id": "q1", "corpus-id": "d1", "score": 1.0},
+                            {"query-id": "q0", "corpus-id": "d2", "score": 2}]),
+    "ir_datasets": ("test.tsv", ["query_id\tdoc_id\trelevance\titeration", "q1\td1\t1\t0", "q0\td2\t2\t0"]),
+    "other order": ("test.tsv", ["score corpus-id query-id", "1 d1 q1", "2 d2 q0"]),
+    "without a header": ("test.tsv", ["q1\td1\t1", "q0\td2\t2"]),
+    "TREC": ("test.tsv", ["q1 0 d1 1", "q0  Q0\td2 2", "q2 0 d2 -1"]),
+    "TREC with tabs": ("test.txt", ["q1\t0\td1\t1", "q0\t0\td2\t2"]),
+    "bz2": ("test.tsv.bz2", ["qid\tpid\tlabel", "q1\td1\t1", "q0\td2\t2"]),
+    "zst": ("test.jsonl.zst", [{"qid": "q1", "docid": "d1", "rel": 1}, {"qid": "q0", "docid": "d2", "rel": 2}]),
+    "repeated": ("test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q1\td1\t1.0", "q0\td2\t2"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PUBLISHED_QRELS)
+def test_published_forms_of_judgements(beir: Path, form: str) -> None:
+    (beir / "qrels" / "test.tsv").unlink()
+    file, lines = PUBLISHED_QRELS[form]
+    write(beir / "qrels" / file, lines)
+    read = task(f"beir={beir}")
+    assert set(map(tuple, (row.values() for row in read.qrels.to_pylist()))) == {("q1", "d1", 1), ("q0", "d2", 2)}
+
+
+def test_fractions_are_judgements_with_a_threshold(beir: Path) -> None:
+    write(beir / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t0.75", "q1\td2\t0.5", "q0\td2\t0.4999"])
+    read = task(f"beir={beir},threshold=0.5")
+    assert set(map(tuple, (row.values() for row in read.qrels.to_pylist()))) == {("q1", "d1", 1), ("q1", "d2", 1)}
+    assert read.num_dropped == 1
+
+
+def test_a_judged_document_that_the_corpus_lacks_is_counted(beir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(beir / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1", "q1\td9\t1", "q1\td8\t0"])
+    with caplog.at_level(logging.WARNING):
+        read = task(f"beir={beir}")
+    assert (read.num_missing, read.grades.tolist(), read.relevant.tolist()) == (1, [[1, 1]], [[0, -1]])
+    assert "the corpus lacks 1 of 2 documents that answer a query, the first is 'd9'" in caplog.text
+
+
+def test_beir_without_a_file_or_in_another_language_is_refused(beir: Path) -> None:
+    with pytest.raises(SourceError, match=r"holds no qrels/train\.tsv"):
+        task(f"beir={beir},split=train")
+    with pytest.raises(TaskError, match="nothing is in 'de'; its languages are en"):
+        open_task(f"beir={beir}", ["de"])
+    (beir / "queries.jsonl").unlink()
+    with pytest.raises(SourceError, match=r"holds no queries\.jsonl or queries\.jsonl\.gz"):
+        task(f"beir={beir}")
+
+
+def test_scifact_has_the_published_counts(shared_data: Path) -> None:
+    read = task(f"beir={shared_data}/eval/beir/scifact")
+    assert (read.documents.num_rows, read.queries.num_rows, read.qrels.num_rows) == (5183, 300, 339)
+    assert (read.name, read.num_dropped) == ("scifact", 0)
+    assert texts(read.documents)["4983"].startswith("Microstructural development of human newborn")
+    assert task(f"beir={shared_data}/eval/beir/scifact,split=train").qrels.num_rows == 919
+
+
+# MIRACL
+
+
+def miracl_corpus(folder: Path) -> None:
+    """Swahili in two files, German in one, with the same ids."""
+    write(folder / "miracl-corpus-v1.0-sw" / "docs-0.jsonl.gz", [{"docid": "1#0", "title": "T", "text": "moja"}])
+    more = [{"docid": "1#1", "title": "T", "text": "mbili"}, {"docid": "2#0", "title": "U", "text": "tatu"}]
+    write(folder / "miracl-corpus-v1.0-sw" / "docs-1.jsonl.gz", more)
+    write(folder / "miracl-corpus-v1.0-de" / "docs-0.jsonl", [{"docid": "1#0", "title": "D", "text": "eins"}])
+
+
+@pytest.fixture
+def miracl(tmp_path: Path) -> Path:
+    topics = {"sw": ["0\tnani?", "1\tnini?"], "de": ["0\twer?\twas?"]}
+    qrels = {"sw": ["0\tQ0\t1#0\t1", "0\tQ0\t1#1\t0", "1\tQ0\t1#1\t1"], "de": ["0 Q0 1#0 1", "0 Q0 7#7 0"]}
+    for tag in topics:
+        for kind, lines in (("topics", topics[tag]), ("qrels", qrels[tag])):
+            write(tmp_path / f"miracl-v1.0-{tag}" / kind / f"{kind}.miracl-v1.0-{tag}-dev.tsv", lines)
+    miracl_corpus(tmp_path)
+    return tmp_path
+
+
+def test_miracl_folder(miracl: Path) -> None:
+    read = task(f"miracl={miracl}")
+    assert (read.name, read.languages, read.measures) == ("miracl", ["de", "sw"], ("nDCG@10", "R@100"))
+    assert texts(read.documents) == {
+        "de_1#0": "D eins", "sw_1#0": "T moja", "sw_1#1": "T mbili", "sw_2#0": "U tatu",
+    }  # fmt: skip
+    assert texts(read.queries) == {"de_0": "wer?\twas?", "sw_0": "nani?", "sw_1": "nini?"}
+    assert pairs(read) == {("de_0", "de_1#0"), ("sw_0", "sw_1#0"), ("sw_1", "sw_1#1")}
+
+
+def test_miracl_pooled_keeps_what_was_judged_and_says_what_is_missing(
+    miracl: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        read = task(f"miracl={miracl},pooled=true")
+    assert read.name == "miracl-pooled"
+    assert sorted(texts(read.documents)) == ["de_1#0", "sw_1#0", "sw_1#1"]
+    assert "1 of the 2 judged documents in de are not in its corpus" in caplog.text
+    assert "documents in sw" not in caplog.text
+
+
+def test_miracl_tables_need_a_corpus_from_elsewhere(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    topics = [("sw", "dev", "0", "nani?"), ("sw", "train", "9", "?"), ("de", "dev", "0", "wer?")]
+    qrels = [("sw", "dev", "0", "1#0", 1), ("sw", "dev", "0", "1#1", 0), ("sw", "train", "9", "1#1", 1),
+             ("de", "dev", "0", "1#0", 1)]  # fmt: skip
+    for name, rows, columns in (
+        ("topics", topics, ("lang", "split", "qid", "query")),
+        ("qrels", qrels, ("lang", "split", "qid", "docid", "relevance")),
+    ):
+        table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+        pq.write_table(table, folder / f"{name}.parquet")
+    read = task(f"miracl={folder},corpus={miracl},languages=sw")
+    assert (read.documents.num_rows, texts(read.queries), pairs(read)) == (
+        3, {"sw_0": "nani?"}, {("sw_0", "sw_1#0")},
+    )  # fmt: skip
+    assert task(f"miracl={folder},corpus={miracl},split=train").name == "miracl-train"
+    with pytest.raises(
+        TaskError, match=r"miracl-corpus-v1\.0-de: no such file.*say with corpus= where the corpora are"
+    ):
+        task(f"miracl={folder}")
+    with pytest.raises(TaskError, match="nothing is in 'fr'; its languages are de, sw"):
+        open_task(f"miracl={folder},corpus={miracl}", ["fr"])
+
+
+def test_miracl_names_what_is_wrong(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(TaskError, match=r"holds neither miracl-v1\.0-<language>/topics of this split nor"):
+        task(f"miracl={miracl},split=testA")
+    with pytest.raises(TaskError, match=r"holds neither"):
+        task(f"miracl={tmp_path_factory.mktemp('empty')}")
+    with pytest.raises(SourceError, match="nowhere: "):
+        task("miracl=nowhere")
+    write(miracl / "miracl-corpus-v1.0-sw" / "docs-1.jsonl.gz", [{"docid": "1#1", "text": "x"}, '{"docid"'])
+    with pytest.raises(TaskError, match=r"docs-1\.jsonl\.gz:2: no valid JSON"):
+        task(f"miracl={miracl}")
+    write(miracl / "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv", ["0\tQ0\t1#0"])
+    with pytest.raises(SourceError, match=r"dev\.tsv:1: neither a known header nor a judgement"):
+        task(f"miracl={miracl}")
+
+
+def test_miracl_files_may_be_packed_and_each_language_is_there_once(miracl: Path) -> None:
+    plain = task(f"miracl={miracl}")
+    for file in [*miracl.rglob("*.tsv"), *miracl.rglob("*.jsonl")]:
+        write(file.with_name(f"{file.name}.zst"), file.read_text(encoding="utf-8").splitlines())
+        file.unlink()
+    assert task(f"miracl={miracl}").fingerprint == plain.fingerprint
+    write(miracl / "miracl-v1.0-deu/topics/topics.miracl-v1.0-deu-dev.tsv", ["0\twer?"])
+    write(miracl / "miracl-v1.0-deu/qrels/qrels.miracl-v1.0-deu-dev.tsv", ["0 Q0 1#0 1"])
+    with pytest.raises(TaskError) as caught:
+        task(f"miracl={miracl}")
+    assert caught.value.code == "LANGUAGE_TWICE"
+
+
+def test_a_corpus_is_read_in_batches(miracl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hbt_ray.retrieval.tasks.task._BATCH", 2)
+    read = task(f"miracl={miracl},languages=sw")
+    assert [len(chunk) for chunk in read.documents["text"].chunks] == [2, 1]
+    assert read.relevant.tolist() == [[0], [1]]
+
+
+def test_miracl_topics_and_qrels_agree(shared_data: Path, tmp_path: Path) -> None:
+    """The corpora are not there, so each judged passage gets its id for a text."""
+    qrels = pq.read_table(
+        shared_data / "eval/miracl/qrels.parquet", filters=[("lang", "=", "sw"), ("split", "=", "dev")]
+    )
+    judged = sorted(set(qrels["docid"].to_pylist()))
+    write(tmp_path / "miracl-corpus-v1.0-sw" / "docs-0.jsonl.gz", [{"docid": d, "text": d} for d in judged])
+    read = task(f"miracl={shared_data}/eval/miracl,corpus={tmp_path},languages=sw,pooled=true")
+    assert (read.queries.num_rows, read.num_dropped) == (482, 0)
+    assert (read.documents.num_rows, qrels.num_rows) == (len(judged), 5092)
+
+
+# Tatoeba
+
+
+@pytest.fixture
+def tatoeba(tmp_path: Path) -> Path:
+    for code, own, english in (("deu", ["eins", "zwei"], ["one", "two"]), ("cmn", ["三"], ["three"])):
+        write(tmp_path / f"tatoeba.{code}-eng.{code}", own)
+        write(tmp_path / f"tatoeba.{code}-eng.eng", english)
+    return tmp_path
+
+
+def test_tatoeba_has_english_sentences_of_its_own_for_each_language(tatoeba: Path, tmp_path: Path) -> None:
+    read = bitext(f"tatoeba={tatoeba}")
+    assert sides(read) == {("de", "en"): [("eins", "one"), ("zwei", "two")], ("zh", "en"): [("三", "three")]}
+    assert (read.name, read.both_ways, read.languages) == ("tatoeba", False, ["de", "en", "zh"])
+    rows = [("deu", 1, "zwei", "two"), ("deu", 0, "eins", "one"), ("cmn", 0, "三", "three")]
+    columns = dict(zip(("lang3", "n", "sentence", "english"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert sides(bitext(f"tatoeba={tmp_path / 't.parquet'}")) == sides(read)
+    assert list(sides(bitext(f"tatoeba={tatoeba},languages=en,cmn,both_ways=true"))) == [("zh", "en")]
+
+
+def test_tatoeba_that_is_not_aligned_is_refused(tatoeba: Path) -> None:
+    with pytest.raises(TaskError, match="nothing is in 'fr'; its languages are de, zh"):
+        open_task(f"tatoeba={tatoeba}", ["en", "fr"])
+    with pytest.raises(ConfigError, match="subset=xtreme names the languages already"):
+        open_task(f"tatoeba={tatoeba},subset=xtreme", ["de"])
+    with pytest.raises(TaskError, match="English alone makes no pair"):
+        open_task(f"tatoeba={tatoeba}", ["en"])
+    with pytest.raises(TaskError, match="nothing is in 'af'"):
+        bitext(f"tatoeba={tatoeba},subset=xtreme")
+    write(tatoeba / "tatoeba.deu-eng.deu", ["eins", "", "zwei"])
+    with pytest.raises(TaskError, match=r"deu-eng\.deu:2: a blank line"):
+        bitext(f"tatoeba={tatoeba}")
+    write(tatoeba / "tatoeba.deu-eng.deu", ["eins", "zwei", "drei"])
+    with pytest.raises(TaskError, match="3 sentences in 'de' for 2 in 'en'; line by line"):
+        bitext(f"tatoeba={tatoeba}")
+    (tatoeba / "tatoeba.deu-eng.deu").unlink()
+    with pytest.raises(SourceError, match=r"deu-eng\.deu: no such file"):
+        bitext(f"tatoeba={tatoeba}")
+
+
+def test_tatoeba_has_the_published_counts(shared_data: Path) -> None:
+    read = bitext(f"tatoeba={shared_data}/eval/tatoeba.parquet,subset=xtreme")
+    found = {pair.source: len(pair.source_rows) for pair in read.pairs}
+    assert (len(found), found["de"], found["sw"], found["jv"], found["tl"]) == (36, 1000, 390, 205, 1000)
+    assert len(bitext(f"tatoeba={shared_data}/eval/tatoeba.parquet").pairs) == 112
+
+
+# FLORES
+
+
+@pytest.fixture
+def flores(tmp_path: Path) -> Path:
+    lines = {"eng_Latn": ["one", "two"], "deu_Latn": ["eins", "zwei"], "zho_Hans": ["一", "两"],
+             "zho_Hant": ["一", "兩"]}  # fmt: skip
+    for code, sentences in lines.items():
+        write(tmp_path / "devtest" / f"{code}.devtest", sentences)
+    return tmp_path
+
+
+def test_flores_pairs(flores: Path) -> None:
+    read = bitext(f"flores={flores},languages=en,de,zh-Hant")
+    assert sides(read) == {
+        ("de", "en"): [("eins", "one"), ("zwei", "two")],
+        ("de", "zh-Hant"): [("eins", "一"), ("zwei", "兩")],
+        ("en", "zh-Hant"): [("one", "一"), ("two", "兩")],
+    }
+    assert (read.both_ways, read.sentences.num_rows) == (True, 6)
+    assert [pair[:2] for pair in bitext(f"flores={flores},pivot=en").pairs] == [
+        ("de", "en"), ("zh", "en"), ("zh-Hant", "en"),
+    ]  # fmt: skip
+    assert [pair[:2] for pair in bitext(f"flores={flores},pivot=en,languages=de").pairs] == [("de", "en")]
+
+
+def test_flores_pool(flores: Path) -> None:
+    read = task(f"flores={flores},search=pool,languages=en,de")
+    assert texts(read.queries) == texts(read.documents) == {
+        "de_0": "eins", "de_1": "zwei", "en_0": "one", "en_1": "two",
+    }  # fmt: skip
+    assert pairs(read) == {(f"{x}_{n}", f"{y}_{n}") for x in ("de", "en") for y in ("de", "en") for n in (0, 1)}
+
+
+def test_flores_that_makes_no_sense_is_refused(flores: Path) -> None:
+    with pytest.raises(ConfigError, match="pivot is for search=pairs"):
+        open_task(f"flores={flores},search=pool,pivot=en")
+    with pytest.raises(TaskError, match="has no sentences in the pivot 'fr'"):
+        open_task(f"flores={flores},pivot=fr")
+    with pytest.raises(TaskError, match="there is no pair of languages"):
+        open_task(f"flores={flores},languages=en")
+    with pytest.raises(SourceError, match="no such file"):
+        open_task(f"flores={flores},split=dev")
+    write(flores / "devtest" / "fra_Latn.devtest", ["un"])
+    with pytest.raises(TaskError, match="2 sentences in 'en' for 1 in 'fr'"):
+        open_task(f"flores={flores},languages=en,fr")
+    write(flores / "devtest" / "german.devtest", ["eins"])
+    with pytest.raises(TaskError, match="'german' is no BCP-47"):
+        open_task(f"flores={flores}")
+    (flores / "devtest" / "german.devtest").unlink()
+    write(flores / "devtest" / "zho_Latn.devtest", ["yi"])
+    write(flores / "devtest" / "cmn_Hans.devtest", ["一"])
+    with pytest.raises(TaskError, match="cmn_Hans and zho_Hans are both 'zh'"):
+        open_task(f"flores={flores}")
+
+
+def test_flores_has_the_published_counts(shared_data: Path) -> None:
+    path = shared_data / "eval/flores_devtest.parquet"
+    read = bitext(f"flores={path},pivot=en")
+    assert (len(read.pairs), read.sentences.num_rows) == (203, 204 * 1012)
+    with pytest.raises(TaskError, match="204 languages are too many for every two of them"):
+        bitext(f"flores={path}")
+
+
+def test_bitext_refuses_empty_sentences_and_pairs_that_are_none() -> None:
+    with pytest.raises(TaskError, match="a sentence in 'de' is empty"):
+        multiway("m", {"de": ["eins", " "], "en": ["one", "two"]}, None)
+    sentences = multiway("m", {"de": ["eins"], "en": ["one"]}, None).sentences
+    for wrong in ([Pair("de", "de", range(1), range(1))], [Pair("de", "en", range(1), range(1, 2))] * 2):
+        with pytest.raises(TaskError, match="stands twice, or is one language"):
+            Bitext("m", sentences, wrong, both_ways=True)
+
+
+# Mewsli-X
+
+SENTENCES = ("Helsinki strike", "In Helsinki, the union\nwent on strike.", "It ended.")
+ARTICLE = "{}\n\n{} {}".format(*SENTENCES)
+ENTITIES = {
+    "Q1757": ("de", "Helsinki ist\neine Stadt. Quelle fehlt.", "Helsinki ist\neine Stadt."),
+    "Q1": ("ja", "宇宙。", "宇宙。"),
+}
+"""Entity → language, description, and the sentence that counts."""
+
+
+def span(text: str, within: str, after: int = 0) -> dict[str, Any]:
+    start = within.index(text, after)
+    return {"start": start, "end": start + len(text)}
+
+
+def mewslix_file(folder: Path, **changes: Any) -> Path:
+    spans = [span(sentence, ARTICLE) for sentence in SENTENCES]
+    context = {"document_id": "en-1", "language": "en", "text": ARTICLE, "sentence_spans": spans}
+    named = {**span("Helsinki", ARTICLE, after=9), "text": "Helsinki"}
+    mention = {"example_id": "m1", "entity_id": "Q1757", "mention_span": named}
+    line = {"context": context | changes.get("context", {}), "mentions": [mention | changes.get("mention", {})]}
+    write(folder / "wikinews_mentions-test.jsonl", [line])
+    entities = [
+        {
+            "entity_id": entity,
+            "title": "not used",
+            "description": description,
+            "description_language": tag,
+            "sentence_spans": [span(sentence, description)],
+        }
+        for entity, (tag, description, sentence) in ENTITIES.items()
+    ]
+    write(folder / "candidate_set_entities.jsonl.gz", entities)
+    return folder
+
+
+def test_mewsli_x_is_written_as_in_the_baseline_of_xtreme_r(tmp_path: Path) -> None:
+    read = task(f"mewsli-x={mewslix_file(tmp_path)}")
+    assert (read.name, read.measures, read.languages) == ("mewsli-x", ("AP@20",), ["de", "en", "ja"])
+    assert texts(read.queries) == {"m1": "Helsinki: In { Helsinki } , the union went on strike."}
+    assert texts(read.documents) == {"Q1757": "Helsinki ist eine Stadt.", "Q1": "宇宙。"}
+    assert pairs(read) == {("m1", "Q1757")}
+    with pytest.raises(TaskError, match="nothing is in 'de'; its languages are en"):
+        open_task(f"mewsli-x={tmp_path}", ["de"])
+
+
+WRONG_MEWSLIX: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"context": {"text": ""}}, r":1: context\.text: is empty; .* run get-mewsli-x\.sh"),
+    "language": ({"context": {"language": "english"}}, "context: 'english' is no BCP-47"),
+    "span": ({"mention": {"mention_span": {"start": 2, "end": 9, "text": "Oslo"}}}, r"mentions\[0\]: .* is no span"),
+    "outside": ({"mention": {"mention_span": {"start": 15, "end": 20}}}, "characters 15 to 20 lie in none of the 3"),
+    "missing": ({"mention": {"entity_id": None}}, r"mentions\[0\]\.entity_id: is NoneType, not str"),
+    "unknown": ({"mention": {"entity_id": "Q9"}}, "none of the 1 documents .* the first is 'Q9'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_MEWSLIX)
+def test_mewsli_x_names_what_is_wrong(tmp_path: Path, what: str) -> None:
+    changes, message = WRONG_MEWSLIX[what]
+    with pytest.raises(TaskError, match=message):
+        task(f"mewsli-x={mewslix_file(tmp_path, **changes)}")
