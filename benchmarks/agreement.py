@@ -1,4 +1,4 @@
-"""A verdict beside sentence-transformers' own evaluators on the same model, files and prompts: the figures must agree.
+"""A result beside sentence-transformers' own evaluators on the same model, files and prompts: the figures must agree.
 
 The peer encodes every text itself, and measures with its `InformationRetrievalEvaluator` (a language by itself, and the
 pool) and `TranslationEvaluator`. Measures are those that a task of the suite names, as far as the peer has them: AP@k,
@@ -25,9 +25,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator, TranslationEvaluator
 
 from hbt_ray.retrieval.measures import parse
-from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.tasks import Bitext, Suite, Task
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 
 THEIRS = {"AP": "map_at_k", "nDCG": "ndcg_at_k", "R": "precision_recall_at_k", "RR": "mrr_at_k"}
 WORDS = {"AP": "map", "nDCG": "ndcg", "R": "recall", "RR": "mrr"}
@@ -51,12 +51,12 @@ def main() -> None:
     rows = []
     for task in Suite.load(options.suite).open():
         begin = time.perf_counter()
-        verdict = Verdict.load(Run(options.run).verdict(task.name) / "verdict.json")
+        result = EvaluationResult.load(RunDir(options.run).result(task.name) / "result.json")
         measure = translated if isinstance(task, Bitext) else retrieved
         for setting, name, theirs in measure(model, task):
-            ours = verdict.settings[setting][name]
+            ours = result.settings[setting][name]
             rows.append({"task": task.name, "setting": setting, "measure": name, "ours": ours, "theirs": theirs})
-        seconds = {"ours": sum(verdict.seconds.values()), "theirs": time.perf_counter() - begin}
+        seconds = {"ours": sum(result.seconds.values()), "theirs": time.perf_counter() - begin}
         rows[-1]["seconds"] = seconds
         if not options.json:
             show([row for row in rows if row["task"] == task.name])

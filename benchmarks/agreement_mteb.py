@@ -1,4 +1,4 @@
-"""A verdict beside mteb on the same files and model: what we export gives the same figures to those who do not know us.
+"""An evaluation beside mteb on the same files and model: what we export gives the same figures in mteb.
 
 mteb loads the run's model as a SentenceTransformer, with the prompts that it brings, and measures each language of a
 task by itself, as one subset. The figures are nDCG@10 and R@10 over questions and passages in one language.
@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import Task, open_task
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 
 MEASURES = {"nDCG@10": "ndcg_at_10", "R@10": "recall_at_10"}
 TAGS = {
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--languages", default="en")
     options = parser.parse_args()
-    languages, run = options.languages.split(","), Run(options.run)
+    languages, run = options.languages.split(","), RunDir(options.run)
     task = open_task(options.task)
-    verdict = Verdict.load(run.verdict(task.name) / "verdict.json")
+    evaluation = EvaluationResult.load(run.result(task.name) / "result.json")
     model = SentenceTransformer(str(run.model), device="cpu")
     found = mteb.evaluate(model, as_mteb(task, languages), cache=None, show_progress_bar=False)
     (result,) = found.task_results
@@ -51,7 +51,7 @@ def main() -> None:
     table = Table("language", "measure", "hbt_ray", "mteb", "difference")
     for language in languages:
         for ours, name in MEASURES.items():
-            one, other = verdict.pairs[language][language][ours], theirs[language][name]
+            one, other = evaluation.pairs[language][language][ours], theirs[language][name]
             table.add_row(language, ours, f"{one:.6f}", f"{other:.6f}", f"{one - other:+.6f}")
     Console(width=100).print(table)
 

@@ -36,7 +36,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 
 PEER, AT_ONCE, OURS = "Trainer's way", "hbt_ray at once", "hbt_ray"
 ROWS, TOKENS, STEPS_BEFORE = 8, 16, 5
@@ -66,7 +66,7 @@ class Writer:
     """The thread in which Ray Train writes checkpoints, and what `hbt_ray.train.checkpoint.manager` does there."""
 
     def __init__(self, root: Path) -> None:
-        self._shelf, self._thread = Shelf(root), ThreadPoolExecutor(1)
+        self._shelf, self._thread = CheckpointDirectory(root), ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
     @property

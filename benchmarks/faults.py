@@ -30,8 +30,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.loader import LocalBatch
-from hbt_ray.train.worker.hooks import Probe
+from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.train.worker.hooks import Hooks
 
 OURS, SLOW, PEER = "hbt_ray", "hbt_ray, looking every 2 s", "plain Ray Train"
 PHASES = ("known", "gone", "new workers", "first batch", "first step")
@@ -45,7 +45,7 @@ LOGGED = ("[FailurePolicy] RETRY", "Attempting to start training worker group", 
 
 
 @dataclass(frozen=True)
-class Trace(Probe):
+class Trace(Hooks):
     """Kills each of these (step, rank, place) once, and writes down when what happened."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Trace(Probe):
     pause: float = 0.0
     """Seconds added to every step, so that it takes about as long as one of a real model."""
 
-    def batch(self, rank: int, batch: LocalBatch) -> None:
+    def batch(self, rank: int, batch: RankBatch) -> None:
         self.tell("batch", rank, batch.step)
         self._meet(batch.step, rank, "batch")
         time.sleep(self.pause)
@@ -210,7 +210,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
     from hbt_ray.model.loading import load
     from hbt_ray.train.config import TrainConfig
     from hbt_ray.train.loss.objective import Objective
-    from hbt_ray.train.step.train_step import Learner
+    from hbt_ray.train.step.train_step import TrainStep
 
     config, trace = TrainConfig.model_validate(settings["config"]), settings["trace"]
     context = ray.train.get_context()
@@ -218,7 +218,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     encoder = load(config.run.base)
     plan = Plan(read_manifest(config.store), config.plan)
-    learner = Learner(
+    learner = TrainStep(
         encoder,
         config.optimiser,
         Objective(config.loss),

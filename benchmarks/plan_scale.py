@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 
@@ -67,8 +67,8 @@ CASES = [("hybrid", "rows"), ("hybrid", "pair"), ("mixed", "rows")]
 def manifest(num_items: int = ITEMS_OF_A_DATASET) -> Manifest:
     """Nine tenths of the items in all languages, the rest in half of them."""
     groups = (
-        Group(languages=LANGUAGES, num_items=num_items * 9 // 10),
-        Group(languages=LANGUAGES[:50], num_items=num_items // 10),
+        LanguageGroup(languages=LANGUAGES, num_items=num_items * 9 // 10),
+        LanguageGroup(languages=LANGUAGES[:50], num_items=num_items // 10),
     )
     names = [f"set{number}" for number in range(NUM_DATASETS)]
     return Manifest(datasets=tuple(DatasetInfo(name=name, groups=groups, shards=()) for name in names))

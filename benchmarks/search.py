@@ -109,7 +109,7 @@ def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> di
 
 def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int) -> list[dict[str, Any]]:
     from hbt_ray.retrieval.search.faiss_index import IndexConfig
-    from hbt_ray.retrieval.search.shard import Shard
+    from hbt_ray.retrieval.search.shard import VectorShard
 
     orders = np.arange(len(documents))
     rows: list[dict[str, Any]] = []
@@ -121,7 +121,7 @@ def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int
         if not config.exact and factory not in built:
             built[factory] = config.build(documents, threads)
         build_seconds = time.perf_counter() - begin
-        shard = Shard(orders, documents, threads, config, retuned(built.get(factory), parameters))
+        shard = VectorShard(orders, documents, threads, config, retuned(built.get(factory), parameters))
         shard.search(queries[:1], K)
         begin = time.perf_counter()
         found = shard.search(queries, K)

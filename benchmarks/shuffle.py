@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def chance_to_meet_again(num_items: int, batch_size: int, run_length: int, seed: int) -> float:
     """Of all pairs that share a batch in the first epoch, the part that share one in the second."""
-    info = DatasetInfo(name="made", groups=(Group(languages=("de",), num_items=num_items),), shards=())
+    info = DatasetInfo(name="made", groups=(LanguageGroup(languages=("de",), num_items=num_items),), shards=())
     config = PlanConfig(policy="mono", batch_size=batch_size, run_length=run_length, seed=seed)
     plan = Plan(Manifest(datasets=(info,)), config)
     num_batches = num_items // batch_size

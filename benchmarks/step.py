@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 
 SHAPES = {
@@ -127,14 +127,14 @@ def build_encoder(options: argparse.Namespace) -> Any:
     return SentenceTransformer(modules=modules, device=options.device)
 
 
-def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch], float]:
+def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch], float]:
     import torch
 
     from hbt_ray.train.loss.config import LossConfig
     from hbt_ray.train.loss.objective import Objective
     from hbt_ray.train.step import grad_cache as tower
     from hbt_ray.train.step.optimizer import OptimiserConfig
-    from hbt_ray.train.step.train_step import Learner
+    from hbt_ray.train.step.train_step import TrainStep
 
     if options.side in (COPY, KEPT):
         tower.cut = lambda lengths, chunk_rows, _: [
@@ -145,7 +145,7 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch]
         activation_tokens=0 if options.side == COPY else options.budget,
         precision=options.precision,
     )
-    learner = Learner(
+    learner = TrainStep(
         encoder,
         config,
         Objective(LossConfig()),
@@ -156,7 +156,7 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch]
     return lambda batch: learner.learn(batch).loss
 
 
-def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch], float]:
+def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch], float]:
     """What a step of SentenceTransformerTrainer does, without its data loader and its log."""
     import torch
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
@@ -168,7 +168,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch
     device = torch.device(options.device)
     encoder.train()
 
-    def step(batch: LocalBatch) -> float:
+    def step(batch: RankBatch) -> float:
         columns = [features(side, 0, device) for side in (batch.questions, batch.passages)]
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -181,7 +181,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[LocalBatch
     return step
 
 
-def batches(size: int, number: int) -> Iterator[LocalBatch]:
+def batches(size: int, number: int) -> Iterator[RankBatch]:
     """Every side gets the same."""
     for step in range(number):
         rng = np.random.default_rng(step)
@@ -190,7 +190,7 @@ def batches(size: int, number: int) -> Iterator[LocalBatch]:
             lengths = np.exp(rng.normal(np.log(median), sigma, size)).clip(4, longest).astype(np.int32)
             sides.append(Tokens(rng.integers(2, VOCABULARY, lengths.sum()).astype(np.int32), lengths))
         rows = np.arange(size)
-        yield LocalBatch(step, "mono", "random", "", rows, *sides, (rows + size * step)[:, None])
+        yield RankBatch(step, "mono", "random", "", rows, *sides, (rows + size * step)[:, None])
 
 
 def real_tokens(options: argparse.Namespace) -> float:

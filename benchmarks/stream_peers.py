@@ -15,14 +15,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.loader import Loader, LocalBatch
+from hbt_ray.data.stream.loader import Loader, RankBatch
 from hbt_ray.data.stream.stream import Origin
 from hbt_ray.data.stream.tokenise import tokenise
 
 CORES = os.cpu_count() or 1
 
 
-class Steps(Dataset[LocalBatch]):
+class Steps(Dataset[RankBatch]):
     """Local batches by their step; every worker process opens the loader for itself."""
 
     def __init__(self, origin: Origin, num_steps: int) -> None:
@@ -32,7 +32,7 @@ class Steps(Dataset[LocalBatch]):
     def __len__(self) -> int:
         return self._num_steps
 
-    def __getitem__(self, step: int) -> LocalBatch:
+    def __getitem__(self, step: int) -> RankBatch:
         if self._loader is None:
             self._loader = self._origin.open()
         return self._loader.local(step, self._origin.rank, self._origin.world_size)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hbt_ray.retrieval.encoder import EncoderConfig
     from hbt_ray.retrieval.mining.candidates import MineConfig
     from hbt_ray.retrieval.mining.mining import mine
-    from hbt_ray.retrieval.result import Verdict
+    from hbt_ray.retrieval.result import EvaluationResult
     from hbt_ray.retrieval.tasks import Task, open_task
     from hbt_ray.train.config import TrainConfig
     from hbt_ray.train.driver.trainer import fit
@@ -30,14 +30,14 @@ _HOMES = {
     "Batch": "data.plan.plan",
     "EncoderConfig": "retrieval.encoder",
     "MineConfig": "retrieval.mining.candidates",
-    "Negatives": "data.store.negatives",
+    "Negatives": "data.index.negatives",
     "Plan": "data.plan.plan",
     "PlanConfig": "data.plan.config",
     "Store": "data.store.store",
     "StoreConfig": "data.prepare",
     "Task": "retrieval.tasks",
     "TrainConfig": "train.config",
-    "Verdict": "retrieval.result",
+    "EvaluationResult": "retrieval.result",
     "fit": "train.driver.trainer",
     "info_nce": "train.loss.info_nce",
     "mine": "retrieval.mining.mining",
@@ -48,6 +48,7 @@ _HOMES = {
 __all__ = [
     "Batch",
     "EncoderConfig",
+    "EvaluationResult",
     "MineConfig",
     "Negatives",
     "Plan",
@@ -56,7 +57,6 @@ __all__ = [
     "StoreConfig",
     "Task",
     "TrainConfig",
-    "Verdict",
     "fit",
     "info_nce",
     "mine",

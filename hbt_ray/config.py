@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from hbt_ray.errors import ConfigError, redact
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.strict_yaml import MAX_DEPTH, parse_yaml, read_yaml
 
 _T = TypeVar("_T")
@@ -113,7 +113,7 @@ def _unusable(value: Any) -> Iterator[str]:
 def _language(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{_shown(value)} is no language; write a tag such as 'de'")
-    return normalise(value)
+    return normalise_tag(value)
 
 
 def _once(tags: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ RUN/reservation        what the cluster holds for the workers, while they run
 RUN/trackers.json      how far each tracker has come
 RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ where those trackers are used without a server
 RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` fixes of its vectors
-RUN/verdicts/<task>/   verdict.json, per-query results and failures of the trained encoder; `<task>+<variant>` with a
+RUN/results/<task>/   result.json, per-query results and failures of the trained encoder; `<task>+<variant>` with a
                        fix of its vectors or in another precision, `<task>@base` of the untrained one
 RUN/vectors/           what its encoders made of the texts of tasks, so that none is encoded twice; may be deleted
 RUN/report.html
@@ -25,7 +25,7 @@ from hbt_ray.storage import read_json_lines, valid_name
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunDir:
     root: Path
 
     @property
@@ -78,18 +78,18 @@ class Run:
     def report(self) -> Path:
         return self.root / "report.html"
 
-    def verdict(self, task: str, *, of_base: bool = False, variant: str = "") -> Path:
-        """The folder of one verdict.
+    def result(self, task: str, *, of_base: bool = False, variant: str = "") -> Path:
+        """The folder of one result.
 
         Raises:
             InputError: task or variant cannot be part of a folder's name.
         """
         name = valid_name(task, "task") + (f"+{variant}" if variant else "") + ("@base" if of_base else "")
-        return self.root / "verdicts" / valid_name(name, "the result")
+        return self.root / "results" / valid_name(name, "the result")
 
-    def verdicts(self, *, of_base: bool = False) -> list[Path]:
-        """The files of all verdicts so far, by task."""
-        paths = sorted(self.root.glob("verdicts/[!.]*/verdict.json"))  # Hidden ones are being written.
+    def results(self, *, of_base: bool = False) -> list[Path]:
+        """The files of all results so far, by task."""
+        paths = sorted(self.root.glob("results/[!.]*/result.json"))  # Hidden ones are being written.
         return [path for path in paths if path.parent.name.endswith("@base") == of_base]
 
     def curve(self) -> list[dict[str, Any]]:

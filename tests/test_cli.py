@@ -203,14 +203,14 @@ def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
         "evaluate", run, "--task", "worldfacts=dev", "--languages", "ar,de,en,zh", "--untrained", "--json", cwd=world
     )
     assert done.returncode == 0, done.stderr
-    verdicts = json.loads(done.stdout)["verdicts"]
-    assert [verdict["model"] for verdict in verdicts] == ["untrained", "small"]
-    assert verdicts[0]["fingerprint"] != verdicts[1]["fingerprint"]
-    assert set(verdicts[0]["settings"]) == {"monolingual", "cross-lingual", "multilingual"}
+    results = json.loads(done.stdout)["results"]
+    assert [result["model"] for result in results] == ["untrained", "small"]
+    assert results[0]["fingerprint"] != results[1]["fingerprint"]
+    assert set(results[0]["settings"]) == {"monolingual", "cross-lingual", "multilingual"}
     card = (run / "model" / "README.md").read_text()
     assert "worldfacts" in card
     assert "- trained on: ar, de, en\n" in card  # It was judged on zh as well.
-    assert f"{verdicts[1]['settings']['monolingual']['AP']:.3f}" in card
+    assert f"{results[1]['settings']['monolingual']['AP']:.3f}" in card
 
     done = hbt("report", run, cwd=world)
     assert done.returncode == 0, done.stderr
@@ -235,7 +235,7 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     (world / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
     done = hbt("evaluate", "judged", "--suite", "suite.yaml", "--trec-depth", "5", "--json", cwd=world)
     assert done.returncode == 0, done.stderr
-    facts, flores = json.loads(done.stdout)["verdicts"]
+    facts, flores = json.loads(done.stdout)["results"]
     assert facts["headline"] == ["AP@20", "RankDistance"]
     assert 0 < facts["settings"]["monolingual"]["AP@20"] <= facts["settings"]["monolingual"]["AP"]
     assert flores["settings"].keys() == {"cross-lingual"}
@@ -246,11 +246,11 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
         "en": ["ar", "de"],
     }
     assert "flores: pairs of languages are searched one by one, so no pool has a TREC run" in done.stderr
-    folder = world / "runs" / "judged" / "verdicts"
+    folder = world / "runs" / "judged" / "results"
     assert sorted(path.name for path in (folder / "flores").iterdir()) == [
         "checksums.json",
         "queries.parquet",
-        "verdict.json",
+        "result.json",
     ]
     assert (folder / "worldfacts" / "run.trec").exists()
     done = hbt("report", "runs/judged", cwd=world)

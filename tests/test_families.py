@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.languages import families
 from hbt_ray.languages.families import UNKNOWN, Family, family
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 
 XQUAD_R = "ar de el en es hi ru th tr vi zh"
 MLQA_R = "ar de en es hi vi zh"
@@ -97,7 +97,7 @@ def test_languages_of_real_data_are_all_known(shared_data: Path, path: str, colu
     tags = pq.read_table(shared_data / path, columns=[column])[column].unique().to_pylist()
     assert len(tags) == num_languages
     assert [tag for tag in tags if UNKNOWN in (family(tag).family, family(tag).branch)] == []
-    assert {normalise(tag) for tag in tags if family(tag).script == UNKNOWN} <= WITHOUT_SCRIPT
+    assert {normalise_tag(tag) for tag in tags if family(tag).script == UNKNOWN} <= WITHOUT_SCRIPT
 
 
 def test_every_language_stands_in_one_place_under_its_normal_name() -> None:
@@ -105,7 +105,7 @@ def test_every_language_stands_in_one_place_under_its_normal_name() -> None:
     table = yaml.safe_load(text)
     codes = [code for row in table.values() for codes in row.values() for code in codes]
     assert len(codes) == len(set(codes)) > 300
-    assert [code for code in codes if normalise(code) != code] == []
+    assert [code for code in codes if normalise_tag(code) != code] == []
     assert list(table) == sorted(table)
     assert all(list(row) == sorted(row) for row in table.values())
 

@@ -85,9 +85,9 @@ def mining_outcome(folder: Path) -> Any:
 
 
 def evaluation_outcome(folder: Path) -> Any:
-    (path,) = (folder / "runs" / "colours" / "verdicts").glob("*/verdict.json")
-    verdict = json.loads(path.read_text(encoding="utf-8"))
-    return {name: verdict[name] for name in ("settings", "pairs", "pool", "fingerprint")}
+    (path,) = (folder / "runs" / "colours" / "results").glob("*/result.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return {name: result[name] for name in ("settings", "pairs", "pool", "fingerprint")}
 
 
 def index_outcome(folder: Path) -> Any:
@@ -370,7 +370,7 @@ DAMAGE = (
     ("mine", "runs/colours/model/model.safetensors", "refused"),
     ("index", "runs/colours/model/model.safetensors", "refused"),
     ("evaluate", "runs/colours/vectors/*/*.npy", "same"),
-    ("report", "runs/colours/verdicts/*/verdict.json", "refused"),
+    ("report", "runs/colours/results/*/result.json", "refused"),
 )
 
 

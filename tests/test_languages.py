@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ from hbt_ray.languages.tags import normalise
     ],
 )
 def test_tags_have_one_spelling(tag: str, canonical: str) -> None:
-    assert normalise(tag) == canonical
-    assert normalise(canonical) == canonical
+    assert normalise_tag(tag) == canonical
+    assert normalise_tag(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_tags_have_one_spelling(tag: str, canonical: str) -> None:
     ],
 )
 def test_three_letters_become_two_where_the_language_has_them(tag: str, canonical: str) -> None:
-    assert normalise(tag) == canonical
-    assert normalise(canonical) == canonical
+    assert normalise_tag(tag) == canonical
+    assert normalise_tag(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_three_letters_become_two_where_the_language_has_them(tag: str, canonica
     ],
 )
 def test_the_default_script_of_a_language_is_left_out(code: str, tag: str) -> None:
-    assert normalise(code) == tag
-    assert normalise(tag) == tag
+    assert normalise_tag(code) == tag
+    assert normalise_tag(tag) == tag
 
 
 @pytest.mark.parametrize(
@@ -147,22 +147,22 @@ def test_the_default_script_of_a_language_is_left_out(code: str, tag: str) -> No
     ],
 )
 def test_retired_tags_become_their_successors(retired: str, tag: str) -> None:
-    assert normalise(retired) == tag
-    assert normalise(retired.upper()) == tag
-    assert normalise(tag) == tag
+    assert normalise_tag(retired) == tag
+    assert normalise_tag(retired.upper()) == tag
+    assert normalise_tag(tag) == tag
 
 
 @pytest.mark.parametrize("length", [2, 3])
 def test_every_tag_that_a_code_becomes_stays_as_it_is(length: int) -> None:
     for code in map("".join, product(ascii_lowercase, repeat=length)):
         with contextlib.suppress(ValueError):
-            assert normalise(normalise(code)) == normalise(code)
+            assert normalise_tag(normalise_tag(code)) == normalise_tag(code)
 
 
 def test_languages_of_flores_and_tatoeba_stay_apart(shared_data: Path) -> None:
     for file, column in (("flores_devtest", "lang"), ("tatoeba", "lang3")):
         codes = pq.read_table(shared_data / "eval" / f"{file}.parquet", columns=[column])[column].unique().to_pylist()
-        assert len(set(map(normalise, codes))) == len(codes) > 100
+        assert len(set(map(normalise_tag, codes))) == len(codes) > 100
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_languages_of_flores_and_tatoeba_stay_apart(shared_data: Path) -> None:
 )
 def test_other_strings_are_refused(tag: str) -> None:
     with pytest.raises(ValueError, match=r"BCP-47|registered"):
-        normalise(tag)
+        normalise_tag(tag)
 
 
 @given(st.text(max_size=12))
 def test_any_text_is_normalised_or_refused(text: str) -> None:
     with contextlib.suppress(ValueError):
-        assert normalise(normalise(text)) == normalise(text)
+        assert normalise_tag(normalise_tag(text)) == normalise_tag(text)

@@ -24,7 +24,7 @@ from hbt_ray.retrieval.mining.candidates import MineConfig
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.tasks import open_task
 from hbt_ray.retrieval.transforms import make_method
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.workflow import judging
@@ -74,17 +74,17 @@ def _search(world: Path) -> Any:
 
 
 def _evaluate(world: Path) -> Any:
-    return judging.judge(Run(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
+    return judging.evaluate_tasks(RunDir(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
 
 
 def _evaluate_words(world: Path) -> Any:
-    return judging.judge_words(Run(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
+    return judging.evaluate_bm25(RunDir(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
 
 
 def _fit(world: Path) -> Any:
     path = world / "runs" / "x.safetensors"
     method = make_method("centering", "test")
-    return judging.fit_fix(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
+    return judging.fit_transform(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
 
 
 def _mine(world: Path) -> Any:
@@ -100,8 +100,8 @@ def _index(world: Path) -> Any:
     [
         (_train, "x"),
         (_search, "x"),
-        (_evaluate, "x/verdicts/worldfacts"),
-        (_evaluate_words, "x/verdicts/worldfacts"),
+        (_evaluate, "x/results/worldfacts"),
+        (_evaluate_words, "x/results/worldfacts"),
         (_fit, "x.safetensors"),
         (_mine, "x"),
         (_index, "index"),
@@ -122,14 +122,14 @@ def test_the_second_command_is_refused_and_changes_nothing(
 
 def test_other_tasks_of_a_model_may_be_judged_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And while the run is locked by training that goes on; but not two tasks of which one is being judged."""
-    run, other = Run(world / "runs" / "y"), open_task("worldfacts")
+    run, other = RunDir(world / "runs" / "y"), open_task("worldfacts")
     begun: list[str] = []
     monkeypatch.setattr(judging, "evaluate", lambda encoder, task, folder, **_: begun.append(folder.name))
-    with held(run.root), held(run.verdict("flores")):
-        assert len(judging.judge(run, ENCODER, [other], SCREEN)) == 1
+    with held(run.root), held(run.result("flores")):
+        assert len(judging.evaluate_tasks(run, ENCODER, [other], SCREEN)) == 1
         assert begun == ["worldfacts"]
         with pytest.raises(LockedError):
-            judging.judge(run, ENCODER, [other, SimpleNamespace(name="flores")], SCREEN)  # type: ignore[list-item]
+            judging.evaluate_tasks(run, ENCODER, [other, SimpleNamespace(name="flores")], SCREEN)  # type: ignore[list-item]
     assert begun == ["worldfacts"], "all locks are taken before the first task begins"
 
 

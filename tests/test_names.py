@@ -13,7 +13,7 @@ from hbt_ray.errors import ConfigError, InputError
 from hbt_ray.retrieval.tasks import Task, open_task
 from hbt_ray.retrieval.tasks.config import last_part
 from hbt_ray.retrieval.transforms.transform import checked_path
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.trial import run_folder
 from hbt_ray.workflow.judging import fix_file, named_run
@@ -27,8 +27,8 @@ def test_names_of_runs_are_checked(tmp_path: Path, name: str) -> None:
         TrainConfig.make({"name": name, "store": "s"}, "test")
     for make in (
         lambda: named_run(tmp_path, name),
-        lambda: Run(tmp_path).verdict(name),
-        lambda: fix_file(Run(tmp_path / "run"), str(tmp_path), name),
+        lambda: RunDir(tmp_path).result(name),
+        lambda: fix_file(RunDir(tmp_path / "run"), str(tmp_path), name),
     ):
         with pytest.raises(InputError) as caught:
             make()
@@ -37,9 +37,9 @@ def test_names_of_runs_are_checked(tmp_path: Path, name: str) -> None:
 
 
 def test_a_variant_cannot_make_the_name_of_a_result_too_long(tmp_path: Path) -> None:
-    assert Run(tmp_path).verdict("x" * 150, variant="bf16").parent == tmp_path / "verdicts"
+    assert RunDir(tmp_path).result("x" * 150, variant="bf16").parent == tmp_path / "results"
     with pytest.raises(InputError) as caught:
-        Run(tmp_path).verdict("x" * 150, variant="y" * 60)
+        RunDir(tmp_path).result("x" * 150, variant="y" * 60)
     assert caught.value.code == "INVALID_NAME"
 
 

@@ -1,4 +1,4 @@
-"""The figures of the study, from the verdicts of the runs of recipes.sh.
+"""The figures of the study, from the results of the runs of recipes.sh.
 
 They need matplotlib, which nothing else here does:
 
@@ -36,7 +36,7 @@ MARKS = {"lakda": "s", "alignment": "^", "erasure": "D"} | {fix: f"${fix[0]}$" f
 LEFT = ("cross-rows", "hybrid+erasure-30", "cross-12-layers-cold")  # Whose names would lie on another's.
 LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
 plt.rcParams |= {
-    "svg.hashsalt": "hbt_ray",  # The same verdicts give the same file.
+    "svg.hashsalt": "hbt_ray",  # The same results give the same file.
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.spines.top": False,
@@ -107,12 +107,12 @@ def methods(systems: Mapping[str, System], trained: Sequence[str] = TRAINED, fix
 def by_language(systems: Mapping[str, System]) -> Any:
     """AP by the language of the question, in its own corpus and in one pool of all; unseen languages stand apart."""
     whole, axes = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained", sharex=True)
-    shown = {name: systems[name].mean.verdict for name in LINES if name in systems}
+    shown = {name: systems[name].mean.result for name in LINES if name in systems}
     languages = sorted(next(iter(shown.values())).languages, key=lambda language: (language in UNSEEN, language))
-    for name, verdict in shown.items():
+    for name, result in shown.items():
         values = (
-            [verdict.pairs[language][language]["AP"] for language in languages],
-            [verdict.pool[language]["AP"] for language in languages],
+            [result.pairs[language][language]["AP"] for language in languages],
+            [result.pool[language]["AP"] for language in languages],
         )
         for axis, heights in zip(axes, values, strict=True):
             axis.plot(languages, heights, "o-", color=LINES[name], label=name, markersize=4, linewidth=0.8)

@@ -114,7 +114,7 @@ run() { # seed, recipe
   local run="runs/study/${words[0]}-seed$1"
   [[ -d $run/model ]] ||
     hbt train benchmarks/study/train.yaml "name=${words[0]}-seed$1" "plan.seed=$1" "${MANNER[@]}" "${words[@]:1}"
-  [[ -d $run/verdicts/xquad-r$JUDGED ]] || judge "$run"
+  [[ -d $run/results/xquad-r$JUDGED ]] || judge "$run"
 }
 
 runs() { # seeds, recipes
@@ -124,7 +124,7 @@ runs() { # seeds, recipes
   done
 }
 
-fix() { # methods, verdicts, model, options of both commands
+fix() { # methods, results, model, options of both commands
   local method
   for method in $1; do
     [[ -d $2/xquad-r+$method$JUDGED ]] && continue
@@ -137,8 +137,8 @@ fix() { # methods, verdicts, model, options of both commands
 as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
 
 headline() {
-  [[ -d runs/study/untrained/verdicts/xquad-r$JUDGED ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
-  [[ -d runs/study/bm25/verdicts/xquad-r ]] ||
+  [[ -d runs/study/untrained/results/xquad-r$JUDGED ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/bm25/results/xquad-r ]] ||
     hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
   runs "$SEEDS" "${headline[@]}"
 }
@@ -156,7 +156,7 @@ others() {
   runs 0 "${others[@]}"
 }
 whole() {
-  [[ -d runs/study/untrained-12-layers/verdicts/xquad-r$JUDGED ]] ||
+  [[ -d runs/study/untrained-12-layers/results/xquad-r$JUDGED ]] ||
     judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
   runs "$SEEDS" "${whole[@]/%/ $COLD}"
 }
@@ -164,26 +164,26 @@ whole_terms() { runs "$SEEDS" "${whole_terms[@]/%/ $COLD}"; }
 whole_others() { runs 0 "${whole_others[@]/%/ $COLD}"; }
 whole_fixes() {
   local seed base
-  fix "lir shift" runs/study/untrained-12-layers/verdicts models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  fix "lir shift" runs/study/untrained-12-layers/results models/e5-small --name untrained-12-layers "${as_e5[@]}"
   for base in {hybrid,mono,cross,hybrid+lakda,mono+lakda}-12-layers-cold; do
     for seed in $SEEDS; do
-      fix shift "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
+      fix shift "runs/study/$base-seed$seed/results" "runs/study/$base-seed$seed"
     done
   done
   for base in {hybrid,mono,cross,hybrid+lakda}-12-layers-cold; do # The page has seeds 1 and 2 of hybrid's as well.
-    fix lir "runs/study/$base-seed0/verdicts" "runs/study/$base-seed0"
+    fix lir "runs/study/$base-seed0/results" "runs/study/$base-seed0"
   done
 }
 settings() {
   runs 0 "${settings[@]/%/ $WHOLE}"
-  fix shift runs/study/mono+lakda-12-layers-seed0/verdicts runs/study/mono+lakda-12-layers-seed0
+  fix shift runs/study/mono+lakda-12-layers-seed0/results runs/study/mono+lakda-12-layers-seed0
 }
 fixes() {
   local seed base methods="centering lir shift"
-  fix "$methods" runs/study/untrained/verdicts models/e5-small-6 --name untrained "${as_e5[@]}"
+  fix "$methods" runs/study/untrained/results models/e5-small-6 --name untrained "${as_e5[@]}"
   for base in mono+lakda-1 hybrid-0.5 mono hybrid+lakda-1 cross-rows; do
     for seed in $SEEDS; do
-      fix "$methods" "runs/study/$base-seed$seed/verdicts" "runs/study/$base-seed$seed"
+      fix "$methods" "runs/study/$base-seed$seed/results" "runs/study/$base-seed$seed"
     done
   done
 }
@@ -192,12 +192,12 @@ elsewhere() { # encoder, options; translations in 36 languages, and English abst
 }
 besides() { # For the first seed, as it takes longest.
   local run
-  [[ -d runs/study/untrained/verdicts/scifact$JUDGED ]] ||
+  [[ -d runs/study/untrained/results/scifact$JUDGED ]] ||
     elsewhere models/e5-small-6 --name untrained "${as_e5[@]}"
-  [[ -d runs/study/untrained-12-layers/verdicts/scifact$JUDGED ]] ||
+  [[ -d runs/study/untrained-12-layers/results/scifact$JUDGED ]] ||
     elsewhere models/e5-small --name untrained-12-layers "${as_e5[@]}"
   for run in {mono,cross-rows,hybrid-0.5,mono+lakda-1,mixed} {mono,cross,hybrid,hybrid+lakda}-12-layers-cold; do
-    [[ -d runs/study/$run-seed0/verdicts/scifact$JUDGED ]] || elsewhere "runs/study/$run-seed0"
+    [[ -d runs/study/$run-seed0/results/scifact$JUDGED ]] || elsewhere "runs/study/$run-seed0"
   done
 }
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from scipy import stats
 
-from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.artifacts import Artifacts
 from hbt_ray.retrieval.compare.seeds import averaged
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, Estimate
+from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
 from hbt_ray.retrieval.significance import Difference, compare_systems
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
@@ -103,22 +103,22 @@ class System:
     """Runs that differ by their seeds alone, judged alike."""
 
     name: str
-    group: Mapping[str, Evidence]
+    group: Mapping[str, Artifacts]
     """By seed; what was not trained has one, of no name."""
 
     @cached_property
-    def mean(self) -> Evidence:
+    def mean(self) -> Artifacts:
         return averaged(tuple(self.group.values()), self.name)
 
     def values(self, figure: Figure) -> dict[str, float]:
         """By seed."""
-        return {seed: each.verdict.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
+        return {seed: each.result.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
 
     def only(self, seeds: Collection[str]) -> System:
         return System(self.name, {seed: each for seed, each in self.group.items() if seed in seeds})
 
-    def estimate(self, figure: Figure) -> Estimate:
-        return Estimate.of(list(self.values(figure).values()))
+    def estimate(self, figure: Figure) -> SeedInterval:
+        return SeedInterval.of(list(self.values(figure).values()))
 
     def shown(self, figure: Figure) -> str:
         """`.612 ± .004`; of two seeds Student's interval is nearly as wide as the scale, and says nothing."""
@@ -130,11 +130,11 @@ class System:
 def find_systems(runs: Path) -> dict[str, System]:
     """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system, a precision
     does not: of a run that was judged in two, bf16 counts."""
-    found: dict[str, dict[str, Evidence]] = {}
-    for path in sorted(runs.glob("*/verdicts/xquad-r*/verdict.json")):
+    found: dict[str, dict[str, Artifacts]] = {}
+    for path in sorted(runs.glob("*/results/xquad-r*/result.json")):
         name, _, seed = path.parts[-4].partition("-seed")
         fix = path.parts[-2].removeprefix("xquad-r").removesuffix(BF16)
-        found.setdefault(name + fix, {})[seed] = Evidence.load(path)
+        found.setdefault(name + fix, {})[seed] = Artifacts.load(path)
     return {name: System(name, group) for name, group in found.items()}
 
 

@@ -22,7 +22,7 @@ from systems import (
 )
 
 from hbt_ray.languages.families import family
-from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.artifacts import Artifacts
 from hbt_ray.retrieval.resampling import holm
 from hbt_ray.retrieval.seed_interval import CONFIDENCE
 from hbt_ray.retrieval.significance import compare_systems
@@ -120,10 +120,10 @@ def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
     }
     rows = []
     for name in (name for name in names if name in systems):
-        verdict = systems[name].mean.verdict
-        pairs = [(a, b, found["AP"]) for a, row in verdict.pairs.items() for b, found in row.items()]
+        result = systems[name].mean.result
+        pairs = [(a, b, found["AP"]) for a, row in result.pairs.items() for b, found in row.items()]
         cells = [mean([value for a, b, value in pairs if fits(a, b)]) for fits in classes.values()]
-        pool = [mean([row["AP"] for a, row in verdict.pool.items() if unseen(a) == which]) for which in (0, 1)]
+        pool = [mean([row["AP"] for a, row in result.pool.items() if unseen(a) == which]) for which in (0, 1)]
         rows.append([name, *(MONO_AP.text(cell) for cell in [*cells, *pool])])
     return table(["AP", *classes, "multi, seen", "unseen"], rows)
 
@@ -134,9 +134,9 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
     Translations are told apart by the languages that were trained on, so stars stand at their mean over all.
     """
     found = {
-        (name, task): Evidence.load(path)
+        (name, task): Artifacts.load(path)
         for name, task in product(names, OTHERS)
-        for path in sorted(runs.glob(f"{name}*/verdicts/{task}*/verdict.json"))
+        for path in sorted(runs.glob(f"{name}*/results/{task}*/result.json"))
         if path.parts[-4] in (name, f"{name}-seed0") and path.parts[-2] in (task, task + BF16)
     }
     trained = {language.split("-")[0] for language in TrainConfig.load(TRAIN).plan.languages}
@@ -153,12 +153,12 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
             if (name, task) not in found:
                 yield from ["–"] * (len(measures) + 2 * (task == TATOEBA))
                 continue
-            verdict = found[name, task].verdict
+            result = found[name, task].result
             for measure in measures:
-                yield MONO_AP.text(verdict.settings[setting][measure]) + (" *" if (name, measure) in sure else "")
+                yield MONO_AP.text(result.settings[setting][measure]) + (" *" if (name, measure) in sure else "")
             if task == TATOEBA:
                 for which in (True, False):
-                    accuracies = [row["en"]["R@1"] for at, row in verdict.pairs.items() if (at in trained) == which]
+                    accuracies = [row["en"]["R@1"] for at, row in result.pairs.items() if (at in trained) == which]
                     yield MONO_AP.text(mean(accuracies))
 
     heads = ["seed 0", "Tatoeba R@1", "by margin", "trained on", "not", "SciFact nDCG@10", "R@100"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,9 +27,9 @@ from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
-    from hbt_ray.retrieval.result import Verdict
+    from hbt_ray.retrieval.result import EvaluationResult
     from hbt_ray.retrieval.tasks import Bitext, Task
-    from hbt_ray.run_dir import Run
+    from hbt_ray.run_dir import RunDir
 
 
 @app.command()
@@ -67,7 +68,7 @@ def posthoc(
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.transforms import make_method
     from hbt_ray.retrieval.transforms.transform import checked_path
-    from hbt_ray.workflow.judging import find_run, fit_fix, fix_file
+    from hbt_ray.workflow.judging import find_run, fit_transform, fix_file
 
     screen = Screen(as_json)
     settings = make_method(
@@ -95,7 +96,7 @@ def posthoc(
     )
     fetch_model(encoder.model)
     with session():
-        fix = fit_fix(opened, encoder, settings, path, run.vectors, screen)
+        fix = fit_transform(opened, encoder, settings, path, run.vectors, screen)
     screen.say(f"`hbt evaluate {model} --posthoc {out or fix.name}` judges the model with it")
     screen.result(
         {"posthoc": path, "method": settings.model_dump(mode="json"), "encoder": fix.encoder, "texts": fix.texts}
@@ -148,8 +149,8 @@ def evaluate(
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.search.sharded_index import SearchConfig
-    from hbt_ray.retrieval.transforms import Fix
-    from hbt_ray.workflow.judging import BM25, as_saved, find_run, fix_file, judge, judge_words, named_run
+    from hbt_ray.retrieval.transforms import Transform
+    from hbt_ray.workflow.judging import BM25, as_saved, evaluate_bm25, evaluate_tasks, find_run, fix_file, named_run
 
     screen = Screen(as_json)
     tasks = _tasks(task or (), suite, language_tags(languages))
@@ -157,7 +158,7 @@ def evaluate(
         if posthoc or untrained or precision != "fp32":
             raise ConfigError("bm25 has neither vectors nor weights; leave out --posthoc, --untrained and --precision")
         run = named_run(storage, name or BM25)
-        _tell(screen, run, [], judge_words(run, tasks, screen, trec_depth))
+        _tell(screen, run, [], evaluate_bm25(run, tasks, screen, trec_depth))
         return
     run = find_run(model, name, storage)
     is_run = run.config.exists()
@@ -173,14 +174,15 @@ def evaluate(
     )
     if untrained and not is_run:
         raise ConfigError(f"--untrained: {model} is no run, so there is no base encoder to compare with")
-    fix = Fix.load(fix_file(run, model, posthoc)) if posthoc else None
+    fix = Transform.load(fix_file(run, model, posthoc)) if posthoc else None
     how = SearchConfig.make({}, "--search", search or ())
     fetch_model(settings.model)
     with session():
         base = settings.model_copy(update={"model": str(run.base)})
-        baseline = judge(run, base, tasks, screen, of_base=True, search=how, trec_depth=trec_depth) if untrained else []
-        verdicts = judge(run, settings, tasks, screen, fix=fix, search=how, trec_depth=trec_depth)
-    _tell(screen, run, baseline, verdicts, as_saved(run, verdicts))
+        judge = partial(evaluate_tasks, run, tasks=tasks, screen=screen, search=how, trec_depth=trec_depth)
+        baseline = judge(base, of_base=True) if untrained else []
+        results = judge(settings, fix=fix)
+    _tell(screen, run, baseline, results, as_saved(run, results))
 
 
 def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -> list[Task | Bitext]:
@@ -193,14 +195,18 @@ def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -
 
 
 def _tell(
-    screen: Screen, run: Run, baseline: Sequence[Verdict], verdicts: Sequence[Verdict], shown: Sequence[Verdict] = ()
+    screen: Screen,
+    run: RunDir,
+    baseline: Sequence[EvaluationResult],
+    results: Sequence[EvaluationResult],
+    shown: Sequence[EvaluationResult] = (),
 ) -> None:
     """What was found. Where there is no baseline, the table has what is `shown` in its place."""
     from hbt_ray.retrieval.compare.table import headline_table
 
-    screen.table(headline_table(verdicts, baseline or shown or None))
-    screen.say(f"results are in {run.root / 'verdicts'}; `hbt report {run.root}` makes a page of them")
-    screen.result({"verdicts": [verdict.model_dump() for verdict in [*baseline, *verdicts]]})
+    screen.table(headline_table(results, baseline or shown or None))
+    screen.say(f"results are in {run.root / 'results'}; `hbt report {run.root}` makes a page of them")
+    screen.result({"results": [result.model_dump() for result in [*baseline, *results]]})
 
 
 @app.command()
@@ -217,14 +223,14 @@ def report(
     """Compare judged runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
     from hbt_ray.retrieval.compare.table import headline_table
-    from hbt_ray.run_dir import Run
+    from hbt_ray.run_dir import RunDir
     from hbt_ray.workflow.reporting import judged, make_report
 
     screen = Screen(as_json)
-    folders = [Run(path.absolute()) for path in runs]
+    folders = [RunDir(path.absolute()) for path in runs]
     page = make_report(folders, out or folders[0].report, seeds=seeds, markdown=markdown, latex=latex)
-    verdicts, baselines = ([each.verdict for each in of] for of in judged(folders, seeds=seeds))
-    screen.table(headline_table(verdicts, baselines))
+    results, baselines = ([each.result for each in of] for of in judged(folders, seeds=seeds))
+    screen.table(headline_table(results, baselines))
     tables = [path for path in (markdown, latex) if path]
     screen.say(f"open {page}")
     for path in tables:

@@ -40,10 +40,10 @@ def language_tags(names: str) -> list[str]:
         ConfigError: one is no language.
     """
     from hbt_ray.errors import ConfigError
-    from hbt_ray.languages.tags import normalise
+    from hbt_ray.languages.tags import normalise_tag
 
     try:
-        return list(dict.fromkeys(map(normalise, listed(names))))
+        return list(dict.fromkeys(map(normalise_tag, listed(names))))
     except ValueError as error:
         raise ConfigError(f"--languages: {error}", code="INVALID_LANGUAGE") from None
 

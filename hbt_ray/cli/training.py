@@ -64,4 +64,4 @@ def demo(
     screen.table(headline_table([made.trained], made.untrained))
     screen.say(made.sentence)
     screen.say(f"Report: {made.report}    encoder: {made.config.run.model}")
-    screen.result({"verdicts": [made.untrained.model_dump(), made.trained.model_dump()], "report": made.report})
+    screen.result({"results": [made.untrained.model_dump(), made.trained.model_dump()], "report": made.report})

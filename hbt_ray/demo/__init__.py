@@ -17,12 +17,12 @@ from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig
 from hbt_ray.ray_session import session
 from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.tasks import open_task
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.workflow.data import make_store
-from hbt_ray.workflow.judging import judge
+from hbt_ray.workflow.judging import evaluate_tasks
 from hbt_ray.workflow.reporting import make_report
 from hbt_ray.workflow.training import exclusive_run, train_run
 
@@ -34,8 +34,8 @@ class Demo:
     """What the demo made."""
 
     config: TrainConfig
-    untrained: Verdict
-    trained: Verdict
+    untrained: EvaluationResult
+    trained: EvaluationResult
     report: Path
 
     @property
@@ -61,9 +61,9 @@ def run_demo(folder: Path, policy: str, screen: Screen, overrides: tuple[str, ..
     with exclusive_run(config), session():
         task = open_task(TASK)
         open_run(config)
-        untrained = judge(run, EncoderConfig(model=str(run.base)), [task], screen, of_base=True)[0]
+        untrained = evaluate_tasks(run, EncoderConfig(model=str(run.base)), [task], screen, of_base=True)[0]
         train_run(config, screen)
-        trained = judge(run, EncoderConfig(model=str(run.model)), [task], screen)[0]
+        trained = evaluate_tasks(run, EncoderConfig(model=str(run.model)), [task], screen)[0]
     return Demo(config, untrained, trained, make_report([run], run.report))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from hbt_ray.doctor.finding import Finding, Level, by_value, names, number_of
-from hbt_ray.train.workers import WorkersConfig, lacking
+from hbt_ray.train.workers import WorkersConfig, missing_resources
 
 
 def check_presence(nodes: Collection[str], missing: Mapping[str, str]) -> list[Finding]:
@@ -22,7 +22,7 @@ def check_presence(nodes: Collection[str], missing: Mapping[str, str]) -> list[F
 
 def check_room(workers: WorkersConfig, have: Mapping[str, float]) -> list[Finding]:
     """The workers of a run fit into what the cluster has now."""
-    lack = lacking(workers, have, {})
+    lack = missing_resources(workers, have, {})
     asked = ", ".join(f"{amount:g} {name}" for name, amount in (lack or workers.each).items())
     if not lack:
         return [Finding("workers", Level.OK, f"room for {workers}, each with {asked}")]

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import yaml
 
-from hbt_ray.languages.tags import likely_script, normalise
+from hbt_ray.languages.tags import likely_script, normalise_tag
 
 UNKNOWN = "unknown"
 
@@ -31,9 +31,9 @@ class Family:
 
 @lru_cache(maxsize=4096)
 def family(tag: str) -> Family:
-    """`de` → Indo-European, Germanic, Latn. Any spelling that `normalise` takes; else unknown, no error."""
+    """`de` → Indo-European, Germanic, Latn. Any spelling that `normalise_tag` takes; else unknown, no error."""
     try:
-        language, *finer = normalise(tag).split("-")
+        language, *finer = normalise_tag(tag).split("-")
     except ValueError:
         return Family(UNKNOWN, UNKNOWN, UNKNOWN)
     return Family(*_places().get(language, (UNKNOWN, UNKNOWN)), _script(language, finer))

@@ -68,7 +68,7 @@ def _successors() -> dict[str, tuple[str, str, str]]:
 
 
 @lru_cache(maxsize=4096)
-def normalise(tag: str) -> str:
+def normalise_tag(tag: str) -> str:
     """`ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`: the one canonical spelling of a BCP-47 tag.
 
     Raises:

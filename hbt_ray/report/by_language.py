@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Cell, Comparison
+from hbt_ray.retrieval.compare.table import Comparison, TableCell
 from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL
 
 
@@ -14,7 +14,7 @@ from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL
 class LanguageTable:
     setting: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+    rows: tuple[tuple[str, tuple[tuple[TableCell, ...], ...]], ...]
     """Language → one tuple of cells a column, one cell a system."""
     longest: float
     """The greatest number of ranks, the full length of a bar."""
@@ -22,7 +22,7 @@ class LanguageTable:
 
 def by_language(comparison: Comparison) -> LanguageTable | None:
     """The headline's measures in the pool of all languages; without a pool, in the language's own passages."""
-    pooled = any(system.verdict.pool for system in comparison.systems)
+    pooled = any(system.result.pool for system in comparison.systems)
     setting = MULTILINGUAL if pooled else MONOLINGUAL
     return language_table(comparison, [column for column in comparison.columns if column.setting == setting], setting)
 
@@ -32,11 +32,9 @@ def language_table(comparison: Comparison, columns: Sequence[Column], setting: s
     if not columns:
         return None
     rows = []
-    for tag in dict.fromkeys(tag for system in comparison.systems for tag in system.verdict.languages):
+    for tag in dict.fromkeys(tag for system in comparison.systems for tag in system.result.languages):
         of = {
-            s.label: s.verdict.pool.get(tag, {})
-            if setting == MULTILINGUAL
-            else s.verdict.pairs.get(tag, {}).get(tag, {})
+            s.label: s.result.pool.get(tag, {}) if setting == MULTILINGUAL else s.result.pairs.get(tag, {}).get(tag, {})
             for s in comparison.systems
         }
         rows.append((tag, tuple(tuple(comparison.row(column, of)) for column in columns)))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.artifacts import Evidence, evidence_of
+from hbt_ray.retrieval.artifacts import Artifacts, artifacts_of
 from hbt_ray.retrieval.compare.column import MISSING, Column
 from hbt_ray.retrieval.compare.table import Comparison, System
 from hbt_ray.retrieval.significance import Difference, compare_systems
@@ -82,7 +82,7 @@ class Differences:
         return tested if tested and tested.is_significant else None
 
 
-def differences(comparison: Comparison, evidence: Sequence[Evidence]) -> Differences | None:
+def differences(comparison: Comparison, evidence: Sequence[Artifacts]) -> Differences | None:
     """None where there are no two systems. A system whose queries are others, or are not there, is said to be untested.
 
     Raises:
@@ -93,7 +93,7 @@ def differences(comparison: Comparison, evidence: Sequence[Evidence]) -> Differe
         return None
     base = _queries(reference, evidence)
     if base is None or all(_queries(system, evidence) is None for system in others):
-        return Differences(reference, (), ("There are no per-query results of two systems beside the verdicts.",))
+        return Differences(reference, (), ("There are no per-query results of two systems beside the results.",))
     tested, untested = [], []
     for system in others:
         try:
@@ -109,15 +109,15 @@ def chance(p: float, equals: str = "") -> str:
     return "< .001" if p < 0.0005 else equals + (f"{p:.3f}".removeprefix("0"))
 
 
-def _queries(system: System, evidence: Sequence[Evidence]) -> pa.Table | None:
-    found = evidence_of(system.verdict, evidence)
+def _queries(system: System, evidence: Sequence[Artifacts]) -> pa.Table | None:
+    found = artifacts_of(system.result, evidence)
     return found.queries if found else None
 
 
 def _tested(system: System, table: pa.Table | None, base: pa.Table, columns: Sequence[Column]) -> list[Tested]:
     """In the order of the columns; Holm's correction is over the settings that are shown."""
     if table is None:
-        raise TaskError("no per-query results lie beside its verdict")
+        raise TaskError("no per-query results lie beside its result")
     found: dict[Column, list[Difference]] = {column: [] for column in columns}
     for measure in dict.fromkeys(column.measure for column in columns):
         settings = pa.array([column.setting for column in columns if column.measure == measure])

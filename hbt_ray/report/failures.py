@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.languages.families import family
 from hbt_ray.report.heat_map import AP
-from hbt_ray.retrieval.artifacts import Evidence, evidence_of
+from hbt_ray.retrieval.artifacts import Artifacts, artifacts_of
 from hbt_ray.retrieval.compare.table import Comparison, System
 from hbt_ray.retrieval.result import MULTILINGUAL
 
@@ -51,17 +51,17 @@ class FailureList:
     shown: tuple[Failure, ...]
 
 
-def failure_lists(comparison: Comparison, evidence: Sequence[Evidence]) -> list[FailureList]:
+def failure_lists(comparison: Comparison, evidence: Sequence[Artifacts]) -> list[FailureList]:
     """One for each system under judgement that has a table of failures with something in it.
 
     Raises:
         TaskError: a table is damaged.
     """
-    baseline = evidence_of(comparison.baseline.verdict, evidence) if comparison.baseline else None
+    baseline = artifacts_of(comparison.baseline.result, evidence) if comparison.baseline else None
     before = _precision(baseline.queries) if baseline else {}
     lists = []
     for system in comparison.candidates:
-        own = evidence_of(system.verdict, evidence)
+        own = artifacts_of(system.result, evidence)
         if own and own.failures is not None and own.failures.num_rows:
             lists.append(_list(system, own.failures.to_pylist(), before))
     return lists

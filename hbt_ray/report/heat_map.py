@@ -55,9 +55,9 @@ Grid = list[list[float | None]]
 
 def heat_maps(comparison: Comparison) -> HeatMaps | None:
     """AP of all pairs; None where no pair has one."""
-    everyone = list(dict.fromkeys(tag for system in comparison.systems for tag in system.verdict.languages))
+    everyone = list(dict.fromkeys(tag for system in comparison.systems for tag in system.result.languages))
     languages = everyone[:MAX_LANGUAGES]
-    has_pool = any(AP.of(m) is not None for s in comparison.systems for m in s.verdict.pool.values())
+    has_pool = any(AP.of(m) is not None for s in comparison.systems for m in s.result.pool.values())
     grids = [_grid(system, languages, has_pool) for system in comparison.systems]
     last = "the pool of all languages" if has_pool else ""
     return painted(comparison, grids, languages, "AP", len(everyone) - len(languages), last)
@@ -83,7 +83,7 @@ def painted(
 
 
 def _grid(system: System, languages: list[str], has_pool: bool) -> Grid:
-    pairs, pool = system.verdict.pairs, system.verdict.pool
+    pairs, pool = system.result.pairs, system.result.pool
     return [
         [AP.of(pairs.get(q, {}).get(p, {})) for p in languages] + ([AP.of(pool.get(q, {}))] if has_pool else [])
         for q in languages

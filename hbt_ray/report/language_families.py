@@ -15,8 +15,8 @@ import numpy as np
 from hbt_ray.languages.families import UNKNOWN, Family, family
 from hbt_ray.report.heat_map import MAX_LANGUAGES, Grid, HeatMaps, painted
 from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Cell, Comparison
-from hbt_ray.retrieval.result import CROSS_LINGUAL, Verdict
+from hbt_ray.retrieval.compare.table import Comparison, TableCell
+from hbt_ray.retrieval.result import CROSS_LINGUAL, EvaluationResult
 
 RELATIONS = (
     "same family, same script",
@@ -27,9 +27,9 @@ RELATIONS = (
 
 
 @dataclass(frozen=True)
-class Kinship:
+class FamilyTable:
     column: Column
-    rows: tuple[tuple[str, int, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, int, tuple[TableCell, ...]], ...]
     """Relation, ordered pairs of languages, one cell a system."""
     maps: HeatMaps | None
     """Family × family; None where there is one family."""
@@ -37,12 +37,12 @@ class Kinship:
     """Family → its languages, the largest first."""
 
 
-def kinship(comparison: Comparison) -> Kinship | None:
+def family_table(comparison: Comparison) -> FamilyTable | None:
     """By the first cross-lingual measure of the headline; None where fewer than two relations have a pair."""
     column = next((column for column in comparison.columns if column.setting == CROSS_LINGUAL), None)
     if column is None:
         return None
-    values = {system.label: _pairs(system.verdict, column) for system in comparison.systems}
+    values = {system.label: _pairs(system.result, column) for system in comparison.systems}
     pairs = list(dict.fromkeys(pair for of in values.values() for pair in of))
     rows = []
     for name in RELATIONS:
@@ -59,7 +59,7 @@ def kinship(comparison: Comparison) -> Kinship | None:
     grids = [_grid(of, shown, column) for of in values.values()]
     maps = painted(comparison, grids, shown, column.label, len(names) - len(shown)) if len(shown) > 1 else None
     members_of = ((name, tuple(tag for tag in languages if family(tag).family == name)) for name in names)
-    return Kinship(column, tuple(rows), maps, tuple(members_of))
+    return FamilyTable(column, tuple(rows), maps, tuple(members_of))
 
 
 def relation(question: str, passage: str) -> str:
@@ -76,11 +76,11 @@ def _shared(one: str, other: str) -> bool:
 Pairs = dict[tuple[str, str], float]
 
 
-def _pairs(verdict: Verdict, column: Column) -> Pairs:
+def _pairs(result: EvaluationResult, column: Column) -> Pairs:
     """Cross-lingual pairs → the measure, not rounded."""
     return {
         (asked, found): measures[column.measure]
-        for asked, row in verdict.pairs.items()
+        for asked, row in result.pairs.items()
         for found, measures in row.items()
         if asked != found and column.of(measures) is not None
     }

@@ -13,8 +13,8 @@ from hbt_ray.markdown import block, code, inline
 from hbt_ray.model.files import read_prompts
 from hbt_ray.retrieval.compare.column import Column
 from hbt_ray.retrieval.compare.table import compare
-from hbt_ray.retrieval.result import Verdict
-from hbt_ray.run_dir import Run
+from hbt_ray.retrieval.result import EvaluationResult
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import write_text
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import Exported
@@ -53,13 +53,13 @@ Questions are read with the prompt {question_prompt} and passages with {passage_
 """
 
 
-def write_card(run: Run) -> None:
-    """Write `README.md` into the exported model of a run, with the verdicts that are there."""
+def write_card(run: RunDir) -> None:
+    """Write `README.md` into the exported model of a run, with the evaluations that are there."""
     exported = Exported.of(run)
     if exported is None or not run.config.exists():
         return
     config = TrainConfig.load(run.config)
-    verdicts = [Verdict.load(path) for path in run.verdicts()]
+    evaluations = [EvaluationResult.load(path) for path in run.results()]
     languages, prompts = _trained_languages(config), read_prompts(run.model)
     text = _TEXT.format(
         name=inline(without_secrets(run.name)),
@@ -72,10 +72,11 @@ def write_card(run: Run) -> None:
         languages=", ".join(languages) or "those of the store",
         question_prompt=code(prompts.get("query", "")),
         passage_prompt=code(prompts.get("document", "")),
-        results=_results(verdicts),
+        results=_results(evaluations),
         config=block(config.to_yaml(), "yaml"),
     )
-    header = yaml.safe_dump(without_secrets(_metadata(run, languages, verdicts)), sort_keys=False, allow_unicode=True)
+    metadata = without_secrets(_metadata(run, languages, evaluations))
+    header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     write_text(run.model / "README.md", f"---\n{header}---\n\n{text}")
 
 
@@ -96,45 +97,45 @@ def _trained_languages(config: TrainConfig) -> list[str]:
         return []
 
 
-def _results(verdicts: list[Verdict]) -> str:
-    if not verdicts:
+def _results(evaluations: list[EvaluationResult]) -> str:
+    if not evaluations:
         return "Not judged yet: `hbt evaluate RUN --task …`."
-    columns = list(dict.fromkeys(column for verdict in verdicts for column in _columns(verdict)))
+    columns = list(dict.fromkeys(column for evaluation in evaluations for column in _columns(evaluation)))
     head = "| task | " + " | ".join(inline(column.name) for column in columns) + " |"
     rows = []
-    for verdict in verdicts:
-        own = _columns(verdict)
-        values = (column.value(verdict) if column in own else None for column in columns)
-        rows.append("| " + " | ".join([_label(verdict), *map(_number, values)]) + " |")
+    for evaluation in evaluations:
+        own = _columns(evaluation)
+        values = (column.value(evaluation) if column in own else None for column in columns)
+        rows.append("| " + " | ".join([_label(evaluation), *map(_number, values)]) + " |")
     return "\n".join([head, "|" + "---|" * (len(columns) + 1), *rows])
 
 
-def _columns(verdict: Verdict) -> tuple[Column, ...]:
-    return compare([verdict])[0].columns
+def _columns(evaluation: EvaluationResult) -> tuple[Column, ...]:
+    return compare([evaluation])[0].columns
 
 
-def _label(verdict: Verdict) -> str:
-    return inline(f"{verdict.task}, {verdict.variant}" if verdict.variant else verdict.task)
+def _label(evaluation: EvaluationResult) -> str:
+    return inline(f"{evaluation.task}, {evaluation.variant}" if evaluation.variant else evaluation.task)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:,.0f}"
 
 
-def _metadata(run: Run, languages: list[str], verdicts: list[Verdict]) -> dict[str, Any]:
+def _metadata(run: RunDir, languages: list[str], evaluations: list[EvaluationResult]) -> dict[str, Any]:
     """The header that model hubs read; results in their `model-index` form."""
     results = [
         {
             "task": {"type": "retrieval"},
-            "dataset": {"name": verdict.task, "type": verdict.task},
+            "dataset": {"name": evaluation.task, "type": evaluation.task},
             "metrics": [
                 {"type": column.measure, "name": column.name, "value": value}
-                for column in _columns(verdict)
-                if (value := column.value(verdict)) is not None
+                for column in _columns(evaluation)
+                if (value := column.value(evaluation)) is not None
             ],
         }
-        for verdict in verdicts
-        if not verdict.variant  # A hub shows what the folder gives when it is loaded.
+        for evaluation in evaluations
+        if not evaluation.variant  # A hub shows what the folder gives when it is loaded.
     ]
     return {
         "library_name": "sentence-transformers",

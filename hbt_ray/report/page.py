@@ -15,14 +15,14 @@ from hbt_ray.report.differences import ALPHA, RESAMPLES, Differences, chance, di
 from hbt_ray.report.failures import FailureList, failure_lists
 from hbt_ray.report.html import page_environment
 from hbt_ray.report.labels import language_name
-from hbt_ray.report.language_families import Kinship, kinship
+from hbt_ray.report.language_families import FamilyTable, family_table
 from hbt_ray.report.preference import Preferences, preferences
-from hbt_ray.report.task_facts import TaskFacts, facts
+from hbt_ray.report.task_facts import DatasetStatistics, facts
 from hbt_ray.report.text import achievement, losses
 from hbt_ray.report.training import training
-from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.artifacts import Artifacts
 from hbt_ray.retrieval.compare.table import SEEDS_NOTE, Baseline, Comparison, compare
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.storage import write_text
 
 
@@ -36,19 +36,19 @@ class Section:
     maps: heat.HeatMaps | None
     differences: Differences | None
     by_language: LanguageTable | None
-    kinship: Kinship | None
+    families: FamilyTable | None
     preferences: Preferences | None
     failures: list[FailureList]
-    facts: TaskFacts
+    facts: DatasetStatistics
 
 
 def write_report(
     path: str | Path,
     *,
     title: str,
-    verdicts: Sequence[Verdict],
+    results: Sequence[EvaluationResult],
     baseline: Baseline = None,
-    evidence: Sequence[Evidence] = (),
+    evidence: Sequence[Artifacts] = (),
     curve: Sequence[Mapping[str, Any]] = (),
     dev: Sequence[Mapping[str, Any]] = (),
     best: int | None = None,
@@ -62,8 +62,8 @@ def write_report(
     """Write one HTML file that needs nothing else.
 
     Args:
-        baseline: what differences are taken to; one verdict, or one for each task.
-        evidence: what lies beside these verdicts and baselines, for tests of significance and failures to read.
+        baseline: what differences are taken to; one result, or one for each task.
+        evidence: what lies beside these results and baselines, for tests of significance and failures to read.
         curve: training metrics, one row a step (`step`, `loss`, `kind`, `language`, `learning_rate`,
             `pairs_per_second`, `stall_seconds`, any of them missing); of two rows of a step the last counts.
         dev: measures of checkpoints on the dev store, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
@@ -75,9 +75,9 @@ def write_report(
         markdown, latex: files that get the headline as tables for papers.
 
     Raises:
-        TaskError: no verdict, or a baseline on a task that no verdict has. A file that exists stays as it was.
+        TaskError: no result, or a baseline on a task that no result has. A file that exists stays as it was.
     """
-    comparisons = compare(verdicts, baseline)
+    comparisons = compare(results, baseline)
     record = Curve.read(curve)
     num_steps, several = steps or record.num_steps, len(comparisons) > 1
     sections = [_section(each, evidence, num_steps, policy, several) for each in comparisons]
@@ -99,7 +99,7 @@ def write_report(
 
 
 def _section(
-    comparison: Comparison, evidence: Sequence[Evidence], num_steps: int, policy: str, name_task: bool
+    comparison: Comparison, evidence: Sequence[Artifacts], num_steps: int, policy: str, name_task: bool
 ) -> Section:
     return Section(
         comparison=comparison,
@@ -108,7 +108,7 @@ def _section(
         maps=heat.heat_maps(comparison),
         differences=differences(comparison, evidence),
         by_language=by_language(comparison),
-        kinship=kinship(comparison),
+        families=family_table(comparison),
         preferences=preferences(comparison),
         failures=failure_lists(comparison, evidence),
         facts=facts(comparison),

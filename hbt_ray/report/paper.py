@@ -1,7 +1,7 @@
 """The headline as tables for papers, in the layout of 2408.10536: a row a system, settings × measures as columns.
 
 One table a task, as Markdown or as LaTeX with `booktabs`. Bold is the best of a column, as on the page; † marks what
-differs from the baseline beyond chance, where the verdicts' evidence allows a test.
+differs from the baseline beyond chance, where the results' evidence allows a test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import groupby
 
 from hbt_ray.report.differences import ALPHA, Differences
 from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Cell, Comparison, System
+from hbt_ray.retrieval.compare.table import Comparison, System, TableCell
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -90,7 +90,7 @@ def _latex(comparison: Comparison, found: Differences | None) -> str:
     )
 
 
-def _latex_cell(found: Differences | None, system: System, column: Column, cell: Cell) -> str:
+def _latex_cell(found: Differences | None, system: System, column: Column, cell: TableCell) -> str:
     text = _tex(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     return text + _tex(cell.spread + _sign(found, system, column))

@@ -8,7 +8,7 @@ from hbt_ray.report.by_language import LanguageTable, language_table
 from hbt_ray.report.heat_map import AP, MAX_LANGUAGES, HeatMaps, painted
 from hbt_ray.report.labels import language_name
 from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Cell, Comparison
+from hbt_ray.retrieval.compare.table import Comparison, TableCell
 from hbt_ray.retrieval.result import MULTILINGUAL
 from hbt_ray.retrieval.scoring.language_preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 
@@ -18,7 +18,7 @@ COLUMNS = tuple(Column(MULTILINGUAL, name) for name in (MAX_RANK, OWN_LANGUAGE_F
 @dataclass(frozen=True)
 class Preferences:
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     """One a system, one cell a column."""
     by_language: LanguageTable | None
     shares: HeatMaps | None
@@ -28,11 +28,11 @@ class Preferences:
 
 
 def preferences(comparison: Comparison) -> Preferences | None:
-    """None where no verdict has any of it: one language of passages, a bitext, or verdicts from before."""
-    columns = [c for c in COLUMNS if any(c.value(system.verdict) is not None for system in comparison.systems)]
+    """None where no result has any of it: one language of passages, a bitext, or results from before."""
+    columns = [c for c in COLUMNS if any(c.value(system.result) is not None for system in comparison.systems)]
     if not columns:
         return None
-    settings = {system.label: system.verdict.settings.get(MULTILINGUAL, {}) for system in comparison.systems}
+    settings = {system.label: system.result.settings.get(MULTILINGUAL, {}) for system in comparison.systems}
     by_column = [comparison.row(column, settings) for column in columns]
     return Preferences(
         columns=tuple(columns),
@@ -44,24 +44,24 @@ def preferences(comparison: Comparison) -> Preferences | None:
 
 
 def _shares(comparison: Comparison) -> HeatMaps | None:
-    verdicts = [system.verdict for system in comparison.systems]
-    everyone = list(dict.fromkeys(tag for verdict in verdicts for tag in verdict.languages))
+    results = [system.result for system in comparison.systems]
+    everyone = list(dict.fromkeys(tag for result in results for tag in result.languages))
     names = everyone[:MAX_LANGUAGES]
     grids = [
         [
             [
                 None if share is None else round(share, 3)
-                for share in (verdict.language_share.get(q, {}).get(p) for p in names)
+                for share in (result.language_share.get(q, {}).get(p) for p in names)
             ]
             for q in names
         ]
-        for verdict in verdicts
+        for result in results
     ]
     return painted(comparison, grids, names, "share of the first ten", len(everyone) - len(names))
 
 
 def _pool(comparison: Comparison) -> str:
-    counts = sorted((count, tag) for tag, count in comparison.systems[0].verdict.num_documents.items() if count)
+    counts = sorted((count, tag) for tag, count in comparison.systems[0].result.num_documents.items() if count)
     total = sum(count for count, _ in counts)
     ends = [f"{AP.text(round(count / total, 3))} ({language_name(tag)})" for count, tag in (counts[0], counts[-1])]
     return " to ".join(ends)

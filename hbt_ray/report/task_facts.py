@@ -15,7 +15,7 @@ _OTHER_DATA = (
 
 
 @dataclass(frozen=True)
-class TaskFacts:
+class DatasetStatistics:
     languages: tuple[tuple[str, str, str], ...]
     """Language, queries, documents."""
     total: tuple[str, str]
@@ -23,21 +23,21 @@ class TaskFacts:
     costs: tuple[tuple[str, str, tuple[str, ...], str], ...]
     """System, fingerprint, time of each phase, peak memory."""
     notes: tuple[str, ...]
-    """See `Verdict.notes`."""
+    """See `EvaluationResult.notes`."""
     warning: str
     """If another task of the report has the same name and other data."""
 
 
-def facts(comparison: Comparison) -> TaskFacts:
-    first = comparison.systems[0].verdict
-    phases = tuple(dict.fromkeys(phase for system in comparison.systems for phase in system.verdict.seconds))
+def facts(comparison: Comparison) -> DatasetStatistics:
+    first = comparison.systems[0].result
+    phases = tuple(dict.fromkeys(phase for system in comparison.systems for phase in system.result.seconds))
     costs = []
     for system in comparison.systems:
-        verdict = system.verdict
-        times = tuple(_time(verdict.seconds.get(phase)) for phase in phases)
-        memory = size(verdict.peak_memory_bytes) if verdict.peak_memory_bytes else MISSING
-        costs.append((system.label, verdict.fingerprint[:12], times, memory))
-    return TaskFacts(
+        result = system.result
+        times = tuple(_time(result.seconds.get(phase)) for phase in phases)
+        memory = size(result.peak_memory_bytes) if result.peak_memory_bytes else MISSING
+        costs.append((system.label, result.fingerprint[:12], times, memory))
+    return DatasetStatistics(
         languages=tuple(
             (tag, _count(first.num_queries.get(tag)), _count(first.num_documents.get(tag))) for tag in first.languages
         ),

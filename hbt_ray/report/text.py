@@ -13,7 +13,7 @@ def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", na
     """One sentence, on the multilingual setting where there is one."""
     columns = _key_columns(comparison)
     if not columns:
-        return f"The verdicts on {comparison.task} hold no measure."
+        return f"The results on {comparison.task} hold no measure."
     place = f"on {comparison.task}, " if name_task else ""
     if len(comparison.candidates) > 1:
         text = place + _contest(comparison, columns)
@@ -31,7 +31,7 @@ def losses(comparison: Comparison) -> str:
     before, after = comparison.systems
     worse = []
     for column in comparison.columns:
-        old, new = column.value(before.verdict), column.value(after.verdict)
+        old, new = column.value(before.result), column.value(after.result)
         if old is not None and new is not None and column.is_better(old, new):
             worse.append(f"{column.name} ({column.text(old)}\u00a0→\u00a0{column.text(new)})")
     if worse and len(worse) == len(comparison.columns):
@@ -57,7 +57,7 @@ def _progress(comparison: Comparison, columns: list[Column], effort: str) -> str
     effort = effort or f"from {before.label} to {after.label}, "
     parts: list[tuple[str, bool | None]] = []
     for column in columns:
-        old, new = column.value(before.verdict), column.value(after.verdict)
+        old, new = column.value(before.result), column.value(after.result)
         if old is None or new is None:
             parts.append((f"{column.name} {'is ' + column.text(new) if new is not None else 'is missing'}", None))
         elif old == new:
@@ -80,11 +80,11 @@ def _contest(comparison: Comparison, columns: list[Column]) -> str:
     claims: list[tuple[str, str]] = []
     defeats: list[str] = []
     for column in columns:
-        best = column.best(column.value(system.verdict) for system in comparison.candidates)
+        best = column.best(column.value(system.result) for system in comparison.candidates)
         if best is None:
             continue
-        leaders = [system.label for system in comparison.candidates if column.value(system.verdict) == best]
-        reference = column.value(baseline.verdict) if baseline else None
+        leaders = [system.label for system in comparison.candidates if column.value(system.result) == best]
+        reference = column.value(baseline.result) if baseline else None
         aside = f" (baseline {column.text(reference)})" if reference is not None else ""
         verb = "has" if len(leaders) == 1 else "share"
         extreme = "lowest" if column.lower_is_better else "highest"
@@ -101,6 +101,6 @@ def _contest(comparison: Comparison, columns: list[Column]) -> str:
 
 def _state(comparison: Comparison, columns: list[Column], effort: str) -> str:
     system: System = comparison.systems[0]
-    facts = [(column.name, column.text(column.value(system.verdict))) for column in columns]
+    facts = [(column.name, column.text(column.value(system.result))) for column in columns]
     effort = effort or f"with {system.label}, "
     return effort + " and ".join(f"{name} is {value}" for name, value in facts) + "."

@@ -1,4 +1,4 @@
-"""Evidence: what lies beside a verdict in its folder. A verdict from before it was kept has less of it, or none."""
+"""Evidence: what lies beside a result in its folder. A result from before it was kept has less of it, or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.storage import checked_file
 
 PER_QUERY = "queries.parquet"
@@ -20,14 +20,14 @@ FAILURES = "failures.parquet"
 
 
 @dataclass(frozen=True)
-class Evidence:
-    verdict: Verdict
+class Artifacts:
+    result: EvaluationResult
     folder: Path
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Of the file `verdict.json`. Raises: TaskError where it is missing or is no verdict."""
-        return cls(Verdict.load(path), path.parent)
+        """Of the file `result.json`. Raises: TaskError where it is missing or is no result."""
+        return cls(EvaluationResult.load(path), path.parent)
 
     @cached_property
     def queries(self) -> pa.Table | None:
@@ -54,6 +54,6 @@ class Evidence:
             raise TaskError(f"{path}: no readable table ({error}); run `hbt evaluate` again") from None
 
 
-def evidence_of(verdict: Verdict, evidence: Sequence[Evidence]) -> Evidence | None:
-    """That on this very verdict, which is one object in both."""
-    return next((each for each in evidence if each.verdict is verdict), None)
+def artifacts_of(result: EvaluationResult, evidence: Sequence[Artifacts]) -> Artifacts | None:
+    """That on this very result, which is one object in both."""
+    return next((each for each in evidence if each.result is result), None)

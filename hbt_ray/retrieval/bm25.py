@@ -18,7 +18,7 @@ import pyarrow as pa
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.bm25_words import NEEDED, words
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, key_orders, key_scores, ranking_keys
-from hbt_ray.retrieval.search.ranking import Hits, Places
+from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.search.shard import top
 from hbt_ray.retrieval.tasks import Task
 
@@ -28,7 +28,7 @@ Words = npt.NDArray[np.object_]
 """[n] lists of words."""
 
 
-class LexicalIndex:
+class Bm25Index:
     """A corpus in postings, in this process."""
 
     def __init__(self, ids: Sequence[str], languages: Sequence[str], texts: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ class LexicalIndex:
             scores[number, : found.sum()] = key_scores(keys[found])
         return Hits(documents, scores)
 
-    def places(self, queries: Words, documents: Integers) -> Places:
+    def places(self, queries: Words, documents: Integers) -> RankingRows:
         """Exact ranks of rows of the corpus [n, g], -1 as padding."""
         own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for number, query in enumerate(queries):
@@ -74,7 +74,7 @@ class LexicalIndex:
                 of = self._language[rows] == name
                 ranks[of] = self._ranks(self._own[name], query, rows[of])
             own[number, given] = ranks
-        return Places(own, pool)
+        return RankingRows(own, pool)
 
     def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
         keys = self._keys(postings, query)
@@ -116,7 +116,7 @@ def read_words(texts: Sequence[str], languages: Sequence[str]) -> Words:
 
 
 def queries_of(queries: pa.Table) -> Words:
-    """A task's queries as `LexicalIndex` takes them."""
+    """A task's queries as `Bm25Index` takes them."""
     return read_words(queries["text"].to_pylist(), queries["language"].to_pylist())
 
 

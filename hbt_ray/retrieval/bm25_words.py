@@ -3,7 +3,7 @@
 Texts are case-folded under NFKC. Words between spaces are stemmed where Snowball knows the language. Scripts that do
 not put spaces between words, and Hangul, whose words carry their particles, become overlapping pairs of characters, as
 in Lucene's analyser for Chinese, Japanese and Korean; a character is a grapheme, so that vowel signs stay with their
-consonant. No language is left out, so the means of a verdict are over the same languages as those of dense encoders.
+consonant. No language is left out, so the means of a result are over the same languages as those of dense encoders.
 
 `extra bm25`: regex, PyStemmer.
 """

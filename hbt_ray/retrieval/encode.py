@@ -26,7 +26,7 @@ _BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
+class EncodedTexts:
     """Vectors of all texts, unit length unless the model says that it wants the dot product."""
 
     questions: Vectors
@@ -45,7 +45,7 @@ def encode(
     advance: Callable[[int], None] = lambda _: None,
     *,
     cache: Path | None = None,
-) -> Encoded:
+) -> EncodedTexts:
     """Vectors of questions and passages, in order; needs a Ray session where something is to be encoded.
 
     Args:
@@ -71,7 +71,7 @@ def encode(
     width = next(iter(found.values())).shape[1]
     empty = np.empty((0, width), np.float32)
     asked, answers = (texts.given(found.get(texts.side, empty)) for texts in sets)
-    return Encoded(asked, answers, fingerprint, peak)
+    return EncodedTexts(asked, answers, fingerprint, peak)
 
 
 def _encode(

@@ -1,4 +1,4 @@
-"""Evaluation: one system on one task, from texts to a saved verdict."""
+"""Evaluation: one system on one task, from texts to a saved result."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 from hbt_ray.console import Screen
 from hbt_ray.errors import ModelError
 from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY
-from hbt_ray.retrieval.bm25 import FINGERPRINT, LexicalIndex, queries_of
-from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.bm25 import FINGERPRINT, Bm25Index, queries_of
+from hbt_ray.retrieval.encode import EncodedTexts, encode
 from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.result import Verdict
-from hbt_ray.retrieval.scoring.bitext import judge_bitext
+from hbt_ray.retrieval.result import EvaluationResult
+from hbt_ray.retrieval.scoring.bitext import score_bitext
 from hbt_ray.retrieval.scoring.failures import failures
 from hbt_ray.retrieval.scoring.language_preference import DEPTH
-from hbt_ray.retrieval.scoring.scorecard import Scorecard, first_documents, judge
+from hbt_ray.retrieval.scoring.scorecard import Scorecard, first_documents, score_rankings
 from hbt_ray.retrieval.scoring.trec import write_qrels, write_run
 from hbt_ray.retrieval.search.ranking import Hits, Ranking
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import Bitext, Task
-from hbt_ray.retrieval.transforms import Fix
+from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION
 from hbt_ray.storage import atomic_folder
 
@@ -40,15 +40,15 @@ def evaluate(
     *,
     name: str,
     search: SearchConfig | None = None,
-    fix: Fix | None = None,
+    fix: Transform | None = None,
     trec_depth: int = 0,
     cache: Path | None = None,
     screen: Screen | None = None,
-) -> Verdict:
-    """Encode, search, measure; write `verdict.json` and its evidence into `folder`. Needs a Ray session.
+) -> EvaluationResult:
+    """Encode, search, measure; write `result.json` and its evidence into `folder`. Needs a Ray session.
 
     Args:
-        name: what the verdict calls the model; the variant is added to it.
+        name: what the result calls the model; the variant is added to it.
         search: how a corpus is cut and asked; a bitext has none.
         fix: what vectors go through before they are indexed and asked.
         trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
@@ -57,7 +57,7 @@ def evaluate(
 
     Raises:
         ModelError: the fix was fitted to another encoder, or see `encode`.
-        TaskError, ResourceError: see `ShardedIndex` and `judge_bitext`.
+        TaskError, ResourceError: see `ShardedIndex` and `score_bitext`.
     """
     screen = screen or Screen(silent=True)
     if variant := variant_of(encoder, fix):
@@ -75,12 +75,12 @@ def evaluate(
         if isinstance(task, Bitext):
             if trec_depth:
                 screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
-            table, card = judge_bitext(task, encoded.questions)
+            table, card = score_bitext(task, encoded.questions)
         else:
             with ShardedIndex.of_task(task, encoded.passages, search) as index:
                 table, card = _ranked(task, encoded.questions, index, trec_depth, scratch, name)
         end = time.perf_counter()
-        verdict = Verdict(
+        result = EvaluationResult(
             model=name,
             fingerprint=encoded.fingerprint,
             variant=variant,
@@ -89,18 +89,18 @@ def evaluate(
             peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
             **card.fields(),
         )
-        _save(verdict, table, scratch)
-    _say_what_is_odd(screen, verdict)
+        _save(result, table, scratch)
+    _say_what_is_odd(screen, result)
     screen.say(
         f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
-        f"peak memory of a process {verdict.peak_memory_bytes / 2**30:.1f} GiB"
+        f"peak memory of a process {result.peak_memory_bytes / 2**30:.1f} GiB"
     )
-    return verdict
+    return result
 
 
 def evaluate_words(
     task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
-) -> Verdict:
+) -> EvaluationResult:
     """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate`.
 
     Raises:
@@ -109,13 +109,13 @@ def evaluate_words(
     screen = screen or Screen(silent=True)
     begin = time.perf_counter()
     screen.say(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
-    index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
         table, card = _ranked(task, queries, index, trec_depth, scratch, name)
         seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
-        verdict = Verdict(
+        result = EvaluationResult(
             model=name,
             fingerprint=FINGERPRINT,
             headline=list(task.measures),
@@ -123,18 +123,18 @@ def evaluate_words(
             peak_memory_bytes=_peak_memory(),
             **card.fields(),
         )
-        _save(verdict, table, scratch)
-    _say_what_is_odd(screen, verdict)
+        _save(result, table, scratch)
+    _say_what_is_odd(screen, result)
     screen.say(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
-    return verdict
+    return result
 
 
-def _say_what_is_odd(screen: Screen, verdict: Verdict) -> None:
-    for note in verdict.notes:
-        screen.say(f"{verdict.task}: {note}")
+def _say_what_is_odd(screen: Screen, result: EvaluationResult) -> None:
+    for note in result.notes:
+        screen.say(f"{result.task}: {note}")
 
 
-def variant_of(encoder: EncoderConfig, fix: Fix | None) -> str:
+def variant_of(encoder: EncoderConfig, fix: Transform | None) -> str:
     """What distinguishes this way to run the model from the one in which it is saved; empty if nothing does."""
     return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
 
@@ -154,7 +154,7 @@ def _ranked(
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
     hits = first_documents(task, queries, index, max(DEPTH, trec_depth))
-    judged = judge(task, queries, index, hits.documents)
+    judged = score_rankings(task, queries, index, hits.documents)
     shown = failures(task, judged[0], queries, index, hits.documents[:, 0])
     pq.write_table(shown, folder / FAILURES)
     if trec_depth:
@@ -164,16 +164,16 @@ def _ranked(
     return judged
 
 
-def _save(verdict: Verdict, table: pa.Table, folder: Path) -> None:
+def _save(result: EvaluationResult, table: pa.Table, folder: Path) -> None:
     pq.write_table(table, folder / PER_QUERY)
-    verdict.save(folder)
+    result.save(folder)
 
 
 def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _fixed(encoded: Encoded, fix: Fix, asked: list[str], found: list[str]) -> Encoded:
+def _fixed(encoded: EncodedTexts, fix: Transform, asked: list[str], found: list[str]) -> EncodedTexts:
     if fix.encoder != encoded.fingerprint:
         raise ModelError(
             f"posthoc {fix.name} was fitted to an encoder with fingerprint {fix.encoder}, this one has "

@@ -1,4 +1,4 @@
-"""The verdict: what one model is worth on one task, in the three settings of the literature (2408.10536, section 3).
+"""The result: what one model is worth on one task, in the three settings of the literature (2408.10536, section 3).
 
 Measures go by their `ir-measures` names (`AP`, `R@1`, `nDCG@10`); `RankDistance` is ours: worst minus best rank of a
 question's parallel answers in the multilingual ranking, the language bias (KD-SPD, 2305.09025). More of that bias is in
@@ -20,14 +20,14 @@ Measures = dict[str, float]
 MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL = "monolingual", "cross-lingual", "multilingual"
 
 
-class Verdict(BaseModel):
-    """Read back with `Verdict.load`; written as `verdict.json` beside the per-query table."""
+class EvaluationResult(BaseModel):
+    """Read back with `EvaluationResult.load`; written as `result.json` beside the per-query table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     task_fingerprint: str
-    """Checksum of queries, documents and judgements: verdicts with another one are on other data, whatever the task's
+    """Checksum of queries, documents and judgements: results with another one are on other data, whatever the task's
     name (`Task.fingerprint`)."""
     model: str
     """The name to show: of a run, a folder or a hub model."""
@@ -62,7 +62,7 @@ class Verdict(BaseModel):
 
     @property
     def data(self) -> tuple[str, str]:
-        """Task and its fingerprint: verdicts with the same ones can be compared."""
+        """Task and its fingerprint: results with the same ones can be compared."""
         return self.task, self.task_fingerprint
 
     @property
@@ -74,18 +74,18 @@ class Verdict(BaseModel):
         return [*([identical] if self.num_identical_ids else []), *([missing] if self.num_missing else [])]
 
     def save(self, folder: Path) -> Path:
-        """Write `verdict.json` and the checksums of all files of the folder; to be called last."""
-        path = write_text(folder / "verdict.json", self.model_dump_json(indent=1))
+        """Write `result.json` and the checksums of all files of the folder; to be called last."""
+        path = write_text(folder / "result.json", self.model_dump_json(indent=1))
         write_checksums(folder)
         return path
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises:
-        TaskError: the file is missing or is no verdict.
+        TaskError: the file is missing or is no result.
         DamagedFile: it was changed.
         """
         try:
             return cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
         except (OSError, ValidationError) as error:
-            raise TaskError(f"{path}: no readable verdict ({error}); run `hbt evaluate` again") from None
+            raise TaskError(f"{path}: no readable result ({error}); run `hbt evaluate` again") from None

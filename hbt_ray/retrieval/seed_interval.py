@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedInterval:
     """A mean over seeds, with Student's interval."""
 
     values: tuple[float, ...]
@@ -21,7 +21,7 @@ class Estimate:
     """Low and high; one seed has none."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float]) -> SeedInterval:
         """Of at least one value."""
         mean = sum(values) / len(values)
         if len(values) < 2:
@@ -34,7 +34,7 @@ class Estimate:
         """Of the interval's width."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
-    def overlaps(self, other: Estimate) -> bool | None:
+    def overlaps(self, other: SeedInterval) -> bool | None:
         """Whether the intervals share a value; None where one of the two has none."""
         if self.interval is None or other.interval is None:
             return None

@@ -6,7 +6,7 @@ not eleven independent observations: a test that takes them so finds differences
 all rows of an item are flipped, or drawn, together. Ids that only happen to be equal in two languages do no harm:
 flipping independent rows together is as valid. Items themselves are taken as independent, as is the custom.
 
-The figures are the macro averages of the verdict, means over groups (languages, or ordered pairs) of means over
+The figures are the macro averages of the result, means over groups (languages, or ordered pairs) of means over
 queries. Such an average is a sum of one number an item, so the tests are those of a mean. Where all groups ask the same
 items, that number is the item's mean over groups. Where they do not (MLQA-R: two to four languages an item), a row
 weighs 1 / (groups × rows of its group) in the randomisation test, which is exact for the macro average; the interval

@@ -9,8 +9,8 @@ from pydantic import Field
 from hbt_ray.config import Config, Language
 from hbt_ray.data.index.negatives import Negatives, require_scores
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.translations import Side, require_versions
-from hbt_ray.data.stream.auxiliary_texts import View
+from hbt_ray.data.plan.translations import Side, require_translations
+from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.loader import TokenisingConfig
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build, tokenising
@@ -54,7 +54,9 @@ class TeacherConfig(Config):
         return encoder
 
 
-def views_of(loss: LossConfig, how: TokenisingConfig, teacher: TeacherConfig | None, taught: Any) -> tuple[View, ...]:
+def auxiliary_texts_of(
+    loss: LossConfig, how: TokenisingConfig, teacher: TeacherConfig | None, taught: Any
+) -> tuple[AuxiliaryTexts, ...]:
     """The views that the terms look at.
 
     Args:
@@ -71,11 +73,13 @@ def views_of(loss: LossConfig, how: TokenisingConfig, teacher: TeacherConfig | N
                 if side == "question"
                 else (used.passage_prompt, used.max_passage_length)
             )
-            views.append(View(name, side, _rule(name, loss, teacher), used.tokenizer_json, prompt, length))
+            views.append(AuxiliaryTexts(name, side, _rule(name, loss, teacher), used.tokenizer_json, prompt, length))
     return tuple(views)
 
 
-def require_views(loss: LossConfig, teacher: TeacherConfig | None, plan: Plan, negatives: Negatives | None) -> None:
+def require_auxiliary_texts(
+    loss: LossConfig, teacher: TeacherConfig | None, plan: Plan, negatives: Negatives | None
+) -> None:
     """Ask, before any worker starts, whether the data can serve the terms.
 
     Raises:
@@ -90,7 +94,7 @@ def require_views(loss: LossConfig, teacher: TeacherConfig | None, plan: Plan, n
             "the teacher out"
         )
     for name in asked:
-        require_versions(plan, f"loss ({name})", _rule(name, loss, teacher))
+        require_translations(plan, f"loss ({name})", _rule(name, loss, teacher))
     if "teacher_scores" in loss.needs:
         require_scores(negatives)
 

@@ -10,7 +10,7 @@ from hbt_ray.config import Config
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.model.config import FLASH, ModelConfig
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import Name
 from hbt_ray.storage.location import Location, absolute
 from hbt_ray.train.auxiliary_texts import TeacherConfig
@@ -73,8 +73,8 @@ class TrainConfig(Config):
         return self
 
     @property
-    def run(self) -> Run:
-        return Run(self.storage_path.absolute() / self.name)
+    def run(self) -> RunDir:
+        return RunDir(self.storage_path.absolute() / self.name)
 
     def absolute(self) -> TrainConfig:
         """The same with paths that hold in any working directory of this file system."""

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model.lora import merge
 from hbt_ray.model.options import for_weights
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.run_status import best_step
 
 
@@ -33,7 +33,7 @@ class Exported:
     value: float | None = None
 
     @classmethod
-    def of(cls, run: Run) -> Exported | None:
+    def of(cls, run: RunDir) -> Exported | None:
         """What lies in `run.model`; None where nothing does.
 
         Raises:
@@ -45,7 +45,7 @@ class Exported:
             return None
 
 
-def export(run: Run) -> int:
+def export(run: RunDir) -> int:
     """Write `run.model` from the run's best checkpoint, or the newest where `validation.export` says so or nothing was
     validated; from the average of the weights where the run has one. Returns the number of its training steps.
 
@@ -53,7 +53,7 @@ def export(run: Run) -> int:
         CheckpointError: there is no checkpoint yet, or the one to export is damaged.
         ModelError: the run trained adapters, and peft is missing here.
     """
-    shelf = Shelf(run.checkpoints)
+    shelf = CheckpointDirectory(run.checkpoints)
     newest = shelf.newest()
     if newest is None:
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
@@ -70,9 +70,9 @@ def export(run: Run) -> int:
     return state.step
 
 
-def _described(run: Run, config: TrainConfig, state: checkpoint.State, *, best: bool) -> Exported:
+def _described(run: RunDir, config: TrainConfig, state: checkpoint.State, *, best: bool) -> Exported:
     measure, lora = config.validation.measure, config.model.lora
-    rows = Record(run.validation).results() if config.validation.store else {}
+    rows = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = rows.get(state.step, {}).get(measure)
     return Exported(
         steps=state.step,

@@ -7,11 +7,11 @@ server, which a session on one machine does not have. A search is one long job t
 
 from __future__ import annotations
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import write_text
 
 
-def note_reservation(run: Run) -> None:
+def note_reservation(run: RunDir) -> None:
     """Called by the first rank: what it runs in is the run's."""
     import ray
 
@@ -19,7 +19,7 @@ def note_reservation(run: Run) -> None:
         write_text(run.reservation, group.id.hex())
 
 
-def give_back(run: Run) -> None:
+def give_back(run: RunDir) -> None:
     """Give back what a run holds, if anything; whoever trains it ends. Needs a Ray session."""
     from ray import PlacementGroupID
     from ray.util import placement_group_table, remove_placement_group

@@ -64,7 +64,9 @@ class WorkersConfig(Config):
         return f"{number} worker{'s' * (self.most > 1)}"
 
 
-def lacking(workers: WorkersConfig, have: Mapping[str, float], beside: Mapping[str, float]) -> dict[str, float]:
+def missing_resources(
+    workers: WorkersConfig, have: Mapping[str, float], beside: Mapping[str, float]
+) -> dict[str, float]:
     """Resource → amount that is wanted and not there, for the fewest workers that the run may have.
 
     Args:
@@ -74,7 +76,7 @@ def lacking(workers: WorkersConfig, have: Mapping[str, float], beside: Mapping[s
     return {name: amount for name, amount in wanted.items() if have.get(name, 0) < amount}
 
 
-def no_room(
+def not_enough_resources(
     workers: WorkersConfig, lack: Mapping[str, float], have: Mapping[str, float], free: Mapping[str, float]
 ) -> ResourceError:
     """Says what was asked for, what the cluster has, and what others hold of it."""

@@ -27,7 +27,7 @@ class Rungs(Config):
     """One of so many goes on."""
 
 
-class Budget(Config):
+class SearchBudget(Config):
     """Where a search ends, whatever is left of it; what is not set has no bound."""
 
     trials: int | None = Field(None, gt=0)
@@ -59,7 +59,7 @@ class TuneConfig(Config):
     """Trials at a time; default: as many as the cluster has room for when the search begins."""
     retries: int = Field(1, ge=0)
     """How often a trial that failed is tried again, from its last checkpoint."""
-    budget: Budget = Budget()
+    budget: SearchBudget = SearchBudget()
     seed: int = 0
     """Of draws and of the population's changes."""
 

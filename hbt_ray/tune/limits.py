@@ -14,8 +14,8 @@ from ray.tune.search import BasicVariantGenerator
 
 from hbt_ray.config import Config
 from hbt_ray.storage import read_checked_json, with_checksum, write_json
-from hbt_ray.tune.config import Budget
-from hbt_ray.tune.state import EVENTS, Board
+from hbt_ray.tune.config import SearchBudget
+from hbt_ray.tune.state import EVENTS, SearchState
 
 
 class Limits(Config):
@@ -23,7 +23,7 @@ class Limits(Config):
 
     concurrent: int
     """Trials at a time."""
-    budget: Budget = Budget()
+    budget: SearchBudget = SearchBudget()
 
     @classmethod
     def of(cls, folder: Path) -> Limits:
@@ -62,7 +62,7 @@ class Spent(Stopper):  # type: ignore[misc]
     """Ends the search where its budget is spent. The number of trials is not its business: no more begin."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._size, self._board = folder, -1, Board([])
+        self._folder, self._size, self._board = folder, -1, SearchState([])
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -70,11 +70,11 @@ class Spent(Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         size = (self._folder / EVENTS).stat().st_size
         if size != self._size:  # It is asked at every turn of Tune's loop.
-            self._size, self._board = size, Board.of(self._folder)
+            self._size, self._board = size, SearchState.of(self._folder)
         return bool(spent(self._board, Limits.of(self._folder).budget, time.time()))
 
 
-def spent(board: Board, budget: Budget, now: float) -> str:
+def spent(board: SearchState, budget: SearchBudget, now: float) -> str:
     """What is spent, for people; empty while something is left of everything."""
     hours = (board.seconds + max(0.0, now - board.last)) / 3600 if board.last else 0.0
     for used, allowed, what in (

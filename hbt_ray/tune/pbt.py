@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import (
     atomic_file,
     atomic_folder,
@@ -24,9 +24,9 @@ from hbt_ray.storage import (
     with_checksum,
     write_json,
 )
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.tune.trial import COMPLETE, Setting, rows_of, told
+from hbt_ray.tune.trial import COMPLETE, TrialSetting, rows_of, told
 
 _LINEAGE, _RECORDS = "lineage.json", ("metrics.jsonl", "validation.jsonl")
 
@@ -38,7 +38,7 @@ class Ancestor(BaseModel):
     values: dict[str, Any]
 
 
-def train_in_segments(values: dict[str, Any], setting: Setting, trial_id: str) -> None:
+def train_in_segments(values: dict[str, Any], setting: TrialSetting, trial_id: str) -> None:
     """What a member does in Ray Tune."""
     from ray import tune
 
@@ -63,7 +63,7 @@ def train_in_segments(values: dict[str, Any], setting: Setting, trial_id: str) -
             )
 
 
-def with_lineage(setting: Setting, lineage: Sequence[Ancestor], trial_id: str) -> TrainConfig:
+def with_lineage(setting: TrialSetting, lineage: Sequence[Ancestor], trial_id: str) -> TrainConfig:
     """One configuration for all of a lineage: alpha and the learning rate in stages, all else as it is now.
 
     Raises:
@@ -95,15 +95,15 @@ def with_lineage(setting: Setting, lineage: Sequence[Ancestor], trial_id: str) -
     return TrainConfig.make(staged, f"the lineage of {trial_id}").model_copy(update={"name": configs[-1].name})
 
 
-def lineage_step(run: Run) -> int:
+def lineage_step(run: RunDir) -> int:
     """The step of the run's newest checkpoint, 0 without one."""
-    newest = Shelf(run.checkpoints).newest()
+    newest = CheckpointDirectory(run.checkpoints).newest()
     return newest[1].step if newest else 0
 
 
-def hand_over(run: Run, lineage: Sequence[Ancestor], step: int, folder: Path) -> None:
+def hand_over(run: RunDir, lineage: Sequence[Ancestor], step: int, folder: Path) -> None:
     """Everything with which another member goes on from this step."""
-    shelf = Shelf(run.checkpoints)
+    shelf = CheckpointDirectory(run.checkpoints)
     shutil.copytree(shelf.path(step), folder / shelf.path(step).name)
     for name in _RECORDS:
         if (run.root / name).exists():
@@ -111,13 +111,13 @@ def hand_over(run: Run, lineage: Sequence[Ancestor], step: int, folder: Path) ->
     _write_lineage(folder / _LINEAGE, lineage)
 
 
-def take_over(folder: Path, run: Run, values: Mapping[str, Any]) -> list[Ancestor]:
+def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Ancestor]:
     """Make the run go on from what was handed over, with these values; returns the lineage that it now has."""
     lineage = _read_lineage(folder / _LINEAGE)
-    given = Shelf(folder)
+    given = CheckpointDirectory(folder)
     (step,) = given.steps()
     with atomic_folder(run.checkpoints) as checkpoints:
-        shutil.copytree(given.path(step), Shelf(checkpoints).path(step))
+        shutil.copytree(given.path(step), CheckpointDirectory(checkpoints).path(step))
     for name in _RECORDS:
         (run.root / name).unlink(missing_ok=True)
         if (folder / name).exists():
@@ -129,11 +129,11 @@ def take_over(folder: Path, run: Run, values: Mapping[str, Any]) -> list[Ancesto
     return lineage
 
 
-def _keep(run: Run, lineage: Sequence[Ancestor]) -> None:
+def _keep(run: RunDir, lineage: Sequence[Ancestor]) -> None:
     _write_lineage(run.root / _LINEAGE, lineage)
 
 
-def lineage_of(run: Run) -> list[Ancestor]:
+def lineage_of(run: RunDir) -> list[Ancestor]:
     """Of a member's run; none before its first segment."""
     try:
         return _read_lineage(run.root / _LINEAGE)

@@ -13,10 +13,10 @@ from typing import Any
 
 from ray.tune import Callback
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.placement_group import give_back
-from hbt_ray.tune.state import EVENTS, Board, run_of
+from hbt_ray.tune.state import EVENTS, SearchState, run_of
 from hbt_ray.tune.trial import COMPLETE, FIXED, POOL, PROCESS, STEPS, run_folder
 
 _PATIENCE_SECONDS = 30.0
@@ -35,7 +35,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def __init__(self, folder: Path, objectives: tuple[str, ...], gpus: float) -> None:
         self._folder, self._objectives, self._gpus = folder, objectives, gpus
-        self._leaving: dict[str, Run] = {}  # Process → what it trained; Tune ends it after it told of it here.
+        self._leaving: dict[str, RunDir] = {}  # Process → what it trained; Tune ends it after it told of it here.
 
     def begin(self) -> None:
         """A session of the search."""
@@ -70,7 +70,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """What the budget ended is told nowhere else; then wait until nothing is held."""
-        running = {trial.trial_id for trial in Board.of(self._folder).trials if trial.status == "running"}
+        running = {trial.trial_id for trial in SearchState.of(self._folder).trials if trial.status == "running"}
         for trial in trials:
             if trial.trial_id in running and trial.status == "TERMINATED":
                 self.on_trial_complete(0, trials, trial)
@@ -83,7 +83,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def prune(self) -> None:
         """Checkpoints stay where a trial may go on, or is on the front."""
-        board = Board.of(self._folder)
+        board = SearchState.of(self._folder)
         kept = {trial.name for trial in board.front(self._objectives)}
         for trial in board.trials:
             if trial.status in ("finished", "stopped") and trial.name not in kept:
@@ -94,7 +94,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def _leave(self, trial: Any) -> None:
         if process := (trial.last_result or {}).get(PROCESS):
-            self._leaving[process] = Run(run_folder(self._folder / "trials", trial.config, trial.trial_id))
+            self._leaving[process] = RunDir(run_folder(self._folder / "trials", trial.config, trial.trial_id))
 
     def _tell(self, event: str, trial: Any, fix: str = "", **more: Any) -> None:
         values = dict(trial.config)

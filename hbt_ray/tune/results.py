@@ -14,13 +14,13 @@ from rich.table import Table
 from hbt_ray.storage import atomic_file, write_text
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.config import LOWER_IS_BETTER
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.tune.state import SearchState, Trial
 
 ConfigOf = Callable[[Trial, str], TrainConfig]
 """The configuration that trains what a trial trained, under a name."""
 
 
-def results_table(board: Board, objectives: Sequence[str], most: int = 20) -> Table:
+def results_table(board: SearchState, objectives: Sequence[str], most: int = 20) -> Table:
     """Finished trials, the best of the first objective first, those of the Pareto front marked; then what failed."""
     front = {trial.trial_id for trial in board.front(objectives)}
     keys = list(dict.fromkeys(key for trial in board.trials for key in trial.values))
@@ -44,7 +44,7 @@ def results_table(board: Board, objectives: Sequence[str], most: int = 20) -> Ta
     return table
 
 
-def write_results(folder: Path, board: Board, objectives: Sequence[str], config_of: ConfigOf) -> list[Path]:
+def write_results(folder: Path, board: SearchState, objectives: Sequence[str], config_of: ConfigOf) -> list[Path]:
     """Write `trials.parquet`, `trials.json` and `best/OBJECTIVE.yaml`; returns the last."""
     _write_curves(folder / "trials.parquet", board.trials)
     text = json.dumps([_told(trial) for trial in board.trials], indent=1, ensure_ascii=False, default=str)

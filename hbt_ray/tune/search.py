@@ -20,7 +20,7 @@ from ray.tune.search.sample import Domain
 
 from hbt_ray.config import without_secrets
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.config import TrainConfig
@@ -30,8 +30,8 @@ from hbt_ray.tune.limits import Limits
 from hbt_ray.tune.pbt import lineage_of, with_lineage
 from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import Board, Trial
-from hbt_ray.tune.trial import Setting
+from hbt_ray.tune.state import SearchState, Trial
+from hbt_ray.tune.trial import TrialSetting
 from hbt_ray.tune.tuner import make_tuner
 
 _EVER = 1 << 60
@@ -58,7 +58,7 @@ class Search:
         self.space, self.settings, self.folder = space, settings, base.run.root
         self._asked = base.absolute().model_dump(mode="json")
         self._base = self._for_trials(base)
-        self._setting = Setting(space, self._base, self.folder / "trials", settings.segment, settings.posthoc)
+        self._setting = TrialSetting(space, self._base, self.folder / "trials", settings.segment, settings.posthoc)
         self._about = {
             "space": name,
             "varies": {key: _told(domain) for key, domain in space.search.items()},
@@ -69,8 +69,8 @@ class Search:
         self._check_folder()
 
     @property
-    def board(self) -> Board:
-        return Board.of(self.folder)
+    def board(self) -> SearchState:
+        return SearchState.of(self.folder)
 
     @property
     def num_trials(self) -> int:
@@ -82,10 +82,10 @@ class Search:
     def config(self, trial: Trial, name: str) -> TrainConfig:
         """What trains a trial's encoder again as a run beside the search, with what its own configuration was given
         for the search left out."""
-        setting = Setting(self.space, self._asked, self.folder / "trials", self.settings.segment)
+        setting = TrialSetting(self.space, self._asked, self.folder / "trials", self.settings.segment)
         values = {key: value for key, value in trial.values.items() if not (trial.fix and key == "posthoc")}
         if self.settings.algorithm == "pbt":
-            run = Run(self.folder / "trials" / trial.name)
+            run = RunDir(self.folder / "trials" / trial.name)
             made = with_lineage(setting, lineage_of(run), trial.trial_id)
         else:
             made = setting.config(values, trial.trial_id)
@@ -111,7 +111,7 @@ class Search:
             )
         return room
 
-    def run(self, concurrent: int) -> Board:
+    def run(self, concurrent: int) -> SearchState:
         """Search to the end, or go on with it. Needs a Ray session.
 
         Raises:

@@ -11,34 +11,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hbt_ray.retrieval.seed_interval import Estimate
+from hbt_ray.retrieval.seed_interval import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.tune.state import SearchState, Trial
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Finished trials with the same values but for the seed."""
 
     values: dict[str, Any]
     """Without the seed."""
     trials: tuple[Trial, ...]
 
-    def estimate(self, objective: str) -> Estimate | None:
+    def estimate(self, objective: str) -> SeedInterval | None:
         """None where no trial measured it; what is not finite counts as not measured."""
         last = [trial.last(objective) for trial in self.trials]
         values = [value for value in last if value is not None and math.isfinite(value)]
-        return Estimate.of(values) if values else None
+        return SeedInterval.of(values) if values else None
 
 
-def groups(board: Board, varied: str) -> list[Group]:
+def seed_groups(board: SearchState, varied: str) -> list[SeedGroup]:
     """Of the finished trials, sorted by the varied value where all of them are numbers, else as they began."""
     found: dict[Any, list[Trial]] = {}
     for trial in board.finished:
         found.setdefault(trial.group, []).append(trial)
     made = [
-        Group({key: value for key, value in first.values.items() if key != SEED}, (first, *others))
+        SeedGroup({key: value for key, value in first.values.items() if key != SEED}, (first, *others))
         for first, *others in found.values()
     ]
     if all(is_number(group.values.get(varied)) for group in made):
@@ -46,7 +46,7 @@ def groups(board: Board, varied: str) -> list[Group]:
     return made
 
 
-def ranked(found: Sequence[Group], objective: str) -> list[tuple[Group, Estimate]]:
+def ranked(found: Sequence[SeedGroup], objective: str) -> list[tuple[SeedGroup, SeedInterval]]:
     """The groups that measured an objective, the best mean first."""
     estimated = [(group, estimate) for group in found if (estimate := group.estimate(objective))]
     sign = 1 if objective in LOWER_IS_BETTER else -1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_json_lines
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
@@ -80,7 +80,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Board:
+class SearchState:
     """What is there."""
 
     trials: list[Trial]
@@ -91,7 +91,7 @@ class Board:
     """When the last event was, by the clock."""
 
     @classmethod
-    def of(cls, folder: Path) -> Board:
+    def of(cls, folder: Path) -> SearchState:
         """Of a search's folder; no trials where it has not begun."""
         trials: dict[str, Trial] = {}
         seconds = session = last = 0.0
@@ -147,8 +147,8 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
-def run_of(folder: Path, trial: Trial) -> Run:
-    return Run(folder / "trials" / trial.name)
+def run_of(folder: Path, trial: Trial) -> RunDir:
+    return RunDir(folder / "trials" / trial.name)
 
 
 def _fold(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:

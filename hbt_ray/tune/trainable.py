@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from hbt_ray.tune.pbt import train_in_segments
-from hbt_ray.tune.trial import COMPLETE, FIXED, Setting, measured_fixed, rows_of, told
+from hbt_ray.tune.trial import COMPLETE, FIXED, TrialSetting, measured_fixed, rows_of, told
 
 
-def run_trial(values: dict[str, Any], *, setting: Setting) -> None:
+def run_trial(values: dict[str, Any], *, setting: TrialSetting) -> None:
     """What Ray Tune calls."""
     from ray import tune
 

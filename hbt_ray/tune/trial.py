@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.space import Space
 
@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class TrialSetting:
     """What the trials of a search have in common; goes to every one of them."""
 
     space: Space
@@ -70,9 +70,9 @@ def rows_of(config: TrainConfig, until: int | None = None) -> Iterator[dict[str,
     Raises:
         HbtError: see `hbt_ray.train.driver.trainer.fit`.
     """
-    from hbt_ray.train.validation.record import Record
+    from hbt_ray.train.validation.record import ValidationRecord
 
-    record = Record(config.run.validation)
+    record = ValidationRecord(config.run.validation)
     with _training(config, until) as done:
         while not done.wait(_POLL_SECONDS):
             yield from record.fresh().values()
@@ -92,13 +92,13 @@ def measured_fixed(config: TrainConfig, fixes: Sequence[str]) -> dict[str, dict[
     def measure() -> dict[str, dict[str, float]]:
         from hbt_ray.data.store.store import Store
         from hbt_ray.retrieval.transforms.methods import make_method
-        from hbt_ray.train.validation.runner import Judge
+        from hbt_ray.train.validation.runner import Validator
 
-        newest = Shelf(config.run.checkpoints).newest()
+        newest = CheckpointDirectory(config.run.checkpoints).newest()
         if newest is None:
             return {}
         store = Store(config.store, config.stream.cache)
-        return Judge(config).measures_fixed(newest[0], store, [make_method(kind, "posthoc") for kind in fixes])
+        return Validator(config).measures_fixed(newest[0], store, [make_method(kind, "posthoc") for kind in fixes])
 
     try:
         found: dict[str, dict[str, float]] = ray.get(ray.remote(measure).options(**options(config)).remote())

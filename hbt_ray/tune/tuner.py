@@ -12,14 +12,14 @@ from hbt_ray.tune.limits import Limits, Spent, Variants
 from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.space import SEED, Space
 from hbt_ray.tune.trainable import run_trial
-from hbt_ray.tune.trial import Setting
+from hbt_ray.tune.trial import TrialSetting
 
 _FOLDER = "tune"
 _KEPT = 4
 """Checkpoints of a population's member, for others to take over."""
 
 
-def make_tuner(space: Space, settings: TuneConfig, setting: Setting, recorder: Recorder, steps: int) -> Any:
+def make_tuner(space: Space, settings: TuneConfig, setting: TrialSetting, recorder: Recorder, steps: int) -> Any:
     """Ray Tune's, which goes on where one was in the search's folder.
 
     Args:

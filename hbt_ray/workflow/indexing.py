@@ -14,7 +14,7 @@ from hbt_ray.model.loading import quiet
 from hbt_ray.retrieval.encode import encode
 from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.saved_index import Answer, SavedIndex, free_place, save_index
+from hbt_ray.retrieval.search.saved_index import SavedIndex, SearchAnswer, free_place, save_index
 from hbt_ray.storage import exclusive
 
 
@@ -52,7 +52,7 @@ def _build_index(
 
 def ask_index(
     index: SavedIndex, questions: Sequence[str], k: int, languages: Sequence[str], model: str = ""
-) -> list[list[Answer]]:
+) -> list[list[SearchAnswer]]:
     """The first k documents for each question, in this process.
 
     Args:

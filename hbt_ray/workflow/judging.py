@@ -1,4 +1,4 @@
-"""Judging: a model, BM25 or a model with a fix → verdicts, kept with the run."""
+"""Judging: a model, BM25 or a model with a fix → results, kept with the run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.model.base_model import verify_base
 from hbt_ray.report.model_card import write_card
-from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.encode import EncodedTexts, encode
 from hbt_ray.retrieval.encoder import EncoderConfig, model_folder
 from hbt_ray.retrieval.evaluate import evaluate, evaluate_words, variant_of
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.search.sharded_index import SearchConfig
 from hbt_ray.retrieval.tasks import Bitext, Task
-from hbt_ray.retrieval.transforms import Fix, Method, fit_to_store
+from hbt_ray.retrieval.transforms import Method, Transform, fit_to_store
 from hbt_ray.retrieval.transforms.transform import SUFFIX
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive, valid_name
 from hbt_ray.workflow.training import writing_card
 
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 UNTRAINED = "untrained"
 BM25 = "bm25"
-"""In the place of a model: words that are counted, `judge_words`."""
+"""In the place of a model: words that are counted, `evaluate_bm25`."""
 
 
-def find_run(model: str, name: str, storage: Path) -> Run:
-    """The run that `model` is, or the folder where the verdicts on any other model go.
+def find_run(model: str, name: str, storage: Path) -> RunDir:
+    """The run that `model` is, or the folder where the results on any other model go.
 
     Raises:
         ModelError: a folder that is no model, or a run whose training has not ended.
     """
-    run = Run(Path(model).absolute())
+    run = RunDir(Path(model).absolute())
     if run.config.exists():
         if not run.model.exists():
             raise ModelError(f"run {model} has no exported encoder yet; let `hbt train` finish, or judge {run.base}")
@@ -46,17 +46,17 @@ def find_run(model: str, name: str, storage: Path) -> Run:
     return named_run(storage, name or model.strip("/").replace("/", "--").lstrip("."))
 
 
-def named_run(storage: Path, name: str) -> Run:
+def named_run(storage: Path, name: str) -> RunDir:
     """The folder of results below `storage` on what is no run of its own.
 
     Raises:
         InputError: the name cannot be that of a folder.
     """
-    return Run((storage / valid_name(name, "--name")).absolute())
+    return RunDir((storage / valid_name(name, "--name")).absolute())
 
 
-def fix_file(run: Run, model: str, name: str) -> Path:
-    """Where a fix of the model's vectors lies: in its folder, or beside the verdicts on it where it is a hub name.
+def fix_file(run: RunDir, model: str, name: str) -> Path:
+    """Where a fix of the model's vectors lies: in its folder, or beside the results on it where it is a hub name.
 
     Args:
         name: of the fix, or a file, which is itself.
@@ -68,14 +68,16 @@ def fix_file(run: Run, model: str, name: str) -> Path:
     return folder / "posthoc" / file
 
 
-def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen) -> Fix:
+def fit_transform(
+    store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen
+) -> Transform:
     """Store → a fix of the encoder's vectors, in the file `path`; needs a Ray session.
 
     Args:
         cache: a folder where vectors are kept: methods that learn from the same texts share them.
     """
 
-    def encoded(questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+    def encoded(questions: Sequence[str], passages: Sequence[str]) -> EncodedTexts:
         screen.say(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
         with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
             return encode(encoder, questions, passages, advance, cache=cache)
@@ -93,18 +95,18 @@ def fit_fix(store: Store, encoder: EncoderConfig, method: Method, path: Path, ca
     return fix
 
 
-def judge(
-    run: Run,
+def evaluate_tasks(
+    run: RunDir,
     encoder: EncoderConfig,
     tasks: Sequence[Task | Bitext],
     screen: Screen,
     *,
     of_base: bool = False,
-    fix: Fix | None = None,
+    fix: Transform | None = None,
     search: SearchConfig | None = None,
     trec_depth: int = 0,
-) -> list[Verdict]:
-    """Verdicts on `encoder.model`, kept with the run. Needs a Ray session.
+) -> list[EvaluationResult]:
+    """Results on `encoder.model`, kept with the run. Needs a Ray session.
 
     Raises:
         LockedError: another command judges one of the tasks.
@@ -114,9 +116,9 @@ def judge(
         verify_base(run.base)
     name = UNTRAINED if of_base else run.name
     variant = variant_of(encoder, fix)
-    folders = [run.verdict(task.name, of_base=of_base, variant=variant) for task in tasks]
+    folders = [run.result(task.name, of_base=of_base, variant=variant) for task in tasks]
     with _exclusive_results(folders):
-        verdicts = [
+        results = [
             evaluate(
                 encoder,
                 task,
@@ -132,7 +134,7 @@ def judge(
         ]
     with writing_card(run):
         write_card(run)
-    return verdicts
+    return results
 
 
 @contextmanager
@@ -148,8 +150,10 @@ def _exclusive_results(folders: Sequence[Path]) -> Iterator[None]:
         yield
 
 
-def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_depth: int = 0) -> list[Verdict]:
-    """Verdicts on BM25, which leave bitexts out: translations share few words.
+def evaluate_bm25(
+    run: RunDir, tasks: Sequence[Task | Bitext], screen: Screen, trec_depth: int = 0
+) -> list[EvaluationResult]:
+    """Results on BM25, which leave bitexts out: translations share few words.
 
     Raises:
         TaskError: there is nothing but bitexts.
@@ -160,7 +164,7 @@ def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_d
             screen.say(f"{task.name}: left out, as BM25 finds words and not translations")
     if not searched:
         raise TaskError("bm25 cannot be judged on bitexts alone; name a task with queries and documents")
-    folders = [run.verdict(task.name) for task in searched]
+    folders = [run.result(task.name) for task in searched]
     with _exclusive_results(folders):
         return [
             evaluate_words(task, folder, name=run.name, trec_depth=trec_depth, screen=screen)
@@ -168,15 +172,15 @@ def judge_words(run: Run, tasks: Sequence[Task | Bitext], screen: Screen, trec_d
         ]
 
 
-def as_saved(run: Run, verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """For verdicts on a variant of a model, those on the model as it is saved, where there are any on the same data."""
+def as_saved(run: RunDir, results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """For results on a variant of a model, those on the model as it is saved, where there are any on the same data."""
     saved = []
-    for verdict in verdicts:
-        path = run.verdict(verdict.task) / "verdict.json"
-        if not verdict.variant or not path.exists():
+    for result in results:
+        path = run.result(result.task) / "result.json"
+        if not result.variant or not path.exists():
             continue
-        plain = Verdict.load(path)
-        if plain.data == verdict.data:
+        plain = EvaluationResult.load(path)
+        if plain.data == result.data:
             saved.append(plain)
         else:
             logger.warning(

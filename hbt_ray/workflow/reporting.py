@@ -1,4 +1,4 @@
-"""Reporting: the verdicts of some runs → one page."""
+"""Reporting: the results of some runs → one page."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.page import write_report
-from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.artifacts import Artifacts
 from hbt_ray.retrieval.compare.seeds import averaged
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import Exported
-from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.run_status import best_step
 
 logger = logging.getLogger(__name__)
 
 
 def make_report(
-    runs: Sequence[Run], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
+    runs: Sequence[RunDir], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
 ) -> Path:
-    """One page on all verdicts of some runs; with the training curve where it is one run. See `write_report`.
+    """One page on all results of some runs; with the training curve where it is one run. See `write_report`.
 
     Args:
         seeds: see `judged`.
@@ -37,11 +37,11 @@ def make_report(
     return write_report(
         path,
         title=", ".join(run.name for run in runs),
-        verdicts=[each.verdict for each in own],
-        baseline=[each.verdict for each in baselines],
+        results=[each.result for each in own],
+        baseline=[each.result for each in baselines],
         evidence=[*own, *baselines],
         curve=single.curve() if single else (),
-        dev=list(Record(single.validation).results().values()) if single else (),
+        dev=list(ValidationRecord(single.validation).results().values()) if single else (),
         best=best_step(config) if config else None,
         steps=made.steps if made else None,
         policy=str(config.plan) if config else "",
@@ -51,8 +51,8 @@ def make_report(
     )
 
 
-def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence], list[Evidence]]:
-    """All verdicts on the runs' encoders, and for each of their tasks the first on an untrained one, with evidence.
+def judged(runs: Sequence[RunDir], *, seeds: bool = False) -> tuple[list[Artifacts], list[Artifacts]]:
+    """All results on the runs' encoders, and for each of their tasks the first on an untrained one, with evidence.
 
     An untrained encoder that was judged on other queries, documents or judgements is no baseline and left out.
 
@@ -65,14 +65,14 @@ def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence],
     for run in runs:
         if not run.root.is_dir():
             raise TaskError(f"{run.root}: no such run")
-    own = [each for group in (_of_seeds(runs) if seeds else [[run] for run in runs]) for each in _verdicts(group)]
+    own = [each for group in (_of_seeds(runs) if seeds else [[run] for run in runs]) for each in _results_of(group)]
     if not own:
         names = ", ".join(str(run.root) for run in runs)
         raise TaskError(f"nothing was judged yet in {names}; run `hbt evaluate RUN --task …` first")
-    baselines: dict[tuple[str, str], Evidence] = {}
-    for each in (Evidence.load(path) for run in runs for path in run.verdicts(of_base=True)):
-        baselines.setdefault(each.verdict.data, each)
-    data = {each.verdict.data for each in own}
+    baselines: dict[tuple[str, str], Artifacts] = {}
+    for each in (Artifacts.load(path) for run in runs for path in run.results(of_base=True)):
+        baselines.setdefault(each.result.data, each)
+    data = {each.result.data for each in own}
     judged_tasks = {task for task, _ in data}
     for (task, fingerprint), each in baselines.items():
         if task in judged_tasks and (task, fingerprint) not in data:
@@ -83,9 +83,9 @@ def judged(runs: Sequence[Run], *, seeds: bool = False) -> tuple[list[Evidence],
     return own, [each for key, each in baselines.items() if key in data]
 
 
-def _of_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+def _of_seeds(runs: Sequence[RunDir]) -> list[list[RunDir]]:
     """Groups of runs that differ by their names and seeds alone."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[RunDir]] = {}
     for run in runs:
         settings = TrainConfig.load(run.config).model_dump(mode="json") if run.config.exists() else {"run": run.root}
         found.setdefault(repr(_without_seeds(settings)), []).append(run)
@@ -100,21 +100,21 @@ def _without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _common_name(group: Sequence[Run]) -> str:
+def _common_name(group: Sequence[RunDir]) -> str:
     """`mono-seed0`, `mono-seed1` → `mono`."""
     letters = zip(*(run.name for run in group), strict=False)
     common = "".join(some[0] for some in takewhile(lambda some: len(set(some)) == 1, letters))
     return re.sub(r"[-_.,=]*(seed|s)?[-_.,=]*$", "", common) or group[0].name
 
 
-def _verdicts(group: Sequence[Run]) -> list[Evidence]:
-    """Of one run all of its verdicts; of several a mean for each task and variant, over those that were judged so."""
+def _results_of(group: Sequence[RunDir]) -> list[Artifacts]:
+    """Of one run all of its results; of several a mean for each task and variant, over those that were judged so."""
     if len(group) == 1:
-        return [Evidence.load(path) for path in group[0].verdicts()]
-    name, found = _common_name(group), dict[tuple[str, str, str], list[Evidence]]()
+        return [Artifacts.load(path) for path in group[0].results()]
+    name, found = _common_name(group), dict[tuple[str, str, str], list[Artifacts]]()
     for run in group:
-        for each in map(Evidence.load, run.verdicts()):
-            found.setdefault((*each.verdict.data, each.verdict.variant), []).append(each)
+        for each in map(Artifacts.load, run.results()):
+            found.setdefault((*each.result.data, each.result.variant), []).append(each)
     means = []
     for (*_, variant), some in found.items():
         seeds = f"{len(some)} of {len(group)} seeds" if len(some) < len(group) else f"{len(group)} seeds"

@@ -9,21 +9,21 @@ from rich.table import Table
 
 from hbt_ray.console import Screen, TrainingProgress
 from hbt_ray.report.model_card import write_card
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive, one_at_a_time
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
 from hbt_ray.train.export import export
 from hbt_ray.train.validation.measures import AP, CROSS_AP, MONO_AP, POOL_LOSS
-from hbt_ray.train.validation.record import Record
-from hbt_ray.train.validation.run_status import Ending, ending
+from hbt_ray.train.validation.record import ValidationRecord
+from hbt_ray.train.validation.run_status import RunStatus, run_status
 from hbt_ray.workflow.shared_storage import check_shared
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 
 
-def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> Ending:
+def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> RunStatus:
     """Store → run with an exported encoder. Needs a Ray session.
 
     Raises:
@@ -44,17 +44,17 @@ def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
     return exclusive(config.run.root, "training")
 
 
-def _train(config: TrainConfig, screen: Screen, until: int | None) -> Ending:
+def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
     check_shared(config.run.root)
     steps = config.optimiser.steps
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     so_far = (row["kind"] for row in config.run.curve() if newest and row["step"] < newest[1].step)
     with TrainingProgress(screen, steps, so_far, _dev_news(config), _lost_nodes()) as progress:
         done = fit(config, progress.watch, until, say=screen.say)
-    end = ending(config, done)
+    end = run_status(config, done)
     if end.best is not None:
         screen.table(_dev_table(config, end))
     if not end.complete:
@@ -70,7 +70,7 @@ def _train(config: TrainConfig, screen: Screen, until: int | None) -> Ending:
     return end
 
 
-def writing_card(run: Run) -> AbstractContextManager[None]:
+def writing_card(run: RunDir) -> AbstractContextManager[None]:
     """Wait for other commands that write the model's card: a card lists the results of all tasks, and evaluations on
     several tasks may end at the same time."""
     return one_at_a_time(run.root / "card")
@@ -78,7 +78,7 @@ def writing_card(run: Run) -> AbstractContextManager[None]:
 
 def _dev_news(config: TrainConfig) -> Callable[[], str]:
     """What the newest validation found, read again only when the record has grown: progress asks at every step."""
-    record, measure, news = Record(config.run.validation), config.validation.measure, ""
+    record, measure, news = ValidationRecord(config.run.validation), config.validation.measure, ""
 
     def tell() -> str:
         nonlocal news
@@ -105,9 +105,9 @@ def _lost_nodes() -> Callable[[], str]:
     return tell
 
 
-def _dev_table(config: TrainConfig, end: Ending, most: int = 12) -> Table:
+def _dev_table(config: TrainConfig, end: RunStatus, most: int = 12) -> Table:
     """The newest validations, and the best."""
-    rows = list(Record(config.run.validation).results().values())
+    rows = list(ValidationRecord(config.run.validation).results().values())
     table = Table(box=None, pad_edge=False)
     for name in ("dev: step", *DEV_COLUMNS, "seconds", ""):
         table.add_column(name, justify="right")

@@ -15,29 +15,29 @@ from rich.table import Table
 
 from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
 from hbt_ray.report.search.page import write_report
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.export import export
 from hbt_ray.tune.limits import spent
 from hbt_ray.tune.results import results_table, short, write_results
 from hbt_ray.tune.search import Search
-from hbt_ray.tune.state import Board, Trial, run_of
+from hbt_ray.tune.state import SearchState, Trial, run_of
 from hbt_ray.workflow.shared_storage import check_shared
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """What a search leaves."""
 
-    board: Board
+    board: SearchState
     front: list[Trial]
     report: Path
     configs: list[Path]
     """The best configurations, for `hbt train`."""
 
 
-def run_search(search: Search, question: str, screen: Screen) -> Found:
+def run_search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     """Search to the end, or go on. Needs a Ray session.
 
     Raises:
@@ -59,7 +59,7 @@ def exclusive_search(search: Search) -> AbstractContextManager[None]:
     return exclusive(search.folder, "searching")
 
 
-def _search(search: Search, question: str, screen: Screen) -> Found:
+def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     check_shared(search.folder)
     settings = search.settings
     room = search.room(ray.cluster_resources())
@@ -76,7 +76,7 @@ def _search(search: Search, question: str, screen: Screen) -> Found:
     return conclude(search, question, screen)
 
 
-def conclude(search: Search, question: str, screen: Screen) -> Found:
+def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     """Tables, page and configurations of what was found so far."""
     board, objectives = search.board, search.settings.objectives
     front = board.front(objectives)
@@ -86,12 +86,12 @@ def conclude(search: Search, question: str, screen: Screen) -> Found:
     page = write_report(search.folder, board, search.space, search.settings, question)
     screen.table(results_table(board, objectives))
     screen.say(f"open {page}; the best configurations are in {search.folder / 'best'}")
-    return Found(board, front, page, configs)
+    return SearchOutcome(board, front, page, configs)
 
 
-def _export(run: Run) -> None:
+def _export(run: RunDir) -> None:
     """Of a trial on the front; its encoder can be judged like that of any run."""
-    if not run.model.exists() and Shelf(run.checkpoints).newest():
+    if not run.model.exists() and CheckpointDirectory(run.checkpoints).newest():
         export(run)
 
 
@@ -136,7 +136,7 @@ def _state(search: Search) -> str:
     return "; ".join([", ".join(counts) + f" of {search.num_trials}", *best, *_left(search, board)])
 
 
-def _left(search: Search, board: Board) -> list[str]:
+def _left(search: Search, board: SearchState) -> list[str]:
     budget, now = search.settings.budget, time.time()
     left = [
         (budget.steps, board.steps, "steps"),

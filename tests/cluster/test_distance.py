@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from tests.cluster.hosts import ROOT, hosts, possible
 from tests.worlds import small_run, small_store
@@ -42,7 +42,7 @@ def training(config: TrainConfig, environment: dict[str, str]) -> subprocess.Pop
 
 
 def weights(config: TrainConfig) -> dict[str, bytes]:
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     assert newest is not None
     return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
 

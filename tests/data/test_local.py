@@ -11,10 +11,10 @@ import pytest
 
 from hbt_ray.data.index.negatives import Scored
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.translations import Rule, Versions
+from hbt_ray.data.plan.translations import TranslationChoice, TranslationRule
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.auxiliary_texts import View
+from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.loader import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
@@ -90,10 +90,10 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def viewing(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[View, ...]:
+def viewing(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
     return (
-        View("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
-        View("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
+        AuxiliaryTexts("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        AuxiliaryTexts("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
     )
 
 
@@ -118,7 +118,9 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
             assert codes.dtype == np.int64
             assert np.array_equal(codes, getattr(whole, column))
         for view in viewing(how, teacher):
-            versions = Versions(loader.plan.datasets[0], loader.plan.languages, view.side, Rule.parse(view.rule), 0)
+            versions = TranslationChoice(
+                loader.plan.datasets[0], loader.plan.languages, view.side, TranslationRule.parse(view.rule), 0
+            )
             codes = versions.of(whole)
             expected = [
                 tokenise(view.tokenizer_json, view.prompt, [text(store, item, view.side, code)], view.max_length).ids
@@ -164,7 +166,7 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
 
 def test_views_with_rules_that_cannot_be_read_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, _, how = world
-    view = View("question_versions", "question", "any", how.tokenizer_json, "", 12)
+    view = AuxiliaryTexts("question_versions", "question", "any", how.tokenizer_json, "", 12)
     with pytest.raises(PlanError, match="'any' is no rule for versions"):
         Loader(path, PlanConfig(), how, views=(view,))
 
@@ -177,7 +179,7 @@ def test_a_version_that_the_manifest_only_promises_is_no_text(
     for group in told["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)
     write_json(damaged / "manifest.json", with_checksum(told))
-    view = View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
+    view = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
     loader = Loader(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, views=(view,))
     with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):
         loader.local(0, 0, 1)

@@ -16,7 +16,7 @@ from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.negatives import Negatives, Scored, require_scores
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.negative_sampling import Picks
+from hbt_ray.data.plan.negative_sampling import NegativeSampler
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from hbt_ray.storage import with_checksum, write_json
@@ -272,11 +272,11 @@ def test_settings_that_contradict_the_folder_are_refused(
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
-    from hbt_ray.data.index.language_index import Coverage
+    from hbt_ray.data.index.language_index import LanguageIndex
 
     sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 7, 100, 40_000]), min_size=1, max_size=12).filter(any))
     groups = [(ELEVEN[: 1 + number % 5], size) for number, size in enumerate(sizes)]
-    coverage = Coverage(manifest(groups).datasets[0], ELEVEN, 0.0)
+    coverage = LanguageIndex(manifest(groups).datasets[0], ELEVEN, 0.0)
     rng = np.random.default_rng(1)
     items = rng.integers(-1, sum(sizes), (200, 3))
     codes = rng.integers(0, len(ELEVEN), 200).astype(np.int16)
@@ -289,12 +289,12 @@ def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
 
 
 def test_picks_go_on_from_a_place_that_item_and_stream_decide(store: Manifest) -> None:
-    from hbt_ray.data.index.language_index import Coverage
+    from hbt_ray.data.index.language_index import LanguageIndex
     from hbt_ray.data.plan.kinds import Rows
 
     table = np.arange(1, 41).repeat(8).reshape(40, 8) % 40
     table = (table + np.arange(8)) % 40
-    picks = Picks(table, Coverage(store.datasets[1], ("de", "en"), 0.0), 3, seed=0)
+    picks = NegativeSampler(table, LanguageIndex(store.datasets[1], ("de", "en"), 0.0), 3, seed=0)
     items, codes = np.arange(40), np.zeros(40, np.int16)
     first = picks.of(Rows(items, codes, codes, np.zeros(40, np.int64)), "mono")
     second = picks.of(Rows(items, codes, codes, np.ones(40, np.int64)), "mono")

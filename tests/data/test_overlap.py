@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.prepare.decontaminate import WORDS, Overlap, run_hashes, tokenised
+from hbt_ray.data.prepare.decontaminate import WORDS, Decontaminator, run_hashes, tokenised
 
 WORDY = " ".join(f"word{number}" for number in range(40))
 CHINESE = "黑豹队的防守只丢了三百零八分在联赛中排名第六同时也以二十四次拦截领先国家橄榄球联盟"
@@ -17,7 +17,7 @@ TEXTS = [WORDY, CHINESE, THAI, HINDI, "Which currency is used in Kenya?"]
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
-    overlap = Overlap(TEXTS)
+    overlap = Decontaminator(TEXTS)
     assert overlap.found_in(text) == "equals a text of the evaluation data"
     assert overlap.found_in(f"  «{text.upper()}» !") == "equals a text of the evaluation data"
 
@@ -31,7 +31,7 @@ def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
     ],
 )
 def test_a_run_of_the_stated_length_overlaps_and_a_shorter_one_does_not(whole: str, run: str, short: str) -> None:
-    overlap = Overlap([whole])
+    overlap = Decontaminator([whole])
     assert "long run" in overlap.found_in(f"before, {run}; after")
     assert overlap.found_in(f"前 {short}。后" if whole is CHINESE else f"before, {short}; after") == ""
 
@@ -40,18 +40,18 @@ def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
     tokens = tokenised(THAI)
     assert "".join(tokens) == THAI
     assert len(run_hashes(tokens)) == len(tokens) - 45 + 1
-    overlap = Overlap([THAI])
+    overlap = Decontaminator([THAI])
     assert "long run" in overlap.found_in("คำถาม" + "".join(tokens[3:48]) + "จบ")
     assert overlap.found_in("คำถาม" + "".join(tokens[3:47]) + "จบ") == ""
 
 
 def test_short_texts_that_differ_do_not_overlap() -> None:
-    overlap = Overlap(["Which currency is used in Kenya?"])
+    overlap = Decontaminator(["Which currency is used in Kenya?"])
     assert overlap.found_in("Which currency is used in Uganda?") == ""
     assert overlap.found_in("In Kenya, which currency is used?") == ""
     assert overlap.found_in("...") == ""
-    assert Overlap([]).found_in(WORDY) == ""
-    assert Overlap(["!"]).found_in("?") == ""
+    assert Decontaminator([]).found_in(WORDY) == ""
+    assert Decontaminator(["!"]).found_in("?") == ""
 
 
 @given(st.lists(st.text(alphabet="abc ", min_size=1, max_size=60), max_size=5), st.text(alphabet="abc ", max_size=200))
@@ -62,4 +62,4 @@ def test_it_agrees_with_comparing_words(texts: list[str], text: str) -> None:
 
     equal = bool(text.split()) and any(text.split() == other.split() for other in texts)
     shared = any(runs(text) & runs(other) for other in texts)
-    assert bool(Overlap(texts).found_in(text)) == (equal or shared)
+    assert bool(Decontaminator(texts).found_in(text)) == (equal or shared)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest
+from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import PlanError, PlanMismatch
@@ -23,7 +23,7 @@ def manifest(*datasets: list[tuple[tuple[str, ...], int]]) -> Manifest:
         datasets=tuple(
             DatasetInfo(
                 name=f"set{number}",
-                groups=tuple(Group(languages=languages, num_items=size) for languages, size in groups),
+                groups=tuple(LanguageGroup(languages=languages, num_items=size) for languages, size in groups),
                 shards=(),
             )
             for number, groups in enumerate(datasets)
@@ -256,7 +256,7 @@ def test_items_that_met_meet_again_as_in_an_ideal_shuffle(run_length: int, facto
     """Chance (B - 1) / (N - 1) without runs; with runs, of 15 neighbours two thirds stay, as runs begin elsewhere."""
     size, num_items, met, pairs = 64, 4096, 0, 0
     manifest = Manifest(
-        datasets=(DatasetInfo(name="d", groups=(Group(languages=("de",), num_items=num_items),), shards=()),)
+        datasets=(DatasetInfo(name="d", groups=(LanguageGroup(languages=("de",), num_items=num_items),), shards=()),)
     )
     for seed in range(40):
         plan = Plan(manifest, PlanConfig(policy="mono", batch_size=size, run_length=run_length, seed=seed))

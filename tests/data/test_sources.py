@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from hbt_ray.data.formats.columns import UNANSWERABLE
 from hbt_ray.data.formats.files import fingerprint
 from hbt_ray.data.formats.records import FLOAT_IDS
-from hbt_ray.data.formats.rows import BadRow, Row, Source
+from hbt_ray.data.formats.rows import BadRow, Source, SourceRow
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.prepare.config import AnySource
 from hbt_ray.data.sources.table import TableSource
@@ -48,12 +48,12 @@ def write(path: Path, content: str | list[Any]) -> Path:
     return path
 
 
-def read(**values: Any) -> tuple[list[Row], list[BadRow]]:
+def read(**values: Any) -> tuple[list[SourceRow], list[BadRow]]:
     found = list(source(**values).rows())
-    return [row for row in found if isinstance(row, Row)], [row for row in found if isinstance(row, BadRow)]
+    return [row for row in found if isinstance(row, SourceRow)], [row for row in found if isinstance(row, BadRow)]
 
 
-def keys(rows: list[Row]) -> list[tuple[str, str, str, str]]:
+def keys(rows: list[SourceRow]) -> list[tuple[str, str, str, str]]:
     return [(row.item_id, row.language, row.question, row.passage) for row in rows]
 
 
@@ -623,7 +623,7 @@ def test_rows_whose_sides_differ_in_language_are_rejected(tmp_path: Path) -> Non
         {"kind": "table", "name": "t", "path": str(path), "columns": {"passage_language": "of_passage"}}, "test"
     )
     kept, rejected = source.rows()
-    assert isinstance(kept, Row)
+    assert isinstance(kept, SourceRow)
     assert (kept.item_id, kept.language) == ("1", "sw")
     assert isinstance(rejected, BadRow)
     assert "different languages" in rejected.reason

@@ -15,7 +15,7 @@ import pytest
 from babel import Locale
 from numpy.typing import NDArray
 
-from hbt_ray.data.index.manifest import DatasetInfo, Group, Manifest, Shard
+from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest, Shard
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.checksums import write_shard
@@ -34,7 +34,7 @@ from hbt_ray.storage import file_sha256
 from tests.worlds import small_run
 
 LANGUAGES = ("ar", "de", "en")
-GROUPS = (Group(languages=("ar", "en"), num_items=70), Group(languages=LANGUAGES, num_items=130))
+GROUPS = (LanguageGroup(languages=("ar", "en"), num_items=70), LanguageGroup(languages=LANGUAGES, num_items=130))
 
 
 def text(side: str, language: str, number: int, length: int) -> str:
@@ -144,7 +144,7 @@ def test_sampled_texts_are_evenly_spaced(tmp_path: Path, shard_items: int) -> No
 
 
 def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> None:
-    groups = (Group(languages=LANGUAGES, num_items=200),)
+    groups = (LanguageGroup(languages=LANGUAGES, num_items=200),)
     written(tmp_path / "store", shard_items=13)
     manifest = Store(tmp_path / "store").manifest
     info = manifest.datasets[0].model_copy(update={"groups": groups})
@@ -361,7 +361,9 @@ def many_languages() -> Manifest:
     infos = tuple(
         DatasetInfo(
             name=f"set <{number}>",
-            groups=tuple(Group(languages=(tag,), num_items=10 ** (n % 7)) for n, tag in enumerate(tags[number:])),
+            groups=tuple(
+                LanguageGroup(languages=(tag,), num_items=10 ** (n % 7)) for n, tag in enumerate(tags[number:])
+            ),
             shards=(),
         )
         for number in range(20)

@@ -20,10 +20,10 @@ from hbt_ray.data.index.negatives import Scored
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.auxiliary_texts import View
+from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import most_spare, task_cpus
-from hbt_ray.data.stream.loader import Loader, LocalBatch, TokenisingConfig
+from hbt_ray.data.stream.loader import Loader, RankBatch, TokenisingConfig
 from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.model.build import build, tokenising
@@ -45,12 +45,12 @@ def how(store: Path) -> TokenisingConfig:
     return tokenising(build(config, Store(store).sample_texts(LANGUAGES)), config)
 
 
-def streamed(store: Path, how: TokenisingConfig, rank: int, world_size: int, start: int, stop: int) -> list[LocalBatch]:
+def streamed(store: Path, how: TokenisingConfig, rank: int, world_size: int, start: int, stop: int) -> list[RankBatch]:
     settings = StreamConfig(rows_per_task=36 // world_size, prefetch_steps=2)
     return list(stream(Origin(store, PLAN, how, rank, world_size), start, stop, settings))
 
 
-def assert_equal(batch: LocalBatch, other: LocalBatch) -> None:
+def assert_equal(batch: RankBatch, other: RankBatch) -> None:
     """In every field, to the type."""
     for name in ("step", "kind", "dataset", "language"):
         assert getattr(batch, name) == getattr(other, name)
@@ -67,7 +67,7 @@ def assert_equal(batch: LocalBatch, other: LocalBatch) -> None:
         np.testing.assert_array_equal(mine, yours, strict=True)
 
 
-def sides(batch: LocalBatch) -> tuple[Tokens, Tokens, Tokens]:
+def sides(batch: RankBatch) -> tuple[Tokens, Tokens, Tokens]:
     return batch.questions, batch.passages, batch.negatives
 
 
@@ -92,8 +92,8 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
     mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table}, {"colours": scored})
     plan = PLAN.model_copy(update={"negatives": 2})
     views = (
-        View("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
-        View("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "teach: ", 9),
+        AuxiliaryTexts("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "teach: ", 9),
     )
     loader = Loader(store, plan, how, negatives=mined, views=views, scores=True)
     settings = StreamConfig(rows_per_task=18, prefetch_steps=2)
@@ -146,7 +146,7 @@ class WatchedLoader(Loader):
         super().__init__(origin.store, origin.plan, origin.tokenising)
         self._origin = origin
 
-    def leg(self, steps: range, rank: int, world_size: int) -> list[LocalBatch]:
+    def leg(self, steps: range, rank: int, world_size: int) -> list[RankBatch]:
         before = [first for _, first, _ in self._origin.begun()]
         with self._origin.log.open("a") as file:
             file.write(f"{os.getpid()} {steps.start} {len(steps)}\n")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Rule, Side, Versions, require_versions
+from hbt_ray.data.plan.translations import Side, TranslationChoice, TranslationRule, require_translations
 from hbt_ray.errors import PlanError
 from tests.data.test_plan import GROUPS, POLICIES, plan, spoken
 
@@ -18,8 +18,8 @@ RULES = ("other", "pivot:en", "pivot:de", "exactly:en", "exactly:ru")
 SIDES: tuple[Side, ...] = ("question", "passage")
 
 
-def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> Versions:
-    return Versions(made.datasets[0], made.languages, side, Rule.parse(rule), seed)
+def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> TranslationChoice:
+    return TranslationChoice(made.datasets[0], made.languages, side, TranslationRule.parse(rule), seed)
 
 
 def named(made: Plan, batch: Batch, side: Side, rule: str, seed: int = 0) -> list[str]:
@@ -105,9 +105,12 @@ def test_items_in_one_language_have_no_other() -> None:
 @pytest.mark.parametrize("settings", POLICIES[::3], ids=lambda settings: "-".join(map(str, settings.values())))
 def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) -> None:
     made = plan(GROUPS, [(("de", "en"), 140), (("en",), 300)], batch_size=200, **settings)
-    shares = require_versions(made, "question_versions", rule)
+    shares = require_translations(made, "question_versions", rule)
     served: dict[str, list[float]] = {}
-    by_dataset = {info.name: Versions(info, made.languages, "question", Rule.parse(rule), 0) for info in made.datasets}
+    by_dataset = {
+        info.name: TranslationChoice(info, made.languages, "question", TranslationRule.parse(rule), 0)
+        for info in made.datasets
+    }
     for batch in map(made.batch, range(500)):
         served.setdefault(batch.kind, []).append(float((by_dataset[batch.dataset].of(batch) >= 0).mean()))
     assert shares.keys() == served.keys()
@@ -119,31 +122,31 @@ def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) ->
 def test_what_the_data_cannot_serve_is_said_before(caplog: pytest.LogCaptureFixture) -> None:
     alone = plan([(("en",), 50), (("de",), 30)], policy="mono")
     with pytest.raises(PlanError, match=r"question_versions: other asks for parallel texts, but no item .* de, en"):
-        require_versions(alone, "question_versions", "other")
+        require_translations(alone, "question_versions", "other")
     with pytest.raises(PlanError, match=r"teacher_passages: pivot:en asks .*another language too"):
-        require_versions(alone, "teacher_passages", "pivot:en")
+        require_translations(alone, "teacher_passages", "pivot:en")
     with pytest.raises(PlanError, match=r"pivot:fr asks for texts in fr, but the store has only de, en; name one"):
-        require_versions(alone, "question_versions", "pivot:fr")
+        require_translations(alone, "question_versions", "pivot:fr")
     apart = plan([(("en",), 50)], [(("de", "ru"), 30)], policy="mono", languages=("de", "ru"))
     with pytest.raises(PlanError, match=r"exactly:en .* is there in en"):
-        require_versions(apart, "teacher_questions", "exactly:en")
+        require_translations(apart, "teacher_questions", "exactly:en")
     assert not caplog.text
     few = plan([(("de", "en"), 10), (("en",), 90)], policy="hybrid", batch_size=10)
     # German rows, every second batch, are all parallel; of the English ones a tenth.
-    assert require_versions(few, "question_versions", "other") == pytest.approx({"mono": 0.55, "cross": 1.0})
+    assert require_translations(few, "question_versions", "other") == pytest.approx({"mono": 0.55, "cross": 1.0})
     assert not caplog.text
-    assert require_versions(few, "teacher_passages", "exactly:de")["mono"] == pytest.approx(0.55)
+    assert require_translations(few, "teacher_passages", "exactly:de")["mono"] == pytest.approx(0.55)
     little = plan([(("de", "en"), 10), (("en",), 90)], policy="mixed", batch_size=10)
-    assert require_versions(little, "question_versions", "other") == pytest.approx({"mixed": 0.1})
+    assert require_translations(little, "question_versions", "other") == pytest.approx({"mixed": 0.1})
     assert "question_versions: other is there for only 10.0% of the rows of mixed batches" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "others", "pivot", "pivot:", "exactly", "other:en", "other:", ":en"])
 def test_rules_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(PlanError, match="is no rule for versions; write other, pivot:LANG or exactly:LANG"):
-        Rule.parse(text)
+        TranslationRule.parse(text)
 
 
 @pytest.mark.parametrize("text", RULES)
 def test_rules_are_written_as_they_are_read(text: str) -> None:
-    assert str(Rule.parse(text)) == text
+    assert str(TranslationRule.parse(text)) == text

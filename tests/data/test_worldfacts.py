@@ -11,7 +11,7 @@ from functools import cache
 
 import pytest
 
-from hbt_ray.data.formats.rows import Row, Source
+from hbt_ray.data.formats.rows import Source, SourceRow
 from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, Worldfacts, rows
 from hbt_ray.data.sources.worldfacts.facts import facts
 from hbt_ray.data.sources.worldfacts.names import Entity, name
@@ -25,17 +25,17 @@ _STOPS = {"hi": "।", "th": "", "zh": "。"}
 
 
 @cache
-def _rows(split: Split) -> tuple[Row, ...]:
+def _rows(split: Split) -> tuple[SourceRow, ...]:
     return tuple(rows(split))
 
 
-def _all_rows() -> Iterator[Row]:
+def _all_rows() -> Iterator[SourceRow]:
     for split in SPLITS:
         yield from _rows(split)
 
 
 @cache
-def _rows_in(language: str) -> tuple[Row, ...]:
+def _rows_in(language: str) -> tuple[SourceRow, ...]:
     return tuple(row for row in _all_rows() if row.language == language)
 
 

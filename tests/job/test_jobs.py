@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from tests.cluster.files import CLUSTER
 from tests.job.cluster import ROOT, LocalCluster, local_cluster
 from tests.worlds import small_run, small_store
@@ -116,7 +116,7 @@ def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster
     assert "first runs on" in told
     assert all(LINE.fullmatch(line) for line in out.splitlines())
     assert re.search(r"\b150\b", out)
-    assert (Run(world / "runs" / "small").model / "model.safetensors").is_file()
+    assert (RunDir(world / "runs" / "small").model / "model.safetensors").is_file()
     board = json.loads((CLUSTER / "grafana" / "hbt_ray.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     asked = {name for query in queries for name in re.findall(r"\b(?:ray|autoscaler)_\w+", query)}

@@ -10,7 +10,7 @@ import pytest
 from hbt_ray.errors import ConfigError, ResourceError
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
 from hbt_ray.retrieval.search.memory import Keeping, keeping
-from hbt_ray.retrieval.search.shard import Shard
+from hbt_ray.retrieval.search.shard import VectorShard
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from tests.retrieval.corpora import DIM, clustered, corpus, vectors
 
@@ -27,8 +27,8 @@ from tests.retrieval.corpora import DIM, clustered, corpus, vectors
 def test_an_approximate_index_proposes_and_exact_scores_choose(factory: str, parameters: str, recall: float) -> None:
     documents, queries = clustered(12_000, 1), clustered(100, 2)
     orders = np.arange(12_000)
-    exact = Shard(orders, documents).search(queries, 10)
-    shard = Shard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters))
+    exact = VectorShard(orders, documents).search(queries, 10)
+    shard = VectorShard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters))
     found = shard.search(queries, 10)
     assert "_proposing" in vars(shard), "the other way of searching was tested"
     assert (np.diff(found, axis=1) < 0).all()
@@ -53,8 +53,8 @@ def test_what_an_index_finds_too_few_of_is_left_out(index_of: Callable[..., Shar
 
 def test_a_small_shard_is_scanned_whatever_the_index() -> None:
     documents, queries = vectors("ties", 3000, 1), vectors("ties", 40, 2)
-    shard = Shard(np.arange(3000), documents, index=IndexConfig(factory="IVF1024,PQ4"))
-    assert np.array_equal(shard.search(queries, 10), Shard(np.arange(3000), documents).search(queries, 10))
+    shard = VectorShard(np.arange(3000), documents, index=IndexConfig(factory="IVF1024,PQ4"))
+    assert np.array_equal(shard.search(queries, 10), VectorShard(np.arange(3000), documents).search(queries, 10))
 
 
 def test_memory_is_planned_before_anything_is_loaded() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hbt_ray.errors import TaskError
 from hbt_ray.report.page import write_report
 from hbt_ray.retrieval.compare.table import compare
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.scoring import bitext
-from hbt_ray.retrieval.scoring.bitext import judge_bitext, margin, nearest
+from hbt_ray.retrieval.scoring.bitext import margin, nearest, score_bitext
 from hbt_ray.retrieval.tasks.bitext import Bitext, multiway, with_english
 
 
@@ -85,7 +85,7 @@ def vectors_of(task: Bitext, *degrees: Sequence[float]) -> np.ndarray:
 def test_each_pair_is_searched_by_itself() -> None:
     task = with_english("t", {"de": (["a", "b"], ["A", "B"]), "zh": (["c"] * 3, ["C"] * 3)}, both_ways=False)
     # German finds both; the first two Chinese sentences find one another's English, which is also where German looks.
-    table, card = judge_bitext(task, vectors_of(task, (0, 30), (1, 31), (0, 30, 60), (31, 1, 61)))
+    table, card = score_bitext(task, vectors_of(task, (0, 30), (1, 31), (0, 30, 60), (31, 1, 61)))
     assert {asked: row["en"]["R@1"] for asked, row in card.pairs.items()} == {"de": 1, "zh": 1 / 3}
     assert card.settings == {"cross-lingual": {"R@1": pytest.approx(2 / 3), "MarginR@1": pytest.approx(2 / 3)}}
     assert (card.num_queries, card.num_documents) == ({"de": 2, "zh": 3}, {"en": 5})
@@ -95,13 +95,13 @@ def test_each_pair_is_searched_by_itself() -> None:
          "MarginR@1": hit} for n, hit in ((1, 0), (2, 1))
     ]  # fmt: skip
     with pytest.raises(TaskError, match="task t: 2 vectors for 10 sentences"):
-        judge_bitext(task, by_angle(0, 1))
+        score_bitext(task, by_angle(0, 1))
 
 
 def test_both_ways_are_figures_of_their_own() -> None:
     task = multiway("m", {"de": ["a", "b"], "en": ["A", "B"], "zh": ["c", "d"]}, pivot=None)
     # From 20° and 30° to 24° and 26°: forward both are found, backward both, but Chinese at 0° and 1° is far from both.
-    _, card = judge_bitext(task, vectors_of(task, (20, 30), (24, 26), (0, 1)))
+    _, card = score_bitext(task, vectors_of(task, (20, 30), (24, 26), (0, 1)))
     assert {(x, y): m["R@1"] for x, row in card.pairs.items() for y, m in row.items()} == {
         ("de", "en"): 1, ("en", "de"): 1, ("de", "zh"): 0.5, ("zh", "de"): 0.5, ("en", "zh"): 0.5, ("zh", "en"): 0.5,
     }  # fmt: skip
@@ -109,12 +109,12 @@ def test_both_ways_are_figures_of_their_own() -> None:
     assert card.num_queries == {"de": 4, "en": 4, "zh": 4}
 
 
-def test_a_verdict_on_bitext_is_shown_with_both_accuracies(tmp_path: Path) -> None:
+def test_a_result_on_bitext_is_shown_with_both_accuracies(tmp_path: Path) -> None:
     task = with_english("tatoeba", {"de": (["a", "b"], ["A", "B"])}, both_ways=False)
-    card = judge_bitext(task, vectors_of(task, (0, 30), (1, 31)))[1]
-    verdict = Verdict(model="m", fingerprint="f", headline=list(task.measures), **card.fields())
-    assert [(column.setting, column.measure) for column in compare([verdict])[0].columns] == [
+    card = score_bitext(task, vectors_of(task, (0, 30), (1, 31)))[1]
+    result = EvaluationResult(model="m", fingerprint="f", headline=list(task.measures), **card.fields())
+    assert [(column.setting, column.measure) for column in compare([result])[0].columns] == [
         ("cross-lingual", "R@1"), ("cross-lingual", "MarginR@1"),
     ]  # fmt: skip
-    page = write_report(tmp_path / "page.html", title="t", verdicts=[verdict]).read_text(encoding="utf-8")
+    page = write_report(tmp_path / "page.html", title="t", results=[result]).read_text(encoding="utf-8")
     assert "MarginR@1" in page

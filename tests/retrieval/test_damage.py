@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import HbtError, InputError, StorageError, TaskError
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Evidence
+from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
-from hbt_ray.retrieval.transforms import Fix
+from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import Lir
 from hbt_ray.retrieval.vector_cache import TextSet, VectorCache, new_array
 from hbt_ray.storage import naming_storage_errors, write_checksums
 from tests.disks import small_disk
 from tests.mutations import mutations
 from tests.retrieval.corpora import clustered, corpus
-from tests.retrieval.test_report_evidence import failure, kept, queries, verdict_of
+from tests.retrieval.test_report_evidence import failure, kept, queries, result_of
 from tests.retrieval.test_saved import ENCODER, documents_of
 from tests.transforms.test_methods import fitted
 
@@ -106,12 +106,12 @@ def test_damaged_vectors_are_made_again(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
     table, folder = queries(0.5, 0), tmp_path / "result"
-    kept(folder, verdict_of("m", table), table, [failure("de_1", 0.1)])
-    path = folder / "verdict.json"
+    kept(folder, result_of("m", table), table, [failure("de_1", 0.1)])
+    path = folder / "result.json"
 
     def read() -> object:
-        evidence = Evidence.load(path)
-        return evidence.verdict, evidence.queries, evidence.failures
+        evidence = Artifacts.load(path)
+        return evidence.result, evidence.queries, evidence.failures
 
     for file in sorted(folder.iterdir()):
         found = outcomes(file, 60, read)
@@ -122,7 +122,7 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
 
 def test_a_damaged_fix_is_named(tmp_path: Path) -> None:
     path = fitted(Lir()).save(tmp_path / "lir.safetensors")
-    found = outcomes(path, 150, lambda: Fix.load(path).fingerprint)
+    found = outcomes(path, 150, lambda: Transform.load(path).fingerprint)
     assert not {*found} - {"same", "ModelError", "missing: ModelError"}
     assert found["ModelError"] > 75
 

@@ -14,11 +14,11 @@ from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval import encode as encoding
-from hbt_ray.retrieval.artifacts import Evidence
+from hbt_ray.retrieval.artifacts import Artifacts
 from hbt_ray.retrieval.encode import encode
 from hbt_ray.retrieval.encoder import Encoder, EncoderConfig
 from hbt_ray.retrieval.evaluate import evaluate
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import Task
 from hbt_ray.retrieval.vector_cache import TextSet
 
@@ -80,7 +80,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
-def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path, Any], tmp_path: Path) -> None:
+def test_an_evaluation_leaves_result_queries_and_trec_files(library: tuple[Path, Any], tmp_path: Path) -> None:
     import ir_measures
 
     documents = [
@@ -92,9 +92,9 @@ def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path
     qrels = [(query, f"{language}_{query.split('q')[1]}") for query, *_ in queries for language in ("de", "en")]
     task = Task.from_rows("toy", documents, queries, qrels)
     config = EncoderConfig(model=str(library[0]))
-    verdict = evaluate(config, task, tmp_path / "toy", name="small", trec_depth=40)
-    assert Verdict.load(tmp_path / "toy" / "verdict.json") == verdict
-    evidence = Evidence.load(tmp_path / "toy" / "verdict.json")
+    result = evaluate(config, task, tmp_path / "toy", name="small", trec_depth=40)
+    assert EvaluationResult.load(tmp_path / "toy" / "result.json") == result
+    evidence = Artifacts.load(tmp_path / "toy" / "result.json")
     assert evidence.queries is not None
     assert evidence.queries.num_rows == 40 * 3
     assert evidence.failures is not None
@@ -106,13 +106,13 @@ def test_an_evaluation_leaves_verdict_queries_and_trec_files(library: tuple[Path
         assert [row["question"], row["gold"], row["first"]] == [
             texts[row[name]] for name in ("query_id", "gold_id", "first_id")
         ]
-    assert verdict.num_queries == {"de": 20, "en": 20}
+    assert result.num_queries == {"de": 20, "en": 20}
 
     run = ir_measures.read_trec_run(str(tmp_path / "toy" / "run.trec"))
     judged = ir_measures.read_trec_qrels(str(tmp_path / "toy" / "qrels.trec"))
     measure = ir_measures.parse_measure("AP")
     theirs = ir_measures.calc_aggregate([measure], judged, run)[measure]
-    assert verdict.settings["multilingual"]["AP"] == pytest.approx(theirs, abs=1e-9)
+    assert result.settings["multilingual"]["AP"] == pytest.approx(theirs, abs=1e-9)
 
 
 @pytest.mark.usefixtures("encode_here")

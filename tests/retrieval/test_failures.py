@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Evidence
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.scoring import failures as module
 from hbt_ray.retrieval.scoring.failures import SCHEMA, failures
-from hbt_ray.retrieval.scoring.scorecard import judge
+from hbt_ray.retrieval.scoring.scorecard import score_rankings
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_preference import DE, EN, Ranked, first, numbers, parallel
 
 
 def of(task: Task, *rankings: list[int]) -> pa.Table:
     index = Ranked(task, list(rankings))
-    table, _ = judge(task, numbers(task), index)
+    table, _ = score_rankings(task, numbers(task), index)
     return failures(task, table, numbers(task), index, np.array(rankings)[:, 0])
 
 
@@ -66,20 +66,20 @@ def test_texts_are_cut_by_characters_and_not_by_bytes() -> None:
 def test_evidence_is_what_is_there(tmp_path: Path) -> None:
     task = parallel("de_5")
     index = Ranked(task, [first()])
-    table, card = judge(task, numbers(task), index)
-    verdict = Verdict(model="m", fingerprint="f", **card.fields())
-    path = verdict.save(tmp_path)
-    old = Evidence.load(path)
+    table, card = score_rankings(task, numbers(task), index)
+    result = EvaluationResult(model="m", fingerprint="f", **card.fields())
+    path = result.save(tmp_path)
+    old = Artifacts.load(path)
     assert (old.queries, old.failures) == (None, None)
     pq.write_table(table, tmp_path / PER_QUERY)
     pq.write_table(of(task, first()), tmp_path / FAILURES)
-    verdict.save(tmp_path)
-    now = Evidence.load(path)
+    result.save(tmp_path)
+    now = Artifacts.load(path)
     assert now.queries is not None
     assert now.queries.equals(table)
     assert now.failures is not None
     assert now.failures["query_id"].to_pylist() == ["de_5"]
     (tmp_path / PER_QUERY).write_bytes(b"half")
     with pytest.raises(DamagedFile) as caught:
-        _ = Evidence.load(path).queries
+        _ = Artifacts.load(path).queries
     assert caught.value.path == str(tmp_path / PER_QUERY)

@@ -10,8 +10,8 @@ import pytest
 
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import RANK_DISTANCE
-from hbt_ray.retrieval.result import Verdict
-from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, Scorecard, first_documents, judge
+from hbt_ray.retrieval.result import EvaluationResult
+from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, Scorecard, first_documents, score_rankings
 from hbt_ray.retrieval.scoring.trec import write_qrels, write_run
 from hbt_ray.retrieval.search.ranking import Hits
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
@@ -38,7 +38,7 @@ def uneven() -> Task:
 
 def judged(task: Task, queries: np.ndarray, documents: np.ndarray) -> tuple[pa.Table, Scorecard]:
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
-        return judge(task, queries, index, first_documents(task, queries, index, 10).documents)
+        return score_rankings(task, queries, index, first_documents(task, queries, index, 10).documents)
 
 
 def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> None:
@@ -87,12 +87,12 @@ def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> No
     assert (card.num_queries, card.num_documents) == ({"de": 1, "en": 2}, {"de": 2, "en": 2, "fr": 1})
 
 
-def test_the_scorecard_fills_a_verdict(ray_session: None, uneven: Task, tmp_path: Path) -> None:
+def test_the_scorecard_fills_a_result(ray_session: None, uneven: Task, tmp_path: Path) -> None:
     _, card = judged(uneven, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
-    verdict = Verdict(model="m", fingerprint="f", **card.fields())
-    verdict.save(tmp_path)
-    assert Verdict.load(tmp_path / "verdict.json") == verdict
-    assert verdict.pairs == card.pairs
+    result = EvaluationResult(model="m", fingerprint="f", **card.fields())
+    result.save(tmp_path)
+    assert EvaluationResult.load(tmp_path / "result.json") == result
+    assert result.pairs == card.pairs
 
 
 def test_settings_that_a_task_does_not_have_are_left_out(ray_session: None) -> None:
@@ -120,10 +120,10 @@ def test_vectors_of_another_task_are_refused(ray_session: None, uneven: Task) ->
     documents = by_angle(*ANGLES.values())
     with ShardedIndex.of_task(uneven, documents) as index:
         with pytest.raises(TaskError, match="task uneven: 2 query vectors for 3 queries"):
-            judge(uneven, by_angle(1, 2), index)
+            score_rankings(uneven, by_angle(1, 2), index)
         other = Task.from_rows("other", [("x", "de", "x")], [("q", "de", "q")], [("q", "x")])
         with pytest.raises(TaskError, match="task other: the index holds other documents"):
-            judge(other, by_angle(1), index)
+            score_rankings(other, by_angle(1), index)
 
 
 def quantised(num: int, rng: np.random.Generator) -> np.ndarray:
@@ -192,7 +192,7 @@ def test_trec_files_give_our_measures(ray_session: None, shared_data: Path, tmp_
     documents = quantised(task.documents.num_rows, rng)
     queries = documents[task.relevant].sum(axis=1) + quantised(task.queries.num_rows, rng)
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
-        table, _ = judge(task, queries, index)
+        table, _ = score_rankings(task, queries, index)
         hits = index.search(queries, len(index))
         run = write_run(tmp_path / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, tag="ours")
     qrels = write_qrels(tmp_path / "qrels.trec", task)
@@ -247,7 +247,7 @@ def test_grades_left_out_and_missing_documents_give_the_values_of_trec_eval(ray_
     for config in (SearchConfig(num_actors=1), SearchConfig(num_actors=2, max_rows=7, chunk_size=11)):
         with ShardedIndex.of_task(task, documents, config) as index:
             hits = first_documents(task, queries, index, len(index))
-            table, card = judge(task, queries, index, hits.documents)
+            table, card = score_rankings(task, queries, index, hits.documents)
         assert not (hits.documents == task.own_documents[:, None])[task.own_documents >= 0].any()
         ours.append((table, card))
     assert ours[0][0].equals(ours[1][0]), "however the corpus is cut"

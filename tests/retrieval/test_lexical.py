@@ -1,4 +1,4 @@
-"""BM25: the words of many scripts, scores by the formula, exact ranks, and verdicts like those of other systems."""
+"""BM25: the words of many scripts, scores by the formula, exact ranks, and results like those of other systems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hbt_ray.cli.commands import app
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval import bm25_words as words_module
-from hbt_ray.retrieval.bm25 import K1, B, LexicalIndex, queries_of, read_words
+from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, queries_of, read_words
 from hbt_ray.retrieval.bm25_words import words
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_readers import write
@@ -74,7 +74,7 @@ def by_formula(read: list[list[str]], query: list[str]) -> list[float]:
 
 def test_scores_ranks_and_hits_are_those_of_the_formula() -> None:
     task = corpus()
-    index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
     ids, tags = task.documents["doc_id"].to_pylist(), np.array(task.documents["language"].to_pylist())
     read = read_words(task.documents["text"].to_pylist(), tags.tolist())
     places, hits = index.places(queries, task.relevant), index.search(queries, len(ids))
@@ -108,7 +108,7 @@ def test_a_corpus_or_a_query_without_words_scores_nothing() -> None:
         [("q", "de", "Haus"), ("r", "en", "!")],
         [("q", "a"), ("r", "c")],
     )
-    index, queries = LexicalIndex.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
     assert (index.search(queries, 2).documents == -1).all()
     assert index.places(queries, task.relevant).pool.tolist() == [[3], [1]]  # All tie: the greater id first.
     assert index.places(queries, task.relevant).own.tolist() == [[2], [1]]
@@ -134,9 +134,9 @@ def beir(tmp_path: Path) -> Path:
 def test_bm25_is_judged_like_a_model_and_its_run_file_has_what_it_found(beir: Path, tmp_path: Path) -> None:
     code, out, _ = hbt("evaluate", "bm25", "--task", f"beir={beir}", "--storage", tmp_path, "--trec-depth", 3, "--json")
     assert code == 0
-    (verdict,) = json.loads(out)["verdicts"]
-    assert (verdict["model"], verdict["settings"]["monolingual"]["AP"]) == ("bm25", 1.0)
-    folder = tmp_path / "bm25" / "verdicts" / "facts"
+    (result,) = json.loads(out)["results"]
+    assert (result["model"], result["settings"]["monolingual"]["AP"]) == ("bm25", 1.0)
+    folder = tmp_path / "bm25" / "results" / "facts"
     run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
     assert [row.doc_id for row in run] == ["0", "2"]  # The third shares no word.
     assert hbt("report", tmp_path / "bm25")[0] == 0
@@ -157,10 +157,10 @@ def test_a_question_that_is_a_document_is_left_out_in_every_file_of_a_result(tmp
         task = f"beir={folder},ignore_identical_ids={ignored},name=ignored-{ignored},measures=nDCG@10"
         code, out, error = hbt("evaluate", "bm25", "--task", task, "--storage", tmp_path, "--trec-depth", 11, "--json")
         assert code == 0, error
-        (verdict,) = json.loads(out)["verdicts"]
-        values[ignored] = verdict["settings"]["monolingual"]["nDCG@10"]
-        assert (verdict["num_identical_ids"], verdict["num_missing"]) == (6 if ignored == "true" else 0, 1)
-        results = tmp_path / "bm25" / "verdicts" / f"ignored-{ignored}"
+        (result,) = json.loads(out)["results"]
+        values[ignored] = result["settings"]["monolingual"]["nDCG@10"]
+        assert (result["num_identical_ids"], result["num_missing"]) == (6 if ignored == "true" else 0, 1)
+        results = tmp_path / "bm25" / "results" / f"ignored-{ignored}"
         theirs = ir_measures.calc_aggregate(
             [ir_measures.parse_measure("nDCG@10")],
             ir_measures.read_trec_qrels(str(results / "qrels.trec")),
@@ -201,4 +201,4 @@ def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: py
     for cached in (words_module._patterns, words_module._stemmer):
         cached.cache_clear()
     with pytest.raises(ConfigError, match=r"which is not installed; `pip install 'hbt-ray\[bm25\]'`"):
-        LexicalIndex(["a"], ["de"], ["Haus"])
+        Bm25Index(["a"], ["de"], ["Haus"])

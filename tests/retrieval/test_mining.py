@@ -17,7 +17,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.encode import EncodedTexts, encode
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
 from hbt_ray.retrieval.mining.mining import languages_to_mine, mine
@@ -237,9 +237,9 @@ def test_a_store_is_mined_dataset_by_dataset(
     prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": sources, "deduplicate": False}, "test"))
     store = Store(tmp_path / "store")
     config = MineConfig(ranks=(3, 12), max_share=0.999, keep=4)
-    seen: list[Encoded] = []
+    seen: list[EncodedTexts] = []
 
-    def watched(*given: Any) -> Encoded:
+    def watched(*given: Any) -> EncodedTexts:
         seen.append(encode(*given))
         return seen[-1]
 
@@ -285,7 +285,7 @@ def test_a_store_is_mined_dataset_by_dataset(
 
 
 def test_mining_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Encoded:
+    def broken(*_: Any) -> EncodedTexts:
         raise ModelError("no such model")
 
     monkeypatch.setattr("hbt_ray.retrieval.mining.mining.encode", broken)

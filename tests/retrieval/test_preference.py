@@ -1,4 +1,4 @@
-"""Preference of languages: what is measured, for which questions, and what verdicts and tables keep of it."""
+"""Preference of languages: what is measured, for which questions, and what results and tables keep of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.scoring.language_preference import preference
-from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, judge
-from hbt_ray.retrieval.search.ranking import Hits, Places
+from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, score_rankings
+from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.tasks import Task
 
 DE, EN = range(0, 12), range(12, 24)
@@ -33,14 +33,14 @@ class Ranked:
         self._of = np.asarray(task.documents["language"].to_pylist())
         self.documents = np.array(rankings)
 
-    def places(self, queries: Any, documents: np.ndarray) -> Places:
+    def places(self, queries: Any, documents: np.ndarray) -> RankingRows:
         own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for query, column in np.argwhere(documents >= 0):
             ranking, row = self.documents[int(queries[query, 0])].tolist(), documents[query, column]
             before = ranking[: ranking.index(row)]
             own[query, column] = 1 + (self._of[before] == self._of[row]).sum()
             pool[query, column] = 1 + len(before)
-        return Places(own, pool)
+        return RankingRows(own, pool)
 
     def search(self, queries: Any, k: int) -> Hits:
         found = self.documents[queries[:, 0].astype(int), :k]
@@ -59,7 +59,7 @@ def first(*documents: int) -> list[int]:
 def judged(task: Task, *rankings: list[int], depth: int | None = 24) -> tuple[list[dict[str, Any]], Any]:
     index = Ranked(task, list(rankings))
     shown = None if depth is None else index.documents[:, :depth]
-    table, card = judge(task, numbers(task), index, shown)
+    table, card = score_rankings(task, numbers(task), index, shown)
     return table.to_pylist(), card
 
 
@@ -123,8 +123,8 @@ def test_a_list_that_an_approximate_index_left_short_is_not_counted() -> None:
     assert preference(task, np.ones((3, 2), np.int64), rankings).share["de"] == pytest.approx({"de": 0.5, "en": 0.5})
 
 
-def test_a_verdict_comes_back(tmp_path: Path) -> None:
+def test_a_result_comes_back(tmp_path: Path) -> None:
     _, card = judged(parallel("de_0", "en_0"), first(*DE), first(*EN))
-    verdict = Verdict(model="m", fingerprint="f", **card.fields())
-    path = verdict.save(tmp_path)
-    assert Verdict.load(path) == verdict
+    result = EvaluationResult(model="m", fingerprint="f", **card.fields())
+    path = result.save(tmp_path)
+    assert EvaluationResult.load(path) == result

@@ -23,7 +23,7 @@ from hbt_ray.report.page import write_report
 from hbt_ray.report.training import target_share
 from hbt_ray.retrieval.compare.column import COLUMNS, Column
 from hbt_ray.retrieval.compare.table import compare, headline_table
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 
 LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 VOID = {"meta", "br", "wbr"}
@@ -31,8 +31,8 @@ VOID = {"meta", "br", "wbr"}
 
 def sample(
     model: str, quality: float, distance: float, task: str = "xquad-r", languages: list[str] = LANGUAGES
-) -> Verdict:
-    """A verdict as evaluation would give it: the diagonal is best, some languages are weaker, means are macro."""
+) -> EvaluationResult:
+    """A result as evaluation would give it: the diagonal is best, some languages are weaker, means are macro."""
     rng = np.random.default_rng([len(model), len(languages), int(quality * 1000)])
     ease = dict(zip(languages, rng.uniform(0.8, 1.0, len(languages)), strict=True))
 
@@ -49,7 +49,7 @@ def sample(
     def mean(rows: list[dict[str, float]]) -> dict[str, float]:
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
-    return Verdict(
+    return EvaluationResult(
         task=task,
         model=model,
         task_fingerprint="0123456789abcdef",
@@ -135,26 +135,26 @@ class Page(HTMLParser):
 
 
 def page(tmp_path: Path, **inputs: Any) -> Page:
-    inputs = {"title": "A run", "verdicts": [TRAINED]} | inputs
+    inputs = {"title": "A run", "results": [TRAINED]} | inputs
     return Page(write_report(tmp_path / "report.html", **inputs).read_text(encoding="utf-8"))
 
 
-def changed(verdict: Verdict, **settings: dict[str, float]) -> Verdict:
+def changed(result: EvaluationResult, **settings: dict[str, float]) -> EvaluationResult:
     named = {key.replace("_", "-"): value for key, value in settings.items()}
-    merged = {name: verdict.settings[name] | named.get(name, {}) for name in verdict.settings}
-    return verdict.model_copy(update={"settings": merged, "model": "other"})
+    merged = {name: result.settings[name] | named.get(name, {}) for name in result.settings}
+    return result.model_copy(update={"settings": merged, "model": "other"})
 
 
 FULL: dict[str, Any] = {"baseline": BASELINE, "curve": sample_curve(), "policy": "hybrid(0.5)", "notes": ["A note."]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "one system": {},
-    "four systems": {"verdicts": [sample(f"s{i}", 0.7 + i / 50, 300 - i) for i in range(4)]},
-    "two tasks": {"verdicts": [TRAINED, sample("b", 0.6, 70, "mlqa-r", ["de", "en"])], "baseline": BASELINE},
-    "two languages": {"verdicts": [sample("a", 0.7, 1.2, languages=["de", "zh-Hant"])]},
+    "four systems": {"results": [sample(f"s{i}", 0.7 + i / 50, 300 - i) for i in range(4)]},
+    "two tasks": {"results": [TRAINED, sample("b", 0.6, 70, "mlqa-r", ["de", "en"])], "baseline": BASELINE},
+    "two languages": {"results": [sample("a", 0.7, 1.2, languages=["de", "zh-Hant"])]},
     "bare curve": {"curve": [{"step": 3}, {"loss": 1.0}, {"step": 4, "loss": float("nan"), "kind": None}]},
     "one step": {"curve": [{"step": 0, "loss": 2.5, "kind": "mono", "language": "de", "learning_rate": 0.0}]},
-    "no numbers": {"verdicts": [TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})]},
+    "no numbers": {"results": [TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})]},
 }
 
 
@@ -176,10 +176,10 @@ def test_stands_alone_and_is_well_formed(tmp_path: Path, variant: str) -> None:
 
 def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
     rows = page(tmp_path, **FULL).tables[0]
-    for row, verdict in zip(rows[2:], (BASELINE, TRAINED), strict=True):
-        assert row[0].split()[0] == verdict.model
+    for row, result in zip(rows[2:], (BASELINE, TRAINED), strict=True):
+        assert row[0].split()[0] == result.model
         for shown, column in zip(row[1:], COLUMNS, strict=True):
-            value = verdict.settings[column.setting][column.measure]
+            value = result.settings[column.setting][column.measure]
             text = f"{value:,.0f}" if column.measure == "RankDistance" else f"{value:.3f}".lstrip("0")
             assert shown.split()[0].startswith(text)
     assert rows[3][1] == ".694+.680"
@@ -188,11 +188,11 @@ def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
 
 def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
     html = page(tmp_path, **FULL)
-    for table, verdict in zip(html.tables[1:3], (BASELINE, TRAINED), strict=True):
+    for table, result in zip(html.tables[1:3], (BASELINE, TRAINED), strict=True):
         assert table[0] == ["", *LANGUAGES, "all"]
         for row, question in zip(table[1:], LANGUAGES, strict=True):
-            values = [verdict.pairs[question][passage]["AP"] for passage in LANGUAGES]
-            assert row == [question, *(f"{v:.3f}".lstrip("0") for v in [*values, verdict.pool[question]["AP"]])]
+            values = [result.pairs[question][passage]["AP"] for passage in LANGUAGES]
+            assert row == [question, *(f"{v:.3f}".lstrip("0") for v in [*values, result.pool[question]["AP"]])]
     styles = [value for tag, name, value in html.attributes if (tag, name) == ("td", "class") and value[0] == "h"]
     assert len(styles) > 2 * 11 * 12, "the families come after"
     styles = styles[: 2 * 11 * 12]
@@ -242,33 +242,33 @@ def test_sentence_says_what_happened(
     tmp_path: Path, old: tuple[float, float], new: tuple[float, float], sentence: str
 ) -> None:
     before, after = (changed(TRAINED, multilingual={"AP": ap, "RankDistance": rank}) for ap, rank in (old, new))
-    html = page(tmp_path, **FULL | {"verdicts": [after], "baseline": before})
+    html = page(tmp_path, **FULL | {"results": [after], "baseline": before})
     assert html.text("p", "lead")[0].startswith("After 600 steps of hybrid(0.5) batches, multilingual " + sentence)
 
 
 def test_losses_elsewhere_are_named(tmp_path: Path) -> None:
     worse = changed(TRAINED, monolingual={"AP": 0.5})
-    assert page(tmp_path, verdicts=[worse], baseline=TRAINED).text("p", "summary")[0] == (
+    assert page(tmp_path, results=[worse], baseline=TRAINED).text("p", "summary")[0] == (
         "Worse than the baseline on xquad-r: monolingual AP (.694 → .500)."
     )
-    everything = page(tmp_path, verdicts=[BASELINE], baseline=TRAINED).text("p", "summary")[0]
+    everything = page(tmp_path, results=[BASELINE], baseline=TRAINED).text("p", "summary")[0]
     assert everything == "Every measure on xquad-r is worse than the baseline."
     assert "Worse" not in page(tmp_path, **FULL).text("p", "summary")[0]
 
 
 def test_sentence_for_several_systems(tmp_path: Path) -> None:
     a, b = sample("a", 0.7, 200), sample("b", 0.75, 300)
-    lead = page(tmp_path, verdicts=[a, b]).text("p", "lead")[0]
+    lead = page(tmp_path, results=[a, b]).text("p", "lead")[0]
     assert lead.startswith("Of two systems, b has the highest multilingual AP")
     assert "and a has the lowest rank distance" in lead
-    lead = page(tmp_path, verdicts=[a, b], baseline=sample("base", 0.9, 250)).text("p", "lead")[0]
+    lead = page(tmp_path, results=[a, b], baseline=sample("base", 0.9, 250)).text("p", "lead")[0]
     assert lead.endswith("No system beats the baseline in multilingual AP.")
 
 
 def test_input_is_escaped(tmp_path: Path) -> None:
     name = "<b>&</script>"
     model = TRAINED.model_copy(update={"model": name})
-    html = page(tmp_path, title=name, verdicts=[model], policy=name, config_yaml=f"a: {name}", notes=[name])
+    html = page(tmp_path, title=name, results=[model], policy=name, config_yaml=f"a: {name}", notes=[name])
     assert html.text("h1") == [name]
     assert html.tables[0][2][0] == name
     assert html.text("code")[-1] == f"a: {name}"
@@ -318,14 +318,14 @@ def test_terminal_table_keeps_its_numbers_at_80_columns() -> None:
 
 
 def test_errors_name_the_remedy_and_spare_the_file(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "deep" / "report.html", title="x", verdicts=[TRAINED])
+    path = write_report(tmp_path / "deep" / "report.html", title="x", results=[TRAINED])
     before = path.read_bytes()
     with pytest.raises(TaskError, match="run `hbt evaluate"):
-        write_report(path, title="x", verdicts=[])
+        write_report(path, title="x", results=[])
     other_data = sample("b", 0.5, 9).model_copy(update={"task_fingerprint": "other"})
     for baseline in (sample("b", 0.5, 9, "mlqa-r"), other_data):
         with pytest.raises(TaskError) as caught:
-            write_report(path, title="x", verdicts=[TRAINED], baseline=baseline)
+            write_report(path, title="x", results=[TRAINED], baseline=baseline)
         assert caught.value.code == "OTHER_TASK"
     with pytest.raises(TaskError, match="baseline itself"):
         headline_table([TRAINED], TRAINED)
@@ -339,7 +339,7 @@ def test_a_failed_write_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        write_report(tmp_path / "report.html", title="x", verdicts=[TRAINED])
+        write_report(tmp_path / "report.html", title="x", results=[TRAINED])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -351,14 +351,14 @@ def test_results_of_one_task_on_other_data_are_not_compared(tmp_path: Path) -> N
         ("xquad-r (data 0123456)", ["hybrid-0.5"]),
         ("xquad-r (data fedcba9)", ["untrained", "other"]),
     ]  # fmt: skip
-    html = page(tmp_path, verdicts=[TRAINED, other])
+    html = page(tmp_path, results=[TRAINED, other])
     assert len(html.text("p", "warning")) == 2
     assert page(tmp_path, **FULL).text("p", "warning") == []
 
 
 def test_what_is_odd_about_a_task_is_said(tmp_path: Path) -> None:
     odd = TRAINED.model_copy(update={"num_identical_ids": 12, "num_missing": 3})
-    notes = " ".join(page(tmp_path, verdicts=[odd]).text("p", "note"))
+    notes = " ".join(page(tmp_path, results=[odd]).text("p", "note"))
     assert "12 of the 13,090 questions are documents themselves" in notes
     assert "3 documents that answer a question are not in the corpus" in notes
 
@@ -367,7 +367,7 @@ def test_measures_of_another_task_are_shown(tmp_path: Path) -> None:
     miracl = TRAINED.model_copy(
         update={"settings": {"monolingual": {"nDCG@10": 0.4148}}, "pool": {}, "pairs": {"de": {"de": {"nDCG@10": 0.4}}}}
     )
-    html = page(tmp_path, verdicts=[miracl])
+    html = page(tmp_path, results=[miracl])
     assert html.text("p", "lead") == ["With hybrid-0.5, monolingual nDCG@10 is .415."]
     assert html.tables[0][1:] == [["System", "nDCG@10"], ["hybrid-0.5", ".415"]]
     assert ["de German", ".400"] in html.tables[1]
@@ -433,7 +433,7 @@ def test_dev_measures_are_drawn_where_they_are_and_the_best_checkpoint_is_marked
 
 def test_a_page_without_validation_says_nothing_of_it_and_counts_the_steps_of_what_it_judged(tmp_path: Path) -> None:
     def page(**more: Any) -> str:
-        path = write_report(tmp_path / "x.html", title="x", verdicts=[TRAINED], curve=sample_curve(), **more)
+        path = write_report(tmp_path / "x.html", title="x", results=[TRAINED], curve=sample_curve(), **more)
         return path.read_text(encoding="utf-8")
 
     without, validated = page(policy="hybrid(0.5)"), page(policy="hybrid(0.5)", dev=sample_dev(), best=200, steps=200)

@@ -1,8 +1,9 @@
-"""What the report makes of the evidence beside verdicts: tests, families, bias, failures, and tables for papers."""
+"""What the report makes of the evidence beside results: tests, families, bias, failures, and tables for papers."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import pytest
 
 from hbt_ray.report.differences import RESAMPLES, chance, differences
 from hbt_ray.report.failures import Words, failure_lists
-from hbt_ray.report.language_families import RELATIONS, kinship, relation
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Evidence
+from hbt_ray.report.language_families import RELATIONS, family_table, relation
+from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
 from hbt_ray.retrieval.compare.column import Column
 from hbt_ray.retrieval.compare.table import compare
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
-from hbt_ray.retrieval.scoring.bitext import judge_bitext
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
+from hbt_ray.retrieval.scoring.bitext import score_bitext
 from hbt_ray.retrieval.scoring.failures import SCHEMA
 from hbt_ray.retrieval.significance import compare_systems
 from hbt_ray.retrieval.tasks.bitext import with_english
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.reporting import make_report
 from tests.retrieval.test_report import BASELINE, LANGUAGES, TRAINED, Page, page, sample
 
@@ -49,7 +50,7 @@ def queries(quality: float, seed: int, measures: tuple[str, ...] = ("AP", "R@1",
     return pa.Table.from_pylist(rows)
 
 
-def verdict_of(model: str, table: pa.Table, task: str = "toy") -> Verdict:
+def result_of(model: str, table: pa.Table, task: str = "toy") -> EvaluationResult:
     """The macro averages of the table, as the judge takes them."""
     frame: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in table.to_pylist():
@@ -62,7 +63,7 @@ def verdict_of(model: str, table: pa.Table, task: str = "toy") -> Verdict:
     for setting in dict.fromkeys(key[0] for key in means):
         members = [value for key, value in means.items() if key[0] == setting]
         settings[setting] = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
-    return Verdict(
+    return EvaluationResult(
         task=task,
         task_fingerprint="data",
         model=model,
@@ -84,30 +85,32 @@ def failure(query_id: str, precision: float, gold: str = "de", first: str = "en"
     }  # fmt: skip
 
 
-def kept(folder: Path, verdict: Verdict, table: pa.Table | None = None, failed: list[dict[str, Any]] = []) -> Evidence:  # noqa: B006
-    """The verdict's folder as evaluation writes it."""
+def kept(
+    folder: Path, result: EvaluationResult, table: pa.Table | None = None, failed: Sequence[dict[str, Any]] = ()
+) -> Artifacts:
+    """The result's folder as evaluation writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     if table is not None:
         pq.write_table(table, folder / PER_QUERY)
     if failed:
         pq.write_table(pa.Table.from_pylist(failed, SCHEMA), folder / FAILURES)
-    verdict.save(folder)
-    return Evidence(verdict, folder)
+    result.save(folder)
+    return Artifacts(result, folder)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Evidence, Evidence]:
+def pair(tmp_path: Path) -> tuple[Artifacts, Artifacts]:
     """A baseline, and a system that is better in everything but the rank distance, which is the same but for noise."""
     tables = queries(0.5, 1), queries(0.6, 2)
-    return kept(tmp_path / "a", verdict_of("base", tables[0]), tables[0]), kept(
-        tmp_path / "b", verdict_of("better", tables[1]), tables[1]
+    return kept(tmp_path / "a", result_of("base", tables[0]), tables[0]), kept(
+        tmp_path / "b", result_of("better", tables[1]), tables[1]
     )
 
 
-def given(*own: Evidence, baseline: Evidence | None = None) -> dict[str, Any]:
+def given(*own: Artifacts, baseline: Artifacts | None = None) -> dict[str, Any]:
     return {
-        "verdicts": [each.verdict for each in own],
-        "baseline": baseline and baseline.verdict,
+        "results": [each.result for each in own],
+        "baseline": baseline and baseline.result,
         "evidence": [*own, *([baseline] if baseline else [])],
     }
 
@@ -117,7 +120,7 @@ def titled(html: Page, *head: str) -> list[list[list[str]]]:
     return [table[1:] for table in html.tables if table and tuple(table[0][: len(head)]) == head]
 
 
-def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[Evidence, Evidence]) -> None:
+def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
     base, better = pair
     html = page(tmp_path, **given(better, baseline=base))
     headline = html.tables[0][3]
@@ -151,23 +154,25 @@ def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[
     assert all(re.fullmatch(r"p \(Holm\) (<|=) \.\d{3}, 95 % interval \+\.\d{3} to \+\.\d{3}", mark) for mark in marks)
 
 
-def test_without_a_baseline_the_first_system_is_the_reference(tmp_path: Path, pair: tuple[Evidence, Evidence]) -> None:
+def test_without_a_baseline_the_first_system_is_the_reference(
+    tmp_path: Path, pair: tuple[Artifacts, Artifacts]
+) -> None:
     html = page(tmp_path, **given(*pair))
     assert html.text("h3")[0] == "toy: differences to base"
     assert len(titled(html, "Measure")[0]) == 7
 
 
-def test_what_cannot_be_tested_is_said_in_a_line(tmp_path: Path, pair: tuple[Evidence, Evidence]) -> None:
+def test_what_cannot_be_tested_is_said_in_a_line(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
     base, better = pair
-    notes = page(tmp_path, verdicts=[better.verdict], baseline=base.verdict).text("p", "note")
-    assert notes[:1] == ["Not tested: There are no per-query results of two systems beside the verdicts."]
+    notes = page(tmp_path, results=[better.result], baseline=base.result).text("p", "note")
+    assert notes[:1] == ["Not tested: There are no per-query results of two systems beside the results."]
     assert "Differences" not in page(tmp_path, **given(better)).text("h2")
-    old = kept(tmp_path / "old", verdict_of("old", queries(0.7, 3)))
+    old = kept(tmp_path / "old", result_of("old", queries(0.7, 3)))
     third = queries(0.5, 4)
-    other = kept(tmp_path / "other", verdict_of("other", third), third.slice(1))
+    other = kept(tmp_path / "other", result_of("other", third), third.slice(1))
     html = page(tmp_path, **given(better, old, other, baseline=base))
     notes = html.text("p", "note")
-    assert notes[0] == "Not tested: old: no per-query results lie beside its verdict."
+    assert notes[0] == "Not tested: old: no per-query results lie beside its result."
     assert notes[1].startswith("Not tested: other: the two systems were not asked the same")
     assert {row[0] for row in titled(html, "System", "Measure")[0]} == {"better"}
 
@@ -178,12 +183,12 @@ def test_relations_of_languages() -> None:
 
 
 def test_families_by_hand() -> None:
-    found = kinship(compare([TRAINED], BASELINE)[0])
+    found = family_table(compare([TRAINED], BASELINE)[0])
     assert found is not None
     assert [(name, count) for name, count, _ in found.rows] == list(zip(RELATIONS, (6, 24, 14, 66), strict=True))
     latin = [("de", "en"), ("de", "es"), ("en", "es")]
-    for verdict, cell in zip((BASELINE, TRAINED), found.rows[0][2], strict=True):
-        mean = np.mean([verdict.pairs[q][p]["AP"] for pair in latin for q, p in (pair, pair[::-1])])
+    for result, cell in zip((BASELINE, TRAINED), found.rows[0][2], strict=True):
+        mean = np.mean([result.pairs[q][p]["AP"] for pair in latin for q, p in (pair, pair[::-1])])
         assert cell.value == round(float(mean), 3)
     assert found.families[0] == ("Indo-European", ("de", "el", "en", "es", "hi", "ru"))
     assert found.maps is not None
@@ -195,11 +200,11 @@ def test_families_by_hand() -> None:
 
 
 def test_one_relation_has_nothing_to_compare() -> None:
-    assert kinship(compare([sample("a", 0.5, 9, languages=["de", "en"])])[0]) is None
-    assert kinship(compare([TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})])[0]) is None
+    assert family_table(compare([sample("a", 0.5, 9, languages=["de", "en"])])[0]) is None
+    assert family_table(compare([TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})])[0]) is None
 
 
-def leaning(model: str, worst: float, own: float) -> Verdict:
+def leaning(model: str, worst: float, own: float) -> EvaluationResult:
     """With the measures and shares of a judge that has seen the first documents."""
     more = {"MaxR": worst, "OwnLanguageFirst": 0.4, "ShareDistance@10": 1 - own, "MRC@10": -0.25}
     share = {q: {p: own if p == q else (1 - own) / 10 for p in LANGUAGES} for q in LANGUAGES}
@@ -210,7 +215,7 @@ def leaning(model: str, worst: float, own: float) -> Verdict:
 
 
 def test_language_bias_is_shown_where_it_was_measured(tmp_path: Path) -> None:
-    html = page(tmp_path, verdicts=[leaning("fair", 90.4, 0.1)], baseline=leaning("biased", 2310, 0.95))
+    html = page(tmp_path, results=[leaning("fair", 90.4, 0.1)], baseline=leaning("biased", 2310, 0.95))
     means = titled(html, "System", "Worst rank lower is better")[0]
     assert means == [
         ["biased baseline", "2,310", ".400", ".050", "−.250"],
@@ -225,7 +230,7 @@ def test_language_bias_is_shown_where_it_was_measured(tmp_path: Path) -> None:
     assert summary.endswith("from .088 (Arabic) to .094 (Chinese).")
     german = next(row for table in html.tables for row in table if row[0].startswith("de ") and "2,311" in row)
     assert german[1:] == ["2,311", "91", ".400", ".400", ".050", ".900", "−.250", "−.250"]
-    before = page(tmp_path, verdicts=[TRAINED], baseline=BASELINE)
+    before = page(tmp_path, results=[TRAINED], baseline=BASELINE)
     assert "Language bias" not in before.text("h2")
 
 
@@ -240,7 +245,7 @@ def test_columns_of_bias_know_their_ends_and_units() -> None:
 
 def test_failures_are_in_their_own_words_and_direction(tmp_path: Path) -> None:
     rows = [failure("ar_7", 0.1, "ar", "en"), failure("de_9", 0.2, "de", "ur")]
-    html = page(tmp_path, **given(kept(tmp_path / "a", verdict_of("m", queries(0.5, 1)), failed=rows)))
+    html = page(tmp_path, **given(kept(tmp_path / "a", result_of("m", queries(0.5, 1)), failed=rows)))
     words = [text for style in ("words asked", "words ") for text in html.text("p", style)]
     assert words == [
         "question ar_7", "question de_9", "first of ar_7", "gold of ar_7", "first of de_9", "gold of de_9",
@@ -253,12 +258,12 @@ def test_failures_are_in_their_own_words_and_direction(tmp_path: Path) -> None:
 
 def test_failures_are_ordered_by_what_was_lost(tmp_path: Path) -> None:
     table = queries(0.5, 1)
-    base = kept(tmp_path / "base", verdict_of("base", table), table)
+    base = kept(tmp_path / "base", result_of("base", table), table)
     before = {row["query_id"]: row["AP"] for row in table.to_pylist() if row["setting"] == MULTILINGUAL}
     lost = {"de_1": 0.1, "de_2": 0.4, "en_2": 0.3, "ar_3": 0.2, "ar_4": -0.2}
     rows = [failure(query, before[query] - loss) for query, loss in lost.items()]
-    own = kept(tmp_path / "own", verdict_of("own", queries(0.4, 2)), failed=sorted(rows, key=lambda row: row["AP"]))
-    compared = failure_lists(compare([own.verdict], base.verdict)[0], [own, base])[0]
+    own = kept(tmp_path / "own", result_of("own", queries(0.4, 2)), failed=sorted(rows, key=lambda row: row["AP"]))
+    compared = failure_lists(compare([own.result], base.result)[0], [own, base])[0]
     asked = [each.question.text.removeprefix("question ") for each in compared.shown]
     assert asked == ["de_2", "ar_3", "de_1"], "one of the translations of 2, and no gain"
     assert (compared.is_loss, compared.num_recorded) == (True, 5)
@@ -268,18 +273,18 @@ def test_failures_are_ordered_by_what_was_lost(tmp_path: Path) -> None:
 def test_without_a_baseline_the_worst_of_each_language_come_first(tmp_path: Path) -> None:
     worst = ["de_1", "de_2", "de_3", "ar_4", "ar_2", "en_5"]
     rows = [failure(query, 0.1 + i / 100) for i, query in enumerate(worst)]
-    own = kept(tmp_path, verdict_of("own", queries(0.4, 2)), failed=rows)
-    alone = failure_lists(compare([own.verdict])[0], [own])[0]
+    own = kept(tmp_path, result_of("own", queries(0.4, 2)), failed=rows)
+    alone = failure_lists(compare([own.result])[0], [own])[0]
     assert not alone.is_loss
     asked = [each.question.text.removeprefix("question ") for each in alone.shown]
     assert asked == ["de_1", "ar_4", "en_5", "de_2", "de_3"], "ar_2 is de_2 in another language"
     assert alone.shown[0].before == ""
 
 
-def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Evidence, Evidence]) -> None:
+def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
     base, better = pair
     name = r"50%_of|a\b{c}~^&#$*<x>"
-    renamed = Evidence(better.verdict.model_copy(update={"model": name}), better.folder)
+    renamed = Artifacts(better.result.model_copy(update={"model": name}), better.folder)
     files = {"markdown": tmp_path / "t.md", "latex": tmp_path / "deep" / "t.tex"}
     page(tmp_path, **given(renamed, baseline=base), **files)
     lines = files["markdown"].read_text(encoding="utf-8").splitlines()
@@ -287,7 +292,7 @@ def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Evi
     assert [len(row) for row in rows] == [8] * 4
     assert rows[3][0].strip() == r"50%\_of\|a\\b{c}\~^\&#\$\*\<x\>"
     assert re.sub(r"\\(.)", r"\1", rows[3][0].strip()) == name
-    value = f"{better.verdict.settings[MONOLINGUAL]['AP']:.3f}".lstrip("0")
+    value = f"{better.result.settings[MONOLINGUAL]['AP']:.3f}".lstrip("0")
     assert rows[3][1].strip() == f"**{value}**†"
     assert lines[-1].startswith("† differs from base")
 
@@ -311,34 +316,36 @@ def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Evi
 
 def test_tables_without_evidence_have_no_marks(tmp_path: Path) -> None:
     files = {"markdown": tmp_path / "t.md", "latex": tmp_path / "t.tex"}
-    page(tmp_path, verdicts=[TRAINED, sample("b", 0.6, 70, "mlqa-r", ["de", "en"])], baseline=BASELINE, **files)
+    page(tmp_path, results=[TRAINED, sample("b", 0.6, 70, "mlqa-r", ["de", "en"])], baseline=BASELINE, **files)
     text = files["markdown"].read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith("**")] == ["**xquad-r**", "**mlqa-r**"]
     assert "†" not in text
     assert files["latex"].read_text(encoding="utf-8").count(r"\begin{table}") == 2
 
 
-def run_of(folder: Path, *judged: tuple[Verdict, pa.Table | None], base: pa.Table | None = None) -> Run:
-    run = Run(folder)
-    for verdict, table in judged:
-        kept(run.verdict(verdict.task), verdict, table)
+def run_of(folder: Path, *judged: tuple[EvaluationResult, pa.Table | None], base: pa.Table | None = None) -> RunDir:
+    run = RunDir(folder)
+    for result, table in judged:
+        kept(run.result(result.task), result, table)
     if base is not None:
-        kept(run.verdict("toy", of_base=True), verdict_of("untrained", base), base)
+        kept(run.result("toy", of_base=True), result_of("untrained", base), base)
     return run
 
 
-def test_runs_with_several_tasks_bitexts_and_old_verdicts(tmp_path: Path) -> None:
+def test_runs_with_several_tasks_bitexts_and_old_results(tmp_path: Path) -> None:
     task = with_english("tatoeba", {tag: (["a", "b"], ["A", "B"]) for tag in ("de", "tr", "zh")}, both_ways=False)
     rng = np.random.default_rng(0)
     bitexts = []
     for model in ("one", "two"):
-        table, card = judge_bitext(task, rng.normal(size=(task.sentences.num_rows, 4)).astype(np.float32))
-        bitexts.append((Verdict(model=model, fingerprint=model, headline=list(task.measures), **card.fields()), table))
+        table, card = score_bitext(task, rng.normal(size=(task.sentences.num_rows, 4)).astype(np.float32))
+        bitexts.append(
+            (EvaluationResult(model=model, fingerprint=model, headline=list(task.measures), **card.fields()), table)
+        )
     tables = queries(0.6, 2), queries(0.55, 3)
     one = run_of(
-        tmp_path / "one", (verdict_of("one", tables[0]), tables[0]), bitexts[0], (TRAINED, None), base=queries(0.5, 1)
+        tmp_path / "one", (result_of("one", tables[0]), tables[0]), bitexts[0], (TRAINED, None), base=queries(0.5, 1)
     )
-    two = run_of(tmp_path / "two", (verdict_of("two", tables[1]), tables[1]), bitexts[1])
+    two = run_of(tmp_path / "two", (result_of("two", tables[1]), tables[1]), bitexts[1])
     files = {"markdown": tmp_path / "t.md", "latex": tmp_path / "t.tex"}
     for runs, systems in (([one], 1), ([one, two], 2)):
         html = Page(make_report(runs, tmp_path / "r.html", **files).read_text(encoding="utf-8"))

@@ -11,107 +11,107 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.artifacts import PER_QUERY, Evidence
+from hbt_ray.retrieval.artifacts import PER_QUERY, Artifacts
 from hbt_ray.retrieval.compare.seeds import averaged
 from hbt_ray.retrieval.compare.table import SEEDS_NOTE, compare
-from hbt_ray.retrieval.result import MULTILINGUAL, Verdict
+from hbt_ray.retrieval.result import MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.significance import compare_systems, of_task
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.judging import as_saved
 from hbt_ray.workflow.reporting import judged, make_report
-from tests.retrieval.test_report_evidence import kept, queries, verdict_of
+from tests.retrieval.test_report_evidence import kept, queries, result_of
 from tests.worlds import small_run
 
 QUALITIES = (0.5, 0.52, 0.57)
 
 
 @pytest.fixture
-def seeds(tmp_path: Path) -> list[Evidence]:
+def seeds(tmp_path: Path) -> list[Artifacts]:
     tables = [queries(quality, number) for number, quality in enumerate(QUALITIES)]
-    return [kept(tmp_path / str(n), verdict_of(f"r{n}", table), table) for n, table in enumerate(tables)]
+    return [kept(tmp_path / str(n), result_of(f"r{n}", table), table) for n, table in enumerate(tables)]
 
 
-def a_run(folder: Path, name: str, quality: float, *overrides: str, task: str = "toy") -> Run:
+def a_run(folder: Path, name: str, quality: float, *overrides: str, task: str = "toy") -> RunDir:
     config = small_run(folder, f"name={name}", *overrides)
     run = config.run
     table = queries(quality, hash(name) % 1000)
-    kept(run.verdict(task), verdict_of(name, table, task), table)
+    kept(run.result(task), result_of(name, table, task), table)
     run.config.write_text(config.to_yaml())
     return run
 
 
-def test_every_mean_is_that_of_the_seeds(seeds: list[Evidence]) -> None:
-    mean = averaged(seeds, "all").verdict
+def test_every_mean_is_that_of_the_seeds(seeds: list[Artifacts]) -> None:
+    mean = averaged(seeds, "all").result
     for setting, measures in mean.settings.items():
         for name, value in measures.items():
-            values = [each.verdict.settings[setting][name] for each in seeds]
+            values = [each.result.settings[setting][name] for each in seeds]
             assert value == pytest.approx(np.mean(values))
             assert mean.of_seeds[setting][name] == values
-    assert mean.pairs["de"]["en"]["AP"] == pytest.approx(np.mean([s.verdict.pairs["de"]["en"]["AP"] for s in seeds]))
-    assert (mean.model, mean.num_queries) == ("all", seeds[0].verdict.num_queries)
+    assert mean.pairs["de"]["en"]["AP"] == pytest.approx(np.mean([s.result.pairs["de"]["en"]["AP"] for s in seeds]))
+    assert (mean.model, mean.num_queries) == ("all", seeds[0].result.num_queries)
 
 
-def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_verdict(seeds: list[Evidence]) -> None:
+def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_result(seeds: list[Artifacts]) -> None:
     """Whatever order the rows of a seed have."""
     table = pq.read_table(seeds[1].folder / PER_QUERY)
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     pq.write_table(shuffled, seeds[1].folder / PER_QUERY)
-    seeds[1].verdict.save(seeds[1].folder)
+    seeds[1].result.save(seeds[1].folder)
     mean = averaged(seeds, "all")
     assert mean.queries is not None
     assert len(mean.queries) == len(table)
-    again = verdict_of("all", mean.queries.select(table.column_names))
+    again = result_of("all", mean.queries.select(table.column_names))
     for setting, measures in again.settings.items():
-        assert measures == pytest.approx(mean.verdict.settings[setting])
+        assert measures == pytest.approx(mean.result.settings[setting])
 
 
-def test_a_seed_without_queries_leaves_the_mean_without(seeds: list[Evidence]) -> None:
+def test_a_seed_without_queries_leaves_the_mean_without(seeds: list[Artifacts]) -> None:
     (seeds[2].folder / PER_QUERY).unlink()
-    seeds[2].verdict.save(seeds[2].folder)
-    assert averaged([Evidence(each.verdict, each.folder) for each in seeds], "all").queries is None
+    seeds[2].result.save(seeds[2].folder)
+    assert averaged([Artifacts(each.result, each.folder) for each in seeds], "all").queries is None
 
 
-def test_other_questions_have_no_mean(seeds: list[Evidence]) -> None:
-    other = Verdict(**{**seeds[1].verdict.model_dump(), "num_queries": {"ar": 1, "de": 1, "en": 1}})
+def test_other_questions_have_no_mean(seeds: list[Artifacts]) -> None:
+    other = EvaluationResult(**{**seeds[1].result.model_dump(), "num_queries": {"ar": 1, "de": 1, "en": 1}})
     with pytest.raises(TaskError, match=r"1: judged on other num_queries than .*0, so there is no mean of the two"):
-        averaged([seeds[0], Evidence(other, seeds[1].folder)], "all")
+        averaged([seeds[0], Artifacts(other, seeds[1].folder)], "all")
 
 
-def on_other_data(evidence: Evidence) -> Evidence:
-    other = evidence.verdict.model_copy(update={"task_fingerprint": "other"})
+def on_other_data(evidence: Artifacts) -> Artifacts:
+    other = evidence.result.model_copy(update={"task_fingerprint": "other"})
     table = evidence.queries
     assert table is not None
     return kept(evidence.folder, other, of_task(table, "other"))
 
 
-def test_results_of_one_task_on_other_data_have_no_mean_and_no_test(seeds: list[Evidence]) -> None:
+def test_results_of_one_task_on_other_data_have_no_mean_and_no_test(seeds: list[Artifacts]) -> None:
     for each in seeds:
         assert each.queries is not None
-        kept(each.folder, each.verdict, of_task(each.queries, each.verdict.task_fingerprint))
-    first, other = Evidence.load(seeds[0].folder / "verdict.json"), on_other_data(seeds[1])
+        kept(each.folder, each.result, of_task(each.queries, each.result.task_fingerprint))
+    first, other = Artifacts.load(seeds[0].folder / "result.json"), on_other_data(seeds[1])
     for refused in (
         lambda: averaged([first, other], "all"),
         lambda: compare_systems(first.queries, other.queries, "AP"),
-        lambda: compare([first.verdict], other.verdict),
+        lambda: compare([first.result], other.result),
     ):
         with pytest.raises(TaskError) as caught:
             refused()
         assert caught.value.code == "OTHER_TASK"
-    mean = averaged([first, Evidence.load(seeds[2].folder / "verdict.json")], "all")
+    mean = averaged([first, Artifacts.load(seeds[2].folder / "result.json")], "all")
     assert compare_systems(mean.queries, first.queries, "AP"), "a mean says what it was measured on"
 
 
 def test_a_report_sets_runs_and_baselines_on_other_data_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runs = [a_run(tmp_path, f"a-seed{seed}", 0.5, f"plan.seed={seed}") for seed in range(3)]
-    on_other_data(Evidence.load(runs[2].verdict("toy") / "verdict.json"))
+    on_other_data(Artifacts.load(runs[2].result("toy") / "result.json"))
     table = queries(0.3, 1)
-    base = kept(runs[0].verdict("toy", of_base=True), verdict_of("untrained", table, "toy"), table)
+    base = kept(runs[0].result("toy", of_base=True), result_of("untrained", table, "toy"), table)
     own, baselines = judged(runs, seeds=True)
-    assert [each.verdict.model for each in own] == ["a, 2 of 3 seeds", "a, 1 of 3 seeds"]
-    comparisons = compare([each.verdict for each in own], [each.verdict for each in baselines])
+    assert [each.result.model for each in own] == ["a, 2 of 3 seeds", "a, 1 of 3 seeds"]
+    comparisons = compare([each.result for each in own], [each.result for each in baselines])
     assert [(c.task, len(c.systems)) for c in comparisons] == [("toy (data data)", 2), ("toy (data other)", 1)]
     assert "toy (data other)" in make_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    kept(base.folder, base.verdict.model_copy(update={"task_fingerprint": "third"}), table)
+    kept(base.folder, base.result.model_copy(update={"task_fingerprint": "third"}), table)
     with caplog.at_level("WARNING"):
         assert judged(runs)[1] == []
     assert "judged on other queries, documents or judgements" in caplog.text
@@ -121,20 +121,20 @@ def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = a_run(tmp_path, "a", 0.5)
-    saved = Evidence.load(run.verdict("toy") / "verdict.json")
-    variant = saved.verdict.model_copy(update={"variant": "bf16"})
-    assert as_saved(run, [variant]) == [saved.verdict]
+    saved = Artifacts.load(run.result("toy") / "result.json")
+    variant = saved.result.model_copy(update={"variant": "bf16"})
+    assert as_saved(run, [variant]) == [saved.result]
     on_other_data(saved)
     with caplog.at_level("WARNING"):
         assert as_saved(run, [variant]) == []
     assert "judged on other queries, documents or judgements" in caplog.text
 
 
-def test_the_interval_is_students(seeds: list[Evidence]) -> None:
-    (comparison,) = compare([averaged(seeds, "all").verdict])
+def test_the_interval_is_students(seeds: list[Artifacts]) -> None:
+    (comparison,) = compare([averaged(seeds, "all").result])
     column = next(c for c in comparison.columns if (c.setting, c.measure) == (MULTILINGUAL, "AP"))
     cell = comparison.headline[0][1][comparison.columns.index(column)]
-    values = [each.verdict.settings[MULTILINGUAL]["AP"] for each in seeds]
+    values = [each.result.settings[MULTILINGUAL]["AP"] for each in seeds]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert cell.spread == f"±{(high - low) / 2:.3f}".replace("0.", ".")
 
@@ -147,8 +147,8 @@ def test_runs_are_grouped_by_all_but_names_and_seeds(tmp_path: Path) -> None:
     ]
     runs.append(a_run(tmp_path, "alone", 0.5, "optimiser.steps=7"))
     own, _ = judged(runs, seeds=True)
-    assert [each.verdict.model for each in own] == ["mono, 2 seeds", "cross, 2 seeds", "alone"]
-    assert [len(each.verdict.of_seeds.get(MULTILINGUAL, {}).get("AP", [])) for each in own] == [2, 2, 0]
+    assert [each.result.model for each in own] == ["mono, 2 seeds", "cross, 2 seeds", "alone"]
+    assert [len(each.result.of_seeds.get(MULTILINGUAL, {}).get("AP", [])) for each in own] == [2, 2, 0]
     assert len(judged(runs)[0]) == 5
 
 
@@ -165,12 +165,12 @@ def test_the_page_and_the_tables_tell_the_spread(tmp_path: Path) -> None:
 def test_a_mean_says_how_many_of_its_runs_were_judged(tmp_path: Path) -> None:
     runs = [a_run(tmp_path, f"a{seed}", 0.5, f"plan.seed={seed}") for seed in range(3)]
     table = queries(0.5, 9)
-    whole = verdict_of("a", table, "other")
+    whole = result_of("a", table, "other")
     for run in runs[:2]:
-        kept(run.verdict("other"), whole, table)
-    kept(runs[0].verdict("other", variant="bf16"), whole.model_copy(update={"variant": "bf16"}), table)
+        kept(run.result("other"), whole, table)
+    kept(runs[0].result("other", variant="bf16"), whole.model_copy(update={"variant": "bf16"}), table)
     own, _ = judged(runs, seeds=True)
-    assert [(each.verdict.task, each.verdict.model) for each in own if each.verdict.task == "other"] == [
+    assert [(each.result.task, each.result.model) for each in own if each.result.task == "other"] == [
         ("other", "a, 2 of 3 seeds"),
         ("other", "a+bf16, 1 of 3 seeds"),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.retrieval.search.exact_scores import ranking_keys
-from hbt_ray.retrieval.search.shard import Shard
+from hbt_ray.retrieval.search.shard import VectorShard
 from tests.retrieval.corpora import DIM, all_scores, vectors
 
 
@@ -19,7 +19,7 @@ from tests.retrieval.corpora import DIM, all_scores, vectors
 def test_shard_search_equals_brute_force(kind: str, k: int, by_faiss: bool) -> None:
     documents, queries = vectors(kind, 3000, 1), vectors(kind, 40, 2)
     orders = np.arange(0, 9000, 3)
-    shard = Shard(orders, documents)
+    shard = VectorShard(orders, documents)
     keys = np.sort(ranking_keys(all_scores(queries, documents), orders), axis=1)[:, ::-1]
     assert np.array_equal(shard.search(queries, k), keys[:, :k])
     assert ("_faiss" in vars(shard)) == by_faiss, "the other way of searching was tested"
@@ -28,9 +28,9 @@ def test_shard_search_equals_brute_force(kind: str, k: int, by_faiss: bool) -> N
 def test_faiss_is_trusted_where_scores_are_apart_and_only_there() -> None:
     apart = vectors("ties", 3000, 1) * np.float32(0.01)
     apart[:40] = np.eye(40, DIM, dtype=np.float32) * np.linspace(1, 2, 40, dtype=np.float32)[:, None]
-    assert Shard(np.arange(3000), apart)._candidates(apart[:5], 1, 17)[1].all()
+    assert VectorShard(np.arange(3000), apart)._candidates(apart[:5], 1, 17)[1].all()
     same = vectors("same", 3000, 1)
-    assert not Shard(np.arange(3000), same)._candidates(same[:5], 1, 17)[1].any()
+    assert not VectorShard(np.arange(3000), same)._candidates(same[:5], 1, 17)[1].any()
 
 
 @pytest.mark.parametrize("kind", ["ties", "float", "same"])
@@ -45,7 +45,7 @@ def test_shard_preceding_equals_brute_force(kind: str, num: int) -> None:
     targets = np.hstack([orders[:3], orders[-2:] + 1, [0, 1]])[: scores.shape[1]]
     own = all_scores(queries, documents)[:, None, :]
     expected = (own > scores[:, :, None]) | ((own == scores[:, :, None]) & (orders > targets[:, None]))
-    counts = Shard(orders, documents).preceding(queries, ranking_keys(scores, targets))
+    counts = VectorShard(orders, documents).preceding(queries, ranking_keys(scores, targets))
     assert np.array_equal(counts, expected.sum(axis=2))
 
 

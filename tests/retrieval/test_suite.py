@@ -11,7 +11,7 @@ import yaml
 from hbt_ray.errors import ConfigError, TaskError
 from hbt_ray.retrieval.compare.column import Column
 from hbt_ray.retrieval.compare.table import compare
-from hbt_ray.retrieval.result import Verdict
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import Bitext, Suite, Task, distinct, open_task
 from tests.retrieval.test_readers import write
 
@@ -130,10 +130,10 @@ def test_a_task_is_shown_by_its_own_measures() -> None:
     counts = {"en": 1}
     shown = {}
     for headline in ([], ["nDCG@10", "R@100"], ["R@100", "RankDistance"], ["RR@7"]):
-        verdict = Verdict(task="t", task_fingerprint="d", model="m", fingerprint="f", headline=headline,
+        result = EvaluationResult(task="t", task_fingerprint="d", model="m", fingerprint="f", headline=headline,
                           languages=["en"], num_queries=counts, num_documents=counts, settings=settings, pairs={},
                           pool={})  # fmt: skip
-        shown[tuple(headline)] = compare([verdict])[0].columns
+        shown[tuple(headline)] = compare([result])[0].columns
     mono, multi = (lambda name: Column("monolingual", name)), (lambda name: Column("multilingual", name))
     assert shown[()] == (mono("AP"), mono("R@1"), multi("AP"), multi("R@10"), multi("RankDistance"))
     assert shown["nDCG@10", "R@100"] == (mono("nDCG@10"), mono("R@100"), multi("nDCG@10"), multi("R@100"))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.formats.rows import Row
+from hbt_ray.data.formats.rows import SourceRow
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks import Task, parallel_task, read_lareqa
 from hbt_ray.retrieval.tasks.bitext import multiway
@@ -144,10 +144,10 @@ def test_lareqa_refuses_folders_and_files_that_are_none(tmp_path: Path) -> None:
 
 def test_parallel_task_shares_passages_over_items_and_languages() -> None:
     rows = [
-        Row("i1", "de", "f1", "P", passage_id="p"),
-        Row("i1", "en", "q1", "P (en)", passage_id="p"),
-        Row("i2", "de", "f2", "P", passage_id="p"),
-        Row("i3", "en", "q3", "own"),
+        SourceRow("i1", "de", "f1", "P", passage_id="p"),
+        SourceRow("i1", "en", "q1", "P (en)", passage_id="p"),
+        SourceRow("i2", "de", "f2", "P", passage_id="p"),
+        SourceRow("i3", "en", "q3", "own"),
     ]
     task = parallel_task("parallel", iter(rows))
     assert task.documents["doc_id"].to_pylist() == ["de_p", "en_p", "en_i3"]
@@ -159,9 +159,9 @@ def test_parallel_task_shares_passages_over_items_and_languages() -> None:
 
 
 def test_parallel_task_refuses_one_passage_with_two_texts_and_items_that_occur_twice() -> None:
-    first = Row("i1", "de", "f", "P", passage_id="p", where="a.jsonl:1")
+    first = SourceRow("i1", "de", "f", "P", passage_id="p", where="a.jsonl:1")
     with pytest.raises(TaskError, match=r"passage 'p' has two texts in 'de', the second at a\.jsonl:9"):
-        parallel_task("parallel", [first, Row("i2", "de", "f", "Q", passage_id="p", where="a.jsonl:9")])
+        parallel_task("parallel", [first, SourceRow("i2", "de", "f", "Q", passage_id="p", where="a.jsonl:9")])
     with pytest.raises(TaskError) as caught:
         parallel_task("parallel", [first, replace(first, question="g")])
     assert caught.value.code == "CONTRADICTION"

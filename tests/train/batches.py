@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 
 NUM_ROWS, PER_ROW, NUM_TOKENS = 11, 2, 50
@@ -20,7 +20,7 @@ def sizes_of(world_size: int, num_rows: int = NUM_ROWS) -> tuple[int, ...]:
 
 def batch(
     step: int, rank: int = 0, world_size: int = 1, *, mined: bool = False, views: bool = False, num_rows: int = NUM_ROWS
-) -> LocalBatch:
+) -> RankBatch:
     """Passages are shared between rows, and questions have up to three right ones; from step 1 on the last third of the
     rows has no mined negative."""
     rng = np.random.default_rng(step)
@@ -49,7 +49,7 @@ def batch(
         )
     }
     of_rows = (part[:, None] * PER_ROW + np.arange(PER_ROW)).ravel()
-    return LocalBatch(
+    return RankBatch(
         step,
         "mono",
         "set",

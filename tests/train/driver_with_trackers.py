@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_checked_json
-from hbt_ray.train.trackers import Log, TrackersConfig
+from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
 from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows
 
 
 def main() -> None:
-    run, names = Run(Path(sys.argv[1])), sys.argv[2:]
-    log = Log(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
+    run, names = RunDir(Path(sys.argv[1])), sys.argv[2:]
+    log = TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
     for step in range(STEPS_BEFORE):
         recorded(run, outcome(step))
         log.outcome(outcome(step))
@@ -27,7 +27,7 @@ def main() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def all_are_there(run: Run, num_trackers: int) -> bool:
+def all_are_there(run: RunDir, num_trackers: int) -> bool:
     if not run.trackers.exists():
         return False
     marks = read_checked_json(run.trackers).values()

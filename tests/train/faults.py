@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from hbt_ray.data.stream.loader import LocalBatch
-from hbt_ray.train.worker.hooks import Probe
+from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.train.worker.hooks import Hooks
 
 
 def kill() -> None:
@@ -46,7 +46,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Faults(Probe):
+class Faults(Hooks):
     """`Faults(folder).at(7, 1, "batch", kill)`; the folder remembers what happened, and which items each rank saw."""
 
     folder: Path
@@ -56,7 +56,7 @@ class Faults(Probe):
         """Places: batch, before_update, after_update, written (when the weights are on the disk, and no more)."""
         return replace(self, plan=(*self.plan, (step, rank, place, do)))
 
-    def batch(self, rank: int, batch: LocalBatch) -> None:
+    def batch(self, rank: int, batch: RankBatch) -> None:
         seen = {"step": batch.step, "rank": rank, "items": batch.items.tolist(), "time": time.time()}
         with (self.folder / f"seen-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(seen) + "\n")

@@ -9,19 +9,19 @@ from hbt_ray.model.options import for_training
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.optimizer import OptimiserConfig
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 from tests.train.batches import batch, sizes_of
 
 
-def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> Learner:
+def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> TrainStep:
     how = OptimiserConfig(steps=20, learning_rate=1e-2, warmup=0, decay="none", chunk_rows=4, activation_tokens=40)
     encoder = for_training(base, config)
     padding_id = encoder.tokenizer.pad_token_id
     objective = Objective(LossConfig())
-    return Learner(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
+    return TrainStep(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
 
 
-def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> Learner:
+def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> TrainStep:
     made = learner(base, config, rank, world_size)
     for step in range(steps):
         made.learn(batch(step, rank, world_size))

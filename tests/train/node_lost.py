@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from hbt_ray.data.stream.loader import LocalBatch
-from hbt_ray.train.worker.hooks import Probe
+from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.train.worker.hooks import Hooks
 from tests.nodes import head
 from tests.worlds import small_run
 
@@ -16,10 +16,10 @@ LOST_AFTER = 12
 """Steps that the driver hears of."""
 
 
-class Unhurried(Probe):
+class Unhurried(Hooks):
     """Leaves time for a node to be lost before the run is over."""
 
-    def batch(self, rank: int, batch: LocalBatch) -> None:
+    def batch(self, rank: int, batch: RankBatch) -> None:
         time.sleep(0.3)
 
 

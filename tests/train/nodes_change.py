@@ -14,7 +14,7 @@ from typing import Any
 
 from ray import cloudpickle
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.train.config import TrainConfig
 from tests.nodes import head
 from tests.train import faults
@@ -44,7 +44,7 @@ def settings(world: Path) -> TrainConfig:
 class Unhurried(faults.Faults):
     """Steps so slow that ranks have time to hear of what happens to the cluster before the run is over."""
 
-    def batch(self, rank: int, batch: LocalBatch) -> None:
+    def batch(self, rank: int, batch: RankBatch) -> None:
         super().batch(rank, batch)
         world_size = 12 // len(batch.items)
         time.sleep({1: 1.0, 2: 0.0, 3: 0.15}[world_size])

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.inputs import Encoded, Mined, Version
+from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
 
 
 def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
@@ -26,7 +26,7 @@ def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
 
 
 def loss(
-    encoder: nn.Module, batch: LocalBatch, config: LossConfig, temperature: Tensor, teacher: nn.Module | None = None
+    encoder: nn.Module, batch: RankBatch, config: LossConfig, temperature: Tensor, teacher: nn.Module | None = None
 ) -> Tensor:
     """The mean over the rows of InfoNCE, in every asked-for direction and width, and the terms."""
     sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.right_keys)
@@ -38,13 +38,13 @@ def loss(
     if not config.terms or teacher is None:
         return total
     shape = (len(sides[0]), -1)
-    seen = Encoded(
+    seen = LossInputs(
         *sides,
         torch.from_numpy(batch.question_languages),
         torch.from_numpy(batch.passage_languages),
-        Mined(negatives.unflatten(0, shape), keys.view(shape), there.view(shape)),
+        HardNegatives(negatives.unflatten(0, shape), keys.view(shape), there.view(shape)),
         **{
-            name: Version(
+            name: Translation(
                 vectors(teacher if name.startswith("teacher") else encoder, tokens),
                 torch.from_numpy(tokens.lengths > 0),
             )

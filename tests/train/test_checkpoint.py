@@ -13,7 +13,7 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 from tests.train.batches import batch
 from tests.train.test_learner import learner
 
@@ -21,19 +21,19 @@ PLAN = {"seed": 0, "alpha": 0.5}
 FILES = ["weights.safetensors", "loss.safetensors", "average.safetensors", "optimiser.pt", "checkpoint.json"]
 
 
-def full_learner(**settings: Any) -> Learner:
+def full_learner(**settings: Any) -> TrainStep:
     """With everything that a checkpoint can hold."""
     loss = LossConfig(learn_temperature=True)
     return learner(torch.float32, dropout=0.1, loss=loss, **{"average": 0.9, **settings})
 
 
-def save(folder: Path, made: Learner, step: int) -> None:
+def save(folder: Path, made: TrainStep, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write(folder, checkpoint.snapshot(made, step, PLAN))
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Learner:
+def trained(tmp_path: Path) -> TrainStep:
     made = full_learner()
     for step in range(3):
         made.learn(batch(step))
@@ -41,7 +41,7 @@ def trained(tmp_path: Path) -> Learner:
     return made
 
 
-def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: Learner) -> None:
+def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: TrainStep) -> None:
     other = full_learner()
     state = checkpoint.restore(tmp_path, other)
     assert (state.step, state.plan, state.world_size, state.num_averaged) == (3, PLAN, 1, 3)
@@ -53,7 +53,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, train
         assert all(torch.equal(value, theirs[file][name]) for name, value in tensors.items()), file
 
 
-def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: Learner) -> None:
+def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: TrainStep) -> None:
     taken = checkpoint.snapshot(trained, 3, PLAN)
     trained.learn(batch(3))
     (tmp_path / "later").mkdir()
@@ -62,7 +62,7 @@ def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: 
         assert (tmp_path / "later" / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: Learner) -> None:
+def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: TrainStep) -> None:
     plain, averaged = (learner(torch.float32).encoder for _ in range(2))
     checkpoint.restore_weights(tmp_path, plain)
     checkpoint.restore_weights(tmp_path, averaged, averaged=True)

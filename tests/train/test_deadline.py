@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from hbt_ray.train.driver.metrics_actor import Journal
-from hbt_ray.train.worker.watchdog import Deadline
+from hbt_ray.train.driver.metrics_actor import MetricsActor
+from hbt_ray.train.worker.watchdog import Watchdog
 
 
 def test_a_stuck_rank_says_where_and_ends_after_it() -> None:
     said: list[tuple[int, str]] = []
     ended = threading.Event()
-    deadline = Deadline(0.05, lambda step, where: said.append((step, where)), ended.set)
+    deadline = Watchdog(0.05, lambda step, where: said.append((step, where)), ended.set)
     deadline.beat(6)
     deadline.beat(7)
     assert ended.wait(60)
@@ -24,7 +24,7 @@ def test_a_stuck_rank_says_where_and_ends_after_it() -> None:
 
 def test_no_time_runs_while_it_rests() -> None:
     ended = threading.Event()
-    deadline = Deadline(0.05, lambda step, where: None, ended.set)
+    deadline = Watchdog(0.05, lambda step, where: None, ended.set)
     deadline.beat(1)
     deadline.rest()
     assert not ended.wait(0.5)
@@ -35,13 +35,13 @@ def test_a_rank_that_cannot_say_it_ends_all_the_same(caplog: pytest.LogCaptureFi
         raise TimeoutError
 
     ended = threading.Event()
-    Deadline(0.05, refuse, ended.set).beat(1)
+    Watchdog(0.05, refuse, ended.set).beat(1)
     assert ended.wait(60)
     assert "step 1 was stuck at" in caplog.text
 
 
 def test_ranks_one_step_apart_are_one_stall_until_a_step_is_done() -> None:
-    journal = Journal()
+    journal = MetricsActor()
     journal.stall(1, 17, "stuck.py:3 in stall")
     journal.stall(0, 18, "all_gather")
     assert journal.last_stall() == (17, {1: "stuck.py:3 in stall", 0: "all_gather"})

@@ -14,14 +14,14 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.model.options import for_training
 from hbt_ray.report.model_card import write_card
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 from hbt_ray.train.trackers import TrackersConfig
-from hbt_ray.train.validation.record import Record
+from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
 from tests.train.batches import NUM_ROWS, batch
 from tests.train.model_folders import edited, saved
@@ -37,13 +37,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learned(config: TrainConfig, steps: tuple[int, ...]) -> Learner:
+def learned(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
     """A run with checkpoints after so many steps of made-up batches."""
     open_run(config)
     encoder = for_training(config.run.base, config.model)
     padding_id, objective = encoder.tokenizer.pad_token_id, Objective(config.loss)
-    learner = Learner(encoder, config.optimiser, objective, padding_id=padding_id, sizes=(NUM_ROWS,))
-    shelf = Shelf(config.run.checkpoints)
+    learner = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, sizes=(NUM_ROWS,))
+    shelf = CheckpointDirectory(config.run.checkpoints)
     for step in range(max(steps)):
         learner.learn(batch(step))
         if step + 1 in steps:
@@ -100,7 +100,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
         "optimiser.average=0.9",
     )
     learned(config, (10, 20))
-    record, shelf = Record(config.run.validation), Shelf(config.run.checkpoints)
+    record, shelf = ValidationRecord(config.run.validation), CheckpointDirectory(config.run.checkpoints)
     rows = [validate(config.absolute().model_dump(mode="json"), shelf.path(step), step) for step in (10, 20)]
     assert rows[0]["pool_loss"] != rows[1]["pool_loss"]
     record.append({**rows[0], "AP": 0.75})

@@ -19,13 +19,13 @@ from hbt_ray.data.stream.loader import Loader
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
 from hbt_ray.model.build import tokenising
 from hbt_ray.model.options import for_training
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 from tests.disks import resize, small_disk
 from tests.train import faults, nodes_change
 from tests.train.faults import Faults, kill, leave, refuse, stall
@@ -56,8 +56,8 @@ def disturbed(world: Path, name: str, *overrides: str) -> tuple[TrainConfig, Fau
     return small_run(world, *settings), Faults(folder)
 
 
-def last_files(run: Run) -> dict[str, bytes]:
-    newest = Shelf(run.checkpoints).newest()
+def last_files(run: RunDir) -> dict[str, bytes]:
+    newest = CheckpointDirectory(run.checkpoints).newest()
     assert newest is not None
     return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
 
@@ -94,7 +94,7 @@ def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undistu
         fit(config, lambda outcome: None, probe=schedule)
     assert schedule.happened() == [0, 1]
     assert caught.value.step == 17
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     assert newest is not None
     assert newest[1].step == 15
     fit(config, lambda outcome: None)
@@ -106,7 +106,7 @@ def test_storage_that_refuses_ends_in_one_named_error(world: Path) -> None:
     with pytest.raises(StorageError, match=r"checkpoint of step 10 cannot be written .*No space left") as caught:
         fit(config, lambda outcome: None, probe=schedule.at(10, 0, "written", refuse))
     assert caught.value.path.endswith("step-00000010")
-    assert Shelf(config.run.checkpoints).steps() == [5]
+    assert CheckpointDirectory(config.run.checkpoints).steps() == [5]
     assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
 
 
@@ -119,7 +119,7 @@ def test_a_disk_that_is_really_full_is_one_error_and_with_room_the_run_goes_on(
         with pytest.raises(StorageError) as caught:
             fit(config, lambda outcome: None)
         assert caught.value.path.startswith(str(config.run.root))
-        steps = Shelf(config.run.checkpoints).steps()
+        steps = CheckpointDirectory(config.run.checkpoints).steps()
         assert steps, "some checkpoint found room"
         assert steps_on_disk(config.run)[: steps[-1]] == list(range(steps[-1]))
         resize(disk, "64m")
@@ -149,7 +149,7 @@ def in_this_process(config: TrainConfig) -> list[float]:
     encoder = for_training(config.run.base, config.model)
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
-    learner = Learner(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))
+    learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))
     loader = Loader(config.store, config.plan, tokenising(encoder, config.model))
     return [learner.learn(loader.local(step, 0, 1)).loss for step in range(config.optimiser.steps)]
 
@@ -184,12 +184,12 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: 
     command = [sys.executable, "-m", f"tests.train.{script}", str(world)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    run = Run(world / "runs" / script)
+    run = RunDir(world / "runs" / script)
     assert last_files(run) == last_files(undisturbed.run)
     assert steps_on_disk(run) == list(range(40))
 
 
-def steps_on_disk(run: Run) -> list[int]:
+def steps_on_disk(run: RunDir) -> list[int]:
     """Every line of the metrics file; a damaged one would be an error here."""
     return [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
 
@@ -222,7 +222,7 @@ def test_a_command_that_was_ended_goes_on_and_loses_nothing(world: Path) -> None
     assert {path.stat().st_mode & 0o777 for path in config.run.root.rglob("*") if path.is_file()} == {0o644}
 
 
-def end_command(config: Path, run: Run, reached: int, ending: signal.Signals) -> tuple[int, str]:
+def end_command(config: Path, run: RunDir, reached: int, ending: signal.Signals) -> tuple[int, str]:
     """Send a signal to `hbt train` once so many steps are on the disk; returns its exit code and what it printed.
 
     All processes that it started must be gone soon after, but for Ray's own agents, which look every minute.

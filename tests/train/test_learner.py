@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.loop import Outcome, train
+from hbt_ray.train.step.loop import StepOutcome, train
 from hbt_ray.train.step.optimizer import OptimiserConfig
 from hbt_ray.train.step.teacher import Teacher
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 from tests.train import plain
 from tests.train.batches import NUM_ROWS, PER_ROW, batch, sizes_of
 from tests.train.encoders import TinyEncoder
@@ -49,12 +49,12 @@ def learner(
     dropout: float = 0.0,
     loss: LossConfig | None = None,
     **settings: object,
-) -> Learner:
+) -> TrainStep:
     config = OptimiserConfig(**{"steps": 20, "learning_rate": 1e-2, **settings})
     objective = Objective(loss or LossConfig()).to(kind)
     encoder, sizes = TinyEncoder(kind, dropout), sizes_of(world_size)
     teacher = Teacher(a_teacher(kind), config, torch.device("cpu")) if objective.config.imitation else None
-    return Learner(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes, teacher=teacher)
+    return TrainStep(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes, teacher=teacher)
 
 
 def test_the_temperature_of_a_step_is_told_where_it_is_learned() -> None:
@@ -72,7 +72,7 @@ def a_teacher(kind: torch.dtype) -> TinyEncoder:
     return made
 
 
-def loss_and_gradients(made: Learner, some: LocalBatch) -> list[Tensor]:
+def loss_and_gradients(made: TrainStep, some: RankBatch) -> list[Tensor]:
     """Of one step, before clipping."""
     loss = made.learn(some).loss
     parameters = [*made.encoder.parameters(), *made.objective.parameters()]
@@ -215,7 +215,7 @@ def test_the_learned_temperature_moves_and_stays_above_its_bound() -> None:
 
 
 def test_the_loop_learns_records_and_saves_in_order() -> None:
-    outcomes: list[Outcome] = []
+    outcomes: list[StepOutcome] = []
     saved: list[int] = []
     train(learner(torch.float32), (batch(step) for step in range(5, 9)), outcomes.append, saved.append)
     assert [outcome.step for outcome in outcomes] == [5, 6, 7, 8]

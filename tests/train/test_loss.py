@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.loss.inputs import Mined
+from hbt_ray.train.loss.inputs import HardNegatives
 from hbt_ray.train.loss.positives import share_key
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07
@@ -61,7 +61,7 @@ def test_the_loss_is_the_formula_with_shared_passages_left_out() -> None:
     distinct = torch.arange(NUM_ROWS)
     unmasked = info_nce(questions, passages, distinct, TEMPERATURE, (NUM_ROWS,)).item()
     assert unmasked > loss
-    harder = info_nce(*sides, TEMPERATURE, (NUM_ROWS,), Mined(mined, mined_keys, there)).item()
+    harder = info_nce(*sides, TEMPERATURE, (NUM_ROWS,), HardNegatives(mined, mined_keys, there)).item()
     assert harder == pytest.approx(by_hand(*sides, mined, mined_keys, there), abs=1e-12)
     assert harder > loss
 
@@ -86,7 +86,7 @@ def test_a_passage_that_answers_is_none_of_the_negatives_whoever_brings_it() -> 
     """Passage 2 answers question 1 too, by a row that is not in the batch; and so does a negative mined for row 2."""
     questions = torch.eye(2, dtype=torch.float64)
     passages = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
-    mined = Mined(
+    mined = HardNegatives(
         torch.tensor([[[0.8, 0.6]], [[0.0, -1.0]]], dtype=torch.float64), torch.tensor([[4], [3]]), torch.ones(2, 1) > 0
     )
     keys = torch.tensor([[1, 2, 3], [2, 2, 2]])
@@ -119,10 +119,12 @@ def test_two_questions_with_one_negative_on_paper() -> None:
     there = torch.tensor([[True], [False]])
     one, zero, first, second = (math.exp(score / 0.5) for score in (1.0, 0.0, 0.6, 0.8))
     keys, mined_keys = torch.tensor([1, 2]), torch.tensor([[3], [4]])
-    loss = info_nce(questions, passages, keys, 0.5, (2,), Mined(mined, mined_keys, there)).item()
+    loss = info_nce(questions, passages, keys, 0.5, (2,), HardNegatives(mined, mined_keys, there)).item()
     expected = [math.log((one + zero + other) / one) for other in (first, second)]
     assert loss == pytest.approx(sum(expected) / 2, abs=1e-12)
-    shared = info_nce(questions, passages, keys, 0.5, (2,), Mined(mined, torch.tensor([[2], [4]]), there)).item()
+    shared = info_nce(
+        questions, passages, keys, 0.5, (2,), HardNegatives(mined, torch.tensor([[2], [4]]), there)
+    ).item()
     assert shared == pytest.approx((expected[0] + math.log((one + zero) / one)) / 2, abs=1e-12)
 
 
@@ -149,7 +151,7 @@ def test_prefixes_on_paper() -> None:
 
 def test_negatives_that_are_not_there_change_nothing() -> None:
     made = []
-    for mined in (None, Mined(torch.zeros(NUM_ROWS, 2, WIDTH).double(), torch.zeros(NUM_ROWS, 2).long(),
+    for mined in (None, HardNegatives(torch.zeros(NUM_ROWS, 2, WIDTH).double(), torch.zeros(NUM_ROWS, 2).long(),
                               torch.zeros(NUM_ROWS, 2).bool())):  # fmt: skip
         questions, passages, keys = example(torch.float64)
         loss = info_nce(questions.requires_grad_(), passages.requires_grad_(), keys, TEMPERATURE, (NUM_ROWS,), mined)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.inputs import Encoded, Mined
+from hbt_ray.train.loss.inputs import HardNegatives, LossInputs
 from hbt_ray.train.loss.objective import Objective
 from tests.train import plain
 from tests.train.processes import on_ranks
@@ -76,9 +76,9 @@ def ours(case: str, sizes: tuple[int, ...], tile: int, kind: torch.dtype, rank: 
     leaves = [rows.questions, rows.passages, *([rows.mined] if with_mined else [])]
     for leaf in leaves:
         leaf.requires_grad_()
-    mined = Mined(rows.mined, rows.mined_keys, rows.there) if with_mined else None
+    mined = HardNegatives(rows.mined, rows.mined_keys, rows.there) if with_mined else None
     objective = Objective(LossConfig(tile=tile, **settings)).to(kind)
-    part = objective(Encoded(*rows[:3], rows.right_keys[:, 0], rows.right_keys[:, 0], mined), sizes)
+    part = objective(LossInputs(*rows[:3], rows.right_keys[:, 0], rows.right_keys[:, 0], mined), sizes)
     part.backward()
     return [part.detach(), *(leaf.grad for leaf in (*objective.parameters(), *leaves) if leaf.grad is not None)]
 

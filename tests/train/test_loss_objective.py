@@ -13,7 +13,7 @@ from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.objective import Objective
 
 
@@ -23,7 +23,7 @@ class Length(Config):
     weight: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         return (encoded.questions / temperature).sum() / sum(sizes)
 
 
@@ -32,11 +32,11 @@ class Lengthened(LossConfig):
     second: Length | None = None
 
 
-def encoded() -> Encoded:
+def encoded() -> LossInputs:
     generator = torch.Generator().manual_seed(2)
     questions, passages = (torch.randn(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     keys = torch.arange(4)
-    return Encoded(questions.requires_grad_(), passages, keys[:, None], keys, keys)
+    return LossInputs(questions.requires_grad_(), passages, keys[:, None], keys, keys)
 
 
 def test_the_objective_of_no_options_is_info_nce() -> None:

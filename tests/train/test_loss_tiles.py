@@ -15,7 +15,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.loss.inputs import Mined
+from hbt_ray.train.loss.inputs import HardNegatives
 from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 
 PRODUCTS = ("aten::mm", "aten::addmm_")
@@ -95,7 +95,7 @@ def test_no_tensor_grows_with_the_square_of_the_batch() -> None:
     def largest(num_rows: int, tile: int) -> int:
         questions, passages = sides(num_rows, num_rows)
         right_keys = torch.stack([torch.arange(num_rows), torch.arange(num_rows).roll(1)], dim=1)
-        mined = Mined(
+        mined = HardNegatives(
             sides(num_rows, num_rows)[1][:, None], torch.arange(num_rows)[:, None], torch.ones(num_rows, 1) > 0
         )
         settings = {"symmetric": True, "dimensions": (4,), "tile": tile}

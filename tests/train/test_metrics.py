@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.errors import StorageError
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.train.worker.metrics_file import MetricsFile
 from tests.disks import small_disk
 
@@ -30,7 +30,7 @@ def steps(path: Path) -> list[int]:
 def test_training_that_goes_on_has_one_row_a_step(tmp_path: Path, left: list[int], torn: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step, "loss": step}) + "\n" for step in left) + torn)
-    assert [row["step"] for row in Run(tmp_path).curve()] == sorted(set(left)), "readers skip what is torn"
+    assert [row["step"] for row in RunDir(tmp_path).curve()] == sorted(set(left)), "readers skip what is torn"
     file = MetricsFile(path)
     file.cut(5)
     for step in range(5, 9):

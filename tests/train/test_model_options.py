@@ -19,7 +19,7 @@ from hbt_ray.model.lora import LoraConfig
 from hbt_ray.model.options import for_training, for_weights
 from hbt_ray.train.checkpoint.format import held
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.step.grad_cache import Budget, Tower
+from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
 from tests.train.batches import batch
 from tests.train.learners import learned
 from tests.train.model_folders import TEXTS, saved, small, there
@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> list[Tensor]:
     """Vectors and gradients of one batch, with dropout."""
     encoder = for_training(base, config).train()
-    tower = Tower(encoder, padding_id=1, budget=Budget(4, tokens), world_size=1, device=CPU)
+    tower = GradCacheEncoder(encoder, padding_id=1, budget=EncodeLimits(4, tokens), world_size=1, device=CPU)
     texts: Tokens = batch(0).passages
     encoding = tower.encode(texts, 3)
     encoding.backward(torch.randn(encoding.vectors.shape, generator=torch.Generator().manual_seed(5)))

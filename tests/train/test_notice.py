@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from hbt_ray.train.worker.preemption import Answer, answer, ask_after
+from hbt_ray.train.worker.preemption import PreemptionAction, answer, ask_after
 
 
 @pytest.mark.parametrize(
     ("left", "saved", "saving", "expected"),
     [
-        (120.0, False, 0.0, Answer.SAVE),
-        (120.0, True, 2.0, Answer.GO_ON),
-        (14.0, True, 2.0, Answer.HOLD),
-        (14.0, False, 0.0, Answer.SAVE),
-        (9.0, False, 0.0, Answer.HOLD),
-        (120.0, True, 60.0, Answer.HOLD),  # So slow a storage that the next checkpoint would come too late.
-        (-3.0, True, 0.0, Answer.HOLD),
-        (None, False, 0.0, Answer.SAVE),
-        (None, True, 2.0, Answer.SAVE),
+        (120.0, False, 0.0, PreemptionAction.SAVE),
+        (120.0, True, 2.0, PreemptionAction.GO_ON),
+        (14.0, True, 2.0, PreemptionAction.HOLD),
+        (14.0, False, 0.0, PreemptionAction.SAVE),
+        (9.0, False, 0.0, PreemptionAction.HOLD),
+        (120.0, True, 60.0, PreemptionAction.HOLD),  # So slow a storage that the next checkpoint would come too late.
+        (-3.0, True, 0.0, PreemptionAction.HOLD),
+        (None, False, 0.0, PreemptionAction.SAVE),
+        (None, True, 2.0, PreemptionAction.SAVE),
     ],
 )
-def test_answers(left: float | None, saved: bool, saving: float, expected: Answer) -> None:
+def test_answers(left: float | None, saved: bool, saving: float, expected: PreemptionAction) -> None:
     assert answer(left, saved=saved, saving=saving, step_seconds=0.5) is expected
 
 
@@ -40,9 +40,9 @@ def test_the_last_checkpoint_is_there_before_the_deadline_and_no_step_comes_afte
             continue
         ask_at = ask_after(step, step_seconds)
         told = answer(notice - clock, saved=saved, saving=saving if saved else 0.0, step_seconds=step_seconds)
-        if told is not Answer.GO_ON:
+        if told is not PreemptionAction.GO_ON:
             clock, saved, last_saved = clock + saving, True, step
-        holding = told is Answer.HOLD
+        holding = told is PreemptionAction.HOLD
     assert holding
     assert last_saved == step
     assert clock <= notice

@@ -15,7 +15,7 @@ from torch import nn
 
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.ema import Average
+from hbt_ray.train.step.ema import Ema
 from hbt_ray.train.step.optimizer import (
     OptimiserConfig,
     RateStage,
@@ -183,19 +183,17 @@ def test_what_is_frozen_is_left_out() -> None:
     held = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
     assert id(encoder.embeddings.weight) not in held
     assert len(held) == sum(1 for _ in encoder.parameters()) - 1
-    assert set(Average(encoder, 0.9).values) == {
-        name for name, value in encoder.named_parameters() if value.requires_grad
-    }
+    assert set(Ema(encoder, 0.9).values) == {name for name, value in encoder.named_parameters() if value.requires_grad}
 
 
 def test_the_average_by_hand_and_continued() -> None:
     encoder = nn.Linear(1, 1, bias=False).double()
     encoder.weight.data.fill_(0.0)
-    average, expected = Average(encoder, 0.5), 0.0
+    average, expected = Ema(encoder, 0.5), 0.0
     for number, value in enumerate([1.0, 3.0, -2.0, 5.0, 8.0, 1.0, 4.0, 4.0, 9.0]):
         if number == 4:  # Stopped and continued.
             saved = {name: tensor.clone() for name, tensor in average.values.items()}
-            average, before = Average(encoder, 0.5), average
+            average, before = Ema(encoder, 0.5), average
             average.load(saved, before.num_updates)
         encoder.weight.data.fill_(value)
         average.update(encoder)

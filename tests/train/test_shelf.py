@@ -16,25 +16,25 @@ import torch
 
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf, to_delete
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory, to_delete
 from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
 from tests.train.test_learner import learner
 
 
-def publish(shelf: Shelf, step: int) -> None:
+def publish(shelf: CheckpointDirectory, step: int) -> None:
     with shelf.publishing(step) as folder:
         checkpoint.write(folder, checkpoint.snapshot(full_learner(), step, PLAN))
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    made = Shelf(tmp_path / "checkpoints")
+def shelf(tmp_path: Path) -> CheckpointDirectory:
+    made = CheckpointDirectory(tmp_path / "checkpoints")
     for step in (10, 20, 30):
         publish(made, step)
     return made
 
 
-def newest_step(shelf: Shelf) -> int:
+def newest_step(shelf: CheckpointDirectory) -> int:
     found = shelf.newest()
     assert found is not None
     assert found[0] == shelf.path(found[1].step)
@@ -42,14 +42,14 @@ def newest_step(shelf: Shelf) -> int:
 
 
 def test_an_empty_shelf_has_no_newest(tmp_path: Path) -> None:
-    assert Shelf(tmp_path / "nothing").newest() is None
-    assert Shelf(tmp_path / "nothing").steps() == []
+    assert CheckpointDirectory(tmp_path / "nothing").newest() is None
+    assert CheckpointDirectory(tmp_path / "nothing").steps() == []
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 def test_a_damaged_one_is_passed_over_with_a_warning(
-    shelf: Shelf, name: str, damage: str, caplog: pytest.LogCaptureFixture
+    shelf: CheckpointDirectory, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert newest_step(shelf) == 30
     spoil(shelf.path(30) / name, damage)
@@ -59,21 +59,21 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     assert "going on from step 20 instead" in caplog.text
 
 
-def test_one_under_another_name_is_passed_over(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_under_another_name_is_passed_over(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
     """Its files are whole, but its step is not the one it stands for."""
     shelf.path(30).rename(shelf.path(35))
     assert newest_step(shelf) == 20
     assert "step-00000035" in caplog.text
 
 
-def test_when_none_is_whole_all_are_named(shelf: Shelf) -> None:
+def test_when_none_is_whole_all_are_named(shelf: CheckpointDirectory) -> None:
     for step in shelf.steps():
         spoil(shelf.path(step) / FILES[0], "cut")
     with pytest.raises(CheckpointError, match=r"step-00000030.*step-00000020.*step-00000010"):
         shelf.newest()
 
 
-def test_a_block_that_fails_leaves_nothing(shelf: Shelf) -> None:
+def test_a_block_that_fails_leaves_nothing(shelf: CheckpointDirectory) -> None:
     before = sorted(path.name for path in shelf.root.rglob("*"))
     number = 0
 
@@ -89,7 +89,7 @@ def test_a_block_that_fails_leaves_nothing(shelf: Shelf) -> None:
     assert newest_step(shelf) == 30
 
 
-def test_the_same_step_again_replaces_it(shelf: Shelf) -> None:
+def test_the_same_step_again_replaces_it(shelf: CheckpointDirectory) -> None:
     with shelf.publishing(30) as folder:
         checkpoint.write(folder, checkpoint.snapshot(learner(torch.float32), 30, {"seed": 5}))
     found = shelf.newest()
@@ -115,7 +115,7 @@ def test_what_is_deleted(steps: list[int], needed: list[int], keep: int, gone: l
     assert to_delete(steps, needed, keep) == gone
 
 
-def test_cleaning_up(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_cleaning_up(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
     shelf.prune(1, needed=[10])
     assert shelf.steps() == [10, 30]
     left = shelf.root / ".step-00000040.deadbeef"
@@ -141,7 +141,7 @@ for step in range(int(sys.argv[2]), 10_000):
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    shelf, chance, reached = Shelf(tmp_path), random.Random(4), 0
+    shelf, chance, reached = CheckpointDirectory(tmp_path), random.Random(4), 0
     publish(shelf, 1)
     for _ in range(5):
         command = [sys.executable, "-c", SAVING, str(tmp_path), str(newest_step(shelf) + 1)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hbt_ray.train.loss.inputs import Encoded, Mined, Version
+from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
 from hbt_ray.train.loss.terms import Alignment, Distillation, Erasure, Imitation, Lakda
 from tests.train.batches import NUM_ROWS, PER_ROW, sizes_of
 from tests.train.processes import on_ranks
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def columns(seed: int = 0, *, bare_end: bool = True) -> dict[str, Tensor]:
-    """All that an `Encoded` holds, row by row; the last rows lack every optional thing, so a rank may have none."""
+    """All that an `LossInputs` holds, row by row; the last rows lack every optional thing, so a rank may have none."""
     made = torch.Generator().manual_seed(seed)
 
     def vectors(*shape: int) -> Tensor:
@@ -60,18 +60,18 @@ def columns(seed: int = 0, *, bare_end: bool = True) -> dict[str, Tensor]:
     }
 
 
-def encoded(of: dict[str, Tensor]) -> Encoded:
-    return Encoded(
+def encoded(of: dict[str, Tensor]) -> LossInputs:
+    return LossInputs(
         of["questions"],
         of["passages"],
         of["right_keys"],
         of["question_languages"],
         of["passage_languages"],
-        Mined(of["mined"], of["mined_keys"], of["mined_there"]),
-        Version(of["question_versions"], of["a"]),
-        Version(of["passage_versions"], of["b"]),
-        Version(of["teacher_questions"], of["c"]),
-        Version(of["teacher_passages"], of["d"]),
+        HardNegatives(of["mined"], of["mined_keys"], of["mined_there"]),
+        Translation(of["question_versions"], of["a"]),
+        Translation(of["passage_versions"], of["b"]),
+        Translation(of["teacher_questions"], of["c"]),
+        Translation(of["teacher_passages"], of["d"]),
         of["scores"],
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.train.step.grad_cache import Budget, Tower
+from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
 from tests.train.encoders import TinyEncoder
 from tests.train.processes import on_ranks
 
@@ -33,8 +33,8 @@ def passed(
 ) -> tuple[Tensor, list[Tensor]]:
     """Vectors, and gradients of the weights."""
     encoder = TinyEncoder(torch.float64, dropout).train()
-    budget = Budget(chunk_rows, activation_tokens)
-    tower = Tower(encoder, padding_id=0, budget=budget, world_size=world_size, device=CPU)
+    budget = EncodeLimits(chunk_rows, activation_tokens)
+    tower = GradCacheEncoder(encoder, padding_id=0, budget=budget, world_size=world_size, device=CPU)
     encoding = tower.encode(texts(part), 5, 1)
     encoding.backward(asked(part))
     return encoding.vectors, [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
@@ -97,7 +97,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize(("activation_tokens", "passes"), [(None, 13), (0, 26), (39, 25)])
 def test_only_chunks_beyond_the_budget_are_encoded_twice(activation_tokens: int | None, passes: int) -> None:
     encoder = Counting()
-    tower = Tower(encoder, padding_id=0, budget=Budget(1, activation_tokens), world_size=1, device=CPU)
+    tower = GradCacheEncoder(encoder, padding_id=0, budget=EncodeLimits(1, activation_tokens), world_size=1, device=CPU)
     encoding = tower.encode(texts(), 0)
     encoding.backward(asked().float())
     assert encoder.passes == passes

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines
-from hbt_ray.train.step.loop import Outcome
-from hbt_ray.train.trackers import Log, TrackersConfig
+from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
 from hbt_ray.train.trackers import logger as log
-from hbt_ray.train.trackers.resume_state import Marks
+from hbt_ray.train.trackers.resume_state import TrackerPositions
 from hbt_ray.train.trackers.tensorboard import TensorBoard
-from hbt_ray.train.trackers.tracker import Row, flat
+from hbt_ray.train.trackers.tracker import TrackerRow, flat
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
@@ -33,31 +33,31 @@ STEPS_BEFORE = 8
 VALIDATED = {5: {"step": 5, "AP": 0.3, "pool": "abc"}}
 
 
-def outcome(step: int) -> Outcome:
+def outcome(step: int) -> StepOutcome:
     kind = "mono" if step % 2 else "cross"
     parts = {"info_nce": 0.5, "lakda": 0.25}
-    return Outcome(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
+    return StepOutcome(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
 
 
-def recorded(run: Run, told: Outcome) -> None:
+def recorded(run: RunDir, told: StepOutcome) -> None:
     """As the first rank does it."""
     append_json_lines(run.metrics, [asdict(told)])
 
 
-def go_on(run: Run, *names: str) -> None:
+def go_on(run: RunDir, *names: str) -> None:
     """From step 5, after a driver died at 8: steps 5 to 11, some of them twice as workers restart, and validations."""
-    with Log(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as made:
+    with TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as made:
         for step in [*range(5, 9), 6, 7, 8, *range(9, 12)]:
             made.outcome(outcome(step))
         made.dev({10: {"step": 10, "AP": 0.4}, **VALIDATED})
 
 
 @pytest.fixture(scope="module")
-def continued(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def continued(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run whose driver was killed and started again, with all trackers."""
     pytest.importorskip("mlflow")
     pytest.importorskip("wandb")
-    run, names = Run(tmp_path_factory.mktemp("tracked")), ("tensorboard", "mlflow", "wandb")
+    run, names = RunDir(tmp_path_factory.mktemp("tracked")), ("tensorboard", "mlflow", "wandb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setattr(log, "CLOSING_SECONDS", 300.0)
@@ -72,7 +72,7 @@ def test_settings_are_named_as_on_the_command_line() -> None:
     assert flat(SETTINGS) == {"name": "x", "plan.alpha": 0.5, "plan.languages": ["de", "en"]}
 
 
-def test_tensorboard_has_every_step_once(continued: Run) -> None:
+def test_tensorboard_has_every_step_once(continued: RunDir) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     read = events.EventAccumulator(str(continued.root / "tensorboard"))
     read.Reload()
@@ -86,7 +86,7 @@ def test_tensorboard_has_every_step_once(continued: Run) -> None:
     )
 
 
-def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: Run) -> None:
+def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: RunDir) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{continued.root / 'mlflow.db'}")
@@ -99,7 +99,7 @@ def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: Run) ->
         assert sorted(metric.step for metric in client.get_metric_history(run.info.run_id, name)) == steps, name
 
 
-def test_wandb_goes_on_in_one_run_and_drops_no_validation(continued: Run) -> None:
+def test_wandb_goes_on_in_one_run_and_drops_no_validation(continued: RunDir) -> None:
     files = sorted((continued.root / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert len({path.name for path in files}) == 1  # The id.
@@ -129,16 +129,16 @@ def test_what_a_tracker_missed_is_made_up_for_when_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run, whole = Run(tmp_path), TensorBoard.log
+    run, whole = RunDir(tmp_path), TensorBoard.log
 
-    def gone(self: TensorBoard, rows: Sequence[Row]) -> None:
+    def gone(self: TensorBoard, rows: Sequence[TrackerRow]) -> None:
         if any(row.step >= 2 for row in rows):
             raise ConnectionError("the server is gone")
         whole(self, rows)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(TensorBoard, "log", gone)
-        with Log(run, TrackersConfig(), SETTINGS, 0) as made:
+        with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
             for step in range(5):
                 recorded(run, outcome(step))
                 made.outcome(outcome(step))
@@ -155,7 +155,7 @@ def test_a_tracker_that_hangs_holds_up_nobody(
     answer = threading.Event()
     monkeypatch.setattr(TensorBoard, "log", lambda *_: answer.wait())
     monkeypatch.setattr(log, "CLOSING_SECONDS", 0.2)
-    with caplog.at_level(logging.WARNING), Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0) as made:
+    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0) as made:
         for step in range(3):
             made.outcome(outcome(step))  # Returns, though the answer comes only below.
     assert "tensorboard has not taken the run's last numbers within 0.2 s" in caplog.text
@@ -168,18 +168,18 @@ def test_a_server_that_is_not_there_is_a_warning(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://127.0.0.1:9")
-    with caplog.at_level(logging.WARNING), Log(Run(tmp_path), config, SETTINGS, 0) as made:
+    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), config, SETTINGS, 0) as made:
         made.outcome(outcome(0))
     assert caplog.text.count("mlflow no longer takes the run's numbers") == 1
-    assert Marks(tmp_path / "trackers.json").of("tensorboard").step == 0
+    assert TrackerPositions(tmp_path / "trackers.json").of("tensorboard").step == 0
 
 
 def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
     monkeypatch.setattr(TensorBoard, "close", lambda self, *, failed: told.append(failed))
-    with pytest.raises(KeyError), Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0):
+    with pytest.raises(KeyError), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0):
         raise KeyError
-    with Log(Run(tmp_path), TrackersConfig(), SETTINGS, 0):
+    with TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0):
         pass
     assert told == [True, False]
 
@@ -205,12 +205,12 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_marks_that_were_changed_are_a_warning_and_begin_no_second_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run(tmp_path)
-    with Log(run, TrackersConfig(), SETTINGS, 0) as made:
+    run = RunDir(tmp_path)
+    with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
         made.outcome(outcome(0))
     changed = run.trackers.read_bytes().replace(b'"step": 0', b'"step": 8')
     run.trackers.write_bytes(changed)
-    with caplog.at_level(logging.WARNING), Log(run, TrackersConfig(), SETTINGS, 1) as made:
+    with caplog.at_level(logging.WARNING), TrackerLogger(run, TrackersConfig(), SETTINGS, 1) as made:
         made.outcome(outcome(1))
     assert str(run.trackers) in caplog.text
     assert run.trackers.read_bytes() == changed

@@ -33,24 +33,24 @@ from hbt_ray.errors import (
 from hbt_ray.model.build import tokenising
 from hbt_ray.model.features import features
 from hbt_ray.model.loading import load
-from hbt_ray.run_dir import Run
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.run_dir import RunDir
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import export
-from hbt_ray.train.step.loop import Outcome
+from hbt_ray.train.step.loop import StepOutcome
 from tests.worlds import small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def latest_checkpoint(run: Run) -> Path | None:
-    found = Shelf(run.checkpoints).newest()
+def latest_checkpoint(run: RunDir) -> Path | None:
+    found = CheckpointDirectory(run.checkpoints).newest()
     return found[0] if found else None
 
 
-def trained(config: TrainConfig, until: int | None = None) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def trained(config: TrainConfig, until: int | None = None) -> list[StepOutcome]:
+    outcomes: list[StepOutcome] = []
     fit(config, outcomes.append, until)
     return outcomes
 
@@ -124,7 +124,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_with_mined_negatives_too(
     config = mined_run(world, "name=killed", "workers.max_failures=1")
     steps: list[int] = []
 
-    def watch(outcome: Outcome) -> None:
+    def watch(outcome: StepOutcome) -> None:
         if not steps:  # Outcomes come twice a second; most of the 40 steps are still to do.
             os.kill(training_processes()[0], signal.SIGKILL)
         steps.append(outcome.step)

@@ -15,65 +15,70 @@ from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
-from hbt_ray.retrieval.scoring.scorecard import judge
+from hbt_ray.retrieval.scoring.scorecard import score_rankings
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import Task
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import Exported, export
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.validation.config import ValidationConfig
-from hbt_ray.train.validation.dev_set import Pool, draw, fingerprint, make_pool
-from hbt_ray.train.validation.early_stopping import Rule, Schedule, Standing, standing
+from hbt_ray.train.validation.dev_set import DevSet, draw, fingerprint, make_dev_set
+from hbt_ray.train.validation.early_stopping import (
+    EarlyStoppingState,
+    StoppingRule,
+    ValidationSchedule,
+    early_stopping_state,
+)
 from hbt_ray.train.validation.measures import measures
-from hbt_ray.train.validation.record import Record
-from hbt_ray.train.validation.run_status import best_step, ending, needed
+from hbt_ray.train.validation.record import ValidationRecord
+from hbt_ray.train.validation.run_status import best_step, needed, run_status
 from hbt_ray.train.validation.runner import validate
 from hbt_ray.workflow.training import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
 
-HIGHER = Rule(lower_is_better=False, patience=2)
-LOWER = Rule(lower_is_better=True, patience=2)
+HIGHER = StoppingRule(lower_is_better=False, patience=2)
+LOWER = StoppingRule(lower_is_better=True, patience=2)
 
 
 @pytest.mark.parametrize(
     ("values", "rule", "expected"),
     [
-        ({}, HIGHER, Standing()),
-        ({100: 0.1}, HIGHER, Standing(100)),
-        ({100: 0.1, 200: 0.2, 300: 0.3}, HIGHER, Standing(300)),
-        ({100: 0.1, 200: 0.3, 300: 0.2}, HIGHER, Standing(200, 1)),
-        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.2}, HIGHER, Standing(200, 2, stop=True)),
-        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.4}, HIGHER, Standing(400)),
-        ({400: 0.1, 100: 0.3, 200: 0.2}, HIGHER, Standing(100, 2, stop=True)),
-        ({100: 0.3, 200: 0.3, 300: 0.3}, HIGHER, Standing(100, 2, stop=True)),
-        ({100: 2.0, 200: 1.0, 300: 1.5}, LOWER, Standing(200, 1)),
-        ({100: 2.0, 200: 1.9, 300: 1.8}, LOWER._replace(min_delta=0.5), Standing(300, 2, stop=True)),
-        ({100: 2.0, 200: 1.75, 300: 1.5}, LOWER._replace(min_delta=0.5), Standing(300)),
-        ({100: 0.3, 200: 0.2, 300: 0.1}, HIGHER._replace(patience=None), Standing(100, 2)),
+        ({}, HIGHER, EarlyStoppingState()),
+        ({100: 0.1}, HIGHER, EarlyStoppingState(100)),
+        ({100: 0.1, 200: 0.2, 300: 0.3}, HIGHER, EarlyStoppingState(300)),
+        ({100: 0.1, 200: 0.3, 300: 0.2}, HIGHER, EarlyStoppingState(200, 1)),
+        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.2}, HIGHER, EarlyStoppingState(200, 2, stop=True)),
+        ({100: 0.1, 200: 0.3, 300: 0.2, 400: 0.4}, HIGHER, EarlyStoppingState(400)),
+        ({400: 0.1, 100: 0.3, 200: 0.2}, HIGHER, EarlyStoppingState(100, 2, stop=True)),
+        ({100: 0.3, 200: 0.3, 300: 0.3}, HIGHER, EarlyStoppingState(100, 2, stop=True)),
+        ({100: 2.0, 200: 1.0, 300: 1.5}, LOWER, EarlyStoppingState(200, 1)),
+        ({100: 2.0, 200: 1.9, 300: 1.8}, LOWER._replace(min_delta=0.5), EarlyStoppingState(300, 2, stop=True)),
+        ({100: 2.0, 200: 1.75, 300: 1.5}, LOWER._replace(min_delta=0.5), EarlyStoppingState(300)),
+        ({100: 0.3, 200: 0.2, 300: 0.1}, HIGHER._replace(patience=None), EarlyStoppingState(100, 2)),
     ],
 )
-def test_standing(values: dict[int, float], rule: Rule, expected: Standing) -> None:
-    assert standing(values, rule) == expected
+def test_standing(values: dict[int, float], rule: StoppingRule, expected: EarlyStoppingState) -> None:
+    assert early_stopping_state(values, rule) == expected
 
 
 def test_a_decision_sees_results_up_to_its_lag_and_on_the_grid_only() -> None:
     arrived = {100: 0.1, 150: 0.9, 200: 0.2, 300: 0.3, 400: 0.4}
     for lag, seen in ((0, [100, 200, 300]), (1, [100, 200]), (2, [100]), (3, []), (9, [])):
         for step in (300, 350, 399):
-            assert list(Schedule(100, 1_000, lag).visible(arrived, step)) == seen
-    plan = Schedule(100, 950)
+            assert list(ValidationSchedule(100, 1_000, lag).visible(arrived, step)) == seen
+    plan = ValidationSchedule(100, 950)
     assert [step for step in (0, 50, 100, 900, 950, 1_000) if plan.due(step)] == [100, 900, 950, 1_000]
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2])
 def test_a_run_stops_at_the_same_step_however_late_results_come_and_wherever_it_resumes(lag: int) -> None:
     values = {100: 0.1, 200: 0.5, 300: 0.4, 400: 0.45, 500: 0.7, 600: 0.6, 700: 0.6, 800: 0.9}
-    plan = Schedule(100, 800, lag)
+    plan = ValidationSchedule(100, 800, lag)
 
     def stops(known: dict[int, float], step: int) -> bool:
-        return standing(plan.visible(known, step), HIGHER).stop
+        return early_stopping_state(plan.visible(known, step), HIGHER).stop
 
     steps = range(100, 900, 100)
     first = [step for step in steps if stops({at: v for at, v in values.items() if at <= step - 100 * lag}, step)]
@@ -113,19 +118,19 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_the_pool_is_spread_over_data_sets_and_languages(uneven: Store) -> None:
     config = ValidationConfig(store=uneven.location, items=24)
-    pool = make_pool(uneven, config)
+    pool = make_dev_set(uneven, config)
     assert pool.languages == ("ar", "de", "en")
     # Six from the small data set, which has no more, 18 from the other; a third in each language.
     assert [sum(text.startswith(name) for text in pool.questions) for name in ("large", "small")] == [18, 6]
     assert np.bincount(pool.question_languages).tolist() == [8, 8, 8]
     assert len(set(pool.questions)) == 24
-    again = make_pool(Store(uneven.location), config)
+    again = make_dev_set(Store(uneven.location), config)
     assert (again.questions, again.passages) == (pool.questions, pool.passages)
-    assert make_pool(uneven, config.model_copy(update={"seed": 1})).questions != pool.questions
+    assert make_dev_set(uneven, config.model_copy(update={"seed": 1})).questions != pool.questions
 
 
 def test_passages_are_there_once_in_every_language_and_known_by_their_answers(uneven: Store) -> None:
-    pool = make_pool(uneven, ValidationConfig(store=uneven.location, items=46))
+    pool = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=46))
     assert len(pool.questions) == 46
     assert len(pool.passages) == len(set(pool.passages)) == 20 * 2 + 10 + 3 * 3
     for text, keys, code in zip(pool.questions, pool.right_keys, pool.question_languages, strict=True):
@@ -165,7 +170,7 @@ def test_the_dev_figures_do_not_depend_on_the_form_of_the_source(tmp_path: Path)
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         source = {"kind": "table", "name": "set", "path": str(path), "columns": {name: name for name in columns(0)}}
         prepare(StoreConfig.make({"path": str(tmp_path / form), "sources": [source]}, "test"))
-        pool = make_pool(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
+        pool = make_dev_set(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
         assert (len(pool.questions), len(pool.passages)) == (96, 12)
         found[form] = measures(by_name(pool.questions, 2.0), by_name(pool.passages, 0.0), pool, 0.05)
     first = found.pop("no ids")
@@ -185,7 +190,7 @@ def test_all_right_passages_of_a_question_are_right_in_the_pool(tmp_path: Path) 
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     source = {"kind": "table", "name": "set", "path": str(path), "columns": {"question_id": "question_id"}}
     prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
-    pool = make_pool(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
+    pool = make_dev_set(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
     assert len(pool.passages) == 12
     for question, keys in zip(pool.questions, pool.right_keys, strict=True):
         number = int(question.rstrip("!").split()[1])
@@ -222,7 +227,7 @@ def quantised(count: int, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("ties", [True, False])
 def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool) -> None:
-    pool = make_pool(uneven, ValidationConfig(store=uneven.location, items=30))
+    pool = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=30))
     rng = np.random.default_rng(5)
     sides = [len(pool.questions), len(pool.passages)]
     if ties:
@@ -238,7 +243,7 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
          for at in np.flatnonzero(np.isin(pool.passage_keys, keys))],
     )  # fmt: skip
     with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:
-        card = judge(task, questions, index)[1]
+        card = score_rankings(task, questions, index)[1]
     found = measures(questions, passages, pool, 0.05)
     expected = [card.settings[setting]["AP"] for setting in (MULTILINGUAL, MONOLINGUAL, CROSS_LINGUAL)]
     assert [found[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
@@ -251,7 +256,7 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
     questions, versions = rng.normal(size=(9, 6)), rng.normal(size=(8, 6))
     keys = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
     zeros = np.zeros(9, np.int16)
-    pool = Pool(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
+    pool = DevSet(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
     found = measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
     rows = [torch.tensor(side, dtype=torch.float32) for side in (questions, versions[keys])]
     # The batch has passage 7 twice, the pool once, so that the other questions would see it twice.
@@ -271,7 +276,7 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
 
 def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
     zeros = np.zeros(1, np.int16)
-    pool = Pool(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
+    pool = DevSet(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
                 np.array([0, 0, 1]))  # fmt: skip
     found = measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
     assert found["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)
@@ -283,7 +288,7 @@ def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
 
 def test_the_record_survives_torn_lines_and_forgets_failures(tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
-    record = Record(path)
+    record = ValidationRecord(path)
     assert record.rows() == {}
     record.append({"step": 20, "AP": 0.2})
     record.append({"step": 10, "AP": 0.1})
@@ -327,7 +332,7 @@ def stopped(world: Path, ray_session: None) -> TrainConfig:
 
 
 def comparable(config: TrainConfig) -> list[dict[str, object]]:
-    rows = Record(config.run.validation).results().values()
+    rows = ValidationRecord(config.run.validation).results().values()
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
@@ -336,7 +341,7 @@ def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopp
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert all({"pool", "pool_loss", "AP", "mono_AP", "cross_AP", "RankDistance"} < row.keys() for row in rows)
     assert [row["step"] for row in stopped.run.curve()] == list(range(40))
-    end = ending(stopped, 40)
+    end = run_status(stopped, 40)
     assert (end.complete, end.missing) == (True, ())
     assert end.reason.startswith("no improvement of AP for 2 validations; best at step ")
 
@@ -346,11 +351,11 @@ def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConf
     assert fit(stopped, lambda _: None) == 40
     assert fit(validated_run(world, "name=stopped", "optimiser.steps=90"), lambda _: None) == 40
     assert stopped.run.validation.read_bytes() == before
-    assert not ending(validated_run(world, "name=stopped", "validation.patience=9"), 40).complete
+    assert not run_status(validated_run(world, "name=stopped", "validation.patience=9"), 40).complete
 
 
 def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConfig) -> None:
-    values = {row["step"]: row["AP"] for row in Record(stopped.run.validation).results().values()}
+    values = {row["step"]: row["AP"] for row in ValidationRecord(stopped.run.validation).results().values()}
     best = max(sorted(values), key=lambda step: values[step])
     assert best_step(stopped) == best
     assert export(stopped.run) == best
@@ -358,7 +363,7 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
     assert made is not None
     assert (made.steps, made.best, made.measure, made.value) == (best, True, "AP", values[best])
     exported = load_file(stopped.run.model / "model.safetensors")
-    weights = load_file(Shelf(stopped.run.checkpoints).path(best) / "weights.safetensors")
+    weights = load_file(CheckpointDirectory(stopped.run.checkpoints).path(best) / "weights.safetensors")
     name = next(name for name in exported if name.endswith("word_embeddings.weight"))
     there = next(key for key in weights if key.endswith(name))
     assert torch.equal(exported[name], weights[there])
@@ -366,11 +371,11 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
 
 def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path) -> None:
     config = small_run(tmp_path, "validation.store=dev", "checkpoints.every=5", "validation.every=10")
-    shelf = Shelf(config.run.checkpoints)
+    shelf = CheckpointDirectory(config.run.checkpoints)
     for step in (5, 10, 15, 20, 25, 30):
         shelf.path(step).mkdir(parents=True)
     assert needed(config) == {10, 20, 30}
-    record = Record(config.run.validation)
+    record = ValidationRecord(config.run.validation)
     record.append({"step": 10, "AP": 0.5})
     record.append({"step": 20, "AP": 0.4})
     assert needed(config) == {10, 30}
@@ -401,13 +406,13 @@ def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path,
     with pytest.raises(ValidationFailed, match=r"step 10 could not be validated: \w+: .*dev") as caught:
         fit(config, lambda _: None, until=20)
     assert caught.value.step == 10
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     assert newest is not None
     assert newest[1].step == 20
     shard.write_bytes(whole)
     with config.run.validation.open("a", encoding="utf-8") as file:
         file.write('{"step": 20, "AP": 0.')
-    assert ending(config, 20).missing == (10, 20)
+    assert run_status(config, 20).missing == (10, 20)
     assert fit(config, lambda _: None) == 40
     assert comparable(config) == comparable(stopped)
 
@@ -420,8 +425,8 @@ def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainCo
     folder.mkdir()
     with pytest.raises(CheckpointError, match="damaged"):
         validate(config.model_dump(mode="json"), folder, 10)
-    assert "CheckpointError" in Record(config.run.validation).rows()[10]["error"]
-    assert Record(config.run.validation).results() == {}
+    assert "CheckpointError" in ValidationRecord(config.run.validation).rows()[10]["error"]
+    assert ValidationRecord(config.run.validation).results() == {}
 
 
 def test_validations_that_cannot_be_done_or_compared_are_refused(world: Path, stopped: TrainConfig) -> None:

@@ -18,10 +18,10 @@ from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import ModelConfig, build
 from hbt_ray.retrieval.encode import encode
 from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.scoring.scorecard import judge
+from hbt_ray.retrieval.scoring.scorecard import score_rankings
 from hbt_ray.retrieval.search.sharded_index import ShardedIndex
 from hbt_ray.retrieval.tasks import Task, open_task
-from hbt_ray.retrieval.transforms import Centering, Fix, Lir, Shift, fit_to_store
+from hbt_ray.retrieval.transforms import Centering, Lir, Shift, Transform, fit_to_store
 from hbt_ray.retrieval.transforms.sample import draw
 from hbt_ray.retrieval.transforms.transform import Vectors
 
@@ -143,16 +143,16 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch
     assert told["texts"] == {side: dict.fromkeys(LANGUAGES, 200) for side in ("question", "passage")}
 
     judged = ("evaluate", model, "--task", "worldfacts=dev", "--languages", ",".join(LANGUAGES), "--storage", world)
-    (verdict,) = hbt(*judged, "--name", "small", "--posthoc", "centering")["verdicts"]
-    assert (verdict["model"], verdict["variant"]) == ("small+centering", "centering")
-    assert verdict["fingerprint"] != encoded.fingerprint
-    assert (world / "small" / "verdicts" / "worldfacts+centering" / "verdict.json").exists()
-    fix = Fix.load(path)
+    (result,) = hbt(*judged, "--name", "small", "--posthoc", "centering")["results"]
+    assert (result["model"], result["variant"]) == ("small+centering", "centering")
+    assert result["fingerprint"] != encoded.fingerprint
+    assert (world / "small" / "results" / "worldfacts+centering" / "result.json").exists()
+    fix = Transform.load(path)
     sides = (("question", encoded.questions, task.queries), ("passage", encoded.passages, task.documents))
     fixed = [centred(vectors, table["language"].to_pylist(), fix.learned[side]) for side, vectors, table in sides]
     expected = settings_of(task, *fixed)
     for setting, measures in settings_of(task, encoded.questions, encoded.passages).items():
-        told = {name: verdict["settings"][setting][name] for name in measures}
+        told = {name: result["settings"][setting][name] for name in measures}
         assert told == pytest.approx(expected[setting], rel=1e-3)
         assert told != pytest.approx(measures, rel=1e-2)
     with pytest.raises(ModelError, match="posthoc centering was fitted to an encoder with fingerprint"):
@@ -170,4 +170,4 @@ def centred(vectors: Vectors, languages: list[str], means: Mapping[str, Vectors]
 
 def settings_of(task: Task, questions: Vectors, passages: Vectors) -> dict[str, dict[str, float]]:
     with ShardedIndex.of_task(task, passages) as index:
-        return judge(task, questions, index)[1].settings
+        return score_rankings(task, questions, index)[1].settings

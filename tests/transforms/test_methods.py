@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.retrieval.transforms import Centering, Fix, Lir, Method, Shift, fit, make_method
+from hbt_ray.retrieval.transforms import Centering, Lir, Method, Shift, Transform, fit, make_method
 from hbt_ray.retrieval.transforms.fitting import Learning
 
 DE = np.array([[3.0, 0, 1], [1, 2, 1], [2, 1, 1]])
@@ -17,7 +17,7 @@ EN = np.array([[1.0, 1, 0], [0, 3, 0], [2, 2, 0]])
 ASKED = np.array([[0.0, 3, 4], [2, 1, 1], [1, 1, 1]])
 
 
-def fitted(method: Method, scale: float = 1.0) -> Fix:
+def fitted(method: Method, scale: float = 1.0) -> Transform:
     """To German and English, the same on both sides but for a factor."""
     if method.anchor:
         return fit(method, {"passage": {"de": Learning(DE, EN)}}, encoder="e")
@@ -102,7 +102,7 @@ def test_equal_vectors_stay_equal_wherever_they_stand() -> None:
 def test_a_file_brings_it_back(method: Method, tmp_path: Path) -> None:
     fix = fitted(method)
     path = fix.save(tmp_path / "new" / "mine-0.3.safetensors")
-    loaded = Fix.load(path)
+    loaded = Transform.load(path)
     assert (loaded.name, loaded.method, loaded.unit) == ("mine-0.3", method, fix.unit)
     assert (loaded.encoder, loaded.texts, loaded.fingerprint) == (fix.encoder, fix.texts, fix.fingerprint)
     for side in ("question", "passage"):
@@ -120,13 +120,13 @@ def test_the_fingerprint_is_of_what_was_learned_and_how_it_is_used() -> None:
 def test_files_that_are_no_fix_are_refused(tmp_path: Path) -> None:
     path = fitted(Lir()).save(tmp_path / "lir.safetensors")
     with pytest.raises(ModelError, match=r"centering.safetensors: no such fix; there are lir\. Make one"):
-        Fix.load(tmp_path / "centering.safetensors")
+        Transform.load(tmp_path / "centering.safetensors")
     whole = path.read_bytes()
     for content in (whole[:-5], b"", whole.replace(b'\\"lir\\"', b'\\"lor\\"'), whole.replace(b"hbt_ray", b"hbt_rat")):
         assert content != whole
         path.write_bytes(content)
         with pytest.raises(ModelError, match="no fix, or a damaged one"):
-            Fix.load(path)
+            Transform.load(path)
     with pytest.raises(ConfigError, match="call it NAME"):
         fitted(Lir()).save(tmp_path / "a b.safetensors")
     (tmp_path / "file").write_text("")

@@ -10,8 +10,8 @@ from hbt_ray.console import Screen
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import Board
-from hbt_ray.workflow.tuning import Found, run_search
+from hbt_ray.tune.state import SearchState
+from hbt_ray.workflow.tuning import SearchOutcome, run_search
 from tests.worlds import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.8]})
@@ -24,11 +24,11 @@ def prepared(world: Path, name: str, space: Space = ALPHAS, *overrides: str, **s
     return Search(space, "a space", base, TuneConfig.make(dict(space.settings) | settings, "test"))
 
 
-def searched(search: Search) -> Found:
+def searched(search: Search) -> SearchOutcome:
     return run_search(search, "Which?", Screen(silent=True))
 
 
-def measured(board: Board) -> dict[str, dict[int, dict[str, float]]]:
+def measured(board: SearchState) -> dict[str, dict[int, dict[str, float]]]:
     """What trials measured, by their values; without how long that took."""
     return {
         json.dumps(trial.values): {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hbt_ray.storage import write_json_lines
-from hbt_ray.tune.state import EVENTS, OTHER_DEV_SET, Board, Trial
+from hbt_ray.tune.state import EVENTS, OTHER_DEV_SET, SearchState, Trial
 
 
 def session(time: float) -> dict[str, Any]:
@@ -25,15 +25,15 @@ def row(time: float, step: int, ap: float, trial: str = "a") -> dict[str, Any]:
     return event("row", time, trial, row={"step": step, "AP": ap})
 
 
-def board_of(folder: Path, *events: dict[str, Any], torn: str = "") -> Board:
+def board_of(folder: Path, *events: dict[str, Any], torn: str = "") -> SearchState:
     write_json_lines(folder / EVENTS, events, checked=True)
     with (folder / EVENTS).open("a") as file:
         file.write(torn)
-    return Board.of(folder)
+    return SearchState.of(folder)
 
 
 def test_a_search_that_has_not_begun_has_no_trials(tmp_path: Path) -> None:
-    assert Board.of(tmp_path) == Board([])
+    assert SearchState.of(tmp_path) == SearchState([])
 
 
 def test_a_trial_is_told_from_start_to_end(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_front_is_of_finished_trials_that_none_surpasses() -> None:
     ]
     stopped = finished("stopped", AP=1.0, RankDistance=1)
     stopped.status = "stopped"
-    board = Board([*trials, stopped])
+    board = SearchState([*trials, stopped])
     assert [trial.name for trial in board.front(("AP", "RankDistance"))] == ["precise", "fair", "twin"]
     assert [trial.name for trial in board.front(("AP",))] == ["unmeasured"]
 
@@ -135,7 +135,7 @@ def test_the_front_is_of_finished_trials_that_none_surpasses() -> None:
 def test_the_best_is_by_the_last_step_and_in_the_objectives_own_sense() -> None:
     early = finished("early", AP=0.4, RankDistance=30)
     early.rows[10] = {"AP": 0.9}
-    board = Board([early, finished("late", AP=0.5, RankDistance=40)])
+    board = SearchState([early, finished("late", AP=0.5, RankDistance=40)])
     best = [board.best(name) for name in ("AP", "RankDistance", "pool_loss")]
     assert [trial and trial.name for trial in best] == ["late", "early", None]
     assert early.best("AP") == 0.9

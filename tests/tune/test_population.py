@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.run_dir import Run
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.run_dir import RunDir
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.tune.pbt import Ancestor, hand_over, lineage_of, take_over
 from tests.train.test_shelf import publish
 
@@ -18,8 +18,8 @@ LINEAGE = [Ancestor(from_step=0, values={"plan.alpha": 0.2})]
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
     """What a donor hands over at step 20."""
-    donor, folder = Run(tmp_path / "donor"), tmp_path / "given"
-    publish(Shelf(donor.checkpoints), 20)
+    donor, folder = RunDir(tmp_path / "donor"), tmp_path / "given"
+    publish(CheckpointDirectory(donor.checkpoints), 20)
     donor.metrics.write_text('{"step": 0}\n')
     folder.mkdir()
     hand_over(donor, LINEAGE, 20, folder)
@@ -27,21 +27,21 @@ def given(tmp_path: Path) -> Path:
 
 
 def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, given: Path) -> None:
-    run = Run(tmp_path / "member")
-    publish(Shelf(run.checkpoints), 10)
+    run = RunDir(tmp_path / "member")
+    publish(CheckpointDirectory(run.checkpoints), 10)
     run.validation.write_text("its own\n")
     for _ in range(2):  # It may be killed within, and then takes over again.
         lineage = take_over(given, run, {"plan.alpha": 0.8})
         assert [ancestor.from_step for ancestor in lineage] == [0, 20]
         assert lineage_of(run) == lineage
-        assert Shelf(run.checkpoints).steps() == [20]
+        assert CheckpointDirectory(run.checkpoints).steps() == [20]
         assert run.metrics.read_text() == '{"step": 0}\n'
         assert not run.validation.exists()
 
 
 def test_a_lineage_that_was_changed_is_named(tmp_path: Path, given: Path) -> None:
     """It says which values held from which step on, and is what a configuration is made of."""
-    run = Run(tmp_path / "member")
+    run = RunDir(tmp_path / "member")
     assert lineage_of(run) == []
     take_over(given, run, {"plan.alpha": 0.8})
     path = run.root / "lineage.json"

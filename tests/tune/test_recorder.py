@@ -9,7 +9,7 @@ import pytest
 
 from hbt_ray.storage import with_checksum
 from hbt_ray.tune.recorder import Recorder
-from hbt_ray.tune.state import EVENTS, Board
+from hbt_ray.tune.state import EVENTS, SearchState
 
 ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
 STARTED = json.dumps(with_checksum({"event": "started", "time": 110.0, **ABOUT}))
@@ -21,7 +21,7 @@ def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, left
     """Else the trial would run on, on the board, from before the driver died."""
     (tmp_path / EVENTS).write_text(left)
     Recorder(tmp_path, ("AP",), 1.0).begin()
-    board = Board.of(tmp_path)
+    board = SearchState.of(tmp_path)
     assert board.trials[0].seconds_until(board.last + 3600) == 20
     assert board.last > 1e9, "the session has the time of its clock"
 

@@ -17,8 +17,8 @@ from hbt_ray.report.search.table import trial_table
 from hbt_ray.report.search.text import answer, caveats, summary
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.seed_groups import groups
-from hbt_ray.tune.state import Board, Status, Trial
+from hbt_ray.tune.seed_groups import seed_groups
+from hbt_ray.tune.state import SearchState, Status, Trial
 from tests.worlds import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)
@@ -33,8 +33,8 @@ def trial(alpha: Any, seed: int, ap: float, status: Status = "finished", **more:
     return Trial(name, name, {"plan.alpha": alpha, "seed": seed}, 20, 1.0, status, rows, 60, 1, **more)
 
 
-def board(*trials: Trial) -> Board:
-    return Board(list(trials), seconds=7200, last=1000)
+def board(*trials: Trial) -> SearchState:
+    return SearchState(list(trials), seconds=7200, last=1000)
 
 
 TWO = board(*(trial(alpha, seed, 0.5 + alpha / 5 + seed / 1000) for alpha in (0.0, 0.5) for seed in (0, 1)))
@@ -68,7 +68,9 @@ class Tree(HTMLParser):
             self.text += data
 
 
-def page(folder: Path, shown: Board, space: Space = SPACE, question: str = QUESTION, **more: Any) -> tuple[str, Tree]:
+def page(
+    folder: Path, shown: SearchState, space: Space = SPACE, question: str = QUESTION, **more: Any
+) -> tuple[str, Tree]:
     path = write_report(folder, shown, space, TuneConfig(), question, **more)
     assert path == folder / "report.html"
     html = path.read_text(encoding="utf-8")
@@ -76,8 +78,8 @@ def page(folder: Path, shown: Board, space: Space = SPACE, question: str = QUEST
     return html, Tree(html)
 
 
-def told(shown: Board, objective: str = "AP") -> str:
-    return answer(shown, groups(shown, "plan.alpha"), objective).replace("\u00a0", " ")
+def told(shown: SearchState, objective: str = "AP") -> str:
+    return answer(shown, seed_groups(shown, "plan.alpha"), objective).replace("\u00a0", " ")
 
 
 def test_the_page_has_question_answer_and_every_trial(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_p
         (board(trial(0.5, 0, 0.5, "failed", error="E")), "There is no answer: every trial failed."),
     ],
 )
-def test_a_page_without_finished_trials_says_so(tmp_path: Path, shown: Board, words: str) -> None:
+def test_a_page_without_finished_trials_says_so(tmp_path: Path, shown: SearchState, words: str) -> None:
     _, tree = page(tmp_path, shown, question="")
     assert words in tree.text
     assert "None yet: they are made of finished trials." in tree.text
@@ -144,7 +146,9 @@ def test_one_seed_decides_nothing() -> None:
     once = board(trial(0.0, 0, 0.2), trial(0.5, 0, 0.9))
     assert "undecided" in told(once)
     assert "one seed has no interval" in told(once)
-    assert caveats(once, groups(once, "plan.alpha")) == ["Every choice has one seed, so nothing says what is chance."]
+    assert caveats(once, seed_groups(once, "plan.alpha")) == [
+        "Every choice has one seed, so nothing says what is chance."
+    ]
 
 
 def test_the_lowest_is_best_where_lower_is_better() -> None:
@@ -153,7 +157,7 @@ def test_the_lowest_is_best_where_lower_is_better() -> None:
 
 def test_an_objective_that_nobody_measured_has_no_answer() -> None:
     assert told(TWO, "pool_loss") == "There is no answer: no finished trial measured pool loss."
-    assert objective_chart(groups(TWO, "plan.alpha"), "pool_loss", "plan.alpha") is None
+    assert objective_chart(seed_groups(TWO, "plan.alpha"), "pool_loss", "plan.alpha") is None
     assert front_chart(TWO, "AP", "pool_loss", "plan.alpha") is None
     assert curve_chart(TWO, "pool_loss") is None
 
@@ -167,7 +171,7 @@ def test_the_summary_counts_states_steps_and_hours() -> None:
 
 
 def test_a_chart_has_a_dot_a_seed_and_a_bar_a_choice() -> None:
-    chart = objective_chart(groups(TWO, "plan.alpha"), "AP", "plan.alpha")
+    chart = objective_chart(seed_groups(TWO, "plan.alpha"), "AP", "plan.alpha")
     assert chart is not None
     paths = {line.style: line.path for line in chart.lines}
     assert paths["mono seed raw"].count("h0") == 4
@@ -178,7 +182,7 @@ def test_a_chart_has_a_dot_a_seed_and_a_bar_a_choice() -> None:
 
 def test_an_interval_of_any_width_stays_within_the_frame() -> None:
     wide = board(trial(0.0, 0, 0.5), trial(0.0, 1, 0.6), trial(0.5, 0, 0.55), trial(0.5, 1, 0.56))
-    chart = objective_chart(groups(wide, "plan.alpha"), "AP", "plan.alpha")
+    chart = objective_chart(seed_groups(wide, "plan.alpha"), "AP", "plan.alpha")
     assert chart is not None
     (bars,) = (line.path for line in chart.lines if "interval" in line.style)
     ends = [int(number) for number in re.findall(r"(?: |V)(-?\d+)", bars)]
@@ -188,13 +192,13 @@ def test_an_interval_of_any_width_stays_within_the_frame() -> None:
 
 
 def test_other_values_make_series_while_there_are_colours() -> None:
-    def over(rates: int) -> Board:
+    def over(rates: int) -> SearchState:
         trials = [trial(alpha, rate, 0.5 + rate / 100) for alpha in (0.0, 0.5) for rate in range(rates)]
         for each in trials:
             each.values["rate"] = each.values["seed"]
         return board(*trials)
 
-    few, many = (objective_chart(groups(over(n), "plan.alpha"), "AP", "plan.alpha") for n in (3, 5))
+    few, many = (objective_chart(seed_groups(over(n), "plan.alpha"), "AP", "plan.alpha") for n in (3, 5))
     assert few is not None
     assert many is not None
     assert few.legend == (("mono", "rate = 0"), ("cross", "rate = 1"), ("mixed", "rate = 2"))
@@ -207,7 +211,7 @@ def test_what_was_not_fixed_after_training_has_a_name_in_the_legend() -> None:
     fixed = [trial(alpha, seed, 0.6, fix="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
     for each in fixed:
         each.values["posthoc"] = "lir"
-    chart = objective_chart(groups(board(*trials, *fixed), "plan.alpha"), "AP", "plan.alpha")
+    chart = objective_chart(seed_groups(board(*trials, *fixed), "plan.alpha"), "AP", "plan.alpha")
     assert chart is not None
     assert chart.legend == (("mono", "posthoc = none"), ("cross", "posthoc = lir"))
 

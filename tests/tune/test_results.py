@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.results import results_table, write_results
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.tune.state import SearchState, Trial
 from tests.worlds import small_run
 
 OBJECTIVES = ("AP", "RankDistance")
@@ -24,7 +24,7 @@ def trial(name: str, alpha: float | list[float], ap: float, distance: float, sta
     return made
 
 
-BOARD = Board(
+BOARD = SearchState(
     [
         trial("a", 0.2, 0.31, 1214.4),
         trial("b", 0.5, 0.42, 900.0),
@@ -76,12 +76,12 @@ def test_files_hold_every_curve_and_the_best_configurations(tmp_path: Path) -> N
 
 
 def test_values_of_several_kinds_share_a_column(tmp_path: Path) -> None:
-    board = Board([trial("a", 0.2, 0.3, 1.0), trial("b", [0.1, 0.9], 0.4, 1.0)])
+    board = SearchState([trial("a", 0.2, 0.3, 1.0), trial("b", [0.1, 0.9], 0.4, 1.0)])
     write_results(tmp_path, board, OBJECTIVES, lambda best, name: small_run(tmp_path))
     column = pq.read_table(tmp_path / "trials.parquet")["plan.alpha"].to_pylist()
     assert column == ["0.2", "0.2", "[0.1, 0.9]", "[0.1, 0.9]"]
 
 
 def test_nothing_finished_leaves_files_without_a_best(tmp_path: Path) -> None:
-    assert write_results(tmp_path, Board([]), OBJECTIVES, lambda best, name: small_run(tmp_path)) == []
+    assert write_results(tmp_path, SearchState([]), OBJECTIVES, lambda best, name: small_run(tmp_path)) == []
     assert json.loads((tmp_path / "trials.json").read_text()) == []

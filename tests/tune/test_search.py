@@ -11,12 +11,12 @@ from ray import tune
 
 from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
 from hbt_ray.storage import append_json_lines
-from hbt_ray.tune.config import Budget, TuneConfig
+from hbt_ray.tune.config import SearchBudget, TuneConfig
 from hbt_ray.tune.limits import Limits, Variants, spent
 from hbt_ray.tune.recorder import Recorder
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import EVENTS, Board, Trial
+from hbt_ray.tune.state import EVENTS, SearchState, Trial
 from hbt_ray.tune.tuner import make_tuner
 from tests.worlds import small_run
 
@@ -112,7 +112,7 @@ def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
     from ray.tune.experiment import Experiment
 
     def variants() -> Variants:
-        Limits(concurrent=2, budget=Budget(trials=3)).save(tmp_path)
+        Limits(concurrent=2, budget=SearchBudget(trials=3)).save(tmp_path)
         made = Variants(tmp_path, together=False, random_state=0)
         space = {"a": tune.grid_search([1, 2, 3, 4, 5])}
         made.add_configurations([Experiment("limits", lambda config: None, config=space, storage_path=str(tmp_path))])
@@ -121,12 +121,12 @@ def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
     made = variants()
     begun = [made.next_trial(), made.next_trial()]
     assert made.next_trial() is None, "two at a time"
-    Limits(concurrent=3, budget=Budget(trials=3)).save(tmp_path)
+    Limits(concurrent=3, budget=SearchBudget(trials=3)).save(tmp_path)
     begun.append(made.next_trial())
     assert [trial.config["a"] for trial in begun] == [1, 2, 3]
     assert made.is_finished()
     state = made.get_state()
-    Limits(concurrent=9, budget=Budget(trials=4)).save(tmp_path)
+    Limits(concurrent=9, budget=SearchBudget(trials=4)).save(tmp_path)
     again = Variants(tmp_path, together=False)
     again.set_state(state)
     assert again.next_trial().config["a"] == 4
@@ -141,13 +141,13 @@ def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
     now = time.time()
     trial = Trial("a", "a", {}, 40, gpus=4, rows={20: {"step": 20}}, seconds=1800)
     fixed = Trial("a+lir", "a", {}, 40, rows={40: {"step": 40}}, fix="lir")
-    board = Board([trial, fixed], seconds=3600, last=now)
-    assert spent(board, Budget(), now) == ""
-    assert spent(board, Budget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
-    assert spent(board, Budget(steps=20), now) == "20 of 20 steps are spent"
-    assert spent(board, Budget(hours=1), now) == "1 of 1 hours are spent"
-    assert spent(board, Budget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are spent"
-    assert spent(board, Budget(gpu_hours=2), now) == "2 of 2 GPU hours are spent"
+    board = SearchState([trial, fixed], seconds=3600, last=now)
+    assert spent(board, SearchBudget(), now) == ""
+    assert spent(board, SearchBudget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
+    assert spent(board, SearchBudget(steps=20), now) == "20 of 20 steps are spent"
+    assert spent(board, SearchBudget(hours=1), now) == "1 of 1 hours are spent"
+    assert spent(board, SearchBudget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are spent"
+    assert spent(board, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are spent"
 
 
 def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_torn_description_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_limits_that_were_changed_are_named(tmp_path: Path, damage: str) -> None:
     """A changed digit would let a search spend ten times its budget."""
-    Limits(concurrent=2, budget=Budget(hours=10)).save(tmp_path)
+    Limits(concurrent=2, budget=SearchBudget(hours=10)).save(tmp_path)
     path = tmp_path / "limits.json"
     content = path.read_bytes()
     path.write_bytes(content[:-9] if damage == "cut" else content.replace(b"10", b"90"))

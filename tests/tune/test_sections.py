@@ -10,7 +10,7 @@ from hbt_ray.report.search.page import write_report
 from hbt_ray.report.search.sections import importance_rows, sections
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.tune.state import SearchState, Trial
 
 SIZES = [32, 64, 128, 256, 512]
 SPACE = Space({"plan.batch_size": SIZES, "rate": [0.5, 1.0]}, seeds=2, batch_sizes=True)
@@ -25,9 +25,9 @@ def trial(size: int, rate: float, seed: int, steps: float) -> Trial:
     return Trial(name, name, values, max(rows), status="finished", rows=rows)
 
 
-def board(sizes: list[int] = SIZES) -> Board:
+def board(sizes: list[int] = SIZES) -> SearchState:
     """The critical batch size is 0.2 * 64,000 / 100 = 128, at a rate of 1."""
-    return Board(
+    return SearchState(
         [
             trial(size, rate, seed, (1000 + 640000 / size) / rate * (1 + 0.05 * seed))
             for size, rate, seed in product(sizes, (0.5, 1.0), range(2))
@@ -54,12 +54,14 @@ def test_too_few_sizes_are_a_reason_on_the_page_and_other_searches_have_no_such_
 
 
 def test_a_search_without_trials_has_no_table_of_keys() -> None:
-    assert list(sections(Board([]), Space(SPACE.search), SETTINGS)) == []
-    assert [section.title for section in sections(Board([]), SPACE, SETTINGS)] == ["Critical batch size"]
+    assert list(sections(SearchState([]), Space(SPACE.search), SETTINGS)) == []
+    assert [section.title for section in sections(SearchState([]), SPACE, SETTINGS)] == ["Critical batch size"]
 
 
 def test_one_key_needs_no_table() -> None:
-    only = Board([Trial(f"{i}", "t", {"a": i % 2}, 10, status="finished", rows={10: {"AP": i / 10}}) for i in range(6)])
+    only = SearchState(
+        [Trial(f"{i}", "t", {"a": i % 2}, 10, status="finished", rows={10: {"AP": i / 10}}) for i in range(6)]
+    )
     assert len(importance_rows(only, ("AP",))) == 1
     assert list(sections(only, Space({"a": [0, 1]}), SETTINGS)) == []
 
@@ -70,8 +72,8 @@ def test_fixes_after_training_are_a_key_beside_the_one_that_was_searched() -> No
               rows={10: {"AP": a / 10 + len(fix)}}, fix=fix)
         for a in (0, 1) for fix in ("", "lir", "shift")
     ]  # fmt: skip
-    assert [row.key for row in importance_rows(Board(trials), ("AP",))] == ["posthoc", "a"]
-    assert len(list(sections(Board(trials), Space({"a": [0, 1]}), SETTINGS))) == 1
+    assert [row.key for row in importance_rows(SearchState(trials), ("AP",))] == ["posthoc", "a"]
+    assert len(list(sections(SearchState(trials), Space({"a": [0, 1]}), SETTINGS))) == 1
 
 
 def of(a: int, b: str, seed: int) -> Trial:
@@ -80,7 +82,7 @@ def of(a: int, b: str, seed: int) -> Trial:
 
 
 def test_keys_are_ordered_by_the_first_objective_with_what_chance_would_show() -> None:
-    found = Board([of(a, b, seed) for a, b, seed in product((0, 1), ("x", "<y>"), range(2))])
+    found = SearchState([of(a, b, seed) for a, b, seed in product((0, 1), ("x", "<y>"), range(2))])
     (a, b) = importance_rows(found, ("AP", "RankDistance"))
     assert (a.key, a.values, a.trials) == ("a", 2, 8)
     assert [(cell.share, cell.chance) for cell in a.cells] == [("90%", "(14%)"), ("0%", "(14%)")]
@@ -92,7 +94,7 @@ def test_keys_are_ordered_by_the_first_objective_with_what_chance_would_show() -
 
 
 def test_an_objective_that_nobody_measured_is_a_dash_and_sorts_last() -> None:
-    found = Board([of(a, b, seed) for a, b, seed in product((0, 1), ("x", "<y>"), range(2))])
+    found = SearchState([of(a, b, seed) for a, b, seed in product((0, 1), ("x", "<y>"), range(2))])
     row = importance_rows(found, ("AP", "pool_loss"))[0]
     assert (row.cells[1].share, row.cells[1].sort) == ("–", "")
     assert math.isclose(float(row.cells[0].sort), 0.9)

@@ -19,15 +19,15 @@ from ray import cloudpickle, tune
 from ray._private.state import actors
 
 from hbt_ray.data.plan.mixing import Stages
-from hbt_ray.run_dir import Run
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.run_dir import RunDir
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
 from hbt_ray.tune.pbt import lineage_of
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import Board, run_of
-from hbt_ray.workflow.tuning import Found
+from hbt_ray.tune.state import SearchState, run_of
+from hbt_ray.workflow.tuning import SearchOutcome
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
 from tests.worlds import small_store
 
@@ -67,18 +67,18 @@ def held() -> set[tuple[str, str]]:
 
 def weights(config: TrainConfig) -> dict[str, bytes]:
     """Files of the last checkpoint."""
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     assert newest is not None
     return {path.name: path.read_bytes() for path in sorted(newest[0].iterdir())}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, ray_session: None) -> tuple[Search, Found]:
+def undisturbed(world: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
     search = prepared(world, "undisturbed", posthoc=["centering", "lir"])
     return search, searched(search)
 
 
-def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, Found]) -> None:
+def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, found = undisturbed
     trials = found.board.trials
     assert [(trial.status, trial.step, trial.fix) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
@@ -94,7 +94,7 @@ def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, 
     assert measured(search.board) == measured(found.board)
 
 
-def test_what_a_search_leaves(undisturbed: tuple[Search, Found]) -> None:
+def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, found = undisturbed
     table = pq.read_table(search.folder / "trials.parquet").to_pylist()
     assert len(table) == 2 * 2 + 2 * 2
@@ -107,7 +107,7 @@ def test_what_a_search_leaves(undisturbed: tuple[Search, Found]) -> None:
     assert found.report.stat().st_size > 10_000
 
 
-def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, Found]) -> None:
+def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, found = undisturbed
     config = TrainConfig.load(next(path for path in found.configs if path.stem == "AP"))
     fit(config, lambda outcome: None)
@@ -117,7 +117,7 @@ def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple
     assert weights(config) == weights(trained)
 
 
-def has_trained(run: Run) -> bool:
+def has_trained(run: RunDir) -> bool:
     return run.metrics.exists() and run.metrics.read_text().count("\n") >= 5
 
 
@@ -128,7 +128,7 @@ def processes(name: str) -> list[int]:
 
 @pytest.mark.soak  # A killed rank of one run is tests/train/test_trainer.py's.
 @pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc", "TrainController"])
-def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, Found], victim: str) -> None:
+def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, SearchOutcome], victim: str) -> None:
     """A rank; the process of a trial, with all that it owns; Ray Train's controller."""
     search = prepared(world, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
     killed: list[int] = []
@@ -150,13 +150,13 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
 
 @pytest.mark.soak
 @pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
-def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, Found], script: str) -> None:
+def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchOutcome], script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
     command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     expected = measured(undisturbed[1].board)
-    board = Board.of(world / "runs" / script)
+    board = SearchState.of(world / "runs" / script)
     assert measured(board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
     assert [trial.status for trial in board.trials] == ["finished", "finished"]
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from hbt_ray.config import Config
 from hbt_ray.data.formats.records import Record, missing_columns, texts, type_of
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 
 UNANSWERABLE = "the question has no answer in the passage (SQuAD 2.0's is_impossible), so the passage is no positive"
 _QUESTION = ("query", "anchor")
@@ -32,7 +32,7 @@ _MARKS = ("is_impossible", "answers")
 """Columns of SQuAD 2.0 that say whether a passage answers its question."""
 
 
-class Columns(Config):
+class ColumnNames(Config):
     """Which column holds what."""
 
     item_id: str = "item_id"
@@ -79,7 +79,7 @@ class Reader:
         root: what `where` of a record begins with; the rest names rows that have no id.
     """
 
-    def __init__(self, columns: Columns, language: str = "", root: str = "") -> None:
+    def __init__(self, columns: ColumnNames, language: str = "", root: str = "") -> None:
         self._columns, self._language, self._root = columns, language, root
         self._form = lru_cache(maxsize=1000)(self._try_choose)  # Records of JSON lines may differ in their keys.
         self.notes: Counter[str] = Counter()
@@ -95,7 +95,7 @@ class Reader:
             raise ValueError(form)
         return form.columns
 
-    def rows(self, record: Record) -> Iterator[Row | BadRow]:
+    def rows(self, record: Record) -> Iterator[SourceRow | BadRow]:
         form = self._form(tuple(record.values))
         if isinstance(form, str):
             yield BadRow(record.where, form)
@@ -119,7 +119,7 @@ class Reader:
         uses = self._columns.named()
         if self._language:
             uses.pop("language", None)
-            if uses.get("item_id") == Columns.model_fields["item_id"].default and uses["item_id"] not in names:
+            if uses.get("item_id") == ColumnNames.model_fields["item_id"].default and uses["item_id"] not in names:
                 del uses["item_id"]
                 if "query_id" in names:
                     uses["item_id"] = "query_id"
@@ -134,7 +134,7 @@ class Reader:
         uses["passage"] = passage
         return _complete(Form(uses, "", marks), names)
 
-    def _row(self, record: Record, form: Form, values: dict[str, Any], suffix: str = "") -> Row | BadRow:
+    def _row(self, record: Record, form: Form, values: dict[str, Any], suffix: str = "") -> SourceRow | BadRow:
         found = texts(Record(record.where, values), form.uses, ("item_id", "passage_id", "question_id"), self.notes)
         if isinstance(found, BadRow):
             return found
@@ -145,9 +145,9 @@ class Reader:
         if suffix and found["item_id"].strip():
             found.setdefault("question_id", found["item_id"])
             found["item_id"] += suffix
-        return Row(**found, where=record.where)
+        return SourceRow(**found, where=record.where)
 
-    def _right_passages(self, record: Record, form: Form) -> Iterator[Row | BadRow]:
+    def _right_passages(self, record: Record, form: Form) -> Iterator[SourceRow | BadRow]:
         """A row for each right passage of a question."""
         passages = record.values[form.passages]
         if not isinstance(passages, list):
@@ -165,7 +165,7 @@ class Reader:
                     values["docid"], uses["passage_id"] = passage["docid"], "docid"
             yield self._row(record, Form(uses), values, f"/{number}" if len(passages) > 1 else "")
 
-    def _translations(self, record: Record, form: Form) -> Iterator[Row | BadRow]:
+    def _translations(self, record: Record, form: Form) -> Iterator[SourceRow | BadRow]:
         """A row for each language of a sentence, which is question and passage."""
         sentences = record.values[_TRANSLATION]
         match sentences:
@@ -195,7 +195,7 @@ def _complete(form: Form, names: tuple[str, ...]) -> Form:
 
 def _named(column: str, use: str, others: tuple[str, ...], names: tuple[str, ...]) -> str:
     """The column of a use: the configured one, or the one that published sets call otherwise."""
-    if column in names or column != Columns.model_fields[use].default:
+    if column in names or column != ColumnNames.model_fields[use].default:
         return column
     there = [other for other in others if other in names]
     if len(there) > 1:

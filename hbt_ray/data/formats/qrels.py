@@ -20,7 +20,7 @@ from pydantic import Field
 from hbt_ray.data.formats.corpus import Entry, pick
 from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.records import Record, jsonl, texts
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import name
 
@@ -189,7 +189,7 @@ def join(
     documents: Iterable[Entry | BadRow],
     language: str,
     prefix: str = "",
-) -> Iterator[Row | BadRow]:
+) -> Iterator[SourceRow | BadRow]:
     """One row a judgement; its item is `<prefix><question id>/<document id>`.
 
     Both corpora are read once; the judgements and what they name of the corpora are held in memory.
@@ -205,7 +205,7 @@ def join(
         elif one.document_id not in document_texts:
             yield BadRow(one.where, "the judged document is not in the corpus")
         else:
-            yield Row(
+            yield SourceRow(
                 item_id=f"{prefix}{one.question_id}/{one.document_id}",
                 language=language,
                 question=question,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One language version of one item."""
 
     item_id: str
@@ -40,15 +40,15 @@ class BadRow:
     """The same words for the same fault, since rejections are counted by it."""
 
 
-class Part(Protocol):
+class SourcePart(Protocol):
     """A stream of rows."""
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows, one after the other, as a stream; a file that cannot be read raises `SourceError`."""
         ...
 
 
-class Source(Part, Protocol):
+class Source(SourcePart, Protocol):
     """The rows of one origin."""
 
     @property
@@ -63,7 +63,7 @@ class Source(Part, Protocol):
         """The files and folders that the configuration names, so that a change of theirs is noticed."""
         ...
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[SourcePart]:
         """What can be read side by side, and in this order has the same rows; perhaps only the source itself."""
         ...
 

@@ -19,7 +19,7 @@ LanguageCodes = NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class ItemPool:
     """Items that satisfy one need, numbered 0 … size-1 over their ranges."""
 
     starts: Indices
@@ -37,7 +37,7 @@ class Pool:
         return self.starts[ranges] + (numbers - self.offsets[ranges])
 
 
-class Coverage:
+class LanguageIndex:
     """One dataset, restricted to the languages in use.
 
     Args:
@@ -62,11 +62,11 @@ class Coverage:
         self.pair_weights = pairs * ~np.eye(len(languages), dtype=bool)
         self._shares = _RaggedShares(self._has, self.language_weights)
 
-    def pool(self, *languages: int) -> Pool:
+    def pool(self, *languages: int) -> ItemPool:
         """Items that exist in all the given languages."""
         return self._ranges(np.flatnonzero(self._has[:, list(languages)].all(axis=1)))
 
-    def pool_of_breadth(self, num_languages: int) -> Pool:
+    def pool_of_breadth(self, num_languages: int) -> ItemPool:
         """Items that exist in at least so many languages."""
         return self._ranges(np.flatnonzero(self._has.sum(axis=1) >= num_languages))
 
@@ -137,9 +137,9 @@ class Coverage:
         last = self._groups_of(np.minimum(starts + (1 << shift), num_items) - 1)
         return shift, first, first == last
 
-    def _ranges(self, groups: NDArray[np.intp]) -> Pool:
+    def _ranges(self, groups: NDArray[np.intp]) -> ItemPool:
         groups = groups[self._sizes[groups] > 0]
-        return Pool(self._starts[groups], np.concatenate([[0], np.cumsum(self._sizes[groups])]).astype(np.int64))
+        return ItemPool(self._starts[groups], np.concatenate([[0], np.cumsum(self._sizes[groups])]).astype(np.int64))
 
 
 class _RaggedShares:

@@ -24,7 +24,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Group(_Record):
+class LanguageGroup(_Record):
     """Consecutive items of a dataset that exist in the same languages."""
 
     languages: tuple[str, ...]
@@ -46,7 +46,7 @@ class DatasetInfo(_Record):
     """Items of one origin."""
 
     name: Name
-    groups: tuple[Group, ...]
+    groups: tuple[LanguageGroup, ...]
     shards: tuple[Shard, ...]
     max_right: int = 1
     """Right passages of a question at most, as far as an item lists them."""

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.index.language_index import Coverage, LanguageCodes, Pool
+from hbt_ray.data.index.language_index import ItemPool, LanguageCodes, LanguageIndex
 from hbt_ray.data.index.permutation import Indices, make_key, permute, uniform
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.interleave import Schedule
@@ -38,13 +38,13 @@ class Kind(ABC):
     needs: ClassVar[str]
     """What the data must have, for messages."""
 
-    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
         self.name = coverage.name
         self._coverage, self._config, self._key = coverage, config, key
 
     @staticmethod
     @abstractmethod
-    def can_serve(coverage: Coverage) -> bool:
+    def can_serve(coverage: LanguageIndex) -> bool:
         """Whether the dataset has items for this kind."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Kind(ABC):
     @abstractmethod
     def _share(self, groups: NDArray[np.bool_]) -> float: ...
 
-    def _walk(self, pool: Pool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
+    def _walk(self, pool: ItemPool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
         """Items of the n-th batch of a stream, the places in its endless walk, and their epochs."""
         size = self._config.batch_size
         places = nth * size + np.arange(size, dtype=np.int64)
@@ -83,13 +83,13 @@ class Mono(Kind):
 
     label, needs = "mono", "questions with a passage in the same language"
 
-    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
         super().__init__(coverage, config, key)
         self._languages = self._schedule(coverage.language_weights)
         self._pools = {code: coverage.pool(code) for code in np.flatnonzero(coverage.language_weights).tolist()}
 
     @staticmethod
-    def can_serve(coverage: Coverage) -> bool:
+    def can_serve(coverage: LanguageIndex) -> bool:
         return bool(coverage.language_weights.any())
 
     @property
@@ -110,12 +110,12 @@ class Cross(Kind):
 
     label, needs = "cross", "items in at least two languages"
 
-    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
         super().__init__(coverage, config, key)
         self._pool = coverage.pool_of_breadth(2)
 
     @staticmethod
-    def can_serve(coverage: Coverage) -> bool:
+    def can_serve(coverage: LanguageIndex) -> bool:
         return bool(coverage.pair_weights.any())
 
     @property
@@ -136,7 +136,7 @@ class CrossPair(Kind):
 
     label, needs = Cross.label, Cross.needs
 
-    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
         super().__init__(coverage, config, key)
         self._questions = self._schedule(coverage.pair_weights.sum(axis=1))
         # A hundred languages make 9,900 streams: built when their turn comes.
@@ -165,7 +165,7 @@ class Mixed(Kind):
 
     label, needs = "mixed", Mono.needs
 
-    def __init__(self, coverage: Coverage, config: PlanConfig, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
         super().__init__(coverage, config, key)
         self._pool = coverage.pool_of_breadth(1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.data.index.language_index import Coverage
+from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.permutation import Indices, make_key, uniform
 from hbt_ray.data.plan.kinds import Rows
 
@@ -22,7 +22,7 @@ def no_picks(num_rows: int, per_row: int) -> Indices:
     return np.full((num_rows, per_row), NONE, dtype=np.int64)
 
 
-class Picks:
+class NegativeSampler:
     """The picks of one dataset.
 
     Args:
@@ -30,7 +30,7 @@ class Picks:
         per_row: negatives that a row takes, n; where an item has fewer, the others are -1.
     """
 
-    def __init__(self, negatives: Indices, coverage: Coverage, per_row: int, seed: int) -> None:
+    def __init__(self, negatives: Indices, coverage: LanguageIndex, per_row: int, seed: int) -> None:
         self._negatives, self._coverage, self._per_row = negatives, coverage, per_row
         self._key = make_key(seed, coverage.name, "negatives")
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from hbt_ray.data.index.language_index import Coverage, LanguageCodes
+from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices, make_key
 from hbt_ray.data.plan.config import PlanConfig
@@ -37,7 +37,7 @@ from hbt_ray.data.plan.mixing import Alpha
 from hbt_ray.data.plan.mixing import before as alpha_before
 from hbt_ray.data.plan.mixing import split as alpha_split
 from hbt_ray.data.plan.mixing import values as alpha_values
-from hbt_ray.data.plan.negative_sampling import Picks, no_picks
+from hbt_ray.data.plan.negative_sampling import NegativeSampler, no_picks
 from hbt_ray.errors import PlanError, PlanMismatch
 
 if TYPE_CHECKING:  # Reading them needs Arrow; planning does not.
@@ -114,7 +114,7 @@ class Plan:
                 f"{', '.join(info.name for info in manifest.datasets)}"
             )
         self.datasets = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
-        coverages = [Coverage(info, self.languages, config.language_exponent) for info in self.datasets]
+        coverages = [LanguageIndex(info, self.languages, config.language_exponent) for info in self.datasets]
         shares, other = alpha_values(config.mono_share), self._other_kind()
         self._weights = {info.name: self._weight(info) for info in self.datasets}
         self._kind_schedule = Schedule.of_split(
@@ -187,7 +187,7 @@ class Plan:
             return Mixed
         return Cross if self.config.cross == "rows" else CrossPair
 
-    def _picks_of(self, coverages: list[Coverage]) -> dict[str, Picks]:
+    def _picks_of(self, coverages: list[LanguageIndex]) -> dict[str, NegativeSampler]:
         """By dataset; none where nothing was mined."""
         wanted, negatives = self.config.negatives, self._negatives
         if negatives is None:
@@ -211,12 +211,14 @@ class Plan:
             )
         if without:
             logger.warning("no negatives were mined for %s: rows of these have none", ", ".join(without))
-        return {coverage.name: Picks(rows, coverage, wanted, self.config.seed) for coverage, rows in mined.items()}
+        return {
+            coverage.name: NegativeSampler(rows, coverage, wanted, self.config.seed) for coverage, rows in mined.items()
+        }
 
     def _weight(self, info: DatasetInfo) -> float:
         return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))
 
-    def _served(self, kind: type[Kind], coverages: list[Coverage]) -> list[Kind]:
+    def _served(self, kind: type[Kind], coverages: list[LanguageIndex]) -> list[Kind]:
         """The streams of one kind, one for each dataset that can serve it."""
         parts = [
             kind(coverage, self.config, make_key(self.config.seed, coverage.name, kind.label))

@@ -15,7 +15,7 @@ from typing import Literal, Self, get_args
 
 import numpy as np
 
-from hbt_ray.data.index.language_index import Coverage, LanguageCodes
+from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo
 from hbt_ray.data.index.permutation import make_key, uniform
 from hbt_ray.data.plan.plan import Batch, Plan
@@ -33,7 +33,7 @@ LOW_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class TranslationRule:
     """Which language a version is in; `str` is what `parse` reads."""
 
     kind: _Kind
@@ -59,7 +59,7 @@ class Rule:
         return f"{self.kind}:{self.language}" if self.language else self.kind
 
 
-class Versions:
+class TranslationChoice:
     """The versions of one side of the items of one dataset.
 
     Args:
@@ -67,14 +67,16 @@ class Versions:
         seed: of the plan.
     """
 
-    def __init__(self, info: DatasetInfo, languages: tuple[str, ...], side: Side, rule: Rule, seed: int) -> None:
+    def __init__(
+        self, info: DatasetInfo, languages: tuple[str, ...], side: Side, rule: TranslationRule, seed: int
+    ) -> None:
         self.languages = languages if rule.language in ("", *languages) else (*languages, rule.language)
         """Names of the codes: those of the plan, then the rule's own where the plan does not train on it."""
         self._side, self._rule, self._seed = side, rule, seed
-        self._coverage = Coverage(info, languages, 0.0)
+        self._coverage = LanguageIndex(info, languages, 0.0)
         if rule.language:
             self._code = self.languages.index(rule.language)
-            self._named = Coverage(info, (rule.language,), 0.0)
+            self._named = LanguageIndex(info, (rule.language,), 0.0)
 
     def of(self, batch: Batch) -> LanguageCodes:
         """Positions in `languages`, -1 for none, [rows]; of a slice, the slice of the whole's."""
@@ -94,7 +96,7 @@ class Versions:
         return batch.question_languages if self._side == "question" else batch.passage_languages
 
 
-def require_versions(plan: Plan, name: str, rule: str) -> dict[str, float]:
+def require_translations(plan: Plan, name: str, rule: str) -> dict[str, float]:
     """Ask, before any worker starts, whether the data can serve a view; a low share is warned of.
 
     Args:
@@ -106,7 +108,7 @@ def require_versions(plan: Plan, name: str, rule: str) -> dict[str, float]:
     Raises:
         PlanError: no row can have a version; the text says what is missing.
     """
-    asked = Rule.parse(rule)
+    asked = TranslationRule.parse(rule)
     if asked.language and asked.language not in plan.manifest.languages:
         raise PlanError(
             f"{name}: {rule} asks for texts in {asked.language}, but the store has only "

@@ -17,7 +17,7 @@ from hbt_ray.storage.folder import Folder
 
 
 @dataclass(frozen=True, slots=True)
-class PackBucket:
+class AssembleBucket:
     """The task of packing a bucket: leaves a file of items for each of its datasets."""
 
     folder: Folder

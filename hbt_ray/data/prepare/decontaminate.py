@@ -28,7 +28,7 @@ _UNSPACED = {
 """Characters of a run → the scripts that it is for."""
 
 
-class Overlap:
+class Decontaminator:
     """The texts of the evaluation data."""
 
     def __init__(self, texts: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hbt_ray.data.prepare.decontaminate import Overlap
+from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.identity import IDENTITY, identity_keys
 from hbt_ray.data.prepare.read import bucket_of, deal, rejection
 from hbt_ray.data.prepare.stage import Result, lines
@@ -44,7 +44,7 @@ class GroupBucket:
 
     folder: Folder
     bucket: Bucket
-    overlap: Overlap | None
+    overlap: Decontaminator | None
     num_shares: int
     """Files of hashes are cut into so many shares."""
     deduplicate: bool

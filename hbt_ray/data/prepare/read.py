@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.data.formats.files import explained
-from hbt_ray.data.formats.rows import BadRow, Part, Row, unstorable
+from hbt_ray.data.formats.rows import BadRow, SourcePart, SourceRow, unstorable
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.stage import Result, lines
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.folder import Folder
 
 _TEXTS = ("dataset", "item_id", "language", "question", "passage", "answer", "question_id", "passage_id", "where")
@@ -42,7 +42,7 @@ class ReadPart:
     name: str
     """Of the source; the dataset of rows that name none."""
     licence: str
-    part: Part
+    part: SourcePart
     languages: Mapping[str, str]
     """What the source calls a language → what the store calls it."""
     num_buckets: int
@@ -113,7 +113,7 @@ class _Rows:
     _columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     _num_characters: int = 0
 
-    def add(self, row: Row, dataset: str, language: str, key: int) -> None:
+    def add(self, row: SourceRow, dataset: str, language: str, key: int) -> None:
         columns = self._columns
         columns["dataset"].append(dataset)
         columns["item_id"].append(row.item_id)
@@ -145,7 +145,7 @@ class _Rows:
         self.num_files += 1
 
 
-def _wrong(row: Row, dataset: str, language: str) -> str:
+def _wrong(row: SourceRow, dataset: str, language: str) -> str:
     """Why a row cannot be taken; empty where it can. The same words for the same fault: rejections are counted."""
     if not _can_be_folder(dataset):
         return "dataset's name may hold only letters, digits, spaces and ._+-, at most 60"
@@ -184,7 +184,7 @@ class _Tags(dict[str, str]):
 
 def _canonical(spelling: str) -> str:
     try:
-        return normalise(spelling)
+        return normalise_tag(spelling)
     except ValueError:
         return ""
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
-from hbt_ray.data.formats.rows import Part, Row
+from hbt_ray.data.formats.rows import SourcePart, SourceRow
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
-from hbt_ray.data.prepare.assemble import PackBucket
+from hbt_ray.data.prepare.assemble import AssembleBucket
 from hbt_ray.data.prepare.config import StoreConfig
-from hbt_ray.data.prepare.decontaminate import Overlap
+from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.deduplicate import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
 from hbt_ray.data.prepare.identity import MAX_RIGHT, FindEqual, JoinItems
 from hbt_ray.data.prepare.read import ReadPart
-from hbt_ray.data.prepare.stage import Result, Spread, Work, in_process
+from hbt_ray.data.prepare.stage import Result, Spread, Stage, in_process
 from hbt_ray.data.prepare.write import layouts
 from hbt_ray.data.store.figure import coverage_svg
 from hbt_ray.data.store.store import MANIFEST, read_manifest
@@ -79,7 +79,7 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
             (store / WORK).remove()
         return Prepared(manifest, 0, Counter(), Counter(), Counter(), was_there=True)
     with _work_folder(store) as folder:
-        work = Work(store, folder, spread, screen or Screen(silent=True))
+        work = Stage(store, folder, spread, screen or Screen(silent=True))
         prepared = _Job(config, store, work, fingerprint, config.num_buckets()).run()
         folder.remove()
     return prepared
@@ -151,7 +151,7 @@ def _is_work(work: Folder) -> bool:
 class _Job:
     config: StoreConfig
     store: Folder
-    work: Work
+    work: Stage
     fingerprint: str
     """Of the recipe: asked for once, as it looks at every file of the sources."""
     num_buckets: int
@@ -186,7 +186,7 @@ class _Job:
         })  # fmt: skip
         self._say_if_crowded(joins)
         packs = work.stage("packing items", {
-            self._key("pack", one.number): PackBucket(
+            self._key("pack", one.number): AssembleBucket(
                 packed, one, grouped, compared if self.config.deduplicate else None, joined, num_shares
             ) for one in buckets
         })  # fmt: skip
@@ -218,7 +218,7 @@ class _Job:
         for number, source in enumerate(self.config.sources):
             # A source that did not change is not read again, whatever became of the others.
             name = f"read/{number:03d}-{self.config.reading(source, self.num_buckets)}"
-            parts: Sequence[Part] = source.parts()
+            parts: Sequence[SourcePart] = source.parts()
             for part_number, part in enumerate(parts):
                 key = f"{name}/{part_number:05d}"
                 tasks[key] = ReadPart(
@@ -246,12 +246,12 @@ class _Job:
                 f"allows; no store was made. First: {_told(first)}. All are in {self.store / REJECTED}"
             )
 
-    def _evaluation_texts(self) -> Overlap | None:
+    def _evaluation_texts(self) -> Decontaminator | None:
         if not self.config.decontaminate:
             return None
         self.work.screen.say("reading the evaluation data")
-        rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, Row))
-        return Overlap(text for row in rows for text in (row.question, row.passage))
+        rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, SourceRow))
+        return Decontaminator(text for row in rows for text in (row.question, row.passage))
 
     def _write(self, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]) -> tuple[DatasetInfo, ...]:
         datasets = list(layouts(self.store, packed, packs, self.config.shard_items))

@@ -87,7 +87,7 @@ def _attempt(task: Task) -> Result | HbtError:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Stage:
     """Where a job's stages leave what they made."""
 
     store: Folder

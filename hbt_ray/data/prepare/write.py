@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hbt_ray.data.index.manifest import Group
+from hbt_ray.data.index.manifest import LanguageGroup
 from hbt_ray.data.prepare.stage import Result
 from hbt_ray.data.store.checksums import write_shard
 from hbt_ray.data.store.store import SIDES
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
     """How a dataset is stored."""
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[LanguageGroup, ...]
     shards: tuple[WriteShard, ...]
     max_right: int
     """Right passages of a question at most."""
@@ -93,13 +93,13 @@ def layouts(store: Folder, packed: Folder, packs: Sequence[Result], shard_items:
         yield Layout(name, groups, shards, max(one["max_right"] for one in found))
 
 
-def total(buckets: Sequence[Groups]) -> tuple[Group, ...]:
+def total(buckets: Sequence[Groups]) -> tuple[LanguageGroup, ...]:
     """The groups of a whole dataset, in the order in which they are stored."""
     sums: Groups = {}
     for groups in buckets:
         for languages, count in groups.items():
             sums[languages] = sums.get(languages, 0) + count
-    return tuple(Group(languages=languages, num_items=sums[languages]) for languages in sorted(sums))
+    return tuple(LanguageGroup(languages=languages, num_items=sums[languages]) for languages in sorted(sums))
 
 
 def cut(buckets: Sequence[Groups], shard_items: int) -> Iterator[tuple[Slice, ...]]:

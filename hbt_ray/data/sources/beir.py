@@ -15,7 +15,7 @@ from hbt_ray.data.formats.corpus import documents
 from hbt_ray.data.formats.files import PLAIN_OR_PACKED, first_of
 from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
 from hbt_ray.data.formats.records import jsonl
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 
@@ -59,7 +59,7 @@ class BeirSource(Config):
     def parts(self) -> list[BeirSource]:
         return [self]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         files = beir_files(self.path, self.split)
         judged = yield from positives(graded(judgements(files.judgements), self.threshold))
         yield from join(judged, documents(jsonl(files.queries)), documents(jsonl(files.corpus)), self.language)

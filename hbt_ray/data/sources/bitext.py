@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from hbt_ray.config import Config
-from hbt_ray.data.formats.columns import Columns, Reader
+from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record, records, texts
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.storage.location import Location, name
 
 
@@ -45,9 +45,9 @@ class BitextSource(Config):
     def parts(self) -> list[BitextSource]:
         return [self]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         columns = {use: column for use, column in self.columns.model_dump().items() if column}
-        reader = Reader(Columns(item_id=self.columns.id), root=name(self.path))
+        reader = Reader(ColumnNames(item_id=self.columns.id), root=name(self.path))
 
         def wanted(names: Collection[str]) -> set[str]:
             return reader.columns(names) if self._is_translation(names) else set(columns.values())
@@ -70,5 +70,5 @@ class BitextSource(Config):
         return "translation" in names and self.columns.text not in names
 
 
-def _row(sentence_id: str, language: str, text: str, where: str) -> Row:
-    return Row(sentence_id, language, text, text, passage_id=sentence_id, where=where)
+def _row(sentence_id: str, language: str, text: str, where: str) -> SourceRow:
+    return SourceRow(sentence_id, language, text, text, passage_id=sentence_id, where=where)

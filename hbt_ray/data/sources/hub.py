@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.formats.columns import Columns, Reader
+from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class HubSource(Config):
     language: Language | Literal[""] = ""
     """Of all rows, where no column says it."""
     licence: str = ""
-    columns: Columns = Columns()
+    columns: ColumnNames = ColumnNames()
 
     def locations(self) -> list[str]:
         return [self.path] if Path(self.path).exists() else []
@@ -42,7 +42,7 @@ class HubSource(Config):
     def parts(self) -> list[HubSource]:
         return [self]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         where = f"{self.path} {self.split}"
         reader = Reader(self.columns, self.language, where)
         for number, values in enumerate(self._stream()):

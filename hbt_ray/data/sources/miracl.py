@@ -18,7 +18,7 @@ from hbt_ray.data.formats.corpus import documents, tab_separated
 from hbt_ray.data.formats.files import JSON_LINES, files_of
 from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
 from hbt_ray.data.formats.records import Record, jsonl
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 
@@ -47,7 +47,7 @@ class MiraclSource(Config):
     def parts(self) -> list[MiraclSource]:
         return [self.model_copy(update={"languages": {name: files}}) for name, files in self.languages.items()]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         for language, files in self.languages.items():
             judged = yield from positives(graded(judgements(files.qrels), self.threshold))
             corpus = documents(_records(files.corpus))

@@ -18,7 +18,7 @@ from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.formats.corpus import tab_separated
 from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.qrels import Judgement, join, judgement, positives
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 
@@ -45,7 +45,7 @@ class MmarcoSource(Config):
     def parts(self) -> list[MmarcoSource]:
         return [self]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         pairs = yield from positives(_once(map(_pair, lines(self.triples))))
         for language, queries in self.queries.items():
             yield from join(pairs, tab_separated(queries), tab_separated(self.collections[language]), language)

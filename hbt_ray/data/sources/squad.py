@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.formats.columns import UNANSWERABLE, says_unanswerable
 from hbt_ray.data.formats.files import opened
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import Location
 
@@ -41,7 +41,7 @@ class SquadSource(Config):
     def parts(self) -> list[SquadSource]:
         return [self.model_copy(update={"files": {language: path}}) for language, path in self.files.items()]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         for language, path in self.files.items():
             tree = read_json(path)
             marked = isinstance(tree, dict) and str(tree.get("version", "")).lower().startswith(("2", "v2"))
@@ -84,12 +84,12 @@ def _paragraphs(tree: Any, path: str) -> Iterator[_Paragraph | BadRow]:
             yield BadRow(place, problem) if problem else _Paragraph(place, f"{a}.{p}", values)
 
 
-def _row(qa: Any, passage: str | BadRow, where: str, key: str, language: str) -> Row | BadRow:
+def _row(qa: Any, passage: str | BadRow, where: str, key: str, language: str) -> SourceRow | BadRow:
     if problem := wrong(qa, id=str, question=str):
         return BadRow(where, problem)
     if isinstance(passage, BadRow):
         return passage
-    return Row(qa["id"], language, qa["question"], passage, _answer(qa), key, where=where)
+    return SourceRow(qa["id"], language, qa["question"], passage, _answer(qa), key, where=where)
 
 
 def _unanswerable(qa: Any, marked: bool) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.formats.columns import Columns, Reader
+from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record, Stretch, stretches
-from hbt_ray.data.formats.rows import BadRow, Row
+from hbt_ray.data.formats.rows import BadRow, SourceRow
 from hbt_ray.storage.location import Location, name
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class TableSource(Config):
     language: Language | Literal[""] = ""
     """Of all rows, where no column says it."""
     licence: str = ""
-    columns: Columns = Columns()
+    columns: ColumnNames = ColumnNames()
 
     def locations(self) -> list[str]:
         return [self.path]
@@ -32,7 +32,7 @@ class TableSource(Config):
     def parts(self) -> list[TablePart]:
         return [TablePart(stretch, self.columns, self.language, self.path) for stretch in stretches(self.path)]
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         for part in self.parts():
             yield from part.rows()
 
@@ -41,12 +41,12 @@ class TablePart(NamedTuple):
     """A file, or some row groups of one."""
 
     stretch: Stretch
-    columns: Columns
+    columns: ColumnNames
     language: str
     path: str
     """That of the source."""
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[SourceRow | BadRow]:
         reader = Reader(self.columns, self.language, name(self.path))
         for record in self.stretch.records(reader.columns):
             if isinstance(record, Record):

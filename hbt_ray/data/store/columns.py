@@ -37,7 +37,7 @@ class Unit(NamedTuple):
     column: str
 
 
-class Columns(Protocol):
+class ShardColumns(Protocol):
     """A way to the shards of a store."""
 
     def starts(self, files: Collection[str]) -> dict[str, Sequence[int]]:

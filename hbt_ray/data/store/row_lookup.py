@@ -14,7 +14,7 @@ from hbt_ray.data.store.columns import Unit
 _ROWS_WORTH_A_TAKE = 16
 
 
-class Places(NamedTuple):
+class ItemRows(NamedTuple):
     """Where items lie."""
 
     files: list[str]
@@ -26,7 +26,7 @@ class Places(NamedTuple):
     """Row within the record batch, for each item."""
 
 
-class Cells(NamedTuple):
+class RowLookup(NamedTuple):
     """Rows of units, in the order in which somebody wants to see them."""
 
     units: list[Unit]
@@ -34,21 +34,21 @@ class Cells(NamedTuple):
     rows: Indices
 
 
-def text_cells(places: Places, side: str, codes: LanguageCodes, languages: tuple[str, ...]) -> Cells:
+def text_cells(places: ItemRows, side: str, codes: LanguageCodes, languages: tuple[str, ...]) -> RowLookup:
     """Each item's text in its language."""
     combined, which = np.unique(places.which * len(languages) + codes, return_inverse=True)
     pairs = [divmod(number, len(languages)) for number in combined.tolist()]
     units = [Unit(places.files[at], places.batches[at], f"{side}.{languages[code]}") for at, code in pairs]
-    return Cells(units, which, places.rows)
+    return RowLookup(units, which, places.rows)
 
 
-def column_cells(places: Places, column: str) -> Cells:
+def column_cells(places: ItemRows, column: str) -> RowLookup:
     """Each item's value in one column."""
     units = [Unit(file, batch, column) for file, batch in zip(places.files, places.batches, strict=True)]
-    return Cells(units, places.which, places.rows)
+    return RowLookup(units, places.which, places.rows)
 
 
-def pick(arrays: list[pa.Array | None], cells: Cells) -> list[Any]:
+def pick(arrays: list[pa.Array | None], cells: RowLookup) -> list[Any]:
     """Unit by unit, as joining them would copy them whole."""
     order = np.argsort(cells.which, kind="stable")
     ends = np.searchsorted(cells.which[order], np.arange(len(arrays)), side="right").tolist()

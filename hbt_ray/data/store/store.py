@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hbt_ray.data.index.language_index import Coverage, LanguageCodes
+from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch
-from hbt_ray.data.store.columns import Columns, LocalColumns, explained
+from hbt_ray.data.store.columns import LocalColumns, ShardColumns, explained
 from hbt_ray.data.store.node_cache import DEFAULT, Cache, CacheConfig
 from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS, RemoteColumns
-from hbt_ray.data.store.row_lookup import Cells, Places, column_cells, pick, text_cells
+from hbt_ray.data.store.row_lookup import ItemRows, RowLookup, column_cells, pick, text_cells
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.storage import parse_checked_json
 from hbt_ray.storage.location import child, inside, is_uri, patiently
@@ -84,7 +84,7 @@ class Store:
         self._starts = {info.name: _starts(info) for info in self.manifest.datasets}
         self._columns = self._open()
 
-    def _open(self) -> Columns:
+    def _open(self) -> ShardColumns:
         shards = [shard for info in self.manifest.datasets for shard in info.shards]
         if is_uri(self.location):  # To ask for every shard would take as long as to train; the first read will tell.
             return RemoteColumns(self.location, shards, Cache(self._cache))
@@ -139,7 +139,7 @@ class Store:
         """
         return self._right_keys(dataset, *self._values(*self._right_cells(dataset, self._places(dataset, items))))
 
-    def _right_cells(self, dataset: str, places: Places) -> list[Cells]:
+    def _right_cells(self, dataset: str, places: ItemRows) -> list[RowLookup]:
         """The lists are read only if the dataset has any that is not empty."""
         names = (KEY, RIGHT_KEYS) if self._infos[dataset].max_right > 1 else (KEY,)
         return [column_cells(places, name) for name in names]
@@ -169,7 +169,7 @@ class Store:
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
         """Questions and passages, at most about `limit` items of each dataset and language, evenly spaced."""
         for info in self.manifest.datasets:
-            coverage = Coverage(info, languages, 0.0)
+            coverage = LanguageIndex(info, languages, 0.0)
             for code in range(len(languages)):
                 pool = coverage.pool(code)
                 items = pool.items(np.arange(0, pool.size, max(1, pool.size // limit)))
@@ -178,7 +178,7 @@ class Store:
                         part = items[start : start + _ROWS_AT_ONCE]
                         yield from self.texts_of(info.name, side, part, np.full(len(part), code, np.int16), languages)
 
-    def _places(self, dataset: str, items: Indices) -> Places:
+    def _places(self, dataset: str, items: Indices) -> ItemRows:
         shards, starts = self._infos[dataset].shards, self._starts[dataset]
         numbers = np.searchsorted(starts, items, side="right") - 1
         rows = items - starts[numbers]
@@ -189,7 +189,7 @@ class Store:
             batch = bisect_right(begins[number], row) - 1
             which[position] = found.setdefault((number, batch), len(found))
             rows[position] -= begins[number][batch]
-        return Places([shards[number].file for number, _ in found], [batch for _, batch in found], which, rows)
+        return ItemRows([shards[number].file for number, _ in found], [batch for _, batch in found], which, rows)
 
     def _begins(self, shards: dict[int, Shard]) -> dict[int, Sequence[int]]:
         """First row of each record batch of these shards."""
@@ -202,7 +202,7 @@ class Store:
                 )
         return {number: starts[shard.file] for number, shard in shards.items()}
 
-    def _values(self, *wanted: Cells) -> list[list[Any]]:
+    def _values(self, *wanted: RowLookup) -> list[list[Any]]:
         """What stands in the cells; None where the shard lacks the column."""
         arrays = self._columns.read({unit for cells in wanted for unit in cells.units})
         return [pick([arrays[unit] for unit in cells.units], cells) for cells in wanted]

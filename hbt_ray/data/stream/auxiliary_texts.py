@@ -13,14 +13,14 @@ import numpy as np
 
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Rule, Side, Versions
+from hbt_ray.data.plan.translations import Side, TranslationChoice, TranslationRule
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
 from hbt_ray.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class AuxiliaryTexts:
     """What is rendered, and how it becomes ids."""
 
     name: str
@@ -33,17 +33,19 @@ class View:
     max_length: int
 
 
-class Views:
+class AuxiliaryTokens:
     """The views of a plan's batches.
 
     Raises:
         PlanError: a rule cannot be read.
     """
 
-    def __init__(self, views: Sequence[View], store: Store, plan: Plan) -> None:
+    def __init__(self, views: Sequence[AuxiliaryTexts], store: Store, plan: Plan) -> None:
         self._store = store
         self._versions = {
-            (view.name, info.name): Versions(info, plan.languages, view.side, Rule.parse(view.rule), plan.config.seed)
+            (view.name, info.name): TranslationChoice(
+                info, plan.languages, view.side, TranslationRule.parse(view.rule), plan.config.seed
+            )
             for view in views
             for info in plan.datasets
         }
@@ -57,7 +59,7 @@ class Views:
         """
         return {view.name: self._tokens(view, batches) for view in self._views}
 
-    def _tokens(self, view: View, batches: Sequence[Batch]) -> Tokens:
+    def _tokens(self, view: AuxiliaryTexts, batches: Sequence[Batch]) -> Tokens:
         dataset = batches[0].dataset
         versions = self._versions[view.name, dataset]
         codes = np.concatenate([versions.of(batch) for batch in batches])

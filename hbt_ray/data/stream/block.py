@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 
 _NAMES = ("step", "kind", "dataset", "language")
@@ -25,7 +25,7 @@ _VIEW = "view."
 _SCORES = "teacher_scores"
 
 
-def pack(batches: Sequence[LocalBatch]) -> pa.Table:
+def pack(batches: Sequence[RankBatch]) -> pa.Table:
     """One row a step."""
     columns: dict[str, Any] = {name: [getattr(batch, name) for batch in batches] for name in _NAMES}
     for name in _ARRAYS:
@@ -39,7 +39,7 @@ def pack(batches: Sequence[LocalBatch]) -> pa.Table:
     return pa.table(columns)
 
 
-def unpack(table: pa.Table) -> Iterator[LocalBatch]:
+def unpack(table: pa.Table) -> Iterator[RankBatch]:
     """The batches, whose arrays are read-only views of the table's memory."""
     for part in table.to_batches():
         columns: dict[str, list[Any]] = {
@@ -56,7 +56,7 @@ def unpack(table: pa.Table) -> Iterator[LocalBatch]:
             fields["views"] = {name.removeprefix(_VIEW): tokens[name] for name in views}
             if _SCORES in columns:
                 fields[_SCORES] = columns[_SCORES][row]
-            yield LocalBatch(**fields)
+            yield RankBatch(**fields)
 
 
 def _tokens(name: str, texts: list[Tokens]) -> dict[str, pa.LargeListArray]:

@@ -19,7 +19,7 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.data.store.node_cache import DEFAULT, CacheConfig
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.auxiliary_texts import View, Views, scattered
+from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts, AuxiliaryTokens, scattered
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
 
 _NO_TOKENS = Tokens(np.empty(0, np.int32), np.empty(0, np.int32))
@@ -34,7 +34,7 @@ def _no_scores() -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LocalBatch:
+class RankBatch:
     """One rank's slice of a global batch, ready for the encoder."""
 
     step: int
@@ -96,7 +96,7 @@ class Loader:
         tokenising: TokenisingConfig,
         cache: CacheConfig = DEFAULT,
         negatives: Path | None = None,
-        views: Sequence[View] = (),
+        views: Sequence[AuxiliaryTexts] = (),
         *,
         scores: bool = False,
     ) -> None:
@@ -105,21 +105,21 @@ class Loader:
         self.plan = Plan(self.store.manifest, plan, mined)
         self._scored = require_scores(mined) if scores else None
         self._how = tokenising
-        self._views = Views(views, self.store, self.plan)
+        self._views = AuxiliaryTokens(views, self.store, self.plan)
 
-    def local(self, step: int, rank: int, world_size: int) -> LocalBatch:
+    def local(self, step: int, rank: int, world_size: int) -> RankBatch:
         """The local batch of a rank."""
         return self.leg(range(step, step + 1), rank, world_size)[0]
 
-    def leg(self, steps: range, rank: int, world_size: int) -> list[LocalBatch]:
+    def leg(self, steps: range, rank: int, world_size: int) -> list[RankBatch]:
         """The local batches of a rank for some steps: one read of every data set, one pass of the tokenizer a side."""
         batches = [self.plan.batch(step).slice(rank, world_size) for step in steps]
-        made: list[LocalBatch] = []
+        made: list[RankBatch] = []
         for name in dict.fromkeys(batch.dataset for batch in batches):
             made += self._of_dataset([batch for batch in batches if batch.dataset == name])
         return sorted(made, key=lambda batch: batch.step)
 
-    def _of_dataset(self, batches: list[Batch]) -> list[LocalBatch]:
+    def _of_dataset(self, batches: list[Batch]) -> list[RankBatch]:
         whole = Batch.joined(batches)
         texts = self.store.texts(whole, self.plan.languages)
         sizes = [len(batch.items) for batch in batches]
@@ -145,7 +145,7 @@ class Loader:
             else [_no_scores()] * len(batches),
         )
         return [
-            LocalBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *made)
+            RankBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *made)
             for batch, *made in zip(*columns, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from ray.util.metrics import Counter
 _INTERVAL_SECONDS = 1.0
 
 
-class Meter:
+class StreamMetrics:
     """Counts of one rank, `hbt_stream_rows` and `hbt_stream_wait_seconds`; their rates are what one looks at.
 
     They are handed to Ray once a second, so that a step pays two additions; Ray passes them on where it has somebody

@@ -30,11 +30,11 @@ from ray.data.datasource import Datasource, ReadTask
 from hbt_ray.config import Config
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.store.node_cache import DEFAULT, CacheConfig
-from hbt_ray.data.stream.auxiliary_texts import View
+from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import task_cpus
-from hbt_ray.data.stream.loader import Loader, LocalBatch, TokenisingConfig
-from hbt_ray.data.stream.prometheus import Meter
+from hbt_ray.data.stream.loader import Loader, RankBatch, TokenisingConfig
+from hbt_ray.data.stream.prometheus import StreamMetrics
 from hbt_ray.errors import HbtError
 from hbt_ray.ray_errors import failure, guarded_batches
 
@@ -73,7 +73,7 @@ class Origin:
     world_size: int
     cache: CacheConfig = DEFAULT
     negatives: Path | None = None
-    views: tuple[View, ...] = ()
+    views: tuple[AuxiliaryTexts, ...] = ()
     scores: bool = False
     """Whether the batches bring the scores that their negatives were mined with."""
 
@@ -83,12 +83,12 @@ class Origin:
         return Loader(self.store, self.plan, *how, scores=self.scores)
 
 
-def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[LocalBatch]:
+def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[RankBatch]:
     """Local batches of the steps start … stop-1, in order."""
     reference = ray.put(origin)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
     local_rows = -(-origin.plan.batch_size // origin.world_size)
     legs = cut(start, stop, max(1, config.rows_per_task // local_rows))
-    meter = Meter(origin.rank)
+    meter = StreamMetrics(origin.rank)
     expected, asked = start, time.perf_counter()
     while some := list(islice(legs, _MAX_LEGS)):
         for batch in _dataset(reference, some, config):
@@ -142,7 +142,7 @@ def _read(reference: Any, leg: range) -> Iterator[pa.Table]:
     yield block
 
 
-def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterator[LocalBatch]:
+def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterator[RankBatch]:
     cpus = task_cpus() if config.cpus_per_task is None else config.cpus_per_task
     dataset = ray.data.read_datasource(
         _Legs(reference, legs),

@@ -12,9 +12,9 @@ from hbt_ray.report.chart import EXTENT, Chart, Line, Scale, dots, line
 from hbt_ray.report.curve import Floats
 from hbt_ray.report.search import labels as words
 from hbt_ray.report.search.axis import Axis
-from hbt_ray.retrieval.seed_interval import Estimate
-from hbt_ray.tune.seed_groups import Group
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.retrieval.seed_interval import SeedInterval
+from hbt_ray.tune.seed_groups import SeedGroup
+from hbt_ray.tune.state import SearchState, Trial
 
 STYLES = ("mono", "cross", "mixed", "plain")
 FRONTS = (("mono_AP", "cross_AP"), ("AP", "RankDistance"))
@@ -29,11 +29,11 @@ _BEYOND = 0.6
 """How far intervals may widen the axis, in spans of the values: that of two seeds is twelve times as wide as they."""
 
 Scales = tuple[Scale, Scale]
-Series = list[tuple[Any, Estimate]]
+Series = list[tuple[Any, SeedInterval]]
 """Varied value, what was measured there."""
 
 
-def objective_chart(groups: Sequence[Group], objective: str, varied: str) -> Chart | None:
+def objective_chart(groups: Sequence[SeedGroup], objective: str, varied: str) -> Chart | None:
     """Seeds as dots, means joined, intervals as bars; None where no finished trial measured the objective.
 
     A line for each combination of the other values, as far as there are colours.
@@ -62,12 +62,12 @@ def objective_chart(groups: Sequence[Group], objective: str, varied: str) -> Cha
     )
 
 
-def is_slanted(groups: Sequence[Group], varied: str) -> bool:
+def is_slanted(groups: Sequence[SeedGroup], varied: str) -> bool:
     """Whether the labels of what is varied are too long to stand side by side."""
     return bool(groups) and Axis.over([group.values.get(varied) for group in groups]).is_slanted
 
 
-def front_chart(board: Board, x: str, y: str, varied: str) -> Chart | None:
+def front_chart(board: SearchState, x: str, y: str, varied: str) -> Chart | None:
     """Every finished trial by two objectives, with those marked that none surpasses in both."""
     points = {trial.trial_id: place for trial in board.finished if (place := _place(trial, x, y))}
     front = sorted(
@@ -92,7 +92,7 @@ def front_chart(board: Board, x: str, y: str, varied: str) -> Chart | None:
     )
 
 
-def curve_chart(board: Board, objective: str) -> Chart | None:
+def curve_chart(board: SearchState, objective: str) -> Chart | None:
     """The objective by step of every trial: the best stands out, those that were stopped are faint."""
     curves = {trial.trial_id: _curve(trial, objective) for trial in board.trials}
     seen = [points for points in curves.values() if len(points)]
@@ -134,7 +134,7 @@ def _title(objective: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _series(groups: Sequence[Group], objective: str, varied: str) -> dict[str, Series]:
+def _series(groups: Sequence[SeedGroup], objective: str, varied: str) -> dict[str, Series]:
     """What the other values are → points; all in one where they are too many to tell apart."""
     found: dict[str, Series] = {}
     keys = dict.fromkeys(key for group in groups for key in group.values if key != varied)
@@ -148,7 +148,7 @@ def _series(groups: Sequence[Group], objective: str, varied: str) -> dict[str, S
     return {"": together} if together else {}
 
 
-def _range_of(estimates: Sequence[Estimate]) -> Scale:
+def _range_of(estimates: Sequence[SeedInterval]) -> Scale:
     values = [value for estimate in estimates for value in estimate.values]
     low, high = min(values), max(values)
     reach = _BEYOND * (high - low)
@@ -156,7 +156,7 @@ def _range_of(estimates: Sequence[Estimate]) -> Scale:
     return Scale.over(max(min([low, *ends]), low - reach), min(max([high, *ends]), high + reach))
 
 
-def _is_beyond(estimate: Estimate, scale: Scale) -> bool:
+def _is_beyond(estimate: SeedInterval, scale: Scale) -> bool:
     low, high = estimate.interval or (scale.low, scale.high)
     return low < scale.low or high > scale.high
 
@@ -189,7 +189,7 @@ def _bar(place: float, interval: tuple[float, float], scales: Scales) -> str:
     return f"M{x:.0f} {low:.0f}V{high:.0f}"
 
 
-def _description(groups: Sequence[Group], objective: str) -> str:
+def _description(groups: Sequence[SeedGroup], objective: str) -> str:
     told = [
         f"{words.choice(group.values)}: {words.told(objective, estimate)}"
         for group in groups

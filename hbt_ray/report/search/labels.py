@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbt_ray.retrieval.compare.column import MISSING
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, Estimate
+from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.state import Trial
 
@@ -31,12 +31,12 @@ def figure(objective: str, value: float | None) -> str:
     return f"−{digits}" if value < 0 else digits
 
 
-def interval(objective: str, estimate: Estimate) -> str:
+def interval(objective: str, estimate: SeedInterval) -> str:
     """`.601 to .623`; a dash where one seed has none."""
     return " to ".join(figure(objective, end) for end in estimate.interval) if estimate.interval else MISSING
 
 
-def told(objective: str, estimate: Estimate) -> str:
+def told(objective: str, estimate: SeedInterval) -> str:
     """`.612 (95 % interval .601 to .623)`."""
     aside = f" ({100 * CONFIDENCE:.0f}\u00a0% interval {interval(objective, estimate)})" if estimate.interval else ""
     return figure(objective, estimate.mean) + aside

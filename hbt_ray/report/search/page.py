@@ -17,9 +17,9 @@ from hbt_ray.report.search.table import trial_table
 from hbt_ray.storage import write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
-from hbt_ray.tune.seed_groups import Group, groups
+from hbt_ray.tune.seed_groups import SeedGroup, seed_groups
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import Board
+from hbt_ray.tune.state import SearchState
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class BestConfig:
     """The command that fixes the vectors of what was trained, where the best trial was such a fix."""
 
 
-def write_report(folder: Path, board: Board, space: Space, settings: TuneConfig, question: str) -> Path:
+def write_report(folder: Path, board: SearchState, space: Space, settings: TuneConfig, question: str) -> Path:
     """Write `report.html` of a search into its folder; it needs nothing else, and no trial needs to have finished.
 
     Args:
         question: the docstring of the space; its first paragraph is what the page answers.
     """
     objectives, varied = settings.objectives, space.varied
-    found = groups(board, varied)
+    found = seed_groups(board, varied)
     asked, *about = prose.paragraphs(question) or [""]
     html = (
         page_environment("hbt_ray.report.search")
@@ -66,7 +66,9 @@ def write_report(folder: Path, board: Board, space: Space, settings: TuneConfig,
     return write_text(folder / "report.html", html)
 
 
-def _choices(found: Sequence[Group], objectives: Sequence[str]) -> list[tuple[str, int, list[tuple[str, str, str]]]]:
+def _choices(
+    found: Sequence[SeedGroup], objectives: Sequence[str]
+) -> list[tuple[str, int, list[tuple[str, str, str]]]]:
     """Choice, seeds, and of each objective: the mean, its interval, what to sort by."""
     rows = []
     for group in found:
@@ -80,7 +82,7 @@ def _choices(found: Sequence[Group], objectives: Sequence[str]) -> list[tuple[st
     return rows
 
 
-def _fronts(board: Board, objectives: Sequence[str], varied: str) -> list[tuple[Chart, str]]:
+def _fronts(board: SearchState, objectives: Sequence[str], varied: str) -> list[tuple[Chart, str]]:
     """Of the pairs that the search has as objectives; with what the horizontal axis shows."""
     return [
         (chart, words.label(x))
@@ -89,13 +91,13 @@ def _fronts(board: Board, objectives: Sequence[str], varied: str) -> list[tuple[
     ]
 
 
-def _best(folder: Path, board: Board) -> list[BestConfig]:
+def _best(folder: Path, board: SearchState) -> list[BestConfig]:
     """The files that lie in the search's folder, with what they are best in."""
     paths = sorted((folder / "best").glob("*.yaml"))
     return [BestConfig(str(path), _why(path.stem, board), _then(path, board)) for path in paths]
 
 
-def _then(path: Path, board: Board) -> str:
+def _then(path: Path, board: SearchState) -> str:
     trial = board.best(path.stem) if path.stem in OBJECTIVES else None
     if trial is None or not trial.fix:
         return ""
@@ -109,7 +111,7 @@ def _then(path: Path, board: Board) -> str:
     return shlex.join([*parts, str(config["storage_path"])])
 
 
-def _why(name: str, board: Board) -> str:
+def _why(name: str, board: SearchState) -> str:
     trial = board.best(name) if name in OBJECTIVES else None
     if trial is None:
         return ""

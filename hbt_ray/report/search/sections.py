@@ -16,7 +16,7 @@ from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.critical_batch import Unfit, critical_batch
 from hbt_ray.tune.importance import Importance, importance
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import Board
+from hbt_ray.tune.state import SearchState
 
 _BY_ITSELF = (
     "The share of an objective’s variance over finished trials that goes with a key by itself, whatever the others "
@@ -27,7 +27,7 @@ _BY_ITSELF = (
 
 
 @dataclass(frozen=True)
-class Section:
+class SearchSection:
     """Something more that was found, between the figures and the trials."""
 
     title: str
@@ -40,7 +40,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SectionCell:
     share: str
     chance: str = ""
     sort: str = ""
@@ -50,16 +50,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class SectionRow:
     """Of the table of importance: a key, its distinct values, trials that were measured, a cell for each objective."""
 
     key: str
     values: int
     trials: int
-    cells: tuple[Cell, ...]
+    cells: tuple[SectionCell, ...]
 
 
-def sections(board: Board, space: Space, settings: TuneConfig) -> Iterator[Section]:
+def sections(board: SearchState, space: Space, settings: TuneConfig) -> Iterator[SearchSection]:
     """Those for which the search has something."""
     if space.batch_sizes:
         yield _critical(board, settings.objectives[0])
@@ -68,28 +68,28 @@ def sections(board: Board, space: Space, settings: TuneConfig) -> Iterator[Secti
         yield _importance(rows, settings.objectives)
 
 
-def _critical(board: Board, objective: str) -> Section:
+def _critical(board: SearchState, objective: str) -> SearchSection:
     title, found = "Critical batch size", critical_batch(board.trials, objective)
     if isinstance(found, Unfit):
-        return Section(title, f"It cannot be said: {found.reason}")
+        return SearchSection(title, f"It cannot be said: {found.reason}")
     how = (
         f" Steps are those until {words.label(objective)} is {words.figure(objective, found.target)}, the best value "
         "that every batch size reaches, each at the other values with which it needs the fewest. Below the critical "
         "size, batches twice as large need nearly half the steps; at it, 1.2 times what that promises (2410.21676)."
     )
-    return Section(title, found.text + how, [(critical_chart(found), "batch size")])
+    return SearchSection(title, found.text + how, [(critical_chart(found), "batch size")])
 
 
-def _importance(rows: Sequence[Row], objectives: Sequence[str]) -> Section:
+def _importance(rows: Sequence[SectionRow], objectives: Sequence[str]) -> SearchSection:
     html = (
         page_environment("hbt_ray.report.search")
         .get_template("importance.html.j2")
         .render(rows=rows, labels=[words.label(name) for name in objectives])
     )
-    return Section("Which key matters", _BY_ITSELF, html=Markup(html))  # The template escapes.
+    return SearchSection("Which key matters", _BY_ITSELF, html=Markup(html))  # The template escapes.
 
 
-def importance_rows(board: Board, objectives: Sequence[str]) -> list[Row]:
+def importance_rows(board: SearchState, objectives: Sequence[str]) -> list[SectionRow]:
     """A row for every key that was searched and of which something can be said, the most important for the first
     objective on top."""
     found = [{one.key: one for one in importance(board.trials, name)} for name in objectives]
@@ -98,11 +98,11 @@ def importance_rows(board: Board, objectives: Sequence[str]) -> list[Row]:
         known = [shares[key] for shares in found if key in shares]
         if any(one.share is not None for one in known):
             cells = tuple(_cell(shares.get(key)) for shares in found)
-            rows.append(Row(key, max(one.values for one in known), max(one.trials for one in known), cells))
+            rows.append(SectionRow(key, max(one.values for one in known), max(one.trials for one in known), cells))
     return rows
 
 
-def _cell(one: Importance | None) -> Cell:
+def _cell(one: Importance | None) -> SectionCell:
     if one is None or one.share is None or one.chance is None:
-        return Cell(MISSING)
-    return Cell(f"{one.share:.0%}", f"({one.chance:.0%})", repr(one.share), f"{one.share:.3f}")
+        return SectionCell(MISSING)
+    return SectionCell(f"{one.share:.0%}", f"({one.chance:.0%})", repr(one.share), f"{one.share:.3f}")

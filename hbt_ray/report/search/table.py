@@ -14,13 +14,13 @@ from hbt_ray.report.search.axis import Axis
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.seed_groups import is_number
 from hbt_ray.tune.space import SEED
-from hbt_ray.tune.state import Board, Trial
+from hbt_ray.tune.state import SearchState, Trial
 
 _ORDER = ("finished", "stopped", "running", "failed")
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrialCell:
     text: str
     sort: str
     """What the column is sorted by; empty sorts last."""
@@ -29,10 +29,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     trial: Trial
-    values: tuple[Cell, ...]
-    figures: tuple[Cell, ...]
+    values: tuple[TrialCell, ...]
+    figures: tuple[TrialCell, ...]
     time: str
 
     @property
@@ -46,17 +46,17 @@ class TrialTable:
     """Name, whether it has numbers."""
     objectives: tuple[tuple[str, bool], ...]
     """Label, whether lower is better."""
-    rows: tuple[Row, ...]
+    rows: tuple[TrialRow, ...]
 
 
-def trial_table(board: Board, objectives: Sequence[str]) -> TrialTable:
+def trial_table(board: SearchState, objectives: Sequence[str]) -> TrialTable:
     """The finished trials first, the best of the first objective at the top; those that failed are the last."""
     keys = list(dict.fromkeys(key for trial in board.trials for key in trial.values))
     trials = sorted(board.trials, key=lambda trial: _order(trial, objectives[0]))
     columns = {key: _of_values([trial.values.get(key) for trial in trials], key != SEED) for key in keys}
     figures = {name: _of_figures(trials, name) for name in objectives}
     rows = tuple(
-        Row(
+        TrialRow(
             trial,
             tuple(columns[key][i] for key in keys),
             tuple(figures[name][i] for name in objectives),
@@ -78,18 +78,18 @@ def _order(trial: Trial, objective: str) -> tuple[int, float]:
     return _ORDER.index(trial.status), value if objective in LOWER_IS_BETTER else -value
 
 
-def _of_values(values: Sequence[Any], shaded: bool) -> list[Cell]:
+def _of_values(values: Sequence[Any], shaded: bool) -> list[TrialCell]:
     """Numbers are shaded from the least to the greatest, by factors where they span orders of magnitude."""
     if not all(map(is_number, values)):
-        return [Cell(words.value(value), words.value(value), "words") for value in values]
+        return [TrialCell(words.value(value), words.value(value), "words") for value in values]
     places = [Axis.over(values).place(value) for value in values]
     return [
-        Cell(words.value(value), repr(value), f"number {shade}".strip())
+        TrialCell(words.value(value), repr(value), f"number {shade}".strip())
         for value, shade in zip(values, _shades(places) if shaded else [""] * len(values), strict=True)
     ]
 
 
-def _of_figures(trials: Sequence[Trial], objective: str) -> list[Cell]:
+def _of_figures(trials: Sequence[Trial], objective: str) -> list[TrialCell]:
     """Shaded from the worst to the best finished trial; others are at other steps, so they cannot be compared."""
     sign = -1 if objective in LOWER_IS_BETTER else 1
     last = [trial.last(objective) for trial in trials]
@@ -99,7 +99,7 @@ def _of_figures(trials: Sequence[Trial], objective: str) -> list[Cell]:
         for trial, value in zip(trials, known, strict=True)
     ]
     return [
-        Cell(words.figure(objective, value), "" if value is None else repr(value), f"number {shade}".strip())
+        TrialCell(words.figure(objective, value), "" if value is None else repr(value), f"number {shade}".strip())
         for value, shade in zip(known, _shades(compared), strict=True)
     ]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from hbt_ray.report.labels import duration, listing, number
 from hbt_ray.report.search import labels as words
-from hbt_ray.retrieval.seed_interval import Estimate
+from hbt_ray.retrieval.seed_interval import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
-from hbt_ray.tune.seed_groups import Group, ranked
-from hbt_ray.tune.state import Board
+from hbt_ray.tune.seed_groups import SeedGroup, ranked
+from hbt_ray.tune.state import SearchState
 
 _STATES = ("finished", "stopped", "running", "failed")
 
@@ -19,7 +19,7 @@ def paragraphs(docstring: str) -> list[str]:
     return [" ".join(part.split()) for part in docstring.strip().split("\n\n") if part.strip()]
 
 
-def answer(board: Board, groups: Sequence[Group], objective: str) -> str:
+def answer(board: SearchState, groups: Sequence[SeedGroup], objective: str) -> str:
     """One or two sentences on the first objective, undecided where the intervals do not decide."""
     name = words.label(objective)
     order = ranked(groups, objective)
@@ -41,10 +41,10 @@ def answer(board: Board, groups: Sequence[Group], objective: str) -> str:
         f"Of {number(len(order))} choices, {words.choice(best.values)} has the {extreme} {name}: "
         f"{words.told(objective, estimate)}."
     )
-    return f"{first} {_verdict(objective, estimate, *order[1])}"
+    return f"{first} {_sentence_of(objective, estimate, *order[1])}"
 
 
-def summary(board: Board) -> str:
+def summary(board: SearchState) -> str:
     """How many trials came how far, and what they took."""
     if not board.trials:
         return "The search has no trial yet."
@@ -59,7 +59,7 @@ def summary(board: Board) -> str:
     )
 
 
-def caveats(board: Board, groups: Sequence[Group]) -> list[str]:
+def caveats(board: SearchState, groups: Sequence[SeedGroup]) -> list[str]:
     """What a reader of means and intervals has to know, a sentence each."""
     found = []
     seeds = {len(group.trials) for group in groups}
@@ -74,7 +74,7 @@ def caveats(board: Board, groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _verdict(objective: str, best: Estimate, second: Group, runner_up: Estimate) -> str:
+def _sentence_of(objective: str, best: SeedInterval, second: SeedGroup, runner_up: SeedInterval) -> str:
     told = f"{words.choice(second.values)} at {words.told(objective, runner_up)}"
     overlaps = best.overlaps(runner_up)
     if overlaps is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hbt_ray.retrieval.measures import RANK_DISTANCE
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.scoring.language_preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 
 MISSING = "–"
@@ -62,8 +62,8 @@ class Column:
             return None
         return round(value, 0 if self.counts_ranks else 3) + 0.0
 
-    def value(self, verdict: Verdict) -> float | None:
-        return self.of(verdict.settings.get(self.setting, {}))
+    def value(self, result: EvaluationResult) -> float | None:
+        return self.of(result.settings.get(self.setting, {}))
 
     def text(self, value: float | None) -> str:
         """`.797`, `2,310`; a negative number gets a true minus sign."""

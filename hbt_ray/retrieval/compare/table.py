@@ -17,15 +17,15 @@ from rich.text import Text
 
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.compare.column import COLUMNS, MISSING, Column
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Verdict
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, Estimate
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
+from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
 
 SEEDS_NOTE = f"±: half of the {CONFIDENCE:.0%} interval of the mean over seeds"
-Baseline = Verdict | Sequence[Verdict] | None
+Baseline = EvaluationResult | Sequence[EvaluationResult] | None
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A number with its difference to the baseline."""
 
     value: float | None
@@ -41,7 +41,7 @@ class Cell:
 @dataclass(frozen=True)
 class System:
     label: str
-    verdict: Verdict
+    result: EvaluationResult
     is_baseline: bool = False
 
 
@@ -63,21 +63,21 @@ class Comparison:
 
     @property
     def has_seeds(self) -> bool:
-        return any(system.verdict.of_seeds for system in self.systems)
+        return any(system.result.of_seeds for system in self.systems)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The task's own measures, or `COLUMNS`, with a value; a setting with none of them shows what it does have."""
         shown: list[Column] = []
-        headline = dict.fromkeys(name for system in self.systems for name in system.verdict.headline)
+        headline = dict.fromkeys(name for system in self.systems for name in system.result.headline)
         for setting in (MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL):
             wanted = [Column(setting, name) for name in headline] or [c for c in COLUMNS if c.setting == setting]
-            own = [c for c in wanted if any(c.value(s.verdict) is not None for s in self.systems)]
-            names = dict.fromkeys(name for s in self.systems for name in s.verdict.settings.get(setting, {}))
+            own = [c for c in wanted if any(c.value(s.result) is not None for s in self.systems)]
+            names = dict.fromkeys(name for s in self.systems for name in s.result.settings.get(setting, {}))
             shown += own or [Column(setting, name) for name in names]
         return tuple(shown)
 
-    def row(self, column: Column, of: Mapping[str, Mapping[str, float]]) -> list[Cell]:
+    def row(self, column: Column, of: Mapping[str, Mapping[str, float]]) -> list[TableCell]:
         """One cell a system; `of` has the measures by system label."""
         values = [column.of(of[system.label]) for system in self.systems]
         comparable = column.has_better and sum(value is not None for value in values) > 1
@@ -88,51 +88,51 @@ class Comparison:
             for system, value in zip(self.systems, values, strict=True)
         ]
 
-    def _cell(self, column: Column, value: float | None, reference: float | None, best: float | None) -> Cell:
+    def _cell(self, column: Column, value: float | None, reference: float | None, best: float | None) -> TableCell:
         change, better = "", None
         if value is not None and reference is not None:
             difference = column.of({column.measure: value - reference}) or 0.0
             change = column.signed(difference)
             better = column.is_better(value, reference) if column.has_better and value != reference else None
-        return Cell(value, column.text(value), "", change, better, best is not None and value == best)
+        return TableCell(value, column.text(value), "", change, better, best is not None and value == best)
 
     @cached_property
-    def headline(self) -> tuple[tuple[System, tuple[Cell, ...]], ...]:
+    def headline(self) -> tuple[tuple[System, tuple[TableCell, ...]], ...]:
         """System → one cell a column."""
         by_column = [self._with_spread(column) for column in self.columns]
         return tuple((system, tuple(row[i] for row in by_column)) for i, system in enumerate(self.systems))
 
-    def _with_spread(self, column: Column) -> list[Cell]:
-        row = self.row(column, {s.label: s.verdict.settings.get(column.setting, {}) for s in self.systems})
-        return [replace(cell, spread=_spread(column, s.verdict)) for s, cell in zip(self.systems, row, strict=True)]
+    def _with_spread(self, column: Column) -> list[TableCell]:
+        row = self.row(column, {s.label: s.result.settings.get(column.setting, {}) for s in self.systems})
+        return [replace(cell, spread=_spread(column, s.result)) for s, cell in zip(self.systems, row, strict=True)]
 
 
-def _spread(column: Column, verdict: Verdict) -> str:
-    values = verdict.of_seeds.get(column.setting, {}).get(column.measure, [])
-    half = Estimate.of(values).half if values else None
+def _spread(column: Column, result: EvaluationResult) -> str:
+    values = result.of_seeds.get(column.setting, {}).get(column.measure, [])
+    half = SeedInterval.of(values).half if values else None
     return "" if half is None else f"±{column.text(half)}"
 
 
-def compare(verdicts: Sequence[Verdict], baseline: Baseline = None) -> list[Comparison]:
+def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> list[Comparison]:
     """One comparison a task, in the order in which the tasks first occur.
 
-    Verdicts on tasks of one name but with other queries, documents or judgements are not compared: each data has a
+    Results on tasks of one name but with other queries, documents or judgements are not compared: each data has a
     comparison of its own, with a part of its fingerprint in the name.
 
     Raises:
-        TaskError: there is nothing to compare, or a baseline was judged on a task that no verdict has.
+        TaskError: there is nothing to compare, or a baseline was judged on a task that no result has.
     """
-    if not verdicts:
-        raise TaskError("there is no verdict to show; run `hbt evaluate MODEL --task NAME=DIR` first")
-    baselines = {v.data: v for v in ([baseline] if isinstance(baseline, Verdict) else baseline or ())}
-    groups: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault(verdict.data, []).append(verdict)
+    if not results:
+        raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first")
+    baselines = {v.data: v for v in ([baseline] if isinstance(baseline, EvaluationResult) else baseline or ())}
+    groups: dict[tuple[str, str], list[EvaluationResult]] = {}
+    for result in results:
+        groups.setdefault(result.data, []).append(result)
     if strangers := sorted(baselines.keys() - groups.keys()):
         known = {task for task, _ in groups}
         other = "other queries, documents or judgements of that task" if strangers[0][0] in known else ", ".join(known)
         raise TaskError(
-            f"the baseline was judged on {strangers[0][0]}, the verdicts on {other}, so no difference can be shown; "
+            f"the baseline was judged on {strangers[0][0]}, the results on {other}, so no difference can be shown; "
             "evaluate the baseline on the same task, or leave it out",
             code="OTHER_TASK",
         )
@@ -143,25 +143,25 @@ def compare(verdicts: Sequence[Verdict], baseline: Baseline = None) -> list[Comp
     ]
 
 
-def _comparison(task: str, verdicts: Sequence[Verdict], baseline: Verdict | None) -> Comparison:
-    own = [verdict for verdict in verdicts if verdict != baseline]
+def _comparison(task: str, results: Sequence[EvaluationResult], baseline: EvaluationResult | None) -> Comparison:
+    own = [result for result in results if result != baseline]
     if not own:
-        raise TaskError(f"the only verdict on {task} is the baseline itself; give another verdict, or no baseline")
+        raise TaskError(f"the only result on {task} is the baseline itself; give another result, or no baseline")
     everyone = [baseline, *own] if baseline else own
-    names = Counter(verdict.model for verdict in everyone)
+    names = Counter(result.model for result in everyone)
     labels: Counter[str] = Counter()
     systems = []
-    for verdict in everyone:
-        label = verdict.model if names[verdict.model] == 1 else f"{verdict.model} ({verdict.fingerprint[:7]})"
+    for result in everyone:
+        label = result.model if names[result.model] == 1 else f"{result.model} ({result.fingerprint[:7]})"
         labels[label] += 1
         label = label if labels[label] == 1 else f"{label} #{labels[label]}"
-        systems.append(System(label, verdict, verdict is baseline))
+        systems.append(System(label, result, result is baseline))
     return Comparison(task, tuple(systems))
 
 
-def headline_table(verdicts: Sequence[Verdict], baseline: Baseline = None) -> Table:
+def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = None) -> Table:
     """The headline of the report for the terminal: bold is the best of its column, small print the difference."""
-    comparisons = compare(verdicts, baseline)
+    comparisons = compare(results, baseline)
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     several = len(comparisons) > 1
     notes = [
@@ -192,7 +192,7 @@ def headline_table(verdicts: Sequence[Verdict], baseline: Baseline = None) -> Ta
     return table
 
 
-def _terminal(cell: Cell | None) -> Text:
+def _terminal(cell: TableCell | None) -> Text:
     if cell is None:
         return Text(MISSING, style="dim")
     text = Text(cell.text, style="bold" if cell.best else "")

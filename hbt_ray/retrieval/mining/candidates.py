@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.index.language_index import Coverage
+from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.prepare.decontaminate import tokenised
@@ -110,7 +110,7 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     def texts(side: str, items: Indices) -> list[str]:
         return store.texts_of(info.name, side, items, np.zeros(len(items), np.int16), (language,))
 
-    pool = Coverage(info, (language,), 0.0).pool(0)
+    pool = LanguageIndex(info, (language,), 0.0).pool(0)
     items = pool.items(np.arange(pool.size))
     questions, right_keys = texts("question", items), store.right_keys(info.name, items)
     keys, first, positives = np.unique(right_keys[:, 0], return_index=True, return_inverse=True)

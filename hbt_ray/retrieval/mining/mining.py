@@ -18,7 +18,7 @@ from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
-from hbt_ray.retrieval.encode import Encoded, encode
+from hbt_ray.retrieval.encode import EncodedTexts, encode
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, rescore
@@ -139,14 +139,14 @@ def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
         )
 
 
-def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> Encoded:
+def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> EncodedTexts:
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     screen.say(f"{what}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
     with screen.counting(f"{what}: encoding", num_questions + num_documents) as advance:
         return encode(encoder, candidates.questions, candidates.documents, advance)
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a model finds for the questions of a dataset."""
 
     choice: Choice
@@ -156,11 +156,11 @@ class Found(NamedTuple):
 
 def search_negatives(
     candidates: Candidates,
-    encoded: Encoded,
+    encoded: EncodedTexts,
     config: MineConfig,
     search: SearchConfig | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> Found:
+) -> SearchResult:
     """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
@@ -175,10 +175,12 @@ def search_negatives(
             parts.append(choose(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
     documents, scores, dropped = zip(*parts, strict=True)
-    return Found(Choice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive)
+    return SearchResult(Choice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive)
 
 
-def _rescored(rescorer: RescorerConfig, candidates: Candidates, found: Found, what: str, screen: Screen) -> Found:
+def _rescored(
+    rescorer: RescorerConfig, candidates: Candidates, found: SearchResult, what: str, screen: Screen
+) -> SearchResult:
     """The same negatives with the scores of a cross-encoder."""
     documents, _, dropped = found.choice
     row, place = np.nonzero(documents >= 0)
@@ -189,10 +191,10 @@ def _rescored(rescorer: RescorerConfig, candidates: Candidates, found: Found, wh
         given = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
     scores = np.full(documents.shape, np.nan, np.float32)
     scores[row, place] = given[len(documents) :]
-    return Found(Choice(documents, scores, dropped), given[: len(documents)])
+    return SearchResult(Choice(documents, scores, dropped), given[: len(documents)])
 
 
-def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: Found) -> MinedDataset:
+def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: SearchResult) -> MinedDataset:
     documents, scores, dropped = found.choice
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
@@ -212,7 +214,7 @@ def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidate
     )
 
 
-def _examples(dataset: str, candidates: Candidates, found: Found, limit: int = 3) -> list[Example]:
+def _examples(dataset: str, candidates: Candidates, found: SearchResult, limit: int = 3) -> list[Example]:
     """Some questions that have a negative, evenly spaced."""
     documents, scores, _ = found.choice
     served = np.flatnonzero(documents[:, 0] >= 0)

@@ -28,7 +28,7 @@ _LEAST = 1e-6
 Hits = npt.NDArray[np.bool_]
 
 
-class Found(NamedTuple):
+class NearestNeighbours(NamedTuple):
     """Whether row n is the best match of row n, [n] a direction; of equal matches the first counts."""
 
     forward: Hits
@@ -37,7 +37,7 @@ class Found(NamedTuple):
     """Of y among x."""
 
 
-def nearest(x: npt.ArrayLike, y: npt.ArrayLike) -> Found:
+def nearest(x: npt.ArrayLike, y: npt.ArrayLike) -> NearestNeighbours:
     """By cosine; x and y [n, dim] are translations row by row.
 
     Raises:
@@ -47,7 +47,7 @@ def nearest(x: npt.ArrayLike, y: npt.ArrayLike) -> Found:
     return _found(left, right, lambda block, rows: block)
 
 
-def margin(x: npt.ArrayLike, y: npt.ArrayLike, k: int = 4) -> Found:
+def margin(x: npt.ArrayLike, y: npt.ArrayLike, k: int = 4) -> NearestNeighbours:
     """By the ratio margin over k neighbours, or all n where they are fewer.
 
     A sentence whose neighbours have a mean cosine of zero or less counts as lonely as can be: the ratio has no meaning.
@@ -67,7 +67,7 @@ def margin(x: npt.ArrayLike, y: npt.ArrayLike, k: int = 4) -> Found:
     return _found(left, right, ratio)
 
 
-def judge_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorecard]:
+def score_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorecard]:
     """Judge the vectors of the task's sentences [sentences, dim].
 
     Returns the table per sentence (query_id, language, setting, passage_language, `R@1`, `MarginR@1`) and the means:
@@ -131,7 +131,7 @@ def _blocks(left: Floats, right: Floats) -> Iterator[tuple[slice, Floats]]:
         yield rows, left[rows] @ right.T
 
 
-def _found(left: Floats, right: Floats, score: Callable[[Floats, slice], Floats]) -> Found:
+def _found(left: Floats, right: Floats, score: Callable[[Floats, slice], Floats]) -> NearestNeighbours:
     forward: Integers = np.empty(len(left), np.int64)
     backward: Integers = np.zeros(len(right), np.int64)
     best = np.full(len(right), -np.inf, np.float32)
@@ -143,7 +143,7 @@ def _found(left: Floats, right: Floats, score: Callable[[Floats, slice], Floats]
         better = values > best
         best[better], backward[better] = values[better], leaders[better] + rows.start
     own = np.arange(len(left))
-    return Found(forward == own, backward == own)
+    return NearestNeighbours(forward == own, backward == own)
 
 
 def _neighbourhoods(left: Floats, right: Floats, k: int) -> tuple[Floats, Floats]:

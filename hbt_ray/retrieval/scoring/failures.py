@@ -1,6 +1,6 @@
 """Failures: questions whose first document does not answer them, with the texts for people to read.
 
-They are kept beside the verdict, cut to a length for reading, so that a report needs neither task nor index.
+They are kept beside the result, cut to a length for reading, so that a report needs neither task nor index.
 """
 
 from __future__ import annotations

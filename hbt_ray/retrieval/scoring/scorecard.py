@@ -29,7 +29,7 @@ POOL_ONLY = (RANK_DISTANCE, *PER_QUESTION)
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What `Verdict` needs from the judge, field by field."""
+    """What `EvaluationResult` needs from the judge, field by field."""
 
     task: str
     task_fingerprint: str
@@ -44,7 +44,7 @@ class Scorecard:
     language_share: dict[str, Measures] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """For `Verdict(model=…, fingerprint=…, **scorecard.fields())`."""
+        """For `EvaluationResult(model=…, fingerprint=…, **scorecard.fields())`."""
         return asdict(self)
 
 
@@ -53,7 +53,7 @@ def first_documents(task: Task, queries: npt.NDArray[Any], index: Ranking, k: in
     return search_without(index, queries, k, task.own_documents)
 
 
-def judge(
+def score_rankings(
     task: Task, queries: npt.NDArray[Any], index: Ranking, first: npt.NDArray[np.int64] | None = None
 ) -> tuple[pa.Table, Scorecard]:
     """Judge the task's queries, as the index takes them, against an index of its documents, in the task's order.

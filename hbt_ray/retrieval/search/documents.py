@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from hbt_ray.data.formats.records import Record, records, texts
 from hbt_ray.data.formats.rows import unstorable
 from hbt_ray.errors import SourceError, TaskError
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
 
 
@@ -35,7 +35,9 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
             raise TaskError(f"{path}: {name} is empty in {count} rows, the first is row {at + 1}; remove these rows")
     table = table.set_column(1, DOCUMENTS.field("language"), [_canonical(path, table["language"])])
     if languages:
-        table = table.filter(pc.is_in(table["language"], value_set=pa.array(map(normalise, languages), pa.string())))
+        table = table.filter(
+            pc.is_in(table["language"], value_set=pa.array(map(normalise_tag, languages), pa.string()))
+        )
     if not len(table):
         raise TaskError(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
     if len(table["doc_id"].unique()) < len(table):
@@ -59,7 +61,7 @@ def _canonical(path: Path, tags: pa.ChunkedArray) -> pa.Array:
     known = {}
     for tag in tags.unique().to_pylist():
         try:
-            known[tag] = normalise(tag)
+            known[tag] = normalise_tag(tag)
         except ValueError as error:
             raise TaskError(f"{path}: {error}") from None
     return pa.array([known[tag] for tag in tags.to_pylist()], pa.string())

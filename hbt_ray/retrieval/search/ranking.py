@@ -22,7 +22,7 @@ class Hits:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class RankingRows:
     """Exact ranks of given documents, counted from 1; 0 at the padding."""
 
     own: Integers
@@ -39,7 +39,7 @@ class Ranking(Protocol):
     def search(self, queries: npt.NDArray[Any], k: int) -> Hits:
         """The first k documents in the pool of all languages."""
 
-    def places(self, queries: npt.NDArray[Any], documents: Integers) -> Places:
+    def places(self, queries: npt.NDArray[Any], documents: Integers) -> RankingRows:
         """Where these documents stand: rows of the corpus [n, g], -1 as padding."""
 
 
@@ -62,7 +62,7 @@ def search_without(index: Ranking, queries: npt.NDArray[Any], k: int, left_out: 
 
 def places_without(
     index: Ranking, queries: npt.NDArray[Any], documents: Integers, left_out: Integers, languages: npt.NDArray[np.str_]
-) -> Places:
+) -> RankingRows:
     """Exact ranks of documents where one document is left out of each query's ranking.
 
     Args:
@@ -76,7 +76,7 @@ def places_without(
     gone = left_out[:, None] >= 0
     own, pool = places.own[:, :-1], places.pool[:, :-1]
     same = languages[documents] == languages[left_out][:, None]
-    return Places(
+    return RankingRows(
         own - (gone & same & (places.own[:, -1:] < own)),
         pool - (gone & (places.pool[:, -1:] < pool)),
     )

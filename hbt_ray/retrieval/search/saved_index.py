@@ -27,7 +27,7 @@ from hbt_ray.errors import DamagedFile, TaskError
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.search.exact_scores import NO_KEY, Floats, Integers, checked_vectors, key_orders, key_scores
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.shard import Shard, top
+from hbt_ray.retrieval.search.shard import VectorShard, top
 from hbt_ray.retrieval.search.vector_file import VectorFile
 from hbt_ray.retrieval.vector_cache import new_array
 from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
@@ -51,7 +51,7 @@ class About(BaseModel):
     """Documents of each."""
 
 
-class Answer(NamedTuple):
+class SearchAnswer(NamedTuple):
     """One document that was found."""
 
     score: float
@@ -91,7 +91,7 @@ class SavedIndex:
 
     def search(
         self, queries: Floats, fingerprint: str, k: int, languages: Collection[str] = (), threads: int = 1
-    ) -> list[list[Answer]]:
+    ) -> list[list[SearchAnswer]]:
         """The first k documents (fewer where there are fewer) of each query, best first: queries [n, width].
 
         Args:
@@ -109,12 +109,12 @@ class SavedIndex:
         shards = (self._shard(language, own, threads) for language, own in zip(chosen, orders, strict=True))
         merged = top(np.hstack([shard.search(checked, k) for shard in shards]), k)
 
-        def answer(order: int, score: float) -> Answer:
+        def answer(order: int, score: float) -> SearchAnswer:
             for table, own in zip(tables, orders, strict=True):
                 row = int(np.searchsorted(own, order))
                 if row < len(own) and own[row] == order:
                     found = table.slice(row, 1).to_pylist()[0]
-                    return Answer(score, found["doc_id"], found["language"], found["text"])
+                    return SearchAnswer(score, found["doc_id"], found["language"], found["text"])
             raise TaskError(f"{self.folder}: its files do not belong together; build the index again")
 
         return [
@@ -134,14 +134,14 @@ class SavedIndex:
         if unknown := sorted(set(languages) - set(self.about.languages)):
             raise TaskError(f"{self.folder}: no documents in {unknown[0]!r}; it has {', '.join(self.about.languages)}")
 
-    def _shard(self, language: str, orders: Integers, threads: int) -> Shard:
+    def _shard(self, language: str, orders: Integers, threads: int) -> VectorShard:
         built = None
         with suppress(FileNotFoundError):  # `Flat`, or too few documents.
             path = self._checked(f"{language}.faiss")
             import faiss
 
             built = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        return Shard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.about.index, built)
+        return VectorShard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.about.index, built)
 
     def _documents(self, language: str) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self._required(f"{language}.arrow")))).read_all()

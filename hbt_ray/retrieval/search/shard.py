@@ -31,7 +31,7 @@ _SCAN_SHARE = 100  # FAISS pays off where it spares 100 documents for each candi
 _BLOCK = 2048  # documents scored at a time: 16 MB of float64 for 1,000 queries
 
 
-class Shard:
+class VectorShard:
     """Documents as order numbers [m] and vectors [m, dim]; see `scores` for keys and order numbers.
 
     Args:

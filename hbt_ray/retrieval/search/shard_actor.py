@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 from hbt_ray.errors import HbtError, ResourceError
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.shard import Shard
+from hbt_ray.retrieval.search.shard import VectorShard
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ class ShardGroup:
 
     def __init__(self, threads: int, index: IndexConfig, *contents: Any) -> None:
         self._shards = [
-            Shard(orders, vectors, threads, index)
+            VectorShard(orders, vectors, threads, index)
             for orders, vectors in zip(contents[::2], contents[1::2], strict=True)
         ]
 
     def ask(self, members: Sequence[int], method: str, queries: Floats, other: Any) -> list[Integers]:
-        """One answer a member, of `Shard.search` or `Shard.preceding`."""
+        """One answer a member, of `VectorShard.search` or `VectorShard.preceding`."""
         return [getattr(self._shards[member], method)(queries, other) for member in members]
 
 

@@ -37,7 +37,7 @@ from hbt_ray.retrieval.search.exact_scores import (
 )
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.memory import Keeping, keeping
-from hbt_ray.retrieval.search.ranking import Hits, Places
+from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.search.shard import top
 from hbt_ray.retrieval.search.shard_actor import Request, ShardActor
 from hbt_ray.retrieval.search.vector_file import VectorFile, pieces
@@ -182,11 +182,11 @@ class ShardedIndex:
         counts[:, documents < 0] = 0
         return counts
 
-    def places(self, queries: npt.ArrayLike, documents: Integers) -> Places:
+    def places(self, queries: npt.ArrayLike, documents: Integers) -> RankingRows:
         """Exact ranks of rows of the corpus [n, g], -1 as padding: one more than precede them."""
         counts, given = self.preceding(queries, documents), documents >= 0
         own = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
-        return Places(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
+        return RankingRows(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
 
     def _keys(self, queries: Floats, documents: Integers) -> Integers:
         query, column = np.nonzero(documents >= 0)

@@ -38,7 +38,7 @@ class TaskSpec(Config):
     place: ClassVar[str] = "path"
     """The field that `--task kind=…` sets."""
     name: str = Field("", pattern=r"^[\w.-]*$")
-    """What verdicts call the task, and their folder; default: the kind, or what the kind says."""
+    """What results call the task, and their folder; default: the kind, or what the kind says."""
     languages: Languages = ()
     """Keep only these; default: all that there are."""
 

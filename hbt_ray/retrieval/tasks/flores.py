@@ -15,7 +15,7 @@ from pydantic import model_validator
 from hbt_ray.config import Language
 from hbt_ray.data.formats.files import files_of
 from hbt_ray.data.formats.records import records
-from hbt_ray.data.formats.rows import Row
+from hbt_ray.data.formats.rows import SourceRow
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.bitext import Bitext, lines_of, multiway
 from hbt_ray.retrieval.tasks.config import TaskSpec, chosen
@@ -62,7 +62,7 @@ class FloresTask(TaskSpec):
         own = self.name or (self.kind if self.search == "pairs" else f"{self.kind}-pool")
         if self.search == "pairs":
             return multiway(own, {tag: sides[tag] for tag in tags}, self.pivot)
-        rows = (Row(str(n), tag, text, text, str(n)) for tag in tags for n, text in enumerate(sides[tag]))
+        rows = (SourceRow(str(n), tag, text, text, str(n)) for tag in tags for n, text in enumerate(sides[tag]))
         return parallel_task(own, rows)
 
 

@@ -2,7 +2,7 @@
 
 Published by google-research as `wikinews_mentions-<split>.jsonl`, one article a line with its `context` and
 `mentions`, and `candidate_set_entities.jsonl`, a million entities, each described in one of 50 languages. Questions
-and descriptions are written as in XTREME-R's baseline: `Smith: The verdict came for { Smith }, who resigned.` and the
+and descriptions are written as in XTREME-R's baseline: `Smith: The result came for { Smith }, who resigned.` and the
 sentences of the description. Its figure is AP@20 in the pool, which is RR@20, as every mention has one entity.
 """
 

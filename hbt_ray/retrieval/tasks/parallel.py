@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hbt_ray.data.formats.rows import Row
+from hbt_ray.data.formats.rows import SourceRow
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.task import Task
 
 
-def parallel_task(name: str, rows: Iterable[Row], measures: tuple[str, ...] = ()) -> Task:
+def parallel_task(name: str, rows: Iterable[SourceRow], measures: tuple[str, ...] = ()) -> Task:
     """Documents are the distinct passages (`<language>_<passage id>`), queries the questions (`<language>_<item id>`).
 
     A row without `passage_id` has a passage of its own, named by its item.

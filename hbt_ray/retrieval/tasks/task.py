@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.data.formats.rows import unstorable
 from hbt_ray.errors import TaskError
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.measures import parse
 from hbt_ray.storage import valid_name
 
@@ -279,7 +279,7 @@ class Task:
     def _check_languages(self) -> None:
         for tag in self.languages:
             try:
-                canonical = normalise(tag)
+                canonical = normalise_tag(tag)
             except ValueError as error:
                 raise TaskError(f"task {self.name}: {error}") from None
             if canonical != tag:

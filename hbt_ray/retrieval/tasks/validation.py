@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hbt_ray.data.formats.rows import BadRow, unstorable
 from hbt_ray.errors import TaskError
-from hbt_ray.languages.tags import normalise
+from hbt_ray.languages.tags import normalise_tag
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def tag_of(code: str, where: str) -> str:
         TaskError: it is none.
     """
     try:
-        return normalise(code)
+        return normalise_tag(code)
     except ValueError as error:
         raise TaskError(f"{where}: {error}") from None
 

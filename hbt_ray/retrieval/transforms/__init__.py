@@ -1,16 +1,16 @@
-"""Post-hoc fixes: what language says in an encoder's vectors is taken out of them, without training.
+"""Post-hoc transforms: remove the language from an encoder's vectors, without training.
 
-    centering    x - mean of the language's vectors                     questions and passages
-    lir          x less its shadow on the language's top directions     questions and passages
-    shift        x - alpha · mean offset of its language to English     passages alone, when they are indexed
+    centering    x - mean of the language's vectors                          questions and passages
+    lir          x - its projection on the language's top directions         questions and passages
+    shift        x - alpha * (mean of its language - mean of English)        passages only, when they are indexed
 
-A fix is fitted on the texts of a store (`fit_to_store`), is kept in one file beside the model (`Fix.save`), and is
-applied to vectors whose languages are known (`Fix.apply`): those of documents always are in an index by language, those
-of questions have to be, for the first two.
+A transform is fitted on the texts of a store (`fit_to_store`), saved in one file beside the model (`Transform.save`)
+and applied to vectors whose languages are known (`Transform.apply`). The languages of documents are known in an index
+by language. The languages of questions must be known too for the first two methods.
 """
 
 from hbt_ray.retrieval.transforms.fitting import fit, fit_to_store
 from hbt_ray.retrieval.transforms.methods import Centering, Lir, Method, Shift, make_method
-from hbt_ray.retrieval.transforms.transform import Fix
+from hbt_ray.retrieval.transforms.transform import Transform
 
-__all__ = ["Centering", "Fix", "Lir", "Method", "Shift", "fit", "fit_to_store", "make_method"]
+__all__ = ["Centering", "Lir", "Method", "Shift", "Transform", "fit", "fit_to_store", "make_method"]

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from hbt_ray.data.store.store import Store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, SIDES, Method
 from hbt_ray.retrieval.transforms.sample import draw
-from hbt_ray.retrieval.transforms.transform import Fix, Vectors
+from hbt_ray.retrieval.transforms.transform import Transform, Vectors
 
 _TOLERANCE = 1e-3
 
 
-class Encoding(Protocol):
+class TextEncoder(Protocol):
     """What an encoder makes of questions and passages."""
 
     @property
@@ -32,7 +32,7 @@ class Encoding(Protocol):
         """Of weights, tokenizer, prompts and length."""
 
 
-Encode = Callable[[Sequence[str], Sequence[str]], Encoding]
+Encode = Callable[[Sequence[str], Sequence[str]], TextEncoder]
 """From questions and passages."""
 
 
@@ -45,7 +45,9 @@ class Learning(NamedTuple):
     """[n, width], row by row of the same texts in the method's anchor language, where it has one."""
 
 
-def fit(method: Method, examples: Mapping[str, Mapping[str, Learning]], *, encoder: str = "", name: str = "") -> Fix:
+def fit(
+    method: Method, examples: Mapping[str, Mapping[str, Learning]], *, encoder: str = "", name: str = ""
+) -> Transform:
     """A fix from vectors by side and language.
 
     Args:
@@ -66,10 +68,10 @@ def fit(method: Method, examples: Mapping[str, Mapping[str, Learning]], *, encod
             found = method.learned(vectors, anchors)
             learned.setdefault(side, {})[language] = np.ascontiguousarray(found, np.float32)
             texts.setdefault(side, {})[language] = len(vectors)
-    return Fix(name or method.kind, method, learned, unit, encoder, texts)
+    return Transform(name or method.kind, method, learned, unit, encoder, texts)
 
 
-def fit_to_store(store: Store, method: Method, encode: Encode, *, name: str = "") -> Fix:
+def fit_to_store(store: Store, method: Method, encode: Encode, *, name: str = "") -> Transform:
     """A fix of the encoder, from texts of the store.
 
     Raises:

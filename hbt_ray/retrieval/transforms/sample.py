@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hbt_ray.data.index.language_index import Coverage
+from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.transforms.methods import Method
@@ -35,7 +35,7 @@ def draw(store: Store, method: Method) -> list[Sample]:
     anchor, there = method.anchor, store.manifest.languages
     _require("source", [] if anchor is None else [anchor], there)
     _require("languages", method.languages, there)
-    coverages = [Coverage(info, there, 0.0) for info in store.manifest.chosen(method.datasets)]
+    coverages = [LanguageIndex(info, there, 0.0) for info in store.manifest.chosen(method.datasets)]
     drawn = [
         _of_language(store, coverages, method, side, language)
         for side in method.sides
@@ -56,7 +56,7 @@ def _require(what: str, languages: Sequence[str], there: Sequence[str]) -> None:
         )
 
 
-def _of_language(store: Store, coverages: list[Coverage], method: Method, side: str, language: str) -> Sample:
+def _of_language(store: Store, coverages: list[LanguageIndex], method: Method, side: str, language: str) -> Sample:
     languages = store.manifest.languages
     wanted = [language] if method.anchor is None else [language, method.anchor]
     codes = [languages.index(name) for name in wanted]

@@ -39,7 +39,7 @@ _NONE = 1e-12
 
 
 def checked_path(path: Path) -> Path:
-    """Raises: ConfigError where verdicts could not be named after the file."""
+    """Raises: ConfigError where results could not be named after the file."""
     if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
         raise ConfigError(f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'")
     valid_name(path.stem, "posthoc")
@@ -47,11 +47,11 @@ def checked_path(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Fix:
+class Transform:
     """A fitted method."""
 
     name: str
-    """What verdicts call it, and the stem of its file."""
+    """What results call it, and the stem of its file."""
     method: Method
     learned: Mapping[str, Mapping[str, Vectors]]
     """Side → language → [k, width]."""
@@ -128,7 +128,7 @@ class Fix:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Fix:
+    def load(cls, path: Path) -> Transform:
         """Raises: ModelError where the file is missing or is no fix."""
         if not path.is_file():
             others = sorted(file.stem for file in path.parent.glob(f"*{SUFFIX}"))

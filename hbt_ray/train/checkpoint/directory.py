@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _PREFIX = "step-"
 
 
-class Shelf:
+class CheckpointDirectory:
     """The checkpoints below a folder, which need not be there yet."""
 
     def __init__(self, root: Path) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hbt_ray.errors import CheckpointError, DamagedFile
 from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
 from hbt_ray.train.step.optimizer import restore_optimiser
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 
 WEIGHTS, LOSS, AVERAGE = "weights.safetensors", "loss.safetensors", "average.safetensors"
 OPTIMISER, STATE = "optimiser.pt", "checkpoint.json"
@@ -60,7 +60,7 @@ class Snapshot:
     optimiser: dict[str, Any]
 
 
-def snapshot(learner: Learner, step: int, plan: dict[str, Any]) -> Snapshot:
+def snapshot(learner: TrainStep, step: int, plan: dict[str, Any]) -> Snapshot:
     """Copies in this machine's memory of what the learner is after `step` steps."""
     average = learner.average
     tensors = {
@@ -121,7 +121,7 @@ def inspect(folder: Path) -> State:
     return state
 
 
-def restore(folder: Path, learner: Learner) -> State:
+def restore(folder: Path, learner: TrainStep) -> State:
     """Bring a learner to where the checkpoint was made.
 
     Raises:

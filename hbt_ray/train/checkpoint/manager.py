@@ -19,12 +19,12 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import Snapshot, State
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 
 
-class Keeper:
+class CheckpointManager:
     """Saves and restores a learner; all ranks call the same in the same order, and only rank 0 writes.
 
     Args:
@@ -36,14 +36,14 @@ class Keeper:
     def __init__(
         self,
         root: Path,
-        learner: Learner,
+        learner: TrainStep,
         plan: dict[str, Any],
         keep: int,
         *,
         needed: Callable[[], Collection[int]] = tuple,
         written: Callable[[int, Path], None] = lambda step, path: None,
     ) -> None:
-        self._shelf, self._learner, self._plan = Shelf(root), learner, plan
+        self._shelf, self._learner, self._plan = CheckpointDirectory(root), learner, plan
         self._keep, self._needed, self._written = keep, needed, written
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._idle = Event()

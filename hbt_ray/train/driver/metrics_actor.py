@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
-class Journal:
+class MetricsActor:
     """An actor; rows wait here until the driver takes them."""
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class Journal:
 
 
 @contextmanager
-def journal_to(watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+def metrics_to(watch: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     """The handle of a journal whose rows reach `watch` while the block runs."""
     # Where the driver is: another node may be lost, and the rows with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    journal, ended = ray.remote(num_cpus=0, scheduling_strategy=here)(Journal).remote(), threading.Event()
+    journal, ended = ray.remote(num_cpus=0, scheduling_strategy=here)(MetricsActor).remote(), threading.Event()
 
     def drain() -> None:
         for row in ray.get(journal.take.remote()):

@@ -11,14 +11,14 @@ import ray
 
 from hbt_ray.ray_session import NO_API_SERVER
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.workers import lacking, no_room
+from hbt_ray.train.workers import missing_resources, not_enough_resources
 
 _SECONDS_BETWEEN_LINES = 10.0
 _GRACE_SECONDS = 20.0
 """An autoscaler looks at what is asked for every five seconds."""
 
 
-def wait_for_room(config: TrainConfig, say: Callable[[str], None]) -> None:
+def wait_for_resources(config: TrainConfig, say: Callable[[str], None]) -> None:
     """For the workers, and for their validation. Data tasks make do with what is left.
 
     Ray would wait for ever for what a cluster of fixed size does not have, and long for what others hold. Nothing tells
@@ -38,14 +38,18 @@ def wait_for_room(config: TrainConfig, say: Callable[[str], None]) -> None:
     asked: Any = None
     coming = False
     try:
-        while lack := lacking(workers, free := ray.available_resources(), beside):
+        while lack := missing_resources(workers, free := ray.available_resources(), beside):
             have, now = ray.cluster_resources(), time.monotonic()
-            if asked is None and lacking(workers, have, beside) and not os.environ.get(NO_API_SERVER):
+            if asked is None and missing_resources(workers, have, beside) and not os.environ.get(NO_API_SERVER):
                 asked = _ask(config, beside)
             coming = coming or (asked is not None and _nodes_are_coming())
-            in_vain = lacking(workers, have, beside) and not coming and (asked is None or now - begin > _GRACE_SECONDS)
+            in_vain = (
+                missing_resources(workers, have, beside)
+                and not coming
+                and (asked is None or now - begin > _GRACE_SECONDS)
+            )
             if in_vain or now - begin > workers.start_seconds:
-                raise no_room(workers, lack, have, free)
+                raise not_enough_resources(workers, lack, have, free)
             if asked is not None and asked.wait(0):
                 return  # It holds what was free; it is given back, and Ray Train takes it.
             if now - last_line > _SECONDS_BETWEEN_LINES:

@@ -24,17 +24,17 @@ from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledR
 from hbt_ray.model.base_model import provide
 from hbt_ray.model.loading import load
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
-from hbt_ray.train.auxiliary_texts import require_views
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.auxiliary_texts import require_auxiliary_texts
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.driver.metrics_actor import journal_to
-from hbt_ray.train.driver.resources import wait_for_room
+from hbt_ray.train.driver.metrics_actor import metrics_to
+from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.loop import Outcome
-from hbt_ray.train.trackers import Log
-from hbt_ray.train.validation.record import Record
-from hbt_ray.train.validation.run_status import check, ending
-from hbt_ray.train.worker.hooks import Probe
+from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.trackers import TrackerLogger
+from hbt_ray.train.validation.record import ValidationRecord
+from hbt_ray.train.validation.run_status import check, run_status
+from hbt_ray.train.worker.hooks import Hooks
 from hbt_ray.train.workers import WorkersConfig
 
 
@@ -58,7 +58,7 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
             "fewer workers or larger batches"
         )
     config.trackers.require()
-    require_views(config.loss, config.teacher, plan, negatives)
+    require_auxiliary_texts(config.loss, config.teacher, plan, negatives)
     check(config)
     if run.config.exists():
         if TrainConfig.load(run.config).model.identity != config.model.identity:
@@ -66,7 +66,7 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
     elif not is_unused(run.root):
         raise ConfigError(f"{run.root} exists but is not a run; nothing was changed. Give the run another name")
     done = 0
-    if newest := Shelf(run.checkpoints).newest():
+    if newest := CheckpointDirectory(run.checkpoints).newest():
         plan.require(newest[1].plan, newest[1].step)
         done = newest[1].step
     run.root.mkdir(parents=True, exist_ok=True)
@@ -88,10 +88,10 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
 
 def fit(
     config: TrainConfig,
-    watch: Callable[[Outcome], None],
+    watch: Callable[[StepOutcome], None],
     until: int | None = None,
     *,
-    probe: Probe | None = None,
+    probe: Hooks | None = None,
     say: Callable[[str], None] = lambda _: None,
     bases: Path | None = None,
 ) -> int:
@@ -115,22 +115,25 @@ def fit(
         ValidationFailed: a checkpoint could not be judged; it is kept.
     """
     run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
-    wait_for_room(config, say)
+    wait_for_resources(config, say)
     done = open_run(config, bases)
-    before = ending(config, done)
+    before = run_status(config, done)
     if (done >= stop or before.complete) and not before.missing:
         return done
-    log, record = Log(run, config.trackers, config.model_dump(mode="json"), done), Record(run.validation)
+    log, record = (
+        TrackerLogger(run, config.trackers, config.model_dump(mode="json"), done),
+        ValidationRecord(run.validation),
+    )
 
     def learned(row: dict[str, Any]) -> None:
-        outcome = Outcome(**row)
+        outcome = StepOutcome(**row)
         log.outcome(outcome)
         log.dev(record.fresh())
         watch(outcome)
 
-    with log, journal_to(learned) as journal:
+    with log, metrics_to(learned) as journal:
         settings = {"config": config.absolute().model_dump(mode="json"), "stop": stop}
-        refusal = _run(_trainer(config, {**settings, "journal": journal, "probe": probe or Probe()}), journal, config)
+        refusal = _run(_trainer(config, {**settings, "journal": journal, "probe": probe or Hooks()}), journal, config)
         log.dev(record.fresh())  # The last ones come after the last step.
         if refusal is not None:
             raise refusal
@@ -150,9 +153,9 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
 
     def work(settings: dict[str, Any]) -> HbtError | None:
         # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
-        from hbt_ray.train.worker.worker import train_rank
+        from hbt_ray.train.worker.worker import train_worker
 
-        return train_rank(settings)
+        return train_worker(settings)
 
     return _trainer_class()(
         work,
@@ -215,10 +218,10 @@ def _beside(config: TrainConfig) -> Any:
 
 def _validated(config: TrainConfig) -> int:
     """The steps that are done, once all checkpoints among them are validated."""
-    newest = Shelf(config.run.checkpoints).newest()
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
     done = newest[1].step if newest else 0
-    if missing := ending(config, done).missing:
-        row = Record(config.run.validation).rows().get(missing[0], {})
+    if missing := run_status(config, done).missing:
+        row = ValidationRecord(config.run.validation).rows().get(missing[0], {})
         raise ValidationFailed(missing[0], row.get("error", "its validation was lost or took too long"))
     return done
 

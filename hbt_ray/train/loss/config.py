@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.terms import Alignment, Distillation, Erasure, Imitation, Lakda
 
 SHARPEST = 0.01
@@ -23,9 +23,9 @@ class Term(Protocol):
 
     weight: float
     needs: ClassVar[frozenset[str]]
-    """Names of the optional fields of `Encoded` that it looks at."""
+    """Names of the optional fields of `LossInputs` that it looks at."""
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part of the term, unweighted; the parts of all ranks sum to the value of one process."""
 
 
@@ -55,7 +55,7 @@ class LossConfig(Config):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the optional fields of `Encoded` that the terms look at."""
+        """Names of the optional fields of `LossInputs` that the terms look at."""
         return frozenset().union(*(term.needs for term in self.terms.values()))
 
     @property

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hbt_ray.train.loss.gather import gather, own_start
-from hbt_ray.train.loss.inputs import Mined
+from hbt_ray.train.loss.inputs import HardNegatives
 from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
 
@@ -33,7 +33,7 @@ def info_nce(
     keys: Tensor,
     temperature: float | Tensor,
     sizes: Sequence[int],
-    mined: Mined | None = None,
+    mined: HardNegatives | None = None,
     *,
     symmetric: bool = False,
     dimensions: Sequence[int] = (),
@@ -74,7 +74,7 @@ def info_nce(
     return torch.stack(losses).sum() / (sum(sizes) * len(losses))
 
 
-def _gather_mined(mined: Mined, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _gather_mined(mined: HardNegatives, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """The mined negatives of all ranks, [rows · n, width], their keys, and which of them are there, [rows · n]."""
     others = gather(mined.passages, sizes).flatten(0, 1)
     # One message for both; gloo sends no bool.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Mined:
+class HardNegatives:
     """Mined negatives of one rank's rows, n for each."""
 
     passages: Tensor
@@ -20,7 +20,7 @@ class Mined:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class Translation:
     """Another rendering of the rows' questions or passages: in another language, or by a teacher."""
 
     vectors: Tensor
@@ -30,7 +30,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class LossInputs:
     """One rank's rows of a global batch."""
 
     questions: Tensor
@@ -43,12 +43,12 @@ class Encoded:
     question_languages: Tensor
     """[rows] int64, positions in the plan's languages."""
     passage_languages: Tensor
-    mined: Mined | None = None
-    question_versions: Version | None = None
+    mined: HardNegatives | None = None
+    question_versions: Translation | None = None
     """The same questions in another language, by the student."""
-    passage_versions: Version | None = None
-    teacher_questions: Version | None = None
+    passage_versions: Translation | None = None
+    teacher_questions: Translation | None = None
     """The English questions, by the teacher; without gradients."""
-    teacher_passages: Version | None = None
+    teacher_passages: Translation | None = None
     teacher_scores: Tensor | None = None
     """[rows, 1 + n] float, of the passage and the mined negatives; NaN where unknown."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.loss.config import SHARPEST, LossConfig
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 
 _LARGEST = -math.log(SHARPEST)
 
@@ -42,7 +42,7 @@ class Objective(nn.Module):
         """A scalar with a gradient where it is learned."""
         return self.config.temperature if self.log_scale is None else (-self.log_scale.clamp(max=_LARGEST)).exp()
 
-    def parts(self, encoded: Encoded, sizes: Sequence[int]) -> dict[str, Tensor]:
+    def parts(self, encoded: LossInputs, sizes: Sequence[int]) -> dict[str, Tensor]:
         """This rank's parts of the global mean loss, by name, weighted; over all names and ranks they sum to it.
 
         The gradient of the temperature is this rank's part too, to be summed over the ranks like the others.
@@ -74,6 +74,6 @@ class Objective(nn.Module):
             parts[name] = term.weight * term.part(encoded, sizes, given)
         return parts
 
-    def forward(self, encoded: Encoded, sizes: Sequence[int]) -> Tensor:
+    def forward(self, encoded: LossInputs, sizes: Sequence[int]) -> Tensor:
         """The sum of the parts."""
         return torch.stack(list(self.parts(encoded, sizes).values())).sum()

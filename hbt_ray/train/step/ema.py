@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class Average:
+class Ema:
     """The averaged values of an encoder's trained parameters, of their type: encoders are trained in float32."""
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:

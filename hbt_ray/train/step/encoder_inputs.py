@@ -11,19 +11,19 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.model.features import on_device
-from hbt_ray.train.loss.inputs import Encoded, Mined, Version
+from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
 
 STUDENT_VIEWS = ("question_versions", "passage_versions")
 TEACHER_VIEWS = ("teacher_questions", "teacher_passages")
 
 
-class Sides:
+class EncoderInputs:
     """The student's texts of a batch: questions, passages, mined negatives, other versions."""
 
-    def __init__(self, batch: LocalBatch) -> None:
+    def __init__(self, batch: RankBatch) -> None:
         self._batch = batch
         self._tokens = {"questions": batch.questions, "passages": batch.passages}
         if len(batch.negative_keys):
@@ -32,13 +32,13 @@ class Sides:
         self.tokens = joined(self._tokens)
         """Those that are there, end to end."""
 
-    def encoded(self, vectors: Tensor, teacher: Mapping[str, Version]) -> Encoded:
+    def encoded(self, vectors: Tensor, teacher: Mapping[str, Translation]) -> LossInputs:
         """What the objective sees, from the vectors of `tokens`, [texts, width]."""
         parts = apart(vectors, self._tokens)
         batch, device = self._batch, vectors.device
         versions = {name: parts[name] for name in STUDENT_VIEWS if name in parts}
         scores = on_device(batch.teacher_scores, device) if batch.teacher_scores.shape[1] else None
-        return Encoded(
+        return LossInputs(
             questions=parts["questions"].vectors,
             passages=parts["passages"].vectors,
             right_keys=on_device(batch.right_keys, device),
@@ -50,10 +50,10 @@ class Sides:
             **teacher,
         )
 
-    def _mined(self, negatives: Version) -> Mined:
+    def _mined(self, negatives: Translation) -> HardNegatives:
         shape = (len(self._batch.right_keys), -1)
         keys = on_device(self._batch.negative_keys, negatives.vectors.device)
-        return Mined(negatives.vectors.unflatten(0, shape), keys.view(shape), negatives.there.view(shape))
+        return HardNegatives(negatives.vectors.unflatten(0, shape), keys.view(shape), negatives.there.view(shape))
 
 
 def joined(sides: Mapping[str, Tokens]) -> Tokens:
@@ -62,7 +62,7 @@ def joined(sides: Mapping[str, Tokens]) -> Tokens:
     return Tokens(np.concatenate([tokens.ids for tokens in sides.values()]), np.concatenate(lengths))
 
 
-def apart(vectors: Tensor, sides: Mapping[str, Tokens]) -> dict[str, Version]:
+def apart(vectors: Tensor, sides: Mapping[str, Tokens]) -> dict[str, Translation]:
     """Of every side its vectors, [rows, width], from those of `joined(sides)`; zeros where there is no text."""
     present = {name: tokens.lengths > 0 for name, tokens in sides.items()}
     counts = [int(there.sum()) for there in present.values()]
@@ -70,5 +70,5 @@ def apart(vectors: Tensor, sides: Mapping[str, Tokens]) -> dict[str, Version]:
     for (name, there), part in zip(present.items(), vectors.split(counts), strict=True):
         places = on_device(np.flatnonzero(there), vectors.device)
         rows = part if there.all() else part.new_zeros(len(there), part.shape[1]).index_copy(0, places, part)
-        made[name] = Version(rows, on_device(there, vectors.device))
+        made[name] = Translation(rows, on_device(there, vectors.device))
     return made

@@ -28,7 +28,7 @@ from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.model.features import PASS_TOKENS, cut, features, on_device
 
 
-class Chunk(NamedTuple):
+class Microbatch(NamedTuple):
     """What the encoder takes at once."""
 
     features: dict[str, Tensor]
@@ -36,14 +36,14 @@ class Chunk(NamedTuple):
     """Of its dropout."""
 
 
-class Chunked(nn.Module):
+class MicrobatchedEncoder(nn.Module):
     """The encoder over chunks, one after the other in one forward pass, as DistributedDataParallel wants it."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, chunks: list[Chunk]) -> list[Tensor]:
+    def forward(self, chunks: list[Microbatch]) -> list[Tensor]:
         """Normalised vectors of each, [rows, width]."""
         vectors = []
         for chunk in chunks:
@@ -54,7 +54,7 @@ class Chunked(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class EncodeLimits:
     """How much goes through the encoder at once, and how much of it stays."""
 
     chunk_rows: int
@@ -63,7 +63,7 @@ class Budget:
     """Tokens, padding included, whose graph is kept from the first pass; None keeps all."""
 
 
-class Encoding:
+class CachedEncoding:
     """The vectors of some texts, and the way back."""
 
     def __init__(self, vectors: Tensor, backward: Callable[[Tensor], None]) -> None:
@@ -80,7 +80,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return nullcontext()
 
 
-class Tower:
+class GradCacheEncoder:
     """One rank's encoder.
 
     Args:
@@ -92,14 +92,14 @@ class Tower:
         encoder: nn.Module,
         *,
         padding_id: int,
-        budget: Budget,
+        budget: EncodeLimits,
         world_size: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._padding_id, self._budget, self._world_size = padding_id, budget, world_size
         self._device, self._autocast = device, autocast
-        self._plain = Chunked(encoder)
+        self._plain = MicrobatchedEncoder(encoder)
         self._model: nn.Module = self._plain
         if world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -109,11 +109,11 @@ class Tower:
                     self._plain, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
 
-    def encode(self, tokens: Tokens, *seed: int) -> Encoding:
+    def encode(self, tokens: Tokens, *seed: int) -> CachedEncoding:
         """Vectors of the texts, in their order; dropout is a function of `seed` and the place of a chunk."""
         rows = cut(tokens.lengths, self._budget.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
         chunks = [
-            Chunk(features(tokens.take(some), self._padding_id, self._device), make_key(*seed, number))
+            Microbatch(features(tokens.take(some), self._padding_id, self._device), make_key(*seed, number))
             for number, some in enumerate(rows)
         ]
         split = self._num_kept(chunks)
@@ -137,9 +137,9 @@ class Tower:
                         again = self._model([chunk])
                     _back(again, [part])
 
-        return Encoding(vectors, backward)
+        return CachedEncoding(vectors, backward)
 
-    def _num_kept(self, chunks: list[Chunk]) -> int:
+    def _num_kept(self, chunks: list[Microbatch]) -> int:
         budget = self._budget.activation_tokens
         if budget is None:
             return len(chunks)

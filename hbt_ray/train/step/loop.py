@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.train.step.optimizer import rate
-from hbt_ray.train.step.train_step import Learner
+from hbt_ray.train.step.train_step import TrainStep
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepOutcome:
     """What a step did, equal on all ranks but for the two times."""
 
     step: int
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def train(
-    learner: Learner, batches: Iterator[LocalBatch], record: Callable[[Outcome], None], save: Callable[[int], None]
+    learner: TrainStep, batches: Iterator[RankBatch], record: Callable[[StepOutcome], None], save: Callable[[int], None]
 ) -> None:
     """Learn from every batch; `record` its outcome; offer every finished step to `save`."""
     num_rows = sum(learner.sizes)
@@ -41,7 +41,7 @@ def train(
         learned = learner.learn(batch)
         end = time.perf_counter()
         record(
-            Outcome(
+            StepOutcome(
                 step=batch.step,
                 kind=batch.kind,
                 language=batch.language,

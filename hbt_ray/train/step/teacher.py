@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from hbt_ray.data.stream.loader import LocalBatch
-from hbt_ray.train.loss.inputs import Version
+from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.train.loss.inputs import Translation
 from hbt_ray.train.step.encoder_inputs import TEACHER_VIEWS, apart, joined
-from hbt_ray.train.step.grad_cache import Budget, Tower, autocast
+from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder, autocast
 from hbt_ray.train.step.optimizer import OptimiserConfig
 
 
@@ -22,16 +22,16 @@ class Teacher:
     """Made once on every rank, and never trained."""
 
     def __init__(self, encoder: Any, config: OptimiserConfig, device: torch.device) -> None:
-        self._tower = Tower(
+        self._tower = GradCacheEncoder(
             encoder.to(device).eval().requires_grad_(False),
             padding_id=encoder.tokenizer.pad_token_id,
-            budget=Budget(config.chunk_rows, activation_tokens=0),
+            budget=EncodeLimits(config.chunk_rows, activation_tokens=0),
             world_size=1,
             device=device,
             autocast=partial(autocast, config.precision, device),
         )
 
-    def versions(self, batch: LocalBatch) -> dict[str, Version]:
+    def versions(self, batch: RankBatch) -> dict[str, Translation]:
         """By the names of `Encoded`, those that the batch has texts for."""
         views = {name: batch.views[name] for name in TEACHER_VIEWS if name in batch.views}
         if not views:

@@ -16,17 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.ema import Average
-from hbt_ray.train.step.encoder_inputs import Sides
-from hbt_ray.train.step.grad_cache import Budget, Tower, autocast
+from hbt_ray.train.step.ema import Ema
+from hbt_ray.train.step.encoder_inputs import EncoderInputs
+from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder, autocast
 from hbt_ray.train.step.optimizer import OptimiserConfig, make_optimiser, set_rates
 from hbt_ray.train.step.teacher import Teacher
 
 
-class Learned(NamedTuple):
+class StepResult(NamedTuple):
     """What a step did, equal on all ranks."""
 
     loss: float
@@ -39,7 +39,7 @@ class Learned(NamedTuple):
     """That the step was made with, where it is learned."""
 
 
-class Learner:
+class TrainStep:
     """One rank's encoder, objective and optimiser.
 
     Args:
@@ -67,24 +67,24 @@ class Learner:
         self.encoder, self.objective = encoder.to(self._device).train(), objective.to(self._device)
         # TF32 is set, never inherited: other code in the process may have switched it either way.
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
-        self._tower = Tower(
+        self._tower = GradCacheEncoder(
             self.encoder,
             padding_id=padding_id,
-            budget=Budget(config.chunk_rows, config.activation_tokens),
+            budget=EncodeLimits(config.chunk_rows, config.activation_tokens),
             world_size=len(sizes),
             device=self._device,
             autocast=partial(autocast, config.precision, self._device),
         )
         self.optimiser = make_optimiser(self.encoder, self.objective, config)
-        self.average = Average(self.encoder, config.average) if config.average else None
+        self.average = Ema(self.encoder, config.average) if config.average else None
 
-    def learn(self, batch: LocalBatch) -> Learned:
+    def learn(self, batch: RankBatch) -> StepResult:
         """One optimiser step.
 
         Raises:
             NonFiniteLoss: on every rank alike, before the weights change.
         """
-        sides = Sides(batch)
+        sides = EncoderInputs(batch)
         encoding = self._tower.encode(sides.tokens, self.config.seed, batch.step, self._rank)
         vectors = encoding.vectors.requires_grad_()
         taught = self._teacher.versions(batch) if self._teacher else {}
@@ -115,7 +115,7 @@ class Learner:
             for value in values:
                 dist.all_reduce(value)
 
-    def _learned(self, parts: Mapping[str, Tensor], norm: Tensor) -> Learned:
+    def _learned(self, parts: Mapping[str, Tensor], norm: Tensor) -> StepResult:
         numbers = torch.stack([part.detach().to(norm.dtype) for part in parts.values()])
         self._add_up(numbers)
         heat = self.objective.temperature
@@ -124,7 +124,7 @@ class Learner:
         told = torch.cat([numbers, *(other.detach().to(norm.dtype).reshape(1) for other in others)]).tolist()
         values, (gradient_norm, *learned_heat) = told[: len(parts)], told[len(parts) :]
         named = dict(zip(parts, values, strict=True))
-        return Learned(sum(values), gradient_norm, named, learned_heat[0] if learned_heat else None)
+        return StepResult(sum(values), gradient_norm, named, learned_heat[0] if learned_heat else None)
 
 
 def _gradient(vectors: Tensor) -> Tensor:

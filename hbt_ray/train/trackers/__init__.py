@@ -7,7 +7,7 @@ it lacks is made up for when the run goes on.
 """
 
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.logger import Log
+from hbt_ray.train.trackers.logger import TrackerLogger
 from hbt_ray.train.trackers.tracker import Tracker
 
-__all__ = ["Log", "Tracker", "TrackersConfig"]
+__all__ = ["Tracker", "TrackerLogger", "TrackersConfig"]

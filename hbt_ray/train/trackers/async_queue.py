@@ -12,15 +12,15 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from hbt_ray.errors import redact
-from hbt_ray.train.trackers.resume_state import Mark, Marks
-from hbt_ray.train.trackers.tracker import Row, Tracker
+from hbt_ray.train.trackers.resume_state import TrackerPosition, TrackerPositions
+from hbt_ray.train.trackers.tracker import Tracker, TrackerRow
 
 logger = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 100
 
 
-class Feed:
+class TrackerQueue:
     """Of one tracker of a run.
 
     Args:
@@ -33,18 +33,18 @@ class Feed:
         self,
         name: str,
         place: str,
-        marks: Marks,
-        start: Callable[[Mark], Tracker],
-        before: Callable[[Mark], Iterable[Row]],
+        marks: TrackerPositions,
+        start: Callable[[TrackerPosition], Tracker],
+        before: Callable[[TrackerPosition], Iterable[TrackerRow]],
     ) -> None:
         self._name, self._place, self._marks = name, place, marks
         self._start, self._before = start, before
-        self._rows: SimpleQueue[Row | None] = SimpleQueue()
+        self._rows: SimpleQueue[TrackerRow | None] = SimpleQueue()
         self._failed = self._over = False
         self._thread = Thread(target=self._run, daemon=True, name=f"tracker {name}")
         self._thread.start()
 
-    def give(self, row: Row) -> None:
+    def give(self, row: TrackerRow) -> None:
         if not self._over:
             self._rows.put(row)
 
@@ -88,13 +88,13 @@ class Feed:
             rows, more = self._next()
         tracker.close(failed=self._failed)
 
-    def _log(self, tracker: Tracker, mark: Mark, rows: list[Row]) -> None:
+    def _log(self, tracker: Tracker, mark: TrackerPosition, rows: list[TrackerRow]) -> None:
         if new := [row for row in rows if mark.lacks(row)]:
             tracker.log(new)
             mark.add(new)
             self._marks.keep(self._place, mark)
 
-    def _next(self) -> tuple[list[Row], bool]:
+    def _next(self) -> tuple[list[TrackerRow], bool]:
         """All that waits, at least one, and whether more will come."""
         rows, row = [], self._rows.get()
         while row is not None:

@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from hbt_ray.config import without_secrets
-from hbt_ray.run_dir import Run
-from hbt_ray.train.step.loop import Outcome
-from hbt_ray.train.trackers.async_queue import Feed
+from hbt_ray.run_dir import RunDir
+from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.trackers.async_queue import TrackerQueue
 from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.trackers.mlflow import MLflow
-from hbt_ray.train.trackers.resume_state import Mark, Marks
+from hbt_ray.train.trackers.resume_state import TrackerPosition, TrackerPositions
 from hbt_ray.train.trackers.tensorboard import TensorBoard
-from hbt_ray.train.trackers.tracker import Row, Tracker, flat
+from hbt_ray.train.trackers.tracker import Tracker, TrackerRow, flat
 from hbt_ray.train.trackers.wandb import WandB
 
 CLOSING_SECONDS = 60.0
@@ -24,7 +24,7 @@ CLOSING_SECONDS = 60.0
 _KINDS: dict[str, Callable[..., Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
 
 
-class Log:
+class TrackerLogger:
     """Open from before the first step to after the last.
 
     Args:
@@ -32,16 +32,16 @@ class Log:
         start: the step that training goes on with.
     """
 
-    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
+    def __init__(self, run: RunDir, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
         self._last = start - 1
-        marks, named = Marks(run.trackers), flat(without_secrets(settings))
+        marks, named = TrackerPositions(run.trackers), flat(without_secrets(settings))
 
-        def before(mark: Mark) -> Iterator[Row]:
+        def before(mark: TrackerPosition) -> Iterator[TrackerRow]:
             if mark.step < start - 1:
-                yield from (_row(Outcome(**row)) for row in run.curve() if row["step"] < start)
+                yield from (_row(StepOutcome(**row)) for row in run.curve() if row["step"] < start)
 
         self._feeds = [
-            Feed(name, config.place(name), marks, partial(_KINDS[name], run, config, named, start), before)
+            TrackerQueue(name, config.place(name), marks, partial(_KINDS[name], run, config, named, start), before)
             for name in config.use
         ]
 
@@ -52,7 +52,7 @@ class Log:
         for feed in self._feeds:
             feed.close(failed=kind is not None, seconds=CLOSING_SECONDS)
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: StepOutcome) -> None:
         """Of a step; one that is repeated after a restart is the same, and was given."""
         if outcome.step > self._last:
             self._last = outcome.step
@@ -62,16 +62,16 @@ class Log:
         """Of validated checkpoints, by step."""
         for step, row in rows.items():
             measures = {f"dev/{name}": value for name, value in row.items() if isinstance(value, float)}
-            self._give(Row(step, measures, of_validation=True))
+            self._give(TrackerRow(step, measures, of_validation=True))
 
-    def _give(self, row: Row) -> None:
+    def _give(self, row: TrackerRow) -> None:
         for feed in self._feeds:
             feed.give(row)
 
 
-def _row(outcome: Outcome) -> Row:
+def _row(outcome: StepOutcome) -> TrackerRow:
     learned = {} if outcome.temperature is None else {"temperature": outcome.temperature}
-    return Row(
+    return TrackerRow(
         outcome.step,
         {
             "loss/all": outcome.loss,

@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.resume_state import Mark
-from hbt_ray.train.trackers.tracker import Row
+from hbt_ray.train.trackers.resume_state import TrackerPosition
+from hbt_ray.train.trackers.tracker import TrackerRow
 
 _LARGEST_REQUEST = 1_000
 """Metrics; a server takes no more."""
@@ -21,7 +21,9 @@ _LONGEST_VALUE = 500
 class MLflow:
     """See `Tracker`."""
 
-    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int, mark: Mark) -> None:
+    def __init__(
+        self, run: RunDir, config: TrackersConfig, settings: dict[str, Any], start: int, mark: TrackerPosition
+    ) -> None:
         # Nobody asked for reports on the use of MLflow to its makers, and its migrations are no news.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for name in ("mlflow", "alembic"):
@@ -41,7 +43,7 @@ class MLflow:
         for first in range(0, len(named), 100):  # A server takes no more at once.
             self._client.log_batch(self._id, params=named[first : first + 100])
 
-    def log(self, rows: Sequence[Row]) -> None:
+    def log(self, rows: Sequence[TrackerRow]) -> None:
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 

@@ -12,11 +12,11 @@ from threading import Lock
 from typing import Any
 
 from hbt_ray.storage import read_checked_json, with_checksum, write_json
-from hbt_ray.train.trackers.tracker import Row
+from hbt_ray.train.trackers.tracker import TrackerRow
 
 
 @dataclass(slots=True)
-class Mark:
+class TrackerPosition:
     """Of one tracker."""
 
     id: str = ""
@@ -26,10 +26,10 @@ class Mark:
     validated: list[int] = field(default_factory=list)
     """Checkpoints whose measures it has."""
 
-    def lacks(self, row: Row) -> bool:
+    def lacks(self, row: TrackerRow) -> bool:
         return row.step not in self.validated if row.of_validation else row.step > self.step
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[TrackerRow]) -> None:
         for row in rows:
             if row.of_validation:
                 self.validated.append(row.step)
@@ -42,17 +42,17 @@ class Mark:
         self.validated = [done for done in self.validated if done <= self.step]
 
 
-class Marks:
+class TrackerPositions:
     """The file at `path`, which need not be there yet; shared by threads."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
 
-    def of(self, place: str) -> Mark:
+    def of(self, place: str) -> TrackerPosition:
         """Raises: DamagedFile if the file was changed; another run of the tracker is not begun without being asked."""
-        return Mark(**self._read().get(place, {}))
+        return TrackerPosition(**self._read().get(place, {}))
 
-    def keep(self, place: str, mark: Mark) -> None:
+    def keep(self, place: str, mark: TrackerPosition) -> None:
         with self._lock:
             write_json(self._path, with_checksum({**self._read(), place: asdict(mark)}))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 
-class Row(NamedTuple):
+class TrackerRow(NamedTuple):
     """Numbers of a step, or of the checkpoint after so many steps."""
 
     step: int
@@ -17,7 +17,7 @@ class Row(NamedTuple):
 class Tracker(Protocol):
     """Takes numbers by step; lives in one thread."""
 
-    def log(self, rows: Sequence[Row]) -> None:
+    def log(self, rows: Sequence[TrackerRow]) -> None:
         """At least one row. Those of training come in the order of steps, validations come later than their steps.
 
         They are out of this process when this returns: it may be killed at any time.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from hbt_ray.run_dir import Run
+from hbt_ray.run_dir import RunDir
 from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.resume_state import Mark
-from hbt_ray.train.trackers.tracker import Row
+from hbt_ray.train.trackers.resume_state import TrackerPosition
+from hbt_ray.train.trackers.tracker import TrackerRow
 
 _FLUSH_SECONDS = "x_transaction_log_flush_interval"
 """A setting that older clients lack."""
@@ -18,7 +18,9 @@ _FLUSH_SECONDS = "x_transaction_log_flush_interval"
 class WandB:
     """See `Tracker`."""
 
-    def __init__(self, run: Run, config: TrackersConfig, settings: dict[str, Any], start: int, mark: Mark) -> None:
+    def __init__(
+        self, run: RunDir, config: TrackersConfig, settings: dict[str, Any], start: int, mark: TrackerPosition
+    ) -> None:
         import wandb
 
         mark.id = mark.id or uuid4().hex[:8]
@@ -36,7 +38,7 @@ class WandB:
         # A step of our own: theirs must rise, and would drop every validation, which ends later than it began.
         self._run.define_metric("*", step_metric="step")
 
-    def log(self, rows: Sequence[Row]) -> None:
+    def log(self, rows: Sequence[TrackerRow]) -> None:
         for row in rows:
             self._run.log({"step": row.step, **row.values})
 

@@ -13,11 +13,11 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
 from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation import launch
-from hbt_ray.train.validation.early_stopping import standing
-from hbt_ray.train.validation.record import Record, Row
+from hbt_ray.train.validation.early_stopping import early_stopping_state
+from hbt_ray.train.validation.record import Row, ValidationRecord
 from hbt_ray.train.validation.run_status import measured, schedule
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1
 
 
-class Watch:
+class ValidationCallback:
     """Of one rank; all ranks call `stop_at` for the same steps. Only rank 0 reads the record.
 
     Args:
@@ -37,7 +37,7 @@ class Watch:
     def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
         self._config, self._is_first = config, rank == 0
         self._schedule = schedule(config)
-        self._record = Record(config.run.validation)
+        self._record = ValidationRecord(config.run.validation)
         self._asked: set[int] = set()
         self._late: ray.ObjectRef | None = None
         self.stopped = False
@@ -87,7 +87,7 @@ class Watch:
 
     def _catch_up(self, start: int) -> None:
         missing = []
-        shelf = Shelf(self._config.run.checkpoints)
+        shelf = CheckpointDirectory(self._config.run.checkpoints)
         for step in shelf.steps():
             if step > start or not self.due(step) or step in self._asked:
                 continue
@@ -106,7 +106,7 @@ class Watch:
         horizon = self._schedule.horizon(step)
         rows = self._results({at for at in self._asked if at <= horizon})
         visible = self._schedule.visible(measured(rows, self._config), step)
-        return standing(visible, self._config.validation.rule).stop
+        return early_stopping_state(visible, self._config.validation.rule).stop
 
     def _results(self, wanted: set[int]) -> dict[int, Row]:
         """Those of these steps, once all are there; the first failure among them is raised at once."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hbt_ray.config import Config, Languages
 from hbt_ray.storage.location import Location
-from hbt_ray.train.validation.early_stopping import Rule
+from hbt_ray.train.validation.early_stopping import StoppingRule
 
 
 class ValidationConfig(Config):
@@ -46,5 +46,5 @@ class ValidationConfig(Config):
     """A validation that takes longer ends the run with an error; the checkpoint is kept."""
 
     @property
-    def rule(self) -> Rule:
-        return Rule(self.measure == "pool_loss", self.patience, self.min_delta)
+    def rule(self) -> StoppingRule:
+        return StoppingRule(self.measure == "pool_loss", self.patience, self.min_delta)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.data.index.language_index import Coverage
+from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices, make_key, permute
 from hbt_ray.data.store.store import Store
@@ -22,7 +22,7 @@ _TRIES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pool:
+class DevSet:
     """Each question stands in one language, its passage in all that it has; ties in a ranking go to the greater row."""
 
     languages: tuple[str, ...]
@@ -53,7 +53,7 @@ def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
     return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
 
 
-def make_pool(store: Store, config: ValidationConfig) -> Pool:
+def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
     """Draw the pool. Data sets that hold fewer items than their even share give all that they have.
 
     A passage stands in it once in each language, whatever the number of its items, ids and data sets.
@@ -76,7 +76,7 @@ def draw(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> t
     A language takes items in the order of a permutation of its own, so that a sample is the head of any larger one
     of the same languages.
     """
-    coverage = Coverage(info, languages, 0.0)
+    coverage = LanguageIndex(info, languages, 0.0)
     orders = {code: _Order(coverage, code, make_key(key, language)) for code, language in enumerate(languages)}
     taken: dict[int, int] = {}
     turns = cycle(list(orders))
@@ -92,7 +92,7 @@ def draw(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> t
 class _Order:
     """The items of a language in a random order, some at a time: the data set may be large."""
 
-    def __init__(self, coverage: Coverage, code: int, key: int) -> None:
+    def __init__(self, coverage: LanguageIndex, code: int, key: int) -> None:
         self._pool, self._key, self._place = coverage.pool(code), key, 0
         self._ahead: list[int] = []
 
@@ -143,13 +143,13 @@ def _part(store: Store, dataset: str, items: Indices, codes: Codes, languages: t
     return _Part(store.texts_of(dataset, "question", items, codes, languages), codes, right_keys, passages)
 
 
-def _joined(parts: list[_Part], languages: tuple[str, ...]) -> Pool:
+def _joined(parts: list[_Part], languages: tuple[str, ...]) -> DevSet:
     """All parts; keys are those of the store, so data sets may share passages."""
     passages: dict[tuple[int, int], str] = {}
     for part in parts:
         passages |= {place: text for place, text in part.passages.items() if place not in passages}
     width = max(part.right_keys.shape[1] for part in parts)
-    return Pool(
+    return DevSet(
         languages,
         [text for part in parts for text in part.questions],
         np.concatenate([part.question_languages for part in parts]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Rule(NamedTuple):
+class StoppingRule(NamedTuple):
     """What counts as better, and how long to wait for it."""
 
     lower_is_better: bool
@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EarlyStoppingState:
     """Where a run stands after some validations."""
 
     best: int | None = None
@@ -34,7 +34,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class ValidationSchedule:
     """Which steps are validated, and which of them a decision may see."""
 
     every: int
@@ -59,7 +59,7 @@ class Schedule:
         return {at: value for at, value in values.items() if at <= horizon and at % self.every == 0}
 
 
-def standing(values: Mapping[int, float], rule: Rule) -> Standing:
+def early_stopping_state(values: Mapping[int, float], rule: StoppingRule) -> EarlyStoppingState:
     """The best step so far, and whether patience has run out; `values` are finite, by step."""
     sign = 1.0 if rule.lower_is_better else -1.0
     best: tuple[float, int] | None = None
@@ -73,4 +73,4 @@ def standing(values: Mapping[int, float], rule: Rule) -> Standing:
         else:
             waited += 1
     stop = rule.patience is not None and waited >= rule.patience
-    return Standing(best[1] if best else None, waited, stop)
+    return EarlyStoppingState(best[1] if best else None, waited, stop)

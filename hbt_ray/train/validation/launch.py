@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import ray.train
 
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 
 
@@ -32,7 +32,7 @@ def asked(config: TrainConfig, step: int) -> ray.train.ValidationTaskConfig:
 
 def launch(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
     """Validate checkpoints that were reported earlier, in turn; the task ends with the process that launched it."""
-    judge, folders = _judge(config), [str(Shelf(config.run.checkpoints).path(step)) for step in steps]
+    judge, folders = _judge(config), [str(CheckpointDirectory(config.run.checkpoints).path(step)) for step in steps]
 
     def validate() -> None:
         for folder, step in zip(folders, steps, strict=True):

@@ -17,7 +17,7 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.train.validation.dev_set import Pool
+from hbt_ray.train.validation.dev_set import DevSet
 
 Floats = NDArray[np.float32]
 AP, MONO_AP, CROSS_AP, POOL_LOSS, RANK_DISTANCE = "AP", "mono_AP", "cross_AP", "pool_loss", "RankDistance"
@@ -25,7 +25,7 @@ AP, MONO_AP, CROSS_AP, POOL_LOSS, RANK_DISTANCE = "AP", "mono_AP", "cross_AP", "
 apart a question's answers stand in the pool, the worst rank minus the best."""
 
 
-def measures(questions: Floats, passages: Floats, pool: Pool, temperature: float) -> dict[str, float]:
+def measures(questions: Floats, passages: Floats, pool: DevSet, temperature: float) -> dict[str, float]:
     """Name → value; a setting that the pool has no pair for is left out.
 
     Args:

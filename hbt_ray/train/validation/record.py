@@ -16,7 +16,7 @@ Row = dict[str, Any]
 """`step`, `pool` (its fingerprint), the measures and `seconds`; or `step`, `pool` and `error`."""
 
 
-class Record:
+class ValidationRecord:
     """The file at `path`, which need not be there yet."""
 
     def __init__(self, path: Path) -> None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from hbt_ray.data.store.store import Store, read_manifest
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.checkpoint.directory import Shelf
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.dev_set import fingerprint, pool_languages
-from hbt_ray.train.validation.early_stopping import Schedule, Standing, standing
-from hbt_ray.train.validation.record import Record, Row
+from hbt_ray.train.validation.early_stopping import EarlyStoppingState, ValidationSchedule, early_stopping_state
+from hbt_ray.train.validation.record import Row, ValidationRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RunStatus:
     """Where a run stands after so many steps."""
 
     done: int
@@ -30,9 +30,9 @@ class Ending:
     """Checkpoints that are there and were to be validated, but have no result."""
 
 
-def schedule(config: TrainConfig) -> Schedule:
+def schedule(config: TrainConfig) -> ValidationSchedule:
     every = config.validation.every or config.checkpoints.every
-    return Schedule(every, config.optimiser.steps, config.validation.lag)
+    return ValidationSchedule(every, config.optimiser.steps, config.validation.lag)
 
 
 def measured(rows: Mapping[int, Row], config: TrainConfig) -> dict[int, float]:
@@ -40,35 +40,41 @@ def measured(rows: Mapping[int, Row], config: TrainConfig) -> dict[int, float]:
     return {step: row[config.validation.measure] for step, row in rows.items()}
 
 
-def ending(config: TrainConfig, done: int) -> Ending:
+def run_status(config: TrainConfig, done: int) -> RunStatus:
     """Of a run whose newest checkpoint is after `done` steps."""
     steps = config.optimiser.steps
     if not config.validation.store:
-        return Ending(done, done >= steps)
+        return RunStatus(done, done >= steps)
     plan, rule = schedule(config), config.validation.rule
-    values = measured({at: row for at, row in Record(config.run.validation).results().items() if at <= done}, config)
-    best = standing(values, rule).best
-    seen = standing(plan.visible(values, done), rule)
-    there = Shelf(config.run.checkpoints).steps()
+    values = measured(
+        {at: row for at, row in ValidationRecord(config.run.validation).results().items() if at <= done}, config
+    )
+    best = early_stopping_state(values, rule).best
+    seen = early_stopping_state(plan.visible(values, done), rule)
+    there = CheckpointDirectory(config.run.checkpoints).steps()
     missing = tuple(step for step in there if step <= done and plan.due(step) and step not in values)
     reason = _reason(config, seen) if seen.stop and done < steps else ""
     value = None if best is None else values[best]
-    return Ending(done, done >= steps or seen.stop, reason, best, value, missing)
+    return RunStatus(done, done >= steps or seen.stop, reason, best, value, missing)
 
 
 def best_step(config: TrainConfig) -> int | None:
     """The checkpoint to export or to keep: the best of those that are still there; None without a result."""
-    rows = Record(config.run.validation).results() if config.validation.store else {}
-    there = set(Shelf(config.run.checkpoints).steps())
-    return standing(measured({at: rows[at] for at in rows.keys() & there}, config), config.validation.rule).best
+    rows = ValidationRecord(config.run.validation).results() if config.validation.store else {}
+    there = set(CheckpointDirectory(config.run.checkpoints).steps())
+    return early_stopping_state(
+        measured({at: rows[at] for at in rows.keys() & there}, config), config.validation.rule
+    ).best
 
 
 def needed(config: TrainConfig) -> set[int]:
     """Checkpoints that are not to be deleted, however old: the best one, and those yet to be validated."""
     if not config.validation.store:
         return set()
-    plan, results = schedule(config), Record(config.run.validation).results()
-    pending = {step for step in Shelf(config.run.checkpoints).steps() if plan.due(step) and step not in results}
+    plan, results = schedule(config), ValidationRecord(config.run.validation).results()
+    pending = {
+        step for step in CheckpointDirectory(config.run.checkpoints).steps() if plan.due(step) and step not in results
+    }
     best = best_step(config)
     return pending if best is None else pending | {best}
 
@@ -89,7 +95,7 @@ def check(config: TrainConfig) -> None:
             "progress; prepare a dev store of other items"
         )
     pool = fingerprint(dev, config.validation)
-    for step, row in Record(config.run.validation).results().items():
+    for step, row in ValidationRecord(config.run.validation).results().items():
         if row.get("pool") != pool:
             raise ConfigError(
                 f"{config.run.validation}: step {step} was validated on other texts or at another temperature, so its "
@@ -98,6 +104,6 @@ def check(config: TrainConfig) -> None:
             )
 
 
-def _reason(config: TrainConfig, seen: Standing) -> str:
+def _reason(config: TrainConfig, seen: EarlyStoppingState) -> str:
     count = f"{seen.waited} validation{'s' * (seen.waited != 1)}"
     return f"no improvement of {config.validation.measure} for {count}; best at step {seen.best:,}"

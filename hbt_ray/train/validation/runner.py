@@ -21,10 +21,10 @@ from hbt_ray.retrieval.transforms.fitting import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.step.grad_cache import Budget, Tower
-from hbt_ray.train.validation.dev_set import fingerprint, make_pool
+from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
+from hbt_ray.train.validation.dev_set import fingerprint, make_dev_set
 from hbt_ray.train.validation.measures import Floats, measures
-from hbt_ray.train.validation.record import Record, Row
+from hbt_ray.train.validation.record import Row, ValidationRecord
 
 _CHUNK_ROWS = 64
 _LEAST_PRIORITY = 19
@@ -52,17 +52,17 @@ def validate(settings: dict[str, Any], folder: Path, step: int) -> Row:
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:
-        Record(config.run.validation).append(row)
+        ValidationRecord(config.run.validation).append(row)
     return row
 
 
 @lru_cache(maxsize=1)
-def _judge(settings: str, base_time: int) -> Judge:
+def _judge(settings: str, base_time: int) -> Validator:
     """Kept from one validation to the next where Ray gives them one process. A base that was replaced is read anew."""
-    return Judge(TrainConfig.model_validate_json(settings))
+    return Validator(TrainConfig.model_validate_json(settings))
 
 
-class Encoded(NamedTuple):
+class EncodedDevSet(NamedTuple):
     """What a fix is fitted to."""
 
     questions: Floats
@@ -70,21 +70,21 @@ class Encoded(NamedTuple):
     fingerprint: str
 
 
-class Judge:
+class Validator:
     """The encoder and the pool's ids, for any checkpoint of a run."""
 
     def __init__(self, config: TrainConfig) -> None:
         assert config.validation.store is not None
         store = Store(config.validation.store, config.stream.cache)
         self._config = config.validation
-        self._pool = make_pool(store, config.validation)
+        self._pool = make_dev_set(store, config.validation)
         self.fingerprint = fingerprint(store.manifest, config.validation)
         self._device = torch.device("cuda" if config.validation.gpu else "cpu")
         self._encoder = for_weights(config.run.base, config.model).to(self._device).eval()
-        self._tower = Tower(
+        self._tower = GradCacheEncoder(
             self._encoder,
             padding_id=self._encoder.tokenizer.pad_token_id,
-            budget=Budget(_CHUNK_ROWS, activation_tokens=0),
+            budget=EncodeLimits(_CHUNK_ROWS, activation_tokens=0),
             world_size=1,
             device=self._device,
         )
@@ -122,9 +122,9 @@ class Judge:
             raise ModelError(f"{folder}: the encoder gives vectors that are not finite; its weights overflow")
         return questions, passages
 
-    def _encode_texts(self, questions: Sequence[str], passages: Sequence[str]) -> Encoded:
+    def _encode_texts(self, questions: Sequence[str], passages: Sequence[str]) -> EncodedDevSet:
         asked, answers = self._tokens(questions, passages)
-        return Encoded(self._encode(asked), self._encode(answers), fingerprint="")
+        return EncodedDevSet(self._encode(asked), self._encode(answers), fingerprint="")
 
     def _tokens(self, questions: Sequence[str], passages: Sequence[str]) -> tuple[Tokens, Tokens]:
         how = self._how

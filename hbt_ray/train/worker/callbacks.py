@@ -9,19 +9,19 @@ from typing import Any
 
 import ray
 
-from hbt_ray.data.stream.loader import LocalBatch
-from hbt_ray.train.checkpoint.manager import Keeper
+from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.step.loop import Outcome
-from hbt_ray.train.validation.callback import Watch
-from hbt_ray.train.worker.hooks import Probe
+from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.validation.callback import ValidationCallback
+from hbt_ray.train.worker.hooks import Hooks
 from hbt_ray.train.worker.metrics_file import MetricsFile
-from hbt_ray.train.worker.preemption import Answer, Notice
-from hbt_ray.train.worker.prometheus import Gauges
-from hbt_ray.train.worker.watchdog import Deadline
+from hbt_ray.train.worker.preemption import PreemptionAction, PreemptionMonitor
+from hbt_ray.train.worker.prometheus import TrainingGauges
+from hbt_ray.train.worker.watchdog import Watchdog
 
 
-class Between:
+class StepCallbacks:
     """All ranks call the same for the same steps.
 
     Args:
@@ -35,31 +35,31 @@ class Between:
         config: TrainConfig,
         rank: int,
         start: int,
-        keeper: Keeper,
-        watch: Watch | None,
+        keeper: CheckpointManager,
+        watch: ValidationCallback | None,
     ) -> None:
         self._config, self._rank, self._start, self._stop = config, rank, start, settings["stop"]
         self._keeper, self._watch = keeper, watch
         self._journal, self._probe = settings["journal"], settings["probe"]
-        self._gauges = Gauges(config.name)
+        self._gauges = TrainingGauges(config.name)
         self._metrics = MetricsFile(config.run.metrics)
         if rank == 0:
             self._metrics.cut(start)
-        self._notice = Notice(rank, start)
+        self._notice = PreemptionMonitor(rank, start)
         journal, patience = self._journal, config.workers.deadline_seconds
-        self._deadline = Deadline(
+        self._deadline = Watchdog(
             patience, lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10)
         )
 
-    def watched(self, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
+    def watched(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
         """The batches; from now on there is a deadline."""
-        probe: Probe = self._probe
+        probe: Hooks = self._probe
         self._deadline.beat(self._start)
         for batch in batches:
             probe.batch(self._rank, batch)
             yield batch
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: StepOutcome) -> None:
         """After the weights changed."""
         self._probe.after_update(self._rank, outcome.step)
         if self._rank == 0:
@@ -101,7 +101,7 @@ class Between:
 
     def _heed(self, step: int) -> None:
         answer = self._notice.heed(step)
-        if answer is Answer.GO_ON:
+        if answer is PreemptionAction.GO_ON:
             return
         begin = time.monotonic()
         if self._keeper.saved_at == step:
@@ -110,7 +110,7 @@ class Between:
             self._metrics.flush()
             self._keeper.save(step, at_once=True)
         self._notice.saved(time.monotonic() - begin)
-        if answer is Answer.HOLD:
+        if answer is PreemptionAction.HOLD:
             self._deadline.rest()
             self._notice.wait(self._config.workers.preemption_grace_seconds)
         self._deadline.beat(step)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hbt_ray.data.stream.loader import LocalBatch
+from hbt_ray.data.stream.loader import RankBatch
 
 
-class Probe:
+class Hooks:
     """Is told, on every rank, what is about to happen; it is pickled on its way there."""
 
-    def batch(self, rank: int, batch: LocalBatch) -> None:
+    def batch(self, rank: int, batch: RankBatch) -> None:
         """A batch is there, and nothing was done with it yet."""
 
     def before_update(self, rank: int, step: int) -> None:

@@ -24,7 +24,7 @@ SLACK_SECONDS = 5.0
 """What the deadline is taken to be too late."""
 
 
-class Answer(Enum):
+class PreemptionAction(Enum):
     """What all ranks do after the step."""
 
     GO_ON = "go on"
@@ -35,12 +35,12 @@ class Answer(Enum):
 class Heard(NamedTuple):
     """What rank 0 tells the others."""
 
-    answer: Answer
+    answer: PreemptionAction
     ask_at: int
     """The step after which they ask again."""
 
 
-def answer(left: float | None, *, saved: bool, saving: float, step_seconds: float) -> Answer:
+def answer(left: float | None, *, saved: bool, saving: float, step_seconds: float) -> PreemptionAction:
     """What to do about a notice.
 
     Args:
@@ -50,11 +50,11 @@ def answer(left: float | None, *, saved: bool, saving: float, step_seconds: floa
         step_seconds: what a step takes.
     """
     if left is None:
-        return Answer.SAVE
+        return PreemptionAction.SAVE
     # A question later it would be too late for the steps up to there and for their checkpoint.
     if left < max(ASK_SECONDS, step_seconds) + step_seconds + 2 * saving + SLACK_SECONDS:
-        return Answer.HOLD
-    return Answer.GO_ON if saved else Answer.SAVE
+        return PreemptionAction.HOLD
+    return PreemptionAction.GO_ON if saved else PreemptionAction.SAVE
 
 
 def ask_after(step: int, step_seconds: float) -> int:
@@ -62,7 +62,7 @@ def ask_after(step: int, step_seconds: float) -> int:
     return step + max(1, int(ASK_SECONDS / max(step_seconds, 1e-6)))
 
 
-class Notice:
+class PreemptionMonitor:
     """One rank's ear; all ranks call `heed` after the same steps.
 
     Args:
@@ -78,10 +78,10 @@ class Notice:
         self.deadline: float | None = None
         """When the node goes, in seconds of the system's clock; None if unknown or not announced."""
 
-    def heed(self, step: int) -> Answer:
+    def heed(self, step: int) -> PreemptionAction:
         """What to do after `step` steps, equal on all ranks."""
         if not self._listens or step < self._ask_at:
-            return Answer.GO_ON
+            return PreemptionAction.GO_ON
         info = ray.train.get_preemption_info()
         if info is not None and info.deadline_ms is not None:
             self.deadline = info.deadline_ms / 1e3
@@ -106,6 +106,6 @@ class Notice:
         self._asked_at, self._since = step, now
         ask_at = ask_after(step, step_seconds)
         if not noticed:
-            return Heard(Answer.GO_ON, ask_at)
+            return Heard(PreemptionAction.GO_ON, ask_at)
         left = None if self.deadline is None else self.deadline - time.time()
         return Heard(answer(left, saved=self._saved, saving=self._saving, step_seconds=step_seconds), ask_at)

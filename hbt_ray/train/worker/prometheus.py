@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Gauge
 
-from hbt_ray.train.step.loop import Outcome
+from hbt_ray.train.step.loop import StepOutcome
 
 _TOLD = {
     "step": "Steps that are done.",
@@ -16,14 +16,14 @@ _TOLD = {
 }
 
 
-class Gauges:
+class TrainingGauges:
     """`hbt_train_<name>`."""
 
     def __init__(self, run: str) -> None:
         self._gauges = {name: Gauge(f"hbt_train_{name}", text, tag_keys=("run",)) for name, text in _TOLD.items()}
         self._tags = {"run": run}
 
-    def show(self, outcome: Outcome) -> None:
+    def show(self, outcome: StepOutcome) -> None:
         for name, gauge in self._gauges.items():
             value = outcome.step + 1 if name == "step" else getattr(outcome, name)
             gauge.set(value, tags=self._tags)

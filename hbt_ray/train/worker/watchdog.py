@@ -21,7 +21,7 @@ GRACE_SECONDS = 10.0
 """By which the clocks of ranks differ: a step begins later on a machine under load."""
 
 
-class Deadline:
+class Watchdog:
     """Runs in a thread beside the training of one rank, from the first `beat` on.
 
     Args:

@@ -19,22 +19,22 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, Va
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising
 from hbt_ray.model.options import for_training
-from hbt_ray.train.auxiliary_texts import views_of
-from hbt_ray.train.checkpoint.manager import Keeper
+from hbt_ray.train.auxiliary_texts import auxiliary_texts_of
+from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.placement_group import note_reservation
 from hbt_ray.train.step.loop import train
 from hbt_ray.train.step.teacher import Teacher
-from hbt_ray.train.step.train_step import Learner
-from hbt_ray.train.validation.callback import Watch
+from hbt_ray.train.step.train_step import TrainStep
+from hbt_ray.train.validation.callback import ValidationCallback
 from hbt_ray.train.validation.run_status import needed
-from hbt_ray.train.worker.callbacks import Between
+from hbt_ray.train.worker.callbacks import StepCallbacks
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def train_rank(settings: dict[str, Any]) -> HbtError | None:
+def train_worker(settings: dict[str, Any]) -> HbtError | None:
     """Train as the rank that this process is; `settings` are those of `trainer.fit`.
 
     Errors that all ranks meet alike are returned, as Ray Train would repeat in vain what raises them.
@@ -80,7 +80,7 @@ def _train(settings: dict[str, Any]) -> None:
     plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
     device, width = get_device(), encoder.get_embedding_dimension()
     taught = config.teacher.encoder(width) if config.teacher else None
-    learner = Learner(
+    learner = TrainStep(
         encoder,
         config.optimiser,
         Objective(config.loss, width),
@@ -92,7 +92,7 @@ def _train(settings: dict[str, Any]) -> None:
         before_update=lambda step: settings["probe"].before_update(rank, step),
     )
     dev = config.validation
-    keeper = Keeper(
+    keeper = CheckpointManager(
         config.run.checkpoints,
         learner,
         plan.identity,
@@ -104,7 +104,7 @@ def _train(settings: dict[str, Any]) -> None:
     if state := keeper.restore():
         plan.require(state.plan, state.step)
         start = state.step
-    watch = Watch(config, rank, start) if dev.store else None
+    watch = ValidationCallback(config, rank, start) if dev.store else None
     how = tokenising(encoder, config.model)
     origin = Origin(
         config.store,
@@ -114,11 +114,11 @@ def _train(settings: dict[str, Any]) -> None:
         world_size,
         config.stream.cache,
         config.negatives,
-        views_of(config.loss, how, config.teacher, taught),
+        auxiliary_texts_of(config.loss, how, config.teacher, taught),
         scores="teacher_scores" in config.loss.needs,
     )
 
-    between = Between(settings, config, rank, start, keeper, watch)
+    between = StepCallbacks(settings, config, rank, start, keeper, watch)
     batches = between.watched(stream(origin, start, settings["stop"], config.stream))
     try:
         train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.formats.rows import Row
+from hbt_ray.data.formats.rows import SourceRow
 from hbt_ray.data.sources.worldfacts.names import LANGUAGES
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
 from hbt_ray.data.sources.worldfacts.split import Split, split_facts
@@ -40,11 +40,11 @@ class Worldfacts(Config):
     def parts(self) -> list[Worldfacts]:
         return [self]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SourceRow]:
         return rows(self.split, self.languages)
 
 
-def rows(split: Split, languages: Sequence[str] = LANGUAGES) -> Iterator[Row]:
+def rows(split: Split, languages: Sequence[str] = LANGUAGES) -> Iterator[SourceRow]:
     """Every item of a split in every language in which CLDR names its entities: by fact, phrasing, then language."""
     books = [phrasebook(language) for language in languages]
     for fact in split_facts()[split]:
@@ -52,7 +52,7 @@ def rows(split: Split, languages: Sequence[str] = LANGUAGES) -> Iterator[Row]:
         passages = [book.passage(fact) for book in spoken]
         for number, questions in enumerate(zip(*(book.questions(fact) for book in spoken), strict=True), start=1):
             for book, question, passage in zip(spoken, questions, passages, strict=True):
-                yield Row(
+                yield SourceRow(
                     item_id=f"{fact.key}/q{number}",
                     language=book.language,
                     question=question,

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 
@@ -30,7 +30,7 @@ class Alignment(Config):
     weight: float = Field(1.0, gt=0)
     needs: ClassVar[frozenset[str]] = frozenset({"passage_versions"})
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part of the mean over passages that have a version."""
         assert encoded.passage_versions is not None
         p, q = (wide(side).log_softmax(1) for side in (encoded.passages, encoded.passage_versions.vectors))

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 
@@ -30,7 +30,7 @@ class Distillation(Config):
     """The teacher's scores are divided by it: 1 for logits of a cross-encoder, the loss's own for cosines."""
     needs: ClassVar[frozenset[str]] = frozenset({"mined", "teacher_scores"})
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part of the mean over rows with two scored candidates at least."""
         assert encoded.mined is not None
         assert encoded.teacher_scores is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hbt_ray.config import Config
 from hbt_ray.train.loss.gather import gather
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.precision import wide
 
 _CONSTANT = 1e-12
@@ -31,7 +31,7 @@ class Erasure(Config):
     weight: float = Field(1.0, gt=0)
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part: every rank computes the whole value, and gives an equal share of it."""
         sides = (encoded.questions, encoded.passages)
         vectors = torch.cat([gather(wide(side), sizes) for side in sides])

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from hbt_ray.config import Config
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.precision import wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
 
@@ -28,7 +28,7 @@ class Imitation(Config):
     weight: float = Field(1.0, gt=0)
     needs: ClassVar[frozenset[str]] = frozenset({"teacher_questions", "teacher_passages"})
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part of the mean over the texts that the teacher has in English."""
         assert encoded.teacher_questions is not None
         assert encoded.teacher_passages is not None

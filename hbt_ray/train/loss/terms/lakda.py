@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hbt_ray.config import Config
 from hbt_ray.train.loss.gather import gather, own_start
-from hbt_ray.train.loss.inputs import Encoded
+from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.positives import share_key
 from hbt_ray.train.loss.precision import full_precision, wide
 from hbt_ray.train.loss.terms.mean import part_of_mean
@@ -37,7 +37,7 @@ class Lakda(Config):
     """Cosines are divided by it; by default that of the loss. 1 is the original."""
     needs: ClassVar[frozenset[str]] = frozenset({"question_versions"})
 
-    def part(self, encoded: Encoded, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's part of the mean over questions that have a version."""
         assert encoded.question_versions is not None
         own, other = wide(encoded.questions), wide(encoded.question_versions.vectors)

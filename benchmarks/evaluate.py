@@ -1,11 +1,11 @@
-"""A whole verdict of XQuAD-R's size beside a plain NumPy script: the same vectors, the same figures.
+"""A whole result of XQuAD-R's size beside a plain NumPy script: the same vectors, the same figures.
 
 Eleven languages, 1,190 questions and 1,183 sentences each, one relevant sentence in every language; random vectors of
 width 384, so every rank occurs. The script is what one writes down: all scores by a float32 matrix product, one argsort
 a question for the pool and one for each language, average precision and recall from it. Ours starts its shards in the
 time that is measured. Both have all cores.
 
-    python benchmarks/verdict.py [--json] [--questions 1190] [--sentences 1183]
+    python benchmarks/result.py [--json] [--questions 1190] [--sentences 1183]
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def by_us(
     asked: np.ndarray, found: np.ndarray, answers: np.ndarray, questions: int, sentences: int
 ) -> tuple[dict[str, float], float]:
     from hbt_ray.ray_session import session
-    from hbt_ray.retrieval.scoring.scorecard import judge
+    from hbt_ray.retrieval.scoring.scorecard import score_rankings
     from hbt_ray.retrieval.search.sharded_index import ShardedIndex
     from hbt_ray.retrieval.tasks import Task
 
@@ -100,7 +100,7 @@ def by_us(
     with session():
         begin = time.perf_counter()
         with ShardedIndex.of_task(task, found) as index:
-            _, card = judge(task, asked, index)
+            _, card = score_rankings(task, asked, index)
         seconds = time.perf_counter() - begin
     return {setting: values["AP"] for setting, values in card.settings.items()}, seconds
 
