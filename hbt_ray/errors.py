@@ -34,7 +34,7 @@ class HbtError(Exception):
     """
 
     exit_code = 1
-    code = ""
+    code = "FAILED"
 
     def __init__(self, message: str = "", *, code: str = "") -> None:
         super().__init__(message)
@@ -45,11 +45,15 @@ class HbtError(Exception):
 class InputError(HbtError):
     """The user's input is wrong; nothing was written over."""
 
+    code = "INVALID_INPUT"
+
     exit_code = 2
 
 
 class ConfigError(InputError):
     """A configuration file or a `key=value` override does not make sense."""
+
+    code = "INVALID_CONFIG"
 
 
 class LocationError(InputError):
@@ -61,21 +65,31 @@ class LocationError(InputError):
 class SourceError(InputError):
     """A source file is missing, empty or not of the promised shape."""
 
+    code = "INVALID_SOURCE"
+
 
 class StoreError(InputError):
     """A store is missing, incomplete or damaged."""
+
+    code = "INVALID_STORE"
 
 
 class NegativesError(StoreError):
     """Mined negatives are missing, damaged, or those of another store."""
 
+    code = "INVALID_NEGATIVES"
+
 
 class PlanError(InputError):
     """The data cannot serve the batches that the plan asks for."""
 
+    code = "INVALID_PLAN"
+
 
 class PlanMismatch(PlanError):
     """A checkpoint was made under another plan than the one that is to continue it."""
+
+    code = "PLAN_MISMATCH"
 
     def __init__(self, field: str, saved: object, current: object) -> None:
         super().__init__(
@@ -90,6 +104,8 @@ class PlanMismatch(PlanError):
 
 class CheckpointError(InputError):
     """A checkpoint is cut short or changed."""
+
+    code = "INVALID_CHECKPOINT"
 
 
 class DamagedFile(InputError):
@@ -142,23 +158,33 @@ class StorageError(InputError):
 class ModelError(InputError):
     """A model folder or name cannot be loaded as an encoder."""
 
+    code = "INVALID_MODEL"
+
 
 class TaskError(InputError):
     """An evaluation task is unknown, empty or contradicts itself."""
+
+    code = "INVALID_TASK"
 
 
 class ResourceError(InputError):
     """The cluster cannot give what the run asks for."""
 
+    code = "RESOURCES"
+
 
 class Interrupted(HbtError):
     """The user pressed Ctrl-C."""
+
+    code = "INTERRUPTED"
 
     exit_code = 130
 
 
 class ValidationFailed(HbtError):
     """A checkpoint could not be judged on the dev store; training stopped, as it decides by those results."""
+
+    code = "VALIDATION_FAILED"
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(
@@ -173,6 +199,8 @@ class ValidationFailed(HbtError):
 
 class StalledRank(HbtError):
     """A rank was stuck in a step, and restarts did not help; the checkpoints are kept."""
+
+    code = "STALLED_RANK"
 
     def __init__(self, step: int, seconds: float, places: dict[int, str]) -> None:
         told = "; ".join(f"rank {rank} was at {where}" for rank, where in sorted(places.items()))
@@ -190,6 +218,8 @@ class StalledRank(HbtError):
 class LostRank(HbtError):
     """The process or the node of a rank died, and no restart is left; the checkpoints are kept."""
 
+    code = "LOST_RANK"
+
     def __init__(self, rank: int, death: str, restarts: int) -> None:
         lines = [line.strip() for line in death.splitlines() if line.strip()] or ["no reason is known"]
         place = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
@@ -205,6 +235,8 @@ class LostRank(HbtError):
 
 class NonFiniteLoss(HbtError):
     """The loss or its gradient is not a finite number; every rank stopped before the optimiser step."""
+
+    code = "NON_FINITE_LOSS"
 
     def __init__(self, step: int, loss: float, gradient_norm: float) -> None:
         super().__init__(
