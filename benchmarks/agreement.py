@@ -26,7 +26,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 
 from hbt_ray.retrieval.measures import parse
 from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL, EvaluationResult
-from hbt_ray.retrieval.tasks import Bitext, Suite, Task
+from hbt_ray.retrieval.tasks import BitextTask, Suite, Task
 from hbt_ray.run_dir import RunDir
 
 THEIRS = {"AP": "map_at_k", "nDCG": "ndcg_at_k", "R": "precision_recall_at_k", "RR": "mrr_at_k"}
@@ -52,7 +52,7 @@ def main() -> None:
     for task in Suite.load(options.suite).open():
         begin = time.perf_counter()
         result = EvaluationResult.load(RunDir(options.run).result(task.name) / "result.json")
-        measure = translated if isinstance(task, Bitext) else retrieved
+        measure = translated if isinstance(task, BitextTask) else retrieved
         for setting, name, theirs in measure(model, task):
             ours = result.settings[setting][name]
             rows.append({"task": task.name, "setting": setting, "measure": name, "ours": ours, "theirs": theirs})
@@ -111,7 +111,7 @@ def by_evaluator(model: Any, task: Task, names: Sequence[str], asked: Any, held:
     return {name: found[f"cosine_{WORDS[parse(name)[0]]}@{parse(name)[1]}"] for name in names}
 
 
-def translated(model: Any, task: Bitext) -> Iterator[tuple[str, str, float]]:
+def translated(model: Any, task: BitextTask) -> Iterator[tuple[str, str, float]]:
     """Of a bitext, whose sentences are all questions."""
     sentences = task.sentences["text"].to_pylist()
     remember(model, "encode_query", sentences)

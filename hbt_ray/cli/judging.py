@@ -28,7 +28,7 @@ from hbt_ray.errors import ConfigError
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
     from hbt_ray.retrieval.result import EvaluationResult
-    from hbt_ray.retrieval.tasks import Bitext, Task
+    from hbt_ray.retrieval.tasks import BitextTask, Task
     from hbt_ray.run_dir import RunDir
 
 
@@ -185,7 +185,7 @@ def evaluate(
     _tell(screen, run, baseline, results, as_saved(run, results))
 
 
-def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -> list[Task | Bitext]:
+def _tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[str]) -> list[Task | BitextTask]:
     from hbt_ray.retrieval.tasks import Suite, distinct, open_task
 
     if not specs and suite is None:

@@ -27,7 +27,7 @@ from hbt_ray.retrieval.scoring.scorecard import Scorecard, first_documents, scor
 from hbt_ray.retrieval.scoring.trec import write_qrels, write_run
 from hbt_ray.retrieval.search.ranking import Hits, Ranking
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
-from hbt_ray.retrieval.tasks import Bitext, Task
+from hbt_ray.retrieval.tasks import BitextTask, Task
 from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION
 from hbt_ray.storage import atomic_folder
@@ -35,7 +35,7 @@ from hbt_ray.storage import atomic_folder
 
 def evaluate(
     encoder: EncoderConfig,
-    task: Task | Bitext,
+    task: Task | BitextTask,
     folder: Path,
     *,
     name: str,
@@ -72,7 +72,7 @@ def evaluate(
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
-        if isinstance(task, Bitext):
+        if isinstance(task, BitextTask):
             if trec_depth:
                 screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
             table, card = score_bitext(task, encoded.questions)
@@ -139,12 +139,12 @@ def variant_of(encoder: EncoderConfig, fix: Transform | None) -> str:
     return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
 
 
-def _sides(task: Task | Bitext) -> tuple[pa.Table, pa.Table]:
+def _sides(task: Task | BitextTask) -> tuple[pa.Table, pa.Table]:
     """What is encoded as questions, and what as passages.
 
     The sides of a bitext are alike, so both are questions, as the E5 models want it (2212.03533).
     """
-    if isinstance(task, Bitext):
+    if isinstance(task, BitextTask):
         return task.sentences, task.sentences.slice(0, 0)
     return task.queries, task.documents
 

@@ -17,7 +17,7 @@ from hbt_ray.retrieval.encoder import EncoderConfig, model_folder
 from hbt_ray.retrieval.evaluate import evaluate, evaluate_words, variant_of
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.search.sharded_index import SearchConfig
-from hbt_ray.retrieval.tasks import Bitext, Task
+from hbt_ray.retrieval.tasks import BitextTask, Task
 from hbt_ray.retrieval.transforms import Method, Transform, fit_to_store
 from hbt_ray.retrieval.transforms.transform import SUFFIX
 from hbt_ray.run_dir import RunDir
@@ -98,7 +98,7 @@ def fit_transform(
 def evaluate_tasks(
     run: RunDir,
     encoder: EncoderConfig,
-    tasks: Sequence[Task | Bitext],
+    tasks: Sequence[Task | BitextTask],
     screen: Screen,
     *,
     of_base: bool = False,
@@ -151,7 +151,7 @@ def _exclusive_results(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def evaluate_bm25(
-    run: RunDir, tasks: Sequence[Task | Bitext], screen: Screen, trec_depth: int = 0
+    run: RunDir, tasks: Sequence[Task | BitextTask], screen: Screen, trec_depth: int = 0
 ) -> list[EvaluationResult]:
     """Results on BM25, which leave bitexts out: translations share few words.
 
@@ -160,7 +160,7 @@ def evaluate_bm25(
     """
     searched = [task for task in tasks if isinstance(task, Task)]
     for task in tasks:
-        if isinstance(task, Bitext):
+        if isinstance(task, BitextTask):
             screen.say(f"{task.name}: left out, as BM25 finds words and not translations")
     if not searched:
         raise TaskError("bm25 cannot be judged on bitexts alone; name a task with queries and documents")

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from hbt_ray.data.formats.columns import UNANSWERABLE
 from hbt_ray.data.formats.files import fingerprint
 from hbt_ray.data.formats.records import FLOAT_IDS
-from hbt_ray.data.formats.rows import BadRow, Source, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, Source, SourceRow
+from hbt_ray.data.formats.training_pairs import UNANSWERABLE
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.prepare.config import AnySource
 from hbt_ray.data.sources.table import TableSource

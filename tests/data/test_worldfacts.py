@@ -11,8 +11,8 @@ from functools import cache
 
 import pytest
 
-from hbt_ray.data.formats.rows import Source, SourceRow
-from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, Worldfacts, rows
+from hbt_ray.data.formats.source_row import Source, SourceRow
+from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource, rows
 from hbt_ray.data.sources.worldfacts.facts import facts
 from hbt_ray.data.sources.worldfacts.names import Entity, name
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
@@ -221,11 +221,11 @@ def test_order_does_not_depend_on_the_process() -> None:
 
 
 def test_source() -> None:
-    source: Source = Worldfacts(split="test", languages=("de", "zh"))
+    source: Source = WorldfactsSource(split="test", languages=("de", "zh"))
     assert (source.name, source.licence) == ("worldfacts", "Unicode-3.0")
     assert list(source.rows()) == [row for row in _rows("test") if row.language in ("de", "zh")]
 
 
 def test_unknown_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="no templates for fr"):
-        Worldfacts.make({"languages": ["fr"]}, "test")
+        WorldfactsSource.make({"languages": ["fr"]}, "test")

@@ -12,7 +12,7 @@ from hbt_ray.retrieval.compare.table import compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.scoring import bitext
 from hbt_ray.retrieval.scoring.bitext import margin, nearest, score_bitext
-from hbt_ray.retrieval.tasks.bitext import Bitext, multiway, with_english
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask, multiway, with_english
 
 
 def by_angle(*degrees: float) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_vectors_that_make_no_sense_are_refused() -> None:
         nearest(fine * [[np.nan], [1]], fine)
 
 
-def vectors_of(task: Bitext, *degrees: Sequence[float]) -> np.ndarray:
+def vectors_of(task: BitextTask, *degrees: Sequence[float]) -> np.ndarray:
     made = by_angle(*(one for side in degrees for one in side))
     assert len(made) == task.sentences.num_rows
     return made

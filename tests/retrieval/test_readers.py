@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.errors import ConfigError, InputError, SourceError, TaskError
-from hbt_ray.retrieval.tasks import Bitext, Task, open_task
-from hbt_ray.retrieval.tasks.bitext import Pair, multiway
+from hbt_ray.retrieval.tasks import BitextTask, Task, open_task
+from hbt_ray.retrieval.tasks.bitext_task import LanguagePair, multiway
 
 
 def zstd(content: bytes) -> bytes:
@@ -41,9 +41,9 @@ def task(spec: str) -> Task:
     return opened
 
 
-def bitext(spec: str) -> Bitext:
+def bitext(spec: str) -> BitextTask:
     opened = open_task(spec)
-    assert isinstance(opened, Bitext)
+    assert isinstance(opened, BitextTask)
     return opened
 
 
@@ -55,7 +55,7 @@ def pairs(task: Task) -> set[tuple[str, str]]:
     return set(zip(task.qrels["query_id"].to_pylist(), task.qrels["doc_id"].to_pylist(), strict=True))
 
 
-def sides(bitext: Bitext) -> dict[tuple[str, str], list[tuple[str, str]]]:
+def sides(bitext: BitextTask) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """Pair of languages → its pairs of sentences."""
     found = {}
     for pair in bitext.pairs:
@@ -435,9 +435,12 @@ def test_bitext_refuses_empty_sentences_and_pairs_that_are_none() -> None:
     with pytest.raises(TaskError, match="a sentence in 'de' is empty"):
         multiway("m", {"de": ["eins", " "], "en": ["one", "two"]}, None)
     sentences = multiway("m", {"de": ["eins"], "en": ["one"]}, None).sentences
-    for wrong in ([Pair("de", "de", range(1), range(1))], [Pair("de", "en", range(1), range(1, 2))] * 2):
+    for wrong in (
+        [LanguagePair("de", "de", range(1), range(1))],
+        [LanguagePair("de", "en", range(1), range(1, 2))] * 2,
+    ):
         with pytest.raises(TaskError, match="stands twice, or is one language"):
-            Bitext("m", sentences, wrong, both_ways=True)
+            BitextTask("m", sentences, wrong, both_ways=True)
 
 
 # Mewsli-X

@@ -22,7 +22,7 @@ from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, E
 from hbt_ray.retrieval.scoring.bitext import score_bitext
 from hbt_ray.retrieval.scoring.failures import SCHEMA
 from hbt_ray.retrieval.significance import compare_systems
-from hbt_ray.retrieval.tasks.bitext import with_english
+from hbt_ray.retrieval.tasks.bitext_task import with_english
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.reporting import make_report
 from tests.retrieval.test_report import BASELINE, LANGUAGES, TRAINED, Page, page, sample

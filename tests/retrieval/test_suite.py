@@ -12,7 +12,7 @@ from hbt_ray.errors import ConfigError, TaskError
 from hbt_ray.retrieval.compare.column import Column
 from hbt_ray.retrieval.compare.table import compare
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.tasks import Bitext, Suite, Task, distinct, open_task
+from hbt_ray.retrieval.tasks import BitextTask, Suite, Task, distinct, open_task
 from tests.retrieval.test_readers import write
 
 
@@ -47,7 +47,7 @@ def test_a_suite_is_a_list_of_tasks_with_their_options(data: Path) -> None:
     assert [(task.name, task.languages, task.measures) for task in opened] == [
         ("facts", ["de"], ("RR@10",)), ("flores", ["en", "fr"], ("R@1", "MarginR@1")), ("worldfacts", ["de"], ()),
     ]  # fmt: skip
-    assert [type(task) for task in opened] == [Task, Bitext, Task]
+    assert [type(task) for task in opened] == [Task, BitextTask, Task]
 
 
 def test_the_command_line_says_the_same_as_a_suite(data: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.formats.rows import SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks import Task, parallel_task, read_lareqa
-from hbt_ray.retrieval.tasks.bitext import multiway
+from hbt_ray.retrieval.tasks.bitext_task import multiway
 
 XQUAD_R = {
     "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244,

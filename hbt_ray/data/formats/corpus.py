@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hbt_ray.data.formats.files import lines
 from hbt_ray.data.formats.records import Record, texts
-from hbt_ray.data.formats.rows import BadRow
+from hbt_ray.data.formats.source_row import BadRow
 
 
 class Entry(NamedTuple):

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.formats.rows import BadRow
+from hbt_ray.data.formats.source_row import BadRow
 from hbt_ray.errors import LocationError, SourceError
 from hbt_ray.storage.location import child, filesystem, is_uri, name
 

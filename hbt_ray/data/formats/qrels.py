@@ -20,7 +20,7 @@ from pydantic import Field
 from hbt_ray.data.formats.corpus import Entry, pick
 from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.records import Record, jsonl, texts
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import name
 

@@ -27,7 +27,7 @@ from hbt_ray.data.formats.files import (
     without_mark,
 )
 from hbt_ray.data.formats.parquet import OtherType, open_parquet, parquet_rows
-from hbt_ray.data.formats.rows import BadRow
+from hbt_ray.data.formats.source_row import BadRow
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import name
 

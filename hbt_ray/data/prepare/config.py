@@ -19,11 +19,11 @@ from hbt_ray.data.sources.miracl import MiraclSource
 from hbt_ray.data.sources.mmarco import MmarcoSource
 from hbt_ray.data.sources.squad import SquadSource
 from hbt_ray.data.sources.table import TableSource
-from hbt_ray.data.sources.worldfacts import Worldfacts
+from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.storage.location import Location
 
 AnySource = Annotated[
-    Worldfacts | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,
+    WorldfactsSource | TableSource | SquadSource | BeirSource | MiraclSource | MmarcoSource | BitextSource | HubSource,
     Field(discriminator="kind"),
 ]
 

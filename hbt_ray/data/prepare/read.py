@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.data.formats.files import explained
-from hbt_ray.data.formats.rows import BadRow, SourcePart, SourceRow, unstorable
+from hbt_ray.data.formats.source_row import BadRow, SourcePart, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.stage import Result, lines
 from hbt_ray.languages.tags import normalise_tag
@@ -154,7 +154,7 @@ def _wrong(row: SourceRow, dataset: str, language: str) -> str:
     if not row.item_id.strip():
         return "item id is empty"
     for part in ("item_id", "question_id", "passage_id", "question", "passage", "answer"):
-        if problem := unstorable(getattr(row, part)):
+        if problem := unstorable_reason(getattr(row, part)):
             return f"{part.replace('_', ' ')} holds {problem}"
     for side in ("question", "passage"):
         text: str = getattr(row, side)

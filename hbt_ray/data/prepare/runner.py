@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
-from hbt_ray.data.formats.rows import SourcePart, SourceRow
+from hbt_ray.data.formats.source_row import SourcePart, SourceRow
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.prepare.assemble import AssembleBucket
 from hbt_ray.data.prepare.config import StoreConfig

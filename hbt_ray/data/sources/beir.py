@@ -15,7 +15,7 @@ from hbt_ray.data.formats.corpus import documents
 from hbt_ray.data.formats.files import PLAIN_OR_PACKED, first_of
 from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
 from hbt_ray.data.formats.records import jsonl
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 

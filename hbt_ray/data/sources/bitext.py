@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from hbt_ray.config import Config
-from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record, records, texts
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
+from hbt_ray.data.formats.training_pairs import ColumnNames, Reader
 from hbt_ray.storage.location import Location, name
 
 

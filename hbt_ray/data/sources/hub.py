@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
+from hbt_ray.data.formats.training_pairs import ColumnNames, Reader
 from hbt_ray.errors import SourceError
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from hbt_ray.data.formats.corpus import documents, tab_separated
 from hbt_ray.data.formats.files import JSON_LINES, files_of
 from hbt_ray.data.formats.qrels import Threshold, graded, join, judgements, positives
 from hbt_ray.data.formats.records import Record, jsonl
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 

@@ -18,7 +18,7 @@ from hbt_ray.config import ByLanguage, Config
 from hbt_ray.data.formats.corpus import tab_separated
 from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.qrels import Judgement, join, judgement, positives
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.storage.location import Location
 
 

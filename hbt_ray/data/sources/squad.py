@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from hbt_ray.config import ByLanguage, Config
-from hbt_ray.data.formats.columns import UNANSWERABLE, says_unanswerable
 from hbt_ray.data.formats.files import opened
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
+from hbt_ray.data.formats.training_pairs import UNANSWERABLE, says_unanswerable
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import Location
 

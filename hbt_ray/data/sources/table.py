@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.formats.columns import ColumnNames, Reader
 from hbt_ray.data.formats.records import Record, Stretch, stretches
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
+from hbt_ray.data.formats.training_pairs import ColumnNames, Reader
 from hbt_ray.storage.location import Location, name
 
 logger = logging.getLogger(__name__)

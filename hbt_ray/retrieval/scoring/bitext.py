@@ -19,9 +19,9 @@ from hbt_ray.retrieval.result import CROSS_LINGUAL
 from hbt_ray.retrieval.scoring.scorecard import Scorecard
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, checked_vectors
 from hbt_ray.retrieval.significance import of_task
-from hbt_ray.retrieval.tasks import Bitext
+from hbt_ray.retrieval.tasks import BitextTask
 
-NEAREST, MARGIN = Bitext.measures
+NEAREST, MARGIN = BitextTask.measures
 _BLOCK = 1 << 22  # similarities at a time: 16 MiB
 _LEAST = 1e-6
 
@@ -67,7 +67,7 @@ def margin(x: npt.ArrayLike, y: npt.ArrayLike, k: int = 4) -> NearestNeighbours:
     return _found(left, right, ratio)
 
 
-def score_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorecard]:
+def score_bitext(task: BitextTask, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorecard]:
     """Judge the vectors of the task's sentences [sentences, dim].
 
     Returns the table per sentence (query_id, language, setting, passage_language, `R@1`, `MarginR@1`) and the means:
@@ -92,7 +92,7 @@ def score_bitext(task: Bitext, vectors: npt.ArrayLike) -> tuple[pa.Table, Scorec
             card.num_documents[found] = card.num_documents.get(found, 0) + len(target)
             tables.append(_table(asked, found, hits))
     means = [measures for row in card.pairs.values() for measures in row.values()]
-    card.settings[CROSS_LINGUAL] = {name: float(np.mean([of[name] for of in means])) for name in Bitext.measures}
+    card.settings[CROSS_LINGUAL] = {name: float(np.mean([of[name] for of in means])) for name in BitextTask.measures}
     return of_task(pa.concat_tables(tables), task.fingerprint), card
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.data.formats.records import Record, records, texts
-from hbt_ray.data.formats.rows import unstorable
+from hbt_ray.data.formats.source_row import unstorable_reason
 from hbt_ray.errors import SourceError, TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
@@ -52,7 +52,7 @@ def _rows(path: Path) -> Iterator[tuple[str, ...]]:
         if not isinstance(found, dict):
             raise TaskError(f"{found.where}: {found.reason}; repair or remove the row")
         row = tuple(found[name] for name in DOCUMENTS.names)
-        if problem := next(filter(None, map(unstorable, row)), ""):
+        if problem := next(filter(None, map(unstorable_reason, row)), ""):
             raise TaskError(f"{record.where}: holds {problem}; repair or remove the row")
         yield row
 

@@ -1,9 +1,9 @@
 """Evaluation tasks: what to ask, where to look, and what would be right."""
 
-from hbt_ray.retrieval.tasks.bitext import Bitext
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.lareqa import read_lareqa
 from hbt_ray.retrieval.tasks.parallel import parallel_task
-from hbt_ray.retrieval.tasks.registry import Suite, distinct, open_task
+from hbt_ray.retrieval.tasks.suite import Suite, distinct, open_task
 from hbt_ray.retrieval.tasks.task import Task
 
-__all__ = ["Bitext", "Suite", "Task", "distinct", "open_task", "parallel_task", "read_lareqa"]
+__all__ = ["BitextTask", "Suite", "Task", "distinct", "open_task", "parallel_task", "read_lareqa"]

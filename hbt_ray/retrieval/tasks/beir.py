@@ -13,13 +13,13 @@ from hbt_ray.data.formats.corpus import documents
 from hbt_ray.data.formats.qrels import Threshold, judgements
 from hbt_ray.data.formats.records import jsonl
 from hbt_ray.data.sources.beir import beir_files
-from hbt_ray.retrieval.tasks.config import Measure, TaskSpec, chosen, last_part
+from hbt_ray.retrieval.tasks.config import Measure, TaskConfig, chosen, last_part
 from hbt_ray.retrieval.tasks.qrels_task import Judged, judged_task
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.storage.location import Location
 
 
-class BeirTask(TaskSpec):
+class BeirTaskConfig(TaskConfig):
     """A BEIR folder; all of it in one language. Its name is that of the folder, and of the split if it is not test."""
 
     kind: Literal["beir"]

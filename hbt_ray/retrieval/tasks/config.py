@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from hbt_ray.config import Config, Languages
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import parse
-from hbt_ray.retrieval.tasks.bitext import Bitext
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.storage.location import is_uri, name
 
@@ -32,7 +32,7 @@ Measure = Annotated[str, AfterValidator(_measure)]
 """An `ir-measures` name that ranks of relevant documents give, such as `nDCG@10`; aliases become the plain name."""
 
 
-class TaskSpec(Config):
+class TaskConfig(Config):
     """What every kind of task can be told."""
 
     place: ClassVar[str] = "path"
@@ -43,7 +43,7 @@ class TaskSpec(Config):
     """Keep only these; default: all that there are."""
 
     @abstractmethod
-    def open(self) -> Task | Bitext:
+    def open(self) -> Task | BitextTask:
         """Read the files.
 
         Raises:

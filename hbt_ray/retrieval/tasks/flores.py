@@ -15,10 +15,10 @@ from pydantic import model_validator
 from hbt_ray.config import Language
 from hbt_ray.data.formats.files import files_of
 from hbt_ray.data.formats.records import records
-from hbt_ray.data.formats.rows import SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.bitext import Bitext, lines_of, multiway
-from hbt_ray.retrieval.tasks.config import TaskSpec, chosen
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask, lines_of, multiway
+from hbt_ray.retrieval.tasks.config import TaskConfig, chosen
 from hbt_ray.retrieval.tasks.parallel import parallel_task
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
@@ -28,7 +28,7 @@ MAX_LANGUAGES = 100
 """Of one task without a pivot: the pairs grow with the square, and each has a row a sentence in the results."""
 
 
-class FloresTask(TaskSpec):
+class FloresTaskConfig(TaskConfig):
     """Parallel sentences: `search: pairs` judges every two languages by themselves, `search: pool` one pool of all.
 
     In the pool a sentence and all its translations are the answers to each of them; it measures the language bias.
@@ -44,12 +44,12 @@ class FloresTask(TaskSpec):
     """Of pairs: only those with this language."""
 
     @model_validator(mode="after")
-    def _pivot_of_pairs(self) -> FloresTask:
+    def _pivot_of_pairs(self) -> FloresTaskConfig:
         if self.pivot and self.search == "pool":
             raise ValueError("pivot is for search=pairs; a pool has all languages on both sides")
         return self
 
-    def open(self) -> Task | Bitext:
+    def open(self) -> Task | BitextTask:
         is_table = name(self.path).endswith(".parquet")
         sides = _from_table(self.path) if is_table else _from_folder(self.path, self.split)
         wanted = {*self.languages, self.pivot} if self.languages and self.pivot else self.languages

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.config import Measure, TaskSpec
+from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import by_tag, json_of, tag_of, value
 
 T = TypeVar("T")
 
 
-class LareqaTask(TaskSpec):
+class LareqaTaskConfig(TaskConfig):
     """A folder in the format of LAReQA. Its name is the kind."""
 
     kind: Literal["xquad-r", "mlqa-r", "lareqa"]

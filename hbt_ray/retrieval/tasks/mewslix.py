@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from hbt_ray.data.formats.files import PLAIN_OR_PACKED, first_of
 from hbt_ray.data.formats.records import jsonl
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.config import Measure, TaskSpec, chosen
+from hbt_ray.retrieval.tasks.config import Measure, TaskConfig, chosen
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import sound, tag_of, value
 from hbt_ray.storage.location import Location
@@ -24,7 +24,7 @@ from hbt_ray.storage.location import Location
 _get = partial(value, form="see mewsli-x.md of google-research for what the files hold")
 
 
-class MewsliXTask(TaskSpec):
+class MewsliXTaskConfig(TaskConfig):
     """Mewsli-X; `languages` are those of the mentions, and all entities are candidates."""
 
     kind: Literal["mewsli-x"]

@@ -20,9 +20,9 @@ from hbt_ray.data.formats.corpus import Entry, documents, tab_separated
 from hbt_ray.data.formats.files import JSON_LINES, PLAIN_OR_PACKED, explained, files_of
 from hbt_ray.data.formats.qrels import Judgement, Threshold, judgement_of, judgements
 from hbt_ray.data.formats.records import Record, jsonl, records, texts
-from hbt_ray.data.formats.rows import BadRow
+from hbt_ray.data.formats.source_row import BadRow
 from hbt_ray.errors import SourceError, TaskError
-from hbt_ray.retrieval.tasks.config import Measure, TaskSpec, chosen
+from hbt_ray.retrieval.tasks.config import Measure, TaskConfig, chosen
 from hbt_ray.retrieval.tasks.qrels_task import Judged, judged_task
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
@@ -32,7 +32,7 @@ _PREFIX = "miracl-v1.0-"
 _PARTS = ("topics", "qrels")
 
 
-class MiraclTask(TaskSpec):
+class MiraclTaskConfig(TaskConfig):
     """MIRACL. Ids get their language in front; the name says the split and whether the corpus is pooled."""
 
     kind: Literal["miracl"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hbt_ray.data.formats.rows import SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.task import Task
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hbt_ray.data.formats.corpus import Entry
 from hbt_ray.data.formats.qrels import Judgement, graded
-from hbt_ray.data.formats.rows import BadRow, unstorable
+from hbt_ray.data.formats.source_row import BadRow, unstorable_reason
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.task import DOCUMENTS, QRELS, QUERIES, Task, table_of
 from hbt_ray.retrieval.tasks.validation import sound
@@ -76,6 +76,6 @@ def judged_task(
 def _rows(part: Judged, entries: Iterable[Entry | BadRow], wanted: Collection[str] | None) -> Iterator[Sequence[str]]:
     for entry in sound(entries):
         if wanted is None or entry.id in wanted:
-            if problem := unstorable(entry.id) or unstorable(entry.text):
+            if problem := unstorable_reason(entry.id) or unstorable_reason(entry.text):
                 raise TaskError(f"{entry.where}: holds {problem}; repair or remove the line", code="BAD_ROW")
             yield f"{part.prefix}{entry.id}", part.language, entry.text

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.data.formats.rows import unstorable
+from hbt_ray.data.formats.source_row import unstorable_reason
 from hbt_ray.errors import TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.measures import parse
@@ -316,7 +316,7 @@ def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str
         try:
             arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
         except (UnicodeEncodeError, OverflowError, ValueError, pa.ArrowException) as error:
-            first = next((row for row in batch if unstorable("".join(map(str, row)))), batch[0])
+            first = next((row for row in batch if unstorable_reason("".join(map(str, row)))), batch[0])
             reason = "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else " ".join(str(error).split())
             where = f"{schema.names[0]} {_shown(str(first[0]))}"
             raise TaskError(f"{origin}: {where}: cannot be read ({reason})", code="BAD_ROW") from None

@@ -16,8 +16,8 @@ from pydantic import model_validator
 from hbt_ray.data.formats.files import files_of
 from hbt_ray.data.formats.records import records
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.bitext import Bitext, lines_of, with_english
-from hbt_ray.retrieval.tasks.config import TaskSpec, chosen
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask, lines_of, with_english
+from hbt_ray.retrieval.tasks.config import TaskConfig, chosen
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
 from hbt_ray.storage.location import Location, child, name
 
@@ -28,7 +28,7 @@ XTREME = ("af", "ar", "bg", "bn", "de", "el", "es", "et", "eu", "fa", "fi", "fr"
 _Sides = tuple[list[str], list[str]]
 
 
-class TatoebaTask(TaskSpec):
+class TatoebaTaskConfig(TaskConfig):
     """Tatoeba; English need not be named among the languages."""
 
     kind: Literal["tatoeba"]
@@ -40,12 +40,12 @@ class TatoebaTask(TaskSpec):
     """From English as well; published figures are into English."""
 
     @model_validator(mode="after")
-    def _one_choice(self) -> TatoebaTask:
+    def _one_choice(self) -> TatoebaTaskConfig:
         if self.subset == "xtreme" and self.languages:
             raise ValueError("subset=xtreme names the languages already; leave out one of subset and languages")
         return self
 
-    def open(self) -> Bitext:
+    def open(self) -> BitextTask:
         sides = _from_table(self.path) if name(self.path).endswith(".parquet") else _from_folder(self.path)
         wanted = XTREME if self.subset == "xtreme" else [tag for tag in self.languages if tag != "en"]
         if self.languages and not wanted:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hbt_ray.data.formats.rows import BadRow, unstorable
+from hbt_ray.data.formats.source_row import BadRow, unstorable_reason
 from hbt_ray.errors import TaskError
 from hbt_ray.languages.tags import normalise_tag
 
@@ -81,6 +81,6 @@ def value(node: Any, key: str, kind: type[T], at: str, form: str) -> T:
     found = node[key]
     if not isinstance(found, kind) or (isinstance(found, bool) and kind is int):
         raise TaskError(f"{at}.{key}: is {type(found).__name__}, not {kind.__name__}; {form}")
-    if isinstance(found, str) and (problem := unstorable(found)):
+    if isinstance(found, str) and (problem := unstorable_reason(found)):
         raise TaskError(f"{at}.{key}: holds {problem}; {form}")
     return found

@@ -7,7 +7,7 @@ CLDR codes → `facts` (what holds between entities) → `split` (which facts ar
 from __future__ import annotations
 
 from hbt_ray.data.sources.worldfacts.names import LANGUAGES
-from hbt_ray.data.sources.worldfacts.source import Worldfacts, rows
+from hbt_ray.data.sources.worldfacts.source import WorldfactsSource, rows
 from hbt_ray.data.sources.worldfacts.split import SPLITS, Split
 
-__all__ = ["LANGUAGES", "SPLITS", "Split", "Worldfacts", "rows"]
+__all__ = ["LANGUAGES", "SPLITS", "Split", "WorldfactsSource", "rows"]

@@ -8,13 +8,13 @@ from typing import Literal
 from pydantic import field_validator
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.formats.rows import SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.sources.worldfacts.names import LANGUAGES
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
 from hbt_ray.data.sources.worldfacts.split import Split, split_facts
 
 
-class Worldfacts(Config):
+class WorldfactsSource(Config):
     """Questions and passages made of Unicode CLDR; needs no file and no network."""
 
     kind: Literal["worldfacts"] = "worldfacts"
@@ -37,7 +37,7 @@ class Worldfacts(Config):
     def locations(self) -> list[str]:
         return []
 
-    def parts(self) -> list[Worldfacts]:
+    def parts(self) -> list[WorldfactsSource]:
         return [self]
 
     def rows(self) -> Iterator[SourceRow]:

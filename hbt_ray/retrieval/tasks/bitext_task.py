@@ -24,18 +24,18 @@ from hbt_ray.storage import valid_name
 SENTENCES = pa.schema([(name, pa.string()) for name in ("language", "text")])
 
 
-class Pair(NamedTuple):
+class LanguagePair(NamedTuple):
     """Two languages with as many sentences each; row by row these are translations."""
 
     source: str
     target: str
     source_rows: range
-    """Of `Bitext.sentences`."""
+    """Of `BitextTask.sentences`."""
     target_rows: range
 
 
 @dataclass(frozen=True, eq=False)
-class Bitext:
+class BitextTask:
     """Sentences to encode once, and the pairs of languages to judge them in.
 
     Raises:
@@ -46,7 +46,7 @@ class Bitext:
     name: str
     sentences: pa.Table
     """Columns language, text."""
-    pairs: Sequence[Pair]
+    pairs: Sequence[LanguagePair]
     both_ways: bool
     """Whether the targets ask for the sources as well."""
     measures: ClassVar[tuple[str, ...]] = ("R@1", "MarginR@1")
@@ -90,25 +90,25 @@ class Bitext:
         return sorted({language for pair in self.pairs for language in pair[:2]})
 
 
-def with_english(name: str, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], both_ways: bool) -> Bitext:
+def with_english(name: str, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], both_ways: bool) -> BitextTask:
     """Language → its sentences and their English translations: each pair has English sentences of its own."""
     sides = [side for tag, (own, english) in pairs.items() for side in ((tag, own), ("en", english))]
     rows = _stacked(sides)
-    made = [Pair(tag, "en", rows[2 * at], rows[2 * at + 1]) for at, tag in enumerate(pairs)]
-    return Bitext(name, _table(sides), made, both_ways)
+    made = [LanguagePair(tag, "en", rows[2 * at], rows[2 * at + 1]) for at, tag in enumerate(pairs)]
+    return BitextTask(name, _table(sides), made, both_ways)
 
 
-def multiway(name: str, sides: Mapping[str, Sequence[str]], pivot: str | None) -> Bitext:
+def multiway(name: str, sides: Mapping[str, Sequence[str]], pivot: str | None) -> BitextTask:
     """Language → sentences, all in one order: every two languages are a pair, or each with `pivot` alone."""
     rows = dict(zip(sides, _stacked(sides.items()), strict=True))
     tags = list(sides)
     pairs = [
-        Pair(source, target, rows[source], rows[target])
+        LanguagePair(source, target, rows[source], rows[target])
         for at, target in enumerate(tags)
         for source in (tags[:at] if pivot is None else tags)
         if source != target and pivot in (None, target)
     ]
-    return Bitext(name, _table(sides.items()), pairs, both_ways=True)
+    return BitextTask(name, _table(sides.items()), pairs, both_ways=True)
 
 
 def lines_of(file: str) -> list[str]:

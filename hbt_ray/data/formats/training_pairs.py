@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from hbt_ray.config import Config
 from hbt_ray.data.formats.records import Record, missing_columns, texts, type_of
-from hbt_ray.data.formats.rows import BadRow, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, SourceRow
 
 UNANSWERABLE = "the question has no answer in the passage (SQuAD 2.0's is_impossible), so the passage is no positive"
 _QUESTION = ("query", "anchor")

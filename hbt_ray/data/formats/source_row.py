@@ -68,7 +68,7 @@ class Source(SourcePart, Protocol):
         ...
 
 
-def unstorable(text: str) -> str:
+def unstorable_reason(text: str) -> str:
     """What makes a text unusable: Arrow has no place for half a surrogate pair, and no text needs a NUL; else empty."""
     if "\0" in text:
         return "a NUL character"

@@ -5,26 +5,26 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.sources.worldfacts import Worldfacts
+from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.beir import BeirTask
-from hbt_ray.retrieval.tasks.bitext import Bitext
-from hbt_ray.retrieval.tasks.config import Measure, TaskSpec
-from hbt_ray.retrieval.tasks.flores import FloresTask
-from hbt_ray.retrieval.tasks.lareqa import LareqaTask
-from hbt_ray.retrieval.tasks.mewslix import MewsliXTask
-from hbt_ray.retrieval.tasks.miracl import MiraclTask
+from hbt_ray.retrieval.tasks.beir import BeirTaskConfig
+from hbt_ray.retrieval.tasks.bitext_task import BitextTask
+from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
+from hbt_ray.retrieval.tasks.flores import FloresTaskConfig
+from hbt_ray.retrieval.tasks.lareqa import LareqaTaskConfig
+from hbt_ray.retrieval.tasks.mewslix import MewsliXTaskConfig
+from hbt_ray.retrieval.tasks.miracl import MiraclTaskConfig
 from hbt_ray.retrieval.tasks.parallel import parallel_task
 from hbt_ray.retrieval.tasks.task import Task
-from hbt_ray.retrieval.tasks.tatoeba import TatoebaTask
+from hbt_ray.retrieval.tasks.tatoeba import TatoebaTaskConfig
 
 
-class WorldfactsTask(TaskSpec):
+class WorldfactsTaskConfig(TaskConfig):
     """The embedded facts that training holds out."""
 
     place = "split"
@@ -34,18 +34,24 @@ class WorldfactsTask(TaskSpec):
 
     def open(self) -> Task:
         settings = {"split": self.split, **({"languages": self.languages} if self.languages else {})}
-        rows = Worldfacts.make(settings, f"task {self.kind}").rows()
+        rows = WorldfactsSource.make(settings, f"task {self.kind}").rows()
         return parallel_task(self.name or self.kind, rows, self.measures)
 
 
-Spec = Annotated[
-    LareqaTask | BeirTask | MiraclTask | MewsliXTask | TatoebaTask | FloresTask | WorldfactsTask,
+AnyTaskConfig = Annotated[
+    LareqaTaskConfig
+    | BeirTaskConfig
+    | MiraclTaskConfig
+    | MewsliXTaskConfig
+    | TatoebaTaskConfig
+    | FloresTaskConfig
+    | WorldfactsTaskConfig,
     Field(discriminator="kind"),
 ]
-KINDS: dict[str, type[TaskSpec]] = {
-    kind: spec
-    for spec in (LareqaTask, BeirTask, MiraclTask, MewsliXTask, TatoebaTask, FloresTask, WorldfactsTask)
-    for kind in spec.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]  # a Literal
+KINDS: dict[str, type[TaskConfig]] = {
+    kind: config
+    for config in get_args(get_args(AnyTaskConfig)[0])
+    for kind in get_args(config.model_fields["kind"].annotation)
 }
 _LISTS = ("languages", "measures")
 
@@ -53,7 +59,7 @@ _LISTS = ("languages", "measures")
 class Suite(Config):
     """Several tasks for one run of `hbt evaluate`."""
 
-    tasks: tuple[Spec, ...] = Field(min_length=1)
+    tasks: tuple[AnyTaskConfig, ...] = Field(min_length=1)
 
     def within(self, languages: Sequence[str]) -> Suite:
         """The same in these languages alone; without any, as it is."""
@@ -62,16 +68,16 @@ class Suite(Config):
         kept = [{**spec.model_dump(exclude_unset=True), "languages": tuple(languages)} for spec in self.tasks]
         return Suite.make({"tasks": kept}, "--languages")
 
-    def open(self) -> list[Task | Bitext]:
+    def open(self) -> list[Task | BitextTask]:
         """Read all tasks.
 
         Raises:
-            TaskError, SourceError: two tasks of one name, or see `TaskSpec.open`.
+            TaskError, SourceError: two tasks of one name, or see `TaskConfig.open`.
         """
         return distinct([spec.open() for spec in self.tasks])
 
 
-def open_task(spec: str, languages: Sequence[str] = ()) -> Task | Bitext:
+def open_task(spec: str, languages: Sequence[str] = ()) -> Task | BitextTask:
     """The task that `kind`, `kind=place` or `kind=place,option=value,…` stands for; `languages` keeps only these.
 
     Options are the fields of the kind's spec; lists are written with commas: `beir=scifact,measures=nDCG@10,R@100`.
@@ -96,7 +102,7 @@ def open_task(spec: str, languages: Sequence[str] = ()) -> Task | Bitext:
     return made.make(values, f"--task {spec}").open()
 
 
-def distinct(tasks: Sequence[Task | Bitext]) -> list[Task | Bitext]:
+def distinct(tasks: Sequence[Task | BitextTask]) -> list[Task | BitextTask]:
     """The tasks, if each has a name of its own.
 
     Raises:
