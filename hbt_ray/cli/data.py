@@ -127,28 +127,31 @@ def mine(
 def inspect_store(
     store: StorePath,
     sample: Annotated[int, typer.Option(min=0, max=1_000_000, metavar="N", help="Print N whole items to read.")] = 0,
-    figure: Annotated[Path | None, typer.Option(help="Draw languages × datasets here, such as coverage.svg.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a store holds: datasets, languages, sizes, licences."""
+    from dataclasses import asdict
+
     from hbt_ray.console import Screen
-    from hbt_ray.data.store import stats as census
-    from hbt_ray.data.store.figure import write_picture
+    from hbt_ray.data.store import stats
     from hbt_ray.data.store.store import Store, read_manifest
 
     screen = Screen(as_json)
     manifest = read_manifest(store)
-    datasets = census.census(manifest, store)
-    screen.table(census.dataset_table(datasets))
+    datasets = stats.dataset_stats(manifest, store)
+    screen.table(stats.dataset_table(datasets))
     screen.text()
-    screen.table(census.language_table(datasets))
-    items = census.sample(Store(store), sample) if sample else []
+    screen.table(stats.language_table(datasets))
+    items = stats.sample_items(Store(store), sample) if sample else []
     for item in items:
-        screen.text(census.item_text(item))
-    if figure:
-        write_picture(manifest, figure)
-        screen.say(f"the figure is in {figure}")
-    screen.result({"store": store, "datasets": census.plain(datasets), "sample": census.plain(items), "figure": figure})
+        screen.text(stats.item_text(item))
+    screen.result(
+        {
+            "store": store,
+            "datasets": [asdict(dataset) for dataset in datasets],
+            "sample": [asdict(item) for item in items],
+        }
+    )
 
 
 @store_app.command("verify")

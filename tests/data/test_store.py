@@ -7,7 +7,6 @@ import pickle
 import shutil
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +18,13 @@ from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest, Sh
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.checksums import write_shard
-from hbt_ray.data.store.figure import compact, coverage_svg
 from hbt_ray.data.store.node_cache import CacheConfig
-from hbt_ray.data.store.stats import census, dataset_table, language_table, sample
+from hbt_ray.data.store.stats import compact, dataset_stats, dataset_table, language_table, sample_items
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
 from hbt_ray.data.stream.loader import Loader
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import LocationError, StoreError
-from hbt_ray.languages.tags import english_name
 from hbt_ray.model.build import build, tokenising
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import file_sha256
@@ -161,7 +158,7 @@ def test_names_that_a_uri_would_escape(tmp_path: Path) -> None:
     assert store.item("facts of today+", 100) == local.item("facts of today+", 100)
     assert verify(store.location) == verify(local.location)
     assert verify(store.location).problems == ()
-    assert census(store.manifest, store.location) == census(local.manifest, local.location)
+    assert dataset_stats(store.manifest, store.location) == dataset_stats(local.manifest, local.location)
 
 
 def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
@@ -341,19 +338,19 @@ def test_whole_items_are_read(tmp_path: Path) -> None:
         "passage": text("passage", "en", 69, 40),
         "answer": "a69",
     }
-    assert {one.item_id for one in sample(store, 200)} == {f"i{n}" for n in range(200)}
-    assert len(sample(store, 300)) == 200
+    assert {one.item_id for one in sample_items(store, 200)} == {f"i{n}" for n in range(200)}
+    assert len(sample_items(store, 300)) == 200
 
 
-def test_the_census_counts_what_is_there(tmp_path: Path) -> None:
+def test_statistics_count_items_rows_and_bytes(tmp_path: Path) -> None:
     store = written(tmp_path / "store", shard_items=64)
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
     for location in (store.location, local_uri(tmp_path / "store")):
-        (one,) = census(store.manifest, location)
+        (one,) = dataset_stats(store.manifest, location)
         assert (one.items, one.rows, one.shards, one.bytes) == (200, 530, 4, num_bytes)
         assert list(one.languages.items()) == [("ar", 200), ("en", 200), ("de", 130)]
     (tmp_path / "store" / "facts" / "00001.arrow").unlink()
-    assert census(store.manifest, store.location)[0].bytes is None
+    assert dataset_stats(store.manifest, store.location)[0].bytes is None
 
 
 def many_languages() -> Manifest:
@@ -371,25 +368,8 @@ def many_languages() -> Manifest:
     return Manifest(datasets=infos)
 
 
-def test_the_picture_has_every_count_and_needs_nothing_else() -> None:
-    manifest = many_languages()
-    drawing = coverage_svg(manifest)
-    root = ElementTree.fromstring(drawing)
-    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
-    cells = sum(len(info.languages) for info in manifest.datasets)
-    assert sum(": " in title for title in titles) == cells
-    assert f"{english_name(manifest.languages[1])} in set <1>: 1 items" in titles
-    assert "prefers-color-scheme:dark" in drawing
-    assert not [url for url in ("http:", "https:", "url(") if url in drawing.replace("http://www.w3.org/2000/svg", "")]
-    width, height = (int(root.attrib[side]) for side in ("width", "height"))
-    for text_ in root.iter("{http://www.w3.org/2000/svg}text"):
-        assert 0 <= float(text_.attrib.get("x", 0)) <= width
-        assert 0 <= float(text_.attrib.get("y", 0)) <= height
-    assert coverage_svg(Manifest(datasets=()))  # Nothing is a picture too.
-
-
 def test_tables_of_many_languages_and_datasets_stay_small() -> None:
-    datasets = census(many_languages(), "nowhere")
+    datasets = dataset_stats(many_languages(), "nowhere")
     table = language_table(datasets)
     assert (table.row_count, len(table.columns)) == (21, 1 + 8 + 2)
     assert dataset_table(datasets).row_count == 21

@@ -20,8 +20,8 @@ from hbt_ray.retrieval.vector_cache import TextSet, VectorCache, new_array
 from hbt_ray.storage import naming_storage_errors, write_checksums
 from tests.disks import small_disk
 from tests.mutations import mutations
+from tests.report.test_evidence import failure, kept, queries, result_of
 from tests.retrieval.corpora import clustered, corpus
-from tests.retrieval.test_report_evidence import failure, kept, queries, result_of
 from tests.retrieval.test_saved import ENCODER, documents_of
 from tests.transforms.test_methods import fitted
 

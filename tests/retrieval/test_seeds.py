@@ -19,7 +19,7 @@ from hbt_ray.retrieval.significance import compare_systems, of_task
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.judging import as_saved
 from hbt_ray.workflow.reporting import judged, make_report
-from tests.retrieval.test_report_evidence import kept, queries, result_of
+from tests.report.test_evidence import kept, queries, result_of
 from tests.worlds import small_run
 
 QUALITIES = (0.5, 0.52, 0.57)

@@ -30,7 +30,7 @@ _MAX_TAGS = 10_000
 """Spellings that are remembered: a column that holds no languages has any number."""
 _MAX_ROWS, _MAX_CHARACTERS = 100_000, 48 << 20
 """Of one file: what a task holds in memory."""
-_DATASET_NAME = re.compile(r"(?!(?:manifest\.json|rejected\.jsonl|removed\.jsonl|coverage\.svg)$)\w[\w .+-]{0,59}")
+_DATASET_NAME = re.compile(r"(?!(?:manifest\.json|rejected\.jsonl|removed\.jsonl)$)\w[\w .+-]{0,59}")
 """What a folder beside these files may be called; 60 characters are at most 240 bytes."""
 
 

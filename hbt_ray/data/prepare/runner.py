@@ -21,13 +21,12 @@ from hbt_ray.data.prepare.identity import MAX_RIGHT, FindEqual, JoinItems
 from hbt_ray.data.prepare.read import ReadPart
 from hbt_ray.data.prepare.stage import Result, Spread, Stage, in_process
 from hbt_ray.data.prepare.write import layouts
-from hbt_ray.data.store.figure import coverage_svg
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
 from hbt_ray.storage import atomic_folder, exclusive, file_sha256, remove_tree
 from hbt_ray.storage.folder import Folder
 
-REJECTED, REMOVED, PICTURE = "rejected.jsonl", "removed.jsonl", "coverage.svg"
+REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
 WORK = ".prepare"
 """Folder of a store that is being made."""
 ABOUT = "about.txt"
@@ -293,7 +292,6 @@ class _Job:
             for stage in ("group", "pack") for number in range(num_buckets)
         ))  # fmt: skip
         self._remove_stale({shard.file for info in manifest.datasets for shard in info.shards})
-        self.store.write(PICTURE, coverage_svg(manifest).encode())
         self.store.write(MANIFEST, manifest.to_json())
 
     def _remove_stale(self, shards: set[str]) -> None:

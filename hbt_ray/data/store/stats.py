@@ -1,10 +1,10 @@
-"""The census of a store: what is there, in tables for people and in plain values for machines."""
+"""Statistics of a store: items, languages, sizes and licences by dataset, as values and as tables for the terminal."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from rich.filesize import decimal
@@ -14,150 +14,155 @@ from rich.text import Text
 from hbt_ray.console import printable
 from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.permutation import make_key, permute
-from hbt_ray.data.store.figure import compact
 from hbt_ray.data.store.store import Store, StoredItem
 from hbt_ray.languages.tags import english_name
 from hbt_ray.storage.location import filesystem, patiently
 
+# Limits of the table on the terminal; `--json` has every language and dataset.
 MAX_LANGUAGES, MAX_DATASETS = 20, 8
-"""Of the table on the terminal; the picture has all."""
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetCensus:
-    """A dataset in numbers."""
+class DatasetStats:
+    """Size and origin of one dataset of a store."""
 
     name: str
     items: int
     rows: int
-    """Items × their languages."""
+    """Number of (item, language) combinations."""
     languages: dict[str, int]
-    """Language → items, most first."""
+    """Language → items, the most frequent language first."""
     shards: int
     bytes: int | None
-    """Of all shards; None where one is missing."""
+    """Size of all shards; None if a shard is missing."""
     licences: tuple[str, ...]
     sources: tuple[str, ...]
 
 
-def census(manifest: Manifest, location: str) -> list[DatasetCensus]:
-    """Of every dataset of a store, the largest first."""
-    sizes = _sizes(location, [shard.file for info in manifest.datasets for shard in info.shards])
-    found = []
+def dataset_stats(manifest: Manifest, location: str) -> list[DatasetStats]:
+    """Statistics of every dataset of the store at `location`, the largest dataset first."""
+    shard_bytes = _file_sizes(location, [shard.file for info in manifest.datasets for shard in info.shards])
+    stats = []
     for info in manifest.datasets:
         counts = sorted(info.items_by_language.items(), key=lambda pair: (-pair[1], pair[0]))
-        parts = [sizes[shard.file] for shard in info.shards]
-        known = [size for size in parts if size is not None]
-        found.append(
-            DatasetCensus(
+        sizes = [shard_bytes[shard.file] for shard in info.shards]
+        stats.append(
+            DatasetStats(
                 name=info.name,
                 items=info.num_items,
                 rows=sum(count for _, count in counts),
                 languages=dict(counts),
                 shards=len(info.shards),
-                bytes=sum(known) if len(known) == len(parts) else None,
+                bytes=_total(sizes),
                 licences=info.licences,
                 sources=info.sources,
             )
         )
-    return sorted(found, key=lambda one: (-one.rows, one.name))
+    return sorted(stats, key=lambda dataset: (-dataset.rows, dataset.name))
 
 
-def plain(things: Sequence[DatasetCensus | StoredItem]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(thing) for thing in things]
-
-
-def dataset_table(datasets: list[DatasetCensus]) -> Table:
-    """One line a dataset, and their sum."""
-    table = _table("data set")
+def dataset_table(stats: Sequence[DatasetStats]) -> Table:
+    """One line per dataset, and a line with the totals if there are several."""
+    table = _empty_table("dataset")
     for column in ("items", "rows", "languages", "shards", "size"):
         table.add_column(column, justify="right")
     table.add_column("licences", overflow="fold")
     table.add_column("sources", overflow="fold")
-    for one in datasets:
-        counts = (f"{one.items:,}", f"{one.rows:,}", str(len(one.languages)), f"{one.shards:,}", _size(one.bytes))
-        table.add_row(Text(one.name), *counts, Text(", ".join(one.licences)), Text(", ".join(one.sources)))
-    if len(datasets) > 1:
-        languages = {language for one in datasets for language in one.languages}
-        sizes = [one.bytes for one in datasets if one.bytes is not None]
-        total = _size(sum(sizes) if len(sizes) == len(datasets) else None)
-        items, rows = (sum(getattr(one, what) for one in datasets) for what in ("items", "rows"))
-        shards = sum(one.shards for one in datasets)
-        table.add_row("all", f"{items:,}", f"{rows:,}", str(len(languages)), f"{shards:,}", total, style="bold")
+    for dataset in stats:
+        counts = (f"{dataset.items:,}", f"{dataset.rows:,}", str(len(dataset.languages)), f"{dataset.shards:,}")
+        origin = (Text(", ".join(dataset.licences)), Text(", ".join(dataset.sources)))
+        table.add_row(Text(dataset.name), *counts, _size(dataset.bytes), *origin)
+    if len(stats) > 1:
+        items, rows, shards = (
+            sum(getattr(dataset, field) for dataset in stats) for field in ("items", "rows", "shards")
+        )
+        languages = {language for dataset in stats for language in dataset.languages}
+        size = _size(_total([dataset.bytes for dataset in stats]))
+        table.add_row("all", f"{items:,}", f"{rows:,}", str(len(languages)), f"{shards:,}", size, style="bold")
     return table
 
 
-def language_table(datasets: list[DatasetCensus]) -> Table:
-    """Languages × datasets, items; those with few are summed up in the last line and column."""
-    totals: dict[str, int] = {}
-    for one in datasets:
-        for language, count in one.languages.items():
-            totals[language] = totals.get(language, 0) + count
+def language_table(stats: Sequence[DatasetStats]) -> Table:
+    """Items by language and dataset; rare languages and small datasets are summed up as "others"."""
+    totals: Counter[str] = Counter()
+    for dataset in stats:
+        totals.update(dataset.languages)
     languages = sorted(totals, key=lambda language: (-totals[language], language))
-    shown, others = datasets[:MAX_DATASETS], datasets[MAX_DATASETS:]
-    table = _table("language")
-    for name in [one.name for one in shown] + [f"{len(others)} others"] * bool(others) + ["all"]:
+    shown, others = stats[:MAX_DATASETS], stats[MAX_DATASETS:]
+    table = _empty_table("language")
+    for name in [dataset.name for dataset in shown] + [f"{len(others)} others"] * bool(others) + ["all"]:
         table.add_column(Text(name), justify="right")
-    # One language more takes no more room than a line that says that there is one more.
-    cut = MAX_LANGUAGES if len(languages) > MAX_LANGUAGES + 1 else len(languages)
-    lines = [(_label(language), [language]) for language in languages[:cut]]
-    if left := languages[cut:]:
-        lines.append((Text(f"{len(left)} others"), left))
-    columns = [*([one] for one in shown), *([others] if others else []), datasets]
+    # A single language too many takes the line that would say "1 others".
+    limit = MAX_LANGUAGES if len(languages) > MAX_LANGUAGES + 1 else len(languages)
+    lines = [(_language_label(language), [language]) for language in languages[:limit]]
+    if rare := languages[limit:]:
+        lines.append((Text(f"{len(rare)} others"), rare))
+    columns = [*([dataset] for dataset in shown), *([others] if others else []), stats]
     for label, tags in lines:
-        counts = [_items(column, tags) for column in columns]
+        counts = [sum(dataset.languages.get(tag, 0) for dataset in column for tag in tags) for column in columns]
         table.add_row(label, *(compact(count) if count else "" for count in counts))
     return table
 
 
-def sample(store: Store, number: int) -> list[StoredItem]:
-    """Whole items, dataset by dataset in turn, always the same ones."""
-    pools = [(info.name, info.num_items) for info in store.manifest.datasets]
-    picked: list[StoredItem] = []
-    for turn in range(max((size for _, size in pools), default=0)):
-        for name, size in pools:
-            if turn < size and len(picked) < number:
-                which = permute(make_key("sample", name), np.array([turn]), size)
-                picked.append(store.item(name, int(which[0])))
-        if len(picked) == number:
+def compact(number: int) -> str:
+    """`12345` → `12.3k`: at most five characters."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            share = number / size
+            return (f"{share:.1f}".removesuffix(".0") if share < 99.95 else f"{share:.0f}") + unit
+    return str(number)
+
+
+def sample_items(store: Store, number: int) -> list[StoredItem]:
+    """Whole items, one from each dataset in turn. The same store always gives the same items."""
+    datasets = [(info.name, info.num_items) for info in store.manifest.datasets]
+    items: list[StoredItem] = []
+    for turn in range(max((size for _, size in datasets), default=0)):
+        for name, size in datasets:
+            if turn < size and len(items) < number:
+                row = permute(make_key("sample", name), np.array([turn]), size)[0]
+                items.append(store.item(name, int(row)))
+        if len(items) == number:
             break
-    return picked
+    return items
 
 
 def item_text(item: StoredItem) -> Text:
-    """An item to be read."""
+    """The texts of an item in all of its languages, for the terminal."""
     text = Text(f"\n{printable(item.dataset)} / {printable(item.item_id)}", style="bold")
     text.append(f"  passage {printable(item.passage_id)}" if item.passage_id else "", style="dim")
     for language, sides in item.texts.items():
-        if sides.get("question") == sides.get("passage"):  # A sentence, which is asked for by its translations.
+        if sides.get("question") == sides.get("passage"):  # A sentence of a bitext is both.
             sides = {"both": sides["question"]}
-        for side, words in sides.items():
-            text.append(f"\n{language:>8} {side:<8} ", style="not bold dim").append(printable(words), style="not bold")
+        for side, content in sides.items():
+            text.append(f"\n{language:>8} {side:<8} ", style="not bold dim").append(
+                printable(content), style="not bold"
+            )
     return text
 
 
-def _table(first: str) -> Table:
+def _empty_table(first_column: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first_column)
     return table
 
 
-def _label(language: str) -> Text:
+def _language_label(language: str) -> Text:
     name = english_name(language)
     return Text.assemble(language, ("" if name == language else f" {name}", "dim"))
 
 
-def _items(datasets: list[DatasetCensus], languages: list[str]) -> int:
-    return sum(one.languages.get(language, 0) for one in datasets for language in languages)
+def _total(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def _size(num_bytes: int | None) -> str:
     return "?" if num_bytes is None else decimal(num_bytes)
 
 
-def _sizes(location: str, files: list[str]) -> dict[str, int | None]:
-    """Bytes of each file of a store; None where there is none."""
+def _file_sizes(location: str, files: list[str]) -> dict[str, int | None]:
+    """File → bytes; None for a file that is missing."""
     system, root = filesystem(location)
     paths = [f"{root.rstrip('/')}/{file}" for file in files]
     infos = patiently(lambda: system.get_file_info(paths), location)

@@ -7,7 +7,6 @@
                                      `answer.<lang>`, null where the item lacks the language
     STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
     STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
-    STORE/coverage.svg               languages × datasets, to look at
 
 Local shards are memory-mapped: opening costs nothing, and of a shard only the columns and record batches are read that
 hold a drawn row, each against its checksum (`hbt_ray.data.store.checksums`). A store under a URI is read in the same

@@ -25,7 +25,7 @@ from hbt_ray.retrieval.significance import compare_systems
 from hbt_ray.retrieval.tasks.bitext_task import with_english
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.reporting import make_report
-from tests.retrieval.test_report import BASELINE, LANGUAGES, TRAINED, Page, page, sample
+from tests.report.test_evaluation_page import BASELINE, LANGUAGES, TRAINED, Page, page, sample
 
 TAGS = ["ar", "de", "en"]
 NUM_ITEMS = 40
