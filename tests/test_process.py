@@ -15,7 +15,7 @@ import pytest
 import ray.exceptions
 
 from hbt_ray.cli import process
-from hbt_ray.doctor.looking import _listening_sockets
+from hbt_ray.doctor.probe import listening_sockets
 from hbt_ray.errors import ConfigError, Interrupted
 from hbt_ray.ray_session import _FOLDER_PREFIX
 from tests.job.cluster import processes_of
@@ -216,7 +216,7 @@ def folder_of(driver: int) -> Path:
 
 def listening(folder: Path) -> set[str]:
     """The addresses that the processes of a session listen on."""
-    sockets, found = _listening_sockets(), set()
+    sockets, found = listening_sockets(), set()
     for number in processes_of(folder):
         for link in Path(f"/proc/{number}/fd").iterdir():
             try:

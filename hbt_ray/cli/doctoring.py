@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hbt_ray.doctor.finding import Finding
+    from hbt_ray.doctor.checks import Finding
 
 COLOURS = {"ok": "green", "advice": "cyan", "warning": "yellow", "failure": "bold red"}
 
@@ -36,8 +36,8 @@ def doctor(
 ) -> None:
     """Check the installation and every node of the cluster; 1 where something fails, 0 with warnings or without."""
     from hbt_ray.console import Screen
-    from hbt_ray.doctor.examination import examine
-    from hbt_ray.doctor.finding import failed
+    from hbt_ray.doctor.checks import any_failure
+    from hbt_ray.doctor.run import examine
     from hbt_ray.ray_session import session
     from hbt_ray.train.config import TrainConfig
 
@@ -47,22 +47,22 @@ def doctor(
     run = TrainConfig.load(config) if config else None
     folder = Path(storage) if storage else run.storage_path if run else Path("runs")
     with session(spare_cpus=False):
-        seen = examine(
+        report = examine(
             folder.absolute(),
             network=not no_network,
             workers=run.workers if run else None,
             seconds=seconds,
-            tell=screen.say,
+            progress=screen.say,
         )
-    screen.table(_table(seen.findings))
+    screen.table(_table(report.findings))
     screen.result(
         {
-            "ok": not failed(seen.findings),
-            "findings": [asdict(finding) for finding in seen.findings],
-            "machines": [asdict(machine) for machine in seen.machines],
+            "ok": not any_failure(report.findings),
+            "findings": [asdict(finding) for finding in report.findings],
+            "nodes": [asdict(node) for node in report.nodes],
         }
     )
-    if failed(seen.findings):
+    if any_failure(report.findings):
         raise typer.Exit(1)
 
 
@@ -74,5 +74,5 @@ def _table(findings: Sequence[Finding]) -> Table:
     table = Table("check", "", "found", "what to do", box=SIMPLE_HEAD)
     for finding in findings:
         level = Text(finding.level.value, style=COLOURS[finding.level.value])
-        table.add_row(finding.check, level, finding.told, finding.remedy)
+        table.add_row(finding.check, level, finding.message, finding.remedy)
     return table

@@ -6,7 +6,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from hbt_ray.doctor.marks import read_marks, remove_marks, write_mark
+from hbt_ray.doctor.probe import read_markers, remove_marker, write_marker
 from hbt_ray.errors import ConfigError
 
 WAIT_SECONDS = 20.0
@@ -21,17 +21,17 @@ def check_shared(folder: Path) -> None:
     Raises:
         ConfigError: some do not.
     """
-    from hbt_ray.doctor.team import nodes_up
+    from hbt_ray.doctor.run import alive_nodes
 
-    nodes = {name: node["NodeID"] for name, node in nodes_up().items()}
+    nodes = {name: node["NodeID"] for name, node in alive_nodes().items()}
     if len(nodes) < 2:
         return
     token = secrets.token_hex(8)
-    made, _ = write_mark(str(folder), token, _NUMBER)
+    made, _ = write_marker(str(folder), token, _NUMBER)
     try:
         blind = sorted(name for name, found in _looks(str(folder), token, nodes).items() if not found)
     finally:
-        remove_marks(str(folder), token, _NUMBER, made)
+        remove_marker(str(folder), token, _NUMBER, made)
     if blind:
         raise ConfigError(
             f"storage_path: {folder} is a folder of {socket.gethostname()}, where the driver runs, and {len(blind)} of "
@@ -46,7 +46,7 @@ def _looks(folder: str, token: str, nodes: dict[str, str]) -> dict[str, set[int]
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(read_marks)
+    look = ray.remote(num_cpus=0, max_retries=0)(read_markers)
     asked = {
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             folder, token, [_NUMBER]

@@ -1,4 +1,4 @@
-"""Two nodes on one machine are examined; then one of them hangs, and they are examined again. A process of its own."""
+"""Two nodes on one machine are examined, then one of them hangs, and they are examined again. A process of its own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.nodes import head
 
 def main() -> None:
     with head(num_cpus=1) as cluster:
-        from hbt_ray.doctor.examination import examine
-        from hbt_ray.doctor.team import nodes_up
+        from hbt_ray.doctor.run import alive_nodes, examine
 
         def examined(seconds: float) -> dict[str, Any]:
             begin = time.monotonic()
@@ -27,7 +26,7 @@ def main() -> None:
         node = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         whole = examined(40)
-        (name,) = [name for name, each in nodes_up().items() if each["NodeID"] == node.node_id]
+        (name,) = [name for name, each in alive_nodes().items() if each["NodeID"] == node.node_id]
         raylet = node.all_processes["raylet"][0].process.pid
         os.kill(raylet, signal.SIGSTOP)
         try:

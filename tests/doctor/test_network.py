@@ -8,73 +8,74 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.doctor.network import Meeting, check_network
-from hbt_ray.doctor.presence import check_presence, check_room
-from hbt_ray.doctor.ranks import Rank
+from hbt_ray.doctor.checks import RankOutcome, check_answers, check_network, check_resources
+from hbt_ray.doctor.probe import NodeProbe
 from hbt_ray.train.workers import WorkersConfig
-from tests.doctor.machines import said
+from tests.doctor.nodes import as_tuples
 
 
 @pytest.mark.parametrize(
-    ("stages", "told"),
+    ("stages", "message"),
     [
         ({"a": "group", "b": "store", "c": "group"}, "b cannot reach a: lost (b)"),
         ({"a": "group", "b": "store", "c": "store"}, "b, c cannot reach a: lost (b, c)"),
         ({"a": "group", "b": "reduce", "c": "group"}, "the ranks on a, c do not reach each other: lost (a, c)"),
-        ({"a": "reduce", "b": "reduce", "c": "reduce"}, "the ranks met and could not sum a block: lost (a, b, c)"),
-        ({"a": "group", "b": "group", "c": "silent"}, "not all ranks answered: lost (c)"),
+        ({"a": "reduce", "b": "reduce", "c": "reduce"}, "the ranks met but could not sum a block: lost (a, b, c)"),
+        ({"a": "group", "b": "group", "c": "silent"}, "some ranks did not answer: lost (c)"),
     ],
 )
-def test_those_who_came_least_far_are_named(stages: dict[str, str], told: str) -> None:
-    meetings = {name: Meeting(stage, "lost") for name, stage in stages.items()}
-    ((level, found, remedy),) = said(check_network("gloo", meetings))
-    assert (level, found) == ("failure", told)
+def test_the_ranks_that_came_least_far_are_named(stages: dict[str, str], message: str) -> None:
+    meetings = {name: RankOutcome(stage, "lost") for name, stage in stages.items()}
+    ((level, found, remedy),) = as_tuples(check_network("gloo", meetings))
+    assert (level, found) == ("failure", message)
     assert "open all TCP ports" in remedy
     assert "GLOO_SOCKET_IFNAME=eth0" in remedy
 
 
 def test_bandwidth_is_that_of_the_slowest() -> None:
-    ((level, told, _),) = said(check_network("gloo", {"a": Meeting("done", "", 0.02), "b": Meeting("done", "", 0.04)}))
-    assert (level, told) == ("ok", "419 MB/s: 2 ranks sum 16 MiB in 40.0 ms")
+    ((level, message, _),) = as_tuples(
+        check_network("gloo", {"a": RankOutcome("done", "", 0.02), "b": RankOutcome("done", "", 0.04)})
+    )
+    assert (level, message) == ("ok", "419 MB/s: 2 ranks sum 16 MiB in 40.0 ms")
 
 
 def test_a_slow_network_is_a_warning() -> None:
-    meetings = {"a": Meeting("done", "", 0.1), "b": Meeting("done", "", 0.5)}
-    ((level, told, remedy),) = said(check_network("nccl", meetings))
-    assert (level, told) == ("warning", "34 MB/s: 2 ranks sum 16 MiB in 500.0 ms; the slowest is b")
+    meetings = {"a": RankOutcome("done", "", 0.1), "b": RankOutcome("done", "", 0.5)}
+    ((level, message, remedy),) = as_tuples(check_network("nccl", meetings))
+    assert (level, message) == ("warning", "34 MB/s: 2 ranks sum 16 MiB in 500.0 ms; the slowest is b")
     assert "NCCL_SOCKET_IFNAME" in remedy
 
 
-def test_a_rank_that_cannot_connect_says_so_in_time() -> None:
+def test_a_rank_that_cannot_connect_gives_up_in_time() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        said_so = Rank().all_reduce("gloo", 1, 2, "127.0.0.1", closed.getsockname()[1], "cpu", 1.0)
-    assert said_so["stage"] == "store"
-    assert said_so["error"]
+        outcome = NodeProbe().all_reduce("gloo", 1, 2, "127.0.0.1", closed.getsockname()[1], "cpu", 1.0)
+    assert outcome["stage"] == "store"
+    assert outcome["error"]
 
 
-def test_a_rank_that_waits_in_vain_says_so_in_time() -> None:
-    rank = Rank()
+def test_a_rank_whose_peer_is_missing_gives_up_in_time() -> None:
+    rank = NodeProbe()
     port = rank.open_store("127.0.0.1", 1.0)
-    said_so: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     thread = threading.Thread(
-        target=lambda: said_so.update(rank.all_reduce("gloo", 0, 2, "127.0.0.1", port, "cpu", 1.0)), daemon=True
+        target=lambda: outcome.update(rank.all_reduce("gloo", 0, 2, "127.0.0.1", port, "cpu", 1.0)), daemon=True
     )
     thread.start()
     thread.join(20)
-    assert said_so["stage"] == "group"
-    assert "Error" in said_so["error"]
+    assert outcome["stage"] == "group"
+    assert "Error" in outcome["error"]
 
 
 def test_nodes_that_do_not_answer_are_named() -> None:
-    ((level, told, remedy),) = said(check_presence(["a", "b", "c"], {"b": "no answer within 20 s"}))
-    assert (level, told) == ("failure", "cannot be examined: no answer within 20 s (b)")
+    ((level, message, remedy),) = as_tuples(check_answers(["a", "b", "c"], {"b": "no answer within 20 s"}))
+    assert (level, message) == ("failure", "cannot be examined: no answer within 20 s (b)")
     assert "raylet.out" in remedy
-    assert said(check_presence(["b", "a"], {})) == [("ok", "2 nodes: a, b", "")]
+    assert as_tuples(check_answers(["b", "a"], {})) == [("ok", "2 nodes: a, b", "")]
 
 
 @pytest.mark.parametrize(
-    ("workers", "have", "told", "remedy"),
+    ("workers", "have", "message", "remedy"),
     [
         (
             WorkersConfig(count=2, gpu=True),
@@ -91,12 +92,12 @@ def test_nodes_that_do_not_answer_are_named() -> None:
         (WorkersConfig(count=9), {"CPU": 8}, "9 workers need 9 CPU; the cluster has 8 CPU", "add nodes"),
     ],
 )
-def test_a_run_without_room(workers: WorkersConfig, have: dict[str, float], told: str, remedy: str) -> None:
-    ((level, found, what),) = said(check_room(workers, have))
-    assert (level, found) == ("failure", told)
+def test_a_run_that_does_not_fit(workers: WorkersConfig, have: dict[str, float], message: str, remedy: str) -> None:
+    ((level, found, what),) = as_tuples(check_resources(workers, have))
+    assert (level, found) == ("failure", message)
     assert remedy in what
 
 
-def test_a_run_with_room() -> None:
-    ((level, told, _),) = said(check_room(WorkersConfig(count=(2, 8), gpu=True), {"CPU": 8, "GPU": 2}))
-    assert (level, told) == ("ok", "room for 2 to 8 workers, each with 1 CPU, 1 GPU")
+def test_a_run_that_fits() -> None:
+    ((level, message, _),) = as_tuples(check_resources(WorkersConfig(count=(2, 8), gpu=True), {"CPU": 8, "GPU": 2}))
+    assert (level, message) == ("ok", "the cluster can hold 2 to 8 workers, each with 1 CPU, 1 GPU")

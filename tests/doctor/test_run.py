@@ -1,4 +1,4 @@
-"""The real thing: on one node, on several, and where one of them hangs."""
+"""`examine` on one node, on several, and with a node that hangs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.doctor.examination import examine
-from hbt_ray.doctor.finding import Level, failed
-from hbt_ray.doctor.machine import DRIVER
+from hbt_ray.doctor.checks import DRIVER, Level, any_failure
+from hbt_ray.doctor.run import examine
 
 BUSY = 90.0
-"""Seconds in which an examiner's process is up on a machine that runs other tests."""
+"""Seconds within which a probe's process starts on a machine that runs other tests."""
 
 
 def by_check(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -24,24 +23,24 @@ def by_check(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def test_one_node(ray_session: None, tmp_path: Path) -> None:
-    told: list[str] = []
-    seen = examine(tmp_path / "runs", seconds=BUSY, tell=told.append)
-    assert not failed(seen.findings)
+    lines: list[str] = []
+    seen = examine(tmp_path / "runs", seconds=BUSY, progress=lines.append)
+    assert not any_failure(seen.findings)
     found = {finding.check: finding for finding in seen.findings}
     assert list(found) == [
         "nodes", "versions", "faiss", "GPUs", "shared memory", "memory", "open files", "clocks", "access",
         "storage", "network, gloo",
     ]  # fmt: skip
-    assert set(seen.machines[1].listening) == {"127.0.0.1"}
-    assert seen.machines[1].asks_token
+    assert set(seen.nodes[1].listening) == {"127.0.0.1"}
+    assert seen.nodes[1].asks_token
     assert found["memory"].level is Level.WARNING, "the store of the test's session has 0.3 GB"
-    assert found["network, gloo"].told.endswith("ms") or found["network, gloo"].level is Level.WARNING
-    driver, node = seen.machines
+    assert found["network, gloo"].message.endswith("ms") or found["network, gloo"].level is Level.WARNING
+    driver, node = seen.nodes
     assert driver.name == DRIVER
     assert (node.versions, node.code, node.faiss) == (driver.versions, driver.code, driver.faiss)
     assert 0 < node.object_store_bytes < 2**30
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
-    assert len(told) == 3
+    assert len(lines) == 3
 
 
 def test_a_folder_that_cannot_be_written(ray_session: None, tmp_path: Path) -> None:
@@ -52,8 +51,8 @@ def test_a_folder_that_cannot_be_written(ray_session: None, tmp_path: Path) -> N
         if finding.level is Level.FAILURE
     ]
     assert problem.check == "storage"
-    assert "cannot be used: NotADirectoryError: " in problem.told
-    assert f"({DRIVER}, " in problem.told or f", {DRIVER})" in problem.told, "one reason, told once"
+    assert "cannot be used: NotADirectoryError: " in problem.message
+    assert f"({DRIVER}, " in problem.message or f", {DRIVER})" in problem.message, "one reason, reported once"
 
 
 @pytest.mark.soak
@@ -64,12 +63,12 @@ def test_several_nodes_and_one_that_hangs(tmp_path: Path) -> None:
     whole, hung = json.loads(done.stdout.splitlines()[-1])
     assert not [finding for finding in whole["findings"] if finding["level"] == "failure"]
     found = by_check(whole["findings"])
-    assert found["nodes"]["told"].startswith("2 nodes: ")
-    assert "2 ranks" in found["network, gloo"]["told"]
+    assert found["nodes"]["message"].startswith("2 nodes: ")
+    assert "2 ranks" in found["network, gloo"]["message"]
     found = by_check(hung["findings"])
     assert found["nodes"]["level"] == "failure"
-    assert hung["hung"] in found["nodes"]["told"]
-    assert "no answer within 6 s" in found["nodes"]["told"]
+    assert hung["hung"] in found["nodes"]["message"]
+    assert "no answer within 6 s" in found["nodes"]["message"]
     assert found["network, gloo"]["level"] != "failure", "those that answer are examined"
     assert hung["seconds"] < 60
 
@@ -91,7 +90,7 @@ def test_a_command_without_a_cluster_looks_at_this_machine(tmp_path: Path) -> No
     assert found["storage"]["level"] == "failure"
     assert found["storage"]["remedy"]
     assert "network, gloo" not in found
-    assert seen["machines"][0]["name"] == DRIVER
+    assert seen["nodes"][0]["name"] == DRIVER
     assert "failure" in done.stderr
 
 

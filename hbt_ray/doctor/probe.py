@@ -1,0 +1,309 @@
+"""The part of `hbt doctor` that runs on each node: facts about the machine, marker files, an all-reduce.
+
+Ray sends this module by value, because hbt_ray may be missing on a node or be another version. So it imports nothing of
+hbt_ray.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import ipaddress
+import os
+import platform
+import resource
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ray", "torch", "transformers", "pyarrow")
+BLOCK_MEBIBYTES = 16
+"""Size of the block that the ranks sum."""
+ROUNDS = 5
+VISIBLE_SECONDS = 3.0
+"""A network file system may show a new file this much later."""
+
+
+class NodeProbe:
+    """Answers the questions of `hbt doctor` on one node, as a Ray actor, and in the driver's own process."""
+
+    def __init__(self) -> None:
+        self._store: Any = None
+        self._stage = "start"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of `NodeFacts` that the machine itself knows."""
+        version, code = _hbt_ray_version()
+        packages = {name: _version(name) for name in PACKAGES}
+        faiss = _faiss_distributions()
+        return {
+            "versions": {
+                "Python": platform.python_version(),
+                **packages,
+                "faiss": _version(faiss[0]) if faiss else "",
+                "hbt_ray": version,
+            },
+            "code": code,
+            "faiss": faiss,
+            **_torch(),
+            "cuda_driver": _cuda_driver(),
+            "shm_bytes": _file_system_bytes("/dev/shm"),
+            "free_bytes": _available_memory(),
+            "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "listening": _ray_listening_addresses(),
+            "asks_token": _asks_token(),
+        }
+
+    def now(self) -> float:
+        return time.time()
+
+    def write_marker(self, folder: str, token: str, number: int) -> tuple[int, int]:
+        return write_marker(folder, token, number)
+
+    def read_markers(self, folder: str, token: str, numbers: Sequence[int]) -> set[int]:
+        return read_markers(folder, token, numbers)
+
+    def remove_marker(self, folder: str, token: str, number: int, num_created: int) -> None:
+        remove_marker(folder, token, number, num_created)
+
+    def open_store(self, address: str, seconds: float) -> int:
+        """Open the rendezvous store of rank 0, before the other ranks connect. Returns its port."""
+        # The socket is ours, because the store itself would listen on every interface.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, 0), family=family)
+        port = int(listener.getsockname()[1])
+        self._store = _distributed().TCPStore(
+            address,
+            port,
+            is_master=True,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        return port
+
+    def all_reduce(
+        self, backend: str, rank: int, world_size: int, address: str, port: int, device: str, seconds: float
+    ) -> dict[str, Any]:
+        """Join a process group, as Ray Train's workers do, and sum a block a few times.
+
+        Returns:
+            `stage`: the last stage that this rank entered (`store`, `group`, `reduce` or `done`); `error`: what ended
+            it; `seconds`: the median time of a round, if it is done.
+        """
+        self._stage = "store"
+        try:
+            rounds = self._rounds(backend, rank, world_size, address, port, device, timedelta(seconds=seconds))
+        except Exception as error:  # torch raises its own classes and bare RuntimeErrors; each is a result here.
+            return {"stage": self._stage, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        return {"stage": "done", "error": "", "seconds": sorted(rounds)[len(rounds) // 2]}
+
+    def _rounds(
+        self, backend: str, rank: int, world_size: int, address: str, port: int, device: str, timeout: timedelta
+    ) -> list[float]:
+        import torch
+
+        dist = _distributed()
+        store = self._store or dist.TCPStore(address, port, timeout=timeout, wait_for_workers=False)
+        self._stage = "group"
+        if device != "cpu":
+            torch.cuda.set_device(device)
+        # The prefix separates the backends, because the store outlives the first of them.
+        dist.init_process_group(
+            backend, store=dist.PrefixStore(backend, store), rank=rank, world_size=world_size, timeout=timeout
+        )
+        try:
+            self._stage = "reduce"
+            durations = []
+            for _ in range(ROUNDS):
+                block = torch.ones(BLOCK_MEBIBYTES * 2**18, device=device)
+                dist.barrier()
+                start = time.perf_counter()
+                dist.all_reduce(block)
+                total = float(block[-1])  # Waits for the device.
+                durations.append(time.perf_counter() - start)
+                if total != world_size:
+                    raise RuntimeError(f"the sum over {world_size} ranks is {total:g}")
+            return durations
+        finally:
+            dist.destroy_process_group()
+
+
+def write_marker(folder: str, token: str, number: int) -> tuple[int, int]:
+    """Write the marker file of one node, below `FOLDER/.hbt-doctor-TOKEN`.
+
+    Returns:
+        Number of folders above the marker that had to be created, and free bytes there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    markers = _marker_folder(folder, token)
+    num_created = sum(not parent.exists() for parent in [Path(folder), *Path(folder).parents])
+    markers.mkdir(parents=True, exist_ok=True)
+    with open(markers / str(number), "w", encoding="ascii") as file:
+        file.write(token)
+        file.flush()
+        os.fsync(file.fileno())
+    return num_created, shutil.disk_usage(markers).free
+
+
+def read_markers(folder: str, token: str, numbers: Sequence[int]) -> set[int]:
+    """Return the numbers whose marker is visible and complete."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while True:
+        visible = {number for number in numbers if _is_complete(_marker_folder(folder, token) / str(number), token)}
+        if len(visible) == len(numbers) or time.monotonic() > deadline:
+            return visible
+        time.sleep(0.2)
+
+
+def remove_marker(folder: str, token: str, number: int, num_created: int) -> None:
+    """Remove the marker, and each folder that was created for it and is empty now. It may be called twice."""
+    markers = _marker_folder(folder, token)
+    with suppress(OSError):
+        (markers / str(number)).unlink(missing_ok=True)
+        markers.rmdir()
+    with suppress(OSError):
+        for parent in [Path(folder), *Path(folder).parents][:num_created]:
+            parent.rmdir()
+
+
+def _marker_folder(folder: str, token: str) -> Path:
+    return Path(folder) / f".hbt-doctor-{token}"
+
+
+def _is_complete(path: Path, token: str) -> bool:
+    try:
+        return path.read_text(encoding="ascii") == token
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _faiss_distributions() -> tuple[str, ...]:
+    names = {(distribution.metadata["Name"] or "").lower() for distribution in metadata.distributions()}
+    return tuple(sorted(name for name in names if name.startswith("faiss")))
+
+
+def _hbt_ray_version() -> tuple[str, str]:
+    """Return the version that can be imported, and a digest of its modules: code may change within a version."""
+    try:
+        package = importlib.import_module("hbt_ray")
+    except ImportError:
+        return "", ""
+    root, digest = Path(package.__path__[0]), hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return package.__version__, digest.hexdigest()[:8]
+
+
+def _torch() -> dict[str, Any]:
+    try:
+        import torch
+
+        return {"torch_gpus": torch.cuda.device_count(), "cuda_build": torch.version.cuda or ""}
+    except (ImportError, OSError, RuntimeError) as error:  # A library that it is linked with may be missing.
+        return {"torch_error": f"{type(error).__name__}: {error}"}
+
+
+def _distributed() -> Any:
+    """torch.distributed, untyped: torch's type hints leave out the stores."""
+    import torch.distributed
+
+    return torch.distributed
+
+
+def _cuda_driver() -> str:
+    try:
+        library, number = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        if library.cuDriverGetVersion(ctypes.byref(number)):
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _file_system_bytes(folder: str) -> int:
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return 0
+    return status.f_frsize * status.f_blocks
+
+
+def _available_memory() -> int:
+    """Return bytes; 0 if the system is not Linux."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+def _asks_token() -> bool:
+    # Private API: Ray has no public way to ask for the authentication mode. Older versions have no tokens.
+    from ray import _raylet
+
+    mode: Any = getattr(_raylet, "get_authentication_mode", None)
+    return mode is not None and mode() == _raylet.AuthenticationMode.TOKEN  # type: ignore[attr-defined]
+
+
+def _ray_listening_addresses() -> dict[str, int]:
+    """Return address → number of ports of the cluster's processes on this node; empty if the system is not Linux.
+
+    A process belongs to the cluster if it has a file of the session open: each of them has a log.
+    """
+    # Private API: the session's folder of a worker has no public name.
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is None:
+        return {}
+    session, sockets, counts = node.get_session_dir_path(), listening_sockets(), Counter[str]()
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        links = []
+        with suppress(OSError):  # The process ended, or belongs to another user.
+            for descriptor in descriptors.iterdir():
+                with suppress(OSError):
+                    links.append(os.readlink(descriptor))
+        if any(link.startswith(f"{session}/") for link in links):
+            counts.update(sockets[link] for link in links if link in sockets)
+    return dict(counts)
+
+
+def listening_sockets() -> dict[str, str]:
+    """Return `socket:[INODE]` → address of each TCP socket on this machine that listens."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == "0A":  # The kernel's number for LISTEN.
+                addresses[f"socket:[{fields[9]}]"] = parse_kernel_address(fields[1].partition(":")[0])
+    return addresses
+
+
+def parse_kernel_address(digits: str) -> str:
+    """Parse an address of /proc/net/tcp: words of 32 bits in the machine's byte order (little-endian)."""
+    words = [bytes.fromhex(digits[start : start + 8])[::-1] for start in range(0, len(digits), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return "every interface" if address.is_unspecified else str(address)
