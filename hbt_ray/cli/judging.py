@@ -222,9 +222,9 @@ def report(
 ) -> None:
     """Compare judged runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
+    from hbt_ray.report.runs import judged, make_report
     from hbt_ray.retrieval.compare.table import headline_table
     from hbt_ray.run_dir import RunDir
-    from hbt_ray.workflow.reporting import judged, make_report
 
     screen = Screen(as_json)
     folders = [RunDir(path.absolute()) for path in runs]

@@ -16,6 +16,7 @@ import yaml
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig
 from hbt_ray.ray_session import session
+from hbt_ray.report.runs import make_report
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.tasks import open_task
@@ -23,7 +24,6 @@ from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.workflow.data import make_store
 from hbt_ray.workflow.judging import evaluate_tasks
-from hbt_ray.workflow.reporting import make_report
 from hbt_ray.workflow.training import exclusive_run, train_run
 
 TASK = "worldfacts"

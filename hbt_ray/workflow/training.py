@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from rich.table import Table
 
 from hbt_ray.console import Screen, TrainingProgress
+from hbt_ray.doctor.shared_storage import check_shared
 from hbt_ray.report.model_card import write_card
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive, one_at_a_time
@@ -18,7 +19,6 @@ from hbt_ray.train.export import export
 from hbt_ray.train.validation.measures import AP, CROSS_AP, MONO_AP, POOL_LOSS
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.run_status import RunStatus, run_status
-from hbt_ray.workflow.shared_storage import check_shared
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 

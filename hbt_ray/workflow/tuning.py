@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
+from hbt_ray.doctor.shared_storage import check_shared
 from hbt_ray.report.search.page import write_report
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive
@@ -23,7 +24,6 @@ from hbt_ray.tune.limits import spent
 from hbt_ray.tune.results import results_table, short, write_results
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.state import SearchState, Trial, run_of
-from hbt_ray.workflow.shared_storage import check_shared
 
 
 @dataclass(frozen=True)

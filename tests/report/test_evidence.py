@@ -15,6 +15,7 @@ import pytest
 from hbt_ray.report.differences import RESAMPLES, chance, differences
 from hbt_ray.report.failures import Words, failure_lists
 from hbt_ray.report.language_families import RELATIONS, family_table, relation
+from hbt_ray.report.runs import make_report
 from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
 from hbt_ray.retrieval.compare.column import Column
 from hbt_ray.retrieval.compare.table import compare
@@ -24,7 +25,6 @@ from hbt_ray.retrieval.scoring.failures import SCHEMA
 from hbt_ray.retrieval.significance import compare_systems
 from hbt_ray.retrieval.tasks.bitext_task import with_english
 from hbt_ray.run_dir import RunDir
-from hbt_ray.workflow.reporting import make_report
 from tests.report.test_evaluation_page import BASELINE, LANGUAGES, TRAINED, Page, page, sample
 
 TAGS = ["ar", "de", "en"]

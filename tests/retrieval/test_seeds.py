@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
+from hbt_ray.report.runs import judged, make_report
 from hbt_ray.retrieval.artifacts import PER_QUERY, Artifacts
 from hbt_ray.retrieval.compare.seeds import averaged
 from hbt_ray.retrieval.compare.table import SEEDS_NOTE, compare
@@ -18,7 +19,6 @@ from hbt_ray.retrieval.result import MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.significance import compare_systems, of_task
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.judging import as_saved
-from hbt_ray.workflow.reporting import judged, make_report
 from tests.report.test_evidence import kept, queries, result_of
 from tests.worlds import small_run
 
