@@ -8,7 +8,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`, from malloc.h."""
 
 
-def usable_cores() -> int:
+def usable_cpus() -> int:
     """Number of processors that this process may use.
 
     It is smaller than the machine's if a container's quota, an affinity or `LOKY_MAX_CPU_COUNT` says so. Threads beyond

@@ -20,7 +20,7 @@ from typing import Any
 
 import hbt_ray
 from hbt_ray.errors import Interrupted, ResourceError
-from hbt_ray.host import usable_cores
+from hbt_ray.host import usable_cpus
 from hbt_ray.storage import remove_tree
 
 _SETTINGS = {
@@ -127,7 +127,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         yield
         return
     try:
-        with _cluster(address) if address else _local_cluster(2 * usable_cores() + 2 if spare_cpus else usable_cores()):
+        with _cluster(address) if address else _local_cluster(2 * usable_cpus() + 2 if spare_cpus else usable_cpus()):
             catch_termination()  # Ray has set its own handler, which ends the process without a word.
             _hush()
             yield

@@ -140,7 +140,7 @@ def test_prepare_speaks_json(world: Path) -> None:
     assert told["num_read"] == told["num_kept"] == 180
     assert told["datasets"] == {"colours": {"ar": 60, "de": 60, "en": 60}}
     assert "180 rows read = 180 kept + 0 rejected + 0 of items that overlap" in done.stderr
-    assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["was_there"] is True
+    assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["already_existed"] is True
 
 
 def test_a_store_is_inspected(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from hbt_ray.host import usable_cores
+from hbt_ray.host import usable_cpus
 
-COUNT = "from hbt_ray.host import usable_cores; print(usable_cores())"
+COUNT = "from hbt_ray.host import usable_cpus; print(usable_cpus())"
 
 
 def test_a_machine_without_limits_gives_all_its_cores() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    assert 1 <= usable_cpus() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")

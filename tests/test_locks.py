@@ -25,7 +25,7 @@ from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.tasks import open_task
 from hbt_ray.retrieval.transforms import make_method
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.workflow import judging
 from hbt_ray.workflow.data import mine_store
@@ -43,7 +43,7 @@ def held(path: Path) -> Iterator[None]:
     ready, over = Event(), Event()
 
     def hold() -> None:
-        with exclusive(path, "the first command"):
+        with exclusive_lock(path, "the first command"):
             ready.set()
             over.wait()
 

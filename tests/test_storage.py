@@ -219,25 +219,25 @@ def test_the_second_command_is_refused_and_names_the_first(tmp_path: Path) -> No
 
     def second() -> BaseException | None:
         try:
-            with storage.exclusive(run, "hbt train"):
+            with storage.exclusive_lock(run, "hbt train"):
                 return None
         except LockedError as error:
             return error
 
-    with storage.exclusive(run, "hbt train"), ThreadPoolExecutor(1) as pool:
+    with storage.exclusive_lock(run, "hbt train"), ThreadPoolExecutor(1) as pool:
         refusal = pool.submit(second).result()
         assert isinstance(refusal, LockedError)
         assert refusal.owner["pid"] == os.getpid()
-        with storage.exclusive(run.with_name("y"), "hbt train"):
+        with storage.exclusive_lock(run.with_name("y"), "hbt train"):
             pass
-    with storage.exclusive(run, "hbt evaluate"):
+    with storage.exclusive_lock(run, "hbt evaluate"):
         pass
     assert os.listdir(run.parent) == []
 
 
 def test_a_command_may_lock_what_its_parts_lock_as_well(tmp_path: Path) -> None:
-    with storage.exclusive(tmp_path / "x", "demo"):
-        with storage.exclusive(tmp_path / "x", "train"):
+    with storage.exclusive_lock(tmp_path / "x", "demo"):
+        with storage.exclusive_lock(tmp_path / "x", "train"):
             pass
         assert os.listdir(tmp_path) == [".x.lock"], "the inner block ended, the outer one did not"
     assert os.listdir(tmp_path) == []
@@ -245,15 +245,17 @@ def test_a_command_may_lock_what_its_parts_lock_as_well(tmp_path: Path) -> None:
 
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     run, ready, context = tmp_path / "x", tmp_path / "ready", multiprocessing.get_context("fork")
-    process = context.Process(target=_wait_inside, args=(lambda path: storage.exclusive(path, "train"), run, ready))
+    process = context.Process(
+        target=_wait_inside, args=(lambda path: storage.exclusive_lock(path, "train"), run, ready)
+    )
     process.start()
     while not ready.exists():
         time.sleep(0.01)
-    with pytest.raises(LockedError), storage.exclusive(run, "train"):
+    with pytest.raises(LockedError), storage.exclusive_lock(run, "train"):
         pass
     process.kill()
     process.join()
-    with storage.exclusive(run, "train"):
+    with storage.exclusive_lock(run, "train"):
         pass
 
 
@@ -261,12 +263,12 @@ def test_a_lock_of_another_host_counts_as_long_as_its_heart_beats(tmp_path: Path
     lock = tmp_path / ".x.lock"
     owner = {"host": f"not-{socket.gethostname()}", "pid": 1, "purpose": "train", "since": 0.0}
     lock.write_text(json.dumps(owner))
-    with pytest.raises(LockedError), storage.exclusive(tmp_path / "x", "train"):
+    with pytest.raises(LockedError), storage.exclusive_lock(tmp_path / "x", "train"):
         pass
     assert json.loads(lock.read_text()) == owner
     long_ago = time.time() - storage.LOCK_TIMEOUT_SECONDS - 1
     os.utime(lock, (long_ago, long_ago))
-    with storage.exclusive(tmp_path / "x", "train"):
+    with storage.exclusive_lock(tmp_path / "x", "train"):
         pass
 
 

@@ -47,7 +47,7 @@ def prepare(
             "rejected": prepared.rejected,
             "overlapping": prepared.overlapping,
             "duplicates": prepared.duplicates,
-            "was_there": prepared.was_there,
+            "already_existed": prepared.already_existed,
             "datasets": datasets,
         }
     )
@@ -159,7 +159,7 @@ def verify_store(store: StorePath, as_json: AsJson = False) -> None:
     """Compare every shard with the manifest: checksums, rows, columns, languages; exit code 2 if anything differs."""
     from hbt_ray.console import Screen
     from hbt_ray.data.store.store import read_manifest
-    from hbt_ray.data.store.verify import require, verify
+    from hbt_ray.data.store.verify import raise_for_problems, verify
 
     screen = Screen(as_json)
     num_shards = sum(len(info.shards) for info in read_manifest(store).datasets)
@@ -168,6 +168,6 @@ def verify_store(store: StorePath, as_json: AsJson = False) -> None:
     for problem in verified.problems:
         screen.say(str(problem))
     screen.result({"store": store, **verified._asdict(), "problems": [one._asdict() for one in verified.problems]})
-    require(store, verified)
+    raise_for_problems(store, verified)
     shards = f"{verified.num_shards:,} shard{'s' * (verified.num_shards != 1)}"
     screen.say(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as the manifest says")

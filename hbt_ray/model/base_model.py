@@ -13,8 +13,8 @@ from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import (
     atomic_folder,
+    blocking_lock,
     file_sha256,
-    one_at_a_time,
     read_checked_json,
     text_sha256,
     with_checksum,
@@ -47,7 +47,7 @@ def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str,
     identity = json.dumps([config.identity, store.manifest.checksum, languages])
     common = shared / text_sha256(identity)[:16]
     common.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(common.with_name(f"{common.name}.building")):  # Nobody changes what others may be reading.
+    with blocking_lock(common.with_name(f"{common.name}.building")):  # Nobody changes what others may be reading.
         if not common.exists():
             with atomic_folder(common) as folder:
                 _build(folder, config, store, languages)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.host import keep_freed_memory, usable_cores
+from hbt_ray.host import keep_freed_memory, usable_cpus
 from hbt_ray.model.files import Kind, check_files
 from hbt_ray.model.inspection import check_length
 from hbt_ray.model.loading import load
@@ -70,7 +70,7 @@ class Encoder:
 
         if not config.gpu:
             keep_freed_memory()
-            torch.set_num_threads(max(1, usable_cores() // config.workers))
+            torch.set_num_threads(max(1, usable_cpus() // config.workers))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         kind = kinds[config.precision]
         self._model = load(locate(config.model), dtype=kind).to("cuda" if config.gpu else "cpu", kind)

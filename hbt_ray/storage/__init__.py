@@ -20,10 +20,7 @@ from hbt_ray.storage.atomic import (
     write_text,
 )
 from hbt_ray.storage.checksums import CHECKSUMS, checked_file, write_checksums
-from hbt_ray.storage.full_disk import naming_storage_errors, storage_error
-from hbt_ray.storage.locks import LOCK_TIMEOUT_SECONDS, exclusive, one_at_a_time
-from hbt_ray.storage.names import MAX_NAME_BYTES, Name, RelativePath, valid_name, valid_relative_path
-from hbt_ray.storage.records import (
+from hbt_ray.storage.json_lines import (
     append_json_lines,
     file_sha256,
     parse_checked_json,
@@ -33,6 +30,9 @@ from hbt_ray.storage.records import (
     with_checksum,
     write_json_lines,
 )
+from hbt_ray.storage.locks import LOCK_TIMEOUT_SECONDS, blocking_lock, exclusive_lock
+from hbt_ray.storage.names import MAX_NAME_BYTES, Name, RelativePath, valid_name, valid_relative_path
+from hbt_ray.storage.storage_errors import naming_storage_errors, storage_error
 
 __all__ = [
     "CHECKSUMS",
@@ -43,12 +43,12 @@ __all__ = [
     "append_json_lines",
     "atomic_file",
     "atomic_folder",
+    "blocking_lock",
     "checked_file",
-    "exclusive",
+    "exclusive_lock",
     "file_sha256",
     "is_unused",
     "naming_storage_errors",
-    "one_at_a_time",
     "parse_checked_json",
     "read_checked_json",
     "read_json_lines",

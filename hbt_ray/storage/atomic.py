@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.storage.full_disk import naming_storage_errors
-from hbt_ray.storage.locks import one_at_a_time
+from hbt_ray.storage.locks import blocking_lock
+from hbt_ray.storage.storage_errors import naming_storage_errors
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                     if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
                         os.chmod(path, mode)  # safetensors makes files that their owner alone may read.
                     sync(path)
-            with one_at_a_time(folder):
+            with blocking_lock(folder):
                 _swap(scratch, folder)
 
 
@@ -123,7 +123,7 @@ def _exchange(first: Path, second: Path) -> bool:
 def _scratch(target: Path, flags: int) -> Iterator[Path]:
     """A locked scratch file or folder beside `target`, removed at the end if it is still there."""
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    with one_at_a_time(target):
+    with blocking_lock(target):
         _remove_abandoned(target)
         if flags & os.O_DIRECTORY:
             scratch.mkdir()

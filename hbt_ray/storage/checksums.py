@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hbt_ray.errors import DamagedFile
 from hbt_ray.storage.atomic import write_json
-from hbt_ray.storage.records import file_sha256, read_checked_json, with_checksum
+from hbt_ray.storage.json_lines import file_sha256, read_checked_json, with_checksum
 
 CHECKSUMS = "checksums.json"
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hbt_ray.storage import atomic_file, naming_storage_errors, remove_tree
-from hbt_ray.storage.location import child, filesystem, inside, local_path, reachable
+from hbt_ray.storage.location import filesystem, join_location, local_path, naming_connection_errors
 
 _recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
 
@@ -42,7 +42,7 @@ class Folder:
     location: str
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(child(self.location, name))
+        return Folder(join_location(self.location, name))
 
     def __str__(self) -> str:
         return self.location
@@ -53,8 +53,8 @@ class Folder:
         return local_path(self.location)
 
     def exists(self, name: str) -> bool:
-        with reachable(self.location):
-            system, path = inside(self.location, name)
+        with naming_connection_errors(self.location):
+            system, path = filesystem(self.location, name)
             return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
@@ -62,13 +62,13 @@ class Folder:
         folder = self.local
         if folder is not None:  # Arrow would leave out links to nothing.
             return sorted(os.listdir(folder)) if folder.is_dir() else []
-        with reachable(self.location):
+        with naming_connection_errors(self.location):
             system, path = filesystem(self.location)
             infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:
-        system, path = inside(self.location, name)
+        system, path = filesystem(self.location, name)
         with system.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read())
 
@@ -88,13 +88,13 @@ class Folder:
                 stream = Hashing(file)
                 yield stream
         if (files := _recorded.get()) is not None:
-            files[child(self.location, name)] = stream.hexdigest()
+            files[join_location(self.location, name)] = stream.hexdigest()
 
     @contextmanager
     def _uploading(self, name: str) -> Iterator[Hashing]:
-        location = child(self.location, name)
-        with naming_storage_errors(location), reachable(location):
-            system, path = inside(self.location, name)
+        location = join_location(self.location, name)
+        with naming_storage_errors(location), naming_connection_errors(location):
+            system, path = filesystem(self.location, name)
             upload = system.open_output_stream(path, compression=None)
             try:
                 yield Hashing(upload)
@@ -123,7 +123,7 @@ class Folder:
 
     def arrow(self, name: str) -> pa.RecordBatchFileReader:
         """An Arrow IPC file, memory-mapped where it can be."""
-        system, path = inside(self.location, name)
+        system, path = filesystem(self.location, name)
         if isinstance(system, fs.LocalFileSystem):
             return pa.ipc.open_file(pa.memory_map(path))
         return pa.ipc.open_file(system.open_input_file(path))
@@ -138,7 +138,7 @@ class Folder:
             with naming_storage_errors(path):
                 remove_tree(path)
             return
-        with reachable(self.location):
+        with naming_connection_errors(self.location):
             system, remote = filesystem(self.location)
             kind = system.get_file_info(remote).type
             if kind == fs.FileType.Directory:

@@ -31,15 +31,19 @@ def is_uri(location: str | Path) -> bool:
     return "://" in str(location)
 
 
-def filesystem(location: str) -> tuple[Any, str]:
-    """The `pyarrow.fs` file system of a location, and its path within.
+def filesystem(location: str, file: str = "") -> tuple[Any, str]:
+    """The `pyarrow.fs` file system of a location, and the location's path in it.
+
+    Args:
+        file: path below the location to append. Appended to the URI itself it would have to be percent-encoded.
 
     Raises:
         LocationError: the URI is malformed, or of no kind that can be opened here.
         OSError: the object store cannot be reached.
     """
+    suffix = f"/{file}" if file else ""
     if not is_uri(location):
-        return fs.LocalFileSystem(), location
+        return fs.LocalFileSystem(), location.rstrip("/") + suffix if file else location
     try:
         system, path = fs.FileSystem.from_uri(_with_patience(location))
     except (pa.ArrowException, UnicodeEncodeError) as error:
@@ -48,7 +52,7 @@ def filesystem(location: str) -> tuple[Any, str]:
             f"{location}: cannot be opened ({reason}); give a path, or a URI such as s3://bucket/folder or "
             "gs://bucket/folder"
         ) from None
-    return system, path
+    return system, path.rstrip("/") + suffix if file else path
 
 
 def _with_patience(location: str) -> str:
@@ -59,7 +63,7 @@ def _with_patience(location: str) -> str:
 
 
 @contextmanager
-def reachable(location: str) -> Iterator[None]:
+def naming_connection_errors(location: str) -> Iterator[None]:
     """An object store that cannot be reached within the block becomes one error that names the location.
 
     Raises:
@@ -79,29 +83,23 @@ def reachable(location: str) -> Iterator[None]:
         ) from None
 
 
-def inside(folder: str, file: str) -> tuple[Any, str]:
-    """The file system of a folder, and the path of a file in it: a URI would need the file's name escaped."""
-    system, root = filesystem(folder)
-    return system, f"{root.rstrip('/')}/{file}"
-
-
 def local_path(location: str) -> Path | None:
     """Where a location lies on this machine; None in an object store."""
     if not is_uri(location):
         return Path(location)
-    with reachable(location):
+    with naming_connection_errors(location):
         system, path = filesystem(location)
     return Path(path) if isinstance(system, fs.LocalFileSystem) else None
 
 
-def name(location: str) -> str:
+def without_options(location: str) -> str:
     """The location without a URI's `?options`."""
     return location.partition("?")[0] if is_uri(location) else location
 
 
-def child(folder: str, file: str) -> str:
+def join_location(folder: str, file: str) -> str:
     """The location of a file in a folder."""
-    head = name(folder)
+    head = without_options(folder)
     return f"{head.rstrip('/')}/{file}{folder[len(head) :]}"
 
 
@@ -110,7 +108,7 @@ def absolute(location: str) -> str:
     return location if is_uri(location) else str(Path(location).absolute())
 
 
-def patiently(request: Callable[[], T], location: str) -> T:
+def with_retries(request: Callable[[], T], location: str) -> T:
     """Ask an object store again after errors that may pass: a missing file does not, nor one that is no Arrow file.
 
     Raises:

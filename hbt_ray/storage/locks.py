@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import LockedError
-from hbt_ray.storage.full_disk import naming_storage_errors
+from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _HELD: dict[Path, int] = {}
 
 
 @contextmanager
-def exclusive(path: Path, purpose: str) -> Iterator[None]:
+def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
     """Let one command at a time use `path`, a run, a search or an index, which need not exist yet.
 
     The lock is `.NAME.lock` beside it and says host, process, purpose and time. On one host the kernel frees it when
@@ -60,7 +60,7 @@ def exclusive(path: Path, purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(target: Path) -> Iterator[None]:
+def blocking_lock(target: Path) -> Iterator[None]:
     """Wait until no other process or thread is in such a block for `target`; for blocks that take moments.
 
     Writers of one target would otherwise remove each other's new scratch, or move each other's folder away.

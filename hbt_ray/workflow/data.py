@@ -9,20 +9,20 @@ from textwrap import shorten
 from rich.table import Table
 
 from hbt_ray.console import Screen
-from hbt_ray.data.prepare import REJECTED, REMOVED, Prepared, StoreConfig, on_ray, prepare
+from hbt_ray.data.prepare import REJECTED, REMOVED, PrepareResult, StoreConfig, on_ray, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.ray_session import session
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import REASONS, MineConfig
 from hbt_ray.retrieval.mining.mining import Mining, mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 
 _WORTH_A_CLUSTER = 32 << 20
 """Bytes of sources: reading fewer takes less time than starting Ray does."""
 
 
-def make_store(config: StoreConfig, screen: Screen) -> Prepared:
+def make_store(config: StoreConfig, screen: Screen) -> PrepareResult:
     """Sources → store, on the cluster where that is worth its start."""
     screen.say(f"preparing {config.path}")
     if config.num_source_bytes() >= _WORTH_A_CLUSTER or os.environ.get("RAY_ADDRESS"):
@@ -30,7 +30,7 @@ def make_store(config: StoreConfig, screen: Screen) -> Prepared:
             prepared = prepare(config, on_ray, screen)
     else:
         prepared = prepare(config, screen=screen)
-    if prepared.was_there:
+    if prepared.already_existed:
         screen.say(f"{config.path} was there already and is up to date")
         return prepared
     screen.table(_store_table(prepared))
@@ -46,7 +46,7 @@ def make_store(config: StoreConfig, screen: Screen) -> Prepared:
     return prepared
 
 
-def _store_table(prepared: Prepared) -> Table:
+def _store_table(prepared: PrepareResult) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "items", "rows", "overlapping", "duplicates", "languages"):
         table.add_column(column, justify="left" if column in ("data set", "languages") else "right")
@@ -76,7 +76,7 @@ def mine_store(
         LockedError: another command mines into the folder.
     """
     screen.say(f"mining {store.manifest.num_items:,} items with {name}")
-    with exclusive(folder, "mining"):
+    with exclusive_lock(folder, "mining"):
         made = mine(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):

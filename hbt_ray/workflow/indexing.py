@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.console import Screen
-from hbt_ray.host import usable_cores
+from hbt_ray.host import usable_cpus
 from hbt_ray.model.loading import quiet
 from hbt_ray.retrieval.encode import encode
 from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, model_folder
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, SearchAnswer, free_place, save_index
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 
 
 def build_index(
@@ -28,7 +28,7 @@ def build_index(
         TaskError: something else is in its place.
     """
     folder = free_place(folder)  # What is wrong shows before anything is encoded.
-    with exclusive(folder, "indexing"):
+    with exclusive_lock(folder, "indexing"):
         return _build_index(encoder, documents, folder, index, screen)
 
 
@@ -43,7 +43,7 @@ def _build_index(
     there = encoder.model_copy(update={"model": str(here.absolute()) if here else encoder.model})
     with screen.counting("indexing", len(documents)) as advance:
         made = save_index(
-            folder, documents, encoded.passages, there, encoded.fingerprint, index, usable_cores(), advance
+            folder, documents, encoded.passages, there, encoded.fingerprint, index, usable_cpus(), advance
         )
     counts = ", ".join(f"{language} {count:,}" for language, count in made.about.languages.items())
     screen.say(f"{folder}: {counts}")
@@ -64,4 +64,4 @@ def ask_index(
         encoder = Encoder(config)
     asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
     fingerprint = asked["fingerprint"][0].as_py()
-    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, usable_cores())
+    return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, usable_cpus())

@@ -21,7 +21,7 @@ from hbt_ray.retrieval.tasks import BitextTask, Task
 from hbt_ray.retrieval.transforms import Method, Transform, fit_to_store
 from hbt_ray.retrieval.transforms.transform import SUFFIX
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import exclusive, valid_name
+from hbt_ray.storage import exclusive_lock, valid_name
 from hbt_ray.workflow.training import writing_card
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def fit_transform(
         with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
             return encode(encoder, questions, passages, advance, cache=cache)
 
-    with exclusive(path, "fitting"):
+    with exclusive_lock(path, "fitting"):
         fix = fit_to_store(store, method, encoded, name=path.stem)
         fix.save(path)
     for side in method.sides:
@@ -146,7 +146,7 @@ def _exclusive_results(folders: Sequence[Path]) -> Iterator[None]:
     """
     with ExitStack() as locks:
         for folder in folders:
-            locks.enter_context(exclusive(folder, "evaluating"))
+            locks.enter_context(exclusive_lock(folder, "evaluating"))
         yield
 
 

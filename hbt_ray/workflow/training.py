@@ -11,7 +11,7 @@ from hbt_ray.console import Screen, TrainingProgress
 from hbt_ray.doctor.shared_storage import check_shared
 from hbt_ray.report.model_card import write_card
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import exclusive, one_at_a_time
+from hbt_ray.storage import blocking_lock, exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
@@ -41,7 +41,7 @@ def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
     Raises:
         LockedError: another command holds it.
     """
-    return exclusive(config.run.root, "training")
+    return exclusive_lock(config.run.root, "training")
 
 
 def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
@@ -73,7 +73,7 @@ def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
 def writing_card(run: RunDir) -> AbstractContextManager[None]:
     """Wait for other commands that write the model's card: a card lists the results of all tasks, and evaluations on
     several tasks may end at the same time."""
-    return one_at_a_time(run.root / "card")
+    return blocking_lock(run.root / "card")
 
 
 def _dev_news(config: TrainConfig) -> Callable[[], str]:

@@ -17,7 +17,7 @@ from hbt_ray.console import SECONDS_BETWEEN_LINES, Screen
 from hbt_ray.doctor.shared_storage import check_shared
 from hbt_ray.report.search.page import write_report
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.export import export
 from hbt_ray.tune.limits import spent
@@ -56,7 +56,7 @@ def exclusive_search(search: Search) -> AbstractContextManager[None]:
     Raises:
         LockedError: another command holds it.
     """
-    return exclusive(search.folder, "searching")
+    return exclusive_lock(search.folder, "searching")
 
 
 def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:

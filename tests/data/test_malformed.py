@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.formats import files
-from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.data.prepare import PrepareResult, StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import SourceError
 
@@ -41,7 +41,7 @@ def escaped(**change: Any) -> bytes:
     return json.dumps({**GOOD, "item_id": "new", **change}).encode()
 
 
-def prepared(root: Path, **source: Any) -> Prepared:
+def prepared(root: Path, **source: Any) -> PrepareResult:
     """Prepare, and prove that nothing was lost."""
     config = {
         "path": str(root / "store"),
@@ -60,7 +60,7 @@ def prepared(root: Path, **source: Any) -> Prepared:
     return made
 
 
-def prepared_or_named(root: Path, file: str, **source: Any) -> Prepared | None:
+def prepared_or_named(root: Path, file: str, **source: Any) -> PrepareResult | None:
     """The same, or a `SourceError` that names the file."""
     try:
         return prepared(root, **source)
@@ -162,7 +162,7 @@ LAYOUTS = {
 }
 
 
-def among_good_rows(root: Path, layout: str, content: bytes) -> Prepared:
+def among_good_rows(root: Path, layout: str, content: bytes) -> PrepareResult:
     lines = [json.dumps(GOOD).encode(), content, json.dumps(OTHER).encode()]
     path = root / ("rows.jsonl.gz" if "packed" in layout else "rows.jsonl")
     path.write_bytes(LAYOUTS[layout](lines))

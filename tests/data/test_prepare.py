@@ -15,7 +15,7 @@ import pytest
 from hbt_ray.config import Config
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.prepare import Prepared, StoreConfig, prepare
+from hbt_ray.data.prepare import PrepareResult, StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, SourceError, StoreError
 
@@ -32,7 +32,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] | str) -> Path:
     return path
 
 
-def made(tmp_path: Path, rows: list[dict[str, Any]] | str = ROWS, **settings: Any) -> Prepared:
+def made(tmp_path: Path, rows: list[dict[str, Any]] | str = ROWS, **settings: Any) -> PrepareResult:
     source = {"kind": "table", "name": "facts", "path": str(jsonl(tmp_path / "rows.jsonl", rows))}
     source |= settings.pop("source", {})
     return prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source], **settings}, "test"))
@@ -126,7 +126,7 @@ def test_preparing_again_changes_nothing_and_another_store_is_left_alone(tmp_pat
     first = made(tmp_path)
     manifest = (tmp_path / "store" / "manifest.json").read_bytes()
     again = prepare(StoreConfig.make(_config(tmp_path), "test"))
-    assert again.was_there
+    assert again.already_existed
     assert again.manifest == first.manifest
     with pytest.raises(StoreError, match="other settings"):
         prepare(StoreConfig.make({**_config(tmp_path), "seed": 1}, "test"))

@@ -21,16 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.index.permutation import make_key
-from hbt_ray.data.prepare import Prepared, StoreConfig, in_process, on_ray, prepare
+from hbt_ray.data.prepare import PrepareResult, StoreConfig, in_process, on_ray, prepare
 from hbt_ray.data.prepare.config import _BUCKET_BYTES
 from hbt_ray.data.prepare.group import text_key
-from hbt_ray.data.prepare.runner import WORK
-from hbt_ray.data.prepare.stage import Result, Spread, Task
+from hbt_ray.data.prepare.pipeline import WORK_FOLDER
+from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult
 from hbt_ray.data.prepare.write import cut, total
 from hbt_ray.data.sources.table import TableSource
 from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 from tests.disks import resize, small_disk
 
 RECIPE = "hbt_ray.data.prepare.config."
@@ -93,7 +93,7 @@ def stored(path: str) -> Counter[tuple[str, ...]]:
 @pytest.fixture
 def many_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", 512)
-    monkeypatch.setattr("hbt_ray.data.prepare.runner._BUCKETS_PER_SHARE", 8)
+    monkeypatch.setattr("hbt_ray.data.prepare.pipeline._BUCKETS_PER_SHARE", 8)
     monkeypatch.setattr("hbt_ray.data.prepare.read._MAX_ROWS", 20)
 
 
@@ -163,7 +163,7 @@ def test_a_store_is_made_under_a_uri_as_well(tmp_path: Path) -> None:
     uri = there.model_copy(update={"path": f"file://{tmp_path}/uri%20store"})
     assert prepare(here).manifest.datasets == prepare(uri).manifest.datasets
     assert contents(here.path) == contents(str(tmp_path / "uri store"))
-    assert prepare(uri).was_there
+    assert prepare(uri).already_existed
     assert not verify(uri.path).problems
 
 
@@ -171,10 +171,10 @@ class Killed(BaseException):
     """As a kill would end the process: nothing catches it."""
 
 
-def killed_after(count: list[int]) -> Spread:
+def killed_after(count: list[int]) -> Executor:
     """Does as many tasks as `count` allows, over all stages."""
 
-    def spread(tasks: list[Task]) -> Iterator[Result]:
+    def spread(tasks: list[Task]) -> Iterator[TaskResult]:
         for result in in_process(tasks):
             count[0] -= 1
             if count[0] < 0:
@@ -198,7 +198,7 @@ def test_killed_at_any_task_and_run_again_it_is_complete_and_equal(tmp_path: Pat
     assert attempts > 20
     assert contents(killed.path) == wanted
     assert told.num_read == len(ROWS)
-    assert prepare(killed).was_there
+    assert prepare(killed).already_existed
 
 
 @pytest.mark.usefixtures("many_buckets")
@@ -210,7 +210,7 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
     other = config.model_copy(update={"max_rejected": 0.5, "sources": sources})
     todo: list[int] = []
 
-    def counting(tasks: list[Task]) -> Iterator[Result]:
+    def counting(tasks: list[Task]) -> Iterator[TaskResult]:
         todo.append(len(tasks))
         return in_process(tasks)
 
@@ -221,7 +221,7 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_a_store_that_another_command_makes_is_left_alone(tmp_path: Path) -> None:
     config = recipe(tmp_path)
-    with exclusive(tmp_path / "store" / WORK, "hbt prepare"):
+    with exclusive_lock(tmp_path / "store" / WORK_FOLDER, "hbt prepare"):
         command = "import sys; from tests.data.test_prepare_job import refused; refused(sys.argv[1])"
         subprocess.run([sys.executable, "-c", command, str(tmp_path)], check=True, timeout=120)
     assert prepare(config).num_kept
@@ -236,7 +236,7 @@ def refused(folder: str) -> None:
 def half_made(config: StoreConfig) -> Path:
     """A store whose first shards are written."""
 
-    def killed_while_writing(tasks: list[Task]) -> Iterator[Result]:
+    def killed_while_writing(tasks: list[Task]) -> Iterator[TaskResult]:
         for number, result in enumerate(in_process(tasks)):
             if "/write/" in result["key"] and number == 3:
                 raise Killed
@@ -262,10 +262,10 @@ def test_other_files_stay_and_shards_of_other_settings_go(tmp_path: Path) -> Non
         path.parent.mkdir(exist_ok=True)
         path.write_text("years of work")
     (root / "linked").symlink_to(others)
-    (root / WORK / "linked").symlink_to(others)
+    (root / WORK_FOLDER / "linked").symlink_to(others)
     made = prepare(config.model_copy(update={"shard_items": 1000, "max_rejected": 0.5}))
     assert made.num_kept
-    assert not (root / WORK).exists()
+    assert not (root / WORK_FOLDER).exists()
     assert sum(path.exists() for path in stale) <= 1  # The new shard may have the name of an old one.
     assert [path.read_text() for path in foreign] == ["years of work"] * 4
     assert listing(others) == {"00000.arrow": b"years of work", "data": b"years of work"}
@@ -275,7 +275,7 @@ def test_other_files_stay_and_shards_of_other_settings_go(tmp_path: Path) -> Non
 @pytest.mark.parametrize("uri", [False, True])
 @pytest.mark.parametrize("kind", ["link to files", "link to nothing", "folder", "file"])
 def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path, kind: str, uri: bool) -> None:
-    config, outside, work = recipe(tmp_path), tmp_path / "outside", tmp_path / "store" / WORK
+    config, outside, work = recipe(tmp_path), tmp_path / "outside", tmp_path / "store" / WORK_FOLDER
     if uri:
         config = config.model_copy(update={"path": (tmp_path / "store").as_uri()})
     outside.mkdir()
@@ -346,7 +346,7 @@ def test_damaged_intermediate_files_are_made_again(tmp_path: Path, damage: str) 
 
 
 @pytest.mark.parametrize("spread", [in_process, on_ray])
-def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Spread, ray_session: None) -> None:
+def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Executor, ray_session: None) -> None:
     config = recipe(tmp_path, rows=[row(f"i{n}", "en", f"{n} " * 500) for n in range(300)], decontaminate=[])
     store, before = tmp_path / "store", {}
     with small_disk(store, "256k"):
@@ -355,7 +355,7 @@ def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Spre
         assert str(store) in caught.value.path
         assert not list(store.rglob("*.part"))
         before = listing(store)
-        assert not {name for name in before if not name.startswith(WORK)}
+        assert not {name for name in before if not name.startswith(WORK_FOLDER)}
         resize(store, "64m")
         assert prepare(config, spread).num_kept == 300
         assert not verify(config.path).problems
@@ -405,7 +405,7 @@ def test_any_rows_are_kept_or_told(drawn: list[tuple[str, str, str]], deduplicat
     rows = [one if text else {**one, "passage": " "} for one, (_, _, text) in zip(rows, drawn, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         config = recipe(Path(folder), rows, decontaminate=[], deduplicate=deduplicate)
-        made: Prepared = prepare(config)
+        made: PrepareResult = prepare(config)
         found = stored(config.path)
     expected = by_plain_loops(drawn, deduplicate)
     assert {(item, language): passage for _, item, language, _, passage, _ in found} == expected

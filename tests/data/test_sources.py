@@ -548,8 +548,8 @@ def test_nothing_else_needs_the_hub_library() -> None:
 def test_a_change_of_any_file_is_noticed(tmp_path: Path) -> None:
     config = {"kind": "beir", "name": "b", "path": str(beir(tmp_path / "beir")), "language": "en"}
     store = StoreConfig.make({"path": str(tmp_path / "store"), "sources": [config], "max_rejected": 1}, "test")
-    assert not prepare(store).was_there
-    assert prepare(store).was_there
+    assert not prepare(store).already_existed
+    assert prepare(store).already_existed
     write(tmp_path / "beir" / "qrels" / "train.tsv", "0\td0\t1\n")
     with pytest.raises(Exception, match="other settings or sources"):
         prepare(store)

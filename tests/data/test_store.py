@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest, Shard
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.store.checksums import write_shard
-from hbt_ray.data.store.node_cache import CacheConfig
+from hbt_ray.data.store.node_cache import NodeCacheConfig
+from hbt_ray.data.store.shard_checksums import write_shard
 from hbt_ray.data.store.stats import compact, dataset_stats, dataset_table, language_table, sample_items
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
@@ -38,8 +38,8 @@ def text(side: str, language: str, number: int, length: int) -> str:
     return f"{side} {language} {number} ".ljust(length, "x")
 
 
-def near(folder: Path) -> CacheConfig:
-    return CacheConfig(folder=folder / "cache")
+def near(folder: Path) -> NodeCacheConfig:
+    return NodeCacheConfig(folder=folder / "cache")
 
 
 def write_table(root: Path, file: str, table: pa.Table, batch_items: int) -> dict[str, str]:
@@ -296,7 +296,7 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     local = Store(tmp_path / "store")
     how = tokenising(build(config, local.sample_texts(LANGUAGES)), config)
-    cache = CacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
+    cache = NodeCacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
     plan = PlanConfig(batch_size=24)
     far, here = Loader(local_uri(tmp_path / "store"), plan, how, cache), Loader(tmp_path / "store", plan, how)
     for step in range(20):

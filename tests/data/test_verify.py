@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.store.verify import require, verify
+from hbt_ray.data.store.verify import raise_for_problems, verify
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import with_checksum, write_json
 from tests.data.test_store import write_table, written
@@ -144,7 +144,7 @@ def test_damage_is_named(tmp_path: Path, damage: str, uri: bool) -> None:
         assert len(told) == len(expected), told
     assert all("prepare the store again" in line for line in told)
     with pytest.raises(StoreError, match=f"{len(told)} problem"):
-        require(location, verified)
+        raise_for_problems(location, verified)
 
 
 def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
     for location in (str(tmp_path / "store"), (tmp_path / "store").as_uri()):
         verified = verify(location, done.append)
         assert verified == (4, 200, num_bytes, ())
-        require(location, verified)
+        raise_for_problems(location, verified)
     assert sum(done) == 8
     with pytest.raises(StoreError, match="no store"):
         verify(str(tmp_path / "nowhere"))

@@ -20,7 +20,7 @@ from hbt_ray.errors import ConfigError, StalledRank, StorageError
 from hbt_ray.model.build import tokenising
 from hbt_ray.model.options import for_training
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import exclusive
+from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
@@ -209,7 +209,7 @@ def test_a_command_that_was_ended_goes_on_and_loses_nothing(world: Path) -> None
         done, shown = end_command(world / "ended.yaml", config.run, reached, ending)
         assert done == code, shown
         assert "Traceback" not in shown
-        with exclusive(config.run.root, "the lock is free"):
+        with exclusive_lock(config.run.root, "the lock is free"):
             pass
         with config.run.metrics.open("a") as file:
             file.write('{"step": 200, "lo')  # As a full disk or a crash of the machine leaves it.

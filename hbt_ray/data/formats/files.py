@@ -26,7 +26,7 @@ from pyarrow import fs
 
 from hbt_ray.data.formats.source_row import BadRow
 from hbt_ray.errors import LocationError, SourceError
-from hbt_ray.storage.location import child, filesystem, is_uri, name
+from hbt_ray.storage.location import filesystem, is_uri, join_location, without_options
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def opened(location: str) -> Iterator[io.BufferedReader]:
         if info.type not in (fs.FileType.File, fs.FileType.NotFound):  # Opening a named pipe would wait for ever.
             raise SourceError(f"{location}: cannot be read (a folder, or no regular file)")
         with io.BufferedReader(system.open_input_stream(path, compression=None), 1 << 20) as raw:
-            stream = _unpacked(raw, name(location).lower())
+            stream = _unpacked(raw, without_options(location).lower())
             if stream is raw:
                 yield raw
             else:
@@ -186,7 +186,7 @@ def files_of(location: str, wanted: Callable[[str], bool]) -> list[str]:
     files = sorted(name for name in names if not name.startswith(".") and wanted(name))
     if not files:
         raise SourceError(f"{location}: no such file, or a folder that holds none of the right kind")
-    return [child(location, file) for file in files]
+    return [join_location(location, file) for file in files]
 
 
 class DataFile(NamedTuple):
@@ -243,7 +243,7 @@ def data_files(location: str, readable: Callable[[str], bool], formats: str) -> 
 
 
 def _below(folder: str, path: str) -> str:
-    return child(folder, quote(path, safe="/=:@!$&'()*+,;~") if is_uri(folder) else path)
+    return join_location(folder, quote(path, safe="/=:@!$&'()*+,;~") if is_uri(folder) else path)
 
 
 def _partition(path: str) -> tuple[tuple[str, str | None], ...]:
@@ -299,7 +299,7 @@ def first_of(folder: str, *names: str) -> str:
     Raises:
         SourceError: it has none of them.
     """
-    for location in (child(folder, file) for file in names):
+    for location in (join_location(folder, file) for file in names):
         with explained(location):
             system, path = filesystem(location)
             if system.get_file_info(path).is_file:

@@ -22,7 +22,7 @@ from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.records import Record, jsonl, texts
 from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import name
+from hbt_ray.storage.location import without_options
 
 _NAMES = {
     "question_id": {"query_id", "queryid", "query", "qid", "question_id", "topic_id", "topic"},
@@ -86,7 +86,7 @@ def judgements(location: str) -> Iterator[Judgement | BadRow]:
     Raises:
         SourceError: columns that are unknown, or see `lines`.
     """
-    if ".jsonl" in name(location).rpartition("/")[2]:
+    if ".jsonl" in without_options(location).rpartition("/")[2]:
         yield from map(_of_record, jsonl(location))
         return
     columns: _Columns | None = None

@@ -29,7 +29,7 @@ from hbt_ray.data.formats.files import (
 from hbt_ray.data.formats.parquet import OtherType, open_parquet, parquet_rows
 from hbt_ray.data.formats.source_row import BadRow
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import name
+from hbt_ray.storage.location import without_options
 
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv, also packed as .gz, .bz2, .xz or .zst, and .parquet"
 _LINES, _TABLES, _PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")
@@ -110,7 +110,7 @@ def records(location: str, columns: Wanted) -> Iterator[Record | BadRow]:
 
 def _kind(location: str) -> str:
     """`a/Rows.JSONL.gz` → `.jsonl`."""
-    file = name(location).lower().rpartition("/")[2]
+    file = without_options(location).lower().rpartition("/")[2]
     for suffix in PACKED:
         file = file.removesuffix(suffix)
     return file[file.rfind(".") :] if "." in file else ""

@@ -39,7 +39,7 @@ class Shard(_Record):
     sha256: str
     """Of the file."""
     checksums: str
-    """SHA-256 of the checksums in the file (`hbt_ray.data.store.checksums`)."""
+    """SHA-256 of the checksums in the file (`hbt_ray.data.store.shard_checksums`)."""
 
 
 class DatasetInfo(_Record):

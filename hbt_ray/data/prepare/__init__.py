@@ -15,7 +15,7 @@ done is lost with the job.)
 """
 
 from hbt_ray.data.prepare.config import StoreConfig
-from hbt_ray.data.prepare.runner import REJECTED, REMOVED, Prepared, prepare
-from hbt_ray.data.prepare.stage import in_process, on_ray
+from hbt_ray.data.prepare.pipeline import REJECTED, REMOVED, PrepareResult, prepare
+from hbt_ray.data.prepare.task_runner import in_process, on_ray
 
-__all__ = ["REJECTED", "REMOVED", "Prepared", "StoreConfig", "in_process", "on_ray", "prepare"]
+__all__ = ["REJECTED", "REMOVED", "PrepareResult", "StoreConfig", "in_process", "on_ray", "prepare"]

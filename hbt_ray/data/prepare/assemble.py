@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hbt_ray.data.prepare.group import Bucket, removal
-from hbt_ray.data.prepare.identity import Identity
-from hbt_ray.data.prepare.stage import Result, lines
+from hbt_ray.data.prepare.relevant_passages import RelevantPassages
+from hbt_ray.data.prepare.task_runner import TaskResult, json_lines
 from hbt_ray.data.store.store import SIDES
 from hbt_ray.storage.folder import Folder
 
@@ -26,10 +26,10 @@ class AssembleBucket:
     duplicates: Folder | None
     """None if nothing was compared."""
     joined: Folder
-    """Where `JoinItems` left what it found."""
+    """Where `FindRelevantPassages` left what it found."""
     num_shares: int
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         """For every dataset its groups of languages with their numbers of items, whether it has answers, and how many
         right passages a question has at most."""
         table, name = self.bucket.table(), f"{self.bucket.number:05d}"
@@ -37,13 +37,13 @@ class AssembleBucket:
         copies = self._copies()
         self.folder.write(
             f"{name}.removed.jsonl",
-            lines(
+            json_lines(
                 removal(table, row, "another item has the same text", table["question"][row].as_py(), num_rows=1)
                 for row in copies.tolist()
             ),
         )
         table = table.take(pa.array(np.setdiff1d(kept, copies)))
-        datasets, identity = {}, Identity(self.joined, self.bucket.number)
+        datasets, identity = {}, RelevantPassages(self.joined, self.bucket.number)
         for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
             rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
             items, groups = _items(rows, identity)
@@ -65,7 +65,7 @@ class AssembleBucket:
         return np.sort(np.concatenate(found)).astype(np.int64)
 
 
-def _items(rows: pa.Table, identity: Identity) -> tuple[pa.Table, list[tuple[list[str], int]]]:
+def _items(rows: pa.Table, identity: RelevantPassages) -> tuple[pa.Table, list[tuple[list[str], int]]]:
     """The items of a dataset's rows, and how many there are of each set of languages."""
     ids, languages = (rows[name].dictionary_encode().combine_chunks() for name in ("item_id", "language"))
     item, language = ids.indices.to_numpy(), languages.indices.to_numpy()

@@ -36,7 +36,7 @@ class Decontaminator:
         whole: set[int] = set()
         runs: list[Hashes] = []
         for text in texts:
-            if tokens := tokenised(text):
+            if tokens := normalised_tokens(text):
                 whole.add(make_key(tokens))
                 runs.append(run_hashes(tokens))
         self._whole = np.sort(np.fromiter(whole, np.uint64, len(whole)))
@@ -44,7 +44,7 @@ class Decontaminator:
 
     def found_in(self, text: str) -> str:
         """Why the text overlaps; empty where it does not."""
-        tokens = tokenised(text)
+        tokens = normalised_tokens(text)
         if tokens and _any_in(np.array([make_key(tokens)], np.uint64), self._whole):
             return "equals a text of the evaluation data"
         if _any_in(run_hashes(tokens), self._runs):
@@ -65,7 +65,7 @@ def _any_in(hashes: Hashes, among: Hashes) -> bool:
     return bool((among[places] == hashes).any())
 
 
-def tokenised(text: str) -> list[str]:
+def normalised_tokens(text: str) -> list[str]:
     """Words in lower case without punctuation; in unspaced scripts, characters with their vowel signs."""
     return unicodedata.normalize("NFKC", text).lower().translate(_SEPARATORS).split()
 

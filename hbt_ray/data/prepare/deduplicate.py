@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.data.prepare.read import deal
-from hbt_ray.data.prepare.stage import Result
+from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.folder import Folder
 
 LOSERS = pa.schema([("row", pa.int32())])
@@ -29,7 +29,7 @@ class FindDuplicates:
     share: int
     num_buckets: int
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         names = [f"{bucket:05d}.keys.arrow" for bucket in range(self.num_buckets)]
         table = pa.Table.from_batches([self.keys.arrow(name).get_batch(self.share) for name in names])
         dataset = table["dataset"].dictionary_encode().combine_chunks()

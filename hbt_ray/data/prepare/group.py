@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hbt_ray.data.prepare.decontaminate import Decontaminator
-from hbt_ray.data.prepare.identity import IDENTITY, identity_keys
 from hbt_ray.data.prepare.read import bucket_of, deal, rejection
-from hbt_ray.data.prepare.stage import Result, lines
+from hbt_ray.data.prepare.relevant_passages import IDENTITY_SCHEMA, identity_keys
+from hbt_ray.data.prepare.task_runner import TaskResult, json_lines
 from hbt_ray.storage.folder import Folder
 
 KEYS = pa.schema(
@@ -50,7 +50,7 @@ class GroupBucket:
     deduplicate: bool
     """Whether the hashes that tell duplicates are needed."""
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         table = self.bucket.table()
         items, languages = item_codes(table), table["language"].dictionary_encode().combine_chunks()
         stays = _first_of_each(items * max(1, len(languages.dictionary)) + languages.indices.to_numpy())
@@ -61,8 +61,8 @@ class GroupBucket:
         ]
         removals = self._overlapping(table, items, stays) if self.overlap else []
         name = f"{self.bucket.number:05d}"
-        self.folder.write(f"{name}.rejected.jsonl", lines(rejections))
-        self.folder.write(f"{name}.removed.jsonl", lines(removals))
+        self.folder.write(f"{name}.rejected.jsonl", json_lines(rejections))
+        self.folder.write(f"{name}.removed.jsonl", json_lines(removals))
         rows = np.flatnonzero(stays)
         with self.folder.writing_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())])) as sink:
             sink.write(pa.table({"row": rows}))
@@ -101,10 +101,10 @@ class GroupBucket:
                 keys = identity_keys(dataset, side, given_id, _normal(text))
                 found += [(key, side == "passage", item) for key in keys]
         columns = list(zip(*found, strict=True)) or [(), (), ()]
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, IDENTITY.types, strict=True)]
-        table = pa.table(arrays, schema=IDENTITY)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, IDENTITY_SCHEMA.types, strict=True)]
+        table = pa.table(arrays, schema=IDENTITY_SCHEMA)
         shares = bucket_of(table["key"].to_numpy(), self.num_shares)
-        with self.folder.writing_arrow(f"{self.bucket.number:05d}.identity.arrow", IDENTITY) as sink:
+        with self.folder.writing_arrow(f"{self.bucket.number:05d}.identity.arrow", IDENTITY_SCHEMA) as sink:
             for batch in deal(table, shares, self.num_shares):
                 sink.write(batch)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from hbt_ray.data.formats.files import explained
 from hbt_ray.data.formats.source_row import BadRow, SourcePart, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
-from hbt_ray.data.prepare.stage import Result, lines
+from hbt_ray.data.prepare.task_runner import TaskResult, json_lines
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.folder import Folder
 
@@ -48,7 +48,7 @@ class ReadPart:
     num_buckets: int
     seed: int
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         """Rows read and rejected, the files they are in, and the dataset names with this source's licence.
 
         Raises:
@@ -72,7 +72,7 @@ class ReadPart:
             datasets.add(name)
             rows.add(row, name, language, make_key(self.seed, name, row.item_id))
         rows.flush()
-        self.folder.write("rejected.jsonl", lines(rejections))
+        self.folder.write("rejected.jsonl", json_lines(rejections))
         return {
             "num_read": num_read,
             "num_files": rows.num_files,

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from hbt_ray.data.index.manifest import LanguageGroup
-from hbt_ray.data.prepare.stage import Result
-from hbt_ray.data.store.checksums import write_shard
+from hbt_ray.data.prepare.task_runner import TaskResult
+from hbt_ray.data.store.shard_checksums import write_shard
 from hbt_ray.data.store.store import SIDES
 from hbt_ray.storage.folder import Folder
 
@@ -46,7 +46,7 @@ class WriteShard:
     columns: tuple[str, ...]
     """Of texts, such as `question.de`."""
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         schema = pa.schema(
             [("item_id", pa.string()), ("passage_id", pa.string()), ("passage_key", pa.int64())]
             + [("right_keys", pa.list_(pa.int64()))]
@@ -79,8 +79,8 @@ class Layout(NamedTuple):
     """Right passages of a question at most."""
 
 
-def layouts(store: Folder, packed: Folder, packs: Sequence[Result], shard_items: int) -> Iterator[Layout]:
-    """Of every dataset, from what `PackBucket` says of the buckets, in their order."""
+def layouts(store: Folder, packed: Folder, packs: Sequence[TaskResult], shard_items: int) -> Iterator[Layout]:
+    """Of every dataset, from what `AssembleBucket` says of the buckets, in their order."""
     for name in sorted({name for pack in packs for name in pack["datasets"]}):
         found = [pack["datasets"].get(name, {"groups": [], "answers": False, "max_right": 1}) for pack in packs]
         buckets = [{tuple(languages): count for languages, count in one["groups"]} for one in found]

@@ -16,7 +16,7 @@ from hbt_ray.config import Config
 from hbt_ray.data.formats.records import Record, records, texts
 from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.data.formats.training_pairs import ColumnNames, Reader
-from hbt_ray.storage.location import Location, name
+from hbt_ray.storage.location import Location, without_options
 
 
 class BitextColumns(Config):
@@ -47,7 +47,7 @@ class BitextSource(Config):
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         columns = {use: column for use, column in self.columns.model_dump().items() if column}
-        reader = Reader(ColumnNames(item_id=self.columns.id), root=name(self.path))
+        reader = Reader(ColumnNames(item_id=self.columns.id), root=without_options(self.path))
 
         def wanted(names: Collection[str]) -> set[str]:
             return reader.columns(names) if self._is_translation(names) else set(columns.values())

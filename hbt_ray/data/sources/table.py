@@ -10,7 +10,7 @@ from hbt_ray.config import Config, Language
 from hbt_ray.data.formats.records import Record, Stretch, stretches
 from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.data.formats.training_pairs import ColumnNames, Reader
-from hbt_ray.storage.location import Location, name
+from hbt_ray.storage.location import Location, without_options
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TablePart(NamedTuple):
     """That of the source."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
-        reader = Reader(self.columns, self.language, name(self.path))
+        reader = Reader(self.columns, self.language, without_options(self.path))
         for record in self.stretch.records(reader.columns):
             if isinstance(record, Record):
                 yield from reader.rows(record)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import Shard
-from hbt_ray.data.store.checksums import Checksums
+from hbt_ray.data.store.shard_checksums import ShardChecksums
 from hbt_ray.errors import StoreError
 
 # An Arrow array of a mapped file takes about 300 bytes of memory, so these take 60 MB, in however wide shards.
@@ -27,7 +27,7 @@ UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException)
 """What reading a damaged Arrow file raises: names that are not UTF-8 and record batches that are missing as well."""
 
 
-class Unit(NamedTuple):
+class ColumnChunk(NamedTuple):
     """What is read at once."""
 
     file: str
@@ -37,17 +37,17 @@ class Unit(NamedTuple):
     column: str
 
 
-class ShardColumns(Protocol):
+class ColumnReader(Protocol):
     """A way to the shards of a store."""
 
     def starts(self, files: Collection[str]) -> dict[str, Sequence[int]]:
         """Of each shard the first row of each record batch, and its number of rows at the end."""
 
-    def read(self, units: Collection[Unit]) -> dict[Unit, pa.Array | None]:
+    def read(self, units: Collection[ColumnChunk]) -> dict[ColumnChunk, pa.Array | None]:
         """Each unit's values; None where the shard has no such column."""
 
 
-class LocalColumns:
+class LocalColumnReader:
     """Shards in a folder, opened when they are first used.
 
     Each unit is compared with its checksum when a process first reads it.
@@ -70,10 +70,10 @@ class LocalColumns:
                 self._starts[file] = self._opened(file).checksums.starts
         return {file: self._starts[file] for file in files}
 
-    def read(self, units: Collection[Unit]) -> dict[Unit, pa.Array | None]:
+    def read(self, units: Collection[ColumnChunk]) -> dict[ColumnChunk, pa.Array | None]:
         return {unit: self._read(unit) for unit in units}
 
-    def _read(self, unit: Unit) -> pa.Array | None:
+    def _read(self, unit: ColumnChunk) -> pa.Array | None:
         checksums = self._opened(unit.file).checksums
         number = checksums.columns.get(unit.column)
         if number is None:
@@ -81,28 +81,28 @@ class LocalColumns:
         array = self._batch(unit.file, unit.batch).column(number)
         checked = self._checked[unit.file]
         if not checked[unit.batch, number]:
-            with explained(self._root / unit.file):
+            with naming_shard_errors(self._root / unit.file):
                 checksums.check(unit.batch, unit.column, array)
             checked[unit.batch, number] = True
         return array
 
     def _open(self, file: str) -> _Opened:
-        with explained(self._root / file):
+        with naming_shard_errors(self._root / file):
             reader = map_file(self._root / file)
-            checksums = Checksums.parse(reader.schema.metadata, self._checksums[file])
+            checksums = ShardChecksums.parse(reader.schema.metadata, self._checksums[file])
             if reader.schema.names != list(checksums.columns) or reader.num_record_batches != len(checksums.rows):
                 raise pa.ArrowInvalid("it has other columns or record batches than were written")
         self._checked.setdefault(file, np.zeros(checksums.digests.shape[:2], bool))
         return _Opened(reader, checksums)
 
     def _read_batch(self, file: str, number: int) -> pa.RecordBatch:
-        with explained(self._root / file):
+        with naming_shard_errors(self._root / file):
             return self._opened(file).reader.get_batch(number)
 
 
 class _Opened(NamedTuple):
     reader: Any
-    checksums: Checksums
+    checksums: ShardChecksums
 
 
 def map_file(path: Path) -> Any:
@@ -118,7 +118,7 @@ def row_starts(reader: Any) -> list[int]:
 
 
 @contextmanager
-def explained(location: str | Path) -> Iterator[None]:
+def naming_shard_errors(location: str | Path) -> Iterator[None]:
     """Whatever goes wrong with a shard becomes a `StoreError` that names it."""
     try:
         yield

@@ -35,7 +35,7 @@ _SHARE_KEPT = 0.9
 _MAX_CHECKED = 200_000
 
 
-class CacheConfig(Config):
+class NodeCacheConfig(Config):
     """What of a remote store lies on every node's own disk."""
 
     folder: Path | None = None
@@ -48,17 +48,17 @@ class CacheConfig(Config):
         return self.folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hbt_ray"
 
 
-DEFAULT = CacheConfig()
+DEFAULT_CACHE = NodeCacheConfig()
 
 
-class Cache:
+class NodeCache:
     """A cache folder, opened; any number of threads and processes may use it.
 
     Raises:
         StoreError: the folder cannot be made or written.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: NodeCacheConfig) -> None:
         self._root, self._max_bytes = config.root, int(config.max_gib * 2**30)
         self._counting = threading.Lock()
         self._told = False

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from hbt_ray.data.index.manifest import Shard
-from hbt_ray.data.store.checksums import Checksums
-from hbt_ray.data.store.columns import Unit, explained
-from hbt_ray.data.store.node_cache import Cache
-from hbt_ray.storage.location import child, filesystem, patiently
+from hbt_ray.data.store.columns import ColumnChunk, naming_shard_errors
+from hbt_ray.data.store.node_cache import NodeCache
+from hbt_ray.data.store.shard_checksums import ShardChecksums
+from hbt_ray.storage.location import filesystem, join_location, with_retries
 
 KEY, RIGHT_KEYS = "passage_key", "right_keys"
 _FETCHES = 16
@@ -42,26 +42,26 @@ class _Held:
 class _Index(NamedTuple):
     """What one needs to know of a shard before reading it."""
 
-    checksums: Checksums
+    checksums: ShardChecksums
     keys: Sequence[pa.Array]
 
 
-class RemoteColumns:
+class RemoteColumnReader:
     """Shards under a URI.
 
     Raises:
         StoreError: from its methods, where a shard is missing, damaged, or out of reach after several tries.
     """
 
-    def __init__(self, location: str, shards: Iterable[Shard], cache: Cache) -> None:
+    def __init__(self, location: str, shards: Iterable[Shard], cache: NodeCache) -> None:
         self._location = location
         self._checksums = {shard.file: shard.checksums for shard in shards}
         self._cache = cache
         self._indexes: dict[str, _Index] = {}
-        self._held: OrderedDict[Unit, _Held] = OrderedDict()
+        self._held: OrderedDict[ColumnChunk, _Held] = OrderedDict()
         self._holding = threading.Lock()
         self._pool = ThreadPoolExecutor(_FETCHES, "hbt-fetch")
-        with explained(location):
+        with naming_shard_errors(location):
             self._system, root = filesystem(location)
         self._root = root.rstrip("/")
 
@@ -70,7 +70,7 @@ class RemoteColumns:
         self._indexes.update(zip(absent, self._pool.map(self._index, absent), strict=True))
         return {file: self._indexes[file].checksums.starts for file in files}
 
-    def read(self, units: Collection[Unit]) -> dict[Unit, pa.Array | None]:
+    def read(self, units: Collection[ColumnChunk]) -> dict[ColumnChunk, pa.Array | None]:
         self.starts({unit.file for unit in units})
         arrays = {unit: self._indexes[unit.file].keys[unit.batch] for unit in units if unit.column == KEY}
         with self._holding:
@@ -85,14 +85,14 @@ class RemoteColumns:
                 self._held.popitem(last=False)
         return arrays | {unit: held.array for unit, held in zip(absent, loaded, strict=True)}
 
-    def _used(self, unit: Unit, held: _Held) -> pa.Array | None:
+    def _used(self, unit: ColumnChunk, held: _Held) -> pa.Array | None:
         self._held.move_to_end(unit)
         if time.monotonic() - held.touched > _SECONDS_BETWEEN_TOUCHES:
             held.touched = time.monotonic()
             self._cache.touch(held.key)
         return held.array
 
-    def _load(self, unit: Unit) -> _Held:
+    def _load(self, unit: ColumnChunk) -> _Held:
         key = (self._location, self._checksums[unit.file], unit.batch, unit.column)
         checksums = self._indexes[unit.file].checksums
         number = checksums.columns.get(unit.column)
@@ -109,7 +109,7 @@ class RemoteColumns:
         sha256 = self._checksums[file]
 
         def check(batches: Sequence[pa.RecordBatch]) -> None:
-            checksums = Checksums.parse(batches[0].schema.metadata, sha256)
+            checksums = ShardChecksums.parse(batches[0].schema.metadata, sha256)
             if len(batches) != len(checksums.rows):
                 raise pa.ArrowInvalid("it has other record batches than were written")
             for number, batch in enumerate(batches):
@@ -117,7 +117,7 @@ class RemoteColumns:
 
         fetch = partial(self._fetch, file, _all_keys, check)
         batches = self._cache.get((self._location, sha256, "index"), fetch, check)
-        checksums = Checksums.parse(batches[0].schema.metadata, sha256)
+        checksums = ShardChecksums.parse(batches[0].schema.metadata, sha256)
         return _Index(checksums, [batch.column(0) for batch in batches])
 
     def _fetch(
@@ -135,9 +135,9 @@ class RemoteColumns:
                     writer.write_batch(batch)
             return sink.getvalue()
 
-        location = child(self._location, file)
-        with explained(location):
-            return patiently(once, location)
+        location = join_location(self._location, file)
+        with naming_shard_errors(location):
+            return with_retries(once, location)
 
 
 def _one_column(batch: int, column: int, source: Any) -> list[pa.RecordBatch]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hbt_ray.data.index.language_index import LanguageCodes
 from hbt_ray.data.index.permutation import Indices
-from hbt_ray.data.store.columns import Unit
+from hbt_ray.data.store.columns import ColumnChunk
 
 _ROWS_WORTH_A_TAKE = 16
 
@@ -29,7 +29,7 @@ class ItemRows(NamedTuple):
 class RowLookup(NamedTuple):
     """Rows of units, in the order in which somebody wants to see them."""
 
-    units: list[Unit]
+    units: list[ColumnChunk]
     which: Indices
     rows: Indices
 
@@ -38,13 +38,13 @@ def text_cells(places: ItemRows, side: str, codes: LanguageCodes, languages: tup
     """Each item's text in its language."""
     combined, which = np.unique(places.which * len(languages) + codes, return_inverse=True)
     pairs = [divmod(number, len(languages)) for number in combined.tolist()]
-    units = [Unit(places.files[at], places.batches[at], f"{side}.{languages[code]}") for at, code in pairs]
+    units = [ColumnChunk(places.files[at], places.batches[at], f"{side}.{languages[code]}") for at, code in pairs]
     return RowLookup(units, which, places.rows)
 
 
 def column_cells(places: ItemRows, column: str) -> RowLookup:
     """Each item's value in one column."""
-    units = [Unit(file, batch, column) for file, batch in zip(places.files, places.batches, strict=True)]
+    units = [ColumnChunk(file, batch, column) for file, batch in zip(places.files, places.batches, strict=True)]
     return RowLookup(units, places.which, places.rows)
 
 

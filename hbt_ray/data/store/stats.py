@@ -16,7 +16,7 @@ from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.permutation import make_key, permute
 from hbt_ray.data.store.store import Store, StoredItem
 from hbt_ray.languages.tags import english_name
-from hbt_ray.storage.location import filesystem, patiently
+from hbt_ray.storage.location import filesystem, with_retries
 
 # Limits of the table on the terminal; `--json` has every language and dataset.
 MAX_LANGUAGES, MAX_DATASETS = 20, 8
@@ -165,5 +165,5 @@ def _file_sizes(location: str, files: list[str]) -> dict[str, int | None]:
     """File → bytes; None for a file that is missing."""
     system, root = filesystem(location)
     paths = [f"{root.rstrip('/')}/{file}" for file in files]
-    infos = patiently(lambda: system.get_file_info(paths), location)
+    infos = with_retries(lambda: system.get_file_info(paths), location)
     return {file: info.size for file, info in zip(files, infos, strict=True)}

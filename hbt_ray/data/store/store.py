@@ -9,8 +9,8 @@
     STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
 
 Local shards are memory-mapped: opening costs nothing, and of a shard only the columns and record batches are read that
-hold a drawn row, each against its checksum (`hbt_ray.data.store.checksums`). A store under a URI is read in the same
-units, through a cache on this machine's disk (`hbt_ray.data.store.remote_columns`).
+hold a drawn row, each against its checksum (`hbt_ray.data.store.shard_checksums`). A store under a URI is read in the
+same units, through a cache on this machine's disk (`hbt_ray.data.store.remote_columns`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch
-from hbt_ray.data.store.columns import LocalColumns, ShardColumns, explained
-from hbt_ray.data.store.node_cache import DEFAULT, Cache, CacheConfig
-from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS, RemoteColumns
+from hbt_ray.data.store.columns import ColumnReader, LocalColumnReader, naming_shard_errors
+from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCache, NodeCacheConfig
+from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS, RemoteColumnReader
 from hbt_ray.data.store.row_lookup import ItemRows, RowLookup, column_cells, pick, text_cells
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.storage import parse_checked_json
-from hbt_ray.storage.location import child, inside, is_uri, patiently
+from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
 
 MANIFEST = "manifest.json"
 SIDES = ("question", "passage", "answer")
@@ -44,7 +44,7 @@ _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class BatchTexts:
     """The texts of a batch, row by row."""
 
     questions: list[str]
@@ -75,7 +75,7 @@ class Store:
         StoreError: there is no complete store at `path`, it has another version, or a shard is missing.
     """
 
-    def __init__(self, path: str | Path, cache: CacheConfig = DEFAULT) -> None:
+    def __init__(self, path: str | Path, cache: NodeCacheConfig = DEFAULT_CACHE) -> None:
         self.location = str(path)
         self.manifest = read_manifest(path)
         self._cache = cache
@@ -83,19 +83,19 @@ class Store:
         self._starts = {info.name: _starts(info) for info in self.manifest.datasets}
         self._columns = self._open()
 
-    def _open(self) -> ShardColumns:
+    def _open(self) -> ColumnReader:
         shards = [shard for info in self.manifest.datasets for shard in info.shards]
         if is_uri(self.location):  # To ask for every shard would take as long as to train; the first read will tell.
-            return RemoteColumns(self.location, shards, Cache(self._cache))
+            return RemoteColumnReader(self.location, shards, NodeCache(self._cache))
         for path in (Path(self.location) / shard.file for shard in shards):
             if not path.is_file():
                 raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
-        return LocalColumns(Path(self.location), shards, 4 + len(SIDES) * len(self.manifest.languages))
+        return LocalColumnReader(Path(self.location), shards, 4 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.location, self._cache)
 
-    def texts(self, batch: Batch, languages: tuple[str, ...]) -> Texts:
+    def texts(self, batch: Batch, languages: tuple[str, ...]) -> BatchTexts:
         """The texts of a batch's rows; `languages` are the names of its language codes.
 
         Raises:
@@ -112,7 +112,7 @@ class Store:
                     f"{self.location}: {unit.file} lacks values of {unit.column} that the manifest promises; "
                     "`hbt store verify` tells what is damaged"
                 )
-        return Texts(asked, found, self._right_keys(batch.dataset, *keys))
+        return BatchTexts(asked, found, self._right_keys(batch.dataset, *keys))
 
     def texts_of(
         self, dataset: str, side: str, items: Indices, codes: LanguageCodes, languages: tuple[str, ...]
@@ -213,7 +213,7 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         StoreError: there is none, or one of another version; an object store does not answer.
     """
-    location = child(str(path), MANIFEST)
+    location = join_location(str(path), MANIFEST)
     try:
         text = _manifest_text(str(path))
     except OSError:
@@ -243,15 +243,15 @@ def read_manifest(path: str | Path) -> Manifest:
 def _manifest_text(location: str) -> bytes:
     if not is_uri(location):
         return (Path(location) / MANIFEST).read_bytes()
-    with explained(location):
-        system, path = inside(location, MANIFEST)
+    with naming_shard_errors(location):
+        system, path = filesystem(location, MANIFEST)
 
     def read() -> bytes:
         with system.open_input_stream(path) as stream:
             content: bytes = stream.read()
         return content
 
-    return patiently(read, child(location, MANIFEST))
+    return with_retries(read, join_location(location, MANIFEST))
 
 
 def _starts(info: DatasetInfo) -> NDArray[np.int64]:

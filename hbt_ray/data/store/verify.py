@@ -20,13 +20,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
-from hbt_ray.data.store.checksums import Checksums
 from hbt_ray.data.store.columns import UNREADABLE, map_file, row_starts
 from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS
+from hbt_ray.data.store.shard_checksums import ShardChecksums
 from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import file_sha256, temporary_folder
-from hbt_ray.storage.location import child, inside, is_uri, patiently
+from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
 
 _THREADS = 4
 _AGAIN = "copy it again from where the store was prepared, or prepare the store again"
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
         return f"{self.file}: {self.what}: expected {self.expected}, found {self.found}; {self.remedy}"
 
 
-class Verified(NamedTuple):
+class VerifyReport(NamedTuple):
     num_shards: int
     num_items: int
     num_bytes: int
@@ -63,7 +63,7 @@ Told = tuple[str, str, str]
 """What, expected, found."""
 
 
-def verify(location: str, watch: Callable[[int], None] = lambda _: None) -> Verified:
+def verify(location: str, watch: Callable[[int], None] = lambda _: None) -> VerifyReport:
     """Compare a store with its manifest.
 
     Args:
@@ -90,7 +90,7 @@ def verify(location: str, watch: Callable[[int], None] = lambda _: None) -> Veri
             num_bytes += size
             problems += found
             watch(1)
-    return Verified(len(work), manifest.num_items, num_bytes, tuple(problems))
+    return VerifyReport(len(work), manifest.num_items, num_bytes, tuple(problems))
 
 
 def _check(
@@ -108,7 +108,7 @@ def _check(
             if sha256 == shard.sha256 or sha256 not in names:
                 reader = map_file(path)
                 if sha256 == shard.sha256:
-                    Checksums.parse(reader.schema.metadata, shard.checksums)
+                    ShardChecksums.parse(reader.schema.metadata, shard.checksums)
                 told = _content(reader, shard, info, first)
                 problems += [Problem(shard.file, *one, _PREPARE) for one in told]
             return size, problems
@@ -124,7 +124,7 @@ def _on_this_machine(location: str, file: str) -> Iterator[Path]:
     if not is_uri(location):
         yield Path(location) / file
         return
-    system, source = inside(location, file)
+    system, source = filesystem(location, file)
     with temporary_folder("verify") as folder:
         path = folder / "shard.arrow"
 
@@ -132,7 +132,7 @@ def _on_this_machine(location: str, file: str) -> Iterator[Path]:
             with system.open_input_stream(source, compression=None) as stream, path.open("wb") as target:
                 shutil.copyfileobj(stream, target, 1 << 22)
 
-        patiently(copy, child(location, file))
+        with_retries(copy, join_location(location, file))
         yield path
 
 
@@ -194,7 +194,7 @@ def _gaps(reader: Any, promised: Promised) -> Iterator[Told]:
         yield f"column {name}", "nothing in items without the language", f"{surplus[name]:,} values"
 
 
-def require(location: str, verified: Verified) -> None:
+def raise_for_problems(location: str, verified: VerifyReport) -> None:
     """Raises: StoreError if anything is wrong."""
     if verified.problems:
         number, shards = len(verified.problems), verified.num_shards

@@ -17,7 +17,7 @@ from hbt_ray.data.index.negatives import Negatives, require_scores
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.store.node_cache import DEFAULT, CacheConfig
+from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts, AuxiliaryTokens, scattered
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
@@ -94,7 +94,7 @@ class Loader:
         store: str | Path,
         plan: PlanConfig,
         tokenising: TokenisingConfig,
-        cache: CacheConfig = DEFAULT,
+        cache: NodeCacheConfig = DEFAULT_CACHE,
         negatives: Path | None = None,
         views: Sequence[AuxiliaryTexts] = (),
         *,

@@ -29,7 +29,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from hbt_ray.config import Config
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.store.node_cache import DEFAULT, CacheConfig
+from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
 from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import task_cpus
@@ -58,7 +58,7 @@ class StreamConfig(Config):
     """What the batches of one rank may take of the object store; near that, no further task is started."""
     cpus_per_task: float | None = Field(None, ge=0)
     """None: a CPU where the cluster has one beside those that are reserved, else none, as Ray would wait for ever."""
-    cache: CacheConfig = DEFAULT
+    cache: NodeCacheConfig = DEFAULT_CACHE
     """Of a store on object storage."""
 
 
@@ -71,7 +71,7 @@ class Origin:
     tokenising: TokenisingConfig
     rank: int
     world_size: int
-    cache: CacheConfig = DEFAULT
+    cache: NodeCacheConfig = DEFAULT_CACHE
     negatives: Path | None = None
     views: tuple[AuxiliaryTexts, ...] = ()
     scores: bool = False

@@ -19,7 +19,7 @@ from hbt_ray.config import Config, Language
 from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo
 from hbt_ray.data.index.permutation import Indices
-from hbt_ray.data.prepare.decontaminate import tokenised
+from hbt_ray.data.prepare.decontaminate import normalised_tokens
 from hbt_ray.data.store.store import Store
 from hbt_ray.retrieval.search.exact_scores import Floats
 
@@ -184,7 +184,7 @@ def choose(
 
 def normalised(text: str) -> str:
     """Words in lower case without punctuation, a space between each; in unspaced scripts, characters."""
-    return " ".join(tokenised(text))
+    return " ".join(normalised_tokens(text))
 
 
 def _holds_answer(candidates: Candidates, rows: slice, found: Indices, asked: Flags) -> Flags:

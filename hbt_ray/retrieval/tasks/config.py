@@ -17,7 +17,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import parse
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.task import Task
-from hbt_ray.storage.location import is_uri, name
+from hbt_ray.storage.location import is_uri, without_options
 
 
 def _measure(text: str) -> str:
@@ -66,5 +66,5 @@ def chosen(wanted: Collection[str], found: Collection[str], where: str) -> list[
 
 def last_part(location: str) -> str:
     """`/data/beir/scifact/` → `scifact`; of `.` and `..` the folder that they stand for."""
-    path = name(location)
+    path = without_options(location)
     return (path if is_uri(location) else os.path.abspath(path)).rstrip("/").rpartition("/")[2]

@@ -22,7 +22,7 @@ from hbt_ray.retrieval.tasks.config import TaskConfig, chosen
 from hbt_ray.retrieval.tasks.parallel import parallel_task
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
-from hbt_ray.storage.location import Location, child, name
+from hbt_ray.storage.location import Location, join_location, without_options
 
 MAX_LANGUAGES = 100
 """Of one task without a pivot: the pairs grow with the square, and each has a row a sentence in the results."""
@@ -50,7 +50,7 @@ class FloresTaskConfig(TaskConfig):
         return self
 
     def open(self) -> Task | BitextTask:
-        is_table = name(self.path).endswith(".parquet")
+        is_table = without_options(self.path).endswith(".parquet")
         sides = _from_table(self.path) if is_table else _from_folder(self.path, self.split)
         wanted = {*self.languages, self.pivot} if self.languages and self.pivot else self.languages
         tags = chosen([tag for tag in wanted if tag], sides, self.path)
@@ -85,6 +85,6 @@ def _from_table(path: str) -> Mapping[str, Sequence[str]]:
 
 
 def _from_folder(folder: str, split: str) -> Mapping[str, Sequence[str]]:
-    files = files_of(child(folder, split), lambda name: name.endswith(f".{split}"))
+    files = files_of(join_location(folder, split), lambda name: name.endswith(f".{split}"))
     file_of = {file.rpartition("/")[2].removesuffix(f".{split}"): file for file in files}
     return {tag: lines_of(file_of[code]) for tag, code in by_tag(file_of, folder).items()}

@@ -26,7 +26,7 @@ from hbt_ray.retrieval.tasks.config import Measure, TaskConfig, chosen
 from hbt_ray.retrieval.tasks.qrels_task import Judged, judged_task
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
-from hbt_ray.storage.location import Location, child, filesystem
+from hbt_ray.storage.location import Location, filesystem, join_location
 
 _PREFIX = "miracl-v1.0-"
 _PARTS = ("topics", "qrels")
@@ -63,7 +63,7 @@ class MiraclTaskConfig(TaskConfig):
         return "topics.parquet" in _names(self.path, fs.FileType.File)
 
     def _part(self, tag: str, asked: _Asked) -> Judged:
-        corpus = child(self.corpus or self.path, f"miracl-corpus-v1.0-{asked.code}")
+        corpus = join_location(self.corpus or self.path, f"miracl-corpus-v1.0-{asked.code}")
         try:
             files = files_of(corpus, lambda name: name.endswith(JSON_LINES))
         except SourceError as error:
@@ -96,7 +96,9 @@ def _from_folders(folder: str, split: str) -> dict[str, _Asked]:
         if not name.startswith(_PREFIX):
             continue
         code = name.removeprefix(_PREFIX)
-        topics, qrels = (_file(child(folder, f"{name}/{part}"), f"{part}.{name}-{split}.tsv") for part in _PARTS)
+        topics, qrels = (
+            _file(join_location(folder, f"{name}/{part}"), f"{part}.{name}-{split}.tsv") for part in _PARTS
+        )
         if topics and not qrels:
             raise SourceError(f"{folder}/{name}: has topics of the split {split!r} and no judgements, {_PARTS[1]}/…")
         if topics:
@@ -107,16 +109,18 @@ def _from_folders(folder: str, split: str) -> dict[str, _Asked]:
 def _file(folder: str, file: str) -> str:
     """The file, plain or packed; empty where there is none."""
     there = _names(folder, fs.FileType.File)
-    return next((child(folder, f"{file}{packed}") for packed in PLAIN_OR_PACKED if f"{file}{packed}" in there), "")
+    return next(
+        (join_location(folder, f"{file}{packed}") for packed in PLAIN_OR_PACKED if f"{file}{packed}" in there), ""
+    )
 
 
 def _from_tables(folder: str, split: str) -> dict[str, _Asked]:
     topics: dict[str, list[Entry]] = defaultdict(list)
-    for record, row in _rows(child(folder, "topics.parquet"), split, ("qid", "query")):
+    for record, row in _rows(join_location(folder, "topics.parquet"), split, ("qid", "query")):
         topics[row["lang"]].append(Entry(record.where, row["qid"], row["query"]))
     qrels: dict[str, list[Judgement | BadRow]] = defaultdict(list)
     columns = {"question_id": "qid", "document_id": "docid", "relevance": "relevance"}
-    for record, row in _rows(child(folder, "qrels.parquet"), split, ("qid", "docid"), ("relevance",)):
+    for record, row in _rows(join_location(folder, "qrels.parquet"), split, ("qid", "docid"), ("relevance",)):
         qrels[row["lang"]].append(judgement_of(record, columns))
     return {tag: _Asked(code, topics[code], qrels[code]) for tag, code in by_tag(topics, folder).items()}
 

@@ -19,7 +19,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask, lines_of, with_english
 from hbt_ray.retrieval.tasks.config import TaskConfig, chosen
 from hbt_ray.retrieval.tasks.validation import by_tag, sound
-from hbt_ray.storage.location import Location, child, name
+from hbt_ray.storage.location import Location, join_location, without_options
 
 XTREME = ("af", "ar", "bg", "bn", "de", "el", "es", "et", "eu", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja",
           "jv", "ka", "kk", "ko", "ml", "mr", "nl", "pt", "ru", "sw", "ta", "te", "th", "tl", "tr", "ur", "vi",
@@ -46,7 +46,7 @@ class TatoebaTaskConfig(TaskConfig):
         return self
 
     def open(self) -> BitextTask:
-        sides = _from_table(self.path) if name(self.path).endswith(".parquet") else _from_folder(self.path)
+        sides = _from_table(self.path) if without_options(self.path).endswith(".parquet") else _from_folder(self.path)
         wanted = XTREME if self.subset == "xtreme" else [tag for tag in self.languages if tag != "en"]
         if self.languages and not wanted:
             raise TaskError(f"{self.path}: English alone makes no pair; name the languages that are to find it")
@@ -72,6 +72,6 @@ def _from_folder(folder: str) -> Mapping[str, _Sides]:
     codes = [file.rpartition("/")[2].removeprefix("tatoeba.").removesuffix("-eng.eng") for file in files]
     english = dict(zip(codes, files, strict=True))
     return {
-        tag: (lines_of(child(folder, f"tatoeba.{code}-eng.{code}")), lines_of(english[code]))
+        tag: (lines_of(join_location(folder, f"tatoeba.{code}-eng.{code}")), lines_of(english[code]))
         for tag, code in by_tag(codes, folder).items()
     }

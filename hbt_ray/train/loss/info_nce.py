@@ -8,7 +8,8 @@ positives of its text, and a temperature, which the paper does not print):
 Mined negatives of any row are candidates for every question, so j runs over them as well, and they widen the sum.
 A passage answers question i if the data says so of any item with this question, whether or not that item is in the
 batch: as a negative it would be a false one, and with r right passages of one question in a batch the loss could not
-fall below ln r. The store knows the right passages of every item by their keys (`hbt_ray.data.prepare.identity`).
+fall below ln r. The store knows the right passages of every item by their keys
+(`hbt_ray.data.prepare.relevant_passages`).
 Each rank holds a slice of the questions and sees all passages. Gathering carries gradients: the backward pass sums what
 every rank's questions asked of a passage, so the gradients of all ranks sum to that of one process on the whole batch.
 """

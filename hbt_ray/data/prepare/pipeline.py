@@ -17,17 +17,17 @@ from hbt_ray.data.prepare.config import StoreConfig
 from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.deduplicate import FindDuplicates
 from hbt_ray.data.prepare.group import Bucket, GroupBucket
-from hbt_ray.data.prepare.identity import MAX_RIGHT, FindEqual, JoinItems
 from hbt_ray.data.prepare.read import ReadPart
-from hbt_ray.data.prepare.stage import Result, Spread, Stage, in_process
+from hbt_ray.data.prepare.relevant_passages import MAX_RIGHT, FindEqualTexts, FindRelevantPassages
+from hbt_ray.data.prepare.task_runner import Executor, TaskResult, TaskRunner, in_process
 from hbt_ray.data.prepare.write import layouts
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
-from hbt_ray.storage import atomic_folder, exclusive, file_sha256, remove_tree
+from hbt_ray.storage import atomic_folder, exclusive_lock, file_sha256, remove_tree
 from hbt_ray.storage.folder import Folder
 
 REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
-WORK = ".prepare"
+WORK_FOLDER = ".prepare"
 """Folder of a store that is being made."""
 ABOUT = "about.txt"
 """File of the work folder; a folder without it was not made by us and is not deleted."""
@@ -36,7 +36,7 @@ _BUCKETS_PER_SHARE = 8
 """A row's hashes take some tenth of the row's room, so fewer tasks can compare all hashes than all rows."""
 
 
-class Prepared(NamedTuple):
+class PrepareResult(NamedTuple):
     """What became of the rows: `read = kept + rejected + overlapping + duplicates`, always."""
 
     manifest: Manifest
@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
     """Dataset → rows of items that overlap with the evaluation data."""
     duplicates: Counter[str]
     """Dataset → rows with the text of another item."""
-    was_there: bool = False
+    already_existed: bool = False
     """The same store stood there already; nothing was read."""
 
     @property
@@ -56,7 +56,7 @@ class Prepared(NamedTuple):
         return sum(sum(info.items_by_language.values()) for info in self.manifest.datasets)
 
 
-def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | None = None) -> Prepared:
+def prepare(config: StoreConfig, spread: Executor = in_process, screen: Screen | None = None) -> PrepareResult:
     """Make the store that `config` describes; after a kill, the same call goes on where it stopped.
 
     Args:
@@ -74,11 +74,11 @@ def prepare(config: StoreConfig, spread: Spread = in_process, screen: Screen | N
             raise StoreError(
                 f"{store}: holds a store made from other settings or sources; give another path, or remove it first"
             )
-        if _is_work(store / WORK):
-            (store / WORK).remove()
-        return Prepared(manifest, 0, Counter(), Counter(), Counter(), was_there=True)
+        if _is_work(store / WORK_FOLDER):
+            (store / WORK_FOLDER).remove()
+        return PrepareResult(manifest, 0, Counter(), Counter(), Counter(), already_existed=True)
     with _work_folder(store) as folder:
-        work = Stage(store, folder, spread, screen or Screen(silent=True))
+        work = TaskRunner(store, folder, spread, screen or Screen(silent=True))
         prepared = _Job(config, store, work, fingerprint, config.num_buckets()).run()
         folder.remove()
     return prepared
@@ -94,7 +94,7 @@ def _work_folder(store: Folder) -> Iterator[Folder]:
         StoreError: something else stands in the store's place or in that of the work folder.
         LockedError: another command makes this store.
     """
-    work, path = store / WORK, store.local
+    work, path = store / WORK_FOLDER, store.local
     if path is None:
         _require_own(store)
         work.write(ABOUT, _ABOUT)
@@ -104,10 +104,10 @@ def _work_folder(store: Folder) -> Iterator[Folder]:
         raise StoreError(f"{path}: exists but is not a folder; give another path", code="NOT_A_STORE")
     is_new = not path.exists()
     try:
-        with exclusive(path / WORK, "hbt prepare"):
+        with exclusive_lock(path / WORK_FOLDER, "hbt prepare"):
             _require_own(store)
             if not _is_work(work):
-                with atomic_folder(path / WORK) as scratch:
+                with atomic_folder(path / WORK_FOLDER) as scratch:
                     (scratch / ABOUT).write_bytes(_ABOUT)
             try:
                 yield work
@@ -126,15 +126,15 @@ def _require_own(store: Folder) -> None:
     Raises:
         StoreError: the folder holds files of somebody else, or its work folder is not one of ours.
     """
-    work, names = store / WORK, store.names()
+    work, names = store / WORK_FOLDER, store.names()
     path = work.local
     is_folder = path is None or (path.is_dir() and not path.is_symlink())
-    if WORK in names and not _is_work(work) and (not is_folder or work.names()):
+    if WORK_FOLDER in names and not _is_work(work) and (not is_folder or work.names()):
         raise StoreError(
             f"{work}: exists but was not made by `hbt prepare`; nothing was changed. Give another path",
             code="NOT_A_STORE",
         )
-    if WORK not in names and any(not name.startswith(".") for name in names):
+    if WORK_FOLDER not in names and any(not name.startswith(".") for name in names):
         raise StoreError(
             f"{store}: exists but is not a store, so it is left alone; give another path", code="NOT_A_STORE"
         )
@@ -150,12 +150,12 @@ def _is_work(work: Folder) -> bool:
 class _Job:
     config: StoreConfig
     store: Folder
-    work: Stage
+    work: TaskRunner
     fingerprint: str
     """Of the recipe: asked for once, as it looks at every file of the sources."""
     num_buckets: int
 
-    def run(self) -> Prepared:
+    def run(self) -> PrepareResult:
         work, base = self.work, self.work.folder / self.fingerprint
         num_shares = max(1, self.num_buckets // _BUCKETS_PER_SHARE)
 
@@ -177,11 +177,11 @@ class _Job:
             for share in range(num_shares if buckets and self.config.deduplicate else 0)
         })  # fmt: skip
         work.stage("finding equal questions and passages", {
-            self._key("equal", share): FindEqual(equal, grouped, share, len(buckets))
+            self._key("equal", share): FindEqualTexts(equal, grouped, share, len(buckets))
             for share in range(num_shares if buckets else 0)
         })  # fmt: skip
         joins = work.stage("joining items", {
-            self._key("join", 0): JoinItems(joined, equal, num_shares, len(buckets)) for _ in buckets[:1]
+            self._key("join", 0): FindRelevantPassages(joined, equal, num_shares, len(buckets)) for _ in buckets[:1]
         })  # fmt: skip
         self._say_if_crowded(joins)
         packs = work.stage("packing items", {
@@ -195,7 +195,7 @@ class _Job:
                 f"every item of {self.store} overlaps with the evaluation data, so nothing is left to store"
             )
 
-        prepared = Prepared(
+        prepared = PrepareResult(
             manifest, sum(read["num_read"] for read in reads), _total([*reads, *groups], "rejected"),
             _total(groups, "overlapping"), _total(duplicates, "duplicates"),
         )  # fmt: skip
@@ -205,14 +205,14 @@ class _Job:
         self._publish(manifest, reads, len(buckets))
         return prepared
 
-    def _say_if_crowded(self, joins: Sequence[Result]) -> None:
+    def _say_if_crowded(self, joins: Sequence[TaskResult]) -> None:
         if crowded := sum(one["crowded"] for one in joins):
             self.work.screen.say(
                 f"{crowded:,} questions have more than {MAX_RIGHT + 1:,} right passages; in training, mining and "
                 "validation the passages beyond that number count as wrong ones"
             )
 
-    def _read(self) -> list[Result]:
+    def _read(self) -> list[TaskResult]:
         tasks = {}
         for number, source in enumerate(self.config.sources):
             # A source that did not change is not read again, whatever became of the others.
@@ -231,7 +231,7 @@ class _Job:
                 )
         return self.work.stage("reading", tasks)
 
-    def _fail_if_too_many(self, reads: Sequence[Result], results: Sequence[Result]) -> None:
+    def _fail_if_too_many(self, reads: Sequence[TaskResult], results: Sequence[TaskResult]) -> None:
         num_read, rejected = sum(read["num_read"] for read in reads), _total(results, "rejected")
         if num_read == 0:
             raise SourceError(
@@ -252,7 +252,9 @@ class _Job:
         rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, SourceRow))
         return Decontaminator(text for row in rows for text in (row.question, row.passage))
 
-    def _write(self, packed: Folder, packs: Sequence[Result], reads: Sequence[Result]) -> tuple[DatasetInfo, ...]:
+    def _write(
+        self, packed: Folder, packs: Sequence[TaskResult], reads: Sequence[TaskResult]
+    ) -> tuple[DatasetInfo, ...]:
         datasets = list(layouts(self.store, packed, packs, self.config.shard_items))
         self._require_no_links([one.name for one in datasets])
         keys = {one.name: [self._key(f"write/{one.name}", shard.number) for shard in one.shards] for one in datasets}
@@ -284,7 +286,7 @@ class _Job:
                     code="NOT_A_STORE",
                 )
 
-    def _publish(self, manifest: Manifest, reads: Sequence[Result], num_buckets: int) -> None:
+    def _publish(self, manifest: Manifest, reads: Sequence[TaskResult], num_buckets: int) -> None:
         """The manifest last: without it there is no store."""
         self._collect(REJECTED, self._rejected(reads, num_buckets))
         self._collect(REMOVED, (
@@ -312,7 +314,7 @@ class _Job:
             with suppress(OSError):  # Other files may lie there.
                 (root / file).parent.rmdir()
 
-    def _rejected(self, reads: Sequence[Result], num_buckets: int) -> Iterator[bytes]:
+    def _rejected(self, reads: Sequence[TaskResult], num_buckets: int) -> Iterator[bytes]:
         for read in reads:
             yield (self.work.folder / read["key"]).read(REJECTED)
         for number in range(num_buckets):
@@ -327,14 +329,14 @@ class _Job:
         return f"{self.fingerprint}/{stage}/{number:05d}"
 
 
-def _total(results: Iterable[Result], what: str) -> Counter[str]:
+def _total(results: Iterable[TaskResult], what: str) -> Counter[str]:
     counts: Counter[str] = Counter()
     for result in results:
         counts.update(result.get(what, {}))
     return counts
 
 
-def _origins(reads: Sequence[Result]) -> dict[str, dict[str, str]]:
+def _origins(reads: Sequence[TaskResult]) -> dict[str, dict[str, str]]:
     """Dataset → name of a source → its licence."""
     origins: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for read in reads:

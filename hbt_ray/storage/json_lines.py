@@ -13,7 +13,7 @@ from typing import Any
 
 from hbt_ray.errors import DamagedFile
 from hbt_ray.storage.atomic import write_text
-from hbt_ray.storage.full_disk import naming_storage_errors
+from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from hbt_ray.data.store.node_cache import Cache, CacheConfig
+from hbt_ray.data.store.node_cache import NodeCache, NodeCacheConfig
 from hbt_ray.errors import StoreError
 
 KIB = 1 / 2**20
@@ -36,7 +36,7 @@ def sizes(folder: Path) -> list[int]:
 
 
 def test_what_was_fetched_once_is_read_from_the_disk(tmp_path: Path) -> None:
-    first, second = Cache(CacheConfig(folder=tmp_path)), Cache(CacheConfig(folder=tmp_path))
+    first, second = NodeCache(NodeCacheConfig(folder=tmp_path)), NodeCache(NodeCacheConfig(folder=tmp_path))
     assert text(first.get(("a", 0), lambda: content(7))) == "7"
     for cache in (first, second):
         assert text(cache.get(("a", 0), lambda: pytest.fail("fetched again"))) == "7"
@@ -45,7 +45,7 @@ def test_what_was_fetched_once_is_read_from_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_bound_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> None:
-    cache = Cache(CacheConfig(folder=tmp_path, max_gib=16 * KIB))
+    cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=16 * KIB))
     held = cache.get((0,), lambda: content(0))
     for number in range(1, 100):
         cache.get((number,), lambda: content(number))  # noqa: B023 - called at once
@@ -62,14 +62,14 @@ def test_the_bound_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> N
 
 
 def test_content_beyond_the_bound_is_passed_through(tmp_path: Path) -> None:
-    cache = Cache(CacheConfig(folder=tmp_path, max_gib=1 * KIB))
+    cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=1 * KIB))
     assert text(cache.get((0,), lambda: content(3, length=5_000))) == "3"
     assert sizes(tmp_path) == []
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: bytes(len(b)), lambda b: b[100:]])
 def test_a_damaged_file_is_fetched_again(tmp_path: Path, damage: object) -> None:
-    cache = Cache(CacheConfig(folder=tmp_path))
+    cache = NodeCache(NodeCacheConfig(folder=tmp_path))
     cache.get((0,), lambda: content(1))
     (path,) = tmp_path.glob("*.arrow")
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_fetched_again(tmp_path: Path, damage: object) -> None
 
 
 def test_a_lost_ledger_and_leftovers_of_a_crash_are_put_right(tmp_path: Path) -> None:
-    cache = Cache(CacheConfig(folder=tmp_path, max_gib=16 * KIB))
+    cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=16 * KIB))
     for number in range(8):
         cache.get((number,), lambda: content(number))  # noqa: B023 - called at once
     for ledger in ("", "-5 apples", str(10**9)):
@@ -96,9 +96,9 @@ def test_many_threads_and_processes_share_a_small_cache(tmp_path: Path) -> None:
 import random, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from hbt_ray.data.store.node_cache import Cache, CacheConfig
-from tests.data.test_cache import content, sizes, text
-cache = Cache(CacheConfig(folder=Path({str(tmp_path)!r}), max_gib={16 * KIB}))
+from hbt_ray.data.store.node_cache import NodeCache, NodeCacheConfig
+from tests.data.test_node_cache import content, sizes, text
+cache = NodeCache(NodeCacheConfig(folder=Path({str(tmp_path)!r}), max_gib={16 * KIB}))
 def work(seed):
     rng = random.Random(seed)
     for _ in range(100):
@@ -120,7 +120,7 @@ with ThreadPoolExecutor(4) as pool:
 
 
 def test_one_process_fetches_for_all(tmp_path: Path) -> None:
-    caches = [Cache(CacheConfig(folder=tmp_path)) for _ in range(8)]
+    caches = [NodeCache(NodeCacheConfig(folder=tmp_path)) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda cache: text(cache.get((0,), lambda: content(5))), caches))
     assert read == ["5"] * 8
@@ -128,7 +128,7 @@ def test_one_process_fetches_for_all(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(CacheConfig(folder=tmp_path))
+    cache = NodeCache(NodeCacheConfig(folder=tmp_path))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -142,12 +142,12 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file/cache cannot be used .*stream\.cache\.folder"):
-        Cache(CacheConfig(folder=tmp_path / "file" / "cache"))
+        NodeCache(NodeCacheConfig(folder=tmp_path / "file" / "cache"))
 
 
 def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert CacheConfig().root == Path("/somewhere/hbt_ray")
+    assert NodeCacheConfig().root == Path("/somewhere/hbt_ray")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert CacheConfig().root == Path("/home/me/.cache/hbt_ray")
+    assert NodeCacheConfig().root == Path("/home/me/.cache/hbt_ray")

@@ -22,20 +22,20 @@ from hbt_ray.errors import DamagedFile, HbtError, StoreError
 from hbt_ray.ray_errors import explain
 from hbt_ray.storage import file_sha256, parse_checked_json, storage_error, with_checksum
 from hbt_ray.storage.folder import Folder, recording
-from hbt_ray.storage.location import child, name
+from hbt_ray.storage.location import join_location, without_options
 
 logger = logging.getLogger(__name__)
 
-Result = dict[str, Any]
-Task = Callable[[], Result]
-Spread = Callable[[list[Task]], Iterable[Result]]
+TaskResult = dict[str, Any]
+Task = Callable[[], TaskResult]
+Executor = Callable[[list[Task]], Iterable[TaskResult]]
 """Does tasks, in any order and on any machine, and gives the result of each when it is there."""
 _MAX_RETRIES = 3
 """Of a task whose process dies. Ray Data's default is to repeat it for ever."""
 _THREADS = 4
 
 
-def in_process(tasks: list[Task]) -> Iterator[Result]:
+def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
     """One after the other, here: for small inputs, where starting a cluster would take longer."""
     for task in tasks:
         result = _attempt(task)
@@ -44,7 +44,7 @@ def in_process(tasks: list[Task]) -> Iterator[Result]:
         yield result
 
 
-def on_ray(tasks: list[Task]) -> Iterator[Result]:
+def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
     """As a Ray Data job, a block a task, wherever the cluster has room; needs a Ray session."""
     import ray
     import ray.data
@@ -69,7 +69,7 @@ def on_ray(tasks: list[Task]) -> Iterator[Result]:
         raise explain(error, "a task of the store") from error
 
 
-def _attempt(task: Task) -> Result | HbtError:
+def _attempt(task: Task) -> TaskResult | HbtError:
     """Errors that are the user's are carried home; Ray would wrap them, and repeat in vain what raises them."""
     try:
         return task()
@@ -87,16 +87,16 @@ def _attempt(task: Task) -> Result | HbtError:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TaskRunner:
     """Where a job's stages leave what they made."""
 
     store: Folder
     folder: Folder
     """Within the store's."""
-    spread: Spread
+    spread: Executor
     screen: Screen
 
-    def stage(self, name: str, tasks: Mapping[str, Task]) -> list[Result]:
+    def stage(self, name: str, tasks: Mapping[str, Task]) -> list[TaskResult]:
         """The results of all tasks, in their order; those that an earlier run has left are not done again."""
         with ThreadPoolExecutor(_THREADS) as pool:
             left = dict(zip(tasks, pool.map(self.result, tasks), strict=True))
@@ -111,13 +111,13 @@ class Stage:
                 advance(1)
         return [done[key] for key in tasks]
 
-    def result(self, key: str) -> Result | None:
+    def result(self, key: str) -> TaskResult | None:
         """What an earlier run has left of a task; None if it or a file of it is missing or damaged."""
         file = key + ".json"
         try:
             if not self.folder.exists(file):
                 return None
-            result = parse_checked_json(self.folder.read(file), child(self.folder.location, file))
+            result = parse_checked_json(self.folder.read(file), join_location(self.folder.location, file))
             # An object store checks its files itself.
             root = self.store.local
             for path, sha256 in result["files"].items() if root else ():
@@ -138,17 +138,17 @@ class _Kept:
     key: str
     task: Task
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         with recording() as files:
             result = self.task()
-        root = name(self.store.location).rstrip("/") + "/"
-        written = {name(file).removeprefix(root): sha256 for file, sha256 in files.items()}
+        root = without_options(self.store.location).rstrip("/") + "/"
+        written = {without_options(file).removeprefix(root): sha256 for file, sha256 in files.items()}
         result = {"key": self.key, **result, "files": written}
         self.folder.write(self.key + ".json", json.dumps(with_checksum(result)).encode())
         return result
 
 
-def lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     """JSON lines. Half a surrogate pair has no UTF-8; written as an escape it is what JSON asks for."""
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return text.encode("utf-8", errors="backslashreplace")

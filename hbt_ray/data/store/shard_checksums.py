@@ -28,7 +28,7 @@ _BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Checksums:
+class ShardChecksums:
     """What a shard holds."""
 
     rows: tuple[int, ...]
@@ -39,7 +39,7 @@ class Checksums:
     """[record batches, columns, bytes of a checksum]"""
 
     @classmethod
-    def of(cls, batches: Sequence[pa.RecordBatch]) -> Checksums:
+    def of(cls, batches: Sequence[pa.RecordBatch]) -> ShardChecksums:
         """Those of a shard with these record batches."""
         names = batches[0].schema.names
         digests = [[_digest(column) for column in batch.columns] for batch in batches]
@@ -50,7 +50,7 @@ class Checksums:
         )
 
     @classmethod
-    def parse(cls, metadata: dict[bytes, bytes] | None, sha256: str) -> Checksums:
+    def parse(cls, metadata: dict[bytes, bytes] | None, sha256: str) -> ShardChecksums:
         """Those in the metadata of a shard's schema.
 
         Args:
@@ -91,7 +91,7 @@ class Checksums:
 
 def write_shard(stream: Any, batches: Sequence[pa.RecordBatch]) -> str:
     """Write record batches of one schema as a shard. Returns the SHA-256 of their checksums, for the manifest."""
-    checksums = Checksums.of(batches)
+    checksums = ShardChecksums.of(batches)
     schema = batches[0].schema.with_metadata({METADATA: checksums.content})
     with pa.ipc.new_file(pa.PythonFile(stream, "w"), schema) as writer:
         for batch in batches:

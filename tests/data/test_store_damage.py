@@ -12,7 +12,7 @@ import pytest
 
 from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.store.node_cache import CacheConfig
+from hbt_ray.data.store.node_cache import NodeCacheConfig
 from hbt_ray.data.store.store import Store, read_manifest
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
@@ -49,7 +49,7 @@ def outcomes(root: str, uri: bool, number: int) -> None:
     for version, content in enumerate(mutations(sound, number)):
         path.write_bytes(content)
         try:
-            store = Store(location, CacheConfig(folder=Path(root).parent / "caches" / str(version)))
+            store = Store(location, NodeCacheConfig(folder=Path(root).parent / "caches" / str(version)))
             outcome = "same" if texts(store) == wanted else "OTHER TEXTS"
         except StoreError as error:
             outcome = error.code if SHARD in str(error) and "\n" not in str(error) else f"UNNAMED {error}"
@@ -62,7 +62,7 @@ def outcomes(root: str, uri: bool, number: int) -> None:
 def test_a_damaged_shard_is_named_or_harmless(tmp_path: Path, uri: bool) -> None:
     """In a process of its own, as damaged offsets would end it by a signal."""
     written(tmp_path / "store", shard_items=64, batch_items=32, length=20)
-    command = f"from tests.data.test_damage import outcomes; outcomes({str(tmp_path / 'store')!r}, {uri}, 400)"
+    command = f"from tests.data.test_store_damage import outcomes; outcomes({str(tmp_path / 'store')!r}, {uri}, 400)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     told = [json.loads(line) for line in done.stdout.splitlines()]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.prepare.decontaminate import WORDS, Decontaminator, run_hashes, tokenised
+from hbt_ray.data.prepare.decontaminate import WORDS, Decontaminator, normalised_tokens, run_hashes
 
 WORDY = " ".join(f"word{number}" for number in range(40))
 CHINESE = "黑豹队的防守只丢了三百零八分在联赛中排名第六同时也以二十四次拦截领先国家橄榄球联盟"
@@ -37,7 +37,7 @@ def test_a_run_of_the_stated_length_overlaps_and_a_shorter_one_does_not(whole: s
 
 
 def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
-    tokens = tokenised(THAI)
+    tokens = normalised_tokens(THAI)
     assert "".join(tokens) == THAI
     assert len(run_hashes(tokens)) == len(tokens) - 45 + 1
     overlap = Decontaminator([THAI])

@@ -126,8 +126,8 @@ def test_classes_and_rights_are_those_of_plain_loops(
     ]  # fmt: skip
     whole = made(tmp_path, rows, "whole", deduplicate=False)
     monkeypatch.setattr("hbt_ray.data.prepare.config._BUCKET_BYTES", 512)
-    monkeypatch.setattr("hbt_ray.data.prepare.runner._BUCKETS_PER_SHARE", 2)
-    monkeypatch.setattr("hbt_ray.data.prepare.identity._ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr("hbt_ray.data.prepare.pipeline._BUCKETS_PER_SHARE", 2)
+    monkeypatch.setattr("hbt_ray.data.prepare.relevant_passages._ITEMS_AT_ONCE", 2)
     cut = made(tmp_path, rows, "cut", deduplicate=False)
     assert cut.manifest.datasets == whole.manifest.datasets
     question, passage = (classes(rows, side) for side in (3, 4))

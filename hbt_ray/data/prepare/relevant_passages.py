@@ -6,10 +6,10 @@ is right for a question if any item of the question's class has it. Everything t
 (the loss, its terms, mined negatives, the dev figure) reads what is written here, so that no right passage is ever
 taken for a wrong one.
 
-    GroupBucket ──keys of ids and texts, by share──▶ FindEqual ──pairs of items──▶ JoinItems ──by bucket──▶ PackBucket
+    GroupBucket ─keys of ids and texts─▶ FindEqualTexts ─pairs of items─▶ FindRelevantPassages ─▶ AssembleBucket
 
-`JoinItems` is one task. It holds about 100 bytes for each item that shares a question or a passage with another item;
-items that share nothing never reach it.
+`FindRelevantPassages` is one task. It holds about 100 bytes for each item that shares a question or a passage with
+another item; items that share nothing never reach it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hbt_ray.data.prepare.read import bucket_of
-from hbt_ray.data.prepare.stage import Result
+from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.folder import Folder
 
 MAX_RIGHT = 1_000
 """Right passages that an item lists beside its own. A dataset of labels may have millions for one question, and lists
 of that length, one an item, would not fit anywhere; what is beyond counts as a negative, and `prepare` warns of it."""
 
-IDENTITY = pa.schema([("key", pa.uint64()), ("is_passage", pa.bool_()), ("hash", pa.uint64())])
+IDENTITY_SCHEMA = pa.schema([("key", pa.uint64()), ("is_passage", pa.bool_()), ("hash", pa.uint64())])
 """What identifies a question or passage; `hash` is that of the item."""
 _PAIRS = pa.schema([("is_passage", pa.bool_()), ("first", pa.uint64()), ("other", pa.uint64())])
 _ITEMS = pa.schema([("hash", pa.uint64()), ("passage_key", pa.int64()), ("right_keys", pa.list_(pa.int64()))])
@@ -63,7 +63,7 @@ def _hash(*parts: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class FindEqual:
+class FindEqualTexts:
     """The task of comparing one share of keys: leaves pairs of items with equal keys."""
 
     folder: Folder
@@ -72,10 +72,10 @@ class FindEqual:
     share: int
     num_buckets: int
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         names = [f"{bucket:05d}.identity.arrow" for bucket in range(self.num_buckets)]
         table = pa.Table.from_batches([self.keys.arrow(name).get_batch(self.share) for name in names])
-        key, is_passage, item = (table[name].to_numpy() for name in IDENTITY.names)
+        key, is_passage, item = (table[name].to_numpy() for name in IDENTITY_SCHEMA.names)
         order = np.lexsort((item, key))
         key, is_passage, item = key[order], is_passage[order], item[order]
         new_key, new_item = (np.append(True, column[1:] != column[:-1])[: len(key)] for column in (key, item))
@@ -89,7 +89,7 @@ class FindEqual:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinItems:
+class FindRelevantPassages:
     """The task of joining pairs to classes: leaves, by bucket, the items that share a question or passage."""
 
     folder: Folder
@@ -98,7 +98,7 @@ class JoinItems:
     num_shares: int
     num_buckets: int
 
-    def __call__(self) -> Result:
+    def __call__(self) -> TaskResult:
         """The number of questions with more right passages than an item lists."""
         tables = [self.equal.arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
         is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
@@ -112,8 +112,8 @@ class JoinItems:
         return {"crowded": int((np.diff(rights.starts) > MAX_RIGHT + 1).sum())}
 
 
-class Identity:
-    """What `JoinItems` found for the items of one bucket."""
+class RelevantPassages:
+    """What `FindRelevantPassages` found for the items of one bucket."""
 
     def __init__(self, joined: Folder, bucket: int) -> None:
         batch = joined.arrow(_FILE).get_batch(bucket)
