@@ -23,24 +23,30 @@ _NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattrib
 """What may lie in a model's folder, and change, while its vectors stay the same."""
 
 
-class EncoderConfig(Config):
-    """The model under judgement, and how it is run."""
+class EncodingConfig(Config):
+    """How texts are encoded, whatever the model."""
 
-    model: str
-    """A SentenceTransformer or Hugging Face folder, or a hub name."""
     question_prompt: str | None = None
-    """Written before every question; by default what the model's own configuration says."""
+    """Text before every question, such as `query: `. Default: the model's own prompt."""
     passage_prompt: str | None = None
+    """Text before every passage, such as `passage: `. Default: the model's own prompt."""
     max_length: int | None = Field(None, gt=2)
-    """Tokens of the longest text; by default the model's own."""
+    """Longest text in tokens; longer texts are truncated. Default: the model's own limit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of weights and activations; vectors are normalised and kept in fp32."""
+    """Precision of weights and activations. Vectors are normalised and kept in fp32."""
     batch_size: int = Field(64, gt=0)
     """Texts of one forward pass."""
     workers: int = Field(1, gt=0)
-    """Actors; without a GPU they share the cores."""
+    """Number of encoding processes. Without GPUs they share the CPU cores."""
     gpu: bool = False
-    """One GPU an actor."""
+    """Give each encoding process one GPU."""
+
+
+class EncoderConfig(EncodingConfig):
+    """A model, and how it encodes texts."""
+
+    model: str
+    """A SentenceTransformer or Hugging Face folder, or a hub name."""
 
     def identity(self) -> str:
         """Checksum of the model's files and of all that changes its vectors.
@@ -79,7 +85,7 @@ class Encoder:
                 self._model.prompts[name] = prompt
         if config.max_length:
             if hasattr(self._model[0], "model"):
-                check_length(self._model[0].model, config.max_length, Path(config.model), "--max-length")
+                check_length(self._model[0].model, config.max_length, Path(config.model), "encoder.max_length")
             self._model.max_seq_length = config.max_length
             self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
         self._batch_size = config.batch_size
