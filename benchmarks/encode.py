@@ -77,8 +77,7 @@ def build_model(folder: Path, texts: list[str]) -> str:
 
 def measure(model: str, texts: list[str], batch: int, rounds: int, folder: Path) -> dict[str, float]:
     from hbt_ray.ray_session import session
-    from hbt_ray.retrieval.encode import encode
-    from hbt_ray.retrieval.encoder import EncoderConfig
+    from hbt_ray.retrieval.encoder import EncoderConfig, encode
 
     config = EncoderConfig(model=model, batch_size=batch)
     times: dict[str, list[float]] = {PEER: [], OURS: [], KEPT: []}

@@ -87,7 +87,7 @@ def by_us(
     asked: np.ndarray, found: np.ndarray, answers: np.ndarray, questions: int, sentences: int
 ) -> tuple[dict[str, float], float]:
     from hbt_ray.ray_session import session
-    from hbt_ray.retrieval.scoring.scorecard import score_rankings
+    from hbt_ray.retrieval.score import score_rankings
     from hbt_ray.retrieval.search.sharded_index import ShardedIndex
     from hbt_ray.retrieval.tasks import Task
 

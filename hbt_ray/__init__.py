@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hbt_ray.data.store.store import Store
     from hbt_ray.retrieval.encoder import EncoderConfig
     from hbt_ray.retrieval.mining.candidates import MineConfig
-    from hbt_ray.retrieval.mining.mining import mine
+    from hbt_ray.retrieval.mining.mine import mine
     from hbt_ray.retrieval.result import EvaluationResult
     from hbt_ray.retrieval.tasks import Task, open_task
     from hbt_ray.train.config import TrainConfig

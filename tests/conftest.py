@@ -43,10 +43,10 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture
 def encode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encodes in this process, for tests of what is done with vectors: an actor is ten seconds of imports."""
-    from hbt_ray.retrieval import encode
+    from hbt_ray.retrieval import encoder
     from hbt_ray.retrieval.encoder import Encoder
 
-    monkeypatch.setattr(encode, "_batches", lambda config, sets: map(Encoder(config), encode._blocks(config, sets)))
+    monkeypatch.setattr(encoder, "_batches", lambda config, sets: map(Encoder(config), encoder._blocks(config, sets)))
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from scipy import stats
 
-from hbt_ray.retrieval.artifacts import Artifacts
-from hbt_ray.retrieval.compare.seeds import averaged
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
-from hbt_ray.retrieval.significance import Difference, compare_systems
+from hbt_ray.retrieval.compare import averaged
+from hbt_ray.retrieval.result import Artifacts
+from hbt_ray.retrieval.significance import CONFIDENCE, Difference, SeedInterval, compare_systems
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
 UNSEEN = ("ar", "hi", "th")

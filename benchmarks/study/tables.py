@@ -22,10 +22,8 @@ from systems import (
 )
 
 from hbt_ray.languages.families import family
-from hbt_ray.retrieval.artifacts import Artifacts
-from hbt_ray.retrieval.resampling import holm
-from hbt_ray.retrieval.seed_interval import CONFIDENCE
-from hbt_ray.retrieval.significance import compare_systems
+from hbt_ray.retrieval.result import Artifacts
+from hbt_ray.retrieval.significance import CONFIDENCE, compare_systems, holm
 from hbt_ray.train.config import TrainConfig
 
 CLAIMS = (

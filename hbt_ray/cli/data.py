@@ -84,7 +84,7 @@ def mine(
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.mining.candidates import MineConfig
-    from hbt_ray.retrieval.mining.mining import free_folder, languages_to_mine
+    from hbt_ray.retrieval.mining.mine import free_folder, languages_to_mine
     from hbt_ray.storage.location import is_uri
     from hbt_ray.workflow.data import mine_store
     from hbt_ray.workflow.judging import find_run

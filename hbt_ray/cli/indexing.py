@@ -52,8 +52,8 @@ def build(
     from hbt_ray.console import Screen
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
-    from hbt_ray.retrieval.search.documents import read_documents
     from hbt_ray.retrieval.search.faiss_index import IndexConfig
+    from hbt_ray.retrieval.search.saved_index import read_documents
     from hbt_ray.retrieval.tasks import Task, open_task
     from hbt_ray.workflow.indexing import build_index
     from hbt_ray.workflow.judging import find_run

@@ -202,7 +202,7 @@ def _tell(
     shown: Sequence[EvaluationResult] = (),
 ) -> None:
     """What was found. Where there is no baseline, the table has what is `shown` in its place."""
-    from hbt_ray.retrieval.compare.table import headline_table
+    from hbt_ray.retrieval.compare import headline_table
 
     screen.table(headline_table(results, baseline or shown or None))
     screen.say(f"results are in {run.root / 'results'}; `hbt report {run.root}` makes a page of them")
@@ -223,7 +223,7 @@ def report(
     """Compare judged runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
     from hbt_ray.report.runs import judged, make_report
-    from hbt_ray.retrieval.compare.table import headline_table
+    from hbt_ray.retrieval.compare import headline_table
     from hbt_ray.run_dir import RunDir
 
     screen = Screen(as_json)

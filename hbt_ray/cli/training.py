@@ -57,7 +57,7 @@ def demo(
     """The whole way on embedded data: prepare, train on two workers, judge, report; some minutes on two cores."""
     from hbt_ray.console import Screen
     from hbt_ray.demo import run_demo
-    from hbt_ray.retrieval.compare.table import headline_table
+    from hbt_ray.retrieval.compare import headline_table
 
     screen = Screen(as_json)
     made = run_demo(folder.absolute(), policy, screen, tuple(overrides or ()))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Comparison, TableCell
+from hbt_ray.retrieval.compare import Column, Comparison, TableCell
 from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL
 
 

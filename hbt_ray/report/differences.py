@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.artifacts import Artifacts, artifacts_of
-from hbt_ray.retrieval.compare.column import MISSING, Column
-from hbt_ray.retrieval.compare.table import Comparison, System
+from hbt_ray.retrieval.compare import MISSING, Column, Comparison, System
+from hbt_ray.retrieval.result import Artifacts, artifacts_of
 from hbt_ray.retrieval.significance import Difference, compare_systems
 
 ALPHA = 0.05

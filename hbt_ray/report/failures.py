@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 
 from hbt_ray.languages.families import family
 from hbt_ray.report.heat_map import AP
-from hbt_ray.retrieval.artifacts import Artifacts, artifacts_of
-from hbt_ray.retrieval.compare.table import Comparison, System
-from hbt_ray.retrieval.result import MULTILINGUAL
+from hbt_ray.retrieval.compare import Comparison, System
+from hbt_ray.retrieval.result import MULTILINGUAL, Artifacts, artifacts_of
 
 SHOWN = 12
 _RIGHT_TO_LEFT = {"Adlm", "Arab", "Aran", "Hebr", "Mand", "Mani", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"}

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.palette import hex_code, level_colour
-from hbt_ray.retrieval.compare.column import MISSING, Column
-from hbt_ray.retrieval.compare.table import Comparison, System
+from hbt_ray.retrieval.compare import MISSING, Column, Comparison, System
 from hbt_ray.retrieval.result import MULTILINGUAL
 
 LEVELS = 41

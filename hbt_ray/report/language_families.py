@@ -14,8 +14,7 @@ import numpy as np
 
 from hbt_ray.languages.families import UNKNOWN, Family, family
 from hbt_ray.report.heat_map import MAX_LANGUAGES, Grid, HeatMaps, painted
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Comparison, TableCell
+from hbt_ray.retrieval.compare import Column, Comparison, TableCell
 from hbt_ray.retrieval.result import CROSS_LINGUAL, EvaluationResult
 
 RELATIONS = (

@@ -11,8 +11,7 @@ from hbt_ray.data.store.store import read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.markdown import block, code, inline
 from hbt_ray.model.files import read_prompts
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import compare
+from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import write_text

@@ -20,9 +20,8 @@ from hbt_ray.report.preference import Preferences, preferences
 from hbt_ray.report.task_facts import DatasetStatistics, facts
 from hbt_ray.report.text import achievement, losses
 from hbt_ray.report.training import training
-from hbt_ray.retrieval.artifacts import Artifacts
-from hbt_ray.retrieval.compare.table import SEEDS_NOTE, Baseline, Comparison, compare
-from hbt_ray.retrieval.result import EvaluationResult
+from hbt_ray.retrieval.compare import SEEDS_NOTE, Baseline, Comparison, compare
+from hbt_ray.retrieval.result import Artifacts, EvaluationResult
 from hbt_ray.storage import write_text
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 from hbt_ray.report.differences import ALPHA, Differences
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Comparison, System, TableCell
+from hbt_ray.retrieval.compare import Column, Comparison, System, TableCell
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from hbt_ray.report.by_language import LanguageTable, language_table
 from hbt_ray.report.heat_map import AP, MAX_LANGUAGES, HeatMaps, painted
 from hbt_ray.report.labels import language_name
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Comparison, TableCell
+from hbt_ray.retrieval.bias import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
+from hbt_ray.retrieval.compare import Column, Comparison, TableCell
 from hbt_ray.retrieval.result import MULTILINGUAL
-from hbt_ray.retrieval.scoring.language_preference import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 
 COLUMNS = tuple(Column(MULTILINGUAL, name) for name in (MAX_RANK, OWN_LANGUAGE_FIRST, SHARE_DISTANCE, RANK_CORRELATION))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.page import write_report
-from hbt_ray.retrieval.artifacts import Artifacts
-from hbt_ray.retrieval.compare.seeds import averaged
+from hbt_ray.retrieval.compare import averaged
+from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import Exported

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from hbt_ray.report.labels import duration, size
-from hbt_ray.retrieval.compare.column import MISSING
-from hbt_ray.retrieval.compare.table import Comparison
+from hbt_ray.retrieval.compare import MISSING, Comparison
 
 _OTHER_DATA = (
     "There are results on other queries, documents or judgements of a task with this name, so they are not compared."

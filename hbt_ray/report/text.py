@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from hbt_ray.report.labels import listing, number
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import Comparison, System
+from hbt_ray.retrieval.compare import Column, Comparison, System
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import MULTILINGUAL
 

@@ -8,7 +8,10 @@ so has the pool. Documents that share no word with a query all score 0, and stan
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.retrieval.bm25_words import NEEDED, words
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, key_orders, key_scores, ranking_keys
 from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.search.shard import top
@@ -127,3 +129,57 @@ def _bm25() -> Any:
         raise ConfigError(f"bm25 scores with the package bm25s, which is not installed; {NEEDED}") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # It shows everything by default.
     return bm25s.BM25(k1=K1, b=B, method="lucene")
+
+
+NEEDED = "`pip install 'hbt-ray[bm25]'` brings what BM25 needs"
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー"
+# A mark belongs to the script of the letter before it, though some have none of their own.
+_PIECES = rf"(?P<pairs>[{_UNSPACED}][{_UNSPACED}\p{{M}}]*)|(?P<word>(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+)"
+_STEMMERS = {
+    "ar": "arabic", "ca": "catalan", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
+    "et": "estonian", "eu": "basque", "fi": "finnish", "fr": "french", "ga": "irish", "hi": "hindi", "hu": "hungarian",
+    "hy": "armenian", "id": "indonesian", "it": "italian", "lt": "lithuanian", "nb": "norwegian", "ne": "nepali",
+    "nl": "dutch", "no": "norwegian", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian",
+    "sv": "swedish", "ta": "tamil", "tr": "turkish", "yi": "yiddish",
+}  # fmt: skip
+
+
+def words(texts: Sequence[str], language: str) -> list[list[str]]:
+    """The words of each text, in order, with their repetitions.
+
+    Raises:
+        ConfigError: the extra `bm25` is not installed.
+    """
+    pieces, graphemes = _patterns()
+    stem = _stemmer(language.split("-")[0])
+    found = []
+    for text in texts:
+        own: list[str] = []
+        for piece in pieces.finditer(unicodedata.normalize("NFKC", text).casefold()):
+            if run := piece["pairs"]:
+                letters = graphemes.findall(run)
+                own += [left + right for left, right in pairwise(letters)] or letters
+            else:
+                own.append(piece["word"])
+        found.append(list(filter(None, stem(own))))  # Some words are nothing but an ending.
+    return found
+
+
+@cache
+def _patterns() -> tuple[Any, Any]:
+    try:
+        import regex
+    except ImportError:
+        raise ConfigError(f"bm25 reads words with the package regex, which is not installed; {NEEDED}") from None
+    return regex.compile(_PIECES), regex.compile(r"\X")
+
+
+@cache
+def _stemmer(language: str) -> Callable[[list[str]], list[str]]:
+    try:
+        import Stemmer
+    except ImportError:
+        raise ConfigError(f"bm25 stems words with the package PyStemmer, which is not installed; {NEEDED}") from None
+    name = _STEMMERS.get(language)
+    stem: Callable[[list[str]], list[str]] = Stemmer.Stemmer(name).stemWords if name else list
+    return stem

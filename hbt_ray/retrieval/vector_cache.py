@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import DamagedFile
+from hbt_ray.retrieval.vector_file import new_array
 from hbt_ray.storage import (
     atomic_folder,
     checked_file,
@@ -40,20 +40,6 @@ logger = logging.getLogger(__name__)
 Vectors = npt.NDArray[np.float32]
 Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
 _MODEL, _VECTORS = "model.json", "vectors.npy"
-
-
-def new_array(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """A memory-mapped float32 array in a new `.npy` file.
-
-    Its room on the disk is taken at once: where the disk is full, writing to mapped memory would kill the process.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
 
 
 @dataclass(frozen=True, eq=False)

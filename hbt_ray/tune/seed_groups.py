@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hbt_ray.retrieval.seed_interval import SeedInterval
+from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
 from hbt_ray.tune.state import SearchState, Trial

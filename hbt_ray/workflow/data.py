@@ -14,7 +14,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.ray_session import session
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import REASONS, MineConfig
-from hbt_ray.retrieval.mining.mining import Mining, mine
+from hbt_ray.retrieval.mining.mine import Mining, mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig
 from hbt_ray.storage import exclusive_lock
 

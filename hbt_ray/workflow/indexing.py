@@ -11,8 +11,7 @@ import pyarrow as pa
 from hbt_ray.console import Screen
 from hbt_ray.host import usable_cpus
 from hbt_ray.model.loading import quiet
-from hbt_ray.retrieval.encode import encode
-from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, model_folder
+from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode, model_folder
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, SearchAnswer, free_place, save_index
 from hbt_ray.storage import exclusive_lock

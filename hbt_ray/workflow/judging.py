@@ -12,8 +12,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.model.base_model import verify_base
 from hbt_ray.report.model_card import write_card
-from hbt_ray.retrieval.encode import EncodedTexts, encode
-from hbt_ray.retrieval.encoder import EncoderConfig, model_folder
+from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode, model_folder
 from hbt_ray.retrieval.evaluate import evaluate, evaluate_words, variant_of
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.search.sharded_index import SearchConfig

@@ -21,8 +21,7 @@ from hbt_ray.report.heat_map import LEVELS
 from hbt_ray.report.labels import duration, language_name, size
 from hbt_ray.report.page import write_report
 from hbt_ray.report.training import target_share
-from hbt_ray.retrieval.compare.column import COLUMNS, Column
-from hbt_ray.retrieval.compare.table import compare, headline_table
+from hbt_ray.retrieval.compare import COLUMNS, Column, compare, headline_table
 from hbt_ray.retrieval.result import EvaluationResult
 
 LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]

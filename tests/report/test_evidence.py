@@ -16,12 +16,18 @@ from hbt_ray.report.differences import RESAMPLES, chance, differences
 from hbt_ray.report.failures import Words, failure_lists
 from hbt_ray.report.language_families import RELATIONS, family_table, relation
 from hbt_ray.report.runs import make_report
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import compare
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
-from hbt_ray.retrieval.scoring.bitext import score_bitext
-from hbt_ray.retrieval.scoring.failures import SCHEMA
+from hbt_ray.retrieval.compare import Column, compare
+from hbt_ray.retrieval.evaluate import SCHEMA
+from hbt_ray.retrieval.result import (
+    CROSS_LINGUAL,
+    FAILURES,
+    MONOLINGUAL,
+    MULTILINGUAL,
+    PER_QUERY,
+    Artifacts,
+    EvaluationResult,
+)
+from hbt_ray.retrieval.score import score_bitext
 from hbt_ray.retrieval.significance import compare_systems
 from hbt_ray.retrieval.tasks.bitext_task import with_english
 from hbt_ray.run_dir import RunDir

@@ -9,9 +9,8 @@ import pytest
 
 from hbt_ray.errors import ConfigError, ResourceError
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
-from hbt_ray.retrieval.search.memory import Keeping, keeping
 from hbt_ray.retrieval.search.shard import VectorShard
-from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
+from hbt_ray.retrieval.search.sharded_index import Keeping, SearchConfig, ShardedIndex, keeping
 from tests.retrieval.corpora import DIM, clustered, corpus, vectors
 
 

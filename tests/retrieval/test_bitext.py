@@ -8,10 +8,10 @@ import pytest
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.page import write_report
-from hbt_ray.retrieval.compare.table import compare
+from hbt_ray.retrieval import score
+from hbt_ray.retrieval.compare import compare
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.scoring import bitext
-from hbt_ray.retrieval.scoring.bitext import margin, nearest, score_bitext
+from hbt_ray.retrieval.score import margin, nearest, score_bitext
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask, multiway, with_english
 
 
@@ -40,7 +40,7 @@ def by_definition(x: np.ndarray, y: np.ndarray, k: int | None) -> tuple[list[boo
 @pytest.mark.parametrize("block", [1, 7, 1 << 22])
 @pytest.mark.parametrize("k", [None, 1, 4, 99])
 def test_blocks_give_what_the_equations_say(k: int | None, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bitext, "_BLOCK", block * 23)
+    monkeypatch.setattr(score, "_SIMILARITIES", block * 23)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(23, 12)) + 0.7  # away from the origin, as encoders' vectors are
     y = (x + 0.8 * rng.normal(size=x.shape)) * rng.uniform(0.5, 2, (23, 1))

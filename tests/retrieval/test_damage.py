@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import HbtError, InputError, StorageError, TaskError
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
+from hbt_ray.retrieval.result import FAILURES, PER_QUERY, Artifacts
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
 from hbt_ray.retrieval.transforms import Transform

@@ -13,12 +13,10 @@ import pytest
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.retrieval import encode as encoding
-from hbt_ray.retrieval.artifacts import Artifacts
-from hbt_ray.retrieval.encode import encode
-from hbt_ray.retrieval.encoder import Encoder, EncoderConfig
+from hbt_ray.retrieval import encoder as encoding
+from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode
 from hbt_ray.retrieval.evaluate import evaluate
-from hbt_ray.retrieval.result import EvaluationResult
+from hbt_ray.retrieval.result import Artifacts, EvaluationResult
 from hbt_ray.retrieval.tasks import Task
 from hbt_ray.retrieval.vector_cache import TextSet
 

@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.retrieval.artifacts import FAILURES, PER_QUERY, Artifacts
-from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.scoring import failures as module
-from hbt_ray.retrieval.scoring.failures import SCHEMA, failures
-from hbt_ray.retrieval.scoring.scorecard import score_rankings
+from hbt_ray.retrieval import evaluate as module
+from hbt_ray.retrieval.evaluate import SCHEMA, failures
+from hbt_ray.retrieval.result import FAILURES, PER_QUERY, Artifacts, EvaluationResult
+from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_preference import DE, EN, Ranked, first, numbers, parallel
 

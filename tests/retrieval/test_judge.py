@@ -11,11 +11,11 @@ import pytest
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, Scorecard, first_documents, score_rankings
-from hbt_ray.retrieval.scoring.trec import write_qrels, write_run
+from hbt_ray.retrieval.score import MEASURES, POOL_ONLY, Scorecard, first_documents, score_rankings
 from hbt_ray.retrieval.search.ranking import Hits
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import Task, read_lareqa
+from hbt_ray.retrieval.trec import write_qrels, write_run
 
 POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
 ANGLES = {"de_1": 0, "de_2": 60, "en_1": 30, "en_2": 80, "fr_1": 45}

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from hbt_ray.cli.commands import app
 from hbt_ray.errors import ConfigError
-from hbt_ray.retrieval import bm25_words as words_module
-from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, queries_of, read_words
-from hbt_ray.retrieval.bm25_words import words
+from hbt_ray.retrieval import bm25 as words_module
+from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, queries_of, read_words, words
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_readers import write
 

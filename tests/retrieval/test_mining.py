@@ -17,10 +17,9 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.retrieval.encode import EncodedTexts, encode
-from hbt_ray.retrieval.encoder import EncoderConfig
+from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
 from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
-from hbt_ray.retrieval.mining.mining import languages_to_mine, mine
+from hbt_ray.retrieval.mining.mine import languages_to_mine, mine
 from tests.worlds import LANGUAGES, small_store
 
 NEAR, SAME, EQUAL, HOLDS = range(len(REASONS))
@@ -243,8 +242,8 @@ def test_a_store_is_mined_dataset_by_dataset(
         seen.append(encode(*given))
         return seen[-1]
 
-    monkeypatch.setattr("hbt_ray.retrieval.mining.mining.encode", watched)
-    monkeypatch.setattr("hbt_ray.retrieval.mining.mining._PAIRS", 300)  # The questions go in three parts.
+    monkeypatch.setattr("hbt_ray.retrieval.mining.mine.encode", watched)
+    monkeypatch.setattr("hbt_ray.retrieval.mining.mine._PAIRS", 300)  # The questions go in three parts.
     made = mine(store, model, config, tmp_path / "mined", name="scratch")
     negatives = Negatives.open(tmp_path / "mined", store.manifest)
     assert negatives.manifest == made.manifest
@@ -272,7 +271,7 @@ def test_a_store_is_mined_dataset_by_dataset(
     assert {example.dataset for example in made.examples} == {"all", "german"}
     assert all(example.negative_score < example.positive_score for example in made.examples)
 
-    monkeypatch.setattr("hbt_ray.retrieval.mining.mining.encode", lambda *given: seen[0])
+    monkeypatch.setattr("hbt_ray.retrieval.mining.mine.encode", lambda *given: seen[0])
     only = mine(
         store, model, MineConfig(language="en", ranks=(1, 5), max_share=1.0), tmp_path / "english", name="scratch"
     )
@@ -288,7 +287,7 @@ def test_mining_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: Any) -> EncodedTexts:
         raise ModelError("no such model")
 
-    monkeypatch.setattr("hbt_ray.retrieval.mining.mining.encode", broken)
+    monkeypatch.setattr("hbt_ray.retrieval.mining.mine.encode", broken)
     store = Store(small_store(tmp_path / "store", 6))
     with pytest.raises(ModelError, match="no such model"):
         mine(store, EncoderConfig(model="x"), MineConfig(), tmp_path / "out" / "mined", name="broken")

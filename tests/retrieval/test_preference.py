@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hbt_ray.retrieval.bias import preference
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.scoring.language_preference import preference
-from hbt_ray.retrieval.scoring.scorecard import MEASURES, POOL_ONLY, score_rankings
+from hbt_ray.retrieval.score import MEASURES, POOL_ONLY, score_rankings
 from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.tasks import Task
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hbt_ray.retrieval.resampling import holm, mean_interval, paired_effect, sign_flip_p
+from hbt_ray.retrieval.significance import holm, mean_interval, paired_effect, sign_flip_p
 
 SMALL = [
     [0.3],
@@ -70,7 +70,7 @@ def test_what_does_not_differ_has_p_one() -> None:
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(0.1, 1.0, 64)
     whole = sign_flip_p(values, resamples=2000, seed=3)
-    monkeypatch.setattr("hbt_ray.retrieval.resampling._ELEMENTS", 64 * 7)
+    monkeypatch.setattr("hbt_ray.retrieval.significance._ELEMENTS", 64 * 7)
     assert sign_flip_p(values, resamples=2000, seed=3) == whole
     few = values[:9]
     assert sign_flip_p(few, resamples=2000, seed=3) == pytest.approx(

@@ -27,7 +27,7 @@ from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_cross_encoder
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import MineConfig, read_candidates
-from hbt_ray.retrieval.mining.mining import mine
+from hbt_ray.retrieval.mining.mine import mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, _Rescorer, rescore
 from tests.worlds import LANGUAGES, small_store
 

@@ -16,9 +16,8 @@ from hbt_ray.errors import TaskError
 from hbt_ray.model.build import build
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.search.documents import read_documents
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
+from hbt_ray.retrieval.search.saved_index import SavedIndex, read_documents, save_index
 from hbt_ray.storage import write_checksums
 from tests.retrieval.corpora import clustered, corpus, flat_ranking, vectors
 

@@ -14,8 +14,7 @@ import pytest
 import ray
 
 from hbt_ray.errors import HbtError, ResourceError, TaskError
-from hbt_ray.retrieval.search.memory import Keeping
-from hbt_ray.retrieval.search.sharded_index import ShardedIndex
+from hbt_ray.retrieval.search.sharded_index import Keeping, ShardedIndex
 from tests.retrieval.corpora import DIM, corpus, flat_ranking, vectors
 
 

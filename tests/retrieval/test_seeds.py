@@ -12,10 +12,8 @@ from scipy import stats
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.runs import judged, make_report
-from hbt_ray.retrieval.artifacts import PER_QUERY, Artifacts
-from hbt_ray.retrieval.compare.seeds import averaged
-from hbt_ray.retrieval.compare.table import SEEDS_NOTE, compare
-from hbt_ray.retrieval.result import MULTILINGUAL, EvaluationResult
+from hbt_ray.retrieval.compare import SEEDS_NOTE, averaged, compare
+from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY, Artifacts, EvaluationResult
 from hbt_ray.retrieval.significance import compare_systems, of_task
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.judging import as_saved

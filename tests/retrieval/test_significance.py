@@ -8,8 +8,7 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.resampling import paired_effect, sign_flip_p
-from hbt_ray.retrieval.significance import KEYS, Difference, compare_systems, item_ids
+from hbt_ray.retrieval.significance import KEYS, Difference, compare_systems, item_ids, paired_effect, sign_flip_p
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 NUM_PAIRS = 200

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from hbt_ray.errors import ConfigError, TaskError
-from hbt_ray.retrieval.compare.column import Column
-from hbt_ray.retrieval.compare.table import compare
+from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import BitextTask, Suite, Task, distinct, open_task
 from tests.retrieval.test_readers import write

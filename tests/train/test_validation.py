@@ -15,7 +15,7 @@ from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ConfigError, ValidationFailed
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL
-from hbt_ray.retrieval.scoring.scorecard import score_rankings
+from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import Task
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory

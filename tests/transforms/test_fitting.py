@@ -16,13 +16,12 @@ from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import ModelConfig, build
-from hbt_ray.retrieval.encode import encode
-from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.scoring.scorecard import score_rankings
+from hbt_ray.retrieval.encoder import EncoderConfig, encode
+from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.search.sharded_index import ShardedIndex
 from hbt_ray.retrieval.tasks import Task, open_task
 from hbt_ray.retrieval.transforms import Centering, Lir, Shift, Transform, fit_to_store
-from hbt_ray.retrieval.transforms.sample import draw
+from hbt_ray.retrieval.transforms.fit import draw
 from hbt_ray.retrieval.transforms.transform import Vectors
 
 LANGUAGES = ("de", "el", "en")
@@ -159,7 +158,7 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch
         hbt(*judged, "--posthoc", "centering", "--max-length", "9")
 
     # Other methods learn from the same texts, whose vectors are kept.
-    monkeypatch.setattr("hbt_ray.retrieval.encode._encode", None)
+    monkeypatch.setattr("hbt_ray.retrieval.encoder._encode", None)
     assert hbt(*fitted, "--method", "lir")["encoder"] == encoded.fingerprint
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.retrieval.transforms import Centering, Lir, Method, Shift, Transform, fit, make_method
-from hbt_ray.retrieval.transforms.fitting import Learning
+from hbt_ray.retrieval.transforms.fit import Learning
 
 DE = np.array([[3.0, 0, 1], [1, 2, 1], [2, 1, 1]])
 EN = np.array([[1.0, 1, 0], [0, 3, 0], [2, 2, 0]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.retrieval.seed_interval import SeedInterval
+from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.seed_groups import ranked, seed_groups
 from hbt_ray.tune.state import SearchState, Status, Trial
 

@@ -12,7 +12,7 @@ from hbt_ray.report.chart import EXTENT, Chart, Line, Scale, dots, line
 from hbt_ray.report.curve import Floats
 from hbt_ray.report.search import labels as words
 from hbt_ray.report.search.axis import Axis
-from hbt_ray.retrieval.seed_interval import SeedInterval
+from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.seed_groups import SeedGroup
 from hbt_ray.tune.state import SearchState, Trial
 

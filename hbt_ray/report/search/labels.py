@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hbt_ray.retrieval.compare.column import MISSING
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
+from hbt_ray.retrieval.compare import MISSING
+from hbt_ray.retrieval.significance import CONFIDENCE, SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.state import Trial
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hbt_ray.report.labels import duration, listing, number
 from hbt_ray.report.search import labels as words
-from hbt_ray.retrieval.seed_interval import SeedInterval
+from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.seed_groups import SeedGroup, ranked
 from hbt_ray.tune.state import SearchState

@@ -13,7 +13,7 @@ block by block, so it needs no more memory than a block.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +21,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hbt_ray.errors import DamagedFile, TaskError
+from hbt_ray.data.formats.records import Record, records, texts
+from hbt_ray.data.formats.source_row import unstorable_reason
+from hbt_ray.errors import DamagedFile, SourceError, TaskError
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.search.exact_scores import NO_KEY, Floats, Integers, checked_vectors, key_orders, key_scores
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.shard import VectorShard, top
-from hbt_ray.retrieval.search.vector_file import VectorFile
-from hbt_ray.retrieval.vector_cache import new_array
+from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
+from hbt_ray.retrieval.vector_file import VectorFile, new_array
 from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
 
 _ABOUT = "index.json"
@@ -237,3 +241,55 @@ def _write_shard(
 
         built = index.model_copy(update={"gpu": False}).build(VectorFile(path), threads)
         faiss.write_index(built, str(folder / f"{language}.faiss"))
+
+
+def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
+    """Columns doc_id, language, text; with `languages` only these.
+
+    Ids and texts are read as they are stored: nothing is made of a text that looks like a number or a date.
+
+    Raises:
+        TaskError: no file or of another format, columns that are missing, an empty value, an id twice, an unknown
+            language, or nothing that is left.
+    """
+    try:
+        table = table_of(_rows(path), DOCUMENTS, str(path))
+    except SourceError as error:
+        raise TaskError(str(error), code=error.code) from None
+    for name in DOCUMENTS.names:
+        empty = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
+        if count := pc.sum(empty).as_py():
+            at = pc.index(empty, True).as_py()
+            raise TaskError(f"{path}: {name} is empty in {count} rows, the first is row {at + 1}; remove these rows")
+    table = table.set_column(1, DOCUMENTS.field("language"), [_canonical(path, table["language"])])
+    if languages:
+        table = table.filter(
+            pc.is_in(table["language"], value_set=pa.array(map(normalise_tag, languages), pa.string()))
+        )
+    if not len(table):
+        raise TaskError(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
+    if len(table["doc_id"].unique()) < len(table):
+        raise TaskError(f"{path}: some doc_id occur twice; ids must be unique over all languages")
+    return table
+
+
+def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+    columns = {name: name for name in DOCUMENTS.names}
+    for record in records(str(path), DOCUMENTS.names):
+        found = texts(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
+        if not isinstance(found, dict):
+            raise TaskError(f"{found.where}: {found.reason}; repair or remove the row")
+        row = tuple(found[name] for name in DOCUMENTS.names)
+        if problem := next(filter(None, map(unstorable_reason, row)), ""):
+            raise TaskError(f"{record.where}: holds {problem}; repair or remove the row")
+        yield row
+
+
+def _canonical(path: Path, tags: pa.ChunkedArray) -> pa.Array:
+    known = {}
+    for tag in tags.unique().to_pylist():
+        try:
+            known[tag] = normalise_tag(tag)
+        except ValueError as error:
+            raise TaskError(f"{path}: {error}") from None
+    return pa.array([known[tag] for tag in tags.to_pylist()], pa.string())

@@ -23,7 +23,7 @@ from hbt_ray.retrieval.search.exact_scores import (
     score_matrix,
 )
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
-from hbt_ray.retrieval.search.vector_file import VectorFile
+from hbt_ray.retrieval.vector_file import VectorFile
 
 SPARE = 16
 """Candidates that FAISS is asked for beyond k, for what float32 may have put in the wrong order."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ import ray
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.errors import TaskError
+from hbt_ray.errors import ResourceError, TaskError
 from hbt_ray.retrieval.search.exact_scores import (
     NO_KEY,
     Floats,
@@ -36,13 +37,11 @@ from hbt_ray.retrieval.search.exact_scores import (
     ranking_keys,
 )
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.memory import Keeping, keeping
 from hbt_ray.retrieval.search.ranking import Hits, RankingRows
 from hbt_ray.retrieval.search.shard import top
 from hbt_ray.retrieval.search.shard_actor import Request, ShardActor
-from hbt_ray.retrieval.search.vector_file import VectorFile, pieces
 from hbt_ray.retrieval.tasks import Task
-from hbt_ray.retrieval.vector_cache import new_array
+from hbt_ray.retrieval.vector_file import VectorFile, new_array, pieces
 from hbt_ray.storage import temporary_folder
 
 logger = logging.getLogger(__name__)
@@ -305,3 +304,41 @@ def _balance(sizes: list[int], num_groups: int) -> list[list[int]]:
     for position in sorted(range(len(sizes)), key=lambda position: -sizes[position]):
         min(groups, key=lambda group: sum(sizes[member] for member in group)).append(position)
     return groups
+
+
+_COPIES = 2
+"""Of a corpus in memory: what the processes share, and what FAISS's flat index copies."""
+
+
+class Keeping(Enum):
+    """Where vectors are."""
+
+    HELD = "in memory"
+    STREAMED = "on disk, read anew for every chunk of queries"
+
+
+def keeping(num_rows: int, width: int, index: IndexConfig, allowance: float) -> Keeping:
+    """What an allowance, in bytes over all processes, has room for.
+
+    Exact search falls back to reading from disk. An index other than `Flat` has to be in memory, and its vectors, which
+    only put its proposals in order, need not be.
+
+    Raises:
+        ResourceError: the index does not fit; with figures.
+    """
+    vectors = 4 * num_rows * width
+    if index.exact:
+        return Keeping.HELD if _COPIES * vectors <= allowance else Keeping.STREAMED
+    needed = index.bytes_for(num_rows, width)
+    if needed > allowance:
+        raise ResourceError(
+            f"an index {index.factory} over {num_rows:,} vectors of width {width} takes {gib(needed)}, and "
+            f"{gib(allowance)} are allowed for it; raise search.memory_gib, add nodes, take a smaller code such as "
+            "IVF1024,PQ48, or search exactly (Flat), which reads from disk what does not fit"
+        )
+    return Keeping.HELD if needed + vectors <= allowance else Keeping.STREAMED
+
+
+def gib(num_bytes: float) -> str:
+    """`1.5 GiB`, `0.003 GiB`."""
+    return f"{num_bytes / 2**30:.3g} GiB"

@@ -9,7 +9,7 @@ and applied to vectors whose languages are known (`Transform.apply`). The langua
 by language. The languages of questions must be known too for the first two methods.
 """
 
-from hbt_ray.retrieval.transforms.fitting import fit, fit_to_store
+from hbt_ray.retrieval.transforms.fit import fit, fit_to_store
 from hbt_ray.retrieval.transforms.methods import Centering, Lir, Method, Shift, make_method
 from hbt_ray.retrieval.transforms.transform import Transform
 

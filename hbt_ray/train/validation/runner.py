@@ -17,7 +17,7 @@ from hbt_ray.data.stream.tokenise import Tokens, tokenise
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import tokenising
 from hbt_ray.model.options import for_weights
-from hbt_ray.retrieval.transforms.fitting import fit_to_store
+from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.config import TrainConfig

@@ -18,8 +18,7 @@ from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
-from hbt_ray.retrieval.encode import EncodedTexts, encode
-from hbt_ray.retrieval.encoder import EncoderConfig
+from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
 from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, rescore
 from hbt_ray.retrieval.search.exact_scores import Floats, pair_scores

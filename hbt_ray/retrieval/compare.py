@@ -1,24 +1,167 @@
-"""The headline table: systems that were judged on one task, side by side.
-
-The HTML report and the terminal both read `Comparison` and its columns, so that they cannot disagree. Numbers are
-compared as they are shown: what looks equal shares the mark of the best, and every difference adds up on the page.
-"""
+"""Columns: which measures are shown, in the order of the tables of 2408.10536, and how their values are written."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.compare.column import COLUMNS, MISSING, Column
-from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
-from hbt_ray.retrieval.seed_interval import CONFIDENCE, SeedInterval
+from hbt_ray.retrieval.bias import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
+from hbt_ray.retrieval.measures import RANK_DISTANCE
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Artifacts, EvaluationResult
+from hbt_ray.retrieval.significance import CONFIDENCE, KEYS, SeedInterval, of_task
+
+MISSING = "–"
+_LABELS = {
+    RANK_DISTANCE: "rank distance",
+    MAX_RANK: "worst rank",
+    OWN_LANGUAGE_FIRST: "own language first",
+    SHARE_DISTANCE: "share distance",
+    RANK_CORRELATION: "agreement",
+}
+"""Of the measures of language bias, which belong to the pool, so that no setting needs to be named."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure in one setting."""
+
+    setting: str
+    measure: str
+
+    @property
+    def counts_ranks(self) -> bool:
+        """Whole numbers without an upper end."""
+        return self.measure in (RANK_DISTANCE, MAX_RANK)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.counts_ranks or self.measure == SHARE_DISTANCE
+
+    @property
+    def has_better(self) -> bool:
+        """Whether an end is the good one: of equal answers, users may well want that in their language first."""
+        return self.measure != OWN_LANGUAGE_FIRST
+
+    @property
+    def label(self) -> str:
+        return _LABELS.get(self.measure, self.measure)
+
+    @property
+    def short_setting(self) -> str:
+        """For narrow places: `mono`, `cross`, `multi`."""
+        return {MONOLINGUAL: "mono", CROSS_LINGUAL: "cross", MULTILINGUAL: "multi"}.get(self.setting, self.setting)
+
+    @property
+    def name(self) -> str:
+        return self.label if self.measure in _LABELS else f"{self.setting} {self.label}"
+
+    def of(self, measures: Mapping[str, float]) -> float | None:
+        """The value as it is shown: three decimals, or a whole number of ranks; None where it is missing."""
+        value = measures.get(self.measure)
+        if value is None or not math.isfinite(value):
+            return None
+        return round(value, 0 if self.counts_ranks else 3) + 0.0
+
+    def value(self, result: EvaluationResult) -> float | None:
+        return self.of(result.settings.get(self.setting, {}))
+
+    def text(self, value: float | None) -> str:
+        """`.797`, `2,310`; a negative number gets a true minus sign."""
+        if value is None:
+            return MISSING
+        digits = f"{abs(value):,.0f}" if self.counts_ranks else f"{abs(value):.3f}".removeprefix("0")
+        return f"−{digits}" if value < 0 else digits
+
+    def signed(self, difference: float | None) -> str:
+        """`+.012`, `−84`, `±.000`."""
+        if difference is None:
+            return MISSING
+        return ("+" if difference > 0 else "±" if difference == 0 else "") + self.text(difference)
+
+    def is_better(self, value: float, other: float) -> bool:
+        return value < other if self.lower_is_better else value > other
+
+    def best(self, values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return (min if self.lower_is_better else max)(known, default=None)
+
+
+COLUMNS = (
+    Column(MONOLINGUAL, "AP"),
+    Column(MONOLINGUAL, "R@1"),
+    Column(CROSS_LINGUAL, "AP"),
+    Column(CROSS_LINGUAL, "R@1"),
+    Column(MULTILINGUAL, "AP"),
+    Column(MULTILINGUAL, "R@10"),
+    Column(MULTILINGUAL, RANK_DISTANCE),
+)
+
+
+def averaged(group: Sequence[Artifacts], model: str) -> Artifacts:
+    """The mean of results on one task.
+
+    Args:
+        model: what to call it.
+
+    Raises:
+        TaskError: the results are not on the same questions and documents.
+    """
+    first = group[0].result
+    for each in group[1:]:
+        for fact in ("task", "task_fingerprint", "languages", "num_queries", "num_documents"):
+            if getattr(each.result, fact) != getattr(first, fact):
+                raise TaskError(
+                    f"{each.folder}: judged on other {fact} than {group[0].folder}, so there is no mean of the two; "
+                    "evaluate both again on the same task",
+                    code="OTHER_TASK",
+                )
+    means = {
+        name: _mean([getattr(each.result, name) for each in group])
+        for name in ("settings", "pairs", "pool", "language_share", "seconds")
+    }
+    of_seeds = {
+        setting: {name: [each.result.settings[setting][name] for each in group] for name in measures}
+        for setting, measures in means["settings"].items()
+    }
+    memory = max(each.result.peak_memory_bytes for each in group)
+    changes = {**means, "model": model, "of_seeds": of_seeds, "peak_memory_bytes": memory}
+    return _Mean(first.model_copy(update=changes), group[0].folder, tuple(group))
+
+
+@dataclass(frozen=True)
+class _Mean(Artifacts):
+    """Questions to read are those of the first seed."""
+
+    group: tuple[Artifacts, ...]
+
+    @cached_property
+    def queries(self) -> pa.Table | None:
+        tables = [table for each in self.group if (table := each.queries) is not None]
+        if len(tables) < len(self.group):
+            return None
+        names = [name for name in tables[0].column_names if name not in KEYS]
+        stacked = pa.concat_tables([table.select([*KEYS, *names]) for table in tables])
+        means = stacked.group_by(KEYS).aggregate([(name, "mean") for name in names])
+        means = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+        return of_task(means, self.result.task_fingerprint)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or of what all mappings have."""
+    if not isinstance(values[0], Mapping):
+        return sum(values) / len(values)
+    return {key: _mean([each[key] for each in values]) for key in values[0] if all(key in each for each in values)}
+
 
 SEEDS_NOTE = f"±: half of the {CONFIDENCE:.0%} interval of the mean over seeds"
 Baseline = EvaluationResult | Sequence[EvaluationResult] | None

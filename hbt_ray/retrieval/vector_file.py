@@ -6,7 +6,9 @@ and counts as its memory until then.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +44,17 @@ def pieces(vectors: Floats | VectorFile) -> Floats | VectorFile:
         file = VectorFile(Path(vectors.filename))
         return file if file.shape == vectors.shape else vectors
     return vectors
+
+
+def new_array(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A memory-mapped float32 array in a new `.npy` file.
+
+    Its room on the disk is taken at once: where the disk is full, writing to mapped memory would kill the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
