@@ -40,7 +40,7 @@ _HOMES = {
     "EvaluationResult": "retrieval.result",
     "fit": "train.driver.trainer",
     "info_nce": "train.loss.info_nce",
-    "mine": "retrieval.mining.mining",
+    "mine": "retrieval.mining.mine",
     "open_task": "retrieval.tasks",
     "prepare": "data.prepare",
 }
