@@ -67,11 +67,11 @@ def passages(task: str, num: int) -> list[str]:
 
 
 def build_model(folder: Path, texts: list[str]) -> str:
-    from hbt_ray.model.build import build
+    from hbt_ray.model.build import build_encoder
     from hbt_ray.model.config import ModelConfig
 
     config = ModelConfig(layers=12, width=384, heads=12, vocabulary=8_000, max_passage_length=256)
-    build(config, texts).save_pretrained(str(folder))
+    build_encoder(config, texts).save_pretrained(str(folder))
     return str(folder)
 
 

@@ -206,8 +206,8 @@ def train_plainly(settings: dict[str, Any]) -> None:
     from hbt_ray.data.plan.plan import Plan
     from hbt_ray.data.store.store import read_manifest
     from hbt_ray.data.stream.stream import Origin, stream
-    from hbt_ray.model.build import tokenising
-    from hbt_ray.model.loading import load
+    from hbt_ray.model.build import tokenising_config
+    from hbt_ray.model.loading import load_encoder
     from hbt_ray.train.config import TrainConfig
     from hbt_ray.train.loss.objective import Objective
     from hbt_ray.train.step.train_step import TrainStep
@@ -216,7 +216,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
-    encoder = load(config.run.base)
+    encoder = load_encoder(config.run.base)
     plan = Plan(read_manifest(config.store), config.plan)
     learner = TrainStep(
         encoder,
@@ -236,7 +236,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
         start = state["step"]
     else:
         ask(trace, rank)
-    origin = Origin(config.store, config.plan, tokenising(encoder, config.model), rank, world_size)
+    origin = Origin(config.store, config.plan, tokenising_config(encoder, config.model), rank, world_size)
     for batch in stream(origin, start, config.optimiser.steps, config.stream):
         trace.batch(rank, batch)
         learner.learn(batch)

@@ -161,7 +161,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch]
     import torch
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from hbt_ray.model.features import features
+    from hbt_ray.model.microbatch import encoder_features
 
     loss = CachedMultipleNegativesRankingLoss(encoder, scale=20.0, mini_batch_size=options.chunk)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
@@ -169,7 +169,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch]
     encoder.train()
 
     def step(batch: RankBatch) -> float:
-        columns = [features(side, 0, device) for side in (batch.questions, batch.passages)]
+        columns = [encoder_features(side, 0, device) for side in (batch.questions, batch.passages)]
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             value = loss(columns, None)

@@ -41,7 +41,7 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.ray_session import session
 
@@ -71,8 +71,8 @@ def prepared(folder: Path) -> tuple[Origin, Any]:
     prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [source]}, "benchmark"))
     store = Store(folder / "store")
     config = ModelConfig(vocabulary=12_000, max_question_length=48, max_passage_length=64)
-    encoder = build(config, store.sample_texts(store.manifest.languages))
-    how = tokenising(encoder, config)
+    encoder = build_encoder(config, store.sample_texts(store.manifest.languages))
+    how = tokenising_config(encoder, config)
     return Origin(str(folder / "store"), PlanConfig(batch_size=BATCH), how, rank=0, world_size=1), encoder
 
 

@@ -135,10 +135,10 @@ def sample(folder: Path) -> list[tuple[str, str]]:
 
 def build_base(folder: Path, base: Path, options: argparse.Namespace) -> None:
     from hbt_ray.data.store.store import Store
-    from hbt_ray.model.build import build
+    from hbt_ray.model.build import build_encoder
 
     texts = Store(folder / "store").sample_texts(tuple(LANGUAGES))
-    build(config(folder, options, "base").model, texts).save_pretrained(str(base), create_model_card=False)
+    build_encoder(config(folder, options, "base").model, texts).save_pretrained(str(base), create_model_card=False)
 
 
 def train_plainly(settings: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hbt_ray.data.store.store import Store
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from tests.worlds import LANGUAGES, small_run, small_store
 
 
@@ -175,7 +175,7 @@ def test_a_store_is_verified(world: Path) -> None:
 def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
     """The way of a user, in four commands; `--untrained` gives the report its baseline."""
     settings = small_run(world)
-    build(settings.model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "miner"))
+    build_encoder(settings.model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "miner"))
     done = hbt("mine", "store", "miner", "--language", "en", "--max-share", "1", "--keep", "5", "--json", cwd=world)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -220,7 +220,9 @@ def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
 
 def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     """A small encoder, a task with measures of its own, and a bitext, whose sides are both questions."""
-    build(small_run(world).model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "judged"))
+    build_encoder(small_run(world).model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(
+        str(world / "judged")
+    )
     (world / "devtest").mkdir()
     for code, words in (("deu_Latn", "Farbe"), ("eng_Latn", "colour"), ("arb_Arab", "لون")):
         (world / "devtest" / f"{code}.devtest").write_text(

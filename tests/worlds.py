@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.index.manifest import Manifest
-from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
+from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, TeacherScores, write_manifest, write_rows
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.train.config import TrainConfig
@@ -72,7 +72,7 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
 
 
 def write_negatives(
-    folder: Path, store: Manifest, tables: dict[str, Indices], scored: Mapping[str, Scored] | None = None
+    folder: Path, store: Manifest, tables: dict[str, Indices], scored: Mapping[str, TeacherScores] | None = None
 ) -> Path:
     """Mined negatives, as `hbt mine` leaves them, from item numbers [items, keep] by dataset."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import DamagedFile
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import (
     atomic_folder,
@@ -25,7 +25,9 @@ CHECKSUMS = "checksums.json"
 """SHA-256 of the other files of a base encoder."""
 
 
-def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: Path | None) -> None:
+def provide_base(
+    base: Path, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: Path | None
+) -> None:
     """Write the encoder, unless it is there.
 
     Building one imports transformers, which takes longer than the whole start of a short run.
@@ -56,7 +58,7 @@ def provide(base: Path, config: ModelConfig, store: Store, languages: tuple[str,
 
 
 def _build(folder: Path, config: ModelConfig, store: Store, languages: tuple[str, ...]) -> None:
-    build(config, store.sample_texts(languages)).save_pretrained(str(folder), create_model_card=False)
+    build_encoder(config, store.sample_texts(languages)).save_pretrained(str(folder), create_model_card=False)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(
         folder / CHECKSUMS,

@@ -13,20 +13,20 @@ from typing import Any
 
 from hbt_ray.data.stream.loader import TokenisingConfig
 from hbt_ray.errors import ModelError
-from hbt_ray.model.agreement import require_agreement
 from hbt_ray.model.config import PASSAGE_PROMPT, QUESTION_PROMPT, SCRATCH, ModelConfig
+from hbt_ray.model.export_parity import require_export_parity
 from hbt_ray.model.files import ModelFiles, check_files
 from hbt_ray.model.inspection import check_length, tokenizer_kept
-from hbt_ray.model.loading import load, quiet
+from hbt_ray.model.loading import load_encoder, quiet_transformers
 from hbt_ray.model.options import check_options
 from hbt_ray.model.scratch import write_scratch
-from hbt_ray.model.source import locate
+from hbt_ray.model.source import find_model
 from hbt_ray.storage import temporary_folder
 
 logger = logging.getLogger(__name__)
 
 
-def build(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
+def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
     """A SentenceTransformer. `texts` train the tokenizer of a scratch encoder and are not read otherwise.
 
     Raises:
@@ -36,20 +36,20 @@ def build(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
     if config.name == SCRATCH:
         with temporary_folder("encoder") as scratch:
             write_scratch(config, texts, scratch)
-            encoder, files = _normalised(load(scratch, pooling=config.pooling)), None
+            encoder, files = _normalised(load_encoder(scratch, pooling=config.pooling)), None
     else:
-        files = check_files(locate(config.name))
+        files = check_files(find_model(config.name))
         encoder = _pretrained(config, files)
     check_options(encoder, config)
     longest = max(config.max_question_length, config.max_passage_length)
     check_length(encoder[0].model, longest, Path(config.name), "model.max_question_length or model.max_passage_length")
     encoder = _finished(encoder, config, files)
-    with quiet(), tokenizer_kept(encoder):
-        require_agreement(encoder, tokenising(encoder, config), config.name)
+    with quiet_transformers(), tokenizer_kept(encoder):
+        require_export_parity(encoder, tokenising_config(encoder, config), config.name)
     return encoder
 
 
-def tokenising(encoder: Any, config: ModelConfig) -> TokenisingConfig:
+def tokenising_config(encoder: Any, config: ModelConfig) -> TokenisingConfig:
     """What the data tasks need to turn texts into this encoder's ids; prompts are those that it was saved with."""
     return TokenisingConfig(
         encoder.tokenizer.backend_tokenizer.to_str(),
@@ -67,7 +67,7 @@ def _pretrained(config: ModelConfig, files: ModelFiles) -> Any:
             "be trained",
             code="MODEL_KIND",
         )
-    encoder = load(files.folder, pooling=config.pooling)
+    encoder = load_encoder(files.folder, pooling=config.pooling)
     if files.modules:
         _tell_changes(encoder, config)
     return _normalised(encoder)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from hbt_ray.errors import ModelError
 
-Kind = Literal["encoder", "cross-encoder"]
+ModelKind = Literal["encoder", "cross-encoder"]
 
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -97,7 +97,7 @@ class ModelFiles:
         return next((self.prompts[name] for name in ("document", "passage", "corpus") if name in self.prompts), None)
 
 
-def check_files(folder: Path, kind: Kind = "encoder") -> ModelFiles:
+def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
     """Look for all that a model needs, and for what must not be followed or run.
 
     Raises:
@@ -215,7 +215,7 @@ def _within(path: str) -> bool:
     )
 
 
-def read_prompts(folder: Path, kind: Kind = "encoder") -> dict[str, str]:
+def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
     """Prompts by name, as `config_sentence_transformers.json` says; none if it says nothing.
 
     Raises:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from hbt_ray.errors import ModelError
-from hbt_ray.model.files import Kind, ModelFiles, check_files
+from hbt_ray.model.files import ModelFiles, ModelKind, check_files
 from hbt_ray.model.inspection import check_length, inspect_cross_encoder, inspect_encoder, num_positions
 
 _NO_CODE = {"trust_remote_code": False, "local_files_only": True}
 """Said explicitly to every loader: transformers asks on the terminal where it is not told."""
 
 
-def load(
+def load_encoder(
     folder: Path,
     model: Mapping[str, Any] | None = None,
     configuration: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def load_cross_encoder(folder: Path, device: str) -> Any:
     """The CrossEncoder of a folder.
 
     Raises:
-        ModelError: see `load`; or it is no cross-encoder with one output.
+        ModelError: see `load_encoder`; or it is no cross-encoder with one output.
     """
 
     def make(files: ModelFiles) -> Any:
@@ -96,14 +96,14 @@ def load_cross_encoder(folder: Path, device: str) -> Any:
 
 def _checked(
     folder: Path,
-    kind: Kind,
+    kind: ModelKind,
     make: Callable[[ModelFiles], Any],
     inspect: Callable[[Any, ModelFiles, Mapping[str, Any]], None],
 ) -> Any:
     """Check the files, load, and check what was loaded."""
     files = check_files(folder, kind)
     try:
-        with quiet(), _loading_report() as report:
+        with quiet_transformers(), _loading_report() as report:
             model = make(files)
             inspect(model, files, report)
     except ModelError:
@@ -164,7 +164,7 @@ def _safely(dtype: torch.dtype) -> dict[str, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without bars and reports of unused poolers: what matters of the latter, `inspect_encoder` looks at."""
     from transformers.utils import logging as reports
 

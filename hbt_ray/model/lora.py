@@ -34,7 +34,7 @@ class LoraConfig(Config):
     projections that peft names for the architecture: queries and values."""
 
 
-def adapt(encoder: Any, config: LoraConfig, seed: int) -> Any:
+def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
     """Put adapters into a SentenceTransformer, in place; from then on nothing else has a gradient.
 
     Args:
@@ -43,7 +43,7 @@ def adapt(encoder: Any, config: LoraConfig, seed: int) -> Any:
     Raises:
         ModelError: peft is missing, or a target names no linear layer.
     """
-    names = targets(encoder[0].model, config)
+    names = adapter_targets(encoder[0].model, config)
     from peft import LoraConfig as PeftConfig
     from peft import PeftModel
 
@@ -56,13 +56,13 @@ def adapt(encoder: Any, config: LoraConfig, seed: int) -> Any:
     return encoder
 
 
-def merge(encoder: Any) -> Any:
+def merge_adapters(encoder: Any) -> Any:
     """Add the adapters to the weights, in place; the encoder is an ordinary one again."""
     encoder[0].model = encoder[0].model.merge_and_unload()
     return encoder
 
 
-def targets(model: nn.Module, config: LoraConfig) -> list[str]:
+def adapter_targets(model: nn.Module, config: LoraConfig) -> list[str]:
     """Full names of the layers of a transformer that get an adapter.
 
     Raises:

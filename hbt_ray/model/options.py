@@ -14,8 +14,8 @@ from torch import nn
 
 from hbt_ray.errors import ModelError
 from hbt_ray.model.config import FLASH, ModelConfig
-from hbt_ray.model.loading import load
-from hbt_ray.model.lora import adapt, targets
+from hbt_ray.model.loading import load_encoder
+from hbt_ray.model.lora import adapter_targets, add_adapters
 
 _DROPOUTS = {
     "attention_dropout",
@@ -30,7 +30,7 @@ _DROPOUTS = {
 """What configurations of encoders call it."""
 
 
-def for_training(folder: Path, config: ModelConfig) -> Any:
+def load_for_training(folder: Path, config: ModelConfig) -> Any:
     """The SentenceTransformer of a run's base, with adapters and options, on the CPU.
 
     Raises:
@@ -50,9 +50,9 @@ def for_training(folder: Path, config: ModelConfig) -> Any:
     return encoder
 
 
-def for_weights(folder: Path, config: ModelConfig) -> Any:
+def load_for_checkpoint(folder: Path, config: ModelConfig) -> Any:
     """The same without options; what has a gradient is what a checkpoint holds."""
-    return _train_parts(load(folder), config)
+    return _train_parts(load_encoder(folder), config)
 
 
 def check_options(encoder: Any, config: ModelConfig) -> None:
@@ -79,13 +79,13 @@ def check_options(encoder: Any, config: ModelConfig) -> None:
     if config.dropout is not None and not _dropouts(model.config):
         raise ModelError(f"model.dropout: the configuration of {type(model).__name__} has no dropout; write null")
     if config.lora:
-        targets(model, config.lora)
+        adapter_targets(model, config.lora)
 
 
 def _train_parts(encoder: Any, config: ModelConfig) -> Any:
     """Adapters alone, all but the token embeddings, or everything."""
     if config.lora:
-        return adapt(encoder, config.lora, config.seed)
+        return add_adapters(encoder, config.lora, config.seed)
     if config.freeze_embeddings:
         encoder[0].model.get_input_embeddings().requires_grad_(False)
     return encoder
@@ -100,7 +100,7 @@ def _loaded(folder: Path, config: ModelConfig) -> Any:
         dropouts = dict.fromkeys(_dropouts(known), config.dropout)
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     try:
-        return load(folder, attention, dropouts)
+        return load_encoder(folder, attention, dropouts)
     except (ImportError, ValueError) as error:
         raise ModelError(f"model.attention={config.attention} cannot be used here: {_line(error)}") from error
 

@@ -13,16 +13,16 @@ _FETCHED = ("*.json", "*.safetensors", "*.model", "*.txt")
 _NOT_FETCHED = ("onnx/*", "openvino/*")
 
 
-def locate(name: str) -> Path:
+def find_model(name: str) -> Path:
     """The folder of a model. One of the hub is fetched, unless it is in the cache already.
 
     Raises:
         ModelError: there is no such folder, or the hub does not know the name or cannot be reached.
     """
-    return local_folder(name) or _fetched(name)
+    return find_local_model(name) or _fetched(name)
 
 
-def local_folder(name: str) -> Path | None:
+def find_local_model(name: str) -> Path | None:
     """The folder of a local model; None for a name that only the hub can know. Asks nobody.
 
     Raises:

@@ -20,10 +20,10 @@ from pydantic import Field
 from hbt_ray.config import Config
 from hbt_ray.errors import ModelError
 from hbt_ray.host import keep_freed_memory, usable_cpus
-from hbt_ray.model.files import Kind, check_files
+from hbt_ray.model.files import ModelKind, check_files
 from hbt_ray.model.inspection import check_length
-from hbt_ray.model.loading import load
-from hbt_ray.model.source import local_folder, locate
+from hbt_ray.model.loading import load_encoder
+from hbt_ray.model.source import find_local_model, find_model
 from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
 from hbt_ray.retrieval.vector_cache import Texts, TextSet, VectorCache, Vectors
 
@@ -62,9 +62,9 @@ class EncoderConfig(EncodingConfig):
         It costs a second a GB, and no model is loaded for it, as it is for the fingerprint of its vectors.
 
         Raises:
-            ModelError: see `locate`.
+            ModelError: see `find_model`.
         """
-        folder = locate(self.model)
+        folder = find_model(self.model)
         digest = hashlib.sha256(
             repr((self.question_prompt, self.passage_prompt, self.max_length, self.precision)).encode()
         )
@@ -87,7 +87,7 @@ class Encoder:
             torch.set_num_threads(max(1, usable_cpus() // config.workers))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         kind = kinds[config.precision]
-        self._model = load(locate(config.model), dtype=kind).to("cuda" if config.gpu else "cpu", kind)
+        self._model = load_encoder(find_model(config.model), dtype=kind).to("cuda" if config.gpu else "cpu", kind)
         for name, prompt in (("query", config.question_prompt), ("document", config.passage_prompt)):
             if prompt is not None:
                 self._model.prompts[name] = prompt
@@ -142,24 +142,24 @@ class Encoder:
         return np.arange(len(texts)) if mask is None else np.argsort(-mask.sum(1).numpy(), kind="stable")
 
 
-def model_folder(model: str, kind: Kind = "encoder") -> Path | None:
+def model_folder(model: str, kind: ModelKind = "encoder") -> Path | None:
     """The folder of a local model, whose files are checked and not loaded; None for a hub name, which is not fetched.
 
     Raises:
-        ModelError: see `local_folder` and `check_files`.
+        ModelError: see `find_local_model` and `check_files`.
     """
-    if folder := local_folder(model):
+    if folder := find_local_model(model):
         check_files(folder, kind)
     return folder
 
 
-def fetch_model(model: str, kind: Kind = "encoder") -> None:
+def fetch_model(model: str, kind: ModelKind = "encoder") -> None:
     """Fetch a model of the hub, and check its files. To be called last before a cluster starts, as it may take long.
 
     Raises:
-        ModelError: see `locate` and `check_files`.
+        ModelError: see `find_model` and `check_files`.
     """
-    check_files(locate(model), kind)
+    check_files(find_model(model), kind)
 
 
 def _fingerprint(model: Any) -> str:

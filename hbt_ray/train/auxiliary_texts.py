@@ -13,7 +13,7 @@ from hbt_ray.data.plan.translations import Side, require_translations
 from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.loader import TokenisingConfig
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.train.loss.config import LossConfig
 
@@ -45,7 +45,7 @@ class TeacherConfig(Config):
 
     def encoder(self, width: int) -> Any:
         """Raises: ModelError where it is no encoder, or its vectors are not as wide as the student's."""
-        encoder = build(self.model)
+        encoder = build_encoder(self.model)
         if (found := encoder.get_embedding_dimension()) != width:
             raise ModelError(
                 f"teacher.name={self.name!r} makes vectors of {found} numbers and the student of {width}, so they "
@@ -63,7 +63,7 @@ def auxiliary_texts_of(
         how: the student's.
         taught: the teacher's encoder, if there is one.
     """
-    of_teacher = tokenising(taught, teacher.model) if teacher else how
+    of_teacher = tokenising_config(taught, teacher.model) if teacher else how
     views = []
     for name, side in _SIDES.items():
         if name in loss.needs:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.model.lora import merge
-from hbt_ray.model.options import for_weights
+from hbt_ray.model.lora import merge_adapters
+from hbt_ray.model.options import load_for_checkpoint
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoint import format as checkpoint
@@ -59,10 +59,10 @@ def export(run: RunDir) -> int:
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
     config = TrainConfig.load(run.config)
     best = best_step(config) if config.validation.export == "best" else None
-    encoder = for_weights(run.base, config.model)
+    encoder = load_for_checkpoint(run.base, config.model)
     state = checkpoint.restore_weights(newest[0] if best is None else shelf.path(best), encoder, averaged=True)
     if config.model.lora:
-        merge(encoder)
+        merge_adapters(encoder)
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
         record = asdict(_described(run, config, state, best=best is not None))

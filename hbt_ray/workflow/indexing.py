@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hbt_ray.console import Screen
 from hbt_ray.host import usable_cpus
-from hbt_ray.model.loading import quiet
+from hbt_ray.model.loading import quiet_transformers
 from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode, model_folder
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, SearchAnswer, free_place, save_index
@@ -59,7 +59,7 @@ def ask_index(
     """
     config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
     model_folder(config.model)
-    with quiet():
+    with quiet_transformers():
         encoder = Encoder(config)
     asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
     fingerprint = asked["fingerprint"][0].as_py()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.index.manifest import Manifest
-from hbt_ray.data.index.negatives import Negatives, Scored, require_scores
+from hbt_ray.data.index.negatives import Negatives, TeacherScores, require_scores
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.negative_sampling import NegativeSampler
@@ -97,12 +97,12 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
             Negatives.open(folder, store)
 
 
-def made_up_scores(table: Indices, seed: int = 0) -> Scored:
+def made_up_scores(table: Indices, seed: int = 0) -> TeacherScores:
     """NaN where there is no negative, and for every seventh item."""
     rng = np.random.default_rng(seed)
     positive, negatives = rng.random(len(table), np.float32), rng.random(table.shape, np.float32)
     positive[::7], negatives[::7], negatives[table < 0] = np.nan, np.nan, np.nan
-    return Scored(positive, negatives)
+    return TeacherScores(positive, negatives)
 
 
 @given(step=st.integers(0, 10**6), world_size=st.integers(1, 7), per_row=st.integers(1, 8))
@@ -290,16 +290,16 @@ def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
 
 def test_picks_go_on_from_a_place_that_item_and_stream_decide(store: Manifest) -> None:
     from hbt_ray.data.index.language_index import LanguageIndex
-    from hbt_ray.data.plan.kinds import Rows
+    from hbt_ray.data.plan.kinds import BatchRows
 
     table = np.arange(1, 41).repeat(8).reshape(40, 8) % 40
     table = (table + np.arange(8)) % 40
     picks = NegativeSampler(table, LanguageIndex(store.datasets[1], ("de", "en"), 0.0), 3, seed=0)
     items, codes = np.arange(40), np.zeros(40, np.int16)
-    first = picks.of(Rows(items, codes, codes, np.zeros(40, np.int64)), "mono")
-    second = picks.of(Rows(items, codes, codes, np.ones(40, np.int64)), "mono")
+    first = picks.of(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "mono")
+    second = picks.of(BatchRows(items, codes, codes, np.ones(40, np.int64)), "mono")
     start = np.argmax(table == first[:, :1], axis=1)
     for turn in range(3):
         assert np.array_equal(first[:, turn], table[items, (start + turn) % 8])
         assert np.array_equal(second[:, turn], table[items, (start + 3 + turn) % 8])
-    assert not np.array_equal(picks.of(Rows(items, codes, codes, np.zeros(40, np.int64)), "cross"), first)
+    assert not np.array_equal(picks.of(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "cross"), first)

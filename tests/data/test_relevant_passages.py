@@ -17,7 +17,7 @@ from hbt_ray.data.prepare import StoreConfig, in_process, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
 from hbt_ray.data.stream.loader import Loader, TokenisingConfig
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.train.loss.info_nce import info_nce
 
@@ -184,7 +184,7 @@ def test_vectors_that_are_perfect_have_no_loss(tmp_path: Path, symmetric: bool) 
         for q in range(4) for d in range(8) for copy in range(2)
     ]  # fmt: skip
     store = made(tmp_path, rows)
-    how = tokenising(build(TINY, store.sample_texts(("en",))), TINY)
+    how = tokenising_config(build_encoder(TINY, store.sample_texts(("en",))), TINY)
     batch = Loader(store.location, PlanConfig(policy="mono", batch_size=64), how).local(0, 0, 1)
     topics = torch.tensor([int(store.item("set", item).item_id[0]) for item in batch.items.tolist()])
     vectors, right_keys = torch.eye(4)[topics], torch.from_numpy(batch.right_keys)
@@ -204,7 +204,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Tokenisin
         for q in range(12) for d in range(4) for language in ("de", "en")
     ]  # fmt: skip
     store = made(folder, rows)
-    return store, tokenising(build(TINY, store.sample_texts(("de", "en"))), TINY)
+    return store, tokenising_config(build_encoder(TINY, store.sample_texts(("de", "en"))), TINY)
 
 
 @pytest.mark.parametrize("policy", ["mono", "cross", "mixed"])

@@ -25,7 +25,7 @@ from hbt_ray.data.store.verify import verify
 from hbt_ray.data.stream.loader import Loader
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import LocationError, StoreError
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import file_sha256
 from tests.worlds import small_run
@@ -295,7 +295,7 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
     written(tmp_path / "store", shard_items=64, batch_items=8, length=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     local = Store(tmp_path / "store")
-    how = tokenising(build(config, local.sample_texts(LANGUAGES)), config)
+    how = tokenising_config(build_encoder(config, local.sample_texts(LANGUAGES)), config)
     cache = NodeCacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
     plan = PlanConfig(batch_size=24)
     far, here = Loader(local_uri(tmp_path / "store"), plan, how, cache), Loader(tmp_path / "store", plan, how)
@@ -310,7 +310,7 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
 def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> None:
     store = written(tmp_path / "store", shard_items=64, batch_items=8)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), near(tmp_path)
     here = [list(stream(Origin(store.location, plan, how, rank, 2), 0, 6, settings)) for rank in range(2)]
     uri = local_uri(tmp_path / "store")

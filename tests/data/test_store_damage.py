@@ -16,7 +16,7 @@ from hbt_ray.data.store.node_cache import NodeCacheConfig
 from hbt_ray.data.store.store import Store, read_manifest
 from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import location as store_location
 from hbt_ray.storage import with_checksum, write_json
@@ -167,7 +167,7 @@ def test_damaged_negatives_are_named(tmp_path: Path) -> None:
 def test_a_damaged_shard_ends_the_stream_in_one_error(tmp_path: Path) -> None:
     store = written(tmp_path / "store", shard_items=200, batch_items=50)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     origin = Origin(store.location, PlanConfig(batch_size=24), how, 0, 1)
     path = tmp_path / "store" / SHARD
     path.write_bytes(path.read_bytes().replace(b"question ", b"QUESTION "))
@@ -181,7 +181,7 @@ def test_a_damaged_shard_ends_the_stream_in_one_error(tmp_path: Path) -> None:
 def test_a_task_whose_process_dies_is_not_repeated_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = written(tmp_path / "store", shard_items=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     origin = Deadly(store.location, PlanConfig(batch_size=24), how, 0, 1)
     with pytest.raises(HbtError) as caught:
         list(stream(origin, 0, 6, StreamConfig(rows_per_task=24)))

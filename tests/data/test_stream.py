@@ -16,7 +16,7 @@ import pytest
 from ray import cloudpickle
 from ray.util.metrics import Counter
 
-from hbt_ray.data.index.negatives import Scored
+from hbt_ray.data.index.negatives import TeacherScores
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
@@ -24,9 +24,9 @@ from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.block import pack, unpack
 from hbt_ray.data.stream.cpus import most_spare, task_cpus
 from hbt_ray.data.stream.loader import Loader, RankBatch, TokenisingConfig
-from hbt_ray.data.stream.stream import Origin, StreamConfig, cut, stream
+from hbt_ray.data.stream.stream import Origin, StreamConfig, step_windows, stream
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def how(store: Path) -> TokenisingConfig:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    return tokenising(build(config, Store(store).sample_texts(LANGUAGES)), config)
+    return tokenising_config(build_encoder(config, Store(store).sample_texts(LANGUAGES)), config)
 
 
 def streamed(store: Path, how: TokenisingConfig, rank: int, world_size: int, start: int, stop: int) -> list[RankBatch]:
@@ -88,7 +88,7 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
     """With all that a batch can bring, from the first step and from a later one."""
     table = (np.arange(60)[:, None] + np.array([2, 17])) % 60
     table[::3] = -1
-    scored = Scored(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table).astype(np.float32))
+    scored = TeacherScores(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table).astype(np.float32))
     mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table}, {"colours": scored})
     plan = PLAN.model_copy(update={"negatives": 2})
     views = (
@@ -118,7 +118,7 @@ def test_a_long_stream_is_a_chain_of_datasets(
 
 @pytest.mark.parametrize("steps", [1, 3, 64])
 def test_legs_cover_every_step_once_and_grow(steps: int) -> None:
-    legs = list(cut(7, 500, steps))
+    legs = list(step_windows(7, 500, steps))
     assert [step for leg in legs for step in leg] == list(range(7, 500))
     sizes = [len(leg) for leg in legs[:-1]]
     assert sizes == sorted(sizes)

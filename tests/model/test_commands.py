@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.train.model_folders import copied, edited, saved
+from tests.model.model_folders import copied, edited, saved
 from tests.worlds import small_run, small_store
 
 KEY = "encoder.layer.1.output.dense.bias"

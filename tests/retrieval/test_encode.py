@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval import encoder as encoding
 from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode
@@ -33,7 +33,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
     folder = tmp_path_factory.mktemp("encode") / "model"
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200, max_question_length=16, max_passage_length=24)
-    build(config, QUESTIONS + PASSAGES).save_pretrained(str(folder))
+    build_encoder(config, QUESTIONS + PASSAGES).save_pretrained(str(folder))
     return folder, SentenceTransformer(str(folder), device="cpu")
 
 

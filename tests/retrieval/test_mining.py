@@ -15,7 +15,7 @@ from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
 from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
@@ -215,7 +215,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
     folder = tmp_path_factory.mktemp("mining")
     store = small_store(folder / "store")
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=16, max_passage_length=16)
-    build(config, Store(store).sample_texts(LANGUAGES)).save_pretrained(str(folder / "model"))
+    build_encoder(config, Store(store).sample_texts(LANGUAGES)).save_pretrained(str(folder / "model"))
     return EncoderConfig(model=str(folder / "model"))
 
 

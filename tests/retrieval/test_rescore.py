@@ -22,7 +22,7 @@ from transformers import (
 from hbt_ray.data.index.negatives import Negatives, require_scores
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_cross_encoder
 from hbt_ray.retrieval.encoder import EncoderConfig
@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rescore")
     store = Store(small_store(folder / "store", 20))
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=16, max_passage_length=16)
-    encoder = build(config, store.sample_texts(LANGUAGES))
+    encoder = build_encoder(config, store.sample_texts(LANGUAGES))
     encoder.save_pretrained(str(folder / "encoder"))
     torch.manual_seed(3)
     for name, num_labels in (("cross", 1), ("pairs", 2)):

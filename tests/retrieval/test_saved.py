@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hbt_ray.errors import TaskError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
@@ -147,7 +147,7 @@ def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
     texts = [f"about thing number {n} " + "more " * (n % 5) for n in range(40)]
     for folder, width in ((model, 32), (other, 16)):
         config = ModelConfig(layers=1, width=width, heads=2, vocabulary=200, max_question_length=16)
-        build(config, texts).save_pretrained(str(folder))
+        build_encoder(config, texts).save_pretrained(str(folder))
     rows = [{"doc_id": f"d{n}", "language": "en" if n % 2 else "de", "text": text} for n, text in enumerate(texts)]
     (tmp_path / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run, index = CliRunner().invoke, str(tmp_path / "index")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.model.options import for_training
+from hbt_ray.model.options import load_for_training
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.optimizer import OptimiserConfig
@@ -15,7 +15,7 @@ from tests.train.batches import batch, sizes_of
 
 def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1) -> TrainStep:
     how = OptimiserConfig(steps=20, learning_rate=1e-2, warmup=0, decay="none", chunk_rows=4, activation_tokens=40)
-    encoder = for_training(base, config)
+    encoder = load_for_training(base, config)
     padding_id = encoder.tokenizer.pad_token_id
     objective = Objective(LossConfig())
     return TrainStep(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))

@@ -11,7 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.model.options import for_training
+from hbt_ray.model.options import load_for_training
 from hbt_ray.report.model_card import write_card
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
@@ -23,8 +23,8 @@ from hbt_ray.train.step.train_step import TrainStep
 from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
+from tests.model.model_folders import edited, saved
 from tests.train.batches import NUM_ROWS, batch
-from tests.train.model_folders import edited, saved
 from tests.worlds import small_run, small_store
 
 TEXTS = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
     """A run with checkpoints after so many steps of made-up batches."""
     open_run(config)
-    encoder = for_training(config.run.base, config.model)
+    encoder = load_for_training(config.run.base, config.model)
     padding_id, objective = encoder.tokenizer.pad_token_id, Objective(config.loss)
     learner = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, sizes=(NUM_ROWS,))
     shelf = CheckpointDirectory(config.run.checkpoints)

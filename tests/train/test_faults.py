@@ -17,8 +17,8 @@ from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.loader import Loader
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
-from hbt_ray.model.build import tokenising
-from hbt_ray.model.options import for_training
+from hbt_ray.model.build import tokenising_config
+from hbt_ray.model.options import load_for_training
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
@@ -146,11 +146,11 @@ def test_other_numbers_of_workers_see_the_same_batches(world: Path, counts: tupl
 
 def in_this_process(config: TrainConfig) -> list[float]:
     """Losses of the run without Ray."""
-    encoder = for_training(config.run.base, config.model)
+    encoder = load_for_training(config.run.base, config.model)
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
     learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))
-    loader = Loader(config.store, config.plan, tokenising(encoder, config.model))
+    loader = Loader(config.store, config.plan, tokenising_config(encoder, config.model))
     return [learner.learn(loader.local(step, 0, 1)).loss for step in range(config.optimiser.steps)]
 
 

@@ -30,9 +30,9 @@ from hbt_ray.errors import (
     ResourceError,
     StoreError,
 )
-from hbt_ray.model.build import tokenising
-from hbt_ray.model.features import features
-from hbt_ray.model.loading import load
+from hbt_ray.model.build import tokenising_config
+from hbt_ray.model.loading import load_encoder
+from hbt_ray.model.microbatch import encoder_features
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
@@ -203,17 +203,19 @@ def test_the_exported_folder_gives_the_trainers_vectors(undisturbed: TrainConfig
     assert export(run) == 40
     latest = latest_checkpoint(run)
     assert latest is not None
-    trainer = load(run.base).eval()
+    trainer = load_encoder(run.base).eval()
     weights = load_file(latest / "weights.safetensors")
     trainer.load_state_dict(weights)
     library = SentenceTransformer(str(run.model), device="cpu")
-    how = tokenising(trainer, undisturbed.model)
+    how = tokenising_config(trainer, undisturbed.model)
     texts = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
     tokens = tokenise(how.tokenizer_json, how.question_prompt, texts, how.max_question_length)
     with torch.no_grad():
-        ours = trainer(features(tokens, trainer.tokenizer.pad_token_id, torch.device("cpu")))["sentence_embedding"]
+        ours = trainer(encoder_features(tokens, trainer.tokenizer.pad_token_id, torch.device("cpu")))[
+            "sentence_embedding"
+        ]
     assert np.abs(ours.numpy() - library.encode_query(texts)).max() < 1e-6
-    assert not np.allclose(ours.numpy(), load(run.base).encode_query(texts), atol=1e-2)
+    assert not np.allclose(ours.numpy(), load_encoder(run.base).encode_query(texts), atol=1e-2)
 
 
 def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, world: Path) -> None:

@@ -15,7 +15,7 @@ from hbt_ray.cli.commands import app
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.model.build import ModelConfig, build
+from hbt_ray.model.build import ModelConfig, build_encoder
 from hbt_ray.retrieval.encoder import EncoderConfig, encode
 from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.search.sharded_index import ShardedIndex
@@ -119,7 +119,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"kind": "worldfacts", "split": "dev", "languages": list(LANGUAGES)}
     prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [facts]}, "test"))
     sizes = ModelConfig(layers=1, width=32, heads=2, vocabulary=400, max_question_length=16, max_passage_length=24)
-    build(sizes, Store(folder / "store").sample_texts(LANGUAGES, 50)).save_pretrained(str(folder / "model"))
+    build_encoder(sizes, Store(folder / "store").sample_texts(LANGUAGES, 50)).save_pretrained(str(folder / "model"))
     return folder
 
 

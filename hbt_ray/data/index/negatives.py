@@ -38,7 +38,7 @@ _COLUMN, _POSITIVE, _SCORES = "negatives", "positive", "scores"
 Scores = NDArray[np.float32]
 
 
-class Scored(NamedTuple):
+class TeacherScores(NamedTuple):
     """What a teacher gave the questions of a dataset's items; NaN where nothing."""
 
     positive: Scores
@@ -92,7 +92,7 @@ class Negatives:
     """Mined negatives, opened for reading."""
 
     def __init__(
-        self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices], scored: dict[str, Scored]
+        self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices], scored: dict[str, TeacherScores]
     ) -> None:
         self.path, self.manifest = path, manifest
         self._rows, self._scored = rows, scored
@@ -178,7 +178,7 @@ def require_scores(negatives: Negatives | None) -> Negatives:
     return negatives
 
 
-def write_rows(folder: Path, dataset: str, negatives: Indices, scored: Scored | None = None) -> tuple[str, str]:
+def write_rows(folder: Path, dataset: str, negatives: Indices, scored: TeacherScores | None = None) -> tuple[str, str]:
     """Write the negatives [items, keep] of one dataset. Returns the file's name in `folder`, and its SHA-256."""
     columns = {_COLUMN: _lists(negatives)}
     if scored:
@@ -218,7 +218,7 @@ def _read_manifest(path: Path) -> NegativesManifest:
     return manifest
 
 
-def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, Scored | None]:
+def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, TeacherScores | None]:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         numbers = _flat(table.column(_COLUMN))
@@ -233,7 +233,7 @@ def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, Scored |
     expected = [info.num_items, info.num_items * keep]
     if [len(some) for some in scores] != expected or any(some.dtype != np.float32 for some in scores):
         raise _damaged(file, f"{[len(some) for some in scores]} scores where {expected} are due")
-    return rows, Scored(scores[0], scores[1].reshape(rows.shape))
+    return rows, TeacherScores(scores[0], scores[1].reshape(rows.shape))
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -95,7 +95,7 @@ class _Node:
     right: _Node | int
 
 
-class Schedule:
+class Interleaving:
     """Choices 0 … n-1 served in proportion to their weights.
 
     Args:

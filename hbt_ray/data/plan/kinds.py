@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from hbt_ray.data.index.language_index import ItemPool, LanguageCodes, LanguageIndex
 from hbt_ray.data.index.permutation import Indices, make_key, permute, uniform
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.interleave import Schedule
+from hbt_ray.data.plan.interleave import Interleaving
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """The rows of a batch, and the languages (codes) that all of them share, if any."""
 
     items: Indices
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     shared_languages: tuple[int, ...] = ()
 
 
-class Kind(ABC):
+class BatchKind(ABC):
     """One kind of batch over one dataset."""
 
     label: ClassVar[str]
@@ -48,7 +48,7 @@ class Kind(ABC):
         """Whether the dataset has items for this kind."""
 
     @abstractmethod
-    def rows(self, nth: int) -> Rows:
+    def rows(self, nth: int) -> BatchRows:
         """The rows of the n-th batch."""
 
     @property
@@ -74,11 +74,11 @@ class Kind(ABC):
             numbers[here] = _permute_runs(key, numbers[here], pool.size, self._config.run_length)
         return pool.items(numbers), places, epochs
 
-    def _schedule(self, weights: np.ndarray, *name: int) -> Schedule:
-        return Schedule(weights.tolist(), self._config.schedule, make_key(self._key, "languages", *name))
+    def _schedule(self, weights: np.ndarray, *name: int) -> Interleaving:
+        return Interleaving(weights.tolist(), self._config.schedule, make_key(self._key, "languages", *name))
 
 
-class Mono(Kind):
+class Mono(BatchKind):
     """One language for all questions and passages (X-X-mono of 2408.10536)."""
 
     label, needs = "mono", "questions with a passage in the same language"
@@ -99,13 +99,13 @@ class Mono(Kind):
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_pairs(groups, np.diag(self._coverage.language_weights))
 
-    def rows(self, nth: int) -> Rows:
+    def rows(self, nth: int) -> BatchRows:
         code, nth = self._languages.locate(nth)
         items, _, epochs = self._walk(self._pools[code], nth, code)
-        return Rows(items, _constant(items, code), _constant(items, code), epochs, (code,))
+        return BatchRows(items, _constant(items, code), _constant(items, code), epochs, (code,))
 
 
-class Cross(Kind):
+class Cross(BatchKind):
     """Every row in two different languages of its own (X-Y of 2408.10536, figure 2)."""
 
     label, needs = "cross", "items in at least two languages"
@@ -125,13 +125,13 @@ class Cross(Kind):
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_breadth(groups, 2)
 
-    def rows(self, nth: int) -> Rows:
+    def rows(self, nth: int) -> BatchRows:
         items, places, epochs = self._walk(self._pool, nth)
         first, second = (uniform(make_key(self._key, side), places) for side in ("question", "passage"))
-        return Rows(items, *self._coverage.draw_pair(items, first, second), epochs)
+        return BatchRows(items, *self._coverage.draw_pair(items, first, second), epochs)
 
 
-class CrossPair(Kind):
+class CrossPair(BatchKind):
     """One ordered pair of different languages for the whole batch."""
 
     label, needs = Cross.label, Cross.needs
@@ -153,14 +153,14 @@ class CrossPair(Kind):
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_pairs(groups, self._coverage.pair_weights)
 
-    def rows(self, nth: int) -> Rows:
+    def rows(self, nth: int) -> BatchRows:
         question, nth = self._questions.locate(nth)
         passage, nth = self._passages(question).locate(nth)
         items, _, epochs = self._walk(self._pools(question, passage), nth, question, passage)
-        return Rows(items, _constant(items, question), _constant(items, passage), epochs, (question, passage))
+        return BatchRows(items, _constant(items, question), _constant(items, passage), epochs, (question, passage))
 
 
-class Mixed(Kind):
+class Mixed(BatchKind):
     """Same-language rows of many languages in one batch (LAReQA's X-X): language gives the answer away; a control."""
 
     label, needs = "mixed", Mono.needs
@@ -178,10 +178,10 @@ class Mixed(Kind):
     def _share(self, groups: NDArray[np.bool_]) -> float:
         return self._coverage.share_of_breadth(groups, 1)
 
-    def rows(self, nth: int) -> Rows:
+    def rows(self, nth: int) -> BatchRows:
         items, places, epochs = self._walk(self._pool, nth)
         codes = self._coverage.draw_language(items, uniform(make_key(self._key, "language"), places))
-        return Rows(items, codes, codes, epochs)
+        return BatchRows(items, codes, codes, epochs)
 
 
 def _constant(items: Indices, code: int) -> LanguageCodes:

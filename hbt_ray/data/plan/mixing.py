@@ -86,14 +86,14 @@ Alpha = Annotated[
 ]
 
 
-def values(alpha: Alpha) -> tuple[float, ...]:
+def alpha_values(alpha: Alpha) -> tuple[float, ...]:
     """The values between which alpha moves."""
     if isinstance(alpha, Ramp):
         return alpha.start, alpha.end
     return tuple(stage.alpha for stage in alpha.stages) if isinstance(alpha, Stages) else (alpha,)
 
 
-def before(alpha: Alpha, step: int, kind: Kind) -> Any:
+def alpha_before(alpha: Alpha, step: int, kind: Kind) -> Any:
     """What of it decides the first `step` steps; equal where these have the same batches."""
     if isinstance(alpha, Ramp):
         return alpha
@@ -103,7 +103,7 @@ def before(alpha: Alpha, step: int, kind: Kind) -> Any:
     return ((0, alpha),)[:step] if kind == "balanced" else alpha
 
 
-def split(alpha: Alpha, kind: Kind, key: int) -> Split:
+def alpha_split(alpha: Alpha, kind: Kind, key: int) -> Split:
     """Which steps are monolingual (left).
 
     Raises:
@@ -139,6 +139,6 @@ class _StagedDraws:
 
     def count(self, turns: int) -> int:
         return sum(
-            split(stage.alpha, "random", make_key(self.key, stage.from_step)).count(span)
+            alpha_split(stage.alpha, "random", make_key(self.key, stage.from_step)).count(span)
             for span, stage in self.alpha.spans(turns)
         )

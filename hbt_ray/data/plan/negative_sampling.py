@@ -11,13 +11,13 @@ import numpy as np
 
 from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.permutation import Indices, make_key, uniform
-from hbt_ray.data.plan.kinds import Rows
+from hbt_ray.data.plan.kinds import BatchRows
 
 NONE = -1
 """In the place of an item number: no negative."""
 
 
-def no_picks(num_rows: int, per_row: int) -> Indices:
+def no_negatives(num_rows: int, per_row: int) -> Indices:
     """[num_rows, per_row] without any negative."""
     return np.full((num_rows, per_row), NONE, dtype=np.int64)
 
@@ -34,7 +34,7 @@ class NegativeSampler:
         self._negatives, self._coverage, self._per_row = negatives, coverage, per_row
         self._key = make_key(seed, coverage.name, "negatives")
 
-    def of(self, rows: Rows, kind: str) -> Indices:
+    def of(self, rows: BatchRows, kind: str) -> Indices:
         """Item numbers [rows, n] for the rows of a batch of a kind."""
         candidates = self._negatives.take(rows.items, axis=0)
         eligible = self._coverage.have(candidates, rows.passage_languages)
@@ -43,7 +43,7 @@ class NegativeSampler:
         start = (chance * counts).astype(np.int64) + rows.epochs * self._per_row
         # Row by row the eligible ones lie end to end, so that the k-th of a row is one addition away.
         flat, first = candidates.ravel().take(np.flatnonzero(eligible)), np.cumsum(counts) - counts
-        picked = no_picks(len(rows.items), self._per_row)
+        picked = no_negatives(len(rows.items), self._per_row)
         for turn in range(self._per_row):
             taken = np.flatnonzero(counts > turn)
             picked[taken, turn] = flat[first[taken] + (start[taken] + turn) % counts[taken]]

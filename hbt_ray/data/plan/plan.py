@@ -31,13 +31,13 @@ from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices, make_key
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.interleave import Schedule
-from hbt_ray.data.plan.kinds import Cross, CrossPair, Kind, Mixed, Mono
+from hbt_ray.data.plan.interleave import Interleaving
+from hbt_ray.data.plan.kinds import BatchKind, Cross, CrossPair, Mixed, Mono
 from hbt_ray.data.plan.mixing import Alpha
-from hbt_ray.data.plan.mixing import before as alpha_before
-from hbt_ray.data.plan.mixing import split as alpha_split
-from hbt_ray.data.plan.mixing import values as alpha_values
-from hbt_ray.data.plan.negative_sampling import NegativeSampler, no_picks
+from hbt_ray.data.plan.mixing import alpha_before as alpha_before
+from hbt_ray.data.plan.mixing import alpha_split as alpha_split
+from hbt_ray.data.plan.mixing import alpha_values as alpha_values
+from hbt_ray.data.plan.negative_sampling import NegativeSampler, no_negatives
 from hbt_ray.errors import PlanError, PlanMismatch
 
 if TYPE_CHECKING:  # Reading them needs Arrow; planning does not.
@@ -117,17 +117,19 @@ class Plan:
         coverages = [LanguageIndex(info, self.languages, config.language_exponent) for info in self.datasets]
         shares, other = alpha_values(config.mono_share), self._other_kind()
         self._weights = {info.name: self._weight(info) for info in self.datasets}
-        self._kind_schedule = Schedule.of_split(
+        self._kind_schedule = Interleaving.of_split(
             alpha_split(config.mono_share, config.schedule, make_key(config.seed, "kind"))
         )
-        self._parts: dict[int, list[Kind]] = {}
-        self._dataset_schedules: dict[int, Schedule] = {}
-        kinds: list[tuple[type[Kind], bool]] = [(Mono, max(shares) > 0), (other, min(shares) < 1)]
+        self._parts: dict[int, list[BatchKind]] = {}
+        self._dataset_schedules: dict[int, Interleaving] = {}
+        kinds: list[tuple[type[BatchKind], bool]] = [(Mono, max(shares) > 0), (other, min(shares) < 1)]
         for number, (kind, has_turns) in enumerate(kinds):
             if has_turns:
                 parts = self._parts[number] = self._served(kind, coverages)
                 key = make_key(config.seed, "dataset", number)
-                self._dataset_schedules[number] = Schedule([self._weights[p.name] for p in parts], config.schedule, key)
+                self._dataset_schedules[number] = Interleaving(
+                    [self._weights[p.name] for p in parts], config.schedule, key
+                )
         self._picks = self._picks_of(coverages)
         self._warn_of_small_streams()
 
@@ -138,7 +140,7 @@ class Plan:
         part = self._parts[kind][dataset]
         rows = part.rows(nth)
         picks = self._picks.get(part.name)
-        negatives = picks.of(rows, part.label) if picks else no_picks(len(rows.items), self.config.negatives)
+        negatives = picks.of(rows, part.label) if picks else no_negatives(len(rows.items), self.config.negatives)
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
         return Batch(step, part.label, part.name, self._named(rows.shared_languages), *columns)
 
@@ -181,7 +183,7 @@ class Plan:
         alpha = TypeAdapter[Alpha](Alpha).validate_python(saved.get("alpha"))
         return bool(alpha_before(alpha, step, kind) == alpha_before(self.config.alpha, step, kind))
 
-    def _other_kind(self) -> type[Kind]:
+    def _other_kind(self) -> type[BatchKind]:
         """What is not monolingual."""
         if self.config.policy == "mixed":
             return Mixed
@@ -218,7 +220,7 @@ class Plan:
     def _weight(self, info: DatasetInfo) -> float:
         return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))
 
-    def _served(self, kind: type[Kind], coverages: list[LanguageIndex]) -> list[Kind]:
+    def _served(self, kind: type[BatchKind], coverages: list[LanguageIndex]) -> list[BatchKind]:
         """The streams of one kind, one for each dataset that can serve it."""
         parts = [
             kind(coverage, self.config, make_key(self.config.seed, coverage.name, kind.label))

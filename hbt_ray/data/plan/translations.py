@@ -59,7 +59,7 @@ class TranslationRule:
         return f"{self.kind}:{self.language}" if self.language else self.kind
 
 
-class TranslationChoice:
+class TranslationSampler:
     """The versions of one side of the items of one dataset.
 
     Args:

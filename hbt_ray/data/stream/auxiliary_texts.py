@@ -13,7 +13,7 @@ import numpy as np
 
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Side, TranslationChoice, TranslationRule
+from hbt_ray.data.plan.translations import Side, TranslationRule, TranslationSampler
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
 from hbt_ray.errors import StoreError
@@ -43,7 +43,7 @@ class AuxiliaryTokens:
     def __init__(self, views: Sequence[AuxiliaryTexts], store: Store, plan: Plan) -> None:
         self._store = store
         self._versions = {
-            (view.name, info.name): TranslationChoice(
+            (view.name, info.name): TranslationSampler(
                 info, plan.languages, view.side, TranslationRule.parse(view.rule), plan.config.seed
             )
             for view in views

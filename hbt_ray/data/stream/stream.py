@@ -87,7 +87,7 @@ def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Itera
     """Local batches of the steps start … stop-1, in order."""
     reference = ray.put(origin)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
     local_rows = -(-origin.plan.batch_size // origin.world_size)
-    legs = cut(start, stop, max(1, config.rows_per_task // local_rows))
+    legs = step_windows(start, stop, max(1, config.rows_per_task // local_rows))
     meter = StreamMetrics(origin.rank)
     expected, asked = start, time.perf_counter()
     while some := list(islice(legs, _MAX_LEGS)):
@@ -103,7 +103,7 @@ def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Itera
     meter.hand_over()
 
 
-def cut(start: int, stop: int, steps: int) -> Iterator[range]:
+def step_windows(start: int, stop: int, steps: int) -> Iterator[range]:
     """Legs of `steps` steps; the first ones are shorter, doubling, so that the first batch is there soon."""
     size = -(-steps // 8)
     while start < stop:

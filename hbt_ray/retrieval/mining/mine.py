@@ -15,7 +15,7 @@ import numpy as np
 
 from hbt_ray.console import Screen
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
-from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Scored, write_manifest, write_rows
+from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, TeacherScores, write_manifest, write_rows
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
@@ -197,7 +197,7 @@ def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidate
     documents, scores, dropped = found.choice
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
-    scored = Scored(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
+    scored = TeacherScores(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
     scored.positive[candidates.items], scored.negatives[candidates.items] = found.positive, scores
     file, checksum = write_rows(folder, info.name, negatives, scored)
     return MinedDataset(

@@ -19,7 +19,7 @@ from hbt_ray.data.index.permutation import Indices
 from hbt_ray.errors import ModelError
 from hbt_ray.host import usable_cpus
 from hbt_ray.model.loading import load_cross_encoder
-from hbt_ray.model.source import locate
+from hbt_ray.model.source import find_model
 from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
 from hbt_ray.retrieval.search.exact_scores import Floats
 
@@ -86,7 +86,7 @@ class _Rescorer:
 
         if not config.gpu:
             torch.set_num_threads(max(1, usable_cpus() // config.workers))
-        self._model = load_cross_encoder(locate(config.model), "cuda" if config.gpu else "cpu")
+        self._model = load_cross_encoder(find_model(config.model), "cuda" if config.gpu else "cpu")
         self._raw, self._batch_size = torch.nn.Identity(), config.batch_size
         self._questions, self._documents = ray.get(list(texts))
 

@@ -21,8 +21,8 @@ from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledRank, ValidationFailed
-from hbt_ray.model.base_model import provide
-from hbt_ray.model.loading import load
+from hbt_ray.model.base_model import provide_base
+from hbt_ray.model.loading import load_encoder
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.auxiliary_texts import require_auxiliary_texts
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
@@ -73,13 +73,13 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
     known = run.config.exists()
     write_text(run.config, config.to_yaml())
     try:
-        provide(run.base, config.model, store, plan.languages, bases)
+        provide_base(run.base, config.model, store, plan.languages, bases)
     except ModelError:
         if not known:
             run.config.unlink()  # The name stays free for a run with another model.
         raise
     if config.loss.dimensions or config.teacher:
-        width = load(run.base).get_embedding_dimension()
+        width = load_encoder(run.base).get_embedding_dimension()
         Objective(config.loss, width)
         if config.teacher:
             config.teacher.encoder(width)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hbt_ray.data.stream.loader import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.model.features import on_device
+from hbt_ray.model.microbatch import to_device
 from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
 
 STUDENT_VIEWS = ("question_versions", "passage_versions")
@@ -37,13 +37,13 @@ class EncoderInputs:
         parts = apart(vectors, self._tokens)
         batch, device = self._batch, vectors.device
         versions = {name: parts[name] for name in STUDENT_VIEWS if name in parts}
-        scores = on_device(batch.teacher_scores, device) if batch.teacher_scores.shape[1] else None
+        scores = to_device(batch.teacher_scores, device) if batch.teacher_scores.shape[1] else None
         return LossInputs(
             questions=parts["questions"].vectors,
             passages=parts["passages"].vectors,
-            right_keys=on_device(batch.right_keys, device),
-            question_languages=on_device(batch.question_languages, device),
-            passage_languages=on_device(batch.passage_languages, device),
+            right_keys=to_device(batch.right_keys, device),
+            question_languages=to_device(batch.question_languages, device),
+            passage_languages=to_device(batch.passage_languages, device),
             mined=self._mined(parts["negatives"]) if "negatives" in parts else None,
             teacher_scores=scores,
             **versions,
@@ -52,7 +52,7 @@ class EncoderInputs:
 
     def _mined(self, negatives: Translation) -> HardNegatives:
         shape = (len(self._batch.right_keys), -1)
-        keys = on_device(self._batch.negative_keys, negatives.vectors.device)
+        keys = to_device(self._batch.negative_keys, negatives.vectors.device)
         return HardNegatives(negatives.vectors.unflatten(0, shape), keys.view(shape), negatives.there.view(shape))
 
 
@@ -68,7 +68,7 @@ def apart(vectors: Tensor, sides: Mapping[str, Tokens]) -> dict[str, Translation
     counts = [int(there.sum()) for there in present.values()]
     made = {}
     for (name, there), part in zip(present.items(), vectors.split(counts), strict=True):
-        places = on_device(np.flatnonzero(there), vectors.device)
+        places = to_device(np.flatnonzero(there), vectors.device)
         rows = part if there.all() else part.new_zeros(len(there), part.shape[1]).index_copy(0, places, part)
-        made[name] = Translation(rows, on_device(there, vectors.device))
+        made[name] = Translation(rows, to_device(there, vectors.device))
     return made

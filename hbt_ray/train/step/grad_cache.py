@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.model.features import PASS_TOKENS, cut, features, on_device
+from hbt_ray.model.microbatch import PASS_TOKENS, encoder_features, microbatch_rows, to_device
 
 
 class Microbatch(NamedTuple):
@@ -111,9 +111,9 @@ class GradCacheEncoder:
 
     def encode(self, tokens: Tokens, *seed: int) -> CachedEncoding:
         """Vectors of the texts, in their order; dropout is a function of `seed` and the place of a chunk."""
-        rows = cut(tokens.lengths, self._budget.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
+        rows = microbatch_rows(tokens.lengths, self._budget.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
         chunks = [
-            Microbatch(features(tokens.take(some), self._padding_id, self._device), make_key(*seed, number))
+            Microbatch(encoder_features(tokens.take(some), self._padding_id, self._device), make_key(*seed, number))
             for number, some in enumerate(rows)
         ]
         split = self._num_kept(chunks)
@@ -122,7 +122,7 @@ class GradCacheEncoder:
             graphs = self._model(kept) if kept else []
         with torch.no_grad(), self._autocast():  # A context of its own: it remembers weights that it cast.
             cached = [self._plain([chunk])[0] for chunk in others]
-        order = on_device(np.concatenate(rows), self._device)
+        order = to_device(np.concatenate(rows), self._device)
         sorted_vectors = torch.cat([_wide(vectors.detach()) for vectors in (*graphs, *cached)])
         vectors = torch.empty_like(sorted_vectors).index_copy_(0, order, sorted_vectors)
 

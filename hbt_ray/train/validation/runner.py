@@ -15,8 +15,8 @@ import torch
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import tokenising
-from hbt_ray.model.options import for_weights
+from hbt_ray.model.build import tokenising_config
+from hbt_ray.model.options import load_for_checkpoint
 from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
 from hbt_ray.train.checkpoint import format as checkpoint
@@ -80,7 +80,7 @@ class Validator:
         self._pool = make_dev_set(store, config.validation)
         self.fingerprint = fingerprint(store.manifest, config.validation)
         self._device = torch.device("cuda" if config.validation.gpu else "cpu")
-        self._encoder = for_weights(config.run.base, config.model).to(self._device).eval()
+        self._encoder = load_for_checkpoint(config.run.base, config.model).to(self._device).eval()
         self._tower = GradCacheEncoder(
             self._encoder,
             padding_id=self._encoder.tokenizer.pad_token_id,
@@ -88,7 +88,7 @@ class Validator:
             world_size=1,
             device=self._device,
         )
-        self._how = tokenising(self._encoder, config.model)
+        self._how = tokenising_config(self._encoder, config.model)
         self._questions, self._passages = self._tokens(self._pool.questions, self._pool.passages)
 
     def measures(self, folder: Path) -> dict[str, float]:

@@ -17,8 +17,8 @@ from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.stream import Origin, stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, ValidationFailed
 from hbt_ray.host import keep_freed_memory
-from hbt_ray.model.build import tokenising
-from hbt_ray.model.options import for_training
+from hbt_ray.model.build import tokenising_config
+from hbt_ray.model.options import load_for_training
 from hbt_ray.train.auxiliary_texts import auxiliary_texts_of
 from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
@@ -75,7 +75,7 @@ def _train(settings: dict[str, Any]) -> None:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
 
-    encoder = for_training(config.run.base, config.model)
+    encoder = load_for_training(config.run.base, config.model)
     manifest = read_manifest(config.store)
     plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
     device, width = get_device(), encoder.get_embedding_dimension()
@@ -105,7 +105,7 @@ def _train(settings: dict[str, Any]) -> None:
         plan.require(state.plan, state.step)
         start = state.step
     watch = ValidationCallback(config, rank, start) if dev.store else None
-    how = tokenising(encoder, config.model)
+    how = tokenising_config(encoder, config.model)
     origin = Origin(
         config.store,
         config.plan,

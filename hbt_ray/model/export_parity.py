@@ -14,7 +14,7 @@ import torch
 from hbt_ray.data.stream.loader import TokenisingConfig
 from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import ModelError
-from hbt_ray.model.features import features
+from hbt_ray.model.microbatch import encoder_features
 
 TOLERANCE = 1e-6
 """Largest difference of a component, for batches of the same shape."""
@@ -29,7 +29,7 @@ _TEXTS = [
 ]
 
 
-def require_agreement(encoder: Any, how: TokenisingConfig, name: str) -> None:
+def require_export_parity(encoder: Any, how: TokenisingConfig, name: str) -> None:
     """Compare both ways to encode some texts, short ones and such that are cut. Pads on the right from then on.
 
     Raises:
@@ -104,7 +104,7 @@ def _difference(encoder: Any, how: TokenisingConfig, texts: list[str]) -> float:
     ):
         tokens = tokenise(how.tokenizer_json, prompt, texts, length)
         with torch.no_grad():
-            batch = features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu"))
+            batch = encoder_features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu"))
             ours = encoder(batch)["sentence_embedding"]
         theirs = library(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
         largest = max(largest, (ours - theirs).abs().max().item())

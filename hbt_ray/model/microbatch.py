@@ -19,7 +19,7 @@ PASS_TOKENS = {"cpu": 64, "cuda": 2_048}
 """Tokens whose encoding takes about as long as what a pass costs besides, by the kind of device."""
 
 
-def cut(lengths: NDArray[np.int32], chunk_rows: int, pass_tokens: int) -> list[NDArray[np.int64]]:
+def microbatch_rows(lengths: NDArray[np.int32], chunk_rows: int, pass_tokens: int) -> list[NDArray[np.int64]]:
     """The rows of every chunk, the longest first."""
     # Stable, so that equal lengths give equal chunks on any machine.
     order = np.argsort(-lengths, kind="stable")
@@ -33,15 +33,15 @@ def cut(lengths: NDArray[np.int32], chunk_rows: int, pass_tokens: int) -> list[N
     return chunks
 
 
-def features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
+def encoder_features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
     """Ids and attention mask, [rows, longest row], as the encoder takes them."""
-    ids = on_device(tokens.padded(padding_id), device).long()
-    lengths = on_device(tokens.lengths, device)
+    ids = to_device(tokens.padded(padding_id), device).long()
+    lengths = to_device(tokens.lengths, device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """The array there; on a GPU by way of pinned memory, so that the copy runs beside the computation."""
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # The stream's arrays are read-only.
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan.mixing import Alpha, Ramp, Stage, Stages, split, values
+from hbt_ray.data.plan.mixing import Alpha, Ramp, Stage, Stages, alpha_split, alpha_values
 from hbt_ray.errors import ConfigError, PlanError
 
 SHARES = st.floats(0, 1)
@@ -38,7 +38,7 @@ def of_step(alpha: Alpha, step: int) -> float:
 @given(alpha=st.one_of(SHARES, RAMPS, STAGES), key=st.integers(0, 2**64 - 1))
 @settings(max_examples=80, deadline=None)
 def test_every_window_is_off_by_less_than_one(alpha: Alpha, key: int) -> None:
-    made = split(alpha, "balanced", key)
+    made = alpha_split(alpha, "balanced", key)
     counts = np.array([made.count(turns) for turns in range(401)])
     assert set(np.diff(counts)) <= {0, 1}
     errors = counts - np.concatenate([[0.0], np.cumsum([of_step(alpha, step) for step in range(400)])])
@@ -48,7 +48,7 @@ def test_every_window_is_off_by_less_than_one(alpha: Alpha, key: int) -> None:
 @given(alpha=STAGES, key=st.integers(0, 2**64 - 1))
 @settings(max_examples=20, deadline=None)
 def test_staged_draws_follow_their_stages(alpha: Stages, key: int) -> None:
-    made = split(alpha, "random", key)
+    made = alpha_split(alpha, "random", key)
     steps = 2000
     counts = np.array([made.count(turns) for turns in (0, steps)])
     expected = sum(of_step(alpha, step) for step in range(steps))
@@ -58,7 +58,7 @@ def test_staged_draws_follow_their_stages(alpha: Stages, key: int) -> None:
 
 def test_a_ramp_of_independent_draws_is_refused() -> None:
     with pytest.raises(PlanError, match="schedule=balanced"):
-        split(Ramp(start=1, end=0, steps=10), "random", 1)
+        alpha_split(Ramp(start=1, end=0, steps=10), "random", 1)
 
 
 class Holder(Config):
@@ -75,7 +75,7 @@ class Holder(Config):
 )
 def test_forms_of_the_configuration(written: str, between: tuple[float, ...], shown: str) -> None:
     alpha = Holder.make({}, "test", (written,)).alpha
-    assert values(alpha) == between
+    assert alpha_values(alpha) == between
     assert (f"{alpha:g}" if isinstance(alpha, float) else str(alpha)) == shown
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.data.index.negatives import Scored
+from hbt_ray.data.index.negatives import TeacherScores
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.translations import TranslationChoice, TranslationRule
+from hbt_ray.data.plan.translations import TranslationRule, TranslationSampler
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
 from hbt_ray.data.stream.loader import Loader, TokenisingConfig
 from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import with_checksum, write_json
 from tests.worlds import LANGUAGES, small_store, write_negatives
@@ -33,7 +33,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tokenis
     table[::3] = -1
     write_negatives(folder / "mined", store.manifest, {"colours": table})
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=64)
-    return folder / "store", folder / "mined", tokenising(build(config, store.sample_texts(LANGUAGES)), config)
+    return (
+        folder / "store",
+        folder / "mined",
+        tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config),
+    )
 
 
 @pytest.mark.parametrize("policy", ["mono", "cross"])
@@ -105,7 +109,7 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
     """For 10 rows: uneven slices, and one without a row; with a teacher's tokenizer that is not the student's."""
     how, store = world[2], Store(sparse)
     small = ModelConfig(layers=1, width=32, heads=2, vocabulary=150)
-    teacher = tokenising(build(small, store.sample_texts(("en",))), small)
+    teacher = tokenising_config(build_encoder(small, store.sample_texts(("en",))), small)
     assert teacher.tokenizer_json != how.tokenizer_json
     plan = PlanConfig(policy="hybrid", batch_size=10, languages=languages)
     loader = Loader(sparse, plan, how, views=viewing(how, teacher))
@@ -118,7 +122,7 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
             assert codes.dtype == np.int64
             assert np.array_equal(codes, getattr(whole, column))
         for view in viewing(how, teacher):
-            versions = TranslationChoice(
+            versions = TranslationSampler(
                 loader.plan.datasets[0], loader.plan.languages, view.side, TranslationRule.parse(view.rule), 0
             )
             codes = versions.of(whole)
@@ -148,7 +152,7 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
     path, without, how = world
     table = (np.arange(60)[:, None] + np.array([2, 17, 31])) % 60
     table[::3] = -1
-    scored = Scored(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
+    scored = TeacherScores(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
     mined = write_negatives(tmp_path / "mined", Store(path).manifest, {"colours": table}, {"colours": scored})
     plan = PlanConfig(batch_size=12, negatives=2)
     loader = Loader(path, plan, how, negatives=mined, scores=True)

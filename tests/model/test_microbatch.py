@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.model.features import cut, features, on_device
+from hbt_ray.model.microbatch import encoder_features, microbatch_rows, to_device
 
 
 def side(lengths: list[int]) -> Tokens:
@@ -22,7 +22,7 @@ def test_every_row_once_and_no_chunk_is_too_large_or_wastes_too_much(
     lengths: list[int], chunk_rows: int, pass_tokens: int
 ) -> None:
     array = np.array(lengths, np.int32)
-    chunks = cut(array, chunk_rows, pass_tokens)
+    chunks = microbatch_rows(array, chunk_rows, pass_tokens)
     assert sorted(np.concatenate(chunks).tolist()) == list(range(len(lengths)))
     sorted_lengths = array[np.concatenate(chunks)].tolist()
     assert sorted_lengths == sorted(lengths, reverse=True)
@@ -33,13 +33,13 @@ def test_every_row_once_and_no_chunk_is_too_large_or_wastes_too_much(
 
 def test_a_chunk_ends_where_padding_would_cost_more_than_a_pass() -> None:
     lengths = np.array([3, 100, 4, 98, 99], np.int32)
-    assert [chunk.tolist() for chunk in cut(lengths, 10, 64)] == [[1, 4, 3], [2, 0]]
-    assert [chunk.tolist() for chunk in cut(lengths, 10, 1_000)] == [[1, 4, 3, 2, 0]]
-    assert [chunk.tolist() for chunk in cut(lengths, 2, 1_000)] == [[1, 4], [3, 2], [0]]
+    assert [chunk.tolist() for chunk in microbatch_rows(lengths, 10, 64)] == [[1, 4, 3], [2, 0]]
+    assert [chunk.tolist() for chunk in microbatch_rows(lengths, 10, 1_000)] == [[1, 4, 3, 2, 0]]
+    assert [chunk.tolist() for chunk in microbatch_rows(lengths, 2, 1_000)] == [[1, 4], [3, 2], [0]]
 
 
 def test_features_are_as_wide_as_their_longest_row() -> None:
-    made = features(side([2, 5, 3]), 0, torch.device("cpu"))
+    made = encoder_features(side([2, 5, 3]), 0, torch.device("cpu"))
     assert made["input_ids"].tolist() == [[1, 1, 0, 0, 0], [2, 2, 2, 2, 2], [3, 3, 3, 0, 0]]
     assert made["attention_mask"].sum(1).tolist() == [2, 5, 3]
 
@@ -47,12 +47,12 @@ def test_features_are_as_wide_as_their_longest_row() -> None:
 def test_read_only_arrays_are_no_danger() -> None:
     array = np.arange(4)
     array.flags.writeable = False
-    on_device(array, torch.device("cpu")).add_(1)
+    to_device(array, torch.device("cpu")).add_(1)
     assert array.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is for a GPU")
 def test_a_gpu_gets_the_same() -> None:
     tokens = side([3, 9, 1, 9, 2, 5, 3])
-    ours, theirs = (features(tokens, 0, torch.device(name)) for name in ("cuda", "cpu"))
+    ours, theirs = (encoder_features(tokens, 0, torch.device(name)) for name in ("cuda", "cpu"))
     assert all(torch.equal(ours[name].cpu(), theirs[name]) for name in theirs)

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hbt_ray.errors import ConfigError, ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.inspection import num_positions
 from hbt_ray.train.config import TrainConfig
-from tests.train.model_folders import copied, edited, plain, saved, small, there
+from tests.model.model_folders import copied, edited, plain, saved, small, there
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
 def test_heads_of_other_tasks_are_rightly_left_over(transformer: Path, tmp_path: Path) -> None:
     folder = copied(transformer, tmp_path / "language-model")
     weights(lambda tensors: tensors.update({"cls.predictions.bias": torch.zeros(200)}))(folder)
-    assert build(there(folder)).encode("Frage").shape == (32,)
+    assert build_encoder(there(folder)).encode("Frage").shape == (32,)
 
 
 class Marks:
@@ -76,7 +76,7 @@ def test_no_code_of_a_folder_is_run(sentence: Path, tmp_path: Path) -> None:
 
     for folder in (pickled, module, remote):
         with pytest.raises(ModelError):
-            build(there(folder))
+            build_encoder(there(folder))
         assert not mark.exists(), folder
     torch.load(pickled / "pytorch_model.bin", weights_only=False)
     assert mark.exists()  # The trap is one.
@@ -84,7 +84,7 @@ def test_no_code_of_a_folder_is_run(sentence: Path, tmp_path: Path) -> None:
 
 def test_lengths_beyond_the_positions_are_refused(sentence: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        build(there(sentence, max_passage_length=13))
+        build_encoder(there(sentence, max_passage_length=13))
     assert caught.value.code == "MODEL_LENGTH"
 
 
@@ -118,11 +118,11 @@ def test_pooling_that_has_no_effect_is_told(
     sentence: Path, transformer: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        build(there(sentence))
-        build(there(sentence, pooling="mean"))
-        build(there(transformer, pooling="cls"))
+        build_encoder(there(sentence))
+        build_encoder(there(sentence, pooling="mean"))
+        build_encoder(there(transformer, pooling="cls"))
         assert not caplog.records
-        assert build(there(sentence, pooling="cls"))[1].pooling_mode == "mean"
+        assert build_encoder(there(sentence, pooling="cls"))[1].pooling_mode == "mean"
     assert [record.getMessage() for record in caplog.records] == [
         f"model.pooling=cls has no effect: {sentence} is a SentenceTransformer with pooling of its own (mean), "
         "which it keeps"
@@ -137,4 +137,4 @@ def test_an_unknown_pooling_is_refused_in_words() -> None:
 
 def test_sizes_of_a_scratch_encoder_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(ModelError, match="does not divide among"):
-        build(small(width=30, heads=4), ["a text"])
+        build_encoder(small(width=30, heads=4), ["a text"])

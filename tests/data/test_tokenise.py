@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hbt_ray.data.stream.tokenise import Tokens, tokenise
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 
 TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص بالعربية", "", "日本語の文", "x" * 300]
@@ -13,8 +13,8 @@ TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص ب
 
 def test_ids_equal_those_of_the_library() -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200, max_question_length=9, max_passage_length=14)
-    encoder = build(config, TEXTS * 3)
-    how = tokenising(encoder, config)
+    encoder = build_encoder(config, TEXTS * 3)
+    how = tokenising_config(encoder, config)
     for task, prompt, length in (("query", "query: ", 9), ("document", "passage: ", 14)):
         tokens = tokenise(how.tokenizer_json, prompt, TEXTS, length)
         theirs = encoder.preprocess(TEXTS, prompt=prompt, task=task)
@@ -32,5 +32,5 @@ def test_some_of_the_texts_in_any_order() -> None:
 
 def test_no_texts_give_no_rows() -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200)
-    how = tokenising(build(config, TEXTS), config)
+    how = tokenising_config(build_encoder(config, TEXTS), config)
     assert tokenise(how.tokenizer_json, "", [], 8).padded(0).shape == (0, 0)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 
 TEXTS = [f"{word} {number}" for word in ("Frage", "question", "سؤال", "คำถาม") for number in range(60)]
@@ -26,13 +26,13 @@ def there(folder: Path, **settings: object) -> ModelConfig:
 
 def saved(folder: Path, **settings: object) -> Path:
     """A SentenceTransformer folder with a scratch encoder."""
-    build(small(**settings), TEXTS).save_pretrained(str(folder), create_model_card=False)
+    build_encoder(small(**settings), TEXTS).save_pretrained(str(folder), create_model_card=False)
     return folder
 
 
 def plain(folder: Path) -> Path:
     """The folder of a transformer alone."""
-    encoder = build(small(), TEXTS)
+    encoder = build_encoder(small(), TEXTS)
     encoder[0].model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     return folder

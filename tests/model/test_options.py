@@ -13,16 +13,16 @@ from torch import Tensor
 
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.lora import LoraConfig
-from hbt_ray.model.options import for_training, for_weights
+from hbt_ray.model.options import load_for_checkpoint, load_for_training
 from hbt_ray.train.checkpoint.format import held
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
+from tests.model.model_folders import TEXTS, saved, small, there
 from tests.train.batches import batch
 from tests.train.learners import learned
-from tests.train.model_folders import TEXTS, saved, small, there
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> list[Tensor]:
     """Vectors and gradients of one batch, with dropout."""
-    encoder = for_training(base, config).train()
+    encoder = load_for_training(base, config).train()
     tower = GradCacheEncoder(encoder, padding_id=1, budget=EncodeLimits(4, tokens), world_size=1, device=CPU)
     texts: Tokens = batch(0).passages
     encoding = tower.encode(texts, 3)
@@ -48,11 +48,11 @@ def furthest(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 def test_frozen_embeddings_stay_and_are_in_no_checkpoint(base: Path, tmp_path: Path) -> None:
     config = small(freeze_embeddings=True, dropout=0)
-    encoder = for_training(base, config)
+    encoder = load_for_training(base, config)
     names = {name for name, value in encoder.named_parameters() if not value.requires_grad}
     assert [name.endswith("word_embeddings.weight") for name in names] == [True]
-    assert not names & held(for_weights(base, config)).keys()
-    assert held(for_weights(base, config)).keys() == held(encoder).keys()
+    assert not names & held(load_for_checkpoint(base, config)).keys()
+    assert held(load_for_checkpoint(base, config)).keys() == held(encoder).keys()
     learner = learned(base, config, steps=3)
     after, before = dict(learner.encoder.named_parameters()), dict(encoder.named_parameters())
     assert {name for name, value in after.items() if torch.equal(value, before[name])} == names
@@ -60,7 +60,7 @@ def test_frozen_embeddings_stay_and_are_in_no_checkpoint(base: Path, tmp_path: P
 
 
 def test_frozen_embeddings_take_no_part_in_other_gradients(base: Path) -> None:
-    model = for_training(base, small())
+    model = load_for_training(base, small())
     names = [name for name, _ in model.named_parameters()]
     (frozen,) = (number for number, name in enumerate(names) if name.endswith("word_embeddings.weight"))
     vectors, *all_of_them = gradients(base, small(dropout=0))
@@ -88,7 +88,7 @@ def test_checkpointed_layers_keep_less(base: Path) -> None:
             kept.append(tensor.numel() * tensor.element_size())
             return tensor
 
-        encoder = for_training(base, config).train()
+        encoder = load_for_training(base, config).train()
         ids = torch.full((16, 8), 7)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
@@ -102,26 +102,26 @@ def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path,
     config = small(compile=True, gradient_checkpointing=checkpointing)
     plain, compiled = gradients(base, small()), gradients(base, config, 20)
     assert 0 < furthest(compiled, plain) < 1e-4  # Another order of sums: it was compiled.
-    assert for_training(base, config).state_dict().keys() == for_weights(base, config).state_dict().keys()
+    assert load_for_training(base, config).state_dict().keys() == load_for_checkpoint(base, config).state_dict().keys()
 
 
 def test_without_a_compiler_the_message_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ModelError, match=r"model\.compile needs a C\+\+ compiler"):
-        for_training(base, small(compile=True))
+        load_for_training(base, small(compile=True))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_is_the_one_that_was_asked_for(base: Path, attention: str) -> None:
-    encoder = for_training(base, small(attention=attention))
+    encoder = load_for_training(base, small(attention=attention))
     assert encoder[0].model.config._attn_implementation == attention
-    assert abs(encoder.encode(TEXTS) - for_training(base, small()).encode(TEXTS)).max() < 1e-6
+    assert abs(encoder.encode(TEXTS) - load_for_training(base, small()).encode(TEXTS)).max() < 1e-6
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(base: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match=r"model\.attention=flash_attention_2 needs a GPU"):
-            for_training(base, small(attention="flash_attention_2"))
+            load_for_training(base, small(attention="flash_attention_2"))
     values: dict[str, Any] = {"name": "run", "store": "store", "model": {"attention": "flash_attention_2"}}
     with pytest.raises(ValidationError, match="runs on a GPU in bf16 only"):
         TrainConfig.model_validate(values)
@@ -136,14 +136,14 @@ def test_flash_attention_without_its_package_is_refused_by_the_driver(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install flash-attn"):
-        build(there(base, attention="flash_attention_2"))
+        build_encoder(there(base, attention="flash_attention_2"))
 
 
 def test_dropout_is_that_of_training_alone(base: Path) -> None:
     before = (base / "config.json").read_text()
-    encoder = for_training(base, small(dropout=0.3))
+    encoder = load_for_training(base, small(dropout=0.3))
     assert {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
-    assert for_weights(base, small(dropout=0.3))[0].model.config.hidden_dropout_prob == 0.1
+    assert load_for_checkpoint(base, small(dropout=0.3))[0].model.config.hidden_dropout_prob == 0.1
     assert (base / "config.json").read_text() == before
 
 
@@ -160,10 +160,10 @@ def test_what_an_encoder_does_not_offer_is_refused(base: Path, monkeypatch: pyte
 
     monkeypatch.setattr(BertModel, "_supports_sdpa", False)
     with pytest.raises(ModelError, match=r"model\.attention=sdpa: .*; write auto"):
-        build(there(base, attention="sdpa"))
+        build_encoder(there(base, attention="sdpa"))
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
     with pytest.raises(ModelError, match=r"model\.gradient_checkpointing: BertModel does not offer it"):
-        build(there(base, gradient_checkpointing=True))
+        build_encoder(there(base, gradient_checkpointing=True))
 
 
 def test_a_run_may_go_on_with_other_options_but_not_with_another_encoder() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Side, TranslationChoice, TranslationRule, require_translations
+from hbt_ray.data.plan.translations import Side, TranslationRule, TranslationSampler, require_translations
 from hbt_ray.errors import PlanError
 from tests.data.test_plan import GROUPS, POLICIES, plan, spoken
 
@@ -18,8 +18,8 @@ RULES = ("other", "pivot:en", "pivot:de", "exactly:en", "exactly:ru")
 SIDES: tuple[Side, ...] = ("question", "passage")
 
 
-def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> TranslationChoice:
-    return TranslationChoice(made.datasets[0], made.languages, side, TranslationRule.parse(rule), seed)
+def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> TranslationSampler:
+    return TranslationSampler(made.datasets[0], made.languages, side, TranslationRule.parse(rule), seed)
 
 
 def named(made: Plan, batch: Batch, side: Side, rule: str, seed: int = 0) -> list[str]:
@@ -108,7 +108,7 @@ def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) ->
     shares = require_translations(made, "question_versions", rule)
     served: dict[str, list[float]] = {}
     by_dataset = {
-        info.name: TranslationChoice(info, made.languages, "question", TranslationRule.parse(rule), 0)
+        info.name: TranslationSampler(info, made.languages, "question", TranslationRule.parse(rule), 0)
         for info in made.datasets
     }
     for batch in map(made.batch, range(500)):

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import build
+from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.model.loading import load
-from hbt_ray.model.lora import LoraConfig, adapt, merge, targets
-from hbt_ray.model.options import for_training, for_weights
+from hbt_ray.model.loading import load_encoder
+from hbt_ray.model.lora import LoraConfig, adapter_targets, add_adapters, merge_adapters
+from hbt_ray.model.options import load_for_checkpoint, load_for_training
 from hbt_ray.train.checkpoint.format import held
+from tests.model.model_folders import TEXTS, saved, small, there
 from tests.train.learners import learned, learner
-from tests.train.model_folders import TEXTS, saved, small, there
 from tests.train.processes import on_ranks
 
 
@@ -36,7 +36,7 @@ def trained(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def test_training_starts_at_the_encoder_and_moves_adapters_only(base: Path) -> None:
-    start, plain = learner(base, adapted()), load(base)
+    start, plain = learner(base, adapted()), load_encoder(base)
     assert (start.encoder.eval().encode(TEXTS) == plain.encode(TEXTS)).all()
     made = learned(base, adapted())
     names = trained(made.encoder).keys()
@@ -54,27 +54,27 @@ def test_the_export_is_an_ordinary_encoder_with_the_trainers_vectors(base: Path,
     from sentence_transformers import SentenceTransformer
 
     made = learned(base, adapted(targets="all-linear")).encoder.eval()
-    again = for_weights(base, adapted(targets="all-linear"))
+    again = load_for_checkpoint(base, adapted(targets="all-linear"))
     for name, value in held(again).items():
         value.data.copy_(held(made)[name])
-    merge(again).save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    merge_adapters(again).save_pretrained(str(tmp_path / "model"), create_model_card=False)
     assert not list((tmp_path / "model").rglob("adapter*"))
     library = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    assert library.state_dict().keys() >= load(base).state_dict().keys()
+    assert library.state_dict().keys() >= load_encoder(base).state_dict().keys()
     assert not any("lora" in name for name in library.state_dict())
     assert abs(library.encode(TEXTS) - made.encode(TEXTS)).max() < 1e-6
-    assert abs(library.encode(TEXTS) - load(base).encode(TEXTS)).max() > 1e-3
+    assert abs(library.encode(TEXTS) - load_encoder(base).encode(TEXTS)).max() > 1e-3
 
 
 def test_first_adapters_are_a_function_of_the_seed(base: Path) -> None:
     torch.manual_seed(1)
-    one = trained(for_training(base, adapted()))
+    one = trained(load_for_training(base, adapted()))
     torch.manual_seed(2)
-    encoder = load(base)
+    encoder = load_encoder(base)
     before = torch.get_rng_state()
-    two = trained(adapt(encoder, LoraConfig(rank=4, alpha=8), seed=0))
+    two = trained(add_adapters(encoder, LoraConfig(rank=4, alpha=8), seed=0))
     assert torch.equal(torch.get_rng_state(), before)
-    other = trained(for_training(base, small(seed=1, lora=LoraConfig(rank=4))))
+    other = trained(load_for_training(base, small(seed=1, lora=LoraConfig(rank=4))))
     assert all(torch.equal(one[name], two[name]) for name in one)
     name = next(name for name in one if ".lora_A." in name)
     assert not torch.equal(one[name], other[name])
@@ -86,7 +86,7 @@ def on_rank(rank: int, base: Path) -> dict[str, Tensor]:
 
 
 def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_too(base: Path) -> None:
-    start = trained(for_training(base, adapted()))
+    start = trained(load_for_training(base, adapted()))
     alone = trained(learned(base, adapted(), steps=3).encoder)
     for rank in on_ranks(2, on_rank, base):
         for name, value in alone.items():
@@ -95,34 +95,34 @@ def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_t
 
 
 def test_targets_are_ends_of_names(base: Path) -> None:
-    model = load(base)[0].model
-    usual = targets(model, LoraConfig())
+    model = load_encoder(base)[0].model
+    usual = adapter_targets(model, LoraConfig())
     assert sorted(usual) == [
         f"encoder.layer.{layer}.attention.self.{name}" for layer in range(2) for name in ("query", "value")
     ]
-    dense = targets(model, LoraConfig(targets=("output.dense",)))
+    dense = adapter_targets(model, LoraConfig(targets=("output.dense",)))
     assert len(dense) == 4  # Of attention and of what follows it, in two layers.
-    assert len(targets(model, LoraConfig(targets="all-linear"))) == 12
+    assert len(adapter_targets(model, LoraConfig(targets="all-linear"))) == 12
 
 
 @pytest.mark.parametrize("names", [("q_proj",), ("query", "q_proj"), ()])
 def test_targets_that_are_not_there_are_refused_with_those_that_are(base: Path, names: tuple[str, ...]) -> None:
     told = "'q_proj'" if names else "an empty list"
     with pytest.raises(ModelError, match=rf"model\.lora\.targets: {told} names no linear layer") as caught:
-        build(there(base, lora=LoraConfig(targets=names)))
+        build_encoder(there(base, lora=LoraConfig(targets=names)))
     assert "encoder.layer.*.attention.self.query" in str(caught.value)
     assert "layer.1" not in str(caught.value)
 
 
 def test_an_architecture_without_usual_targets_is_told_what_it_has(base: Path) -> None:
-    model = load(base)[0].model
+    model = load_encoder(base)[0].model
     model.config.model_type = "modernbert"
     with pytest.raises(ModelError, match="peft knows no usual layers for the architecture 'modernbert'; write targets"):
-        targets(model, LoraConfig())
+        adapter_targets(model, LoraConfig())
 
 
 def test_without_peft_the_message_says_how_to_get_it(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
     with pytest.raises(ModelError, match=r"pip install 'hbt-ray\[lora\]'"):
-        build(there(base, lora=LoraConfig()))
+        build_encoder(there(base, lora=LoraConfig()))

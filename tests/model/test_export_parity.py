@@ -14,11 +14,11 @@ import torch
 
 from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import ModelError
-from hbt_ray.model.build import build, tokenising
+from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.model.features import features
-from hbt_ray.model.loading import load
-from tests.train.model_folders import TEXTS, edited, plain, saved, there
+from hbt_ray.model.loading import load_encoder
+from hbt_ray.model.microbatch import encoder_features
+from tests.model.model_folders import TEXTS, edited, plain, saved, there
 
 MIXED = ["Frage 3", "QUESTION 1 2 3 4 5 6 7 8 9 10 11 12", " سؤال\n", "Ünïcödé", "x"]
 POOLINGS = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "max"]]
@@ -28,9 +28,9 @@ def difference(folder: Path, config: ModelConfig, out: Path) -> float:
     """Largest component of training's vectors minus those of the library with what was built from `folder`."""
     from sentence_transformers import SentenceTransformer
 
-    build(config).save_pretrained(str(out))
-    library, encoder = SentenceTransformer(str(out), device="cpu"), load(out).eval()
-    how = tokenising(encoder, config)
+    build_encoder(config).save_pretrained(str(out))
+    library, encoder = SentenceTransformer(str(out), device="cpu"), load_encoder(out).eval()
+    how = tokenising_config(encoder, config)
     largest = 0.0
     for run, prompt, length in (
         (library.encode_query, how.question_prompt, 8),
@@ -38,7 +38,9 @@ def difference(folder: Path, config: ModelConfig, out: Path) -> float:
     ):
         tokens = tokenise(how.tokenizer_json, prompt, MIXED, length)
         with torch.no_grad():
-            ours = encoder(features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu")))["sentence_embedding"]
+            ours = encoder(encoder_features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu")))[
+                "sentence_embedding"
+            ]
         largest = max(largest, float(np.abs(ours.numpy() - run(MIXED)).max()))
     return largest
 
@@ -128,7 +130,7 @@ def test_what_training_would_do_in_another_way_is_refused(change: Callable[[Path
     folder = saved(tmp_path / "model")
     change(folder)
     with pytest.raises(ModelError) as caught:
-        build(there(folder))
+        build_encoder(there(folder))
     assert caught.value.code == "MODEL_VECTORS"
 
 
@@ -152,9 +154,9 @@ def test_padding_on_the_left_is_fine_where_positions_follow_the_mask(tmp_path: P
 def test_a_models_own_prompts_are_the_default(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = sentence(tmp_path)
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        assert build(there(folder)).prompts == {"query": "Question: ", "document": "Passage: "}
+        assert build_encoder(there(folder)).prompts == {"query": "Question: ", "document": "Passage: "}
         assert not ours(caplog)
-        changed = build(there(folder, question_prompt="ask: "))
+        changed = build_encoder(there(folder, question_prompt="ask: "))
     assert changed.prompts == {"query": "ask: ", "document": "Passage: "}
     assert [record.args for record in ours(caplog)] == [("question_prompt", "ask: ", "Question: ")]
 
@@ -174,12 +176,12 @@ def test_prompts_are_found_under_their_usual_names(own: Any, expected: tuple[str
     folder = saved(tmp_path / "model")
     edited(folder / "config_sentence_transformers.json", prompts=own)
     config = there(folder)
-    encoder = build(config)
+    encoder = build_encoder(config)
     assert (encoder.prompts["query"], encoder.prompts["document"]) == expected
-    how = tokenising(encoder, config)
+    how = tokenising_config(encoder, config)
     assert (how.question_prompt, how.passage_prompt) == expected
     if own:  # What is judged without training reads texts in the same way.
-        untrained = load(folder)
+        untrained = load_encoder(folder)
         assert np.abs(untrained.encode_document(TEXTS[:4]) - encoder.encode_document(TEXTS[:4])).max() < 1e-6
 
 
@@ -189,8 +191,8 @@ def test_the_default_is_said_where_a_sentence_transformer_has_no_prompts(
     folder = saved(tmp_path / "model")
     (folder / "config_sentence_transformers.json").unlink()
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        build(there(folder))
-        build(there(folder, question_prompt="", passage_prompt="a "))
+        build_encoder(there(folder))
+        build_encoder(there(folder, question_prompt="", passage_prompt="a "))
     assert [record.args[2] for record in ours(caplog) if record.args] == ["query: ", "passage: "]
 
 
@@ -198,5 +200,5 @@ def test_another_similarity_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
     folder = saved(tmp_path / "model")
     edited(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        assert build(there(folder)).similarity_fn_name == "cosine"
+        assert build_encoder(there(folder)).similarity_fn_name == "cosine"
     assert [record.args for record in ours(caplog)] == [(str(folder), "dot")]
