@@ -1,4 +1,4 @@
-"""Errors that cross Ray: the cause in one line, in place of Ray's wrappers, tracebacks and advice.
+"""Errors that Ray carries between processes: the cause in one line, without wrappers, tracebacks and advice of Ray.
 
 Ray wraps what a task raises two or three times and may keep only its text (`UserCodeException` loses its cause when it
 is pickled). `explain` looks through the wrappers. `Guarded` goes further: the workers of a Ray Data job return an error
@@ -17,9 +17,9 @@ from hbt_ray.errors import HbtError, ResourceError
 from hbt_ray.storage import storage_error
 
 MAX_RESTARTS = 3
-"""Times that a worker process which died is started again. Ray's own default is without end."""
+"""Number of times that a worker process is started again after it died. Ray's default is unlimited."""
 WORKER_LIMITS = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
-"""Options of Ray Data's actors: a process that dies at every try ends the job."""
+"""Options for Ray Data's actors. A process that dies at every try ends the job."""
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,17 +33,20 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def explain(error: BaseException, what: str = "") -> HbtError:
-    """The error that user code raised, as one of ours; `what` names the work that failed.
+    """Return the error that user code raised, as an `HbtError`.
 
-    Errors of our own come back as they were raised. Others become one line: no memory, no space, a dead process, or
-    the class and the message of what was raised.
+    An `HbtError` is returned as it was raised. Other errors become one line: no memory, no space, a dead process, or
+    class and message of the error.
+
+    Args:
+        what: the work that failed, such as "encoding".
     """
     cause = cause_of(error)
     if isinstance(cause, HbtError):
         return cause
     if (storage := storage_error(cause)) is not None:
         return storage
-    text = one_line(cause)
+    text = describe_error(cause)
     start = f"{what}: " if what else ""
     if _is_out_of_memory(cause, text):
         return ResourceError(
@@ -61,21 +64,21 @@ def explain(error: BaseException, what: str = "") -> HbtError:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The innermost error behind those of Ray; the error itself if Ray did not wrap it."""
+    """Return the innermost error inside Ray's wrappers; the error itself if Ray did not wrap it."""
     wrappers: list[BaseException] = []
     current = error
-    while is_rays(current) and current not in wrappers:
+    while is_ray_error(current) and current not in wrappers:
         wrappers.append(current)
         current = _wrapped(current) or current
-    if not is_rays(current):
+    if not is_ray_error(current):
         return current
-    # Pickled wrappers have lost what they wrap; the outermost still has it as text.
+    # A pickled wrapper has lost its cause. The outermost wrapper still has the cause as text.
     printed = (_from_text(str(wrapper)) for wrapper in wrappers)
     return next((cause for cause in printed if cause is not None), error)
 
 
-def one_line(error: BaseException) -> str:
-    """Class and message of an error, cut to a line that people read."""
+def describe_error(error: BaseException) -> str:
+    """Return class and message of an error as one line of limited length."""
     message = " ".join(_ANSI.sub("", str(error)).split())
     message = message if len(message) <= _LONGEST else message[:_LONGEST] + "…"
     if isinstance(error, HbtError) or type(error).__name__ in message[: _LONGEST // 4]:
@@ -84,19 +87,22 @@ def one_line(error: BaseException) -> str:
 
 
 class Guarded:
-    """A class for `Dataset.map_batches` that makes and calls `work`, and returns what it raises as a row.
+    """Actor class for `Dataset.map_batches` that returns an error as a row instead of raising it.
 
-    Give it as the class, with `work` and its arguments as `fn_constructor_args`, `batch_size=None` and the format
-    `pyarrow`; read the results through `guarded_batches`.
+    Pass `make` and its arguments as `fn_constructor_args`, with `batch_size=None` and `batch_format="pyarrow"`.
+    Read the results with `guarded_batches`.
+
+    Args:
+        make: creates the function from batch to batch, in the worker process.
     """
 
-    def __init__(self, work: Callable[..., Callable[[pa.Table], pa.Table]], *arguments: Any) -> None:
-        self._make, self._arguments = work, arguments
+    def __init__(self, make: Callable[..., Callable[[pa.Table], pa.Table]], *arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
         self._work: Callable[[pa.Table], pa.Table] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
-            # Made here and not in `__init__`: Ray prints what a constructor raises.
+            # Not in `__init__`: Ray prints errors of a constructor.
             self._work = self._work or self._make(*self._arguments)
             return self._work(batch)
         except Exception as error:
@@ -104,17 +110,17 @@ class Guarded:
 
 
 def failure(error: BaseException) -> pa.Table:
-    """What a task returns in place of its result, for `guarded_batches` to raise."""
-    import pyarrow as pa  # Not at the top: the command line imports this module when a command ends.
+    """Return the table that a task returns instead of its result. `guarded_batches` raises the error from it."""
+    import pyarrow as pa  # Not at the top: the command line imports this module at the end of each command.
 
     return pa.table({_FAILURE: [pickle.dumps(explain(error))]})
 
 
 def guarded_batches(dataset: Any, what: str, prefetch_batches: int = 1) -> Iterator[pa.Table]:
-    """The batches of a dataset whose tasks return a `failure` where they fail, as `Guarded` does.
+    """Yield the batches of a dataset whose tasks return a `failure` if they fail, as `Guarded` does.
 
     Raises:
-        HbtError: what a worker raised, or why Ray gave up; `what` names the work.
+        HbtError: a worker raised it, or Ray gave up.
     """
     import ray
 
@@ -127,8 +133,8 @@ def guarded_batches(dataset: Any, what: str, prefetch_batches: int = 1) -> Itera
         raise explain(error, what) from error
 
 
-def is_rays(error: BaseException) -> bool:
-    """Whether Ray made the error, as a rule to wrap that of a task."""
+def is_ray_error(error: BaseException) -> bool:
+    """Return whether the error's class belongs to Ray, as the wrapper of a task's error does."""
     return type(error).__module__.partition(".")[0] == "ray" or type(error).__name__.startswith("RayTaskError")
 
 
@@ -139,14 +145,14 @@ def _wrapped(error: BaseException) -> BaseException | None:
         *getattr(error, "worker_failures", {}).values(),
         error.__cause__,
     ):
-        # Ray Data puts an empty SystemException in the place of the cause.
+        # Ray Data sets an empty SystemException as the cause.
         if isinstance(inner, BaseException) and inner is not error and str(inner):
             return inner
     return None
 
 
 def _from_text(text: str) -> BaseException | None:
-    """The error that a printed traceback names. Of a chain the first, which is the cause of the others."""
+    """Parse the error from a printed traceback. The first of a chain is the cause of the others."""
     lines = _ANSI.sub("", text).splitlines()
     begins = [number for number, line in enumerate(lines) if line.strip() == _TRACEBACK or line.startswith("  File ")]
     if not begins:
@@ -156,11 +162,11 @@ def _from_text(text: str) -> BaseException | None:
         if raised is None or line == _TRACEBACK:
             continue
         kind, message = raised["kind"].rpartition(".")[2], raised["message"] or ""
-        ours = getattr(errors, kind, None)
-        if isinstance(ours, type) and issubclass(ours, HbtError):
+        own_class = getattr(errors, kind, None)
+        if isinstance(own_class, type) and issubclass(own_class, HbtError):
             try:
-                return ours(message)
-            except TypeError:  # An error with fields of its own, which a text does not have.
+                return own_class(message)
+            except TypeError:  # The class has fields, which the text lacks.
                 return HbtError(message)
         foreign: BaseException = type(kind, (Exception,), {})(message)
         return foreign

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 LAYERS = [
     {"error_codes", "errors", "languages", "host", "markdown", "palette"},
     {"storage", "strict_yaml"},
-    {"config", "run_dir", "console", "ray_session", "ray_errors", "job"},
+    {"config", "run_dir", "console", "ray_compat", "ray_errors"},
+    {"ray_session", "job_submission"},
     {"data"},
     {"model"},
     {"retrieval"},

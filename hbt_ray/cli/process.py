@@ -124,10 +124,10 @@ def _known_error(error: BaseException) -> HbtError | None:
             return cause
     if not isinstance(error, Exception):
         return None
-    from hbt_ray.ray_errors import explain, is_rays
+    from hbt_ray.ray_errors import explain, is_ray_error
 
     explained = explain(error)
-    if explained.code != "WORKER_FAILED" or is_rays(error):
+    if explained.code != "WORKER_FAILED" or is_ray_error(error):
         return explained
     for cause in causes:
         if isinstance(cause, ValueError) and "embedded null" in str(cause):

@@ -26,30 +26,24 @@ def submit(
     ] = Path("cluster/runtime_env.yaml"),
     name: Annotated[str, typer.Option(help="Of the job. Default: Ray makes one up.")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or print its name and end.")] = True,
-    stop_on_ctrl_c: Annotated[
-        bool, typer.Option("--stop-on-ctrl-c", help="Ctrl-C stops the job; without, it only ends following.")
-    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` that does this.")] = False,
 ) -> None:
-    """Run another command as a job on a cluster, follow its log, and end with its exit code."""
-    from hbt_ray.console import Screen, printable
-    from hbt_ray.job.parcel import Parcel
-    from hbt_ray.job.server import address_of
-    from hbt_ray.workflow import submitting
+    """Run another command as a job on a cluster, by `ray job submit`, and follow its log.
+
+    Checks first what can be wrong: the address, the token, Ray's version, the size of the working directory, secrets.
+    """
+    from hbt_ray.console import Screen
+    from hbt_ray.job_submission import Job, check_job_server, job_server_address
 
     _check_command(context, command[0])
-    parcel = Parcel(tuple(command), working_dir, runtime_env, name)
-    place = address_of(address)
+    job = Job(tuple(command), job_server_address(address), working_dir, runtime_env, name, wait)
     if dry_run:
-        print(parcel.line(place))
+        print(job.line)
         return
-    screen = Screen(as_json=True)  # Standard output is the job's.
-    job = submitting.submit(parcel, place, screen)
-    if not wait:
-        screen.say(f"{job.how('logs --follow')} follows it, {job.how('stop')} stops it")
-        print(printable(job.name))
-        return
-    raise typer.Exit(submitting.follow(job, screen, stop_on_ctrl_c=stop_on_ctrl_c))
+    job.check()
+    check_job_server(job.address, name)
+    Screen(as_json=True).say(job.line)  # Standard output is the job's.
+    raise typer.Exit(job.submit())
 
 
 def _check_command(context: typer.Context, word: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from hbt_ray import ray_compat
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.placement_group import give_back
@@ -65,7 +66,7 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
         self._leave(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for process in [process for process in self._leaving if not _alive(process)]:
+        for process in [process for process in self._leaving if not ray_compat.is_actor_alive(process)]:
             give_back(self._leaving.pop(process))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -106,12 +107,6 @@ class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
     def _write(self, event: dict[str, Any]) -> None:
         plain = json.loads(json.dumps({**event, "time": time.time()}, default=float))  # NumPy's numbers become floats.
         append_json_lines(self._folder / EVENTS, [plain], checked=True)
-
-
-def _alive(process: str) -> bool:
-    from ray._private.state import actors  # The public way needs an API server.
-
-    return bool(actors(process).get("State", "DEAD") != "DEAD")
 
 
 def _cause(trial: Any) -> str:

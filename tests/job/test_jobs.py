@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -21,9 +20,6 @@ from tests.job.cluster import ROOT, LocalCluster, local_cluster
 from tests.worlds import small_run, small_store
 
 pytest.importorskip("aiohttp", reason="jobs need the cluster extra")
-
-LINE = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f]*")
-"""What a log's line may hold: no carriage return, no colour."""
 
 RAYS_OWN = (
     *("ray::IDLE", "ray::Dashboard", "ray::RuntimeEnvAgent", "ray::JobSupervisor"),
@@ -66,17 +62,17 @@ def followed(cluster: LocalCluster, *arguments: str | Path, seconds: int = 900) 
     return job.returncode, out, told
 
 
-def test_a_job_that_fails_returns_its_code_and_says_why(cluster: LocalCluster) -> None:
+def test_a_job_that_fails_returns_1_and_its_log_says_why(cluster: LocalCluster) -> None:
     code, out, _ = followed(cluster, "train", "nowhere.yaml")
-    assert code == 2
+    assert code == 1
     assert "ConfigError: nowhere.yaml: no such file" in out
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token and none was given; set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN": "0" * 64}, "does not take this token; put that of the cluster in ~/.ray/auth_token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token; set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "does not accept this token; put the cluster's token in ~/.ray/auth_token"),
     ],
 )
 def test_without_the_token(cluster: LocalCluster, environment: dict[str, str], message: str) -> None:
@@ -113,8 +109,8 @@ def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster
         over.set()
         watching.join()
     assert code == 0, out + told
-    assert "first runs on" in told
-    assert all(LINE.fullmatch(line) for line in out.splitlines())
+    assert "ray job submit --address" in told
+    assert "--submission-id first" in told
     assert re.search(r"\b150\b", out)
     assert (RunDir(world / "runs" / "small").model / "model.safetensors").is_file()
     board = json.loads((CLUSTER / "grafana" / "hbt_ray.json").read_text(encoding="utf-8"))
@@ -126,31 +122,16 @@ def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster
 def test_a_second_job_of_that_name(cluster: LocalCluster, world: Path) -> None:
     code, _, told = followed(cluster, "--name", "first", "train", world / "train.yaml")
     assert code == 2
-    assert "--name first: a job of the cluster has this name" in told
+    assert "--name first: the cluster has a job of this name" in told
 
 
 @pytest.mark.soak
 def test_gpus_that_no_node_has_are_refused_within_a_minute(cluster: LocalCluster, world: Path) -> None:
     begin = time.monotonic()
     code, out, _ = followed(cluster, "train", world / "train.yaml", "name=gpus", "workers.gpu=true")
-    assert code == 2
+    assert code == 1
     assert re.search(r"ResourceError: .*GPU", out)
     assert time.monotonic() - begin < 90, "a minute, and the job's start"
-
-
-@pytest.mark.soak
-def test_ctrl_c_stops_a_job_that_goes_on_when_sent_again(cluster: LocalCluster, world: Path) -> None:
-    words = ("train", world / "train.yaml", "name=stopped", "checkpoints.every=20")
-    job = submit(cluster, "--stop-on-ctrl-c", *words, "optimiser.steps=100000")
-    shelf = world / "runs" / "stopped" / "checkpoints"
-    end = time.monotonic() + 120
-    while not (shelf.is_dir() and any(shelf.iterdir())) and time.monotonic() < end and job.poll() is None:
-        time.sleep(0.2)
-    job.send_signal(signal.SIGINT)
-    out, told = job.communicate(timeout=120)
-    assert job.returncode == 130, out + told
-    assert "was stopped; a run goes on from its last checkpoint when sent again" in told
-    assert at_work(cluster) == []
 
 
 def at_work(cluster: LocalCluster, seconds: float = 60) -> list[str]:

@@ -17,12 +17,14 @@ from typing import Any
 
 import ray
 
+from hbt_ray import ray_compat
 from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledRank, ValidationFailed
 from hbt_ray.model.base_model import provide_base
 from hbt_ray.model.loading import load_encoder
+from hbt_ray.ray_session import session_folder
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.auxiliary_texts import require_auxiliary_texts
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
@@ -144,8 +146,6 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
     """Ray Train's, for ranks with these settings."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from hbt_ray.train.driver.rendezvous import torch_config
-
     run, workers = config.run, config.workers
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     # What Ray Train remembers of checkpoints: it would refuse to start where one of them is gone, and ours are pruned.
@@ -157,11 +157,11 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
 
         return train_worker(settings)
 
-    return _trainer_class()(
+    return ray_compat.trainer_without_placement_group_cleaner()(
         work,
         train_loop_config=settings,
         # Our own deadline comes first, since it can say where a rank was.
-        torch_config=torch_config(math.ceil(2 * workers.deadline_seconds) + 60),
+        torch_config=_torch_config(math.ceil(2 * workers.deadline_seconds) + 60),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,
@@ -183,18 +183,14 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
     )
 
 
-def _trainer_class() -> Any:
-    """Ray Train's, without its watcher of placement groups: that is a detached actor, which in Ray 2.60 does not end
-    after it has done its work, and waits for ever where no API server answers. Without it a group goes with its job,
-    and of a trial that was killed by `reservation.give_back`."""
-    from ray.train.torch import TorchTrainer
+def _torch_config(timeout_seconds: int) -> Any:
+    """Return Ray Train's settings of the process group. Needs a Ray session."""
+    from ray.train.torch import TorchConfig
 
-    class Unwatched(TorchTrainer):  # type: ignore[misc]  # Ray has no types.
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
-
-    return Unwatched
+    folder = session_folder()
+    if folder is None:
+        return TorchConfig(timeout_s=timeout_seconds)
+    return ray_compat.file_rendezvous(folder, timeout_seconds)
 
 
 def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:
