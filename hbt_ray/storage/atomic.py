@@ -1,13 +1,15 @@
-"""Files and folders that appear complete or not at all, and deletion that follows no link.
+"""Atomic files and folders on this machine, and deletion that does not follow symbolic links.
 
-A scratch file is `.NAME.XXXXXXXX.part` beside its target. Its writer holds a kernel lock (`flock`) on it, so a scratch
-file that can be locked belongs to a process that died.
+A writer writes to a scratch file `.NAME.XXXXXXXX.part` beside the target and renames it at the end. It holds a kernel
+lock (`flock`) on the scratch file, so a scratch file that can be locked belongs to a process that died and is removed
+by the next writer of the same target.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -25,7 +27,7 @@ from hbt_ray.storage.storage_errors import naming_storage_errors
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a scratch path to write to; it replaces `path` if the block ends well and vanishes otherwise.
+    """Yield a scratch path to write to. It replaces `path` if the block succeeds and is deleted otherwise.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -35,28 +37,28 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with _scratch(path, os.O_CREAT | os.O_EXCL | os.O_RDWR) as scratch:
             mode = stat.S_IMODE(scratch.stat().st_mode)
             yield scratch
-            os.chmod(scratch, mode)  # Some libraries write another file in its place, which its owner alone may read.
-            sync(scratch)
+            os.chmod(scratch, mode)  # Some libraries replace the scratch with a file that only its owner may read.
+            fsync(scratch)
             os.replace(scratch, path)
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file, complete or not at all."""
+    """Write a UTF-8 file atomically. Returns its path."""
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write a JSON file, complete or not at all."""
+    """Write a JSON file atomically. Returns its path."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty scratch folder; it replaces `folder` if the block ends well and vanishes otherwise.
+    """Yield an empty scratch folder. It replaces `folder` if the block succeeds and is deleted otherwise.
 
-    A symbolic link at `folder` is replaced, never followed.
+    A symbolic link at `folder` is replaced, not followed.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -70,25 +72,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 for name in (*files, "."):
                     path = Path(parent) / name
                     if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
-                        os.chmod(path, mode)  # safetensors makes files that their owner alone may read.
-                    sync(path)
+                        os.chmod(path, mode)  # safetensors creates files that only their owner may read.
+                    fsync(path)
             with blocking_lock(folder):
                 _swap(scratch, folder)
 
 
 @contextmanager
 def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder that vanishes with the block. One that a killed process left is removed by the next call.
+    """Yield an empty folder that is deleted after the block. The next call deletes one that a killed process left.
 
     Args:
-        purpose: a part of its name.
-        parent: by default the system's folder for temporary files.
+        purpose: part of the folder's name.
+        parent: folder to create it in; by default the system's folder for temporary files.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     parent = parent or Path(tempfile.gettempdir())
-    target = parent / f"hbt-{purpose}-{os.getuid()}"  # Another user's could be neither locked nor removed.
+    # The user id: a folder of another user could be neither locked nor removed.
+    target = parent / f"hbt-{purpose}-{os.getuid()}"
     with naming_storage_errors(target, "a temporary folder"):
         parent.mkdir(parents=True, exist_ok=True)
         with _scratch(target, os.O_RDONLY | os.O_DIRECTORY) as folder:
@@ -96,39 +99,43 @@ def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]
 
 
 def _swap(scratch: Path, folder: Path) -> None:
-    """Put `scratch` in the place of `folder`, in one step where the file system can."""
+    """Move `scratch` to `folder`, in one step if the file system supports it. The old folder is deleted."""
     if not os.path.lexists(folder):
         os.rename(scratch, folder)
     elif _exchange(scratch, folder):
-        remove_tree(scratch)  # The old one, under the scratch's name.
+        remove_tree(scratch)  # After the exchange this is the old folder.
     else:
         old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-        os.rename(folder, old)  # No rename replaces a folder that holds something.
+        os.rename(folder, old)  # A rename cannot replace a folder that is not empty.
         os.rename(scratch, folder)
         remove_tree(old)
-    sync(folder.parent)
+    fsync(folder.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two names in one step. Python has no such call; Linux has, and some network file systems refuse it."""
+    """Exchange two paths in one step (Linux's `renameat2`). Returns False if the file system does not support it."""
     try:
         exchange = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
         return False
-    here, flag = -100, 2  # AT_FDCWD and RENAME_EXCHANGE.
-    return bool(exchange(here, os.fsencode(first), here, os.fsencode(second), flag) == 0)
+    at_fdcwd, rename_exchange = -100, 2  # From fcntl.h and linux/fs.h.
+    return bool(exchange(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0)
 
 
 @contextmanager
 def _scratch(target: Path, flags: int) -> Iterator[Path]:
-    """A locked scratch file or folder beside `target`, removed at the end if it is still there."""
+    """A locked scratch file or folder beside `target`, deleted after the block if it still exists.
+
+    Args:
+        flags: of `os.open`; with `O_DIRECTORY` the scratch is a folder.
+    """
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     with blocking_lock(target):
         _remove_abandoned(target)
         if flags & os.O_DIRECTORY:
             scratch.mkdir()
         handle = os.open(scratch, flags, 0o666)
-        with suppress(OSError):  # Some network file systems have no locks; then nothing is ever taken for abandoned.
+        with suppress(OSError):  # Without locks (some network file systems) no scratch counts as abandoned.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield scratch
@@ -139,8 +146,8 @@ def _scratch(target: Path, flags: int) -> Iterator[Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove scratch files of `target` whose writers died."""
-    for scratch in target.parent.glob(f".{_escaped(target.name)}.*.part"):
+    """Delete scratch files of `target` whose writers died."""
+    for scratch in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with suppress(OSError):
             handle = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
             try:
@@ -150,11 +157,7 @@ def _remove_abandoned(target: Path) -> None:
                 os.close(handle)
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
-
-
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Flush a file or folder to the disk, so that it survives a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -164,7 +167,7 @@ def sync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or a folder with its content. A symbolic link is deleted itself, its target stays.
+    """Delete a file, a symbolic link (not its target), or a folder with its content. A missing path is no error.
 
     Raises:
         OSError: something cannot be deleted.
@@ -174,13 +177,13 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
-        shutil.rmtree(path)  # Follows no link within (`shutil.rmtree.avoids_symlink_attacks`).
+        shutil.rmtree(path)  # Does not follow links in the folder (`shutil.rmtree.avoids_symlink_attacks`).
     else:
         os.unlink(path)
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether nothing is at `folder`, or a folder with nothing but scratch and locks of writers that died."""
+    """Whether `folder` does not exist, or contains nothing but scratch files and locks of writers that died."""
     if not folder.is_dir():
         return not os.path.lexists(folder)
     return all(name.startswith(".") and name.endswith((".part", ".swap", ".lock")) for name in os.listdir(folder))

@@ -1,6 +1,7 @@
-"""The folder: a place for files, on this machine or in an object store, where a file appears whole or not at all.
+"""`Folder`: read and write files at a location, on this machine or in an object store.
 
-Files on this machine are written and deleted by `hbt_ray.storage`, whatever the location looks like (`/x`, `file:///x`).
+A file appears complete or not at all in both. On this machine `hbt_ray.storage` writes and deletes, whether the
+location is a path (`/x`) or a URI (`file:///x`). An object store publishes a file when its upload is closed.
 """
 
 from __future__ import annotations
@@ -18,26 +19,27 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.storage import atomic_file, naming_storage_errors, remove_tree
-from hbt_ray.storage.location import filesystem, join_location, local_path, naming_connection_errors
+from hbt_ray.storage.atomic import atomic_file, remove_tree
+from hbt_ray.storage.location import filesystem, join_location, local_path, naming_connection_errors, with_retries
+from hbt_ray.storage.storage_errors import naming_storage_errors
 
 _recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
 
 
 @contextmanager
-def recording() -> Iterator[dict[str, str]]:
-    """Location → SHA-256 of every file that this block writes through a `Folder`."""
-    files: dict[str, str] = {}
-    token = _recorded.set(files)
+def recording_checksums() -> Iterator[dict[str, str]]:
+    """Yield a dict that receives location → SHA-256 of every file that the block writes through a `Folder`."""
+    checksums: dict[str, str] = {}
+    token = _recorded.set(checksums)
     try:
-        yield files
+        yield checksums
     finally:
         _recorded.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A location and what can be done there; names may hold slashes."""
+    """A folder at a location. Names of files in it may contain slashes."""
 
     location: str
 
@@ -49,89 +51,104 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """The folder on this machine; None in an object store."""
+        """The path on this machine; None in an object store."""
         return local_path(self.location)
 
     def exists(self, name: str) -> bool:
+        """Whether the folder contains a file or folder of this name."""
         with naming_connection_errors(self.location):
             system, path = filesystem(self.location, name)
             return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
-        """Of the files and folders directly here; none where there is no such folder."""
-        folder = self.local
-        if folder is not None:  # Arrow would leave out links to nothing.
-            return sorted(os.listdir(folder)) if folder.is_dir() else []
+        """Sorted names of the files and folders directly in this folder; empty if it does not exist."""
+        path = self.local
+        if path is not None:  # Arrow would leave out broken symbolic links.
+            return sorted(os.listdir(path)) if path.is_dir() else []
         with naming_connection_errors(self.location):
-            system, path = filesystem(self.location)
-            infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            system, remote_path = filesystem(self.location)
+            infos = system.get_file_info(fs.FileSelector(remote_path, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:
-        system, path = filesystem(self.location, name)
-        with system.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read())
+        """The content of a file. Requests to an object store are repeated after temporary errors.
+
+        Raises:
+            OSError: a file on this machine cannot be read, or there is no such file.
+            StoreError: the object store does not answer.
+        """
+        if (path := self.local) is not None:
+            return (path / name).read_bytes()
+        with naming_connection_errors(self.location):
+            system, remote_path = filesystem(self.location, name)
+
+        def read() -> bytes:
+            with system.open_input_stream(remote_path, compression=None) as stream:
+                return bytes(stream.read())
+
+        return with_retries(read, join_location(self.location, name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file; see `create`."""
+        with self.create(name) as stream:
+            stream.write(content)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Hashing]:
-        """A stream for bytes; the file is there once the block has ended, and what stood there before until then.
+    def create(self, name: str) -> Iterator[HashingWriter]:
+        """Yield a stream for the bytes of a file, which appears or is replaced once the block succeeds.
 
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        folder = self.local
-        if folder is None:
-            with self._uploading(name) as stream:
+        path = self.local
+        if path is None:
+            with self._upload(name) as stream:
                 yield stream
         else:
-            with atomic_file(folder / name) as scratch, scratch.open("wb") as file:
-                stream = Hashing(file)
+            with atomic_file(path / name) as scratch, scratch.open("wb") as file:
+                stream = HashingWriter(file)
                 yield stream
-        if (files := _recorded.get()) is not None:
-            files[join_location(self.location, name)] = stream.hexdigest()
+        if (checksums := _recorded.get()) is not None:
+            checksums[join_location(self.location, name)] = stream.hexdigest()
 
     @contextmanager
-    def _uploading(self, name: str) -> Iterator[Hashing]:
+    def _upload(self, name: str) -> Iterator[HashingWriter]:
         location = join_location(self.location, name)
         with naming_storage_errors(location), naming_connection_errors(location):
             system, path = filesystem(self.location, name)
             upload = system.open_output_stream(path, compression=None)
             try:
-                yield Hashing(upload)
+                yield HashingWriter(upload)
             except BaseException:
-                with suppress(OSError):  # Closing completes the upload, whatever part of the content it has.
+                with suppress(OSError):  # Closing publishes the incomplete file, so it is deleted.
                     upload.close()
                     system.delete_file(path)
                 raise
             upload.close()
 
-    def write(self, name: str, content: bytes) -> None:
-        with self.writing(name) as stream:
-            stream.write(content)
-
     @contextmanager
-    def writing_arrow(
+    def create_arrow(
         self, name: str, schema: pa.Schema, compression: str | None = "lz4"
     ) -> Iterator[pa.RecordBatchFileWriter]:
-        """An Arrow IPC file, for record batches and tables."""
+        """Yield a writer for the record batches of an Arrow IPC file; see `create`."""
         options = pa.ipc.IpcWriteOptions(compression=compression)
         with (
-            self.writing(name) as stream,
+            self.create(name) as stream,
             pa.ipc.new_file(pa.PythonFile(cast(BinaryIO, stream), "w"), schema, options=options) as writer,
         ):
             yield writer
 
-    def arrow(self, name: str) -> pa.RecordBatchFileReader:
-        """An Arrow IPC file, memory-mapped where it can be."""
+    def open_arrow(self, name: str) -> pa.RecordBatchFileReader:
+        """A reader of an Arrow IPC file, which is memory-mapped on this machine."""
         system, path = filesystem(self.location, name)
         if isinstance(system, fs.LocalFileSystem):
             return pa.ipc.open_file(pa.memory_map(path))
         return pa.ipc.open_file(system.open_input_file(path))
 
     def remove(self) -> None:
-        """The folder with all that is in it, or the file; nothing where there is neither.
+        """Delete the folder with its content, or the file at this location. A missing one is no error.
 
-        A symbolic link is removed itself, and what it points to stays.
+        A symbolic link is deleted itself; its target stays.
         """
         path = self.local
         if path is not None:
@@ -139,30 +156,30 @@ class Folder:
                 remove_tree(path)
             return
         with naming_connection_errors(self.location):
-            system, remote = filesystem(self.location)
-            kind = system.get_file_info(remote).type
-            if kind == fs.FileType.Directory:
-                system.delete_dir(remote)
-            elif kind == fs.FileType.File:
-                system.delete_file(remote)
+            system, remote_path = filesystem(self.location)
+            file_type = system.get_file_info(remote_path).type
+            if file_type == fs.FileType.Directory:
+                system.delete_dir(remote_path)
+            elif file_type == fs.FileType.File:
+                system.delete_file(remote_path)
 
 
-class Hashing(io.RawIOBase):
-    """Passes bytes on and hashes them, so that a file need not be read again for its checksum."""
+class HashingWriter(io.RawIOBase):
+    """Passes bytes on to a stream and hashes them, so that the file need not be read again for its checksum."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self._hash, self._place = stream, hashlib.sha256(), 0
+        self._stream, self._hash, self._position = stream, hashlib.sha256(), 0
 
     def writable(self) -> bool:
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def write(self, content: Any) -> int:
         self._hash.update(content)
         self._stream.write(content)
-        self._place += len(content)
+        self._position += len(content)
         return len(content)
 
     def hexdigest(self) -> str:

@@ -1,4 +1,8 @@
-"""Locks with an owner: one command at a time uses a run, a search, an index or a result."""
+"""File locks: one command at a time uses a run, a search, an index or a result.
+
+Within one host the kernel (`flock`) decides who holds a lock and frees it when the process dies. Between hosts, where
+a network file system may not support `flock`, the lock's owner refreshes a heartbeat.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +25,27 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 60.0
-"""A lock of another host counts as abandoned after so long without a heartbeat; one of this host at once."""
+"""Time without a heartbeat after which the lock of another host counts as abandoned."""
 _HELD: dict[Path, int] = {}
-"""Locks that threads of this process hold: lock file → thread."""
+"""Lock file → id of the thread of this process that holds it."""
 
 
 @contextmanager
 def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
-    """Let one command at a time use `path`, a run, a search or an index, which need not exist yet.
+    """Hold the lock of `path` (a run, a search or an index, which need not exist yet) during the block.
 
-    The lock is `.NAME.lock` beside it and says host, process, purpose and time. On one host the kernel frees it when
-    the process dies. Between hosts a heartbeat shows that the owner is alive. A thread that holds the lock may take it
-    again, so a command may lock what the functions it calls lock as well.
+    The lock file is `.NAME.lock` beside `path` and names host, process, purpose and time. A thread that holds the lock
+    may take it again, so a command may lock what the functions that it calls lock as well.
+
+    Args:
+        purpose: what the lock is held for, shown to the command that is refused.
 
     Raises:
-        LockedError: another command uses it.
+        LockedError: another command holds the lock. It is not waited for.
         StorageError: the folder cannot be written.
     """
-    file = _lock_path(path)
+    path = path.absolute()
+    file = path.with_name(f".{path.name}.lock")
     if _HELD.get(file) == threading.get_ident():
         yield
         return
@@ -51,7 +58,7 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose, "since": time.time()}
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(owner).encode(), 0)
-        threading.Thread(target=_beat, args=(handle, stopped), name="lock heartbeat", daemon=True).start()
+        threading.Thread(target=_refresh_heartbeat, args=(handle, stopped), name="lock heartbeat", daemon=True).start()
         yield
     finally:
         stopped.set()
@@ -61,42 +68,37 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def blocking_lock(target: Path) -> Iterator[None]:
-    """Wait until no other process or thread is in such a block for `target`; for blocks that take moments.
+    """Wait for the write lock of `target` and hold it during the block, which should take moments.
 
-    Writers of one target would otherwise remove each other's new scratch, or move each other's folder away.
+    Without it, two writers of one target would remove each other's new scratch or move each other's folder away.
     """
-    lock = target.with_name(f".{target.name}.swap")
-    handle = _acquire(lock, wait=True)
+    file = target.with_name(f".{target.name}.swap")
+    handle = _acquire(file, wait=True)
     try:
         yield
     finally:
-        _release(lock, handle)
-
-
-def _lock_path(path: Path) -> Path:
-    path = path.absolute()
-    return path.with_name(f".{path.name}.lock")
+        _release(file, handle)
 
 
 def _acquire(file: Path, *, wait: bool) -> int:
-    """Open and lock a file, which is deleted by `_release`.
+    """Open and lock a file, which `_release` deletes. Returns its descriptor.
 
     Raises:
-        LockedError: another process holds it, and `wait` is false.
+        LockedError: another process holds the lock, and `wait` is false.
     """
     while True:
         handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            owner = _owner(handle)
+            owner = _read_owner(handle)
             os.close(handle)
             raise LockedError(str(file), owner) from None
         except OSError as error:  # The file system has no locks: the heartbeat alone decides.
             logger.debug("%s: no kernel locks (%s)", file, error)
         if not wait:
-            _refuse_other_host(file, handle)
-        # Whoever held it before deletes the file, and then this lock is on a file that nobody sees.
+            _check_other_host(file, handle)
+        # The previous owner deletes the file on release; a lock on the deleted file would exclude nobody.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 return handle
@@ -110,7 +112,7 @@ def _release(file: Path, handle: int) -> None:
         os.close(handle)
 
 
-def _owner(handle: int) -> dict[str, Any]:
+def _read_owner(handle: int) -> dict[str, Any]:
     try:
         owner = json.loads(os.pread(handle, 4096, 0))
     except ValueError:
@@ -118,11 +120,15 @@ def _owner(handle: int) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _refuse_other_host(file: Path, handle: int) -> None:
-    """Kernel locks do not reach other hosts on every network file system."""
-    owner = _owner(handle)
-    age = time.time() - os.fstat(handle).st_mtime
-    if owner.get("host", socket.gethostname()) != socket.gethostname() and age < LOCK_TIMEOUT_SECONDS:
+def _check_other_host(file: Path, handle: int) -> None:
+    """Refuse a lock file whose heartbeat another host refreshed recently: `flock` may not reach other hosts.
+
+    Raises:
+        LockedError: the owner on the other host is alive.
+    """
+    owner = _read_owner(handle)
+    age_seconds = time.time() - os.fstat(handle).st_mtime
+    if owner.get("host", socket.gethostname()) != socket.gethostname() and age_seconds < LOCK_TIMEOUT_SECONDS:
         os.close(handle)
         raise LockedError(str(file), owner)
     if owner:
@@ -131,7 +137,7 @@ def _refuse_other_host(file: Path, handle: int) -> None:
         )
 
 
-def _beat(handle: int, stopped: threading.Event) -> None:
+def _refresh_heartbeat(handle: int, stopped: threading.Event) -> None:
     while not stopped.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):
             os.utime(handle)

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or may not be written becomes one `StorageError` that names the path."""
+"""Turn the system's errors of a full, read-only or forbidden disk into one `StorageError` that names the path."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 
 from hbt_ray.errors import StorageError
 
-_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM}
-_STORAGE_TEXTS = ("No space left on device", "Disk quota exceeded", "Read-only file system")
+_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 
 
 def storage_error(error: BaseException, path: Path | str = "", what: str = "the file") -> StorageError | None:
-    """The `StorageError` behind an error, if the disk is full, read-only or may not be written; otherwise None.
+    """The `StorageError` for an error whose cause is a full, read-only or forbidden disk; otherwise None.
 
-    Libraries wrap the system's error (torch, safetensors, Ray), so causes and messages are searched as well.
+    Libraries wrap the system's error (torch, safetensors, Ray), so the chain of causes and the messages are searched.
 
     Args:
-        path: used if the error itself names no file.
+        path: the path to name if the error names none.
+        what: what could not be written, for the message.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -30,11 +31,11 @@ def storage_error(error: BaseException, path: Path | str = "", what: str = "the 
         seen.add(id(current))
         if isinstance(current, StorageError):
             return current
-        reason = next((text for text in _STORAGE_TEXTS if text in str(current)), "")
+        reason = next((message for message in _DISK_MESSAGES if message in str(current)), "")
         if isinstance(current, OSError) and current.errno is not None:
-            # A refused permission is about the disk only where we write: it may as well be an input that is unreadable.
-            written = bool(path) and str(current.filename or "").startswith(str(Path(path).parent))
-            if current.errno in _STORAGE_ERRNOS or (current.errno in _PERMISSION_ERRNOS and written):
+            # A refused permission counts only for a file near `path`: it may as well be an unreadable input.
+            is_output = bool(path) and str(current.filename or "").startswith(str(Path(path).parent))
+            if current.errno in _DISK_ERRNOS or (current.errno in _PERMISSION_ERRNOS and is_output):
                 reason = os.strerror(current.errno)
                 path = path or str(current.filename or "")
         if reason:
@@ -45,7 +46,7 @@ def storage_error(error: BaseException, path: Path | str = "", what: str = "the 
 
 @contextmanager
 def naming_storage_errors(path: Path | str, what: str = "the file") -> Iterator[None]:
-    """Turn the system's errors of a full or read-only disk within the block into one `StorageError`."""
+    """Raise a `StorageError` that names `path` for any error in the block that `storage_error` recognises."""
     try:
         yield
     except Exception as error:
@@ -56,10 +57,10 @@ def naming_storage_errors(path: Path | str, what: str = "the file") -> Iterator[
 
 def _free_bytes(path: Path | str) -> int:
     """Free bytes at the nearest existing parent; -1 if unknown."""
-    place = Path(path or ".").absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    folder = Path(path or ".").absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     try:
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(folder).free
     except OSError:
         return -1

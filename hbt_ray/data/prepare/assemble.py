@@ -33,7 +33,7 @@ class AssembleBucket:
         """For every dataset its groups of languages with their numbers of items, whether it has answers, and how many
         right passages a question has at most."""
         table, name = self.bucket.table(), f"{self.bucket.number:05d}"
-        kept = self.grouped.arrow(f"{name}.arrow").read_all()["row"].to_numpy()
+        kept = self.grouped.open_arrow(f"{name}.arrow").read_all()["row"].to_numpy()
         copies = self._copies()
         self.folder.write(
             f"{name}.removed.jsonl",
@@ -48,7 +48,7 @@ class AssembleBucket:
             rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
             items, groups = _items(rows, identity)
             # Uncompressed: a shard takes its slices out of the mapped file.
-            with self.folder.writing_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as sink:
+            with self.folder.create_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as sink:
                 sink.write(items)
             datasets[dataset] = {
                 "groups": groups,
@@ -60,7 +60,7 @@ class AssembleBucket:
     def _copies(self) -> NDArray[np.int64]:
         if self.duplicates is None:
             return np.empty(0, np.int64)
-        shares = (self.duplicates.arrow(f"{share:05d}.arrow") for share in range(self.num_shares))
+        shares = (self.duplicates.open_arrow(f"{share:05d}.arrow") for share in range(self.num_shares))
         found = [share.get_batch(self.bucket.number)["row"].to_numpy() for share in shares]
         return np.sort(np.concatenate(found)).astype(np.int64)
 

@@ -31,7 +31,7 @@ class FindDuplicates:
 
     def __call__(self) -> TaskResult:
         names = [f"{bucket:05d}.keys.arrow" for bucket in range(self.num_buckets)]
-        table = pa.Table.from_batches([self.keys.arrow(name).get_batch(self.share) for name in names])
+        table = pa.Table.from_batches([self.keys.open_arrow(name).get_batch(self.share) for name in names])
         dataset = table["dataset"].dictionary_encode().combine_chunks()
         ranks = np.argsort(np.argsort(np.array(dataset.dictionary.to_pylist(), dtype=object)))
         key, breadth, hashes, bucket = (table[name].to_numpy() for name in ("key", "breadth", "hash", "bucket"))
@@ -39,7 +39,7 @@ class FindDuplicates:
         order = np.lexsort((hashes, by_dataset, -breadth, key))
         losers = order[1:][key[order][1:] == key[order][:-1]]
         gone = table.take(pa.array(losers))
-        with self.folder.writing_arrow(f"{self.share:05d}.arrow", LOSERS) as sink:
+        with self.folder.create_arrow(f"{self.share:05d}.arrow", LOSERS) as sink:
             for batch in deal(gone.select(["row"]), bucket[losers], self.num_buckets):
                 sink.write(batch)
         return {"duplicates": Counter(gone["dataset"].to_pylist())}

@@ -34,7 +34,7 @@ class Bucket:
     number: int
 
     def table(self) -> pa.Table:
-        batches = [folder.arrow(name).get_batch(self.number) for folder, name in self.files]
+        batches = [folder.open_arrow(name).get_batch(self.number) for folder, name in self.files]
         return pa.Table.from_batches([batch for batch in batches if len(batch)] or batches[:1])
 
 
@@ -64,7 +64,7 @@ class GroupBucket:
         self.folder.write(f"{name}.rejected.jsonl", json_lines(rejections))
         self.folder.write(f"{name}.removed.jsonl", json_lines(removals))
         rows = np.flatnonzero(stays)
-        with self.folder.writing_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())])) as sink:
+        with self.folder.create_arrow(f"{name}.arrow", pa.schema([("row", pa.int64())])) as sink:
             sink.write(pa.table({"row": rows}))
         chosen = table.take(pa.array(rows))
         self._write_identity(chosen)
@@ -104,7 +104,7 @@ class GroupBucket:
         arrays = [pa.array(column, kind) for column, kind in zip(columns, IDENTITY_SCHEMA.types, strict=True)]
         table = pa.table(arrays, schema=IDENTITY_SCHEMA)
         shares = bucket_of(table["key"].to_numpy(), self.num_shares)
-        with self.folder.writing_arrow(f"{self.bucket.number:05d}.identity.arrow", IDENTITY_SCHEMA) as sink:
+        with self.folder.create_arrow(f"{self.bucket.number:05d}.identity.arrow", IDENTITY_SCHEMA) as sink:
             for batch in deal(table, shares, self.num_shares):
                 sink.write(batch)
 
@@ -115,7 +115,7 @@ class GroupBucket:
             [keys, breadth, chosen["dataset"], chosen["hash"], np.full(len(rows), self.bucket.number), rows],
             schema=KEYS,
         )
-        with self.folder.writing_arrow(f"{self.bucket.number:05d}.keys.arrow", KEYS) as sink:
+        with self.folder.create_arrow(f"{self.bucket.number:05d}.keys.arrow", KEYS) as sink:
             for batch in deal(found, bucket_of(keys, self.num_shares), self.num_shares):
                 sink.write(batch)
 

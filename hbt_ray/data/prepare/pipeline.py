@@ -321,7 +321,7 @@ class _Job:
             yield (self.work.folder / self.fingerprint / "group").read(f"{number:05d}.{REJECTED}")
 
     def _collect(self, name: str, parts: Iterable[bytes]) -> None:
-        with self.store.writing(name) as stream:
+        with self.store.create(name) as stream:
             for part in parts:
                 stream.write(part)
 

@@ -138,7 +138,7 @@ class _Rows:
         self._num_characters = 0
         with (
             explained(str(self.folder)),
-            self.folder.writing_arrow(f"{self.num_files:05d}.arrow", SCHEMA) as sink,
+            self.folder.create_arrow(f"{self.num_files:05d}.arrow", SCHEMA) as sink,
         ):
             for batch in deal(table, bucket_of(hashes, self.num_buckets), self.num_buckets):
                 sink.write(batch)

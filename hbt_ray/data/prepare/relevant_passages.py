@@ -74,7 +74,7 @@ class FindEqualTexts:
 
     def __call__(self) -> TaskResult:
         names = [f"{bucket:05d}.identity.arrow" for bucket in range(self.num_buckets)]
-        table = pa.Table.from_batches([self.keys.arrow(name).get_batch(self.share) for name in names])
+        table = pa.Table.from_batches([self.keys.open_arrow(name).get_batch(self.share) for name in names])
         key, is_passage, item = (table[name].to_numpy() for name in IDENTITY_SCHEMA.names)
         order = np.lexsort((item, key))
         key, is_passage, item = key[order], is_passage[order], item[order]
@@ -83,7 +83,7 @@ class FindEqualTexts:
         first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))
         # Each item of a key with the first one of that key, once: a star joins them as well as all pairs would.
         pairs = new_item & ~new_key
-        with self.folder.writing_arrow(f"{self.share:05d}.arrow", _PAIRS) as sink:
+        with self.folder.create_arrow(f"{self.share:05d}.arrow", _PAIRS) as sink:
             sink.write(pa.table([is_passage[pairs], first[pairs], item[pairs]], schema=_PAIRS))
         return {}
 
@@ -100,13 +100,13 @@ class FindRelevantPassages:
 
     def __call__(self) -> TaskResult:
         """The number of questions with more right passages than an item lists."""
-        tables = [self.equal.arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
+        tables = [self.equal.open_arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
         is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
         questions, passages = (_classes(first[side], other[side]) for side in (~is_passage, is_passage))
         rights = _rights(questions, passages)
         items = np.union1d(questions.items, passages.items)
         ends = np.searchsorted(bucket_of(items, self.num_buckets), np.arange(self.num_buckets), side="right")
-        with self.folder.writing_arrow(_FILE, _ITEMS) as sink:
+        with self.folder.create_arrow(_FILE, _ITEMS) as sink:
             for some in np.split(items, ends[:-1]):
                 sink.write(_records(some, questions, passages, rights))
         return {"crowded": int((np.diff(rights.starts) > MAX_RIGHT + 1).sum())}
@@ -116,7 +116,7 @@ class RelevantPassages:
     """What `FindRelevantPassages` found for the items of one bucket."""
 
     def __init__(self, joined: Folder, bucket: int) -> None:
-        batch = joined.arrow(_FILE).get_batch(bucket)
+        batch = joined.open_arrow(_FILE).get_batch(bucket)
         self._hashes = batch["hash"].to_numpy()
         self._batch = batch
 

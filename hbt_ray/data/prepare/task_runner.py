@@ -21,7 +21,7 @@ from hbt_ray.console import Screen
 from hbt_ray.errors import DamagedFile, HbtError, StoreError
 from hbt_ray.ray_errors import explain
 from hbt_ray.storage import file_sha256, parse_checked_json, storage_error, with_checksum
-from hbt_ray.storage.folder import Folder, recording
+from hbt_ray.storage.folder import Folder, recording_checksums
 from hbt_ray.storage.location import join_location, without_options
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class _Kept:
     task: Task
 
     def __call__(self) -> TaskResult:
-        with recording() as files:
+        with recording_checksums() as files:
             result = self.task()
         root = without_options(self.store.location).rstrip("/") + "/"
         written = {without_options(file).removeprefix(root): sha256 for file, sha256 in files.items()}

@@ -59,12 +59,14 @@ class WriteShard:
             pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
             for start in range(0, len(table), BATCH_ITEMS)
         ]
-        with self.folder.writing(file) as stream:
+        with self.folder.create(file) as stream:
             checksums = write_shard(stream, batches)
         return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
 
     def _items(self, one: Slice, schema: pa.Schema) -> pa.Table:
-        items = self.packed.arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)
+        items = (
+            self.packed.open_arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)
+        )
         absent = pa.nulls(len(items), pa.string())
         return pa.table([items[n] if n in items.column_names else absent for n in schema.names], schema=schema)
 
