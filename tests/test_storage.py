@@ -172,7 +172,7 @@ def test_a_torn_line_is_skipped_and_spoils_no_other(tmp_path: Path, caplog: pyte
         file.write(b'{"step": 2, "text": "\xc3')
     storage.append_json_lines(path, [{"step": 3, "text": "é"}])
     assert [row["step"] for row in storage.read_json_lines(path)] == [0, 1, 3]
-    assert "1 lines are damaged" in caplog.text
+    assert "1 damaged lines" in caplog.text
 
 
 def test_a_full_disk_is_one_error_and_cuts_the_line_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 PREFIX, SUFFIX = "ray_", {"Gauge": "", "Counter": "_total", "Histogram": "_bucket"}
 """What Ray puts around the names on its endpoint."""
-PARTS = {"hbt_train_{name}": _TOLD, "hbt_cache_{what}": ("hits", "misses")}
+PARTS = {"hbt_train_{name}": _TOLD, "hbt_cache_{event}": ("hits", "misses")}
 """Names that are put together when the code runs, and what their parts may be."""
 
 

@@ -159,7 +159,7 @@ def classes(rows: Sequence[tuple[str, ...]], side: int) -> dict[str, str]:
 def test_a_question_with_too_many_right_passages_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("identity", "job"):
+    for module in ("relevant_passages", "pipeline"):
         monkeypatch.setattr(f"hbt_ray.data.prepare.{module}.MAX_RIGHT", 3)
     path = tmp_path / "t.jsonl"
     rows = [{"item_id": f"{n}", "language": "en", "question": "label" if n < 9 else f"q {n // 4}", "passage": f"p {n}"}

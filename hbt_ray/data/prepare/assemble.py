@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hbt_ray.data.prepare.group import Bucket, removal
 from hbt_ray.data.prepare.relevant_passages import RelevantPassages
 from hbt_ray.data.prepare.task_runner import TaskResult, json_lines
-from hbt_ray.data.store.store import SIDES
+from hbt_ray.data.store.columns import SIDES
 from hbt_ray.storage.folder import Folder
 
 

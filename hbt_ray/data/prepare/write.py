@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from hbt_ray.data.index.manifest import LanguageGroup
 from hbt_ray.data.prepare.task_runner import TaskResult
+from hbt_ray.data.store.columns import SIDES
 from hbt_ray.data.store.shard_checksums import write_shard
-from hbt_ray.data.store.store import SIDES
 from hbt_ray.storage.folder import Folder
 
 BATCH_ITEMS = 4096

@@ -1,10 +1,11 @@
-"""The cache: small Arrow files on a node's disk, shared by all its processes and bounded in bytes.
+"""The node's cache: small Arrow files on a node's disk, shared by all its processes and bounded in bytes.
 
-Files are mapped into memory from there. A file appears whole, by a rename. When a process first opens one, it compares
-it with its checksum, and one that is damaged is fetched again. Before a file is written, those that were used longest
-ago make room, so the files never exceed the bound (lock files aside, which are empty). A process that has an evicted
-file mapped reads on; its space is free once nobody has it mapped. Locks are those of the kernel (`flock`), which a
-process that dies gives back. What is fetched is fetched by one process of the node, while the others wait for the file.
+- Files are memory-mapped. A file appears complete, by a rename.
+- A process verifies a file when it first opens it. A damaged file is fetched again.
+- Before a file is written, the least recently used files are evicted, so the files never exceed the bound (except for
+  empty lock files). A process that has mapped an evicted file reads on; the space is free once nobody has it mapped.
+- One process of the node fetches a file while the others wait for it. Locks are kernel locks (`flock`), which are freed
+  if their owner dies.
 """
 
 from __future__ import annotations
@@ -25,26 +26,28 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.store.columns import UNREADABLE, map_file
+from hbt_ray.data.store.columns import ARROW_ERRORS, map_file
 from hbt_ray.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-# Making room means to look at every file, so a tenth is made at once.
+# Eviction looks at every file of the cache, so it frees a tenth of the bound at a time.
 _SHARE_KEPT = 0.9
-_MAX_CHECKED = 200_000
+_MAX_VERIFIED = 200_000
 
 
 class NodeCacheConfig(Config):
-    """What of a remote store lies on every node's own disk."""
+    """Cache of remote stores on every node's own disk."""
 
     folder: Path | None = None
-    """Default: `hbt_ray` in XDG_CACHE_HOME or ~/.cache of each node."""
+    """Folder on each node. Default: `hbt_ray` in XDG_CACHE_HOME or ~/.cache."""
     max_gib: float = Field(20.0, gt=0)
-    """Bound of the folder, over all processes of a node and all stores; what was used longest ago goes first."""
+    """Bound of the folder in GiB, over all processes of a node and all stores; the least recently used data goes
+    first."""
 
     @property
     def root(self) -> Path:
+        """The folder to use on this node."""
         return self.folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hbt_ray"
 
 
@@ -52,90 +55,90 @@ DEFAULT_CACHE = NodeCacheConfig()
 
 
 class NodeCache:
-    """A cache folder, opened; any number of threads and processes may use it.
+    """An open cache folder. Any number of threads and processes may use it at once.
 
     Raises:
-        StoreError: the folder cannot be made or written.
+        StoreError: the folder cannot be created or written.
     """
 
     def __init__(self, config: NodeCacheConfig) -> None:
         self._root, self._max_bytes = config.root, int(config.max_gib * 2**30)
-        self._counting = threading.Lock()
-        self._told = False
-        self._checked: set[tuple[str, int, int]] = set()
-        """Name, inode and size of the files that this process has compared with their checksums."""
+        self._count_lock = threading.Lock()
+        self._has_warned = False
+        self._verified: set[tuple[str, int, int]] = set()
+        """(name, inode, size) of files that this process has verified."""
         self.hits = self.misses = 0
-        """Of this process."""
-        with self._locked("ledger"):
+        """Numbers of `get` calls of this process."""
+        with self._lock("ledger"):
             pass
 
     def get(
         self,
         key: tuple[object, ...],
         fetch: Callable[[], pa.Buffer],
-        check: Callable[[Sequence[pa.RecordBatch]], None] = lambda _: None,
+        verify: Callable[[Sequence[pa.RecordBatch]], None] = lambda _: None,
     ) -> list[pa.RecordBatch]:
-        """The record batches of the Arrow file that `key` names.
+        """The record batches of the Arrow file for `key`, fetched if the cache does not have it.
 
         Args:
-            key: of plain values; equal keys must mean equal content.
-            fetch: makes the file's content where the cache has none; it checks what it gives.
-            check: raises an `ArrowException` if record batches of the cache are not what `key` means.
+            key: plain values. Equal keys must mean equal content.
+            fetch: returns the verified content of the file.
+            verify: raises an `ArrowException` if record batches of the cache are not the content for `key`.
         """
-        name = _digest(key)
-        if (batches := self._open(name, check)) is None:
-            with self._locked(f"fetching-{name[:2]}"):
-                if (batches := self._open(name, check)) is None:  # Another process may have brought it meanwhile.
+        name = _file_name(key)
+        if (batches := self._open(name, verify)) is None:
+            with self._lock(f"fetching-{name[:2]}"):
+                if (batches := self._open(name, verify)) is None:  # Another process may have fetched it meanwhile.
                     content = fetch()
                     self._count(hit=False)
-                    self._keep(name, content)
-                    return self._open(name, check) or _batches(pa.ipc.open_file(content))
+                    self._put(name, content)
+                    return self._open(name, verify) or _record_batches(pa.ipc.open_file(content))
         self._count(hit=True)
         return batches
 
     def touch(self, key: tuple[object, ...]) -> None:
-        """Say that it was used just now, by a process that has it mapped."""
+        """Mark a file as used now, for a process that reads its mapping without calling `get`."""
         with suppress(OSError):
-            os.utime(self._root / f"{_digest(key)}.arrow")
+            os.utime(self._root / f"{_file_name(key)}.arrow")
 
-    def _open(self, name: str, check: Callable[[Sequence[pa.RecordBatch]], None]) -> list[pa.RecordBatch] | None:
-        """None where there is no such file, or a damaged one, which is removed."""
+    def _open(self, name: str, verify: Callable[[Sequence[pa.RecordBatch]], None]) -> list[pa.RecordBatch] | None:
+        """The record batches of a file; None if it does not exist or is damaged. A damaged file is deleted."""
         path = self._root / f"{name}.arrow"
         try:
             os.utime(path)
             status = path.stat()
-            batches = _batches(map_file(path))
+            batches = _record_batches(map_file(path))
             identity = name, status.st_ino, status.st_size
-            if identity not in self._checked:
-                check(batches)
-                if len(self._checked) > _MAX_CHECKED:
-                    self._checked.clear()
-                self._checked.add(identity)
+            if identity not in self._verified:
+                verify(batches)
+                if len(self._verified) > _MAX_VERIFIED:
+                    self._verified.clear()
+                self._verified.add(identity)
         except FileNotFoundError:
             return None
-        except UNREADABLE as error:
+        except ARROW_ERRORS as error:
             logger.warning("%s: damaged (%s), fetched again", path, error)
             path.unlink(missing_ok=True)
             return None
         return batches
 
-    def _keep(self, name: str, content: pa.Buffer) -> None:
-        """Training goes on when the disk is full: what cannot be kept is fetched again when it is needed again."""
+    def _put(self, name: str, content: pa.Buffer) -> None:
+        """Write a file if it fits. On a full disk training continues, and the content is fetched again when needed."""
         if content.size > self._max_bytes:
             return
         try:
-            with self._locked("ledger"):
-                self._make_room(content.size)
+            with self._lock("ledger"):
+                self._reserve(content.size)
                 partial = self._root / f"{name}.partial"
                 partial.write_bytes(content)
                 partial.replace(self._root / f"{name}.arrow")
         except OSError as error:
-            if not self._told:
-                logger.warning("%s: cannot be written (%s), so remote data is read again and again", self._root, error)
-            self._told = True
+            if not self._has_warned:
+                logger.warning("%s: cannot be written (%s), so remote data is fetched repeatedly", self._root, error)
+            self._has_warned = True
 
-    def _make_room(self, num_bytes: int) -> None:
-        """Count so many bytes in, before they are written: a crash leaves the count too high, never too low."""
+    def _reserve(self, num_bytes: int) -> None:
+        """Add bytes to the ledger before they are written: after a crash the sum is too high, never too low."""
         ledger = self._root / "size"
         try:
             total = int(ledger.read_text())
@@ -146,12 +149,12 @@ class NodeCache:
         ledger.write_text(str(total + num_bytes))
 
     def _evict(self, max_bytes: int) -> int:
-        """Bytes that are left."""
-        for partial in self._root.glob("*.partial"):  # Whoever wrote it has died: nobody else has the ledger now.
+        """Delete the least recently used files until `max_bytes` are left. Returns the bytes left."""
+        for partial in self._root.glob("*.partial"):  # Their writers died, since writing needs the ledger's lock.
             partial.unlink()
         files = []
         for path in self._root.glob("*.arrow"):
-            with suppress(FileNotFoundError):  # Somebody found it damaged just now.
+            with suppress(FileNotFoundError):  # Another process found it damaged and deleted it.
                 files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         total = sum(size for _, size, _ in files)
         if total <= max_bytes:
@@ -164,33 +167,34 @@ class NodeCache:
         return total
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _lock(self, name: str) -> Iterator[None]:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             file = (self._root / f"{name}.lock").open("w")
         except OSError as error:
             raise StoreError(
-                f"the cache {self._root} cannot be used ({error.strerror}); give a folder on this machine's disk as "
-                "stream.cache.folder"
+                f"the cache folder {self._root} cannot be used ({error.strerror}). Set stream.cache.folder to a folder "
+                "on this machine's disk",
+                code="CACHE_FOLDER",
             ) from None
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _count(self, *, hit: bool) -> None:
-        with self._counting:
+        with self._count_lock:
             self.hits += hit
             self.misses += not hit
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-            _counter("hits" if hit else "misses").inc()
+            _metric("hits" if hit else "misses").inc()
 
 
-def _digest(key: tuple[object, ...]) -> str:
-    """A file name for any key, whatever characters a manifest puts into it."""
+def _file_name(key: tuple[object, ...]) -> str:
+    """A valid file name for any key, whatever characters a manifest contains."""
     return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
 
 
-def _batches(reader: Any) -> list[pa.RecordBatch]:
+def _record_batches(reader: Any) -> list[pa.RecordBatch]:
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     for batch in batches:
         batch.validate()
@@ -198,7 +202,7 @@ def _batches(reader: Any) -> list[pa.RecordBatch]:
 
 
 @cache
-def _counter(what: str) -> Any:
+def _metric(event: str) -> Any:
     from ray.util.metrics import Counter
 
-    return Counter(f"hbt_cache_{what}", f"{what} of the node's cache of remote shards")
+    return Counter(f"hbt_cache_{event}", f"{event} of the node's cache of remote shards")

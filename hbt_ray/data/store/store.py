@@ -1,16 +1,16 @@
-"""The store: items on disk, and the way back from (item, languages) to texts.
+"""The store: items on a disk or in an object store, and the lookup from (item, language) to text.
 
-    STORE/manifest.json              what is there; written last, so a folder without it is no store
-    STORE/<dataset>/00000.arrow …    Arrow IPC, one row an item: `item_id`, `passage_id`, `passage_key` (int64, equal
-                                     where passages are the same by id or text), `right_keys` (keys of other passages
-                                     that answer the question), and `question.<lang>`, `passage.<lang>`, perhaps
-                                     `answer.<lang>`, null where the item lacks the language
-    STORE/rejected.jsonl             rows that `prepare` did not take, with file, line and reason
-    STORE/removed.jsonl              items that overlap with the evaluation data, and rows that another item has
+    STORE/manifest.json              contents of the store; written last, so a folder without it is not a store
+    STORE/<dataset>/00000.arrow …    Arrow IPC, one row per item: `item_id`, `passage_id`, `passage_key` (int64, equal
+                                     for passages with equal id or text), `right_keys` (keys of other passages that
+                                     answer the question), and `question.<lang>`, `passage.<lang>` and, if there are
+                                     answers, `answer.<lang>`; null if the item does not have the language
+    STORE/rejected.jsonl             rows that `prepare` rejected, with file, line and reason
+    STORE/removed.jsonl              items that overlap with evaluation data, and rows that another item has
 
-Local shards are memory-mapped: opening costs nothing, and of a shard only the columns and record batches are read that
-hold a drawn row, each against its checksum (`hbt_ray.data.store.shard_checksums`). A store under a URI is read in the
-same units, through a cache on this machine's disk (`hbt_ray.data.store.remote_columns`).
+Local shards are memory-mapped: opening costs nothing, and only the column chunks that hold a drawn row are read, each
+against its checksum (`hbt_ray.data.store.shard_checksums`). A store under a URI is read in the same units, through a
+cache on this machine's disk (`hbt_ray.data.store.remote_columns`).
 """
 
 from __future__ import annotations
@@ -29,23 +29,33 @@ from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import VERSION, DatasetInfo, Manifest, Shard
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Batch
-from hbt_ray.data.store.columns import ColumnReader, LocalColumnReader, naming_shard_errors
+from hbt_ray.data.store.columns import (
+    PASSAGE_KEY,
+    RIGHT_KEYS,
+    SIDES,
+    ColumnReader,
+    ItemRows,
+    LocalColumnReader,
+    RowLookup,
+    column_lookup,
+    gather,
+    text_lookup,
+)
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCache, NodeCacheConfig
-from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS, RemoteColumnReader
-from hbt_ray.data.store.row_lookup import ItemRows, RowLookup, column_cells, pick, text_cells
+from hbt_ray.data.store.remote_columns import RemoteColumnReader
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.storage import parse_checked_json
-from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
+from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import is_uri, join_location
 
 MANIFEST = "manifest.json"
-SIDES = ("question", "passage", "answer")
-"""What an item may have in a language; answers are optional."""
-_ROWS_AT_ONCE = 4096
+_MAX_ROWS = 4096
+"""Rows that `sample_texts` reads at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTexts:
-    """The texts of a batch, row by row."""
+    """Texts of the rows of a batch."""
 
     questions: list[str]
     passages: list[str]
@@ -55,7 +65,7 @@ class BatchTexts:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item with all that is stored of it."""
+    """An item with all its texts."""
 
     dataset: str
     item_id: str
@@ -68,11 +78,11 @@ class Store:
     """A prepared store, opened for reading.
 
     Args:
-        path: a folder, or a URI.
-        cache: what of a store under a URI stays on this machine's disk.
+        path: folder or URI of the store.
+        cache: cache on this machine's disk for a store under a URI.
 
     Raises:
-        StoreError: there is no complete store at `path`, it has another version, or a shard is missing.
+        StoreError: there is no complete store at `path`, its version is not supported, or a shard is missing.
     """
 
     def __init__(self, path: str | Path, cache: NodeCacheConfig = DEFAULT_CACHE) -> None:
@@ -80,180 +90,178 @@ class Store:
         self.manifest = read_manifest(path)
         self._cache = cache
         self._infos = {info.name: info for info in self.manifest.datasets}
-        self._starts = {info.name: _starts(info) for info in self.manifest.datasets}
-        self._columns = self._open()
+        self._shard_offsets = {info.name: _shard_offsets(info) for info in self.manifest.datasets}
+        self._columns = self._open_columns()
 
-    def _open(self) -> ColumnReader:
+    def _open_columns(self) -> ColumnReader:
         shards = [shard for info in self.manifest.datasets for shard in info.shards]
-        if is_uri(self.location):  # To ask for every shard would take as long as to train; the first read will tell.
+        if is_uri(self.location):  # One request per shard would take too long; the first read finds a missing shard.
             return RemoteColumnReader(self.location, shards, NodeCache(self._cache))
         for path in (Path(self.location) / shard.file for shard in shards):
             if not path.is_file():
-                raise StoreError(f"{path}: named by the manifest, but missing; prepare the store again")
+                raise StoreError(
+                    f"{path}: missing, although the manifest lists it. Prepare the store again", code="MISSING_SHARD"
+                )
         return LocalColumnReader(Path(self.location), shards, 4 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.location, self._cache)
 
     def texts(self, batch: Batch, languages: tuple[str, ...]) -> BatchTexts:
-        """The texts of a batch's rows; `languages` are the names of its language codes.
+        """The texts of a batch's rows.
+
+        Args:
+            languages: names of the batch's language codes.
 
         Raises:
-            StoreError: a shard cannot be read, or lacks a text that the manifest promises.
+            StoreError: a shard cannot be read, or does not have a text that the manifest lists.
         """
-        places = self._places(batch.dataset, batch.items)
-        questions = text_cells(places, "question", batch.question_languages, languages)
-        passages = text_cells(places, "passage", batch.passage_languages, languages)
-        asked, found, *keys = self._values(questions, passages, *self._right_cells(batch.dataset, places))
-        for cells, values in ((questions, asked), (passages, found)):
-            if not all(values):
-                unit = cells.units[cells.which[next(n for n, value in enumerate(values) if not value)]]
+        items = self._item_rows(batch.dataset, batch.items)
+        question_lookup = text_lookup(items, "question", batch.question_languages, languages)
+        passage_lookup = text_lookup(items, "passage", batch.passage_languages, languages)
+        questions, passages, *keys = self._values(
+            question_lookup, passage_lookup, *self._right_key_lookups(batch.dataset, items)
+        )
+        for lookup, texts in ((question_lookup, questions), (passage_lookup, passages)):
+            if not all(texts):
+                chunk = lookup.chunks[lookup.chunk_index[next(n for n, text in enumerate(texts) if not text)]]
                 raise StoreError(
-                    f"{self.location}: {unit.file} lacks values of {unit.column} that the manifest promises; "
-                    "`hbt store verify` tells what is damaged"
+                    f"{self.location}: {chunk.file} lacks values of {chunk.column} that the manifest lists. "
+                    "`hbt store verify` shows what is damaged",
+                    code="MISSING_TEXT",
                 )
-        return BatchTexts(asked, found, self._right_keys(batch.dataset, *keys))
+        return BatchTexts(questions, passages, self._right_keys(batch.dataset, *keys))
 
     def texts_of(
         self, dataset: str, side: str, items: Indices, codes: LanguageCodes, languages: tuple[str, ...]
     ) -> list[str]:
-        """Row by row the text of `items[row]` in language `languages[codes[row]]`; empty where the item has none.
+        """For each row the text of item `items[row]` in `languages[codes[row]]`; empty if the item has none.
 
         Args:
             side: `question`, `passage` or `answer`.
         """
-        (values,) = self._values(text_cells(self._places(dataset, items), side, codes, languages))
+        (values,) = self._values(text_lookup(self._item_rows(dataset, items), side, codes, languages))
         return [value or "" for value in values]
 
     def passage_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
-        """The key of each item's passage; equal for equal passages, in any language and dataset."""
-        (keys,) = self._values(column_cells(self._places(dataset, items), KEY))
+        """The key of each item's passage, [items]; equal for equal passages, in any language and dataset."""
+        (keys,) = self._values(column_lookup(self._item_rows(dataset, items), PASSAGE_KEY))
         return np.array(keys, np.int64)
 
     def right_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
         """For each item the keys of the passages that answer its question, [items, n].
 
-        The first is that of the item's own passage. It is repeated where a question has fewer than n, the most that
-        any question of the dataset has.
+        n is the largest number of right passages of a question in the dataset. The first key is that of the item's own
+        passage; it is repeated for questions with fewer than n right passages.
         """
-        return self._right_keys(dataset, *self._values(*self._right_cells(dataset, self._places(dataset, items))))
+        lookups = self._right_key_lookups(dataset, self._item_rows(dataset, items))
+        return self._right_keys(dataset, *self._values(*lookups))
 
-    def _right_cells(self, dataset: str, places: ItemRows) -> list[RowLookup]:
-        """The lists are read only if the dataset has any that is not empty."""
-        names = (KEY, RIGHT_KEYS) if self._infos[dataset].max_right > 1 else (KEY,)
-        return [column_cells(places, name) for name in names]
+    def _right_key_lookups(self, dataset: str, items: ItemRows) -> list[RowLookup]:
+        """The lists of other right passages are read only if the dataset has any that is not empty."""
+        columns = (PASSAGE_KEY, RIGHT_KEYS) if self._infos[dataset].max_right > 1 else (PASSAGE_KEY,)
+        return [column_lookup(items, column) for column in columns]
 
-    def _right_keys(self, dataset: str, own: list[int], others: Sequence[list[int]] = ()) -> NDArray[np.int64]:
-        keys = np.repeat(np.array(own, np.int64)[:, None], self._infos[dataset].max_right, axis=1)
-        for row, listed in enumerate(others):
-            keys[row, 1 : 1 + len(listed)] = listed
+    def _right_keys(
+        self, dataset: str, passage_keys: list[int], other_keys: Sequence[list[int]] = ()
+    ) -> NDArray[np.int64]:
+        keys = np.repeat(np.array(passage_keys, np.int64)[:, None], self._infos[dataset].max_right, axis=1)
+        for row, others in enumerate(other_keys):
+            keys[row, 1 : 1 + len(others)] = others
         return keys
 
     def item(self, dataset: str, number: int) -> StoredItem:
-        """One item, whole."""
-        places = self._places(dataset, np.array([number]))
-        cells = {
-            (language, side): column_cells(places, f"{side}.{language}")
+        """One item with all its texts."""
+        items = self._item_rows(dataset, np.array([number]))
+        text_lookups = {
+            (language, side): column_lookup(items, f"{side}.{language}")
             for language in self._infos[dataset].languages
             for side in SIDES
         }
-        ids = (column_cells(places, "item_id"), column_cells(places, "passage_id"))
-        (item_id,), (passage_id,), *values = self._values(*ids, *cells.values())
+        id_lookups = (column_lookup(items, "item_id"), column_lookup(items, "passage_id"))
+        (item_id,), (passage_id,), *values = self._values(*id_lookups, *text_lookups.values())
         texts: dict[str, dict[str, str]] = {}
-        for (language, side), (text,) in zip(cells, values, strict=True):
+        for (language, side), (text,) in zip(text_lookups, values, strict=True):
             if text is not None:
                 texts.setdefault(language, {})[side] = text
         return StoredItem(dataset, item_id, passage_id, texts)
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
-        """Questions and passages, at most about `limit` items of each dataset and language, evenly spaced."""
+        """Questions and passages of about `limit` items per dataset and language at most, evenly spaced."""
         for info in self.manifest.datasets:
-            coverage = LanguageIndex(info, languages, 0.0)
+            index = LanguageIndex(info, languages, 0.0)
             for code in range(len(languages)):
-                pool = coverage.pool(code)
+                pool = index.pool(code)
                 items = pool.items(np.arange(0, pool.size, max(1, pool.size // limit)))
                 for side in ("question", "passage"):
-                    for start in range(0, len(items), _ROWS_AT_ONCE):
-                        part = items[start : start + _ROWS_AT_ONCE]
+                    for start in range(0, len(items), _MAX_ROWS):
+                        part = items[start : start + _MAX_ROWS]
                         yield from self.texts_of(info.name, side, part, np.full(len(part), code, np.int16), languages)
 
-    def _places(self, dataset: str, items: Indices) -> ItemRows:
-        shards, starts = self._infos[dataset].shards, self._starts[dataset]
-        numbers = np.searchsorted(starts, items, side="right") - 1
-        rows = items - starts[numbers]
-        begins = self._begins({number: shards[number] for number in np.unique(numbers).tolist()})
-        found: dict[tuple[int, int], int] = {}
-        which = np.empty(len(items), np.int64)
-        for position, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
-            batch = bisect_right(begins[number], row) - 1
-            which[position] = found.setdefault((number, batch), len(found))
-            rows[position] -= begins[number][batch]
-        return ItemRows([shards[number].file for number, _ in found], [batch for _, batch in found], which, rows)
+    def _item_rows(self, dataset: str, items: Indices) -> ItemRows:
+        """Shard, record batch and row of each item."""
+        shards, shard_offsets = self._infos[dataset].shards, self._shard_offsets[dataset]
+        shard_numbers = np.searchsorted(shard_offsets, items, side="right") - 1
+        rows = items - shard_offsets[shard_numbers]
+        batch_offsets = self._batch_offsets({number: shards[number] for number in np.unique(shard_numbers).tolist()})
+        positions: dict[tuple[int, int], int] = {}  # (shard, record batch) → position in the result's lists
+        batch_index = np.empty(len(items), np.int64)
+        for i, (shard, row) in enumerate(zip(shard_numbers.tolist(), rows.tolist(), strict=True)):
+            batch = bisect_right(batch_offsets[shard], row) - 1
+            batch_index[i] = positions.setdefault((shard, batch), len(positions))
+            rows[i] -= batch_offsets[shard][batch]
+        return ItemRows(
+            [shards[shard].file for shard, _ in positions], [batch for _, batch in positions], batch_index, rows
+        )
 
-    def _begins(self, shards: dict[int, Shard]) -> dict[int, Sequence[int]]:
-        """First row of each record batch of these shards."""
-        starts = self._columns.starts([shard.file for shard in shards.values()])
+    def _batch_offsets(self, shards: dict[int, Shard]) -> dict[int, Sequence[int]]:
+        """Shard number → first row of each of its record batches, then its number of rows."""
+        offsets = self._columns.batch_offsets([shard.file for shard in shards.values()])
         for shard in shards.values():
-            if (held := starts[shard.file][-1]) != shard.num_items:
+            if (num_rows := offsets[shard.file][-1]) != shard.num_items:
                 raise StoreError(
-                    f"{self.location}: {shard.file} holds {held:,} items, but {shard.num_items:,} by the manifest; "
-                    "prepare the store again"
+                    f"{self.location}: {shard.file} has {num_rows:,} items, but the manifest lists "
+                    f"{shard.num_items:,}. Prepare the store again",
+                    code="DAMAGED_SHARD",
                 )
-        return {number: starts[shard.file] for number, shard in shards.items()}
+        return {number: offsets[shard.file] for number, shard in shards.items()}
 
-    def _values(self, *wanted: RowLookup) -> list[list[Any]]:
-        """What stands in the cells; None where the shard lacks the column."""
-        arrays = self._columns.read({unit for cells in wanted for unit in cells.units})
-        return [pick([arrays[unit] for unit in cells.units], cells) for cells in wanted]
+    def _values(self, *lookups: RowLookup) -> list[list[Any]]:
+        """The values of each lookup; None if the shard has no such column."""
+        arrays = self._columns.read({chunk for lookup in lookups for chunk in lookup.chunks})
+        return [gather([arrays[chunk] for chunk in lookup.chunks], lookup) for lookup in lookups]
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest of the store at a path or URI.
 
     Raises:
-        StoreError: there is none, or one of another version; an object store does not answer.
+        StoreError: there is no manifest, its version is not supported, or an object store does not answer.
     """
     location = join_location(str(path), MANIFEST)
     try:
-        text = _manifest_text(str(path))
+        content = Folder(str(path)).read(MANIFEST)
     except OSError:
         raise StoreError(
-            f"{path}: no store (there is no {MANIFEST}); make one with `hbt prepare`", code="NO_STORE"
+            f"{path}: not a store (there is no {MANIFEST}). Make a store with `hbt prepare`", code="NO_STORE"
         ) from None
     try:
-        record = parse_checked_json(text, location)
-        manifest = Manifest.model_validate(record)
-    except DamagedFile as error:
+        manifest = Manifest.model_validate(parse_checked_json(content, location))
+    except (DamagedFile, ValidationError) as error:
+        reason = error.reason if isinstance(error, DamagedFile) else error.errors()[0]["msg"]
         raise StoreError(
-            f"{location}: damaged or of another version ({error.reason}); prepare the store again",
+            f"{location}: damaged or of an unsupported version ({reason}). Prepare the store again",
             code="DAMAGED_MANIFEST",
-        ) from None
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise StoreError(
-            f"{location}: damaged or of another version ({reason}); prepare the store again", code="DAMAGED_MANIFEST"
         ) from None
     if manifest.version != VERSION:
         raise StoreError(
-            f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; prepare the store again"
+            f"{path}: the store has version {manifest.version}, and this hbt_ray reads version {VERSION}. Prepare the "
+            "store again",
+            code="STORE_VERSION",
         )
     return manifest
 
 
-def _manifest_text(location: str) -> bytes:
-    if not is_uri(location):
-        return (Path(location) / MANIFEST).read_bytes()
-    with naming_shard_errors(location):
-        system, path = filesystem(location, MANIFEST)
-
-    def read() -> bytes:
-        with system.open_input_stream(path) as stream:
-            content: bytes = stream.read()
-        return content
-
-    return with_retries(read, join_location(location, MANIFEST))
-
-
-def _starts(info: DatasetInfo) -> NDArray[np.int64]:
-    """Number of the first item of each shard."""
+def _shard_offsets(info: DatasetInfo) -> NDArray[np.int64]:
+    """Number of the first item of each shard, [shards]."""
     return np.cumsum([0, *(shard.num_items for shard in info.shards)], dtype=np.int64)[:-1]

@@ -1,7 +1,7 @@
-"""Verify: is a store what its manifest says, byte for byte and row for row?
+"""Compare a store with its manifest, byte by byte and row by row.
 
-Every shard is read once. What is wrong is listed and not repaired; nothing is written. A store under a URI is copied to
-this machine shard by shard, and the copies are removed.
+Every shard is read once. Problems are listed and not repaired; nothing is written. The shards of a store under a URI
+are copied to this machine one by one, and the copies are deleted.
 """
 
 from __future__ import annotations
@@ -20,107 +20,118 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
-from hbt_ray.data.store.columns import UNREADABLE, map_file, row_starts
-from hbt_ray.data.store.remote_columns import KEY, RIGHT_KEYS
+from hbt_ray.data.store.columns import ARROW_ERRORS, PASSAGE_KEY, RIGHT_KEYS, SIDES, map_file
 from hbt_ray.data.store.shard_checksums import ShardChecksums
-from hbt_ray.data.store.store import MANIFEST, SIDES, read_manifest
+from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import file_sha256, temporary_folder
 from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
 
-_THREADS = 4
-_AGAIN = "copy it again from where the store was prepared, or prepare the store again"
-_PREPARE = "prepare the store again"
+_NUM_THREADS = 4
+_PREPARE_AGAIN = "prepare the store again"
+_COPY_AGAIN = f"copy it again from where the store was prepared, or {_PREPARE_AGAIN}"
 
-
-_NUMBERS = {KEY: (pa.int64(),), RIGHT_KEYS: (pa.list_(pa.int64()),)}
-"""Types of the columns that hold no text."""
+_KEY_TYPES = {PASSAGE_KEY: (pa.int64(),), RIGHT_KEYS: (pa.list_(pa.int64()),)}
+"""Allowed types of the columns that hold no text."""
 
 
 class Problem(NamedTuple):
-    """Something that is not as the manifest says."""
+    """A difference between a store and its manifest."""
 
     file: str
-    what: str
+    subject: str
+    """Property of the file that differs, such as `sha256` or `rows`."""
     expected: str
     found: str
-    remedy: str
+    remedy: str = _PREPARE_AGAIN
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}: expected {self.expected}, found {self.found}; {self.remedy}"
+        return f"{self.file}: {self.subject}: expected {self.expected}, found {self.found}; {self.remedy}"
 
 
 class VerifyReport(NamedTuple):
+    """Size of a store and the problems found in it."""
+
     num_shards: int
     num_items: int
     num_bytes: int
     problems: tuple[Problem, ...]
 
 
-Promised = dict[str, NDArray[np.bool_]]
-"""Language → whether each item has it, by the groups of the manifest."""
-Told = tuple[str, str, str]
-"""What, expected, found."""
-
-
-def verify(location: str, watch: Callable[[int], None] = lambda _: None) -> VerifyReport:
+def verify(location: str, advance: Callable[[int], None] = lambda _: None) -> VerifyReport:
     """Compare a store with its manifest.
 
     Args:
-        watch: is told of every shard that is done.
+        advance: called with 1 after every shard, for progress.
 
     Raises:
-        StoreError: there is no store there, or its storage does not answer.
+        StoreError: there is no store at `location`, or its storage does not answer.
     """
     manifest = read_manifest(location)
-    names = {shard.sha256: shard.file for info in manifest.datasets for shard in info.shards}
-    problems, work = [], []
+    file_by_sha256 = {shard.sha256: shard.file for info in manifest.datasets for shard in info.shards}
+    problems, checks = [], []
     for info in manifest.datasets:
         num_stored = sum(shard.num_items for shard in info.shards)
         if num_stored != info.num_items:
             expected, found = f"{info.num_items:,} by its groups of languages", f"{num_stored:,} in its shards"
-            problems.append(Problem(MANIFEST, f"items of dataset {info.name}", expected, found, _PREPARE))
-        first = 0
+            problems.append(Problem(MANIFEST, f"items of dataset {info.name}", expected, found))
+        first_item = 0
         for shard in info.shards:
-            work.append(partial(_check, location, shard, info, first, names))
-            first += shard.num_items
+            checks.append(partial(_verify_shard, location, shard, info, first_item, file_by_sha256))
+            first_item += shard.num_items
     num_bytes = 0
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for size, found in pool.map(lambda check: check(), work):
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for size, shard_problems in pool.map(lambda check: check(), checks):
             num_bytes += size
-            problems += found
-            watch(1)
-    return VerifyReport(len(work), manifest.num_items, num_bytes, tuple(problems))
+            problems += shard_problems
+            advance(1)
+    return VerifyReport(len(checks), manifest.num_items, num_bytes, tuple(problems))
 
 
-def _check(
-    location: str, shard: Shard, info: DatasetInfo, first: int, names: dict[str, str]
+def raise_for_problems(location: str, report: VerifyReport) -> None:
+    """Raises: StoreError if the report has problems."""
+    if report.problems:
+        number, shards = len(report.problems), report.num_shards
+        raise StoreError(
+            f"{location}: {number} problem{'s' * (number > 1)} in {shards:,} shard{'s' * (shards != 1)}; first: "
+            f"{report.problems[0]}",
+            code="DAMAGED_STORE",
+        )
+
+
+def _verify_shard(
+    location: str, shard: Shard, info: DatasetInfo, first_item: int, file_by_sha256: dict[str, str]
 ) -> tuple[int, list[Problem]]:
-    """Bytes of a shard that begins with item `first`, and what is wrong with it."""
+    """Size of a shard in bytes, and its problems.
+
+    Args:
+        first_item: number of the shard's first item in the dataset.
+        file_by_sha256: SHA-256 → shard, to recognise exchanged shards.
+    """
     problems = []
     try:
-        with _on_this_machine(location, shard.file) as path:
+        with _local_copy(location, shard.file) as path:
             size = path.stat().st_size
             sha256 = file_sha256(path)
             if sha256 != shard.sha256:
-                other = f" (that of {names[sha256]})" if sha256 in names else ""
-                problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other, _AGAIN))
-            if sha256 == shard.sha256 or sha256 not in names:
+                other = f" (that of {file_by_sha256[sha256]})" if sha256 in file_by_sha256 else ""
+                problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other, _COPY_AGAIN))
+            if sha256 == shard.sha256 or sha256 not in file_by_sha256:
                 reader = map_file(path)
                 if sha256 == shard.sha256:
                     ShardChecksums.parse(reader.schema.metadata, shard.checksums)
-                told = _content(reader, shard, info, first)
-                problems += [Problem(shard.file, *one, _PREPARE) for one in told]
+                problems += _content_problems(reader, shard, info, first_item)
             return size, problems
     except FileNotFoundError:
-        return 0, [Problem(shard.file, "file", "a shard", "none", _AGAIN)]
-    except UNREADABLE as error:
+        return 0, [Problem(shard.file, "file", "a shard", "none", _COPY_AGAIN)]
+    except ARROW_ERRORS as error:
         reason = " ".join(str(error).split())
-        return 0, [*problems, Problem(shard.file, "content", "an Arrow file", f"none ({reason})", _AGAIN)]
+        return 0, [*problems, Problem(shard.file, "content", "an Arrow file", f"none ({reason})", _COPY_AGAIN)]
 
 
 @contextmanager
-def _on_this_machine(location: str, file: str) -> Iterator[Path]:
+def _local_copy(location: str, file: str) -> Iterator[Path]:
+    """The path of a shard on this machine; a shard of an object store is copied for the duration of the block."""
     if not is_uri(location):
         yield Path(location) / file
         return
@@ -136,69 +147,63 @@ def _on_this_machine(location: str, file: str) -> Iterator[Path]:
         yield path
 
 
-def _content(reader: Any, shard: Shard, info: DatasetInfo, first: int) -> Iterator[Told]:
-    yield from _schema(reader.schema, info.languages)
-    num_rows = row_starts(reader)[-1]
+def _content_problems(reader: Any, shard: Shard, info: DatasetInfo, first_item: int) -> Iterator[Problem]:
+    """Wrong columns, a wrong number of rows, and values that are missing or should not exist."""
+    yield from _schema_problems(reader.schema, shard.file, info.languages)
+    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    num_rows = sum(batch.num_rows for batch in batches)
     if num_rows != shard.num_items:
-        yield "rows", f"{shard.num_items:,}", f"{num_rows:,}"
-        yield from _gaps(reader, {})
-    elif first + num_rows > info.num_items:
-        yield from _gaps(reader, {})
-    else:
-        yield from _gaps(reader, _promised(info, first, num_rows))
+        yield Problem(shard.file, "rows", f"{shard.num_items:,}", f"{num_rows:,}")
+    has_language: dict[str, NDArray[np.bool_]] = {}  # Unknown if the numbers of items do not fit.
+    if num_rows == shard.num_items and first_item + num_rows <= info.num_items:
+        has_language = _items_with_language(info, first_item, num_rows)
+    yield from _value_problems(batches, shard.file, has_language)
 
 
-def _schema(schema: pa.Schema, languages: tuple[str, ...]) -> Iterator[Told]:
+def _schema_problems(schema: pa.Schema, file: str, languages: tuple[str, ...]) -> Iterator[Problem]:
     texts = {f"{side}.{language}" for language in languages for side in SIDES}
     optional = {f"answer.{language}" for language in languages}
-    known = {"item_id", "passage_id", KEY, RIGHT_KEYS, *texts}
+    known = {"item_id", "passage_id", PASSAGE_KEY, RIGHT_KEYS, *texts}
     for name in sorted(known - optional - {*schema.names}):
-        yield f"column {name}", "there", "missing"
+        yield Problem(file, f"column {name}", "a column of this name", "none")
     for field in schema:
-        wanted = _NUMBERS.get(field.name, (pa.string(), pa.large_string()))
+        types = _KEY_TYPES.get(field.name, (pa.string(), pa.large_string()))
         if field.name not in known:
-            yield f"column {field.name}", "none of this name", "there"
-        elif field.type not in wanted:
-            yield f"type of column {field.name}", str(wanted[0]), str(field.type)
+            yield Problem(file, f"column {field.name}", "none of this name", "a column")
+        elif field.type not in types:
+            yield Problem(file, f"type of column {field.name}", str(types[0]), str(field.type))
 
 
-def _promised(info: DatasetInfo, first: int, num_items: int) -> Promised:
+def _items_with_language(info: DatasetInfo, first_item: int, num_items: int) -> dict[str, NDArray[np.bool_]]:
+    """Language → whether each item has it according to the manifest's groups, [items]."""
     ends = np.cumsum([group.num_items for group in info.groups])
-    groups = np.searchsorted(ends, np.arange(first, first + num_items), side="right")
+    groups = np.searchsorted(ends, np.arange(first_item, first_item + num_items), side="right")
     return {
         language: np.array([language in group.languages for group in info.groups])[groups]
         for language in info.languages
     }
 
 
-def _gaps(reader: Any, promised: Promised) -> Iterator[Told]:
-    """Values that are missing, and texts in languages that the item does not have by the manifest."""
+def _value_problems(
+    batches: list[pa.RecordBatch], file: str, has_language: dict[str, NDArray[np.bool_]]
+) -> Iterator[Problem]:
+    """Missing values, and texts in languages that the item does not have according to the manifest."""
     missing: Counter[str] = Counter()
     surplus: Counter[str] = Counter()
     start = 0
-    for batch in map(reader.get_batch, range(reader.num_record_batches)):
+    for batch in batches:
         batch.validate(full=True)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             side, _, language = name.partition(".")
             if not language:
                 missing[name] += column.null_count
-            elif language in promised:
-                wanted = promised[language][start : start + batch.num_rows]
-                there = column.is_valid().to_numpy(zero_copy_only=False)
-                missing[name] += 0 if side == "answer" else int((wanted & ~there).sum())
-                surplus[name] += int((there & ~wanted).sum())
+            elif language in has_language:
+                expected = has_language[language][start : start + batch.num_rows]
+                present = column.is_valid().to_numpy(zero_copy_only=False)
+                missing[name] += 0 if side == "answer" else int((expected & ~present).sum())
+                surplus[name] += int((present & ~expected).sum())
         start += batch.num_rows
-    for name in (name for name in missing if missing[name]):
-        yield f"column {name}", "a value in every item that has the language", f"{missing[name]:,} missing"
-    for name in (name for name in surplus if surplus[name]):
-        yield f"column {name}", "nothing in items without the language", f"{surplus[name]:,} values"
-
-
-def raise_for_problems(location: str, verified: VerifyReport) -> None:
-    """Raises: StoreError if anything is wrong."""
-    if verified.problems:
-        number, shards = len(verified.problems), verified.num_shards
-        raise StoreError(
-            f"{location}: {number} problem{'s' * (number > 1)} in {shards:,} shard{'s' * (shards != 1)}; first: "
-            f"{verified.problems[0]}"
-        )
+    for name, count in (+missing).items():
+        yield Problem(file, f"column {name}", "a value in every item that has the language", f"{count:,} missing")
+    for name, count in (+surplus).items():
+        yield Problem(file, f"column {name}", "no value in items without the language", f"{count:,} values")
