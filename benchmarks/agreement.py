@@ -24,7 +24,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator, TranslationEvaluator
 
-from hbt_ray.retrieval.measures import parse
+from hbt_ray.retrieval.measures import parse_measure
 from hbt_ray.retrieval.result import MONOLINGUAL, MULTILINGUAL, EvaluationResult
 from hbt_ray.retrieval.tasks import BitextTask, Suite, Task
 from hbt_ray.run_dir import RunDir
@@ -77,7 +77,7 @@ def retrieved(model: Any, task: Task) -> Iterator[tuple[str, str, float]]:
     """Setting, measure and value of a task with queries and documents."""
     remember(model, "encode_query", task.queries["text"].to_pylist())
     remember(model, "encode_document", task.documents["text"].to_pylist())
-    names = [name for name in task.measures if parse(name)[1] and parse(name)[0] in THEIRS]
+    names = [name for name in task.measures if parse_measure(name)[1] and parse_measure(name)[0] in THEIRS]
     asked, held = (np.array(table["language"].to_pylist()) for table in (task.queries, task.documents))
     languages = sorted(set(asked.tolist()) & set(held.tolist()))
     alone = [by_evaluator(model, task, names, asked == tag, held == tag) for tag in languages]
@@ -105,10 +105,10 @@ def by_evaluator(model: Any, task: Task, names: Sequence[str], asked: Any, held:
             relevant.setdefault(query, set()).add(document)
     cutoffs: dict[str, list[int]] = {"accuracy_at_k": [1], **{option: [1] for option in THEIRS.values()}}
     for name in names:
-        cutoffs[THEIRS[parse(name)[0]]] = [*cutoffs[THEIRS[parse(name)[0]]], parse(name)[1]]
+        cutoffs[THEIRS[parse_measure(name)[0]]] = [*cutoffs[THEIRS[parse_measure(name)[0]]], parse_measure(name)[1]]
     evaluator = InformationRetrievalEvaluator(queries, documents, relevant, **cutoffs)
     found = evaluator(model)
-    return {name: found[f"cosine_{WORDS[parse(name)[0]]}@{parse(name)[1]}"] for name in names}
+    return {name: found[f"cosine_{WORDS[parse_measure(name)[0]]}@{parse_measure(name)[1]}"] for name in names}
 
 
 def translated(model: Any, task: BitextTask) -> Iterator[tuple[str, str, float]]:

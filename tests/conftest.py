@@ -44,9 +44,11 @@ def ray_session() -> Iterator[None]:
 def encode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encodes in this process, for tests of what is done with vectors: an actor is ten seconds of imports."""
     from hbt_ray.retrieval import encoder
-    from hbt_ray.retrieval.encoder import Encoder
+    from hbt_ray.retrieval.encoder import EncoderActor
 
-    monkeypatch.setattr(encoder, "_batches", lambda config, sets: map(Encoder(config), encoder._blocks(config, sets)))
+    monkeypatch.setattr(
+        encoder, "_batches", lambda config, sets: map(EncoderActor(config), encoder._blocks(config, sets))
+    )
 
 
 @pytest.fixture(scope="session")

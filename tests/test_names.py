@@ -12,7 +12,7 @@ from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.errors import ConfigError, InputError
 from hbt_ray.retrieval.tasks import Task, open_task
 from hbt_ray.retrieval.tasks.config import last_part
-from hbt_ray.retrieval.transforms.transform import checked_path
+from hbt_ray.retrieval.transforms.transform import check_transform_path
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.trial import run_folder
@@ -75,7 +75,7 @@ def test_names_in_manifests_are_checked(name: str) -> None:
 def test_names_of_fixes_are_checked(tmp_path: Path) -> None:
     for name in ("x" * 201, "..", ".x"):
         with pytest.raises(InputError):
-            checked_path(tmp_path / f"{name}.safetensors")
+            check_transform_path(tmp_path / f"{name}.safetensors")
 
 
 def test_values_of_trials_make_short_plain_names(tmp_path: Path) -> None:

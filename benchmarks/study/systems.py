@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from hbt_ray.retrieval.compare import averaged
+from hbt_ray.retrieval.compare import mean_over_seeds
 from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.retrieval.significance import CONFIDENCE, Difference, SeedInterval, compare_systems
 
@@ -107,7 +107,7 @@ class System:
 
     @cached_property
     def mean(self) -> Artifacts:
-        return averaged(tuple(self.group.values()), self.name)
+        return mean_over_seeds(tuple(self.group.values()), self.name)
 
     def values(self, figure: Figure) -> dict[str, float]:
         """By seed."""

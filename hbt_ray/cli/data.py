@@ -84,7 +84,7 @@ def mine(
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.mining.candidates import MineConfig
-    from hbt_ray.retrieval.mining.mine import free_folder, languages_to_mine
+    from hbt_ray.retrieval.mining.mine import check_output_folder, languages_to_mine
     from hbt_ray.storage.location import is_uri
     from hbt_ray.workflow.data import mine_store
     from hbt_ray.workflow.judging import find_run
@@ -112,7 +112,7 @@ def mine(
     )
     rescorer = rescorer_of(rescore, batch_size=batch_size, workers=workers, gpu=gpu) if rescore else None
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
-    folder = free_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
+    folder = check_output_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
     languages_to_mine(opened.manifest, settings)  # What is wrong shows before a cluster starts.
     fetch_model(encoder.model)
     if rescorer:

@@ -67,7 +67,7 @@ def posthoc(
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.transforms import make_method
-    from hbt_ray.retrieval.transforms.transform import checked_path
+    from hbt_ray.retrieval.transforms.transform import check_transform_path
     from hbt_ray.workflow.judging import find_run, fit_transform, fix_file
 
     screen = Screen(as_json)
@@ -83,7 +83,7 @@ def posthoc(
     )
     opened = Store(store)
     run = find_run(model, name, storage)
-    path = checked_path(out or fix_file(run, model, method + "-documents" * documents_only))
+    path = check_transform_path(out or fix_file(run, model, method + "-documents" * documents_only))
     encoder = encoder_of(
         str(run.model) if run.config.exists() else model,
         question_prompt=question_prompt,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.compare import MISSING, Column, Comparison, System
-from hbt_ray.retrieval.result import Artifacts, artifacts_of
+from hbt_ray.retrieval.result import Artifacts, find_artifacts
 from hbt_ray.retrieval.significance import Difference, compare_systems
 
 ALPHA = 0.05
@@ -109,7 +109,7 @@ def chance(p: float, equals: str = "") -> str:
 
 
 def _queries(system: System, evidence: Sequence[Artifacts]) -> pa.Table | None:
-    found = artifacts_of(system.result, evidence)
+    found = find_artifacts(system.result, evidence)
     return found.queries if found else None
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from hbt_ray.languages.families import family
 from hbt_ray.report.heat_map import AP
 from hbt_ray.retrieval.compare import Comparison, System
-from hbt_ray.retrieval.result import MULTILINGUAL, Artifacts, artifacts_of
+from hbt_ray.retrieval.result import MULTILINGUAL, Artifacts, find_artifacts
 
 SHOWN = 12
 _RIGHT_TO_LEFT = {"Adlm", "Arab", "Aran", "Hebr", "Mand", "Mani", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"}
@@ -56,11 +56,11 @@ def failure_lists(comparison: Comparison, evidence: Sequence[Artifacts]) -> list
     Raises:
         TaskError: a table is damaged.
     """
-    baseline = artifacts_of(comparison.baseline.result, evidence) if comparison.baseline else None
+    baseline = find_artifacts(comparison.baseline.result, evidence) if comparison.baseline else None
     before = _precision(baseline.queries) if baseline else {}
     lists = []
     for system in comparison.candidates:
-        own = artifacts_of(system.result, evidence)
+        own = find_artifacts(system.result, evidence)
         if own and own.failures is not None and own.failures.num_rows:
             lists.append(_list(system, own.failures.to_pylist(), before))
     return lists

@@ -11,7 +11,7 @@ from typing import Any
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.page import write_report
-from hbt_ray.retrieval.compare import averaged
+from hbt_ray.retrieval.compare import mean_over_seeds
 from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
@@ -118,5 +118,5 @@ def _results_of(group: Sequence[RunDir]) -> list[Artifacts]:
     means = []
     for (*_, variant), some in found.items():
         seeds = f"{len(some)} of {len(group)} seeds" if len(some) < len(group) else f"{len(group)} seeds"
-        means.append(averaged(some, f"{name}+{variant}, {seeds}" if variant else f"{name}, {seeds}"))
+        means.append(mean_over_seeds(some, f"{name}+{variant}, {seeds}" if variant else f"{name}, {seeds}"))
     return means

@@ -208,54 +208,54 @@ def _places(documents: Documents, ranking: Documents) -> Documents:
     return np.asarray(np.where(found.any(axis=2), found.argmax(axis=2), ranking.shape[1]), dtype=np.int64)
 
 
-TOP = 10
+TOP_DOCUMENTS = 10
 """Documents of a question whose languages are counted, and whose order is compared with that of its translations."""
-DEPTH = 100
+RANKING_DEPTH = 100
 """Documents of a question that the comparison of rankings knows; see `bias.mean_rank_correlation`."""
 MAX_RANK = "MaxR"
 OWN_LANGUAGE_FIRST = "OwnLanguageFirst"
-RANK_CORRELATION = f"MRC@{TOP}"
-SHARE_DISTANCE = f"ShareDistance@{TOP}"
-PER_QUESTION = (MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION)
+RANK_CORRELATION = f"MRC@{TOP_DOCUMENTS}"
+SHARE_DISTANCE = f"ShareDistance@{TOP_DOCUMENTS}"
+QUERY_MEASURES = (MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION)
 
 
 @dataclass(frozen=True)
-class Preference:
+class LanguagePreference:
     values: dict[str, Values] = field(default_factory=dict)
-    """Of `PER_QUESTION`, one value a question; NaN where it is not defined."""
+    """Of `QUERY_MEASURES`, one value a question; NaN where it is not defined."""
     share: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Question language → passage language → mean share of the first `TOP`."""
+    """Question language → passage language → mean share of the first `TOP_DOCUMENTS`."""
     distance: dict[str, float] = field(default_factory=dict)
     """Question language → `ShareDistance`: how far these shares are from those of the pool."""
 
 
-def preference(task: Task, ranks: Ranks, first: npt.NDArray[np.int64] | None = None) -> Preference:
+def language_preference(task: Task, ranks: Ranks, first: npt.NDArray[np.int64] | None = None) -> LanguagePreference:
     """What can be said of a task; nothing where its documents have one language.
 
     Args:
         ranks: of the task's relevant documents in the pool, [queries, relevant], 0 as padding.
-        first: rows of the first documents in the pool, [queries, depth], -1 where there are fewer; best `DEPTH` of
-            them. Without it nothing is said of shares and correlations. Fewer than `TOP` columns count as they are.
+        first: rows of the first documents in the pool, [queries, depth], -1 where there are fewer; best
+            `RANKING_DEPTH` of them. Without it there are no shares and correlations.
     """
     languages = np.asarray(task.documents["language"].to_pylist())
     if len(np.unique(languages)) < 2:
-        return Preference()
+        return LanguagePreference()
     asked = np.asarray(task.queries["language"].to_pylist())
     values = {
         MAX_RANK: max_rank(ranks),
         OWN_LANGUAGE_FIRST: own_language_first(ranks, languages[task.relevant], asked),
     }
     if first is None:
-        return Preference(values)
-    first = first[:, :DEPTH]
+        return LanguagePreference(values)
+    first = first[:, :RANKING_DEPTH]
     # An approximate index may find fewer: a share of what it found would be one of another list.
-    full = (first[:, :TOP] >= 0).all(axis=1)
+    full = (first[:, :TOP_DOCUMENTS] >= 0).all(axis=1)
     values[RANK_CORRELATION] = np.full(len(asked), np.nan)
-    if min(TOP, first.shape[1]) > 1:
+    if min(TOP_DOCUMENTS, first.shape[1]) > 1:
         items = _parallel_items(task, asked)[full]
-        values[RANK_CORRELATION][full] = mean_rank_correlation(first[full], items, min(TOP, first.shape[1]))
-    top, asked = first[full, :TOP], asked[full]
-    return Preference(values, _shares(top, languages, asked), share_distance(top, languages, asked))
+        values[RANK_CORRELATION][full] = mean_rank_correlation(first[full], items, min(TOP_DOCUMENTS, first.shape[1]))
+    top, asked = first[full, :TOP_DOCUMENTS], asked[full]
+    return LanguagePreference(values, _shares(top, languages, asked), share_distance(top, languages, asked))
 
 
 def _parallel_items(task: Task, asked: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:

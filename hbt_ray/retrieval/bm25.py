@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, key_orders, key_scores, ranking_keys
-from hbt_ray.retrieval.search.ranking import Hits, RankingRows
-from hbt_ray.retrieval.search.shard import top
+from hbt_ray.retrieval.search.ranking import DocumentRanks, Hits
+from hbt_ray.retrieval.search.shard import top_keys
 from hbt_ray.retrieval.tasks import Task
 
 K1, B = 0.9, 0.4
@@ -40,7 +40,7 @@ class Bm25Index:
         self._order[sorted(range(len(ids)), key=self.ids.__getitem__)] = np.arange(len(ids))
         self._row_of_order = np.argsort(self._order)
         self._language = np.asarray(languages)
-        read = read_words(texts, languages)
+        read = tokenise_texts(texts, languages)
         self._pool = _Postings(np.arange(len(read)), read)
         names: list[str] = np.unique(self._language).tolist()
         parts = {name: np.flatnonzero(self._language == name) for name in names}
@@ -53,18 +53,18 @@ class Bm25Index:
         return cls(*(task.documents[name].to_pylist() for name in ("doc_id", "language", "text")))
 
     def search(self, queries: Words, k: int) -> Hits:
-        """The first k documents that share a word with the query, in the pool: queries are rows of `read_words`."""
+        """The first k documents that share a word with the query, in the pool: queries are rows of `tokenise_texts`."""
         k = min(k, len(self.ids))
         documents = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for number, query in enumerate(queries):
-            keys = top(self._keys(self._pool, query)[None], k)[0]
+            keys = top_keys(self._keys(self._pool, query)[None], k)[0]
             found = key_scores(keys) > 0
             documents[number, : found.sum()] = self._row_of_order[key_orders(keys[found])]
             scores[number, : found.sum()] = key_scores(keys[found])
         return Hits(documents, scores)
 
-    def places(self, queries: Words, documents: Integers) -> RankingRows:
+    def places(self, queries: Words, documents: Integers) -> DocumentRanks:
         """Exact ranks of rows of the corpus [n, g], -1 as padding."""
         own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for number, query in enumerate(queries):
@@ -76,7 +76,7 @@ class Bm25Index:
                 of = self._language[rows] == name
                 ranks[of] = self._ranks(self._own[name], query, rows[of])
             own[number, given] = ranks
-        return RankingRows(own, pool)
+        return DocumentRanks(own, pool)
 
     def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
         keys = self._keys(postings, query)
@@ -106,20 +106,20 @@ class _Postings:
         return np.asarray(self._bm25.get_scores_from_ids(known), np.float32)
 
 
-def read_words(texts: Sequence[str], languages: Sequence[str]) -> Words:
+def tokenise_texts(texts: Sequence[str], languages: Sequence[str]) -> Words:
     """What is read in each text [n], by the rules of its language."""
     tags = np.asarray(languages)
     read = np.empty(len(texts), object)
     given = np.asarray(texts, object)
     for name in np.unique(tags).tolist():
         rows = np.flatnonzero(tags == name)
-        read[rows] = np.fromiter(words(given[rows].tolist(), name), object, len(rows))
+        read[rows] = np.fromiter(tokenise_words(given[rows].tolist(), name), object, len(rows))
     return read
 
 
-def queries_of(queries: pa.Table) -> Words:
+def tokenise_queries(queries: pa.Table) -> Words:
     """A task's queries as `Bm25Index` takes them."""
-    return read_words(queries["text"].to_pylist(), queries["language"].to_pylist())
+    return tokenise_texts(queries["text"].to_pylist(), queries["language"].to_pylist())
 
 
 def _bm25() -> Any:
@@ -144,7 +144,7 @@ _STEMMERS = {
 }  # fmt: skip
 
 
-def words(texts: Sequence[str], language: str) -> list[list[str]]:
+def tokenise_words(texts: Sequence[str], language: str) -> list[list[str]]:
     """The words of each text, in order, with their repetitions.
 
     Raises:

@@ -18,7 +18,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.bias import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Artifacts, EvaluationResult
-from hbt_ray.retrieval.significance import CONFIDENCE, KEYS, SeedInterval, of_task
+from hbt_ray.retrieval.significance import CONFIDENCE, ROW_KEYS, SeedInterval, with_task_fingerprint
 
 MISSING = "–"
 _LABELS = {
@@ -107,7 +107,7 @@ COLUMNS = (
 )
 
 
-def averaged(group: Sequence[Artifacts], model: str) -> Artifacts:
+def mean_over_seeds(group: Sequence[Artifacts], model: str) -> Artifacts:
     """The mean of results on one task.
 
     Args:
@@ -129,12 +129,12 @@ def averaged(group: Sequence[Artifacts], model: str) -> Artifacts:
         name: _mean([getattr(each.result, name) for each in group])
         for name in ("settings", "pairs", "pool", "language_share", "seconds")
     }
-    of_seeds = {
+    seed_values = {
         setting: {name: [each.result.settings[setting][name] for each in group] for name in measures}
         for setting, measures in means["settings"].items()
     }
     memory = max(each.result.peak_memory_bytes for each in group)
-    changes = {**means, "model": model, "of_seeds": of_seeds, "peak_memory_bytes": memory}
+    changes = {**means, "model": model, "seed_values": seed_values, "peak_memory_bytes": memory}
     return _Mean(first.model_copy(update=changes), group[0].folder, tuple(group))
 
 
@@ -149,11 +149,11 @@ class _Mean(Artifacts):
         tables = [table for each in self.group if (table := each.queries) is not None]
         if len(tables) < len(self.group):
             return None
-        names = [name for name in tables[0].column_names if name not in KEYS]
-        stacked = pa.concat_tables([table.select([*KEYS, *names]) for table in tables])
-        means = stacked.group_by(KEYS).aggregate([(name, "mean") for name in names])
+        names = [name for name in tables[0].column_names if name not in ROW_KEYS]
+        stacked = pa.concat_tables([table.select([*ROW_KEYS, *names]) for table in tables])
+        means = stacked.group_by(ROW_KEYS).aggregate([(name, "mean") for name in names])
         means = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
-        return of_task(means, self.result.task_fingerprint)
+        return with_task_fingerprint(means, self.result.task_fingerprint)
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -206,7 +206,7 @@ class Comparison:
 
     @property
     def has_seeds(self) -> bool:
-        return any(system.result.of_seeds for system in self.systems)
+        return any(system.result.seed_values for system in self.systems)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -251,7 +251,7 @@ class Comparison:
 
 
 def _spread(column: Column, result: EvaluationResult) -> str:
-    values = result.of_seeds.get(column.setting, {}).get(column.measure, [])
+    values = result.seed_values.get(column.setting, {}).get(column.measure, [])
     half = SeedInterval.of(values).half if values else None
     return "" if half is None else f"±{column.text(half)}"
 

@@ -76,7 +76,7 @@ class EncoderConfig(EncodingConfig):
         return digest.hexdigest()[:16]
 
 
-class Encoder:
+class EncoderActor:
     """One model in one process; Ray Data calls it with tables of number, side (0 question, 1 passage) and text."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -269,7 +269,7 @@ def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
         return
     dataset = ray.data.from_arrow(blocks).map_batches(
         Guarded,
-        fn_constructor_args=(Encoder, config),
+        fn_constructor_args=(EncoderActor, config),
         batch_size=None,  # A block as it is.
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),

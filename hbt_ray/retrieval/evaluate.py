@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from hbt_ray.console import Screen
 from hbt_ray.errors import ModelError
-from hbt_ray.retrieval.bias import DEPTH
-from hbt_ray.retrieval.bm25 import FINGERPRINT, Bm25Index, queries_of
+from hbt_ray.retrieval.bias import RANKING_DEPTH
+from hbt_ray.retrieval.bm25 import FINGERPRINT, Bm25Index, tokenise_queries
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
-from hbt_ray.retrieval.result import FAILURES, MULTILINGUAL, PER_QUERY, EvaluationResult
-from hbt_ray.retrieval.score import Scorecard, first_documents, score_bitext, score_rankings
-from hbt_ray.retrieval.search.ranking import Hits, Ranking, places_without
+from hbt_ray.retrieval.result import FAILURES_FILE, MULTILINGUAL, PER_QUERY_FILE, EvaluationResult
+from hbt_ray.retrieval.score import Scorecard, score_bitext, score_rankings, top_documents
+from hbt_ray.retrieval.search.ranking import Hits, RankingIndex, ranks_excluding
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import BitextTask, Task
 from hbt_ray.retrieval.transforms import Transform
@@ -31,7 +31,7 @@ from hbt_ray.retrieval.trec import write_qrels, write_run
 from hbt_ray.storage import atomic_folder
 
 
-def evaluate(
+def evaluate_task(
     encoder: EncoderConfig,
     task: Task | BitextTask,
     folder: Path,
@@ -96,10 +96,10 @@ def evaluate(
     return result
 
 
-def evaluate_words(
+def evaluate_task_bm25(
     task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
 ) -> EvaluationResult:
-    """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate`.
+    """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate_task`.
 
     Raises:
         ConfigError: the extra `bm25` is not installed.
@@ -107,7 +107,7 @@ def evaluate_words(
     screen = screen or Screen(silent=True)
     begin = time.perf_counter()
     screen.say(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
-    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     middle = time.perf_counter()
     screen.say(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
@@ -148,13 +148,13 @@ def _sides(task: Task | BitextTask) -> tuple[pa.Table, pa.Table]:
 
 
 def _ranked(
-    task: Task, queries: npt.NDArray[Any], index: Ranking, trec_depth: int, folder: Path, name: str
+    task: Task, queries: npt.NDArray[Any], index: RankingIndex, trec_depth: int, folder: Path, name: str
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
-    hits = first_documents(task, queries, index, max(DEPTH, trec_depth))
+    hits = top_documents(task, queries, index, max(RANKING_DEPTH, trec_depth))
     judged = score_rankings(task, queries, index, hits.documents)
-    shown = failures(task, judged[0], queries, index, hits.documents[:, 0])
-    pq.write_table(shown, folder / FAILURES)
+    shown = collect_failures(task, judged[0], queries, index, hits.documents[:, 0])
+    pq.write_table(shown, folder / FAILURES_FILE)
     if trec_depth:
         hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
         write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
@@ -163,7 +163,7 @@ def _ranked(
 
 
 def _save(result: EvaluationResult, table: pa.Table, folder: Path) -> None:
-    pq.write_table(table, folder / PER_QUERY)
+    pq.write_table(table, folder / PER_QUERY_FILE)
     result.save(folder)
 
 
@@ -186,12 +186,12 @@ def _fixed(encoded: EncodedTexts, fix: Transform, asked: list[str], found: list[
     )
 
 
-PER_LANGUAGE = 50
-MOST = 2000
+MAX_FAILURES_PER_LANGUAGE = 50
+MAX_FAILURES = 2000
 """Of all languages together."""
-CHARACTERS = 500
+MAX_CHARACTERS = 500
 """Of a text."""
-SCHEMA = pa.schema(
+FAILURES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("query_id", "language", "question")),
         ("AP", pa.float64()),
@@ -202,22 +202,24 @@ SCHEMA = pa.schema(
 )
 
 
-def failures(
+def collect_failures(
     task: Task,
     per_query: pa.Table,
     queries: npt.NDArray[Any],
-    index: Ranking,
+    index: RankingIndex,
     first: npt.NDArray[np.int64],
 ) -> pa.Table:
-    """The failures with the lowest AP in the pool, at most `PER_LANGUAGE` of each question language, worst first.
+    """The failures with the lowest AP in the pool, at most
+    `MAX_FAILURES_PER_LANGUAGE` of each question language, worst first.
 
     Args:
         per_query: the table of `judge`.
         queries: the task's, as the index takes them.
-        first: [queries] the row of the first document in the pool, see `first_documents`; -1 where nothing was found.
+        first: [queries] the row of the first document in the pool, see `top_documents`; -1 where nothing was found.
 
     Returns:
-        Columns of `SCHEMA`. The gold is the relevant document with the best rank in the pool; AP is that of the pool.
+        Columns of `FAILURES_SCHEMA`. The gold is the relevant document with the best rank in the pool; AP is that of
+        the pool.
     """
     precision = per_query.filter(pc.equal(per_query["setting"], MULTILINGUAL))["AP"].to_numpy()
     # Without a right document in the corpus there is no text to show beside the wrong one.
@@ -225,7 +227,7 @@ def failures(
     rows = _worst(precision, np.asarray(task.queries["language"].to_pylist()), wrong)
     relevant = task.relevant[rows]
     languages = np.asarray(task.documents["language"].to_pylist())
-    places = places_without(index, queries[rows], relevant, task.own_documents[rows], languages).pool
+    places = ranks_excluding(index, queries[rows], relevant, task.own_documents[rows], languages).pool
     ranks = np.where(places > 0, places, np.iinfo(np.int64).max)
     best = ranks.argmin(axis=1)[:, None]
     asked = task.queries.take(pa.array(rows))
@@ -239,7 +241,7 @@ def failures(
         pa.array(np.take_along_axis(ranks, best, 1)[:, 0]),
         *(shown["doc_id"], shown["language"], _cut(shown["text"])),
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=FAILURES_SCHEMA)
 
 
 def _worst(
@@ -247,7 +249,7 @@ def _worst(
 ) -> npt.NDArray[np.int64]:
     """Rows of queries, by precision, with no language above its share."""
     names = np.unique(asked)
-    share = min(PER_LANGUAGE, MOST // len(names))
+    share = min(MAX_FAILURES_PER_LANGUAGE, MAX_FAILURES // len(names))
     order = np.argsort(precision, kind="stable")
     order = order[wrong[order]]
     kept = np.concatenate([order[asked[order] == name][:share] for name in names])
@@ -255,6 +257,8 @@ def _worst(
 
 
 def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    long = pc.greater(pc.utf8_length(texts), CHARACTERS)
-    cut = pc.binary_join_element_wise(pc.utf8_rtrim_whitespace(pc.utf8_slice_codeunits(texts, 0, CHARACTERS)), "…", "")
+    long = pc.greater(pc.utf8_length(texts), MAX_CHARACTERS)
+    cut = pc.binary_join_element_wise(
+        pc.utf8_rtrim_whitespace(pc.utf8_slice_codeunits(texts, 0, MAX_CHARACTERS)), "…", ""
+    )
     return pc.if_else(long, cut, texts)

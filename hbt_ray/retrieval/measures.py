@@ -1,8 +1,8 @@
 """Measures from ranks: all that a measure needs are the ranks of a query's relevant documents, and nDCG their grades.
 
 Names are those of `ir-measures`, values those of trec_eval. Ranks are whole numbers from 1 in an array
-[queries, relevant documents] in any order, with 0 as padding where a query has fewer, and `NEVER` for a relevant
-document that no list has. Pure NumPy, no Ray.
+[queries, relevant documents] in any order, with 0 as padding where a query has fewer, and `NOT_RETRIEVED` for a
+relevant document that no list has. Pure NumPy, no Ray.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ RANK_DISTANCE = "RankDistance"
 """Worst minus best rank of the relevant documents; over parallel answers in one pool, the language bias (KD-SPD)."""
 Ranks = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-NEVER = int(np.iinfo(np.int64).max) - 1
-_ENDLESS = NEVER - 1  # cutoff of a measure over the full list
-_PADDING = NEVER + 1
+NOT_RETRIEVED = int(np.iinfo(np.int64).max) - 1
+_ENDLESS = NOT_RETRIEVED - 1  # cutoff of a measure over the full list
+_PADDING = NOT_RETRIEVED + 1
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """Ranks in ascending order, then `NEVER`, then the padding."""
+    """Ranks in ascending order, then `NOT_RETRIEVED`, then the padding."""
 
     ranks: Ranks
     grades: Ranks
@@ -50,13 +50,13 @@ def measure(names: Sequence[str], ranks: npt.ArrayLike, grades: npt.ArrayLike | 
     judged = _ordered(ranks, grades)
     values = {}
     for name in names:
-        base, cutoff = parse(name)
+        base, cutoff = parse_measure(name)
         values[name] = _MEASURES[base](judged, cutoff or _ENDLESS)
     return values
 
 
 @cache
-def parse(name: str) -> tuple[str, int]:
+def parse_measure(name: str) -> tuple[str, int]:
     """`nDCG@10` → (`nDCG`, 10); the cutoff is 0 for a measure over the full list. Aliases of ir-measures are known.
 
     Raises:

@@ -58,7 +58,7 @@ class EvaluationResult(BaseModel):
     language_share: dict[str, Measures] = {}
     """Question language → passage language → mean share of the first ten documents in the pool; empty where documents
     have one language."""
-    of_seeds: dict[str, dict[str, list[float]]] = {}
+    seed_values: dict[str, dict[str, list[float]]] = {}
     """Setting → measure → one value a seed, where this is a mean over some (`evaluate.seeds`)."""
     seconds: dict[str, float] = {}
     """Wall-clock time of `encode` and `search`."""
@@ -96,8 +96,8 @@ class EvaluationResult(BaseModel):
             raise TaskError(f"{path}: no readable result ({error}); run `hbt evaluate` again") from None
 
 
-PER_QUERY = "queries.parquet"
-FAILURES = "failures.parquet"
+PER_QUERY_FILE = "queries.parquet"
+FAILURES_FILE = "failures.parquet"
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ class Artifacts:
         Raises:
             DamagedFile: the file was changed.
         """
-        return self._read(PER_QUERY)
+        return self._read(PER_QUERY_FILE)
 
     @cached_property
     def failures(self) -> pa.Table | None:
         """Questions to read, see `failures.SCHEMA`; None where there is no table. Raises as `queries`."""
-        return self._read(FAILURES)
+        return self._read(FAILURES_FILE)
 
     def _read(self, name: str) -> pa.Table | None:
         try:
@@ -135,6 +135,6 @@ class Artifacts:
             raise TaskError(f"{path}: no readable table ({error}); run `hbt evaluate` again") from None
 
 
-def artifacts_of(result: EvaluationResult, evidence: Sequence[Artifacts]) -> Artifacts | None:
+def find_artifacts(result: EvaluationResult, evidence: Sequence[Artifacts]) -> Artifacts | None:
     """That on this very result, which is one object in both."""
     return next((each for each in evidence if each.result is result), None)

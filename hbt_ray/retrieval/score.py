@@ -15,16 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.bias import PER_QUESTION, SHARE_DISTANCE, Preference, preference
-from hbt_ray.retrieval.measures import NEVER, RANK_DISTANCE, Values, measure
+from hbt_ray.retrieval.bias import QUERY_MEASURES, SHARE_DISTANCE, LanguagePreference, language_preference
+from hbt_ray.retrieval.measures import NOT_RETRIEVED, RANK_DISTANCE, Values, measure
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, checked_vectors
-from hbt_ray.retrieval.search.ranking import Hits, Ranking, places_without, search_without
-from hbt_ray.retrieval.significance import of_task
+from hbt_ray.retrieval.search.ranking import Hits, RankingIndex, ranks_excluding, search_excluding
+from hbt_ray.retrieval.significance import with_task_fingerprint
 from hbt_ray.retrieval.tasks import BitextTask, Task
 
-MEASURES = ("AP", "R@1", "R@10", "nDCG@10")
-POOL_ONLY = (RANK_DISTANCE, *PER_QUESTION)
+DEFAULT_MEASURES = ("AP", "R@1", "R@10", "nDCG@10")
+POOL_MEASURES = (RANK_DISTANCE, *QUERY_MEASURES)
 """Columns of the per-query table that are null outside the multilingual setting."""
 
 
@@ -49,27 +49,27 @@ class Scorecard:
         return asdict(self)
 
 
-def first_documents(task: Task, queries: npt.NDArray[Any], index: Ranking, k: int) -> Hits:
+def top_documents(task: Task, queries: npt.NDArray[Any], index: RankingIndex, k: int) -> Hits:
     """The first k documents of the task's queries in the pool, without those that the queries are themselves."""
-    return search_without(index, queries, k, task.own_documents)
+    return search_excluding(index, queries, k, task.own_documents)
 
 
 def score_rankings(
-    task: Task, queries: npt.NDArray[Any], index: Ranking, first: npt.NDArray[np.int64] | None = None
+    task: Task, queries: npt.NDArray[Any], index: RankingIndex, first: npt.NDArray[np.int64] | None = None
 ) -> tuple[pa.Table, Scorecard]:
     """Judge the task's queries, as the index takes them, against an index of its documents, in the task's order.
 
     Returns the per-query table and the means. The table's columns are query_id, language, setting, passage_language
-    (empty in the multilingual setting) and one a measure, of `MEASURES` and of the task's own, then `POOL_ONLY`: null
-    outside the multilingual setting and where a measure is not defined (see `preference`). A pair of languages has only
-    the questions with a relevant document in the second one; a setting without any pair is left out. Means are taken
-    over the questions of a language or pair that have a value, then over languages or pairs.
+    (empty in the multilingual setting) and one per measure: `DEFAULT_MEASURES`, the task's own, then `POOL_MEASURES`,
+    which are null outside the multilingual setting and where they are not defined. A pair of languages has only the
+    questions with a relevant document in the second one; a setting without any pair is left out. Means are taken over
+    the questions of a language or pair that have a value, then over languages or pairs.
 
     A query's own document (`Task.own_documents`) is in none of its rankings. A relevant document that the corpus lacks
     counts as never found, in the pool and among the documents in the query's language.
 
     Args:
-        first: the first documents of each query in the pool, [queries, depth] as `first_documents` lists them, for the
+        first: the first documents of each query in the pool, [queries, depth] as `top_documents` lists them, for the
             measures of language preference that look at them; without it they are left out.
 
     Raises:
@@ -83,16 +83,16 @@ def score_rankings(
             "`task.queries` (queries without relevant documents are not among them)"
         )
     languages = np.asarray(task.documents["language"].to_pylist())
-    places = places_without(index, queries, task.relevant, task.own_documents, languages)
+    places = ranks_excluding(index, queries, task.relevant, task.own_documents, languages)
     asked = np.asarray(task.queries["language"].to_pylist())
     missing = (task.relevant < 0) & (task.grades > 0)
     groups = []
     for language in np.unique(languages).tolist():
         ranks = np.where((task.relevant >= 0) & (languages[task.relevant] == language), places.own, 0)
-        ranks[missing & (asked == language)[:, None]] = NEVER
+        ranks[missing & (asked == language)[:, None]] = NOT_RETRIEVED
         groups.append(_Group(language, np.flatnonzero(ranks.any(axis=1)), ranks))
-    groups.append(_Group("", np.arange(len(queries)), np.where(missing, NEVER, places.pool)))
-    return _summarise(task, groups, preference(task, places.pool, first))
+    groups.append(_Group("", np.arange(len(queries)), np.where(missing, NOT_RETRIEVED, places.pool)))
+    return _summarise(task, groups, language_preference(task, places.pool, first))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Group:
     """[all queries, relevant], 0 where a document is not in this group."""
 
 
-def _summarise(task: Task, groups: Iterable[_Group], preferred: Preference) -> tuple[pa.Table, Scorecard]:
+def _summarise(task: Task, groups: Iterable[_Group], preferred: LanguagePreference) -> tuple[pa.Table, Scorecard]:
     asked = np.asarray(task.queries["language"].to_pylist())
     card = _blank(task)
     tables = []
@@ -128,7 +128,7 @@ def _summarise(task: Task, groups: Iterable[_Group], preferred: Preference) -> t
     for language, distance in preferred.distance.items():
         card.pool[language][SHARE_DISTANCE] = distance
     card.settings.update(_settings(card))
-    return of_task(pa.concat_tables(tables), task.fingerprint), card
+    return with_task_fingerprint(pa.concat_tables(tables), task.fingerprint), card
 
 
 def _means(values: dict[str, Values], rows: npt.NDArray[np.bool_]) -> Measures:
@@ -139,7 +139,7 @@ def _means(values: dict[str, Values], rows: npt.NDArray[np.bool_]) -> Measures:
 
 def measures_of(task: Task) -> tuple[str, ...]:
     """The judge's measures and the task's own; the rank distance is not among them, as the pool alone has it."""
-    return tuple(dict.fromkeys(name for name in (*MEASURES, *task.measures) if name != RANK_DISTANCE))
+    return tuple(dict.fromkeys(name for name in (*DEFAULT_MEASURES, *task.measures) if name != RANK_DISTANCE))
 
 
 def _blank(task: Task) -> Scorecard:
@@ -183,7 +183,7 @@ def _table(task: Task, group: _Group, languages: npt.NDArray[np.str_], values: d
         "setting": pa.array(settings.tolist(), pa.string()),
         "passage_language": pa.array([group.language] * len(languages), pa.string()),
     }
-    for name in (*measures_of(task), *POOL_ONLY):
+    for name in (*measures_of(task), *POOL_MEASURES):
         absent = pa.nulls(len(languages), pa.float64())
         columns[name] = pa.array(values[name], pa.float64(), from_pandas=True) if name in values else absent
     return pa.table(columns)
@@ -266,7 +266,7 @@ def score_bitext(task: BitextTask, vectors: npt.ArrayLike) -> tuple[pa.Table, Sc
             tables.append(_bitext_table(asked, found, hits))
     means = [measures for row in card.pairs.values() for measures in row.values()]
     card.settings[CROSS_LINGUAL] = {name: float(np.mean([of[name] for of in means])) for name in BitextTask.measures}
-    return of_task(pa.concat_tables(tables), task.fingerprint), card
+    return with_task_fingerprint(pa.concat_tables(tables), task.fingerprint), card
 
 
 def _bitext_table(asked: str, found: str, hits: dict[str, Matches]) -> pa.Table:

@@ -28,7 +28,7 @@ from scipy import stats
 
 from hbt_ray.errors import TaskError
 
-KEYS = ("setting", "language", "passage_language", "query_id")
+ROW_KEYS = ("setting", "language", "passage_language", "query_id")
 """What names a row of a per-query table."""
 _TASK = b"task_fingerprint"
 
@@ -61,7 +61,7 @@ class Difference:
     """Holm's correction of `p` over the languages of the setting; for macro averages, over the settings."""
 
 
-def of_task(table: pa.Table, fingerprint: str) -> pa.Table:
+def with_task_fingerprint(table: pa.Table, fingerprint: str) -> pa.Table:
     """A per-query table that says on which queries, documents and judgements it was measured (`Task.fingerprint`)."""
     return table.replace_schema_metadata({_TASK: fingerprint.encode()})
 
@@ -85,7 +85,7 @@ def compare_systems(
     _check_same(a, b)
     defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same names.
     a, b = a.filter(defined), b.filter(defined)
-    setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in KEYS)
+    setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in ROW_KEYS)
     item = item_ids(query_id, language)
     rows = _Rows(measure, setting, language, passage_language, item, _values(a, "a", measure), _values(b, "b", measure))
     settings = [rows.where(rows.setting == setting) for setting in np.unique(rows.setting)]
@@ -164,17 +164,17 @@ def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -
 
 def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
     """The rows of the settings that have the measure, sorted by their names."""
-    if missing := [name for name in (*KEYS, measure) if name not in table.column_names]:
+    if missing := [name for name in (*ROW_KEYS, measure) if name not in table.column_names]:
         raise TaskError(
             f"the table of system {system} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. Give "
             "per-query tables as the evaluation writes them, and one of their measures"
         )
-    table = table.select([*KEYS, measure])
+    table = table.select([*ROW_KEYS, measure])
     having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
     table = table.filter(pc.is_in(table["setting"], value_set=having))
     if not table.num_rows:
         raise TaskError(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
-    return table.sort_by([(key, "ascending") for key in KEYS])
+    return table.sort_by([(key, "ascending") for key in ROW_KEYS])
 
 
 def _check_task(a: pa.Table, b: pa.Table) -> None:
@@ -188,7 +188,7 @@ def _check_task(a: pa.Table, b: pa.Table) -> None:
 
 
 def _check_same(a: pa.Table, b: pa.Table) -> None:
-    names = [list(zip(*(table[key].to_pylist() for key in KEYS), strict=True)) for table in (a, b)]
+    names = [list(zip(*(table[key].to_pylist() for key in ROW_KEYS), strict=True)) for table in (a, b)]
     for system, rows in zip("ab", names, strict=True):
         if twice := len(rows) - len(set(rows)):
             raise TaskError(f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")

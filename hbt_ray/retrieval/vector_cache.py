@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.retrieval.vector_file import new_array
+from hbt_ray.retrieval.vector_file import create_vector_file
 from hbt_ray.storage import (
     atomic_folder,
     checked_file,
@@ -118,7 +118,7 @@ class VectorCache:
             StorageError: the disk is full.
         """
         with atomic_folder(self._path(texts)) as scratch:
-            array = new_array(scratch / _VECTORS, (len(texts), width))
+            array = create_vector_file(scratch / _VECTORS, (len(texts), width))
             yield array
             array.flush()
             write_checksums(scratch)

@@ -38,7 +38,7 @@ class VectorFile:
         return read.reshape(num, width)
 
 
-def pieces(vectors: Floats | VectorFile) -> Floats | VectorFile:
+def as_vector_file(vectors: Floats | VectorFile) -> Floats | VectorFile:
     """The same, read in pieces where it is a memory map of a whole file."""
     if isinstance(vectors, np.memmap) and vectors.filename and vectors.base is not None:
         file = VectorFile(Path(vectors.filename))
@@ -46,7 +46,7 @@ def pieces(vectors: Floats | VectorFile) -> Floats | VectorFile:
     return vectors
 
 
-def new_array(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+def create_vector_file(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
     """A memory-mapped float32 array in a new `.npy` file.
 
     Its room on the disk is taken at once: where the disk is full, writing to mapped memory would kill the process.

@@ -13,8 +13,8 @@ from hbt_ray.data.prepare import REJECTED, REMOVED, PrepareResult, StoreConfig, 
 from hbt_ray.data.store.store import Store
 from hbt_ray.ray_session import session
 from hbt_ray.retrieval.encoder import EncoderConfig
-from hbt_ray.retrieval.mining.candidates import REASONS, MineConfig
-from hbt_ray.retrieval.mining.mine import Mining, mine
+from hbt_ray.retrieval.mining.candidates import DROP_REASONS, MineConfig
+from hbt_ray.retrieval.mining.mine import MiningResult, mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig
 from hbt_ray.storage import exclusive_lock
 
@@ -69,7 +69,7 @@ def mine_store(
     name: str,
     rescorer: RescorerConfig | None = None,
     screen: Screen,
-) -> Mining:
+) -> MiningResult:
     """Store → mined negatives. Needs a Ray session.
 
     Raises:
@@ -79,14 +79,14 @@ def mine_store(
     with exclusive_lock(folder, "mining"):
         made = mine(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
     table = Table(box=None, pad_edge=False)
-    for column in ("data set", "language", "items", "with negatives", "mean", *REASONS):
+    for column in ("data set", "language", "items", "with negatives", "mean", *DROP_REASONS):
         table.add_column(column, justify="left" if column in ("data set", "language") else "right")
     for mined in made.manifest.datasets:
         counts = [f"{mined.num_items:,}", f"{mined.num_served:,}", f"{mined.num_negatives / mined.num_items:.1f}"]
-        table.add_row(mined.name, mined.language, *counts, *(f"{mined.dropped[reason]:,}" for reason in REASONS))
+        table.add_row(mined.name, mined.language, *counts, *(f"{mined.dropped[reason]:,}" for reason in DROP_REASONS))
     screen.table(table)
     screen.say(
-        f"the last {len(REASONS)} columns count passages of ranks {config.ranks[0]} to {config.ranks[1]} left out"
+        f"the last {len(DROP_REASONS)} columns count passages of ranks {config.ranks[0]} to {config.ranks[1]} left out"
     )
     for example in made.examples:
         screen.say(f"{example.dataset}: {_shortened(example.question)}")

@@ -11,9 +11,9 @@ import pyarrow as pa
 from hbt_ray.console import Screen
 from hbt_ray.host import usable_cpus
 from hbt_ray.model.loading import quiet_transformers
-from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode, model_folder
+from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig, encode, model_folder
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.saved_index import SavedIndex, SearchAnswer, free_place, save_index
+from hbt_ray.retrieval.search.saved_index import FoundDocument, SavedIndex, check_index_folder, save_index
 from hbt_ray.storage import exclusive_lock
 
 
@@ -26,7 +26,7 @@ def build_index(
         LockedError: another command makes the index.
         TaskError: something else is in its place.
     """
-    folder = free_place(folder)  # What is wrong shows before anything is encoded.
+    folder = check_index_folder(folder)  # What is wrong shows before anything is encoded.
     with exclusive_lock(folder, "indexing"):
         return _build_index(encoder, documents, folder, index, screen)
 
@@ -51,7 +51,7 @@ def _build_index(
 
 def ask_index(
     index: SavedIndex, questions: Sequence[str], k: int, languages: Sequence[str], model: str = ""
-) -> list[list[SearchAnswer]]:
+) -> list[list[FoundDocument]]:
     """The first k documents for each question, in this process.
 
     Args:
@@ -60,7 +60,7 @@ def ask_index(
     config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
     model_folder(config.model)
     with quiet_transformers():
-        encoder = Encoder(config)
+        encoder = EncoderActor(config)
     asked = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
     fingerprint = asked["fingerprint"][0].as_py()
     return index.search(np.stack(asked["vector"].to_numpy()), fingerprint, k, languages, usable_cpus())

@@ -13,7 +13,7 @@ from hbt_ray.errors import ModelError, TaskError
 from hbt_ray.model.base_model import verify_base
 from hbt_ray.report.model_card import write_card
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode, model_folder
-from hbt_ray.retrieval.evaluate import evaluate, evaluate_words, variant_of
+from hbt_ray.retrieval.evaluate import evaluate_task, evaluate_task_bm25, variant_of
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.search.sharded_index import SearchConfig
 from hbt_ray.retrieval.tasks import BitextTask, Task
@@ -118,7 +118,7 @@ def evaluate_tasks(
     folders = [run.result(task.name, of_base=of_base, variant=variant) for task in tasks]
     with _exclusive_results(folders):
         results = [
-            evaluate(
+            evaluate_task(
                 encoder,
                 task,
                 folder,
@@ -166,7 +166,7 @@ def evaluate_bm25(
     folders = [run.result(task.name) for task in searched]
     with _exclusive_results(folders):
         return [
-            evaluate_words(task, folder, name=run.name, trec_depth=trec_depth, screen=screen)
+            evaluate_task_bm25(task, folder, name=run.name, trec_depth=trec_depth, screen=screen)
             for task, folder in zip(searched, folders, strict=True)
         ]
 

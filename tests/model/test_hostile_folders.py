@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
-from hbt_ray.retrieval.encoder import Encoder, EncoderConfig
+from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig
 from tests.model.model_folders import copied, edited, plain, saved, there
 
 Damage = Callable[[Path], object]
@@ -208,7 +208,7 @@ SENTENCE: dict[str, tuple[Damage, str]] = {
 def refused(folder: Path) -> list[str]:
     """Codes of the refusals by training and by everything that encodes; each is one line that names the folder."""
     codes = []
-    for read in (lambda: build_encoder(there(folder)), lambda: Encoder(EncoderConfig(model=str(folder)))):
+    for read in (lambda: build_encoder(there(folder)), lambda: EncoderActor(EncoderConfig(model=str(folder)))):
         with pytest.raises(ModelError) as caught:
             read()
         message = str(caught.value)
@@ -244,13 +244,13 @@ def test_whole_folders_are_read_also_in_parts_and_by_links(transformer: Path, se
         os.symlink(path, links / path.name)
     for folder in (transformer, sentence, parts, links):
         build_encoder(there(folder))
-        Encoder(EncoderConfig(model=str(folder)))
+        EncoderActor(EncoderConfig(model=str(folder)))
 
 
 @pytest.mark.parametrize("what", ["modules.json", "missing", "x" * 5_000, "~", "a/b/c"])
 def test_what_is_no_folder_is_refused(what: str, sentence: Path) -> None:
     name = str(sentence / what) if what == "modules.json" else what if "/" in what or what == "~" else f"/{what}"
-    for read in (lambda: build_encoder(there(Path(name))), lambda: Encoder(EncoderConfig(model=name))):
+    for read in (lambda: build_encoder(there(Path(name))), lambda: EncoderActor(EncoderConfig(model=name))):
         with pytest.raises(ModelError) as caught:
             read()
         assert caught.value.code == "MODEL_NOT_FOUND"
@@ -259,7 +259,7 @@ def test_what_is_no_folder_is_refused(what: str, sentence: Path) -> None:
 def test_without_a_network_a_hub_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, code in (("someone/encoder", "MODEL_NOT_FETCHED"), ("some one/encoder", "MODEL_NOT_FOUND")):
-        for read in (lambda: build_encoder(there(Path(name))), lambda: Encoder(EncoderConfig(model=name))):  # noqa: B023
+        for read in (lambda: build_encoder(there(Path(name))), lambda: EncoderActor(EncoderConfig(model=name))):  # noqa: B023
             with pytest.raises(ModelError) as caught:
                 read()
             assert caught.value.code == code

@@ -17,13 +17,13 @@ from hbt_ray.report.failures import Words, failure_lists
 from hbt_ray.report.language_families import RELATIONS, family_table, relation
 from hbt_ray.report.runs import make_report
 from hbt_ray.retrieval.compare import Column, compare
-from hbt_ray.retrieval.evaluate import SCHEMA
+from hbt_ray.retrieval.evaluate import FAILURES_SCHEMA
 from hbt_ray.retrieval.result import (
     CROSS_LINGUAL,
-    FAILURES,
+    FAILURES_FILE,
     MONOLINGUAL,
     MULTILINGUAL,
-    PER_QUERY,
+    PER_QUERY_FILE,
     Artifacts,
     EvaluationResult,
 )
@@ -97,9 +97,9 @@ def kept(
     """The result's folder as evaluation writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     if table is not None:
-        pq.write_table(table, folder / PER_QUERY)
+        pq.write_table(table, folder / PER_QUERY_FILE)
     if failed:
-        pq.write_table(pa.Table.from_pylist(failed, SCHEMA), folder / FAILURES)
+        pq.write_table(pa.Table.from_pylist(failed, FAILURES_SCHEMA), folder / FAILURES_FILE)
     result.save(folder)
     return Artifacts(result, folder)
 

@@ -10,7 +10,7 @@ import pytest
 from hbt_ray.errors import ConfigError, ResourceError
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
 from hbt_ray.retrieval.search.shard import VectorShard
-from hbt_ray.retrieval.search.sharded_index import Keeping, SearchConfig, ShardedIndex, keeping
+from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex, VectorPlacement, place_vectors
 from tests.retrieval.corpora import DIM, clustered, corpus, vectors
 
 
@@ -59,13 +59,13 @@ def test_a_small_shard_is_scanned_whatever_the_index() -> None:
 def test_memory_is_planned_before_anything_is_loaded() -> None:
     flat, million = IndexConfig(), 1_000_000
     vectors_gib = 4 * million * 384 / 2**30
-    assert keeping(million, 384, flat, 2 * vectors_gib * 2**30) is Keeping.HELD
-    assert keeping(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is Keeping.STREAMED
+    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30) is VectorPlacement.HELD
+    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is VectorPlacement.STREAMED
     coded = IndexConfig(factory="IVF1024,PQ48")
     assert coded.bytes_for(million, 384) == million * (48 + 2 + 8)  # Code, number of the list, number of the row.
-    assert keeping(million, 384, coded, 2**28) is Keeping.STREAMED
+    assert place_vectors(million, 384, coded, 2**28) is VectorPlacement.STREAMED
     with pytest.raises(ResourceError, match=r"HNSW32 over 1,000,000 vectors of width 384 takes 1\.68 GiB, and 1 GiB"):
-        keeping(million, 384, IndexConfig(factory="HNSW32"), 2**30)
+        place_vectors(million, 384, IndexConfig(factory="HNSW32"), 2**30)
 
 
 def test_what_faiss_does_not_know_is_refused_before_a_process_starts() -> None:

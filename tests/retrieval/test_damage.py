@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import HbtError, InputError, StorageError, TaskError
-from hbt_ray.retrieval.result import FAILURES, PER_QUERY, Artifacts
+from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, Artifacts
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
 from hbt_ray.retrieval.transforms import Transform
@@ -117,7 +117,7 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
         found = outcomes(file, 60, read)
         assert not {*found} - {"same", "DAMAGED_FILE", "missing: DamagedFile", "missing: TaskError"}, (file, found)
         assert found["DAMAGED_FILE"] > 30
-    assert {PER_QUERY, FAILURES} < {file.name for file in folder.iterdir()}
+    assert {PER_QUERY_FILE, FAILURES_FILE} < {file.name for file in folder.iterdir()}
 
 
 def test_a_damaged_fix_is_named(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval import encoder as encoding
-from hbt_ray.retrieval.encoder import Encoder, EncoderConfig, encode
-from hbt_ray.retrieval.evaluate import evaluate
+from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig, encode
+from hbt_ray.retrieval.evaluate import evaluate_task
 from hbt_ray.retrieval.result import Artifacts, EvaluationResult
 from hbt_ray.retrieval.tasks import Task
 from hbt_ray.retrieval.vector_cache import TextSet
@@ -48,7 +48,7 @@ def test_vectors_are_those_of_the_library_in_order(library: tuple[Path, Any]) ->
 
 def test_texts_of_as_many_tokens_share_a_batch(library: tuple[Path, Any]) -> None:
     """As many characters are few tokens in words that the tokenizer knows, and many in others."""
-    encoder = Encoder(EncoderConfig(model=str(library[0]), batch_size=8))
+    encoder = EncoderActor(EncoderConfig(model=str(library[0]), batch_size=8))
     masks = []
     encoder._model.register_forward_pre_hook(lambda _, given: masks.append(given[0]["attention_mask"]))
     known, unknown = "passage more", "xzqjkvwxzqjk"
@@ -90,7 +90,7 @@ def test_an_evaluation_leaves_result_queries_and_trec_files(library: tuple[Path,
     qrels = [(query, f"{language}_{query.split('q')[1]}") for query, *_ in queries for language in ("de", "en")]
     task = Task.from_rows("toy", documents, queries, qrels)
     config = EncoderConfig(model=str(library[0]))
-    result = evaluate(config, task, tmp_path / "toy", name="small", trec_depth=40)
+    result = evaluate_task(config, task, tmp_path / "toy", name="small", trec_depth=40)
     assert EvaluationResult.load(tmp_path / "toy" / "result.json") == result
     evidence = Artifacts.load(tmp_path / "toy" / "result.json")
     assert evidence.queries is not None

@@ -11,13 +11,13 @@ import pytest
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.retrieval.score import MEASURES, POOL_ONLY, Scorecard, first_documents, score_rankings
+from hbt_ray.retrieval.score import DEFAULT_MEASURES, POOL_MEASURES, Scorecard, score_rankings, top_documents
 from hbt_ray.retrieval.search.ranking import Hits
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.retrieval.tasks import Task, read_lareqa
 from hbt_ray.retrieval.trec import write_qrels, write_run
 
-POOL_MEASURES = (*MEASURES, RANK_DISTANCE)
+ALL_MEASURES = (*DEFAULT_MEASURES, RANK_DISTANCE)
 ANGLES = {"de_1": 0, "de_2": 60, "en_1": 30, "en_2": 80, "fr_1": 45}
 
 
@@ -38,7 +38,7 @@ def uneven() -> Task:
 
 def judged(task: Task, queries: np.ndarray, documents: np.ndarray) -> tuple[pa.Table, Scorecard]:
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
-        return score_rankings(task, queries, index, first_documents(task, queries, index, 10).documents)
+        return score_rankings(task, queries, index, top_documents(task, queries, index, 10).documents)
 
 
 def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> None:
@@ -59,9 +59,9 @@ def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> No
     )
     distances = {key[0]: row["RankDistance"] for key, row in rows.items() if key[1] == "multilingual"}
     assert distances == {"de_a": 2, "en_a": 1, "en_b": 3}
-    outside = [row[name] for key, row in rows.items() if key[1] != "multilingual" for name in POOL_ONLY]
-    assert outside == [None] * 5 * len(POOL_ONLY)
-    pooled = {key[0]: [row[name] for name in POOL_ONLY] for key, row in rows.items() if key[1] == "multilingual"}
+    outside = [row[name] for key, row in rows.items() if key[1] != "multilingual" for name in POOL_MEASURES]
+    assert outside == [None] * 5 * len(POOL_MEASURES)
+    pooled = {key[0]: [row[name] for name in POOL_MEASURES] for key, row in rows.items() if key[1] == "multilingual"}
     # The five documents stand at 5 2 3 4 1 from 50° and at 1 4 2 5 3 from 10°: Spearman's -0.3.
     correlation = pytest.approx(-0.3)
     assert pooled == {"de_a": [2, 5, 0, correlation], "en_a": [1, 2, 0, correlation], "en_b": [3, 5, None, None]}
@@ -82,7 +82,7 @@ def test_settings_pairs_and_means_by_hand(ray_session: None, uneven: Task) -> No
         {"monolingual": 0.75, "cross-lingual": 1, "multilingual": ((1 / 3 + 2 / 5) / 2 + pool_en) / 2}
     )
     assert card.settings["multilingual"]["RankDistance"] == (2 + (1 + 3) / 2) / 2
-    assert card.settings["monolingual"].keys() == set(MEASURES)
+    assert card.settings["monolingual"].keys() == set(DEFAULT_MEASURES)
     assert card.languages == ["de", "en", "fr"]
     assert (card.num_queries, card.num_documents) == ({"de": 1, "en": 2}, {"de": 2, "en": 2, "fr": 1})
 
@@ -109,10 +109,10 @@ def test_measures_of_the_task_stand_beside_the_judges_own(ray_session: None, une
     task = Task("own", uneven.documents, uneven.queries, uneven.qrels, ("AP@1", "RR", "AP", "RankDistance"))
     table, card = judged(task, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
     plain, _ = judged(uneven, by_angle(50, 10, 0), by_angle(*ANGLES.values()))
-    assert table.column_names == [*plain.column_names[: -len(POOL_ONLY)], "AP@1", "RR", *POOL_ONLY]
+    assert table.column_names == [*plain.column_names[: -len(POOL_MEASURES)], "AP@1", "RR", *POOL_MEASURES]
     assert table.select(plain.column_names).equals(plain)
-    assert card.settings["cross-lingual"].keys() == {*MEASURES, "AP@1", "RR"}
-    assert card.settings["multilingual"].keys() == {*MEASURES, "AP@1", "RR", *POOL_ONLY, "ShareDistance@10"}
+    assert card.settings["cross-lingual"].keys() == {*DEFAULT_MEASURES, "AP@1", "RR"}
+    assert card.settings["multilingual"].keys() == {*DEFAULT_MEASURES, "AP@1", "RR", *POOL_MEASURES, "ShareDistance@10"}
     assert card.pool["de"]["RR"] == pytest.approx(1 / 3)
 
 
@@ -173,13 +173,13 @@ def test_three_languages_of_xquad_r_equal_brute_force(ray_session: None, shared_
         wanted = expected[row["query_id"], row["passage_language"]]
         assert all(
             row[name] == pytest.approx(wanted[name], abs=1e-12)
-            for name in (MEASURES if row["passage_language"] else POOL_MEASURES)
+            for name in (DEFAULT_MEASURES if row["passage_language"] else ALL_MEASURES)
         ), row
     assert 0.1 < card.settings["multilingual"]["AP"] < 0.9
     for asked in task.languages:
         of = [value for (query_id, language), value in expected.items() if query_id[:2] == asked and not language]
-        means = {name: card.pool[asked][name] for name in POOL_MEASURES}
-        assert means == pytest.approx({name: np.mean([v[name] for v in of]) for name in POOL_MEASURES})
+        means = {name: card.pool[asked][name] for name in ALL_MEASURES}
+        assert means == pytest.approx({name: np.mean([v[name] for v in of]) for name in ALL_MEASURES})
         for language in task.languages:
             of = [v for (query_id, found), v in expected.items() if query_id[:2] == asked and found == language]
             assert card.pairs[asked][language]["AP"] == pytest.approx(np.mean([v["AP"] for v in of]))
@@ -203,16 +203,16 @@ def test_trec_files_give_our_measures(ray_session: None, shared_data: Path, tmp_
     theirs = {
         (metric.query_id, str(metric.measure)): metric.value
         for metric in ir_measures.iter_calc(
-            [ir_measures.parse_measure(name) for name in MEASURES],
+            [ir_measures.parse_measure(name) for name in DEFAULT_MEASURES],
             ir_measures.read_trec_qrels(str(qrels)),
             ir_measures.read_trec_run(str(run)),
         )
     }
     ours = {
         (row["query_id"], name): row[name]
-        for row in table.to_pylist() if row["setting"] == "multilingual" for name in MEASURES
+        for row in table.to_pylist() if row["setting"] == "multilingual" for name in DEFAULT_MEASURES
     }  # fmt: skip
-    assert len(ours) == 120 * len(MEASURES)
+    assert len(ours) == 120 * len(DEFAULT_MEASURES)
     assert ours == pytest.approx(theirs, abs=1e-9)
 
 
@@ -246,7 +246,7 @@ def test_grades_left_out_and_missing_documents_give_the_values_of_trec_eval(ray_
     ours = []
     for config in (SearchConfig(num_actors=1), SearchConfig(num_actors=2, max_rows=7, chunk_size=11)):
         with ShardedIndex.of_task(task, documents, config) as index:
-            hits = first_documents(task, queries, index, len(index))
+            hits = top_documents(task, queries, index, len(index))
             table, card = score_rankings(task, queries, index, hits.documents)
         assert not (hits.documents == task.own_documents[:, None])[task.own_documents >= 0].any()
         ours.append((table, card))
@@ -257,13 +257,13 @@ def test_grades_left_out_and_missing_documents_give_the_values_of_trec_eval(ray_
     theirs = {
         (metric.query_id, str(metric.measure)): metric.value
         for metric in ir_measures.iter_calc(
-            [ir_measures.parse_measure(name) for name in MEASURES],
+            [ir_measures.parse_measure(name) for name in DEFAULT_MEASURES],
             ir_measures.read_trec_qrels(str(write_qrels(tmp_path / "qrels.trec", task))),
             ir_measures.read_trec_run(str(run)),
         )
     }
     pooled = [row for row in table.to_pylist() if row["setting"] == "multilingual"]
-    assert {(row["query_id"], name): row[name] for row in pooled for name in MEASURES} == pytest.approx(
+    assert {(row["query_id"], name): row[name] for row in pooled for name in DEFAULT_MEASURES} == pytest.approx(
         theirs, abs=1e-9
     )
     assert (card.num_identical_ids, card.num_missing) == (task.num_identical_ids, task.num_missing)

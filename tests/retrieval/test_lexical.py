@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hbt_ray.cli.commands import app
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval import bm25 as words_module
-from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, queries_of, read_words, words
+from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, tokenise_queries, tokenise_texts, tokenise_words
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_readers import write
 
@@ -39,7 +39,7 @@ from tests.retrieval.test_readers import write
     ],
 )
 def test_words_of_many_scripts(language: str, text: str, found: list[str]) -> None:
-    assert words([text], language) == [found]
+    assert tokenise_words([text], language) == [found]
 
 
 def corpus(seed: int = 0, num: int = 60) -> Task:
@@ -73,9 +73,9 @@ def by_formula(read: list[list[str]], query: list[str]) -> list[float]:
 
 def test_scores_ranks_and_hits_are_those_of_the_formula() -> None:
     task = corpus()
-    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     ids, tags = task.documents["doc_id"].to_pylist(), np.array(task.documents["language"].to_pylist())
-    read = read_words(task.documents["text"].to_pylist(), tags.tolist())
+    read = tokenise_texts(task.documents["text"].to_pylist(), tags.tolist())
     places, hits = index.places(queries, task.relevant), index.search(queries, len(ids))
 
     def ranking(rows: np.ndarray, query: list[str]) -> list[int]:
@@ -107,7 +107,7 @@ def test_a_corpus_or_a_query_without_words_scores_nothing() -> None:
         [("q", "de", "Haus"), ("r", "en", "!")],
         [("q", "a"), ("r", "c")],
     )
-    index, queries = Bm25Index.of_task(task), queries_of(task.queries)
+    index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     assert (index.search(queries, 2).documents == -1).all()
     assert index.places(queries, task.relevant).pool.tolist() == [[3], [1]]  # All tie: the greater id first.
     assert index.places(queries, task.relevant).own.tolist() == [[2], [1]]

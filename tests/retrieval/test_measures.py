@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.measures import NEVER, measure, parse
+from hbt_ray.retrieval.measures import NOT_RETRIEVED, measure, parse_measure
 
 # Not RR@k: trec_eval has none, and the package that ir-measures asks instead breaks ties another way.
 NAMES = ("AP", "AP@20", "RR", "nDCG", "nDCG@10", "nDCG@3", "R@1", "R@10", "Success@1", "Success@5")
@@ -35,7 +35,7 @@ def ranks_and_grades(queries: list[Query]) -> tuple[np.ndarray, np.ndarray]:
     grades = np.zeros_like(ranks)
     for row, (scores, relevant) in enumerate(queries):
         order = sorted(scores, key=lambda doc_id: (np.float32(scores[doc_id]), doc_id), reverse=True)
-        ranks[row, 1 : 1 + len(relevant)] = [NEVER if d == LACKING else order.index(d) + 1 for d in relevant]
+        ranks[row, 1 : 1 + len(relevant)] = [NOT_RETRIEVED if d == LACKING else order.index(d) + 1 for d in relevant]
         grades[row, 1 : 1 + len(relevant)] = list(relevant.values())
     return ranks, grades
 
@@ -69,7 +69,9 @@ def test_values_by_hand() -> None:
 
 def test_grades_and_missing_documents_by_hand() -> None:
     values = measure(
-        ["nDCG@3", "AP", "R@3", "RR", "RankDistance"], [[3, 1, NEVER], [NEVER, 0, 0]], [[1, 2, 4], [1, 0, 0]]
+        ["nDCG@3", "AP", "R@3", "RR", "RankDistance"],
+        [[3, 1, NOT_RETRIEVED], [NOT_RETRIEVED, 0, 0]],
+        [[1, 2, 4], [1, 0, 0]],
     )
     ideal = 4 + 2 / np.log2(3) + 1 / 2
     assert values["nDCG@3"].tolist() == pytest.approx([(2 + 1 / 2) / ideal, 0])
@@ -95,7 +97,7 @@ def test_no_queries_give_no_values() -> None:
 
 
 def test_names_and_their_aliases() -> None:
-    assert [parse(name) for name in ("AP", "MAP", "NDCG@10", "Recall@3", "RankDistance")] == [
+    assert [parse_measure(name) for name in ("AP", "MAP", "NDCG@10", "Recall@3", "RankDistance")] == [
         ("AP", 0), ("AP", 0), ("nDCG", 10), ("R", 3), ("RankDistance", 0),
     ]  # fmt: skip
 
@@ -103,7 +105,7 @@ def test_names_and_their_aliases() -> None:
 @pytest.mark.parametrize("name", ["foo", "R@x", "R", "Success", "P@5", "AP(rel=2)", "ERR@10", "RankDistance@5", ""])
 def test_names_that_cannot_be_served_are_refused(name: str) -> None:
     with pytest.raises(TaskError, match="AP"):
-        parse(name)
+        parse_measure(name)
 
 
 def test_ranks_that_are_none_are_refused() -> None:

@@ -18,11 +18,18 @@ from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
-from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, MineConfig, choose, normalised, read_candidates
+from hbt_ray.retrieval.mining.candidates import (
+    DROP_REASONS,
+    Candidates,
+    MineConfig,
+    choose_negatives,
+    normalised,
+    read_candidates,
+)
 from hbt_ray.retrieval.mining.mine import languages_to_mine, mine
 from tests.worlds import LANGUAGES, small_store
 
-NEAR, SAME, EQUAL, HOLDS = range(len(REASONS))
+NEAR, SAME, EQUAL, HOLDS = range(len(DROP_REASONS))
 
 
 def candidates(
@@ -55,8 +62,8 @@ def chosen(given: Candidates, scores: list[list[float]], **values: Any) -> tuple
     found, ordered = ranked(matrix)
     positive = matrix[np.arange(len(matrix)), given.positives]
     config = MineConfig(**{"max_share": 1.0, "keep": 3, **values})
-    documents, _, dropped = choose(given, slice(0, len(matrix)), found, ordered, positive, config)
-    return documents.tolist(), {name: n for name, n in zip(REASONS, dropped.tolist(), strict=True) if n}
+    documents, _, dropped = choose_negatives(given, slice(0, len(matrix)), found, ordered, positive, config)
+    return documents.tolist(), {name: n for name, n in zip(DROP_REASONS, dropped.tolist(), strict=True) if n}
 
 
 SCORES = [[0.5, 0.8, 0.3, 0.79, 0.7, 0.2]]  # The question's own passage is 1; the others rank 3, 4, 0, 2, 5.
@@ -74,23 +81,23 @@ def test_ranks_count_from_one_and_leave_out_the_questions_own_passage() -> None:
 
 def test_margins_drop_what_scores_near_the_positive_and_keep_its_rank() -> None:
     given = candidates([1], TEXTS)
-    assert chosen(given, SCORES, max_share=0.95) == ([[4, 0, 2]], {REASONS[NEAR]: 1})  # 0.79 > 0.76
-    assert chosen(given, SCORES, margin=0.2) == ([[0, 2, 5]], {REASONS[NEAR]: 2})  # 0.7 > 0.6
-    assert chosen(given, SCORES, margin=0.2, ranks="2:3") == ([[0, -1, -1]], {REASONS[NEAR]: 1})
+    assert chosen(given, SCORES, max_share=0.95) == ([[4, 0, 2]], {DROP_REASONS[NEAR]: 1})  # 0.79 > 0.76
+    assert chosen(given, SCORES, margin=0.2) == ([[0, 2, 5]], {DROP_REASONS[NEAR]: 2})  # 0.7 > 0.6
+    assert chosen(given, SCORES, margin=0.2, ranks="2:3") == ([[0, -1, -1]], {DROP_REASONS[NEAR]: 1})
     below_zero = [[-0.5, -0.4, -0.41, -0.43, 0.1, -0.6]]
     # A share of 0.95 of -0.4 asks for less than -0.42, and not for less than -0.38.
-    assert chosen(given, below_zero, max_share=0.95) == ([[3, 0, 5]], {REASONS[NEAR]: 2})
+    assert chosen(given, below_zero, max_share=0.95) == ([[3, 0, 5]], {DROP_REASONS[NEAR]: 2})
     ties = [[0.8, 0.8, 0.3, 0.79, 0.7, 0.2]]
-    assert chosen(given, ties) == ([[3, 4, 2]], {REASONS[NEAR]: 1})  # Not below, so not outscored.
+    assert chosen(given, ties) == ([[3, 4, 2]], {DROP_REASONS[NEAR]: 1})  # Not below, so not outscored.
 
 
 def test_passages_that_answer_are_dropped() -> None:
-    assert chosen(candidates([1], ["a", "b", "c", "b", "e", "f"]), SCORES) == ([[4, 0, 2]], {REASONS[SAME]: 1})
+    assert chosen(candidates([1], ["a", "b", "c", "b", "e", "f"]), SCORES) == ([[4, 0, 2]], {DROP_REASONS[SAME]: 1})
     answers = candidates([1], ["a", "b", "c", "the red fox", "a fox", "f"], answers=["red fox"])
-    assert chosen(answers, SCORES) == ([[4, 0, 2]], {REASONS[HOLDS]: 1})
+    assert chosen(answers, SCORES) == ([[4, 0, 2]], {DROP_REASONS[HOLDS]: 1})
     twice = candidates([1, 4], TEXTS, questions=["who?", "who?"])
     both = [SCORES[0], [0.5, 0.6, 0.3, 0.2, 0.7, 0.1]]
-    assert chosen(twice, both) == ([[3, 0, 2], [0, 2, 3]], {REASONS[EQUAL]: 2})
+    assert chosen(twice, both) == ([[3, 0, 2], [0, 2, 3]], {DROP_REASONS[EQUAL]: 2})
 
 
 def test_texts_are_compared_in_words() -> None:
@@ -123,7 +130,7 @@ def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, M
     found, ordered = ranked(scores)
     positive = scores[np.arange(len(scores)), known.positives]
     depth = config.ranks[1] + 1
-    documents, told, dropped = choose(
+    documents, told, dropped = choose_negatives(
         known, slice(0, len(scores)), found[:, :depth], ordered[:, :depth], positive, config
     )  # As searched.
     num_candidates = num_kept = 0
@@ -202,7 +209,7 @@ def test_no_right_passage_of_a_question_is_mined_for_it(tmp_path: Path) -> None:
     scores = np.zeros((7, 6), np.float32)
     scores[np.arange(7), known.positives] = 1
     found, ordered = ranked(scores)
-    documents, _, _ = choose(known, slice(0, 7), found, ordered, np.ones(7, np.float32), MineConfig(keep=6))
+    documents, _, _ = choose_negatives(known, slice(0, 7), found, ordered, np.ones(7, np.float32), MineConfig(keep=6))
     ruled, dukes = {"the king", "The King!", "the queen"}, {"a duke", "an earl"}
     right = {"1": ruled, "2": ruled, "3": dukes, "4": dukes, "5": {"the king", "The King!"}, "6": {"an earl"}}
     for item, mined in zip(known.items.tolist(), documents, strict=True):

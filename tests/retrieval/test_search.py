@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from hbt_ray.errors import HbtError, ResourceError, TaskError
-from hbt_ray.retrieval.search.sharded_index import Keeping, ShardedIndex
+from hbt_ray.retrieval.search.sharded_index import ShardedIndex, VectorPlacement
 from tests.retrieval.corpora import DIM, corpus, flat_ranking, vectors
 
 
@@ -169,9 +169,9 @@ def test_vectors_that_do_not_fit_are_read_from_disk_and_found_alike(
     np.save(tmp_path / "vectors.npy", documents)
     allowed = documents.nbytes / 3 / 2**30
     index = index_of(ids, languages, np.load(tmp_path / "vectors.npy", mmap_mode="r"), memory_gib=allowed, max_rows=200)
-    assert index._keeping is Keeping.STREAMED
+    assert index._keeping is VectorPlacement.STREAMED
     held = index_of(ids, languages, documents)
-    assert held._keeping is Keeping.HELD
+    assert held._keeping is VectorPlacement.HELD
     rows, scores = flat_ranking(ids, queries, documents)
     hits = index.search(queries, 50)
     assert np.array_equal(hits.documents, rows[:, :50])

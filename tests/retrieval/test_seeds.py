@@ -12,9 +12,9 @@ from scipy import stats
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.runs import judged, make_report
-from hbt_ray.retrieval.compare import SEEDS_NOTE, averaged, compare
-from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY, Artifacts, EvaluationResult
-from hbt_ray.retrieval.significance import compare_systems, of_task
+from hbt_ray.retrieval.compare import SEEDS_NOTE, compare, mean_over_seeds
+from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY_FILE, Artifacts, EvaluationResult
+from hbt_ray.retrieval.significance import compare_systems, with_task_fingerprint
 from hbt_ray.run_dir import RunDir
 from hbt_ray.workflow.judging import as_saved
 from tests.report.test_evidence import kept, queries, result_of
@@ -39,23 +39,23 @@ def a_run(folder: Path, name: str, quality: float, *overrides: str, task: str = 
 
 
 def test_every_mean_is_that_of_the_seeds(seeds: list[Artifacts]) -> None:
-    mean = averaged(seeds, "all").result
+    mean = mean_over_seeds(seeds, "all").result
     for setting, measures in mean.settings.items():
         for name, value in measures.items():
             values = [each.result.settings[setting][name] for each in seeds]
             assert value == pytest.approx(np.mean(values))
-            assert mean.of_seeds[setting][name] == values
+            assert mean.seed_values[setting][name] == values
     assert mean.pairs["de"]["en"]["AP"] == pytest.approx(np.mean([s.result.pairs["de"]["en"]["AP"] for s in seeds]))
     assert (mean.model, mean.num_queries) == ("all", seeds[0].result.num_queries)
 
 
 def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_result(seeds: list[Artifacts]) -> None:
     """Whatever order the rows of a seed have."""
-    table = pq.read_table(seeds[1].folder / PER_QUERY)
+    table = pq.read_table(seeds[1].folder / PER_QUERY_FILE)
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
-    pq.write_table(shuffled, seeds[1].folder / PER_QUERY)
+    pq.write_table(shuffled, seeds[1].folder / PER_QUERY_FILE)
     seeds[1].result.save(seeds[1].folder)
-    mean = averaged(seeds, "all")
+    mean = mean_over_seeds(seeds, "all")
     assert mean.queries is not None
     assert len(mean.queries) == len(table)
     again = result_of("all", mean.queries.select(table.column_names))
@@ -64,38 +64,38 @@ def test_macro_averages_of_the_mean_queries_are_those_of_the_mean_result(seeds: 
 
 
 def test_a_seed_without_queries_leaves_the_mean_without(seeds: list[Artifacts]) -> None:
-    (seeds[2].folder / PER_QUERY).unlink()
+    (seeds[2].folder / PER_QUERY_FILE).unlink()
     seeds[2].result.save(seeds[2].folder)
-    assert averaged([Artifacts(each.result, each.folder) for each in seeds], "all").queries is None
+    assert mean_over_seeds([Artifacts(each.result, each.folder) for each in seeds], "all").queries is None
 
 
 def test_other_questions_have_no_mean(seeds: list[Artifacts]) -> None:
     other = EvaluationResult(**{**seeds[1].result.model_dump(), "num_queries": {"ar": 1, "de": 1, "en": 1}})
     with pytest.raises(TaskError, match=r"1: judged on other num_queries than .*0, so there is no mean of the two"):
-        averaged([seeds[0], Artifacts(other, seeds[1].folder)], "all")
+        mean_over_seeds([seeds[0], Artifacts(other, seeds[1].folder)], "all")
 
 
 def on_other_data(evidence: Artifacts) -> Artifacts:
     other = evidence.result.model_copy(update={"task_fingerprint": "other"})
     table = evidence.queries
     assert table is not None
-    return kept(evidence.folder, other, of_task(table, "other"))
+    return kept(evidence.folder, other, with_task_fingerprint(table, "other"))
 
 
 def test_results_of_one_task_on_other_data_have_no_mean_and_no_test(seeds: list[Artifacts]) -> None:
     for each in seeds:
         assert each.queries is not None
-        kept(each.folder, each.result, of_task(each.queries, each.result.task_fingerprint))
+        kept(each.folder, each.result, with_task_fingerprint(each.queries, each.result.task_fingerprint))
     first, other = Artifacts.load(seeds[0].folder / "result.json"), on_other_data(seeds[1])
     for refused in (
-        lambda: averaged([first, other], "all"),
+        lambda: mean_over_seeds([first, other], "all"),
         lambda: compare_systems(first.queries, other.queries, "AP"),
         lambda: compare([first.result], other.result),
     ):
         with pytest.raises(TaskError) as caught:
             refused()
         assert caught.value.code == "OTHER_TASK"
-    mean = averaged([first, Artifacts.load(seeds[2].folder / "result.json")], "all")
+    mean = mean_over_seeds([first, Artifacts.load(seeds[2].folder / "result.json")], "all")
     assert compare_systems(mean.queries, first.queries, "AP"), "a mean says what it was measured on"
 
 
@@ -129,7 +129,7 @@ def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
 
 
 def test_the_interval_is_students(seeds: list[Artifacts]) -> None:
-    (comparison,) = compare([averaged(seeds, "all").result])
+    (comparison,) = compare([mean_over_seeds(seeds, "all").result])
     column = next(c for c in comparison.columns if (c.setting, c.measure) == (MULTILINGUAL, "AP"))
     cell = comparison.headline[0][1][comparison.columns.index(column)]
     values = [each.result.settings[MULTILINGUAL]["AP"] for each in seeds]
@@ -146,7 +146,7 @@ def test_runs_are_grouped_by_all_but_names_and_seeds(tmp_path: Path) -> None:
     runs.append(a_run(tmp_path, "alone", 0.5, "optimiser.steps=7"))
     own, _ = judged(runs, seeds=True)
     assert [each.result.model for each in own] == ["mono, 2 seeds", "cross, 2 seeds", "alone"]
-    assert [len(each.result.of_seeds.get(MULTILINGUAL, {}).get("AP", [])) for each in own] == [2, 2, 0]
+    assert [len(each.result.seed_values.get(MULTILINGUAL, {}).get("AP", [])) for each in own] == [2, 2, 0]
     assert len(judged(runs)[0]) == 5
 
 

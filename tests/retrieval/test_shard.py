@@ -54,12 +54,12 @@ def test_a_shard_on_disk_takes_the_memory_of_a_block(tmp_path: Path) -> None:
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((150_000, 384), dtype=np.float32))
     script = (
         "import sys, resource, numpy as np; from pathlib import Path\n"
-        "from hbt_ray.retrieval.search.shard import Shard\n"
+        "from hbt_ray.retrieval.search.shard import VectorShard\n"
         "from hbt_ray.retrieval.vector_file import VectorFile\n"
         "vectors = VectorFile(Path(sys.argv[1])); queries = vectors[:8]\n"
-        "Shard(np.arange(4_096), vectors[:4_096]).search(queries, 10)\n"
+        "VectorShard(np.arange(4_096), vectors[:4_096]).search(queries, 10)\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "before = peak(); keys = Shard(np.arange(len(vectors)), vectors).search(queries, 10)\n"
+        "before = peak(); keys = VectorShard(np.arange(len(vectors)), vectors).search(queries, 10)\n"
         "assert (keys[:, 0] & 0xFFFFFFFF).tolist() == list(range(8))\n"
         "print(peak() - before)\n"
     )

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.significance import KEYS, Difference, compare_systems, item_ids, paired_effect, sign_flip_p
+from hbt_ray.retrieval.significance import ROW_KEYS, Difference, compare_systems, item_ids, paired_effect, sign_flip_p
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 NUM_PAIRS = 200
@@ -17,7 +17,7 @@ Row = tuple[str, str, str, str, float | None]
 
 def table(rows: Iterable[Row], measure: str = "AP") -> pa.Table:
     columns = list(zip(*rows, strict=True))
-    return pa.table(dict(zip((*KEYS, measure), columns, strict=True)))
+    return pa.table(dict(zip((*ROW_KEYS, measure), columns, strict=True)))
 
 
 def pooled(values: np.ndarray, languages: Sequence[str] = LANGUAGES) -> pa.Table:

@@ -21,7 +21,7 @@ from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.search.sharded_index import ShardedIndex
 from hbt_ray.retrieval.tasks import Task, open_task
 from hbt_ray.retrieval.transforms import Centering, Lir, Shift, Transform, fit_to_store
-from hbt_ray.retrieval.transforms.fit import draw
+from hbt_ray.retrieval.transforms.fit import sample_texts
 from hbt_ray.retrieval.transforms.transform import Vectors
 
 LANGUAGES = ("de", "el", "en")
@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_texts_are_spread_over_all_that_there_are_and_always_the_same(store: Store) -> None:
-    drawn = {(sample.side, sample.language): sample for sample in draw(store, Centering(texts=20))}
+    drawn = {(sample.side, sample.language): sample for sample in sample_texts(store, Centering(texts=20))}
     # Greek has one text, from which no mean can be told.
     assert drawn.keys() == {(side, language) for side in ("question", "passage") for language in ("de", "en")}
     german, english = drawn["passage", "de"].texts, drawn["passage", "en"].texts
@@ -57,32 +57,34 @@ def test_texts_are_spread_over_all_that_there_are_and_always_the_same(store: Sto
     assert sum("text e" in text for text in english) == 5, "a quarter of the English items"
     assert all(sample.anchors == () for sample in drawn.values())
     assert drawn["question", "de"].texts == tuple(f"what of{text[4:]}" for text in german)
-    assert draw(store, Centering(texts=20)) == list(drawn.values())
-    everything = {sample.language: sample for sample in draw(store, Lir()) if sample.side == "passage"}
+    assert sample_texts(store, Centering(texts=20)) == list(drawn.values())
+    everything = {sample.language: sample for sample in sample_texts(store, Lir()) if sample.side == "passage"}
     assert (len(everything["de"].texts), len(everything["en"].texts)) == (30, 40)
 
 
 def test_languages_and_data_sets_can_be_left_out(store: Store) -> None:
-    (german, english) = draw(store, Centering(datasets=("both",), languages=("en", "de"), documents_only=True))[::-1]
+    (german, english) = sample_texts(store, Centering(datasets=("both",), languages=("en", "de"), documents_only=True))[
+        ::-1
+    ]
     assert (german.language, english.language) == ("de", "en")
     assert [text.replace(" de", " en") for text in german.texts] == list(english.texts)
-    assert {sample.language for sample in draw(store, Lir(languages=("en",)))} == {"en"}
+    assert {sample.language for sample in sample_texts(store, Lir(languages=("en",)))} == {"en"}
     with pytest.raises(ConfigError, match="languages=fr: no item of the store has it; its languages are de, el, en"):
-        draw(store, Lir(languages=("en", "fr")))
+        sample_texts(store, Lir(languages=("en", "fr")))
     with pytest.raises(ConfigError, match="datasets=news: the store has only both, english"):
-        draw(store, Lir(datasets=("news",)))
+        sample_texts(store, Lir(datasets=("news",)))
 
 
 def test_shift_draws_pairs_of_parallel_passages(store: Store) -> None:
-    (pairs,) = draw(store, Shift(texts=12))
+    (pairs,) = sample_texts(store, Shift(texts=12))
     assert (pairs.side, pairs.language, len(pairs.texts)) == ("passage", "de", 12)
     assert [text.replace(" de", " en") for text in pairs.texts] == list(pairs.anchors)
     with pytest.raises(ConfigError, match="source=fr: no item of the store has it; its languages are de, el, en"):
-        draw(store, Shift(source="fr"))
+        sample_texts(store, Shift(source="fr"))
     with pytest.raises(ConfigError, match="no language of the store has 2 items that el has as well"):
-        draw(store, Shift(source="el"))
+        sample_texts(store, Shift(source="el"))
     with pytest.raises(ConfigError, match="no language of the store has 42 items"):
-        draw(store, Lir(directions=41))
+        sample_texts(store, Lir(directions=41))
 
 
 class Letters(NamedTuple):
@@ -103,7 +105,7 @@ def test_each_language_learns_from_its_own_rows(store: Store) -> None:
     assert (centred.encoder, centred.name, centred.unit) == ("letters", "centering", False)
     assert centred.texts == {side: {"de": 30, "en": 40} for side in ("question", "passage")}
     for side in ("question", "passage"):
-        german = next(s.texts for s in draw(store, Centering()) if (s.side, s.language) == (side, "de"))
+        german = next(s.texts for s in sample_texts(store, Centering()) if (s.side, s.language) == (side, "de"))
         vectors = Letters.of(german, german).passages
         assert centred.learned[side]["de"] == pytest.approx(vectors.mean(axis=0, keepdims=True))
     shifted = fit_to_store(store, Shift(), Letters.of, name="mine")

@@ -10,7 +10,7 @@ import pytest
 
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.retrieval.transforms import Centering, Lir, Method, Shift, Transform, fit, make_method
-from hbt_ray.retrieval.transforms.fit import Learning
+from hbt_ray.retrieval.transforms.fit import FitVectors
 
 DE = np.array([[3.0, 0, 1], [1, 2, 1], [2, 1, 1]])
 EN = np.array([[1.0, 1, 0], [0, 3, 0], [2, 2, 0]])
@@ -20,9 +20,9 @@ ASKED = np.array([[0.0, 3, 4], [2, 1, 1], [1, 1, 1]])
 def fitted(method: Method, scale: float = 1.0) -> Transform:
     """To German and English, the same on both sides but for a factor."""
     if method.anchor:
-        return fit(method, {"passage": {"de": Learning(DE, EN)}}, encoder="e")
+        return fit(method, {"passage": {"de": FitVectors(DE, EN)}}, encoder="e")
     sides = {"question": scale, "passage": 1.0}
-    return fit(method, {side: {"de": Learning(f * DE), "en": Learning(f * EN)} for side, f in sides.items()})
+    return fit(method, {side: {"de": FitVectors(f * DE), "en": FitVectors(f * EN)} for side, f in sides.items()})
 
 
 def test_centering_takes_the_mean_of_the_language_and_side() -> None:
@@ -36,8 +36,8 @@ def test_centering_takes_the_mean_of_the_language_and_side() -> None:
 @pytest.mark.parametrize("kind", ["centering", "lir"])
 def test_questions_stay_where_they_are_if_documents_alone_are_moved(kind: str) -> None:
     method = make_method(kind, documents_only=True)
-    fix = fit(method, {side: {"de": Learning(DE)} for side in method.sides})
-    whole = fit(make_method(kind), {side: {"de": Learning(DE)} for side in ("question", "passage")})
+    fix = fit(method, {side: {"de": FitVectors(DE)} for side in method.sides})
+    whole = fit(make_method(kind), {side: {"de": FitVectors(DE)} for side in ("question", "passage")})
     assert np.array_equal(fix.apply(ASKED, ["de"] * 3, "question"), ASKED)
     assert np.array_equal(fix.apply(ASKED, ["de"] * 3, "passage"), whole.apply(ASKED, ["de"] * 3, "passage"))
     assert not np.array_equal(whole.apply(ASKED, ["de"] * 3, "question"), ASKED)
@@ -46,11 +46,11 @@ def test_questions_stay_where_they_are_if_documents_alone_are_moved(kind: str) -
 
 def test_lir_takes_the_shadow_on_the_first_directions_of_vectors_that_are_not_centred() -> None:
     along = np.array([[4.0, 3, 0], [8, 6, 0], [-4, -3, 0]])  # All on the line of (0.8, 0.6, 0).
-    fix = fit(Lir(), {"passage": {"de": Learning(along)}})
+    fix = fit(Lir(), {"passage": {"de": FitVectors(along)}})
     # (0, 3, 4): its shadow is 1.8 · (0.8, 0.6, 0).
     assert fix.apply(ASKED[:1], ["de"], "passage") == pytest.approx(np.array([[-1.44, 1.92, 4]]))
     assert np.abs(fix.apply(along, ["de"] * 3, "passage")).max() < 1e-5
-    two = fit(Lir(directions=2), {"passage": {"de": Learning(np.vstack([along, [[0, 0, 0.1]]]))}})
+    two = fit(Lir(directions=2), {"passage": {"de": FitVectors(np.vstack([along, [[0, 0, 0.1]]]))}})
     assert two.apply(ASKED[:1], ["de"], "passage") == pytest.approx(np.array([[-1.44, 1.92, 0]]), abs=1e-6)
 
 
@@ -63,14 +63,14 @@ def test_shift_takes_alpha_of_the_offset_from_passages_alone() -> None:
 
 def test_vectors_of_length_one_get_it_back() -> None:
     unit = DE / np.linalg.norm(DE, axis=1, keepdims=True)
-    fix = fit(Centering(), {"passage": {"de": Learning(unit)}})
+    fix = fit(Centering(), {"passage": {"de": FitVectors(unit)}})
     assert fix.unit
     moved = unit - unit.mean(axis=0)
     expected = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     assert fix.apply(unit, ["de"] * 3, "passage") == pytest.approx(expected, abs=1e-6)
     assert not fitted(Centering()).unit
     # What lies on the mean has no direction left; it becomes nothing, and not NaN.
-    same = fit(Centering(), {"passage": {"de": Learning(unit[[0, 0]])}})
+    same = fit(Centering(), {"passage": {"de": FitVectors(unit[[0, 0]])}})
     assert np.isfinite(same.apply(unit[:1], ["de"], "passage")).all()
 
 
@@ -93,7 +93,7 @@ def test_equal_vectors_stay_equal_wherever_they_stand() -> None:
     vectors = rng.normal(size=(999, 37)).astype(np.float32)
     vectors[500:] = vectors[:499]
     for method in (Centering(), Lir(directions=3)):
-        fix = fit(method, {"passage": {"de": Learning(rng.normal(size=(50, 37)))}})
+        fix = fit(method, {"passage": {"de": FitVectors(rng.normal(size=(50, 37)))}})
         fixed = fix.apply(vectors, ["de"] * 999, "passage")
         assert np.array_equal(fixed[500:], fixed[:499])
 
@@ -142,7 +142,7 @@ def test_vectors_and_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="directions=3: vectors of 3 numbers would have nothing left"):
         fitted(Lir(directions=3))
     with pytest.raises(ConfigError, match="needs as many of these"):
-        fit(Shift(), {"passage": {"de": Learning(DE, EN[:2])}})
+        fit(Shift(), {"passage": {"de": FitVectors(DE, EN[:2])}})
     with pytest.raises(ConfigError, match="shift: unknown key 'directions'"):
         make_method("shift", directions=2)
     assert make_method("shift", alpha=0.6, texts=None) == Shift(alpha=0.6)

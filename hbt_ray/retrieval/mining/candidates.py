@@ -25,7 +25,7 @@ from hbt_ray.retrieval.search.exact_scores import Floats
 
 Flags = npt.NDArray[np.bool_]
 
-REASONS = ("scores near the positive", "same text", "answers the question", "holds the answer")
+DROP_REASONS = ("scores near the positive", "same text", "answers the question", "holds the answer")
 """Why a candidate is no negative, in the order in which it is asked; the first that holds counts."""
 SHORTEST_ANSWER = 3
 """Characters; shorter answers occur in half of all passages."""
@@ -135,7 +135,7 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     )
 
 
-class Choice(NamedTuple):
+class NegativeChoice(NamedTuple):
     """The negatives of some questions."""
 
     documents: Indices
@@ -143,12 +143,12 @@ class Choice(NamedTuple):
     scores: Floats
     """[questions, keep], NaN where there is no document."""
     dropped: npt.NDArray[np.int64]
-    """Candidates within the window of ranks that are no negatives, for each of `REASONS`."""
+    """Candidates within the window of ranks that are no negatives, for each of `DROP_REASONS`."""
 
 
-def choose(
+def choose_negatives(
     candidates: Candidates, rows: slice, found: Indices, scores: Floats, positive: Floats, config: MineConfig
-) -> Choice:
+) -> NegativeChoice:
     """Which of the documents found become negatives.
 
     Args:
@@ -161,7 +161,7 @@ def choose(
     other = found != own[:, None]
     ranks = np.cumsum(other, axis=1)
     kept = other & (ranks >= config.ranks[0]) & (ranks <= config.ranks[1])
-    dropped = np.zeros(len(REASONS), dtype=np.int64)
+    dropped = np.zeros(len(DROP_REASONS), dtype=np.int64)
 
     def drop(reason: int, which: Flags) -> None:
         dropped[reason] = np.count_nonzero(kept & which)
@@ -179,7 +179,7 @@ def choose(
     chosen[row, order[row, place]] = found[row, place]
     given = np.full(chosen.shape, np.nan, dtype=np.float32)
     given[row, order[row, place]] = scores[row, place]
-    return Choice(chosen, given, dropped)
+    return NegativeChoice(chosen, given, dropped)
 
 
 def normalised(text: str) -> str:

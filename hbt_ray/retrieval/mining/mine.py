@@ -19,7 +19,14 @@ from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, Teache
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
-from hbt_ray.retrieval.mining.candidates import REASONS, Candidates, Choice, MineConfig, choose, read_candidates
+from hbt_ray.retrieval.mining.candidates import (
+    DROP_REASONS,
+    Candidates,
+    MineConfig,
+    NegativeChoice,
+    choose_negatives,
+    read_candidates,
+)
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, rescore
 from hbt_ray.retrieval.search.exact_scores import Floats, pair_scores
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
@@ -29,7 +36,7 @@ _PAIRS = 1 << 20
 """Questions times ranks that are searched and sifted at a time: some 50 MB."""
 
 
-class Example(NamedTuple):
+class MinedExample(NamedTuple):
     """A question with its own passage and the hardest negative that was found."""
 
     dataset: str
@@ -41,11 +48,11 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mining:
+class MiningResult:
     """What was made, and some of it to look at."""
 
     manifest: NegativesManifest
-    examples: tuple[Example, ...]
+    examples: tuple[MinedExample, ...]
 
 
 def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
@@ -66,7 +73,7 @@ def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
     return found
 
 
-def free_folder(folder: Path) -> Path:
+def check_output_folder(folder: Path) -> Path:
     """Raises: ConfigError where something is there already, which could be hours of work."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is there already, so it is left alone; give another --out, or remove it first")
@@ -83,7 +90,7 @@ def mine(
     rescorer: RescorerConfig | None = None,
     search: SearchConfig | None = None,
     screen: Screen | None = None,
-) -> Mining:
+) -> MiningResult:
     """Mine every dataset of a store into `folder`, which appears whole or not at all. Needs a Ray session.
 
     Args:
@@ -99,7 +106,7 @@ def mine(
     languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
     runs = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
-    with atomic_folder(free_folder(folder)) as scratch:
+    with atomic_folder(check_output_folder(folder)) as scratch:
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
             if language is None:
@@ -126,12 +133,12 @@ def mine(
             datasets=tuple(mined),
         )
         write_manifest(scratch, manifest)
-    return Mining(manifest, tuple(examples))
+    return MiningResult(manifest, tuple(examples))
 
 
 def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
     if not any(record.num_negatives for record in mined):
-        reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in REASONS]
+        reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in DROP_REASONS]
         raise ConfigError(
             f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (left out: "
             f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin"
@@ -148,7 +155,7 @@ def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: 
 class SearchResult(NamedTuple):
     """What a model finds for the questions of a dataset."""
 
-    choice: Choice
+    choice: NegativeChoice
     positive: Floats
     """[questions], the score of each with its own passage."""
 
@@ -164,17 +171,19 @@ def search_negatives(
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
     ids = [f"{number:012d}" for number in range(num_documents)]
-    parts: list[Choice] = []
+    parts: list[NegativeChoice] = []
     depth = config.ranks[1] + 1  # One more: the question's own passage.
     step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
         for start in range(0, num_questions, step):
             rows = slice(start, min(start + step, num_questions))
             hits = index.search(encoded.questions[rows], depth)
-            parts.append(choose(candidates, rows, hits.documents, hits.scores, positive[rows], config))
+            parts.append(choose_negatives(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
     documents, scores, dropped = zip(*parts, strict=True)
-    return SearchResult(Choice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive)
+    return SearchResult(
+        NegativeChoice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive
+    )
 
 
 def _rescored(
@@ -190,7 +199,7 @@ def _rescored(
         given = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
     scores = np.full(documents.shape, np.nan, np.float32)
     scores[row, place] = given[len(documents) :]
-    return SearchResult(Choice(documents, scores, dropped), given[: len(documents)])
+    return SearchResult(NegativeChoice(documents, scores, dropped), given[: len(documents)])
 
 
 def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: SearchResult) -> MinedDataset:
@@ -209,17 +218,17 @@ def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidate
         num_questions=len(candidates.questions),
         num_served=int((negatives[:, 0] >= 0).sum()),
         num_negatives=int((negatives >= 0).sum()),
-        dropped=dict(zip(REASONS, dropped.tolist(), strict=True)),
+        dropped=dict(zip(DROP_REASONS, dropped.tolist(), strict=True)),
     )
 
 
-def _examples(dataset: str, candidates: Candidates, found: SearchResult, limit: int = 3) -> list[Example]:
+def _examples(dataset: str, candidates: Candidates, found: SearchResult, limit: int = 3) -> list[MinedExample]:
     """Some questions that have a negative, evenly spaced."""
     documents, scores, _ = found.choice
     served = np.flatnonzero(documents[:, 0] >= 0)
     rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]
     return [
-        Example(
+        MinedExample(
             dataset,
             candidates.questions[row],
             candidates.documents[candidates.positives[row]],

@@ -22,7 +22,7 @@ class Hits:
 
 
 @dataclass(frozen=True, eq=False)
-class RankingRows:
+class DocumentRanks:
     """Exact ranks of given documents, counted from 1; 0 at the padding."""
 
     own: Integers
@@ -31,7 +31,7 @@ class RankingRows:
     """[n, g] among all documents."""
 
 
-class Ranking(Protocol):
+class RankingIndex(Protocol):
     """A corpus that is ranked for queries. What a query is, a row of `queries`, only the system knows."""
 
     ids: list[str]
@@ -39,11 +39,11 @@ class Ranking(Protocol):
     def search(self, queries: npt.NDArray[Any], k: int) -> Hits:
         """The first k documents in the pool of all languages."""
 
-    def places(self, queries: npt.NDArray[Any], documents: Integers) -> RankingRows:
+    def places(self, queries: npt.NDArray[Any], documents: Integers) -> DocumentRanks:
         """Where these documents stand: rows of the corpus [n, g], -1 as padding."""
 
 
-def search_without(index: Ranking, queries: npt.NDArray[Any], k: int, left_out: Integers) -> Hits:
+def search_excluding(index: RankingIndex, queries: npt.NDArray[Any], k: int, left_out: Integers) -> Hits:
     """The first k documents of each query, with one document left out of its ranking.
 
     Args:
@@ -60,14 +60,18 @@ def search_without(index: Ranking, queries: npt.NDArray[Any], k: int, left_out: 
     return Hits(documents[:, :k], scores[:, :k])
 
 
-def places_without(
-    index: Ranking, queries: npt.NDArray[Any], documents: Integers, left_out: Integers, languages: npt.NDArray[np.str_]
-) -> RankingRows:
+def ranks_excluding(
+    index: RankingIndex,
+    queries: npt.NDArray[Any],
+    documents: Integers,
+    left_out: Integers,
+    languages: npt.NDArray[np.str_],
+) -> DocumentRanks:
     """Exact ranks of documents where one document is left out of each query's ranking.
 
     Args:
         documents: [n, g] rows of the corpus, -1 as padding; not among what is left out.
-        left_out: [n], see `search_without`.
+        left_out: [n], see `search_excluding`.
         languages: [corpus] of all documents.
     """
     if (left_out < 0).all():
@@ -76,7 +80,7 @@ def places_without(
     gone = left_out[:, None] >= 0
     own, pool = places.own[:, :-1], places.pool[:, :-1]
     same = languages[documents] == languages[left_out][:, None]
-    return RankingRows(
+    return DocumentRanks(
         own - (gone & same & (places.own[:, -1:] < own)),
         pool - (gone & (places.pool[:, -1:] < pool)),
     )

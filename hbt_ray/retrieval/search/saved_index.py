@@ -31,16 +31,16 @@ from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.search.exact_scores import NO_KEY, Floats, Integers, checked_vectors, key_orders, key_scores
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.shard import VectorShard, top
+from hbt_ray.retrieval.search.shard import VectorShard, top_keys
 from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
-from hbt_ray.retrieval.vector_file import VectorFile, new_array
+from hbt_ray.retrieval.vector_file import VectorFile, create_vector_file
 from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
 
 _ABOUT = "index.json"
 _BLOCK = 65_536
 
 
-class About(BaseModel):
+class IndexManifest(BaseModel):
     """What `index.json` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class About(BaseModel):
     """Documents of each."""
 
 
-class SearchAnswer(NamedTuple):
+class FoundDocument(NamedTuple):
     """One document that was found."""
 
     score: float
@@ -69,7 +69,7 @@ class SavedIndex:
     """Opened by `load`."""
 
     folder: Path
-    about: About
+    about: IndexManifest
     _sound: set[str] = field(default_factory=set, repr=False, compare=False)
     """Files that this object has compared with their checksums."""
 
@@ -84,7 +84,7 @@ class SavedIndex:
             raise TaskError(f"{folder}: holds no {_ABOUT}, so it is no index; make one with `hbt index build`")
         try:
             content = checked_file(folder, _ABOUT).read_bytes()
-            about = About.model_validate_json(content)
+            about = IndexManifest.model_validate_json(content)
         except FileNotFoundError:
             raise DamagedFile(str(folder / CHECKSUMS), f"it is missing or does not name {_ABOUT}") from None
         except ValidationError as error:
@@ -95,7 +95,7 @@ class SavedIndex:
 
     def search(
         self, queries: Floats, fingerprint: str, k: int, languages: Collection[str] = (), threads: int = 1
-    ) -> list[list[SearchAnswer]]:
+    ) -> list[list[FoundDocument]]:
         """The first k documents (fewer where there are fewer) of each query, best first: queries [n, width].
 
         Args:
@@ -111,14 +111,14 @@ class SavedIndex:
         tables = [self._documents(language) for language in chosen]
         orders = [table["order"].to_numpy() for table in tables]
         shards = (self._shard(language, own, threads) for language, own in zip(chosen, orders, strict=True))
-        merged = top(np.hstack([shard.search(checked, k) for shard in shards]), k)
+        merged = top_keys(np.hstack([shard.search(checked, k) for shard in shards]), k)
 
-        def answer(order: int, score: float) -> SearchAnswer:
+        def answer(order: int, score: float) -> FoundDocument:
             for table, own in zip(tables, orders, strict=True):
                 row = int(np.searchsorted(own, order))
                 if row < len(own) and own[row] == order:
                     found = table.slice(row, 1).to_pylist()[0]
-                    return SearchAnswer(score, found["doc_id"], found["language"], found["text"])
+                    return FoundDocument(score, found["doc_id"], found["language"], found["text"])
             raise TaskError(f"{self.folder}: its files do not belong together; build the index again")
 
         return [
@@ -182,7 +182,7 @@ def save_index(
     """
     if not len(documents):
         raise TaskError(f"{folder}: there are no documents to index")
-    folder = free_place(folder)
+    folder = check_index_folder(folder)
     index.empty(vectors.shape[1])
     language_of = np.asarray(documents["language"].to_pylist())
     ids = documents["doc_id"].to_pylist()
@@ -195,13 +195,15 @@ def save_index(
             _write_shard(scratch, language, documents.take(pa.array(rows)), vectors, rows, index, threads)
             counts[language] = len(rows)
             advance(len(rows))
-        about = About(encoder=encoder, fingerprint=fingerprint, index=index, width=vectors.shape[1], languages=counts)
+        about = IndexManifest(
+            encoder=encoder, fingerprint=fingerprint, index=index, width=vectors.shape[1], languages=counts
+        )
         write_json(scratch / _ABOUT, about.model_dump(mode="json"))
         write_checksums(scratch)
     return SavedIndex(folder, about)
 
 
-def free_place(folder: Path) -> Path:
+def check_index_folder(folder: Path) -> Path:
     """The absolute path of a folder where an index may be written: nothing is there, or another index.
 
     Raises:
@@ -226,7 +228,7 @@ def _write_shard(
 ) -> None:
     ids: Sequence[str] = documents["doc_id"].to_pylist()
     path = folder / f"{language}.npy"
-    file = new_array(path, (len(rows), vectors.shape[1]))
+    file = create_vector_file(path, (len(rows), vectors.shape[1]))
     for start in range(0, len(rows), _BLOCK):
         some = ids[start : start + _BLOCK]
         file[start : start + _BLOCK] = checked_vectors(

@@ -85,7 +85,7 @@ class VectorShard:
         """`search` by scoring every document."""
         best = np.empty((len(queries), 0), dtype=np.int64)
         for start in range(0, len(self._orders), _BLOCK):
-            best = top(np.hstack([best, self._keys(queries, slice(start, start + _BLOCK))]), k)
+            best = top_keys(np.hstack([best, self._keys(queries, slice(start, start + _BLOCK))]), k)
         return best
 
     def _proposed(self, queries: Floats, k: int) -> Integers:
@@ -95,7 +95,7 @@ class VectorShard:
         found = positions[query, column]
         keys = np.full(positions.shape, NO_KEY, dtype=np.int64)
         keys[query, column] = ranking_keys(pair_scores(queries, self._vectors, query, found), self._orders[found])
-        return top(keys, k)
+        return top_keys(keys, k)
 
     def _candidates(self, queries: Floats, k: int, num_candidates: int) -> tuple[Integers, npt.NDArray[np.bool_]]:
         """`search` by FAISS, and for which queries no document can have been missed.
@@ -110,7 +110,7 @@ class VectorShard:
         fast, positions = self._faiss.search(queries, num_candidates)
         query = np.repeat(np.arange(len(queries)), num_candidates)
         scores = pair_scores(queries, self._vectors, query, positions.ravel())
-        keys = top(ranking_keys(scores.reshape(fast.shape), self._orders[positions]), k)
+        keys = top_keys(ranking_keys(scores.reshape(fast.shape), self._orders[positions]), k)
         reach = 1.01 * (dim + 4) * 2.0**-24 * norms(queries) * self._max_norm + 2 * dim * 2.0**-126
         return keys, fast[:, -1] + reach < key_scores(keys[:, -1])
 
@@ -138,7 +138,7 @@ class VectorShard:
         return self._index.build(self._vectors, self._threads)
 
 
-def top(keys: Integers, k: int) -> Integers:
+def top_keys(keys: Integers, k: int) -> Integers:
     """The k greatest keys of each row (all, where there are fewer), greatest first: [n, m] → [n, k]."""
     if k < keys.shape[1]:
         keys = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]

@@ -39,7 +39,7 @@ class ShardGroup:
 
 
 @dataclass(frozen=True)
-class Request:
+class ShardRequest:
     """A question that an actor was asked; `life` says in which of its lives."""
 
     arguments: tuple[Any, ...]
@@ -66,11 +66,11 @@ class ShardActor:
         self._actor: Any = None
         self._start()
 
-    def ask(self, *arguments: Any) -> Request:
+    def ask(self, *arguments: Any) -> ShardRequest:
         """Send the arguments of `ShardGroup.ask`, some of them references to objects, and do not wait."""
-        return Request(arguments, self._life, self._actor.ask.remote(*arguments))
+        return ShardRequest(arguments, self._life, self._actor.ask.remote(*arguments))
 
-    def answer(self, request: Request) -> list[Integers]:
+    def answer(self, request: ShardRequest) -> list[Integers]:
         """Wait for the answers; where the process died over them, start it again and repeat the question.
 
         Raises:

@@ -37,11 +37,11 @@ from hbt_ray.retrieval.search.exact_scores import (
     ranking_keys,
 )
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
-from hbt_ray.retrieval.search.ranking import Hits, RankingRows
-from hbt_ray.retrieval.search.shard import top
-from hbt_ray.retrieval.search.shard_actor import Request, ShardActor
+from hbt_ray.retrieval.search.ranking import DocumentRanks, Hits
+from hbt_ray.retrieval.search.shard import top_keys
+from hbt_ray.retrieval.search.shard_actor import ShardActor, ShardRequest
 from hbt_ray.retrieval.tasks import Task
-from hbt_ray.retrieval.vector_file import VectorFile, new_array, pieces
+from hbt_ray.retrieval.vector_file import VectorFile, as_vector_file, create_vector_file
 from hbt_ray.storage import temporary_folder
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class ShardedIndex:
             raise TaskError(f"k={k} asks for no documents; ask for at least one")
         checked = self._checked(queries)
         keys = [
-            top(np.hstack([keys for _, keys in answers]), k)
+            top_keys(np.hstack([keys for _, keys in answers]), k)
             for _, answers in self._ask(self._parts_of(languages), "search", checked, k)
         ]
         merged = np.concatenate(keys) if keys else np.empty((0, k), dtype=np.int64)
@@ -181,11 +181,11 @@ class ShardedIndex:
         counts[:, documents < 0] = 0
         return counts
 
-    def places(self, queries: npt.ArrayLike, documents: Integers) -> RankingRows:
+    def places(self, queries: npt.ArrayLike, documents: Integers) -> DocumentRanks:
         """Exact ranks of rows of the corpus [n, g], -1 as padding: one more than precede them."""
         counts, given = self.preceding(queries, documents), documents >= 0
         own = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
-        return RankingRows(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
+        return DocumentRanks(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
 
     def _keys(self, queries: Floats, documents: Integers) -> Integers:
         query, column = np.nonzero(documents >= 0)
@@ -212,7 +212,7 @@ class ShardedIndex:
         asked: dict[ShardActor, list[_Part]] = {}
         for part in parts:
             asked.setdefault(part.actor, []).append(part)
-        pending: deque[tuple[slice, list[Request]]] = deque()
+        pending: deque[tuple[slice, list[ShardRequest]]] = deque()
         for start in range(0, len(queries), self._config.chunk_size):
             rows = slice(start, start + self._config.chunk_size)
             chunk = ray.put(queries[rows])
@@ -246,23 +246,23 @@ class ShardedIndex:
     def _contents(self, number: int, rows: Integers) -> tuple[Any, Any]:
         """References to the order numbers and vectors of one shard."""
         orders = ray.put(self._order_of_row[rows])
-        if self._keeping is Keeping.HELD:
+        if self._keeping is VectorPlacement.HELD:
             return orders, ray.put(self._vectors[rows])
         if self._scratch is None:
             self._scratch = self._cleanup.enter_context(temporary_folder("shards", self._config.scratch))
         path = self._scratch / f"{number}.npy"
-        file = new_array(path, (len(rows), self._vectors.shape[1]))
+        file = create_vector_file(path, (len(rows), self._vectors.shape[1]))
         for start in range(0, len(rows), _BLOCK):
             file[start : start + _BLOCK] = self._vectors[rows[start : start + _BLOCK]]
         file.flush()
         return orders, VectorFile(path)
 
     @cached_property
-    def _keeping(self) -> Keeping:
+    def _keeping(self) -> VectorPlacement:
         config = self._config
         allowance = config.memory_gib * 2**30 if config.memory_gib else ray.cluster_resources().get("memory", 0.0) / 2
         num_rows, width = self._vectors.shape
-        return keeping(num_rows, width, config.index, allowance)
+        return place_vectors(num_rows, width, config.index, allowance)
 
     def _actors(self) -> list[ShardActor]:
         return list(dict.fromkeys(part.actor for part in self._parts))
@@ -281,7 +281,7 @@ class ShardedIndex:
 
 def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
     """See `checked_vectors`; block by block where they are in a file."""
-    corpus = pieces(vectors) if isinstance(vectors, np.ndarray) else vectors
+    corpus = as_vector_file(vectors) if isinstance(vectors, np.ndarray) else vectors
     if not isinstance(corpus, VectorFile):
         return checked_vectors(corpus, lambda row: f"document {ids[row]!r}")
     for start in range(0, len(corpus), _BLOCK):
@@ -290,7 +290,7 @@ def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | Vect
     return corpus
 
 
-def _collect(asked: dict[ShardActor, list[_Part]], rows: slice, requests: list[Request]) -> tuple[slice, _Answers]:
+def _collect(asked: dict[ShardActor, list[_Part]], rows: slice, requests: list[ShardRequest]) -> tuple[slice, _Answers]:
     """Wait for one chunk's answers of all actors."""
     answers: _Answers = []
     for (actor, held), request in zip(asked.items(), requests, strict=True):
@@ -310,14 +310,14 @@ _COPIES = 2
 """Of a corpus in memory: what the processes share, and what FAISS's flat index copies."""
 
 
-class Keeping(Enum):
+class VectorPlacement(Enum):
     """Where vectors are."""
 
     HELD = "in memory"
     STREAMED = "on disk, read anew for every chunk of queries"
 
 
-def keeping(num_rows: int, width: int, index: IndexConfig, allowance: float) -> Keeping:
+def place_vectors(num_rows: int, width: int, index: IndexConfig, allowance: float) -> VectorPlacement:
     """What an allowance, in bytes over all processes, has room for.
 
     Exact search falls back to reading from disk. An index other than `Flat` has to be in memory, and its vectors, which
@@ -328,7 +328,7 @@ def keeping(num_rows: int, width: int, index: IndexConfig, allowance: float) -> 
     """
     vectors = 4 * num_rows * width
     if index.exact:
-        return Keeping.HELD if _COPIES * vectors <= allowance else Keeping.STREAMED
+        return VectorPlacement.HELD if _COPIES * vectors <= allowance else VectorPlacement.STREAMED
     needed = index.bytes_for(num_rows, width)
     if needed > allowance:
         raise ResourceError(
@@ -336,7 +336,7 @@ def keeping(num_rows: int, width: int, index: IndexConfig, allowance: float) -> 
             f"{gib(allowance)} are allowed for it; raise search.memory_gib, add nodes, take a smaller code such as "
             "IVF1024,PQ48, or search exactly (Flat), which reads from disk what does not fit"
         )
-    return Keeping.HELD if needed + vectors <= allowance else Keeping.STREAMED
+    return VectorPlacement.HELD if needed + vectors <= allowance else VectorPlacement.STREAMED
 
 
 def gib(num_bytes: float) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from hbt_ray.config import Config, Languages
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.measures import parse
+from hbt_ray.retrieval.measures import parse_measure
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.task import Task
 from hbt_ray.storage.location import is_uri, without_options
@@ -22,7 +22,7 @@ from hbt_ray.storage.location import is_uri, without_options
 
 def _measure(text: str) -> str:
     try:
-        base, cutoff = parse(text)
+        base, cutoff = parse_measure(text)
     except TaskError as error:
         raise ValueError(str(error)) from None
     return f"{base}@{cutoff}" if cutoff else base

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from hbt_ray.data.formats.source_row import unstorable_reason
 from hbt_ray.errors import TaskError
 from hbt_ray.languages.tags import normalise_tag
-from hbt_ray.retrieval.measures import parse
+from hbt_ray.retrieval.measures import parse_measure
 from hbt_ray.storage import valid_name
 
 logger = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ class Task:
     def _check_measures(self) -> None:
         for name in self.measures:
             try:
-                parse(name)
+                parse_measure(name)
             except TaskError as error:
                 raise TaskError(f"task {self.name}: {error}") from None
 

@@ -17,7 +17,7 @@ from hbt_ray.retrieval.transforms.transform import Transform, Vectors
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TextSample:
     """Texts of one side and language."""
 
     side: str
@@ -27,7 +27,7 @@ class Sample:
     """Text by text the same in the anchor's language, where the method has one."""
 
 
-def draw(store: Store, method: Method) -> list[Sample]:
+def sample_texts(store: Store, method: Method) -> list[TextSample]:
     """What the method learns from, always the same. Where languages have the same items, theirs are parallel texts.
 
     Languages with fewer texts than the method needs are left out.
@@ -59,7 +59,7 @@ def _require(what: str, languages: Sequence[str], there: Sequence[str]) -> None:
         )
 
 
-def _of_language(store: Store, coverages: list[LanguageIndex], method: Method, side: str, language: str) -> Sample:
+def _of_language(store: Store, coverages: list[LanguageIndex], method: Method, side: str, language: str) -> TextSample:
     languages = store.manifest.languages
     wanted = [language] if method.anchor is None else [language, method.anchor]
     codes = [languages.index(name) for name in wanted]
@@ -73,13 +73,13 @@ def _of_language(store: Store, coverages: list[LanguageIndex], method: Method, s
         for found, code in zip(texts, codes, strict=True):
             if len(items):
                 found += store.texts_of(coverage.name, side, items, np.full(len(items), code, np.int16), languages)
-    return Sample(side, language, *map(tuple, texts))
+    return TextSample(side, language, *map(tuple, texts))
 
 
 _TOLERANCE = 1e-3
 
 
-class TextEncoder(Protocol):
+class EncodedSides(Protocol):
     """What an encoder makes of questions and passages."""
 
     @property
@@ -95,11 +95,11 @@ class TextEncoder(Protocol):
         """Of weights, tokenizer, prompts and length."""
 
 
-Encode = Callable[[Sequence[str], Sequence[str]], TextEncoder]
+Encode = Callable[[Sequence[str], Sequence[str]], EncodedSides]
 """From questions and passages."""
 
 
-class Learning(NamedTuple):
+class FitVectors(NamedTuple):
     """Vectors of one side and language to learn from."""
 
     vectors: npt.ArrayLike
@@ -109,7 +109,7 @@ class Learning(NamedTuple):
 
 
 def fit(
-    method: Method, examples: Mapping[str, Mapping[str, Learning]], *, encoder: str = "", name: str = ""
+    method: Method, examples: Mapping[str, Mapping[str, FitVectors]], *, encoder: str = "", name: str = ""
 ) -> Transform:
     """A fix from vectors by side and language.
 
@@ -138,9 +138,9 @@ def fit_to_store(store: Store, method: Method, encode: Encode, *, name: str = ""
     """A fix of the encoder, from texts of the store.
 
     Raises:
-        ConfigError: see `draw` and `fit`.
+        ConfigError: see `sample_texts` and `fit`.
     """
-    samples = draw(store, method)
+    samples = sample_texts(store, method)
     texts: dict[str, list[str]] = {side: [] for side in SIDES}
     places = []
     for sample in samples:
@@ -148,10 +148,10 @@ def fit_to_store(store: Store, method: Method, encode: Encode, *, name: str = ""
         places.append(len(of_side))
         of_side += (*sample.texts, *sample.anchors)
     encoding = encode(texts[QUESTION], texts[PASSAGE])
-    examples: dict[str, dict[str, Learning]] = {}
+    examples: dict[str, dict[str, FitVectors]] = {}
     for sample, start in zip(samples, places, strict=True):
         vectors = encoding.questions if sample.side == QUESTION else encoding.passages
         middle = start + len(sample.texts)
         anchors = vectors[middle : middle + len(sample.anchors)] if sample.anchors else None
-        examples.setdefault(sample.side, {})[sample.language] = Learning(vectors[start:middle], anchors)
+        examples.setdefault(sample.side, {})[sample.language] = FitVectors(vectors[start:middle], anchors)
     return fit(method, examples, encoder=encoding.fingerprint, name=name)

@@ -38,7 +38,7 @@ _NONE = 1e-12
 """A vector shorter than it has no direction that could be kept."""
 
 
-def checked_path(path: Path) -> Path:
+def check_transform_path(path: Path) -> Path:
     """Raises: ConfigError where results could not be named after the file."""
     if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
         raise ConfigError(f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'")
@@ -117,9 +117,9 @@ class Transform:
         """Write the file `path`, whole or not at all.
 
         Raises:
-            ConfigError: see `checked_path`, or the place refuses.
+            ConfigError: see `check_transform_path`, or the place refuses.
         """
-        checked_path(path)
+        check_transform_path(path)
         try:
             with atomic_file(path) as scratch:
                 save_file(self._tensors(), scratch, {_HEADER: self._header(), _CHECKSUM: self.fingerprint})
