@@ -16,7 +16,8 @@ from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
 from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import Lir
-from hbt_ray.retrieval.vector_cache import TextSet, VectorCache, new_array
+from hbt_ray.retrieval.vector_cache import TextSet, VectorCache
+from hbt_ray.retrieval.vector_file import create_vector_file
 from hbt_ray.storage import naming_storage_errors, write_checksums
 from tests.disks import small_disk
 from tests.mutations import mutations
@@ -130,7 +131,7 @@ def test_a_damaged_fix_is_named(tmp_path: Path) -> None:
 def test_a_memory_map_on_a_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "256k") as disk:
         with pytest.raises(StorageError), naming_storage_errors(disk):
-            new_array(disk / "vectors.npy", (1_000, 1_000))
+            create_vector_file(disk / "vectors.npy", (1_000, 1_000))
         texts, cache = TextSet.of(0, ["a"] * 2), VectorCache(disk, "model")
         with pytest.raises(StorageError), cache.writing(texts, 1_000_000):
             pass
