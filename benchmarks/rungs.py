@@ -67,7 +67,7 @@ def searched(folder: Path, options: argparse.Namespace, name: str, **settings: A
         "validation": {"store": str(folder / "dev"), "items": 128},
     }  # fmt: skip
     search = Search(SPACE, "benchmark", TrainConfig.make(values, "benchmark"), TuneConfig.make(settings, "benchmark"))
-    board = search.run(search.room(ray.cluster_resources()))
+    board = search.run(search.max_concurrent(ray.cluster_resources()))
     return board, time.perf_counter() - begin
 
 

@@ -82,13 +82,13 @@ def ours(place: Path, folder: Path, options: argparse.Namespace) -> float:
     from hbt_ray.tune.config import TuneConfig
     from hbt_ray.tune.search import Search
     from hbt_ray.tune.space import Space
-    from hbt_ray.tune.state import run_of
+    from hbt_ray.tune.state import trial_run
 
     space = Space({"plan.alpha": [round(0.1 * (1 + number), 1) for number in range(options.trials)]})
     search = Search(space, "benchmark", config(folder, options, place.name), TuneConfig())
     board = search.run(concurrent=1)
     assert [trial.status for trial in board.trials] == ["finished"] * options.trials
-    rows = [row for trial in board.trials for row in run_of(search.folder, trial).curve()]
+    rows = [row for trial in board.trials for row in trial_run(search.folder, trial).curve()]
     return sum(ROWS / row["pairs_per_second"] - row["stall_seconds"] for row in rows)
 
 

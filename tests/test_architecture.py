@@ -44,7 +44,6 @@ WITHOUT_RAY = [
     "train/step",
     "train/validation/dev_set.py",
     "train/validation/early_stopping.py",
-    "train/validation/measures.py",
     "train/validation/record.py",
     "train/validation/runner.py",
 ]

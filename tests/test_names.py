@@ -15,7 +15,7 @@ from hbt_ray.retrieval.tasks.config import last_part
 from hbt_ray.retrieval.transforms.transform import check_transform_path
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.tune.trial import run_folder
+from hbt_ray.tune.trainable import trial_folder
 from hbt_ray.workflow.judging import fix_file, named_run
 
 BAD = [".", "..", "../up", "/root", "a/b", ".hidden", "ż" * 101, "a\nb", " a"]
@@ -79,7 +79,7 @@ def test_names_of_fixes_are_checked(tmp_path: Path) -> None:
 
 
 def test_values_of_trials_make_short_plain_names(tmp_path: Path) -> None:
-    name = run_folder(tmp_path, {"model.name": "../Ω/żółć" * 40, ".": 1}, "7f3a").name
+    name = trial_folder(tmp_path, {"model.name": "../Ω/żółć" * 40, ".": 1}, "7f3a").name
     assert len(name.encode()) <= 100
     assert not name.startswith(".")
     assert "/" not in name

@@ -37,7 +37,7 @@ def tune(
     from hbt_ray.tune.config import TuneConfig
     from hbt_ray.tune.search import Search
     from hbt_ray.tune.space import load_space
-    from hbt_ray.tune.state import run_of
+    from hbt_ray.tune.state import trial_run
     from hbt_ray.workflow.tuning import exclusive_search, run_search
 
     screen = Screen(as_json)
@@ -51,10 +51,10 @@ def tune(
     screen.result(
         {
             "search": prepared.folder,
-            "trials": {status: sum(trial.status == status for trial in end.board.trials)
+            "trials": {status: sum(trial.status == status for trial in end.state.trials)
                        for status in ("finished", "stopped", "failed", "running")},
             "front": [
-                {"values": trial.values, "run": run_of(prepared.folder, trial).root, **trial.rows[trial.step]}
+                {"values": trial.values, "run": trial_run(prepared.folder, trial).root, **trial.rows[trial.step]}
                 for trial in end.front
             ],
             "report": end.report,

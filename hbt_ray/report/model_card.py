@@ -16,7 +16,7 @@ from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import write_text
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.export import Exported
+from hbt_ray.train.export import ExportRecord
 
 _TEXT = """\
 # {name}
@@ -54,7 +54,7 @@ Questions are read with the prompt {question_prompt} and passages with {passage_
 
 def write_card(run: RunDir) -> None:
     """Write `README.md` into the exported model of a run, with the evaluations that are there."""
-    exported = Exported.of(run)
+    exported = ExportRecord.of(run)
     if exported is None or not run.config.exists():
         return
     config = TrainConfig.load(run.config)
@@ -79,7 +79,7 @@ def write_card(run: RunDir) -> None:
     write_text(run.model / "README.md", f"---\n{header}---\n\n{text}")
 
 
-def _weights(exported: Exported) -> str:
+def _weights(exported: ExportRecord) -> str:
     """Which they are, as a sentence."""
     which = "the best" if exported.best else "the last"
     average = ", averaged over the steps" if exported.averaged else ""

@@ -15,9 +15,8 @@ from hbt_ray.retrieval.compare import mean_over_seeds
 from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.export import Exported
-from hbt_ray.train.validation.record import ValidationRecord
-from hbt_ray.train.validation.run_status import best_step
+from hbt_ray.train.export import ExportRecord
+from hbt_ray.train.validation.record import ValidationRecord, best_step
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def make_report(
     own, baselines = judged(runs, seeds=seeds)
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
-    made = Exported.of(single) if single else None
+    made = ExportRecord.of(single) if single else None
     return write_report(
         path,
         title=", ".join(run.name for run in runs),

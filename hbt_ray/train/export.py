@@ -12,12 +12,11 @@ from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, wri
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.validation.record import ValidationRecord
-from hbt_ray.train.validation.run_status import best_step
+from hbt_ray.train.validation.record import ValidationRecord, best_step
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportRecord:
     """Which weights an exported encoder has."""
 
     steps: int
@@ -33,7 +32,7 @@ class Exported:
     value: float | None = None
 
     @classmethod
-    def of(cls, run: RunDir) -> Exported | None:
+    def of(cls, run: RunDir) -> ExportRecord | None:
         """What lies in `run.model`; None where nothing does.
 
         Raises:
@@ -70,11 +69,11 @@ def export(run: RunDir) -> int:
     return state.step
 
 
-def _described(run: RunDir, config: TrainConfig, state: checkpoint.State, *, best: bool) -> Exported:
+def _described(run: RunDir, config: TrainConfig, state: checkpoint.State, *, best: bool) -> ExportRecord:
     measure, lora = config.validation.measure, config.model.lora
     rows = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = rows.get(state.step, {}).get(measure)
-    return Exported(
+    return ExportRecord(
         steps=state.step,
         best=best,
         averaged=checkpoint.AVERAGE in state.files,

@@ -1,16 +1,15 @@
-"""Tune: searches over training configurations, as trials that each are a run of `hbt_ray.train`.
+"""Hyper-parameter search with Ray Tune; every trial is a run of `hbt_ray.train`.
 
-space        what is varied, and which question that answers; the modules of `tune_spaces/` are some
-settings     how it is searched: grid, random, Optuna or a population; rungs, budgets
-search       the trials together, and how a search goes on after its driver died
-trial        one configuration, as a run: training with validation, given step by step
-population   a trial of several that learn from each other (PBT), and the schedule that they find
-process      that of a trial in Ray Tune, which is told each of its steps
-tuner        how Ray Tune is told of all this
-limits       how many trials at a time, and the budget
-recorder     what happens to trials, written down as it happens
-board        what a search has found so far: read from its folder, whoever wrote it
-results      tables, curves for machines, and the best configurations; `report` is the page
+space            what is varied; the modules of `tune_spaces/` are examples
+config           how it is searched: grid, random, Optuna or PBT; rungs, budgets
+search           the whole search, and how it continues after its driver died
+tuner            search algorithm, scheduler, budget and restoring for Ray Tune
+trainable        one trial: a run whose validations are reported to Ray Tune
+pbt              lineages of a population, and the schedule that they amount to
+recorder         writes what happens to trials into the search's folder
+state            reads it again: trials, Pareto front, seed groups
+results          tables, curves, the best configurations; the page is `hbt_ray.report.search`
+critical_batch   the critical batch size of a search over batch sizes
 """
 
 from hbt_ray.tune.space import Space

@@ -21,7 +21,7 @@ from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.space import SEED
 from hbt_ray.tune.state import Trial
 
-OVER = 1.2
+EXCESS = 1.2
 """Times the steps of linear scaling that are still accepted."""
 LEVEL = 0.95
 _MIN_SIZES = 3
@@ -36,7 +36,7 @@ Choices = dict[str, list[tuple[Trial, Curve]]]
 
 
 @dataclass(frozen=True)
-class Point:
+class BatchSizePoint:
     """A batch size at its best values."""
 
     batch: float
@@ -47,26 +47,26 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Unfit:
+class NoFit:
     """Why there is no fit."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Critical:
+class CriticalBatchFit:
     """The fit, and what follows from it."""
 
     objective: str
     target: float
-    points: tuple[Point, ...]
+    points: tuple[BatchSizePoint, ...]
     """Ascending by batch size."""
     a: float
     """Steps that no batch size saves."""
     b: float
     """Examples that small batches need: their steps are b / B."""
     estimate: float
-    """Batch size at which `OVER` times the steps of linear scaling are needed; infinite where a = 0."""
+    """Batch size at which `EXCESS` times the steps of linear scaling are needed; infinite where a = 0."""
     interval: tuple[float, float]
     """Of the estimate, 95 %; the upper end is infinite where the steps agree with linear scaling."""
     reference: float = 0
@@ -110,7 +110,7 @@ def critical_batch(
     target: float | None = None,
     reference: float = 0,
     seed: int = 0,
-) -> Critical | Unfit:
+) -> CriticalBatchFit | NoFit:
     """The critical batch size of a search.
 
     Args:
@@ -126,24 +126,24 @@ def critical_batch(
     """
     curves = _curves(trials, objective, batch_key)
     if not curves:
-        return Unfit(f"no trial that ended has two rows with {objective} and a value of {batch_key}")
+        return NoFit(f"no trial that ended has two rows with {objective} and a value of {batch_key}")
     sign = -1 if objective in LOWER_IS_BETTER else 1
     goal = _shared(curves) if target is None else sign * target
     points, left_out = [], {}
     for batch, choices in sorted(curves.items()):
         point = _best(batch, choices, goal, batch_key)
-        if isinstance(point, Point):
+        if isinstance(point, BatchSizePoint):
             points.append(point)
         else:
             left_out[batch] = point
     if len(points) < _MIN_SIZES:
-        return Unfit(_too_few(points, left_out, objective, sign * goal))
+        return NoFit(_too_few(points, left_out, objective, sign * goal))
     sizes = np.array([point.batch for point in points for _ in point.steps])
     steps = np.array([steps for point in points for steps in point.steps])
     a, b = fit(sizes, steps)
     interval = _interval(sizes, steps, (a, b), reference, seed)
     estimate = _critical(b / a if a else math.inf, reference)
-    return Critical(objective, sign * goal, tuple(points), a, b, estimate, interval, reference, left_out)
+    return CriticalBatchFit(objective, sign * goal, tuple(points), a, b, estimate, interval, reference, left_out)
 
 
 def steps_to(curve: Curve, target: float) -> float | None:
@@ -222,7 +222,7 @@ def _interval(
 
 def _critical(turn: float, reference: float) -> float:
     """The B of a + b / B = OVER (a reference + b) / B, from b / a."""
-    return (OVER - 1) * turn + OVER * reference
+    return (EXCESS - 1) * turn + EXCESS * reference
 
 
 def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[float, Choices]:
@@ -246,23 +246,23 @@ def _shared(curves: Mapping[float, Choices]) -> float:
     )
 
 
-def _best(batch: float, choices: Choices, goal: float, batch_key: str) -> Point | str:
+def _best(batch: float, choices: Choices, goal: float, batch_key: str) -> BatchSizePoint | str:
     """The choice with the fewest steps, as a mean of seeds that all reach the goal; or why there is none."""
-    reached: list[tuple[float, Point, bool]] = []
+    reached: list[tuple[float, BatchSizePoint, bool]] = []
     for seeds in choices.values():
         steps = [steps_to(curve, goal) for _, curve in seeds]
         known = tuple(step for step in steps if step is not None)
         if len(known) == len(steps):
             values = {key: value for key, value in seeds[0][0].values.items() if key not in (SEED, batch_key)}
             at_once = any(curve[0][1] >= goal for _, curve in seeds)
-            reached.append((sum(known) / len(known), Point(batch, values, known), at_once))
+            reached.append((sum(known) / len(known), BatchSizePoint(batch, values, known), at_once))
     if not reached:
         return "does not reach the target"
     _, point, at_once = min(reached, key=lambda one: one[0])
     return "reaches the target before its first validation" if at_once else point
 
 
-def _too_few(points: list[Point], left_out: Mapping[float, str], objective: str, target: float) -> str:
+def _too_few(points: list[BatchSizePoint], left_out: Mapping[float, str], objective: str, target: float) -> str:
     told = "".join(f"; {batch:,.0f} {why}" for batch, why in left_out.items())
     return (
         f"{len(points)} batch sizes tell when they reach {objective} = {target:.4g}, and a fit of a + b / B needs "

@@ -1,14 +1,15 @@
-"""A member of a population (PBT, 1711.09846): it trains a segment at a time, and may take over another's weights.
+"""Population-based training (PBT, 1711.09846): the lineage of a trial, and taking over another trial's weights.
 
-Ray Tune decides at the end of a segment; what it hands over is a folder with the donor's checkpoint, its records and
-its *lineage*: which values held from which step on. Alpha and the learning rate of a lineage become stages of one
-configuration, so the schedule that a population found is a configuration that `hbt train` repeats bit for bit.
+Ray Tune's scheduler decides after every segment which trials continue from the checkpoint of a better one, with
+perturbed values. What is handed over is a folder with the donor's checkpoint, its records and its *lineage*: which
+values were used from which step on. Alpha and the learning rate of a lineage become stages of one configuration, so
+the schedule that a population finds is a configuration that `hbt train` repeats bit for bit.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,135 +17,113 @@ from pydantic import BaseModel
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import (
-    atomic_file,
-    atomic_folder,
-    read_checked_json,
-    temporary_folder,
-    with_checksum,
-    write_json,
-)
+from hbt_ray.storage import atomic_file, atomic_folder, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.tune.trial import COMPLETE, TrialSetting, rows_of, told
 
 _LINEAGE, _RECORDS = "lineage.json", ("metrics.jsonl", "validation.jsonl")
 
 
-class Ancestor(BaseModel):
-    """Values that held from a step on."""
+class LineageStage(BaseModel):
+    """Values that were used from a step on."""
 
     from_step: int
     values: dict[str, Any]
 
 
-def train_in_segments(values: dict[str, Any], setting: TrialSetting, trial_id: str) -> None:
-    """What a member does in Ray Tune."""
-    from ray import tune
+def lineage_config(
+    lineage: Sequence[LineageStage], config_of: Callable[[Mapping[str, Any]], TrainConfig]
+) -> TrainConfig:
+    """One configuration for a lineage: alpha and the learning rate in stages, everything else as in each stage.
 
-    run = setting.config(values, trial_id).run
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            lineage = take_over(Path(folder), run, values)
-    else:
-        lineage = lineage_of(run) or [Ancestor(from_step=0, values=values)]
-    segment = setting.segment or 0
-    config = with_lineage(setting, lineage, trial_id)
-    done, steps = lineage_step(run), config.optimiser.steps
-    while done < steps:
-        done = min(done + segment, steps)
-        *_, row = rows_of(config, done)  # A segment ends with a validation.
-        _keep(run, lineage)
-        with temporary_folder("member") as folder:
-            hand_over(run, lineage, done, folder)
-            tune.report(
-                {**told(config, row), COMPLETE: done == steps}, checkpoint=tune.Checkpoint.from_directory(str(folder))
-            )
-
-
-def with_lineage(setting: TrialSetting, lineage: Sequence[Ancestor], trial_id: str) -> TrainConfig:
-    """One configuration for all of a lineage: alpha and the learning rate in stages, all else as it is now.
+    Args:
+        config_of: the configuration of a trial with given values.
 
     Raises:
-        ConfigError: the values of a lineage differ in anything else.
+        ConfigError: the stages differ in anything but alpha and the learning rate.
     """
-    configs = [setting.config(ancestor.values, trial_id) for ancestor in lineage]
+    configs = [config_of(stage.values) for stage in lineage]
     first = configs[0]
-    steps = [ancestor.from_step for ancestor in lineage]
+    steps = [stage.from_step for stage in lineage]
     alphas = [config.plan.alpha for config in configs]
     rates = [config.optimiser.learning_rate for config in configs]
-    staged = first.model_dump(mode="json")
-    if len(set(map(str, alphas))) > 1:
-        staged["plan"]["alpha"] = {
-            "stages": [{"from_step": at, "alpha": alpha} for at, alpha in zip(steps, alphas, strict=True)]
-        }
-    if len(set(rates)) > 1:
-        staged["optimiser"]["rate_stages"] = [
-            {"from_step": at, "factor": rate / rates[0]} for at, rate in zip(steps, rates, strict=True)
-        ]
+    first_fields = first.model_dump(mode="json")
     for config in configs:
-        same = config.model_dump(mode="json")
-        same["plan"]["alpha"] = first.model_dump(mode="json")["plan"]["alpha"]
-        same["optimiser"]["learning_rate"] = rates[0]
-        if {**same, "name": ""} != {**first.model_dump(mode="json"), "name": ""}:
+        fields = config.model_dump(mode="json")
+        fields["plan"]["alpha"] = first_fields["plan"]["alpha"]
+        fields["optimiser"]["learning_rate"] = rates[0]
+        if {**fields, "name": ""} != {**first_fields, "name": ""}:
             raise ConfigError(
-                "a population changes plan.alpha and optimiser.learning_rate; other keys cannot change within a run, "
-                "so search them with another algorithm"
+                "a population can change plan.alpha and optimiser.learning_rate; other keys cannot change within a "
+                "run. Search them with another algorithm",
+                code="PBT_KEYS",
             )
-    return TrainConfig.make(staged, f"the lineage of {trial_id}").model_copy(update={"name": configs[-1].name})
+    if len(set(map(str, alphas))) > 1:
+        stages = [{"from_step": step, "alpha": alpha} for step, alpha in zip(steps, alphas, strict=True)]
+        first_fields["plan"]["alpha"] = {"stages": stages}
+    if len(set(rates)) > 1:
+        # Stages of the rate are factors of the first rate, so that warm-up and decay apply to all of them.
+        first_fields["optimiser"]["rate_stages"] = [
+            {"from_step": step, "factor": rate / rates[0]} for step, rate in zip(steps, rates, strict=True)
+        ]
+    name = configs[-1].name
+    return TrainConfig.make(first_fields, f"the lineage of {name}").model_copy(update={"name": name})
 
 
-def lineage_step(run: RunDir) -> int:
-    """The step of the run's newest checkpoint, 0 without one."""
-    newest = CheckpointDirectory(run.checkpoints).newest()
-    return newest[1].step if newest else 0
-
-
-def hand_over(run: RunDir, lineage: Sequence[Ancestor], step: int, folder: Path) -> None:
-    """Everything with which another member goes on from this step."""
-    shelf = CheckpointDirectory(run.checkpoints)
-    shutil.copytree(shelf.path(step), folder / shelf.path(step).name)
+def hand_over(run: RunDir, lineage: Sequence[LineageStage], step: int, folder: Path) -> None:
+    """Copy into a folder everything that another trial needs to continue from this step."""
+    checkpoint = CheckpointDirectory(run.checkpoints).path(step)
+    shutil.copytree(checkpoint, folder / checkpoint.name)
     for name in _RECORDS:
         if (run.root / name).exists():
             shutil.copy(run.root / name, folder / name)
     _write_lineage(folder / _LINEAGE, lineage)
 
 
-def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Ancestor]:
-    """Make the run go on from what was handed over, with these values; returns the lineage that it now has."""
+def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[LineageStage]:
+    """Replace a trial's checkpoint and records by those in the folder; it continues from there with these values.
+
+    It may be repeated after a kill: the folder is only read.
+
+    Returns:
+        The trial's new lineage.
+    """
     lineage = _read_lineage(folder / _LINEAGE)
-    given = CheckpointDirectory(folder)
-    (step,) = given.steps()
+    donor = CheckpointDirectory(folder)
+    (step,) = donor.steps()
     with atomic_folder(run.checkpoints) as checkpoints:
-        shutil.copytree(given.path(step), CheckpointDirectory(checkpoints).path(step))
+        shutil.copytree(donor.path(step), CheckpointDirectory(checkpoints).path(step))
     for name in _RECORDS:
         (run.root / name).unlink(missing_ok=True)
         if (folder / name).exists():
             with atomic_file(run.root / name) as scratch:
                 shutil.copyfile(folder / name, scratch)
     if lineage[-1].values != dict(values):
-        lineage.append(Ancestor(from_step=step, values=dict(values)))
-    _keep(run, lineage)
+        lineage.append(LineageStage(from_step=step, values=dict(values)))
+    save_lineage(run, lineage)
     return lineage
 
 
-def _keep(run: RunDir, lineage: Sequence[Ancestor]) -> None:
+def save_lineage(run: RunDir, lineage: Sequence[LineageStage]) -> None:
+    """Write the lineage of a trial into its run."""
     _write_lineage(run.root / _LINEAGE, lineage)
 
 
-def lineage_of(run: RunDir) -> list[Ancestor]:
-    """Of a member's run; none before its first segment."""
+def read_lineage(run: RunDir) -> list[LineageStage]:
+    """The lineage of a trial's run; empty before its first segment ended.
+
+    Raises:
+        DamagedFile: the file is truncated or was changed.
+    """
     try:
         return _read_lineage(run.root / _LINEAGE)
     except FileNotFoundError:
         return []
 
 
-def _write_lineage(path: Path, lineage: Sequence[Ancestor]) -> None:
-    write_json(path, with_checksum({"ancestors": [ancestor.model_dump(mode="json") for ancestor in lineage]}))
+def _write_lineage(path: Path, lineage: Sequence[LineageStage]) -> None:
+    write_json(path, with_checksum({"stages": [stage.model_dump(mode="json") for stage in lineage]}))
 
 
-def _read_lineage(path: Path) -> list[Ancestor]:
-    """Raises: DamagedFile if it was cut short or changed."""
-    return [Ancestor(**ancestor) for ancestor in read_checked_json(path)["ancestors"]]
+def _read_lineage(path: Path) -> list[LineageStage]:
+    return [LineageStage(**stage) for stage in read_checked_json(path)["stages"]]

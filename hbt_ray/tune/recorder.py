@@ -1,6 +1,7 @@
-"""The recorder: what Ray Tune calls in the driver as trials go on, with nothing in it but the search's folder.
+"""The event recorder: a callback of Ray Tune in the driver that writes what happens to trials into the search's folder.
 
-Tune keeps it with its own state and brings it back when a search goes on, so it holds neither console nor cluster.
+Ray Tune pickles it with its own state and restores it when a search continues, so it must not hold a console or a
+connection to the cluster.
 """
 
 from __future__ import annotations
@@ -17,100 +18,105 @@ from hbt_ray import ray_compat
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.placement_group import give_back
-from hbt_ray.tune.state import EVENTS, SearchState, run_of
-from hbt_ray.tune.trial import COMPLETE, FIXED, POOL, PROCESS, STEPS, run_folder
+from hbt_ray.tune.state import EVENTS, SearchState, trial_run
+from hbt_ray.tune.trainable import ACTOR, COMPLETE, DEV_SET, STEPS, TRANSFORMED, trial_folder
 
-_PATIENCE_SECONDS = 30.0
-_OF_TUNE = {"timestamp", "done", "trial_id", "date", "pid", "hostname", "node_ip", "config", "checkpoint_dir_name",
-            "training_iteration", "iterations_since_restore", "experiment_tag", "should_checkpoint", STEPS,
-            COMPLETE, FIXED, PROCESS, POOL}  # fmt: skip
+_RELEASE_SECONDS = 30.0
+"""How long the end of a search waits for the processes of its trials to end."""
+_TUNE_FIELDS = {"timestamp", "done", "trial_id", "date", "pid", "hostname", "node_ip", "config", "checkpoint_dir_name",
+                "training_iteration", "iterations_since_restore", "experiment_tag", "should_checkpoint", STEPS,
+                COMPLETE, TRANSFORMED, ACTOR, DEV_SET}  # fmt: skip
+"""Fields of a result that are not measures."""
 
 
-class Recorder(Callback):  # type: ignore[misc]  # Ray has no types.
-    """Writes events of trials, and deletes the checkpoints of those that nobody will go on from.
+class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
+    """Writes events of trials, and deletes checkpoints that no trial will continue from.
 
     Args:
-        objectives: whose Pareto front keeps its checkpoints.
-        gpus: of one trial.
+        objectives: objectives of the Pareto front, whose trials keep their checkpoints.
+        gpus: GPUs of one trial.
     """
 
     def __init__(self, folder: Path, objectives: tuple[str, ...], gpus: float) -> None:
         self._folder, self._objectives, self._gpus = folder, objectives, gpus
-        self._leaving: dict[str, RunDir] = {}  # Process → what it trained; Tune ends it after it told of it here.
+        # Actor id → run of trials that ended: Ray Tune kills the actor after it has called this callback.
+        self._ending: dict[str, RunDir] = {}
 
-    def begin(self) -> None:
-        """A session of the search."""
+    def start_session(self) -> None:
+        """Record that a session of the search begins."""
         self._write({"event": "session"})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell("started", trial)
+        self._write_trial("started", trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        if result.get("step"):
-            row = {key: value for key, value in result.items() if key not in _OF_TUNE and not key.startswith("time_")}
-            pool = result.get(POOL, "")
-            self._tell("row", trial, row=row, pool=pool)
-            for fix, measures in result.get(FIXED, {}).items():
-                self._tell("row", trial, fix=fix, row={"step": row["step"], **measures}, pool=pool)
-                self._tell("finished", trial, fix=fix)
+        if not result.get("step"):
+            return
+        row = {key: value for key, value in result.items() if key not in _TUNE_FIELDS and not key.startswith("time_")}
+        dev_set = result.get(DEV_SET, "")
+        self._write_trial("row", trial, row=row, dev_set=dev_set)
+        for method, measures in result.get(TRANSFORMED, {}).items():
+            self._write_trial("row", trial, method, row={"step": row["step"], **measures}, dev_set=dev_set)
+            self._write_trial("finished", trial, method)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         complete = last.get(COMPLETE) or last.get("step", 0) >= last.get(STEPS, 1)
-        self._tell("finished" if complete else "stopped", trial)
-        self._leave(trial)
+        self._write_trial("finished" if complete else "stopped", trial)
+        self._release_later(trial)
         self.prune()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell("failed", trial, error=_cause(trial))
-        self._leave(trial)
+        self._write_trial("failed", trial, error=_last_error_line(trial))
+        self._release_later(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        for process in [process for process in self._leaving if not ray_compat.is_actor_alive(process)]:
-            give_back(self._leaving.pop(process))
+        for actor in [actor for actor in self._ending if not ray_compat.is_actor_alive(actor)]:
+            give_back(self._ending.pop(actor))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """What the budget ended is told nowhere else; then wait until nothing is held."""
-        running = {trial.trial_id for trial in SearchState.of(self._folder).trials if trial.status == "running"}
+        """Record trials that the budget ended, as Ray Tune calls nothing else for them; release all resources."""
+        running = {trial.trial_id for trial in SearchState.load(self._folder).trials if trial.status == "running"}
         for trial in trials:
             if trial.trial_id in running and trial.status == "TERMINATED":
                 self.on_trial_complete(0, trials, trial)
-        end = time.monotonic() + _PATIENCE_SECONDS
-        while self._leaving and time.monotonic() < end:
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while self._ending and time.monotonic() < deadline:
             self.on_step_end(0, [])
             time.sleep(0.1)
-        for run in self._leaving.values():
+        for run in self._ending.values():
             give_back(run)
 
     def prune(self) -> None:
-        """Checkpoints stay where a trial may go on, or is on the front."""
-        board = SearchState.of(self._folder)
-        kept = {trial.name for trial in board.front(self._objectives)}
-        for trial in board.trials:
+        """Delete checkpoints and models of ended trials that are not on the Pareto front."""
+        state = SearchState.load(self._folder)
+        kept = {trial.name for trial in state.front(self._objectives)}
+        for trial in state.trials:
             if trial.status in ("finished", "stopped") and trial.name not in kept:
-                run = run_of(self._folder, trial)
-                for part in (run.checkpoints, run.base, run.model):
+                run = trial_run(self._folder, trial)
+                for path in (run.checkpoints, run.base, run.model):
                     with suppress(OSError):
-                        remove_tree(part)
+                        remove_tree(path)
 
-    def _leave(self, trial: Any) -> None:
-        if process := (trial.last_result or {}).get(PROCESS):
-            self._leaving[process] = RunDir(run_folder(self._folder / "trials", trial.config, trial.trial_id))
+    def _release_later(self, trial: Any) -> None:
+        if actor := (trial.last_result or {}).get(ACTOR):
+            self._ending[actor] = RunDir(trial_folder(self._folder / "trials", trial.config, trial.trial_id))
 
-    def _tell(self, event: str, trial: Any, fix: str = "", **more: Any) -> None:
+    def _write_trial(self, event: str, trial: Any, posthoc: str = "", **fields: Any) -> None:
         values = dict(trial.config)
-        name = run_folder(self._folder / "trials", values, trial.trial_id).name
-        about = {"trial": trial.trial_id, "name": name, "values": values, "fix": fix}
+        name = trial_folder(self._folder / "trials", values, trial.trial_id).name
+        identity = {"trial": trial.trial_id, "name": name, "values": values, "posthoc": posthoc}
         steps = (trial.last_result or {}).get(STEPS, 0)
-        self._write({"event": event, **about, "steps": steps, "gpus": self._gpus, **more})
+        self._write({"event": event, **identity, "steps": steps, "gpus": self._gpus, **fields})
 
     def _write(self, event: dict[str, Any]) -> None:
-        plain = json.loads(json.dumps({**event, "time": time.time()}, default=float))  # NumPy's numbers become floats.
+        # Dumped and read once more, so that numbers of NumPy become floats.
+        plain = json.loads(json.dumps({**event, "time": time.time()}, default=float))
         append_json_lines(self._folder / EVENTS, [plain], checked=True)
 
 
-def _cause(trial: Any) -> str:
-    """The last line of what ended it."""
+def _last_error_line(trial: Any) -> str:
+    """The last line of a trial's error file."""
     if not trial.error_file or not Path(trial.error_file).exists():
         return "unknown; Ray Tune kept no error"
     text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")

@@ -1,8 +1,8 @@
-"""The search: trials under Ray Tune, in a folder from which the same command goes on after anything.
+"""A search: trials under Ray Tune, in a folder from which the same command continues after any failure.
 
-Ray Tune keeps which trials there are and where they stand; each trial is a run that continues by its name; the board
-says what was found. So a driver, a node or a trial may die at any time: finished trials are not repeated, others go on
-from their last checkpoints.
+Ray Tune keeps the list of trials and their status, each trial is a run that continues by its name, and `SearchState`
+holds what was measured. A driver, a node or a trial may die at any time: finished trials are not repeated, and others
+continue from their last checkpoints.
 """
 
 from __future__ import annotations
@@ -10,235 +10,225 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from ray.tune.search.sample import Domain
 
 from hbt_ray.config import without_secrets
 from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
-from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.validation.run_status import check
+from hbt_ray.train.validation.record import check_validation
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.limits import Limits
-from hbt_ray.tune.pbt import lineage_of, with_lineage
-from hbt_ray.tune.recorder import Recorder
+from hbt_ray.tune.pbt import lineage_config, read_lineage
+from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState, Trial
-from hbt_ray.tune.trial import TrialSetting
-from hbt_ray.tune.tuner import make_tuner
+from hbt_ray.tune.state import SearchState, Trial, trial_run
+from hbt_ray.tune.trainable import TrialFactory
+from hbt_ray.tune.tuner import SessionLimits, make_tuner
 
-_EVER = 1 << 60
-_QUIETLY = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune would draw tables of its own,
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # keep rows in three more forms,
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # and end on Ctrl-C as if all were done.
+_TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Otherwise Ray Tune prints tables of its own,
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # writes results in three more formats,
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # and on Ctrl-C ends as if all trials were done.
 }
-_LONG_SECONDS = 7 * 24 * 3600.0
+_START_SECONDS = 7 * 24 * 3600.0
+"""How long the workers of a trial wait for resources, which other trials may hold."""
 
 
 class Search:
-    """One search, which need not have begun.
+    """One search, which may already have begun.
 
     Args:
-        space: and under which name it was asked for, for `search.yaml`.
-        base: what the values of the space change. Its name and storage path are those of the search's folder.
+        name: what the user called the space, for `search.yaml`.
+        base: the configuration that the values of the space change. Its name and storage path give the search's folder.
 
     Raises:
-        ConfigError: the folder holds another search, no trial could be trained, or the budget is too small for one.
+        ConfigError: the folder holds something else, no trial could be trained, or the budget is too small for one.
     """
 
     def __init__(self, space: Space, name: str, base: TrainConfig, settings: TuneConfig) -> None:
         self.space, self.settings, self.folder = space, settings, base.run.root
-        self._asked = base.absolute().model_dump(mode="json")
-        self._base = self._for_trials(base)
-        self._setting = TrialSetting(space, self._base, self.folder / "trials", settings.segment, settings.posthoc)
-        self._about = {
+        self._user_base = base.absolute().model_dump(mode="json")
+        self._trial_base = _base_of_trials(base)
+        fields = self._trial_base.model_dump(mode="json")
+        self._factory = TrialFactory(space, fields, self.folder / "trials", settings.segment, settings.posthoc)
+        description = {
             "space": name,
-            "varies": {key: _told(domain) for key, domain in space.search.items()},
+            "varies": {
+                key: domain if isinstance(domain, list) else domain.domain_str for key, domain in space.search.items()
+            },
             "settings": settings.model_dump(mode="json", exclude={"budget", "concurrent", "retries"}),
-            "base": {key: value for key, value in self._base.items() if key not in ("workers", "trackers")},
+            "base": {key: value for key, value in fields.items() if key not in ("workers", "trackers")},
         }
+        self._description: dict[str, Any] = without_secrets(json.loads(json.dumps(description, default=str)))
         self._check()
         self._check_folder()
 
     @property
-    def board(self) -> SearchState:
-        return SearchState.of(self.folder)
+    def state(self) -> SearchState:
+        return SearchState.load(self.folder)
 
     @property
     def num_trials(self) -> int:
-        """That it has when nothing is stopped."""
+        """Number of trials if none is stopped."""
         lists = [values for values in self.space.search.values() if isinstance(values, list)]
-        combinations = 1 if self.settings.algorithm != "grid" else _product(map(len, lists))
-        return min(combinations * self.settings.samples * self.space.seeds, self.settings.budget.trials or _EVER)
+        combinations = math.prod(map(len, lists)) if self.settings.algorithm == "grid" else 1
+        num_trials = combinations * self.settings.samples * self.space.seeds
+        return min(num_trials, self.settings.budget.trials or num_trials)
 
     def config(self, trial: Trial, name: str) -> TrainConfig:
-        """What trains a trial's encoder again as a run beside the search, with what its own configuration was given
-        for the search left out."""
-        setting = TrialSetting(self.space, self._asked, self.folder / "trials", self.settings.segment)
-        values = {key: value for key, value in trial.values.items() if not (trial.fix and key == "posthoc")}
-        if self.settings.algorithm == "pbt":
-            run = RunDir(self.folder / "trials" / trial.name)
-            made = with_lineage(setting, lineage_of(run), trial.trial_id)
-        else:
-            made = setting.config(values, trial.trial_id)
-        return made.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": self.folder.parent})
+        """The user's configuration with the values of a trial: it trains the same encoder, as a run beside the search.
 
-    def room(self, have: Mapping[str, float]) -> int:
-        """Trials that resources of a cluster hold at a time.
+        Args:
+            name: the run is called SEARCH-name.
+        """
+        factory = TrialFactory(self.space, self._user_base, self.folder / "trials", self.settings.segment)
+        if self.settings.algorithm == "pbt":
+            lineage = read_lineage(trial_run(self.folder, trial))
+            config = lineage_config(lineage, lambda values: factory.config(values, trial.trial_id))
+        else:
+            values = {key: value for key, value in trial.values.items() if not (trial.posthoc and key == "posthoc")}
+            config = factory.config(values, trial.trial_id)
+        return config.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": self.folder.parent})
+
+    def max_concurrent(self, resources: Mapping[str, float]) -> int:
+        """How many trials fit on a cluster with these resources at the same time.
 
         Raises:
             ResourceError: not even one.
         """
-        base = TrainConfig.model_validate(self._base)
-        dev = base.validation
-        beside = {"CPU": dev.cpus, "GPU": float(dev.gpu)}
-        needs = {name: base.workers.least * each + beside.get(name, 0) for name, each in base.workers.each.items()}
-        room = min(int(have.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
-        if room < 1:
-            wanted = ", ".join(f"{need:g} {name}" for name, need in needs.items())
-            there = ", ".join(f"{have.get(name, 0):g} {name}" for name in needs)
+        workers, validation = self._trial_base.workers, self._trial_base.validation
+        extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)}
+        needs = {name: workers.least * amount + extra.get(name, 0) for name, amount in workers.each.items()}
+        count = min(int(resources.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
+        if count < 1:
+            needed = ", ".join(f"{need:g} {name}" for name, need in needs.items())
+            available = ", ".join(f"{resources.get(name, 0):g} {name}" for name in needs)
             raise ResourceError(
-                f"a trial needs {wanted}, and the cluster has {there}; lower workers.count or workers.cpus of the "
+                f"a trial needs {needed}, and the cluster has {available}; lower workers.count or workers.cpus of the "
                 "configuration, or add nodes"
             )
-        return room
+        return count
 
     def run(self, concurrent: int) -> SearchState:
-        """Search to the end, or go on with it. Needs a Ray session.
+        """Search to the end, or continue an earlier session. Needs a Ray session.
+
+        Args:
+            concurrent: trials at the same time.
 
         Raises:
-            ConfigError: the dev store cannot be used, or the folder is of another search.
-            StorageError: the disk is full or cannot be written; the same command goes on.
-            HbtError: every trial failed; with the cause of the last.
+            ConfigError: the dev store cannot be used, or the folder belongs to another search.
+            StorageError: the disk is full or cannot be written; the same command continues.
+            HbtError: every trial failed; names the error of the last one.
         """
         self.open()
-        for values in self._some():
-            check(self._setting.config(values, "0"))
-        recorder = Recorder(self.folder, self.settings.objectives, self._gpus)
-        recorder.begin()
-        Limits(concurrent=concurrent, budget=self.settings.budget).save(self.folder)
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # The board says what failed, and why.
-        for name, value in _QUIETLY.items():
+        for values in self._examples():
+            check_validation(self._factory.config(values, "0"))
+        recorder = EventRecorder(self.folder, self.settings.objectives, self._gpus)
+        recorder.start_session()
+        SessionLimits(concurrent=concurrent, budget=self.settings.budget).save(self.folder)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # The events say which trial failed, and why.
+        for name, value in _TUNE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        attempts = {trial.trial_id: trial.attempts for trial in self.board.trials}
+        attempts = {trial.trial_id: trial.attempts for trial in self.state.trials}
         with naming_storage_errors(self.folder, "the folder"):  # Ray Tune writes there as well.
-            tuner = make_tuner(self.space, self.settings, self._setting, recorder, self._most_steps)
+            tuner = make_tuner(self.space, self.settings, self._factory, recorder, max(self._example_steps()))
             try:
                 tuner.fit()
-            except Exception as error:  # Ray Tune cannot read errors of trials back that it could not write.
+            except Exception as error:  # On a full disk Ray Tune fails to read back the errors of its trials.
                 if full := self._storage_failure(attempts):
                     raise full from error
                 raise
             if full := self._storage_failure(attempts):
                 raise full
         recorder.prune()
-        board = self.board
-        if board.trials and all(trial.status == "failed" for trial in board.trials):
-            raise HbtError(f"every trial failed; the last one: {board.trials[-1].error}")
-        return board
+        state = self.state
+        if state.trials and all(trial.status == "failed" for trial in state.trials):
+            raise HbtError(f"every trial failed; the last one: {state.trials[-1].error}", code="TRIALS_FAILED")
+        return state
 
     def _storage_failure(self, attempts: Mapping[str, int]) -> StorageError | None:
-        """The error of a trial that failed in this session because the disk was full or could not be written.
+        """The error of a trial that failed in this session because the disk was full or not writable.
+
+        Such a trial ends the session with this error instead of counting as a result: the next session starts it again.
 
         Args:
-            attempts: those of each trial before the session.
+            attempts: attempts of each trial before this session.
         """
-        for trial in self.board.trials:
+        for trial in self.state.trials:
             if trial.status == "failed" and trial.attempts > attempts.get(trial.trial_id, 0):
-                place = self.folder / "trials" / trial.name
-                if full := storage_error(RuntimeError(trial.error), place, "the trial"):
+                run = trial_run(self.folder, trial)
+                if full := storage_error(RuntimeError(trial.error), run.root, "the trial"):
                     return full
         return None
 
     @property
     def _gpus(self) -> float:
-        base = TrainConfig.model_validate(self._base)
-        return float(base.workers.most * base.workers.gpu + base.validation.gpu)
+        workers = self._trial_base.workers
+        return float(workers.most * workers.gpu + self._trial_base.validation.gpu)
 
-    @property
-    def _most_steps(self) -> int:
-        return max(self._setting.config(values, "0").optimiser.steps for values in self._some())
-
-    def _some(self) -> list[dict[str, Any]]:
-        """Values to try a configuration with: every combination of the lists, with a draw from the domains."""
-        import numpy as np
-
-        state = np.random.RandomState(self.settings.seed)
+    def _examples(self) -> list[dict[str, Any]]:
+        """Values to check configurations with: all combinations of the lists, with one draw from each domain."""
+        random = np.random.RandomState(self.settings.seed)
         lists = {key: values for key, values in self.space.search.items() if isinstance(values, list)}
         drawn = {
-            key: domain.sample(random_state=state)
+            key: domain.sample(random_state=random)
             for key, domain in self.space.search.items()
             if isinstance(domain, Domain)
         }
         return [{**dict(zip(lists, choice, strict=True)), **drawn} for choice in itertools.product(*lists.values())]
 
-    @staticmethod
-    def _for_trials(base: TrainConfig) -> dict[str, Any]:
-        """Trials reserve their CPUs first, so the tasks of their streams ask for none; and they wait for each other."""
-        if not base.validation.store:
-            raise ConfigError(
-                "a search compares trials by what they are worth on a dev store; set validation.store to one"
-            )
-        stream = base.stream.model_copy(update={"cpus_per_task": 0.0})
-        workers = base.workers.model_copy(update={"start_seconds": max(base.workers.start_seconds, _LONG_SECONDS)})
-        return base.model_copy(update={"stream": stream, "workers": workers}).absolute().model_dump(mode="json")
+    def _example_steps(self) -> list[int]:
+        """Steps of the trials that `_examples` stands for."""
+        return [self._factory.config(values, "0").optimiser.steps for values in self._examples()]
 
     def _check(self) -> None:
-        """What can be wrong with trials shows before one starts."""
-        steps = [self._setting.config(values, "0").optimiser.steps for values in self._some()]
-        budget = self.settings.budget
+        """Find what is wrong with the trials before the first one starts."""
+        steps, budget, rungs = self._example_steps(), self.settings.budget, self.settings.rungs
         if budget.steps is not None and budget.steps < min(steps):
             raise ConfigError(
-                f"budget.steps={budget.steps:,} does not even train one trial of {min(steps):,}; allow more, or lower "
-                "optimiser.steps of the configuration"
+                f"budget.steps={budget.steps:,} is less than the {min(steps):,} steps of one trial; raise it, or lower "
+                "optimiser.steps of the configuration",
+                code="SMALL_BUDGET",
             )
         if self.settings.algorithm == "pbt":
             self._check_population()
-        elif self.settings.rungs and self.settings.rungs.first >= max(steps):
+        elif rungs and rungs.first >= max(steps):
             raise ConfigError(
-                f"rungs.first={self.settings.rungs.first} is not before the end of trials of {max(steps):,} steps, so "
-                "none would be stopped; lower it"
+                f"rungs.first={rungs.first} is not before the end of the trials at {max(steps):,} steps, so no trial "
+                "would be stopped; lower it",
+                code="LATE_RUNG",
             )
 
     def _check_population(self) -> None:
         if self.settings.samples * self.space.seeds < 2:
-            raise ConfigError("a population of one has nobody to learn from; set samples to 4 or more")
+            raise ConfigError(
+                "pbt needs a population of at least two trials; set samples to 4 or more", code="PBT_POPULATION"
+            )
         if not self.space.drawn:
-            raise ConfigError("pbt changes what is drawn from a domain, and the space has lists only; see tune_spaces")
-        base = TrainConfig.model_validate(self._base)
-        every = base.validation.every or base.checkpoints.every
+            raise ConfigError(
+                "pbt changes values that are drawn from a domain, and the space has only lists; give a domain such as "
+                "ray.tune.uniform(0, 1)",
+                code="PBT_DOMAINS",
+            )
+        every = self._trial_base.validation.every or self._trial_base.checkpoints.every
         if (self.settings.segment or 0) % every:
             raise ConfigError(
-                f"segment={self.settings.segment} is no multiple of the {every} steps between validations, and only "
-                "validated checkpoints can be compared"
+                f"segment={self.settings.segment} is not a multiple of the {every} steps between validations, and only "
+                "validated checkpoints can be compared; set a multiple",
+                code="PBT_SEGMENT",
             )
 
-    def _check_folder(self) -> None:
-        """Raises: ConfigError if the folder is of another search or of something else."""
-        path = self.folder / "search.yaml"
-        about = self._description()
-        if path.exists():
-            before = _read(path)
-            for key in about:
-                if before.get(key) != about[key]:
-                    raise ConfigError(
-                        f"{self.folder} holds a search with another {_difference(key, before.get(key), about[key])}; "
-                        "give this one another name, or restore that"
-                    )
-            return
-        if not is_unused(self.folder):
-            raise ConfigError(f"{self.folder} exists but is not a search; nothing was changed. Give another name")
-
     def open(self) -> None:
-        """Begin the folder, or see that it is this search's. Only the command that holds the search's lock may call it.
+        """Write `search.yaml`, or check that the folder belongs to this search. The caller must hold its lock.
 
         Raises:
             ConfigError: another search was begun there since this one was made.
@@ -247,16 +237,49 @@ class Search:
         self._check_folder()
         path = self.folder / "search.yaml"
         if not path.exists():
-            write_text(path, yaml.safe_dump(self._description(), sort_keys=False, allow_unicode=True))
+            write_text(path, yaml.safe_dump(self._description, sort_keys=False, allow_unicode=True))
 
-    def _description(self) -> dict[str, Any]:
-        """What `search.yaml` holds."""
-        description: dict[str, Any] = without_secrets(json.loads(json.dumps(self._about, default=str)))
-        return description
+    def _check_folder(self) -> None:
+        """Raises: ConfigError if the folder holds another search or something else."""
+        path = self.folder / "search.yaml"
+        if not path.exists():
+            if not is_unused(self.folder):
+                raise ConfigError(
+                    f"{self.folder} exists but is not a search; nothing was changed. Choose another name",
+                    code="NOT_A_SEARCH",
+                )
+            return
+        saved = _read_description(path)
+        for key, value in self._description.items():
+            if saved.get(key) != value:
+                raise ConfigError(
+                    f"{self.folder} holds a search with another {_difference(key, saved.get(key), value)}; choose "
+                    "another name, or restore that value",
+                    code="OTHER_SEARCH",
+                )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Raises: DamagedFile if it is not what `Search.open` wrote."""
+def _base_of_trials(base: TrainConfig) -> TrainConfig:
+    """The configuration that the trials' values change.
+
+    A trial reserves its CPUs first, so the tasks of its stream must not ask for more; and its workers wait for those
+    of other trials.
+    """
+    if not base.validation.store:
+        raise ConfigError(
+            "a search compares trials by their measures on a dev store; set validation.store", code="NO_DEV_STORE"
+        )
+    stream = base.stream.model_copy(update={"cpus_per_task": 0.0})
+    workers = base.workers.model_copy(update={"start_seconds": max(base.workers.start_seconds, _START_SECONDS)})
+    return base.model_copy(update={"stream": stream, "workers": workers}).absolute()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """Read `search.yaml`.
+
+    Raises:
+        DamagedFile: it is not YAML, or not a mapping.
+    """
     try:
         values = read_yaml(path)
     except (OSError, ValueError) as error:
@@ -266,21 +289,10 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
-    """Down to the first value that is another one."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                return _difference(f"{key}.{name}", before.get(name), now.get(name))
-    return f"{key} ({before!r}, and now {now!r})"
-
-
-def _told(domain: Any) -> Any:
-    return domain if isinstance(domain, list) else domain.domain_str
-
-
-def _product(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+def _difference(key: str, saved: Any, current: Any) -> str:
+    """The first nested key whose values differ, with both values."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for name in sorted(saved.keys() | current.keys()):
+            if saved.get(name) != current.get(name):
+                return _difference(f"{key}.{name}", saved.get(name), current.get(name))
+    return f"{key} ({saved!r}, and now {current!r})"

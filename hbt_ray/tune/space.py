@@ -1,7 +1,7 @@
-"""The space: which keys of a training configuration a search varies, and how values become a configuration.
+"""Search spaces: which keys of a training configuration a search varies, and how values become a configuration.
 
-A space is a module, of `tune_spaces/` or of one's own, with a docstring that says which question it answers and what
-that costs, and a `SPACE`. The library never imports one by itself.
+A space is a module, one of `tune_spaces/` or the user's own, with a `SPACE` and a docstring that says which question
+it answers and what that costs. The library imports none by itself.
 """
 
 from __future__ import annotations
@@ -21,134 +21,143 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.train.config import TrainConfig
 
 SEED = "seed"
-"""The key under which repetitions differ; it becomes the seed of the initial weights and of dropout."""
+"""The key under which repetitions differ. It becomes the seed of the initial weights and of dropout."""
 Values = dict[str, Any]
-"""Key → value of one trial, as the search chose them."""
+"""Key → value."""
 
 
-def as_they_are(values: Values, base: Values) -> Values:
+def _unchanged(values: Values, base: Values) -> Values:
     return values
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What is varied."""
+    """What a search varies."""
 
     search: Mapping[str, Any]
-    """Key such as `plan.alpha` → what it may be: a list, all of which is tried, or a domain of `ray.tune`
-    (`uniform`, `loguniform`, `choice`, …), which is drawn from."""
+    """Key such as `plan.alpha` → a list, of which a grid tries every value, or a domain of `ray.tune` (`uniform`,
+    `loguniform`, `choice`, …), from which values are drawn."""
     seeds: int = 1
-    """How often each choice is repeated, with other initial weights and dropout; the batches are the same."""
+    """How often each choice is trained, with other initial weights and dropout; the batches are the same."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of `TuneConfig`, as far as they are not its defaults; the command line may change them."""
-    configure: Callable[[Values, Values], Values] = as_they_are
-    """Chosen values, and the fields of the base `TrainConfig` → keys of `TrainConfig` and theirs: for choices that
-    stand for several keys, or have others follow from them. The seed is not among them."""
+    """Fields of `TuneConfig` that are not the defaults; the command line can change them."""
+    configure: Callable[[Values, Values], Values] = _unchanged
+    """Called with the chosen values (without the seed) and the fields of the base `TrainConfig`; returns keys of
+    `TrainConfig` with their values. For choices that stand for several keys or determine others."""
     across: str = ""
-    """The key over which the report draws objectives; by default the first."""
+    """The key on the horizontal axis of the report; by default the first."""
     batch_sizes: bool = False
-    """The trials train to a target at several batch sizes, so a critical batch size can be fitted."""
+    """Whether trials train to a target at several batch sizes, so that a critical batch size can be fitted."""
 
     def __post_init__(self) -> None:
         if not self.search:
-            raise ConfigError("a space has to vary something; give SPACE.search a key and its values")
+            raise ConfigError("SPACE.search is empty; give it a key and values to try", code="INVALID_SPACE")
         for key, domain in self.search.items():
             if not isinstance(domain, Domain) and not (isinstance(domain, list) and domain):
                 raise ConfigError(
                     f"SPACE.search[{key!r}] is {domain!r}; give a list of values, or a domain such as "
-                    "ray.tune.uniform(0, 1)"
+                    "ray.tune.uniform(0, 1)",
+                    code="INVALID_SPACE",
                 )
 
     @property
     def varied(self) -> str:
-        """What the report draws over."""
+        """The key on the horizontal axis of the report."""
         return self.across or next(iter(self.search))
 
     @property
     def drawn(self) -> list[str]:
-        """Keys with a domain; the others are lists."""
+        """Keys with a domain; the others have lists."""
         return [key for key, domain in self.search.items() if isinstance(domain, Domain)]
 
     def config(self, base: Mapping[str, Any], values: Mapping[str, Any], name: str, storage: Path) -> TrainConfig:
         """The configuration of a trial.
 
         Args:
-            base: the fields of a `TrainConfig`, which the values change.
+            base: fields of a `TrainConfig`, which the values change.
+            name: name of the trial's run.
+            storage: folder of the run.
 
         Raises:
-            ConfigError: the space gives a key that the configuration does not know, or a value out of range.
+            ConfigError: a key is unknown to the configuration, or a value is out of range.
         """
         chosen = dict(values)
         seed = chosen.pop(SEED, None)
         keys = dict(self.configure(chosen, dict(base)))
         if seed is not None:
             keys |= {"model.seed": seed, "optimiser.seed": seed}
-        fields = _copied(dict(base))
+        fields = _copy_dicts(dict(base))
         for key, value in keys.items():
-            _put(fields, key, value)
-        told = ", ".join(f"{key}={value}" for key, value in values.items())
-        return TrainConfig.make({**fields, "name": name, "storage_path": str(storage)}, f"the space, at {told}")
+            _set_key(fields, key, value)
+        text = ", ".join(f"{key}={value}" for key, value in values.items())
+        return TrainConfig.make({**fields, "name": name, "storage_path": str(storage)}, f"the space, at {text}")
 
 
-def _copied(value: Any) -> Any:
-    return {key: _copied(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+def _copy_dicts(value: Any) -> Any:
+    return {key: _copy_dicts(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def _put(fields: dict[str, Any], key: str, value: Any) -> None:
+def _set_key(fields: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node = fields
     for parent in parents:
         if not isinstance(node.get(parent), dict):
-            node[parent] = {}  # What was unset, or a value of another form, makes room for the keys below it.
+            node[parent] = {}  # A value that is unset or not a mapping is replaced by one.
         node = node[parent]
     node[last] = value
 
 
+def format_value(value: Any) -> str:
+    """A value of a trial, for tables and folder names."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def load_space(name: str) -> tuple[Space, str]:
-    """A module path such as `tune_spaces.mixing_ratio`, or a file → the space, and its docstring.
+    """Load a space and its docstring from a module path such as `tune_spaces.mixing_ratio`, or from a file.
 
     Raises:
-        ConfigError: there is no such module or file, or it has no `SPACE`.
+        ConfigError: there is no such module or file, or it has no space.
     """
-    module = _of_file(Path(name)) if name.endswith(".py") else _of_module(name)
+    module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
     space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):
-        raise ConfigError(f"{name}: has no SPACE = Space(…); see tune_spaces/mixing_ratio.py")
+        raise ConfigError(f"{name}: has no SPACE = Space(…); see tune_spaces/mixing_ratio.py", code="INVALID_SPACE")
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(module)  # Trials run where the file may not be.
+    cloudpickle.register_pickle_by_value(module)  # The file need not exist on the nodes of the trials.
     return space, (module.__doc__ or "").strip()
 
 
-def _of_module(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+def _import_module(name: str) -> ModuleType:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # The space is there, and something that it imports is not.
+            raise  # The space exists, and a module that it imports does not.
         raise ConfigError(
-            f"no space is called {name!r}; give a module such as tune_spaces.mixing_ratio ({', '.join(_known())}), or "
-            "a file of your own that ends in .py"
+            f"there is no space {name!r}; give a module such as tune_spaces.mixing_ratio "
+            f"({', '.join(_known_spaces())}), or the path of a Python file",
+            code="NO_SPACE",
         ) from None
 
 
-def _known() -> list[str]:
-    found = importlib.util.find_spec("tune_spaces")
-    folders = list(found.submodule_search_locations or ()) if found else []
+def _known_spaces() -> list[str]:
+    spec = importlib.util.find_spec("tune_spaces")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
     return sorted(path.stem for folder in folders for path in Path(folder).glob("[!_]*.py"))
 
 
-def _of_file(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; a space is a module path or a Python file")
-    name = f"hbt_space_{path.stem}"  # Not what another module may be called.
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ConfigError(f"{path}: is no Python file")
-    module = importlib.util.module_from_spec(found)
+        raise ConfigError(f"{path}: no such file; a space is a module path or a Python file", code="NO_SPACE")
+    name = f"hbt_space_{path.stem}"  # A prefix, so that it hides no other module.
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: is not a Python file; give a file that ends in .py", code="NO_SPACE")
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    found.loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module

@@ -1,115 +1,128 @@
-"""The board: what a search has found so far, read from its folder; whoever runs the search writes it there.
+"""The state of a search, read from the events in its folder, and its trials grouped by seed.
 
 SEARCH/search.yaml      what is searched, and how; the same command continues it
-SEARCH/events.jsonl     one line an event: a trial started, told a row, ended, failed
+SEARCH/events.jsonl     one event a line: a trial started, reported a row, finished, was stopped or failed
 SEARCH/trials/NAME/     the run of a trial
-SEARCH/tune/            what Ray Tune remembers
+SEARCH/tune/            the state of Ray Tune
 SEARCH/best/            configurations to train with, one for each objective
 SEARCH/trials.parquet, trials.json, report.html
+
+Ray Tune's own state is not enough for this: it is written every ten seconds at most, does not tell a finished trial
+from a stopped one, and knows neither the time of earlier sessions nor the dev set of a row.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_json_lines
-from hbt_ray.tune.config import LOWER_IS_BETTER
+from hbt_ray.tune.config import LOWER_IS_BETTER, sign
 from hbt_ray.tune.space import SEED
 
 EVENTS = "events.jsonl"
-OTHER_DEV_SET = "it was measured on another dev set than the newest trials, so its figures cannot be compared"
+OTHER_DEV_SET = "it was measured on another dev set than the newest trials, so its measures cannot be compared"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass
 class Trial:
-    """One configuration, and how far it came."""
+    """One configuration, and how far it was trained."""
 
     trial_id: str
     name: str
+    """Name of its run's folder."""
     values: dict[str, Any]
+    """Value of each searched key, and of the seed."""
     steps: int
-    """That it was to train."""
+    """Steps to train; 0 until its first row."""
     gpus: float = 0
-    """That it holds while it runs."""
+    """GPUs that it holds while it runs."""
     status: Status = "running"
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     """Step → measures."""
     seconds: float = 0
-    """That it ran, in all its attempts."""
+    """Time that it ran, in all attempts."""
     attempts: int = 0
     error: str = ""
-    """The last one."""
+    """The last error."""
     since: float = 0
-    """When its attempt began, or when its last row came, by the clock; 0 while it does not run."""
-    fix: str = ""
-    """Of the vectors of the trial of this name, which trained; this one only measures."""
-    pool: str = ""
+    """Time of its last start or row, in seconds since the epoch; 0 while it does not run."""
+    posthoc: str = ""
+    """Method of a post-hoc transform: this entry holds the measures of the run `name` with it, and trained nothing."""
+    dev_set: str = ""
     """Fingerprint of the dev set of its last row."""
 
     @property
     def step(self) -> int:
+        """The last step with a row."""
         return max(self.rows, default=0)
 
     @property
     def group(self) -> tuple[tuple[str, Any], ...]:
-        """Its values without the seed, which repetitions share."""
+        """Its values without the seed; equal for repetitions."""
         return tuple((key, _hashable(value)) for key, value in self.values.items() if key != SEED)
 
     def seconds_until(self, now: float) -> float:
-        """That it ran, up to a time of the clock."""
+        """Time that it ran, up to `now`."""
         return self.seconds + (now - self.since if self.since else 0.0)
 
-    def end(self, when: float) -> None:
-        """It does not run from then on."""
-        self.seconds, self.since = self.seconds_until(when), 0
+    def pause(self, now: float) -> None:
+        """It does not run from `now` on."""
+        self.seconds, self.since = self.seconds_until(now), 0
 
     def best(self, objective: str) -> float | None:
-        """Of its rows."""
+        """The best value over its rows."""
         values = [row[objective] for row in self.rows.values() if objective in row]
         return (min if objective in LOWER_IS_BETTER else max)(values) if values else None
 
     def last(self, objective: str) -> float | None:
-        """At its last step."""
+        """The value at its last step."""
         return self.rows[self.step].get(objective) if self.rows else None
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """What is there."""
+    """All trials of a search, and the time it took."""
 
     trials: list[Trial]
-    """In the order in which they began."""
+    """In the order in which they started."""
     seconds: float = 0
-    """Of the clock, in all sessions of the search, each until its last event."""
+    """Duration of all sessions, each until its last event."""
     last: float = 0
-    """When the last event was, by the clock."""
+    """Time of the last event, in seconds since the epoch."""
 
     @classmethod
-    def of(cls, folder: Path) -> SearchState:
-        """Of a search's folder; no trials where it has not begun."""
+    def load(cls, folder: Path) -> SearchState:
+        """Read the events of a search; no trials if it has not begun."""
         trials: dict[str, Trial] = {}
-        seconds = session = last = 0.0
-        pool = ""
+        first_session: dict[str, int] = {}
+        last_session: dict[str, int] = {}
+        seconds = session_start = last = 0.0
+        sessions, dev_set = 0, ""
         for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
-                seconds, session = seconds + last - session, event["time"]
+                seconds, session_start, sessions = seconds + last - session_start, event["time"], sessions + 1
                 for trial in trials.values():
-                    trial.end(last)  # What ran under a driver that died does not run any more.
+                    trial.pause(last)  # A trial that ran under a killed driver ended with it.
             else:
-                _fold(trials, event)
-                pool = event.get("pool") or pool
+                trial = _apply(trials, event)
+                first_session.setdefault(trial.trial_id, sessions)
+                last_session[trial.trial_id] = sessions
+                dev_set = event.get("dev_set") or dev_set
             last = event["time"]
         for trial in trials.values():
-            # The dev store was replaced between two sessions: what was measured on it before compares with nothing now.
-            if trial.pool not in ("", pool) and trial.status in ("finished", "stopped"):
+            # If the dev store was replaced between two sessions, earlier measures compare with nothing now.
+            if trial.dev_set not in ("", dev_set) and trial.status in ("finished", "stopped"):
                 trial.status, trial.error = "failed", OTHER_DEV_SET
-        return cls(list(trials.values()), seconds + last - session, last)
+        kept = _without_replaced(list(trials.values()), first_session, last_session)
+        return cls(kept, seconds + last - session_start, last)
 
     @property
     def finished(self) -> list[Trial]:
@@ -117,58 +130,123 @@ class SearchState:
 
     @property
     def steps(self) -> int:
-        """That were trained, as far as trials told."""
-        return sum(trial.step for trial in self.trials if not trial.fix)
+        """Steps that were trained, as far as trials reported."""
+        return sum(trial.step for trial in self.trials if not trial.posthoc)
 
     def gpu_hours(self, now: float) -> float:
-        """Up to a time of the clock."""
+        """GPU hours used up to `now`."""
         return sum(trial.gpus * trial.seconds_until(now) for trial in self.trials) / 3600
 
     def best(self, objective: str) -> Trial | None:
-        """Of the finished trials, by their last step."""
-        scored = [trial for trial in self.finished if trial.last(objective) is not None]
-        if not scored:
-            return None
-        sign = -1 if objective in LOWER_IS_BETTER else 1
-        return max(scored, key=lambda trial: sign * (trial.last(objective) or 0))
+        """The best finished trial, by its last step."""
+        measured = [trial for trial in self.finished if trial.last(objective) is not None]
+        return max(measured, key=lambda trial: sign(objective) * (trial.last(objective) or 0), default=None)
 
     def front(self, objectives: Iterable[str]) -> list[Trial]:
-        """The Pareto front of the finished trials: none is at least as good in all and better in one."""
+        """The Pareto front of the finished trials: no other is as good in all objectives and better in one."""
         objectives = tuple(objectives)
-        scored = [
-            (trial, tuple((-1 if name in LOWER_IS_BETTER else 1) * (trial.last(name) or 0) for name in objectives))
+        scores = [
+            (trial, tuple(sign(name) * (trial.last(name) or 0) for name in objectives))
             for trial in self.finished
             if all(trial.last(name) is not None for name in objectives)
         ]
-        return [trial for trial, own in scored if not any(_dominates(other, own) for _, other in scored)]
+        return [trial for trial, score in scores if not any(_dominates(other, score) for _, other in scores)]
+
+
+def trial_run(folder: Path, trial: Trial) -> RunDir:
+    """The run of a trial in a search's folder."""
+    return RunDir(folder / "trials" / trial.name)
+
+
+def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> Trial:
+    """Update or add the trial of an event."""
+    kind, now, posthoc = event["event"], event["time"], event.get("posthoc", "")
+    trial_id = f"{event['trial']}+{posthoc}" if posthoc else event["trial"]
+    values = event["values"] | ({"posthoc": posthoc} if posthoc else {})
+    if (trial := trials.get(trial_id)) is None:
+        trial = Trial(trial_id, event["name"], values, event["steps"], event["gpus"], posthoc=posthoc)
+        trials[trial_id] = trial
+    trial.steps = event["steps"] or trial.steps  # Unknown before the first row.
+    trial.values = values  # PBT changes them.
+    if kind == "started":
+        trial.status, trial.since, trial.attempts = "running", now, trial.attempts + 1
+    elif kind == "row":
+        trial.rows[event["row"]["step"]] = event["row"]
+        trial.dev_set = event.get("dev_set") or trial.dev_set
+        trial.seconds, trial.since = trial.seconds_until(now), now  # Members of a population pause after a row.
+    else:
+        trial.pause(now)
+        trial.status, trial.error = kind, event.get("error", trial.error)
+    return trial
+
+
+def _without_replaced(
+    trials: list[Trial], first_session: Mapping[str, int], last_session: Mapping[str, int]
+) -> list[Trial]:
+    """Leave out unfinished trials that a later session started again under another id.
+
+    Ray Tune restarts a search with new ids if its own state was lost, as on a full disk. The trial that failed there
+    is not a failure of the search then: the new one has the same values.
+    """
+    newest: dict[str, int] = {}
+    for trial in trials:
+        key = json.dumps(trial.values, sort_keys=True)
+        newest[key] = max(newest.get(key, 0), first_session[trial.trial_id])
+    return [
+        trial
+        for trial in trials
+        if trial.status in ("finished", "stopped")
+        or newest[json.dumps(trial.values, sort_keys=True)] <= last_session[trial.trial_id]
+    ]
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
-def run_of(folder: Path, trial: Trial) -> RunDir:
-    return RunDir(folder / "trials" / trial.name)
-
-
-def _fold(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:
-    kind, when, fix = event["event"], event["time"], event.get("fix", "")
-    trial_id = f"{event['trial']}+{fix}" if fix else event["trial"]
-    values = event["values"] | ({"posthoc": fix} if fix else {})
-    if (trial := trials.get(trial_id)) is None:
-        trial = trials[trial_id] = Trial(trial_id, event["name"], values, event["steps"], event["gpus"], fix=fix)
-    trial.steps = event["steps"] or trial.steps  # Not known before its first row.
-    trial.values = values  # A population changes them.
-    if kind == "started":
-        trial.status, trial.since, trial.attempts = "running", when, trial.attempts + 1
-    elif kind == "row":
-        trial.rows[event["row"]["step"]] = event["row"]
-        trial.pool = event.get("pool") or trial.pool
-        trial.seconds, trial.since = trial.seconds_until(when), when  # A population's members pause after a row.
-    else:
-        trial.end(when)
-        trial.status, trial.error = kind, event.get("error", trial.error)
-
-
 def _hashable(value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Finished trials with the same values except for the seed.
+
+    The interval of their mean is Student's over the seeds. It says how far the mean would move with other initial
+    weights and dropout; the batches are the same in all of them, so it does not cover other batches or other data.
+    """
+
+    values: dict[str, Any]
+    """Values without the seed."""
+    trials: tuple[Trial, ...]
+
+    def estimate(self, objective: str) -> SeedInterval | None:
+        """Mean and interval over the trials with a finite value; None if there is none."""
+        last = [trial.last(objective) for trial in self.trials]
+        values = [value for value in last if value is not None and math.isfinite(value)]
+        return SeedInterval.of(values) if values else None
+
+
+def seed_groups(state: SearchState, varied: str) -> list[SeedGroup]:
+    """Group the finished trials; sorted by the varied key if all its values are numbers, else by their start."""
+    trials_by_group: dict[Any, list[Trial]] = {}
+    for trial in state.finished:
+        trials_by_group.setdefault(trial.group, []).append(trial)
+    groups = [
+        SeedGroup({key: value for key, value in trials[0].values.items() if key != SEED}, tuple(trials))
+        for trials in trials_by_group.values()
+    ]
+    if all(is_number(group.values.get(varied)) for group in groups):
+        groups.sort(key=lambda group: float(group.values[varied]))
+    return groups
+
+
+def ranked_groups(groups: Sequence[SeedGroup], objective: str) -> list[tuple[SeedGroup, SeedInterval]]:
+    """The groups with a value of the objective, the best mean first."""
+    estimates = [(group, estimate) for group in groups if (estimate := group.estimate(objective))]
+    return sorted(estimates, key=lambda pair: -sign(objective) * pair[1].mean)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,18 +1,65 @@
-"""The process of a trial in Ray Tune, which is told what validation records.
+"""The trainable of Ray Tune: one trial trains one configuration as a run of its own below the search's folder.
 
-Stopped trials need no cooperation: Tune ends this process, and what Ray Train started ends with it.
+Training goes on in a thread, while the rows that validation records are reported to Ray Tune one by one. A trial that
+is started again continues its run. A trial that is stopped need not cooperate: Ray Tune kills its process, and what
+Ray Train started ends with it.
 """
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hbt_ray.tune.pbt import train_in_segments
-from hbt_ray.tune.trial import COMPLETE, FIXED, TrialSetting, measured_fixed, rows_of, told
+from hbt_ray.storage import temporary_folder
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
+from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.validation.record import ValidationRecord
+from hbt_ray.tune.pbt import LineageStage, hand_over, lineage_config, read_lineage, save_lineage, take_over
+from hbt_ray.tune.space import Space, format_value
+
+COMPLETE, STEPS, ACTOR, DEV_SET, TRANSFORMED = "complete", "steps", "actor", "dev_set", "transformed"
+"""Fields of a reported row besides the measures: whether the trial reached its end, the steps that it is to train, the
+Ray id of its process, the fingerprint of the dev set, and the measures with each post-hoc transform (last row only)."""
+BASES = "bases"
+"""Folder beside those of the trials; holds base encoders, which trials with equal ones share."""
+_POLL_SECONDS = 0.2
 
 
-def run_trial(values: dict[str, Any], *, setting: TrialSetting) -> None:
-    """What Ray Tune calls."""
+@dataclass(frozen=True, eq=False)
+class TrialFactory:
+    """Makes the configurations of a search's trials. It is sent to every trial."""
+
+    space: Space
+    base: Mapping[str, Any]
+    """Fields of the `TrainConfig` that the values of a trial change."""
+    folder: Path
+    """Folder of the trials' runs."""
+    segment: int | None = None
+    """Steps of a segment of population-based training; None for other algorithms."""
+    posthoc: tuple[str, ...] = ()
+    """Methods of the post-hoc transforms that each finished trial is measured with as well."""
+
+    def config(self, values: Mapping[str, Any], trial_id: str) -> TrainConfig:
+        """Raises: ConfigError, see `Space.config`."""
+        name = trial_folder(self.folder, values, trial_id).name
+        return self.space.config(self.base, values, name, self.folder)
+
+
+def trial_folder(folder: Path, values: Mapping[str, Any], trial_id: str) -> Path:
+    """The folder of a trial's run, such as `alpha=0.3,seed=1-…`. It keeps its name if PBT changes the values."""
+    if existing := next(folder.glob(f"*-{trial_id}"), None):
+        return existing
+    text = ",".join(f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in values.items())
+    return folder / (re.sub(r"[^\w.,=-]+", "_", text, flags=re.ASCII)[:80].lstrip(".") + f"-{trial_id}")
+
+
+def run_trial(values: dict[str, Any], *, factory: TrialFactory) -> None:
+    """The function that Ray Tune calls in the process of a trial."""
     from ray import tune
 
     from hbt_ray.ray_session import configure
@@ -20,13 +67,113 @@ def run_trial(values: dict[str, Any], *, setting: TrialSetting) -> None:
 
     configure(local=False)
     trial_id = tune.get_context().get_trial_id()
-    config = setting.config(values, trial_id)
-    give_back(config.run)  # Of an attempt that was killed.
-    if setting.segment is not None:
-        train_in_segments(values, setting, trial_id)
+    config = factory.config(values, trial_id)
+    give_back(config.run)  # An attempt that was killed may still hold its placement group.
+    if factory.segment is not None:
+        _train_in_segments(values, factory, factory.segment, trial_id)
         return
     row: dict[str, Any] = {"step": 0}
-    for row in rows_of(config):
-        tune.report(told(config, row))
-    fixed = measured_fixed(config, setting.fixes) if setting.fixes else {}
-    tune.report({**told(config, row), COMPLETE: True, FIXED: fixed})
+    for row in train_rows(config):
+        tune.report(_report_row(config, row))
+    transformed = measure_transforms(config, factory.posthoc) if factory.posthoc else {}
+    tune.report({**_report_row(config, row), COMPLETE: True, TRANSFORMED: transformed})
+
+
+def _train_in_segments(values: dict[str, Any], factory: TrialFactory, segment: int, trial_id: str) -> None:
+    """Train a member of a population; report with a checkpoint after every segment."""
+    from ray import tune
+
+    run = factory.config(values, trial_id).run
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            lineage = take_over(Path(folder), run, values)
+    else:
+        lineage = read_lineage(run) or [LineageStage(from_step=0, values=values)]
+    config = lineage_config(lineage, lambda values: factory.config(values, trial_id))
+    newest, steps = CheckpointDirectory(run.checkpoints).newest(), config.optimiser.steps
+    step = newest[1].step if newest else 0
+    while step < steps:
+        step = min(step + segment, steps)
+        *_, row = train_rows(config, step)  # A segment ends with a validation.
+        save_lineage(run, lineage)
+        with temporary_folder("member") as folder:
+            hand_over(run, lineage, step, folder)
+            report = {**_report_row(config, row), COMPLETE: step == steps}
+            tune.report(report, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+
+
+def _report_row(config: TrainConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the validation record as it is reported to Ray Tune."""
+    import ray
+
+    return {**row, STEPS: config.optimiser.steps, ACTOR: ray.get_runtime_context().get_actor_id()}
+
+
+def train_rows(config: TrainConfig, until: int | None = None) -> Iterator[dict[str, Any]]:
+    """Train, and yield the rows of the validation record as they come, including those from before a restart.
+
+    Args:
+        until: the step to stop after; by default the last one.
+
+    Raises:
+        HbtError: see `hbt_ray.train.driver.trainer.fit`.
+    """
+    record = ValidationRecord(config.run.validation)
+    with _training_thread(config, until) as done:
+        while not done.wait(_POLL_SECONDS):
+            yield from record.fresh().values()
+    yield from record.fresh().values()
+
+
+@contextmanager
+def _training_thread(config: TrainConfig, until: int | None) -> Iterator[threading.Event]:
+    """Train in a thread; set the event when training ended, and raise the error that ended it."""
+    from hbt_ray.train.driver.trainer import fit
+
+    done, errors = threading.Event(), list[BaseException]()
+
+    def train() -> None:
+        try:
+            fit(config, lambda _: None, until, bases=config.storage_path.parent / BASES)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=train, name=f"training {config.name}", daemon=True)
+    thread.start()
+    yield done
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def measure_transforms(config: TrainConfig, methods: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Measure the newest checkpoint with each post-hoc transform, fitted to the training store: method → measures.
+
+    Raises:
+        ConfigError: a method needs more texts than the store has.
+    """
+    import ray
+
+    from hbt_ray.train.validation.callback import task_options
+
+    def measure() -> dict[str, dict[str, float]]:
+        from hbt_ray.data.store.store import Store
+        from hbt_ray.retrieval.transforms.methods import make_method
+        from hbt_ray.train.validation.runner import Validator
+
+        newest = CheckpointDirectory(config.run.checkpoints).newest()
+        if newest is None:
+            return {}
+        store = Store(config.store, config.stream.cache)
+        return Validator(config).transformed_measures(
+            newest[0], store, [make_method(kind, "posthoc") for kind in methods]
+        )
+
+    try:
+        measures: dict[str, dict[str, float]] = ray.get(ray.remote(measure).options(**task_options(config)).remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return measures

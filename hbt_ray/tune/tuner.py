@@ -1,68 +1,167 @@
-"""How Ray Tune is told of a search: what it draws from, who decides what goes on, where it remembers."""
+"""Ray Tune's tuner for a search: search algorithm, scheduler, budget, and restoring an earlier session.
+
+Ray Tune restores its stopper and its search algorithm as they were when the search began. What the command may change
+between sessions, trials at a time and the budget, lies in the search's folder, and both read it there.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Stopper
+from ray.tune.search import BasicVariantGenerator
+
+from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError, DamagedFile
-from hbt_ray.tune.config import TuneConfig, mode
-from hbt_ray.tune.limits import Limits, Spent, Variants
-from hbt_ray.tune.recorder import Recorder
+from hbt_ray.storage import read_checked_json, with_checksum, write_json
+from hbt_ray.tune.config import LOWER_IS_BETTER, SearchBudget, TuneConfig
+from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.space import SEED, Space
-from hbt_ray.tune.trainable import run_trial
-from hbt_ray.tune.trial import TrialSetting
+from hbt_ray.tune.state import EVENTS, SearchState
+from hbt_ray.tune.trainable import TrialFactory, run_trial
 
-_FOLDER = "tune"
-_KEPT = 4
-"""Checkpoints of a population's member, for others to take over."""
+logger = logging.getLogger(__name__)
+
+TUNE_FOLDER = "tune"
+"""Folder of Ray Tune's own state, in that of the search."""
+_KEPT_CHECKPOINTS = 4
+"""Checkpoints of each member of a population that others can take over."""
 
 
-def make_tuner(space: Space, settings: TuneConfig, setting: TrialSetting, recorder: Recorder, steps: int) -> Any:
-    """Ray Tune's, which goes on where one was in the search's folder.
+class SessionLimits(Config):
+    """Limits of the running session of a search, in SEARCH/limits.json."""
+
+    concurrent: int
+    """Trials that run at the same time."""
+    budget: SearchBudget = SearchBudget()
+
+    @classmethod
+    def read(cls, folder: Path) -> SessionLimits:
+        """Raises: DamagedFile, as a changed digit would let a search exceed its budget."""
+        return cls.model_validate(read_checked_json(folder / "limits.json"))
+
+    def save(self, folder: Path) -> None:
+        """Write them into a search's folder."""
+        write_json(folder / "limits.json", with_checksum(self.model_dump(mode="json")))
+
+
+class LimitedVariantGenerator(BasicVariantGenerator):  # type: ignore[misc]  # Ray has no types.
+    """Trials of a grid or of random draws, as far as the session's limits allow.
 
     Args:
-        steps: of the longest trial.
+        together: start all trials at once, as far as the cluster has room.
+    """
+
+    def __init__(self, folder: Path, *, together: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._folder, self._together, self._num_started = folder, together, 0
+
+    def next_trial(self) -> Any:
+        """The next trial to start, or None if there is none now."""
+        self.max_concurrent = 0 if self._together else SessionLimits.read(self._folder).concurrent
+        trial = super().next_trial()
+        self._num_started += trial is not None
+        return trial
+
+    def is_finished(self) -> bool:
+        max_trials = SessionLimits.read(self._folder).budget.trials
+        return super().is_finished() or (max_trials is not None and self._num_started >= max_trials)
+
+
+class BudgetStopper(Stopper):  # type: ignore[misc]
+    """Ends the search when its budget is exhausted. `LimitedVariantGenerator` limits the number of trials."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._size, self._state = folder, -1, SearchState([])
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        # Ray Tune asks at every turn of its loop, so the events are only read again if the file has grown.
+        size = (self._folder / EVENTS).stat().st_size
+        if size != self._size:
+            self._size, self._state = size, SearchState.load(self._folder)
+        return bool(exhausted_budget(self._state, SessionLimits.read(self._folder).budget, time.time()))
+
+
+def exhausted_budget(state: SearchState, budget: SearchBudget, now: float) -> str:
+    """A sentence that says which part of the budget is used up; empty if none is."""
+    hours = (state.seconds + max(0.0, now - state.last)) / 3600 if state.last else 0.0
+    for used, allowed, unit in (
+        (state.steps, budget.steps, "steps"),
+        (hours, budget.hours, "hours"),
+        (state.gpu_hours(now), budget.gpu_hours, "GPU hours"),
+    ):
+        if allowed is not None and used >= allowed:
+            return f"{used:,.4g} of {allowed:,.4g} {unit} are used"
+    return ""
+
+
+def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, recorder: EventRecorder, steps: int) -> Any:
+    """A `ray.tune.Tuner`, which continues the earlier session in the search's folder if there is one.
+
+    Args:
+        steps: steps of the longest trial.
+
+    Raises:
+        ConfigError: Optuna is not installed.
+        DamagedFile: Ray Tune cannot read its state.
     """
     from ray import tune
 
-    # Its training reserves what it needs by itself; Tune wants some resource, and this one there is enough of.
-    trainable = tune.with_resources(partial(run_trial, setting=setting), {"memory": 1 << 20})
-    folder = setting.folder.parent
-    path = str(folder / _FOLDER)
+    # The training of a trial reserves its own resources. Ray Tune wants some resource, and this one is never scarce.
+    trainable = tune.with_resources(partial(run_trial, factory=factory), {"memory": 1 << 20})
+    folder = factory.folder.parent
+    path = str(folder / TUNE_FOLDER)
     if tune.Tuner.can_restore(path):
+        _remove_torn_states(folder / TUNE_FOLDER)
         try:
             return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, resume_errored=True)
-        except Exception as error:  # Whatever unpickling a damaged file raises.
+        except Exception as error:  # Unpickling a damaged file can raise anything.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise DamagedFile(str(folder), f"Ray Tune cannot read its state in {_FOLDER}: {reason}") from error
-    by_optuna, most = settings.algorithm == "optuna", settings.budget.trials or settings.samples
+            raise DamagedFile(str(folder), f"Ray Tune cannot read its state in {TUNE_FOLDER}: {reason}") from error
+    use_optuna, max_trials = settings.algorithm == "optuna", settings.budget.trials or settings.samples
     return tune.Tuner(
         trainable,
-        param_space=_params(space, settings),
+        param_space=_param_space(space, settings),
         tune_config=tune.TuneConfig(
-            num_samples=min(settings.samples, most) if by_optuna else settings.samples,
-            max_concurrent_trials=Limits.of(folder).concurrent if by_optuna else None,
-            search_alg=_optuna(settings) if by_optuna else _variants(settings, folder),
+            num_samples=min(settings.samples, max_trials) if use_optuna else settings.samples,
+            max_concurrent_trials=SessionLimits.read(folder).concurrent if use_optuna else None,
+            search_alg=_optuna_search(settings) if use_optuna else _variant_generator(settings, folder),
             scheduler=_scheduler(space, settings, steps),
             reuse_actors=False,
-            **({} if by_optuna else _deciding(settings)),  # Optuna has several.
+            **({} if use_optuna else _metric(settings)),  # Optuna is given all objectives.
         ),
         run_config=tune.RunConfig(
-            name=_FOLDER,
+            name=TUNE_FOLDER,
             storage_path=str(folder),
             callbacks=[recorder],
-            stop=Spent(folder),
+            stop=BudgetStopper(folder),
             failure_config=tune.FailureConfig(max_failures=settings.retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
             verbose=0,
         ),
     )
 
 
-def _params(space: Space, settings: TuneConfig) -> dict[str, Any]:
-    """A grid tries all of a list, with all seeds; what draws, draws from lists as well."""
+def _remove_torn_states(folder: Path) -> None:
+    """Delete states of Ray Tune that a full disk cut short: it only tries the newest, and else starts from scratch."""
+    for path in folder.glob("experiment_state-*.json"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            logger.warning("%s: cut short, so the state before it is used", path)
+            path.unlink()
+
+
+def _param_space(space: Space, settings: TuneConfig) -> dict[str, Any]:
+    """Ray Tune's search space. A grid tries all values of a list; other algorithms draw from it."""
     from ray import tune
 
     draws = settings.algorithm in ("random", "optuna")
@@ -74,24 +173,24 @@ def _params(space: Space, settings: TuneConfig) -> dict[str, Any]:
     return params
 
 
-def _variants(settings: TuneConfig, folder: Path) -> Any:
-    # A population trains side by side: who finds no room waits until another's segment ends.
-    return Variants(folder, together=settings.algorithm == "pbt", random_state=settings.seed)
+def _variant_generator(settings: TuneConfig, folder: Path) -> Any:
+    # All members of a population start together: one without room waits until the segment of another ends.
+    return LimitedVariantGenerator(folder, together=settings.algorithm == "pbt", random_state=settings.seed)
 
 
-def _optuna(settings: TuneConfig) -> Any:
+def _optuna_search(settings: TuneConfig) -> Any:
     try:
         import optuna
         from ray.tune.search.optuna import OptunaSearch
     except ImportError:
         raise ConfigError(
-            "algorithm=optuna needs the package optuna; `pip install 'hbt-ray[optuna]'` brings it"
+            "algorithm=optuna needs the package optuna; install it with `pip install 'hbt-ray[optuna]'`",
+            code="MISSING_PACKAGE",
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objectives = list(settings.objectives)
-    return OptunaSearch(
-        metric=objectives, mode=[mode(name) for name in objectives], sampler=optuna.samplers.TPESampler(settings.seed)
-    )
+    sampler = optuna.samplers.TPESampler(settings.seed)
+    return OptunaSearch(metric=objectives, mode=[_mode(name) for name in objectives], sampler=sampler)
 
 
 def _scheduler(space: Space, settings: TuneConfig, steps: int) -> Any:
@@ -111,10 +210,14 @@ def _scheduler(space: Space, settings: TuneConfig, steps: int) -> Any:
             grace_period=settings.rungs.first,
             reduction_factor=settings.rungs.reduction,
             max_t=steps,
-            **(_deciding(settings) if settings.algorithm == "optuna" else {}),
+            **(_metric(settings) if settings.algorithm == "optuna" else {}),
         )
     return FIFOScheduler()
 
 
-def _deciding(settings: TuneConfig) -> dict[str, str]:
-    return {"metric": settings.objectives[0], "mode": mode(settings.objectives[0])}
+def _metric(settings: TuneConfig) -> dict[str, str]:
+    return {"metric": settings.objectives[0], "mode": _mode(settings.objectives[0])}
+
+
+def _mode(objective: str) -> str:
+    return "min" if objective in LOWER_IS_BETTER else "max"

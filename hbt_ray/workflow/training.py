@@ -16,9 +16,8 @@ from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
 from hbt_ray.train.export import export
-from hbt_ray.train.validation.measures import AP, CROSS_AP, MONO_AP, POOL_LOSS
-from hbt_ray.train.validation.record import ValidationRecord
-from hbt_ray.train.validation.run_status import RunStatus, run_status
+from hbt_ray.train.validation.dev_set import AP, CROSS_AP, MONO_AP, POOL_LOSS
+from hbt_ray.train.validation.record import RunStatus, ValidationRecord, run_status
 
 DEV_COLUMNS = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
 

@@ -20,17 +20,18 @@ from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.export import export
-from hbt_ray.tune.limits import spent
-from hbt_ray.tune.results import results_table, short, write_results
+from hbt_ray.tune.results import results_table, write_results
 from hbt_ray.tune.search import Search
-from hbt_ray.tune.state import SearchState, Trial, run_of
+from hbt_ray.tune.space import format_value
+from hbt_ray.tune.state import SearchState, Trial, trial_run
+from hbt_ray.tune.tuner import exhausted_budget
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
     """What a search leaves."""
 
-    board: SearchState
+    state: SearchState
     front: list[Trial]
     report: Path
     configs: list[Path]
@@ -62,31 +63,31 @@ def exclusive_search(search: Search) -> AbstractContextManager[None]:
 def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     check_shared(search.folder)
     settings = search.settings
-    room = search.room(ray.cluster_resources())
+    room = search.max_concurrent(ray.cluster_resources())
     concurrent = min(settings.concurrent or room, room)
     if settings.concurrent and settings.concurrent > room:
         screen.say(f"{settings.concurrent} trials at a time were asked for and {room} have room; the others queue")
-    begun = len(search.board.trials)
+    begun = len(search.state.trials)
     goes_on = f", going on with {begun} that began before" if begun else ""
     screen.say(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{goes_on}")
     with _told(search, screen):
-        board = search.run(concurrent)
-    if why := spent(board, settings.budget, board.last):
+        state = search.run(concurrent)
+    if why := exhausted_budget(state, settings.budget, state.last):
         screen.say(f"the budget ended the search: {why}")
     return conclude(search, question, screen)
 
 
 def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     """Tables, page and configurations of what was found so far."""
-    board, objectives = search.board, search.settings.objectives
-    front = board.front(objectives)
+    state, objectives = search.state, search.settings.objectives
+    front = state.front(objectives)
     for trial in front:
-        _export(run_of(search.folder, trial))
-    configs = write_results(search.folder, board, objectives, search.config)
-    page = write_report(search.folder, board, search.space, search.settings, question)
-    screen.table(results_table(board, objectives))
+        _export(trial_run(search.folder, trial))
+    configs = write_results(search.folder, state, objectives, search.config)
+    page = write_report(search.folder, state, search.space, search.settings, question)
+    screen.table(results_table(state, objectives))
     screen.say(f"open {page}; the best configurations are in {search.folder / 'best'}")
-    return SearchOutcome(board, front, page, configs)
+    return SearchOutcome(state, front, page, configs)
 
 
 def _export(run: RunDir) -> None:
@@ -125,34 +126,34 @@ def _say_lines(search: Search, screen: Screen, over: threading.Event) -> None:
 
 def _state(search: Search) -> str:
     """How many trials are where, what is best, what is left of the budget."""
-    board = search.board
-    counts = [f"{sum(trial.status == status for trial in board.trials if not trial.fix)} {status}"
+    state = search.state
+    counts = [f"{sum(trial.status == status for trial in state.trials if not trial.posthoc)} {status}"
               for status in ("running", "finished", "stopped", "failed")]  # fmt: skip
     best = [
         f"best {name} {trial.last(name):.3f} ({_values(trial)})"
         for name in search.settings.objectives[:1]
-        if (trial := board.best(name))
+        if (trial := state.best(name))
     ]
-    return "; ".join([", ".join(counts) + f" of {search.num_trials}", *best, *_left(search, board)])
+    return "; ".join([", ".join(counts) + f" of {search.num_trials}", *best, *_left(search, state)])
 
 
-def _left(search: Search, board: SearchState) -> list[str]:
+def _left(search: Search, state: SearchState) -> list[str]:
     budget, now = search.settings.budget, time.time()
     left = [
-        (budget.steps, board.steps, "steps"),
-        (budget.hours, (board.seconds + now - board.last) / 3600 if board.last else 0, "hours"),
-        (budget.gpu_hours, board.gpu_hours(now), "GPU hours"),
+        (budget.steps, state.steps, "steps"),
+        (budget.hours, (state.seconds + now - state.last) / 3600 if state.last else 0, "hours"),
+        (budget.gpu_hours, state.gpu_hours(now), "GPU hours"),
     ]
     return [f"{max(0, allowed - used):,.3g} {what} left" for allowed, used, what in left if allowed is not None]
 
 
 def _state_table(search: Search) -> Table:
-    board, objectives = search.board, search.settings.objectives
+    state, objectives = search.state, search.settings.objectives
     table = Table(title=_state(search), title_justify="left", box=None, pad_edge=False)
     for column in ("trial", "state", "step", *objectives):
         table.add_column(column, justify="left" if column in ("trial", "state") else "right")
-    shown = [trial for trial in board.trials if trial.status == "running"]
-    shown += [best for name in objectives if (best := board.best(name)) and best not in shown]
+    shown = [trial for trial in state.trials if trial.status == "running"]
+    shown += [best for name in objectives if (best := state.best(name)) and best not in shown]
     for trial in shown:
         values = (trial.last(name) for name in objectives)
         figures = ("–" if value is None else f"{value:.3f}" for value in values)
@@ -161,4 +162,4 @@ def _state_table(search: Search) -> Table:
 
 
 def _values(trial: Trial) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in trial.values.items())
+    return ", ".join(f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in trial.values.items())

@@ -7,13 +7,19 @@ import pytest
 
 from hbt_ray.report.chart import Chart
 from hbt_ray.report.search.critical_batch import LogScale, critical_chart, round_ticks
-from hbt_ray.tune.critical_batch import Critical, Point
+from hbt_ray.tune.critical_batch import BatchSizePoint, CriticalBatchFit
 
-POINTS = tuple(Point(size, {"rate": 1.0}, (100 + 64000 / size, 110 + 64000 / size)) for size in (32, 64, 128, 256, 512))
+POINTS = tuple(
+    BatchSizePoint(size, {"rate": 1.0}, (100 + 64000 / size, 110 + 64000 / size)) for size in (32, 64, 128, 256, 512)
+)
 
 
-def critical(estimate: float = 128, interval: tuple[float, float] = (64, 256), objective: str = "AP") -> Critical:
-    return Critical(objective, 0.5, POINTS, 100, 64000, estimate, interval, left_out={1024.0: "does not reach it"})
+def critical(
+    estimate: float = 128, interval: tuple[float, float] = (64, 256), objective: str = "AP"
+) -> CriticalBatchFit:
+    return CriticalBatchFit(
+        objective, 0.5, POINTS, 100, 64000, estimate, interval, left_out={1024.0: "does not reach it"}
+    )
 
 
 def paths(chart: Chart, style: str) -> list[str]:

@@ -17,8 +17,7 @@ from hbt_ray.report.search.table import trial_table
 from hbt_ray.report.search.text import answer, caveats, summary
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.seed_groups import seed_groups
-from hbt_ray.tune.state import SearchState, Status, Trial
+from hbt_ray.tune.state import SearchState, Status, Trial, seed_groups
 from tests.worlds import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)
@@ -98,7 +97,7 @@ def test_the_page_has_question_answer_and_every_trial(tmp_path: Path) -> None:
 
 
 def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_path: Path) -> None:
-    best = trial(0.5, 0, 0.7, fix="lir")
+    best = trial(0.5, 0, 0.7, posthoc="lir")
     best.values["posthoc"] = "lir"
     (tmp_path / "best").mkdir()
     config = small_run(tmp_path).model_copy(update={"name": "sweep-best-AP", "store": "/data/my store"})
@@ -208,7 +207,7 @@ def test_other_values_make_series_while_there_are_colours() -> None:
 
 def test_what_was_not_fixed_after_training_has_a_name_in_the_legend() -> None:
     trials = [trial(alpha, seed, 0.5) for alpha in (0.0, 0.5) for seed in (0, 1)]
-    fixed = [trial(alpha, seed, 0.6, fix="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
+    fixed = [trial(alpha, seed, 0.6, posthoc="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
     for each in fixed:
         each.values["posthoc"] = "lir"
     chart = objective_chart(seed_groups(board(*trials, *fixed), "plan.alpha"), "AP", "plan.alpha")

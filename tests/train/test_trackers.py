@@ -23,14 +23,12 @@ from hbt_ray.storage import append_json_lines
 from hbt_ray.train.step.loop import StepOutcome
 from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
 from hbt_ray.train.trackers import logger as log
-from hbt_ray.train.trackers.resume_state import TrackerPositions
-from hbt_ray.train.trackers.tensorboard import TensorBoard
-from hbt_ray.train.trackers.tracker import TrackerRow, flat
+from hbt_ray.train.trackers.backends import ResumeFile, TensorBoard, TrackerRow, flatten
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
 """That a driver logs before it dies; its last checkpoint is that of step 5."""
-VALIDATED = {5: {"step": 5, "AP": 0.3, "pool": "abc"}}
+VALIDATED = {5: {"step": 5, "AP": 0.3, "dev_set": "abc"}}
 
 
 def outcome(step: int) -> StepOutcome:
@@ -69,7 +67,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def test_settings_are_named_as_on_the_command_line() -> None:
-    assert flat(SETTINGS) == {"name": "x", "plan.alpha": 0.5, "plan.languages": ["de", "en"]}
+    assert flatten(SETTINGS) == {"name": "x", "plan.alpha": 0.5, "plan.languages": ["de", "en"]}
 
 
 def test_tensorboard_has_every_step_once(continued: RunDir) -> None:
@@ -171,7 +169,7 @@ def test_a_server_that_is_not_there_is_a_warning(
     with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), config, SETTINGS, 0) as made:
         made.outcome(outcome(0))
     assert caplog.text.count("mlflow no longer takes the run's numbers") == 1
-    assert TrackerPositions(tmp_path / "trackers.json").of("tensorboard").step == 0
+    assert ResumeFile(tmp_path / "trackers.json").of("tensorboard").step == 0
 
 
 def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

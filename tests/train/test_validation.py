@@ -21,19 +21,17 @@ from hbt_ray.retrieval.tasks import Task
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
-from hbt_ray.train.export import Exported, export
+from hbt_ray.train.export import ExportRecord, export
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.validation.config import ValidationConfig
-from hbt_ray.train.validation.dev_set import DevSet, draw, fingerprint, make_dev_set
+from hbt_ray.train.validation.dev_set import DevSet, dev_measures, draw_items, fingerprint, make_dev_set
 from hbt_ray.train.validation.early_stopping import (
     EarlyStoppingState,
     StoppingRule,
     ValidationSchedule,
     early_stopping_state,
 )
-from hbt_ray.train.validation.measures import measures
-from hbt_ray.train.validation.record import ValidationRecord
-from hbt_ray.train.validation.run_status import best_step, needed, run_status
+from hbt_ray.train.validation.record import ValidationRecord, best_step, checkpoints_to_keep, run_status
 from hbt_ray.train.validation.runner import validate
 from hbt_ray.workflow.training import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
@@ -172,7 +170,7 @@ def test_the_dev_figures_do_not_depend_on_the_form_of_the_source(tmp_path: Path)
         prepare(StoreConfig.make({"path": str(tmp_path / form), "sources": [source]}, "test"))
         pool = make_dev_set(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
         assert (len(pool.questions), len(pool.passages)) == (96, 12)
-        found[form] = measures(by_name(pool.questions, 2.0), by_name(pool.passages, 0.0), pool, 0.05)
+        found[form] = dev_measures(by_name(pool.questions, 2.0), by_name(pool.passages, 0.0), pool, 0.05)
     first = found.pop("no ids")
     assert 0.5 < first["AP"] < 0.95
     for form, others in found.items():
@@ -200,11 +198,11 @@ def test_all_right_passages_of_a_question_are_right_in_the_pool(tmp_path: Path) 
 
 def test_a_sample_is_the_head_of_a_larger_one(uneven: Store) -> None:
     info = uneven.manifest.datasets[0]
-    large, codes = draw(info, ("de", "en"), 30, 7)
-    small, few = draw(info, ("de", "en"), 11, 7)
+    large, codes = draw_items(info, ("de", "en"), 30, 7)
+    small, few = draw_items(info, ("de", "en"), 11, 7)
     assert large[:11].tolist() == small.tolist()
     assert codes[:11].tolist() == few.tolist()
-    assert len(set(draw(info, ("de", "en"), 1_000, 7)[0].tolist())) == 40
+    assert len(set(draw_items(info, ("de", "en"), 1_000, 7)[0].tolist())) == 40
 
 
 def test_only_what_changes_the_measures_changes_the_fingerprint(uneven: Store) -> None:
@@ -244,7 +242,7 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
     )  # fmt: skip
     with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:
         card = score_rankings(task, questions, index)[1]
-    found = measures(questions, passages, pool, 0.05)
+    found = dev_measures(questions, passages, pool, 0.05)
     expected = [card.settings[setting]["AP"] for setting in (MULTILINGUAL, MONOLINGUAL, CROSS_LINGUAL)]
     assert [found[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
     assert found["RankDistance"] == pytest.approx(card.settings[MULTILINGUAL]["RankDistance"], rel=1e-12)
@@ -257,7 +255,7 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
     keys = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
     zeros = np.zeros(9, np.int16)
     pool = DevSet(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
-    found = measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
+    found = dev_measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
     rows = [torch.tensor(side, dtype=torch.float32) for side in (questions, versions[keys])]
     # The batch has passage 7 twice, the pool once, so that the other questions would see it twice.
     losses = [
@@ -278,7 +276,7 @@ def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
     zeros = np.zeros(1, np.int16)
     pool = DevSet(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
                 np.array([0, 0, 1]))  # fmt: skip
-    found = measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
+    found = dev_measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
     assert found["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)
     assert found["AP"] == found["mono_AP"] == found["cross_AP"] == 1
 
@@ -339,7 +337,7 @@ def comparable(config: TrainConfig) -> list[dict[str, object]]:
 def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopped: TrainConfig) -> None:
     rows = comparable(stopped)
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
-    assert all({"pool", "pool_loss", "AP", "mono_AP", "cross_AP", "RankDistance"} < row.keys() for row in rows)
+    assert all({"dev_set", "pool_loss", "AP", "mono_AP", "cross_AP", "RankDistance"} < row.keys() for row in rows)
     assert [row["step"] for row in stopped.run.curve()] == list(range(40))
     end = run_status(stopped, 40)
     assert (end.complete, end.missing) == (True, ())
@@ -359,7 +357,7 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
     best = max(sorted(values), key=lambda step: values[step])
     assert best_step(stopped) == best
     assert export(stopped.run) == best
-    made = Exported.of(stopped.run)
+    made = ExportRecord.of(stopped.run)
     assert made is not None
     assert (made.steps, made.best, made.measure, made.value) == (best, True, "AP", values[best])
     exported = load_file(stopped.run.model / "model.safetensors")
@@ -374,14 +372,14 @@ def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path)
     shelf = CheckpointDirectory(config.run.checkpoints)
     for step in (5, 10, 15, 20, 25, 30):
         shelf.path(step).mkdir(parents=True)
-    assert needed(config) == {10, 20, 30}
+    assert checkpoints_to_keep(config) == {10, 20, 30}
     record = ValidationRecord(config.run.validation)
     record.append({"step": 10, "AP": 0.5})
     record.append({"step": 20, "AP": 0.4})
-    assert needed(config) == {10, 30}
+    assert checkpoints_to_keep(config) == {10, 30}
     shelf.path(10).rmdir()
-    assert needed(config) == {20, 30}
-    assert needed(small_run(tmp_path, "validation.store=null")) == set()
+    assert checkpoints_to_keep(config) == {20, 30}
+    assert checkpoints_to_keep(small_run(tmp_path, "validation.store=null")) == set()
 
 
 def test_the_command_says_why_it_stopped_and_what_it_exported(

@@ -34,7 +34,7 @@ def drive(world: Path, *, doomed: bool) -> None:
     search = prepared(world, "driver_killed", concurrent=1)
 
     def die_in_the_second() -> None:
-        while not (len(trials := search.board.trials) == 2 and trials[1].step >= 10):
+        while not (len(trials := search.state.trials) == 2 and trials[1].step >= 10):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -18,7 +18,7 @@ def main() -> None:
         run = Thread(target=lambda: searched(search))
         node = cluster.add_node(num_cpus=2)
         run.start()
-        while not any(trial.step >= 10 for trial in search.board.trials):
+        while not any(trial.step >= 10 for trial in search.state.trials):
             assert run.is_alive(), "the search ended early"
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.storage import with_checksum
-from hbt_ray.tune.recorder import Recorder
+from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.state import EVENTS, SearchState
 
 ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
@@ -20,13 +20,13 @@ ROW = json.dumps(with_checksum({"event": "row", "time": 130.0, "row": {"step": 1
 def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, left: str) -> None:
     """Else the trial would run on, on the board, from before the driver died."""
     (tmp_path / EVENTS).write_text(left)
-    Recorder(tmp_path, ("AP",), 1.0).begin()
-    board = SearchState.of(tmp_path)
+    EventRecorder(tmp_path, ("AP",), 1.0).start_session()
+    board = SearchState.load(tmp_path)
     assert board.trials[0].seconds_until(board.last + 3600) == 20
     assert board.last > 1e9, "the session has the time of its clock"
 
 
 def test_a_search_begins_with_its_first_session(tmp_path: Path) -> None:
-    Recorder(tmp_path, ("AP",), 1.0).begin()
+    EventRecorder(tmp_path, ("AP",), 1.0).start_session()
     (line,) = (tmp_path / EVENTS).read_text().splitlines()
     assert json.loads(line)["event"] == "session"

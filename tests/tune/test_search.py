@@ -12,12 +12,11 @@ from ray import tune
 from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
 from hbt_ray.storage import append_json_lines
 from hbt_ray.tune.config import SearchBudget, TuneConfig
-from hbt_ray.tune.limits import Limits, Variants, spent
-from hbt_ray.tune.recorder import Recorder
+from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
 from hbt_ray.tune.state import EVENTS, SearchState, Trial
-from hbt_ray.tune.tuner import make_tuner
+from hbt_ray.tune.tuner import LimitedVariantGenerator, SessionLimits, _remove_torn_states, exhausted_budget, make_tuner
 from tests.worlds import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
@@ -37,19 +36,21 @@ def test_a_grid_has_all_combinations_with_all_seeds(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
-    refused: list[tuple[str, Space, dict[str, Any], list[str]]] = [
-        (r"plan\.alfa", Space({"plan.alfa": [1]}), {}, []),
-        ("does not even train one trial of 40", ALPHAS, {"budget": {"steps": 30}}, []),
-        ("is not before the end of trials of 40 steps", ALPHAS, {"rungs": {"first": 40}}, []),
-        ("changes what is drawn from a domain", ALPHAS, {"algorithm": "pbt", "samples": 4, "segment": 10}, []),
-        ("population of one", DRAWN, {"algorithm": "pbt", "segment": 10}, []),
-        ("no multiple of the 10 steps between", DRAWN, {"algorithm": "pbt", "samples": 4, "segment": 15}, []),
+    refused: list[tuple[str, Space, dict[str, Any]]] = [
+        ("INVALID_CONFIG", Space({"plan.alfa": [1]}), {}),
+        ("SMALL_BUDGET", ALPHAS, {"budget": {"steps": 30}}),
+        ("LATE_RUNG", ALPHAS, {"rungs": {"first": 40}}),
+        ("PBT_DOMAINS", ALPHAS, {"algorithm": "pbt", "samples": 4, "segment": 10}),
+        ("PBT_POPULATION", DRAWN, {"algorithm": "pbt", "segment": 10}),
+        ("PBT_SEGMENT", DRAWN, {"algorithm": "pbt", "samples": 4, "segment": 15}),
     ]
-    for message, space, settings, overrides in refused:
-        with pytest.raises(ConfigError, match=message):
-            search(tmp_path, space, *overrides, **settings)
-    with pytest.raises(ConfigError, match=r"set validation\.store"):
+    for code, space, settings in refused:
+        with pytest.raises(ConfigError) as error:
+            search(tmp_path, space, **settings)
+        assert error.value.code == code
+    with pytest.raises(ConfigError) as error:
         search(tmp_path, dev=False)
+    assert error.value.code == "NO_DEV_STORE"
     assert not (tmp_path / "runs").exists(), "nothing is written for a search that cannot be"
 
 
@@ -57,10 +58,10 @@ def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
     ("message", "settings"),
     [
         (r"objectives.*'AP', 'mono_AP', 'cross_AP'", {"objectives": ["accuracy"]}),
-        ("has one twice", {"objectives": ["AP", "AP"]}),
+        ("objectives names a measure twice", {"objectives": ["AP", "AP"]}),
         ("needs segment", {"algorithm": "pbt"}),
-        ("segment is of algorithm=pbt", {"segment": 10}),
-        ("pbt replaces them", {"algorithm": "pbt", "segment": 10, "rungs": {"first": 5}}),
+        ("segment applies only to algorithm=pbt", {"segment": 10}),
+        ("rungs stop trials", {"algorithm": "pbt", "segment": 10, "rungs": {"first": 5}}),
         (r"budget\.hours", {"budget": {"hours": 0}}),
     ],
 )
@@ -82,26 +83,27 @@ def test_a_folder_holds_one_search(tmp_path: Path) -> None:
     other = tmp_path / "runs" / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("all my work")
-    with pytest.raises(ConfigError, match="is not a search"):
+    with pytest.raises(ConfigError) as error:
         search(tmp_path, ALPHAS, "name=thesis")
+    assert error.value.code == "NOT_A_SEARCH"
     assert [path.name for path in other.iterdir()] == ["chapter.txt"]
 
 
 def test_trials_at_a_time_follow_from_what_the_cluster_has(tmp_path: Path) -> None:
     made = search(tmp_path, ALPHAS, "workers.count=2", "workers.cpus=3", "validation.cpus=0.5")
-    assert made.room({"CPU": 13.0}) == 2
-    assert made.room({"CPU": 12.9}) == 1
+    assert made.max_concurrent({"CPU": 13.0}) == 2
+    assert made.max_concurrent({"CPU": 12.9}) == 1
     with pytest.raises(ResourceError, match=r"a trial needs 6\.5 CPU, and the cluster has 4 CPU"):
-        made.room({"CPU": 4.0})
+        made.max_concurrent({"CPU": 4.0})
     on_gpus = search(tmp_path / "gpus", ALPHAS, "workers.count=2", "workers.gpu=true", "validation.gpu=true")
-    assert on_gpus.room({"CPU": 64.0, "GPU": 8.0}) == 2
+    assert on_gpus.max_concurrent({"CPU": 64.0, "GPU": 8.0}) == 2
     with pytest.raises(ResourceError, match=r"3 GPU.* has 64 CPU, 0 GPU"):
-        on_gpus.room({"CPU": 64.0})
+        on_gpus.max_concurrent({"CPU": 64.0})
 
 
 def test_the_best_configuration_is_the_users_with_the_values_of_the_trial(tmp_path: Path) -> None:
     made = search(tmp_path, ALPHAS, "workers.start_seconds=33")
-    trial = Trial("ab_1", "x", {"plan.alpha": 0.8, "seed": 1, "posthoc": "lir"}, 40, fix="lir")
+    trial = Trial("ab_1", "x", {"plan.alpha": 0.8, "seed": 1, "posthoc": "lir"}, 40, posthoc="lir")
     config = made.config(trial, "best-AP")
     assert (config.plan.alpha, config.model.seed, config.workers.start_seconds) == (0.8, 1, 33)
     assert config.stream == small_run(tmp_path).stream
@@ -111,9 +113,9 @@ def test_the_best_configuration_is_the_users_with_the_values_of_the_trial(tmp_pa
 def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
     from ray.tune.experiment import Experiment
 
-    def variants() -> Variants:
-        Limits(concurrent=2, budget=SearchBudget(trials=3)).save(tmp_path)
-        made = Variants(tmp_path, together=False, random_state=0)
+    def variants() -> LimitedVariantGenerator:
+        SessionLimits(concurrent=2, budget=SearchBudget(trials=3)).save(tmp_path)
+        made = LimitedVariantGenerator(tmp_path, together=False, random_state=0)
         space = {"a": tune.grid_search([1, 2, 3, 4, 5])}
         made.add_configurations([Experiment("limits", lambda config: None, config=space, storage_path=str(tmp_path))])
         return made
@@ -121,17 +123,17 @@ def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
     made = variants()
     begun = [made.next_trial(), made.next_trial()]
     assert made.next_trial() is None, "two at a time"
-    Limits(concurrent=3, budget=SearchBudget(trials=3)).save(tmp_path)
+    SessionLimits(concurrent=3, budget=SearchBudget(trials=3)).save(tmp_path)
     begun.append(made.next_trial())
     assert [trial.config["a"] for trial in begun] == [1, 2, 3]
     assert made.is_finished()
     state = made.get_state()
-    Limits(concurrent=9, budget=SearchBudget(trials=4)).save(tmp_path)
-    again = Variants(tmp_path, together=False)
+    SessionLimits(concurrent=9, budget=SearchBudget(trials=4)).save(tmp_path)
+    again = LimitedVariantGenerator(tmp_path, together=False)
     again.set_state(state)
     assert again.next_trial().config["a"] == 4
     assert again.next_trial() is None
-    Limits(concurrent=9).save(tmp_path)
+    SessionLimits(concurrent=9).save(tmp_path)
     assert again.next_trial().config["a"] == 5
     assert again.next_trial() is None
     assert again.is_finished()
@@ -140,14 +142,14 @@ def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
 def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
     now = time.time()
     trial = Trial("a", "a", {}, 40, gpus=4, rows={20: {"step": 20}}, seconds=1800)
-    fixed = Trial("a+lir", "a", {}, 40, rows={40: {"step": 40}}, fix="lir")
+    fixed = Trial("a+lir", "a", {}, 40, rows={40: {"step": 40}}, posthoc="lir")
     board = SearchState([trial, fixed], seconds=3600, last=now)
-    assert spent(board, SearchBudget(), now) == ""
-    assert spent(board, SearchBudget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
-    assert spent(board, SearchBudget(steps=20), now) == "20 of 20 steps are spent"
-    assert spent(board, SearchBudget(hours=1), now) == "1 of 1 hours are spent"
-    assert spent(board, SearchBudget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are spent"
-    assert spent(board, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are spent"
+    assert exhausted_budget(board, SearchBudget(), now) == ""
+    assert exhausted_budget(board, SearchBudget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
+    assert exhausted_budget(board, SearchBudget(steps=20), now) == "20 of 20 steps are used"
+    assert exhausted_budget(board, SearchBudget(hours=1), now) == "1 of 1 hours are used"
+    assert exhausted_budget(board, SearchBudget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are used"
+    assert exhausted_budget(board, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are used"
 
 
 def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
@@ -155,10 +157,19 @@ def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
     made.open()
     (made.folder / "tune").mkdir()
     (made.folder / "tune" / "tuner.pkl").write_bytes(b"torn")
-    recorder = Recorder(made.folder, ("AP",), 0.0)
+    recorder = EventRecorder(made.folder, ("AP",), 0.0)
     with pytest.raises(DamagedFile) as caught:
-        make_tuner(ALPHAS, made.settings, made._setting, recorder, 10)
+        make_tuner(ALPHAS, made.settings, made._factory, recorder, 10)
     assert caught.value.path == str(made.folder)
+
+
+def test_a_state_of_ray_tune_that_a_full_disk_cut_short_is_passed_over(tmp_path: Path) -> None:
+    whole, torn = tmp_path / "experiment_state-1.json", tmp_path / "experiment_state-2.json"
+    whole.write_text('{"trial_data": []}')
+    torn.write_text('{"trial_data": [')
+    _remove_torn_states(tmp_path)
+    assert whole.exists()
+    assert not torn.exists()
 
 
 def test_a_torn_description_is_named(tmp_path: Path) -> None:
@@ -173,12 +184,12 @@ def test_a_torn_description_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_limits_that_were_changed_are_named(tmp_path: Path, damage: str) -> None:
     """A changed digit would let a search spend ten times its budget."""
-    Limits(concurrent=2, budget=SearchBudget(hours=10)).save(tmp_path)
+    SessionLimits(concurrent=2, budget=SearchBudget(hours=10)).save(tmp_path)
     path = tmp_path / "limits.json"
     content = path.read_bytes()
     path.write_bytes(content[:-9] if damage == "cut" else content.replace(b"10", b"90"))
     with pytest.raises(DamagedFile):
-        Limits.of(tmp_path)
+        SessionLimits.read(tmp_path)
 
 
 @pytest.mark.parametrize(("error", "full"), [("StorageError: x: No space left on device", True), ("NaN", False)])

@@ -67,11 +67,11 @@ def test_a_family_that_the_store_lacks_is_named(tmp_path: Path) -> None:
 def test_every_space_runs_to_its_end(world: Path, ray_session: None, name: str) -> None:
     search, _ = prepared(world, name)
     found = searched(search)
-    trained = [trial for trial in found.board.trials if not trial.fix]
+    trained = [trial for trial in found.state.trials if not trial.posthoc]
     assert [trial.status for trial in trained] == ["finished"] * search.num_trials
     assert found.front
     assert len(found.configs) == len(search.settings.objectives)
     html = found.report.read_text(encoding="utf-8")
     assert ("Critical batch size" in html) == (name == "batch_size")
     if search.settings.posthoc:
-        assert len(found.board.trials) == len(trained) * (1 + len(search.settings.posthoc))
+        assert len(found.state.trials) == len(trained) * (1 + len(search.settings.posthoc))

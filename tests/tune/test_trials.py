@@ -23,10 +23,10 @@ from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
-from hbt_ray.tune.pbt import lineage_of
+from hbt_ray.tune.pbt import read_lineage
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState, run_of
+from hbt_ray.tune.state import SearchState, trial_run
 from hbt_ray.workflow.tuning import SearchOutcome
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
 from tests.worlds import small_store
@@ -80,8 +80,8 @@ def undisturbed(world: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
 
 def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, found = undisturbed
-    trials = found.board.trials
-    assert [(trial.status, trial.step, trial.fix) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
+    trials = found.state.trials
+    assert [(trial.status, trial.step, trial.posthoc) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
         ("finished", 20, ""),
         ("finished", 20, "centering"),
         ("finished", 20, "lir"),
@@ -89,9 +89,9 @@ def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, 
     plain, centered, _ = (trial.rows[20] for trial in trials if trial.values["plan.alpha"] == 0.2)
     assert {"AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"} < plain.keys()
     assert plain["AP"] != centered["AP"]
-    assert found.board.steps == 40
-    assert searched(search).board.seconds >= found.board.seconds, "and the same command runs nothing again"
-    assert measured(search.board) == measured(found.board)
+    assert found.state.steps == 40
+    assert searched(search).state.seconds >= found.state.seconds, "and the same command runs nothing again"
+    assert measured(search.state) == measured(found.state)
 
 
 def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None:
@@ -101,9 +101,9 @@ def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None
     told = json.loads((search.folder / "trials.json").read_text())
     assert [len(trial["curve"]) for trial in told if "posthoc" not in trial["values"]] == [2, 2]
     front = {trial.name for trial in found.front}
-    for trial in found.board.trials:
-        assert run_of(search.folder, trial).checkpoints.exists() == (trial.name in front)
-        assert run_of(search.folder, trial).model.exists() == (trial.name in front)
+    for trial in found.state.trials:
+        assert trial_run(search.folder, trial).checkpoints.exists() == (trial.name in front)
+        assert trial_run(search.folder, trial).model.exists() == (trial.name in front)
     assert found.report.stat().st_size > 10_000
 
 
@@ -111,7 +111,7 @@ def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple
     search, found = undisturbed
     config = TrainConfig.load(next(path for path in found.configs if path.stem == "AP"))
     fit(config, lambda outcome: None)
-    best = found.board.best("AP")
+    best = found.state.best("AP")
     assert best is not None
     trained = search.config(best, "x").model_copy(update={"name": best.name, "storage_path": search.folder / "trials"})
     assert weights(config) == weights(trained)
@@ -134,7 +134,7 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
     killed: list[int] = []
 
     def kill() -> None:
-        while not (any(has_trained(run_of(search.folder, trial)) for trial in search.board.trials) and killed):
+        while not (any(has_trained(trial_run(search.folder, trial)) for trial in search.state.trials) and killed):
             killed[:] = processes(victim)
             time.sleep(0.02)
         for pid in killed:
@@ -144,8 +144,8 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
     thread.start()
     found = searched(search)
     assert not thread.is_alive()
-    expected = measured(undisturbed[1].board)
-    assert measured(found.board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    expected = measured(undisturbed[1].state)
+    assert measured(found.state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
 
 
 @pytest.mark.soak
@@ -155,8 +155,8 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
     command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    expected = measured(undisturbed[1].board)
-    board = SearchState.of(world / "runs" / script)
+    expected = measured(undisturbed[1].state)
+    board = SearchState.load(world / "runs" / script)
     assert measured(board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
     assert [trial.status for trial in board.trials] == ["finished", "finished"]
 
@@ -164,7 +164,7 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
 def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e-2, 1e-7, 1e-8]})
     search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, concurrent=1)
-    board = searched(search).board
+    board = searched(search).state
     assert [(trial.status, trial.step) for trial in board.trials] == [
         ("finished", 20),
         ("stopped", 10),
@@ -172,7 +172,7 @@ def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
     ]
     assert all(trial.steps == 20 for trial in board.trials)
     assert board.steps == 40
-    stopped = run_of(search.folder, board.trials[1])
+    stopped = trial_run(search.folder, board.trials[1])
     assert not stopped.checkpoints.exists()
     assert stopped.validation.exists(), "its curve stays"
 
@@ -181,7 +181,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(w
     rates = Space({"optimiser.learning_rate": [1e38, 1e-3]})
     search = prepared(world, "failing", rates, retries=1, concurrent=1)
     found = searched(search)
-    failed, fine = found.board.trials
+    failed, fine = found.state.trials
     assert (failed.status, failed.attempts, fine.status) == ("failed", 2, "finished")
     assert "NonFiniteLoss" in failed.error
     assert [trial.trial_id for trial in found.front] == [fine.trial_id]
@@ -190,7 +190,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(w
 def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
     four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
     search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
-    board = searched(search).board
+    board = searched(search).state
     assert [trial.status for trial in board.trials] == ["finished", "stopped"]
     assert board.steps == 30
 
@@ -203,9 +203,9 @@ def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None
         configure=lambda values, base: {"plan.policy": "hybrid", **values},
     )
     search = prepared(world, "population", space, "optimiser.steps=30")
-    board = searched(search).board
+    board = searched(search).state
     assert [(trial.status, trial.step) for trial in board.trials] == [("finished", 30)] * 3
-    lineages = {trial.trial_id: lineage_of(run_of(search.folder, trial)) for trial in board.trials}
+    lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial)) for trial in board.trials}
     changed = [trial for trial in board.trials if len(lineages[trial.trial_id]) > 1]
     assert changed, "the worst took over from the best"
     trial = changed[0]
@@ -230,7 +230,7 @@ def test_optuna_looks_for_the_front_of_all_objectives(world: Path) -> None:
     pytest.importorskip("optuna")
     space = Space({"plan.alpha": tune.uniform(0.0, 1.0), "plan.cross": ["rows", "pair"]}, seeds=2)
     search = prepared(world, "optuna", space, "optimiser.steps=10", algorithm="optuna", samples=3)
-    board = searched(search).board
+    board = searched(search).state
     assert [trial.status for trial in board.trials] == ["finished"] * 3
     assert len({trial.values["plan.alpha"] for trial in board.trials}) == 3
     assert {trial.values["plan.cross"] for trial in board.trials} <= {"rows", "pair"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from hbt_ray.report.chart import Scale, tick_label
 from hbt_ray.report.search import labels as words
-from hbt_ray.tune.seed_groups import is_number
+from hbt_ray.tune.state import is_number
 
 _LOG_FROM = 8
 """Largest by smallest value, below which it does not matter."""

@@ -10,7 +10,7 @@ import numpy as np
 from hbt_ray.report.chart import EXTENT, Chart, Line, Scale, dots, line, tick_label
 from hbt_ray.report.curve import Floats
 from hbt_ray.report.search import labels as words
-from hbt_ray.tune.critical_batch import Critical
+from hbt_ray.tune.critical_batch import CriticalBatchFit
 
 _MARGIN = 1.15  # Around what is drawn, as a factor.
 _MAX_TICKS = 9
@@ -28,7 +28,7 @@ class LogScale(Scale):
         return [(round(100 * float(self.at(np.array(tick))), 2), tick_label(tick)) for tick in self.ticks]
 
 
-def critical_chart(critical: Critical) -> Chart:
+def critical_chart(critical: CriticalBatchFit) -> Chart:
     """Seeds, the fit and linear scaling; the critical size as a rule within its interval, as far as they are inside."""
     scales = _scales(critical)
     return Chart(
@@ -42,7 +42,7 @@ def critical_chart(critical: Critical) -> Chart:
     )
 
 
-def _scales(critical: Critical) -> tuple[LogScale, LogScale]:
+def _scales(critical: CriticalBatchFit) -> tuple[LogScale, LogScale]:
     sizes = np.array([point.batch for point in critical.points])
     steps = np.array([steps for point in critical.points for steps in point.steps])
     drawn = np.concatenate([steps, critical.steps(sizes), critical.linear(sizes)])
@@ -62,7 +62,7 @@ def round_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(next((ticks for ticks in choices if len(ticks) <= _MAX_TICKS), choices[-1]))
 
 
-def _lines(critical: Critical, scales: tuple[LogScale, LogScale]) -> list[Line]:
+def _lines(critical: CriticalBatchFit, scales: tuple[LogScale, LogScale]) -> list[Line]:
     sizes = np.geomspace(critical.points[0].batch, critical.points[-1].batch, 100)
     pairs = np.array([(point.batch, steps) for point in critical.points for steps in point.steps])
     lines = [
@@ -75,7 +75,7 @@ def _lines(critical: Critical, scales: tuple[LogScale, LogScale]) -> list[Line]:
     return lines
 
 
-def _band(critical: Critical, scale: LogScale) -> list[Line]:
+def _band(critical: CriticalBatchFit, scale: LogScale) -> list[Line]:
     left, right = (_across(end, scale) for end in critical.interval)
     return [Line("band", f"M{left:.0f} 0H{right:.0f}V{EXTENT}H{left:.0f}Z")] if left < right else []
 
@@ -85,21 +85,21 @@ def _across(batch: float, scale: LogScale) -> float:
     return EXTENT * float(scale.at(np.array(inside)))
 
 
-def _legend(critical: Critical) -> tuple[tuple[str, str], ...]:
+def _legend(critical: CriticalBatchFit) -> tuple[tuple[str, str], ...]:
     keys = (("mono", "fit"), ("target", "linear scaling"))
     if critical.critical is None:
         return keys
     return (*keys, ("cross", f"critical batch size {critical.critical:,.0f}, with its 95 % interval"))
 
 
-def _description(critical: Critical) -> str:
+def _description(critical: CriticalBatchFit) -> str:
     points = "; ".join(
         f"{point.batch:,.0f}: " + ", ".join(f"{steps:,.0f}" for steps in point.steps) for point in critical.points
     )
     return f"Steps to the target by batch size: {points}. {critical.text}"
 
 
-def _note(critical: Critical) -> str:
+def _note(critical: CriticalBatchFit) -> str:
     fitted = f"steps = {round(critical.a, 1):,.9g} + {critical.b:,.0f} / batch size"
     out = "".join(f" Not in the fit: {batch:,.0f} {why}." for batch, why in critical.left_out.items())
     return f"{fitted}. Each point is a seed at the best values of its size.{out}"

@@ -13,8 +13,7 @@ from hbt_ray.report.curve import Floats
 from hbt_ray.report.search import labels as words
 from hbt_ray.report.search.axis import Axis
 from hbt_ray.retrieval.significance import SeedInterval
-from hbt_ray.tune.seed_groups import SeedGroup
-from hbt_ray.tune.state import SearchState, Trial
+from hbt_ray.tune.state import SearchState, SeedGroup, Trial
 
 STYLES = ("mono", "cross", "mixed", "plain")
 FRONTS = (("mono_AP", "cross_AP"), ("AP", "RankDistance"))

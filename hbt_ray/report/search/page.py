@@ -17,9 +17,8 @@ from hbt_ray.report.search.table import trial_table
 from hbt_ray.storage import write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
-from hbt_ray.tune.seed_groups import SeedGroup, seed_groups
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState
+from hbt_ray.tune.state import SearchState, SeedGroup, seed_groups
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _best(folder: Path, board: SearchState) -> list[BestConfig]:
 
 def _then(path: Path, board: SearchState) -> str:
     trial = board.best(path.stem) if path.stem in OBJECTIVES else None
-    if trial is None or not trial.fix:
+    if trial is None or not trial.posthoc:
         return ""
     try:
         config = read_yaml(path)
@@ -107,7 +106,7 @@ def _then(path: Path, board: SearchState) -> str:
         return ""
     if not isinstance(config, dict) or not {"name", "store", "storage_path"} <= config.keys():
         return ""  # Somebody changed it since.
-    parts = ["hbt", "posthoc", config["name"], "--method", trial.fix, "--store", config["store"], "--storage"]
+    parts = ["hbt", "posthoc", config["name"], "--method", trial.posthoc, "--store", config["store"], "--storage"]
     return shlex.join([*parts, str(config["storage_path"])])
 
 

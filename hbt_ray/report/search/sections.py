@@ -9,7 +9,7 @@ from hbt_ray.report.chart import Chart
 from hbt_ray.report.search import labels as words
 from hbt_ray.report.search.critical_batch import critical_chart
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.critical_batch import Unfit, critical_batch
+from hbt_ray.tune.critical_batch import NoFit, critical_batch
 from hbt_ray.tune.space import Space
 from hbt_ray.tune.state import SearchState
 
@@ -33,7 +33,7 @@ def sections(board: SearchState, space: Space, settings: TuneConfig) -> Iterator
 
 def _critical(board: SearchState, objective: str) -> SearchSection:
     title, found = "Critical batch size", critical_batch(board.trials, objective)
-    if isinstance(found, Unfit):
+    if isinstance(found, NoFit):
         return SearchSection(title, f"It cannot be said: {found.reason}")
     how = (
         f" Steps are those until {words.label(objective)} is {words.figure(objective, found.target)}, the best value "

@@ -12,9 +12,8 @@ from hbt_ray.report.labels import duration
 from hbt_ray.report.search import labels as words
 from hbt_ray.report.search.axis import Axis
 from hbt_ray.tune.config import LOWER_IS_BETTER
-from hbt_ray.tune.seed_groups import is_number
 from hbt_ray.tune.space import SEED
-from hbt_ray.tune.state import SearchState, Trial
+from hbt_ray.tune.state import SearchState, Trial, is_number
 
 _ORDER = ("finished", "stopped", "running", "failed")
 

@@ -8,8 +8,7 @@ from hbt_ray.report.labels import duration, listing, number
 from hbt_ray.report.search import labels as words
 from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
-from hbt_ray.tune.seed_groups import SeedGroup, ranked
-from hbt_ray.tune.state import SearchState
+from hbt_ray.tune.state import SearchState, SeedGroup, ranked_groups
 
 _STATES = ("finished", "stopped", "running", "failed")
 
@@ -22,7 +21,7 @@ def paragraphs(docstring: str) -> list[str]:
 def answer(board: SearchState, groups: Sequence[SeedGroup], objective: str) -> str:
     """One or two sentences on the first objective, undecided where the intervals do not decide."""
     name = words.label(objective)
-    order = ranked(groups, objective)
+    order = ranked_groups(groups, objective)
     if not groups:
         failed = sum(trial.status == "failed" for trial in board.trials)
         if failed and failed == len(board.trials):

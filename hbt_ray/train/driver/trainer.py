@@ -34,8 +34,7 @@ from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.loop import StepOutcome
 from hbt_ray.train.trackers import TrackerLogger
-from hbt_ray.train.validation.record import ValidationRecord
-from hbt_ray.train.validation.run_status import check, run_status
+from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
 from hbt_ray.train.worker.hooks import Hooks
 from hbt_ray.train.workers import WorkersConfig
 
@@ -61,7 +60,7 @@ def open_run(config: TrainConfig, bases: Path | None = None) -> int:
         )
     config.trackers.require()
     require_auxiliary_texts(config.loss, config.teacher, plan, negatives)
-    check(config)
+    check_validation(config)
     if run.config.exists():
         if TrainConfig.load(run.config).model.identity != config.model.identity:
             raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
@@ -207,9 +206,9 @@ def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:
 
 
 def _beside(config: TrainConfig) -> Any:
-    from hbt_ray.train.validation.launch import beside
+    from hbt_ray.train.validation.callback import ray_validation_config
 
-    return beside(config)
+    return ray_validation_config(config)
 
 
 def _validated(config: TrainConfig) -> int:

@@ -6,8 +6,8 @@ a tracker cannot take is in `metrics.jsonl` all the same, so its failure is a wa
 it lacks is made up for when the run goes on.
 """
 
+from hbt_ray.train.trackers.backends import Tracker
 from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.trackers.logger import TrackerLogger
-from hbt_ray.train.trackers.tracker import Tracker
 
 __all__ = ["Tracker", "TrackerLogger", "TrackersConfig"]

@@ -1,11 +1,12 @@
-"""The ranks' side: which checkpoints are validated, and, at each of them, whether to go on."""
+"""How a validation is run on the cluster: by Ray Train for every checkpoint that is reported, or as a plain task."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -15,10 +16,68 @@ from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.validation import launch
 from hbt_ray.train.validation.early_stopping import early_stopping_state
-from hbt_ray.train.validation.record import Row, ValidationRecord
-from hbt_ray.train.validation.run_status import measured, schedule
+from hbt_ray.train.validation.record import Row, ValidationRecord, measure_values, validation_schedule
+
+
+def ray_validation_config(config: TrainConfig) -> ray.train.ValidationConfig | None:
+    """For the trainer: one validation at a time, and `fit` waits for those that were asked for."""
+    if not config.validation.store:
+        return None
+    judge = _judge(config)
+
+    def validate(checkpoint: ray.train.Checkpoint, step: int) -> dict[str, Any]:
+        return judge(checkpoint.path, step)
+
+    return ray.train.ValidationConfig(fn=validate, ray_remote_kwargs=task_options(config))
+
+
+def report_options(config: TrainConfig, step: int) -> ray.train.ValidationTaskConfig:
+    """For the report of a checkpoint."""
+    return ray.train.ValidationTaskConfig({"step": step}, config.validation.timeout_seconds)
+
+
+def launch_validations(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
+    """Validate checkpoints that were reported earlier, in turn; the task ends with the process that launched it."""
+    judge, folders = _judge(config), [str(CheckpointDirectory(config.run.checkpoints).path(step)) for step in steps]
+
+    def validate() -> None:
+        for folder, step in zip(folders, steps, strict=True):
+            judge(folder, step)
+
+    return ray.remote(validate).options(**task_options(config)).remote()
+
+
+def _judge(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
+    settings, threads = config.absolute().model_dump(mode="json"), _threads(config)
+
+    def judge(folder: str, step: int) -> dict[str, Any]:
+        # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
+        from hbt_ray.train.validation.runner import step_back, validate
+
+        step_back(threads)
+        return validate(settings, Path(folder), step)
+
+    return judge
+
+
+def _threads(config: TrainConfig) -> int:
+    return max(1, int(config.validation.cpus))
+
+
+def task_options(config: TrainConfig) -> dict[str, Any]:
+    """What the task asks of the cluster.
+
+    With no CPU of its own it starts where workers hold every one. Variables of its own give it processes that serve
+    nothing else, so that their low priority harms nobody.
+    """
+    variables = {"OMP_NUM_THREADS": str(_threads(config)), "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
+    return {
+        "num_cpus": config.validation.cpus,
+        "num_gpus": 1 if config.validation.gpu else 0,
+        "runtime_env": {"env_vars": variables},
+    }
+
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +95,7 @@ class ValidationCallback:
 
     def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
         self._config, self._is_first = config, rank == 0
-        self._schedule = schedule(config)
+        self._schedule = validation_schedule(config)
         self._record = ValidationRecord(config.run.validation)
         self._asked: set[int] = set()
         self._late: ray.ObjectRef | None = None
@@ -55,7 +114,7 @@ class ValidationCallback:
         if not (self._is_first and self.due(step)):
             return False
         self._asked.add(step)
-        return launch.asked(self._config, step)
+        return report_options(self._config, step)
 
     def stop_at(self, step: int) -> bool:
         """Whether training ends here; waits for the results that the decision rests on.
@@ -100,12 +159,12 @@ class ValidationCallback:
         if missing:
             logger.info("validating the checkpoints of steps %s first, which have no result", missing)
             self._asked.update(missing)
-            self._late = launch.launch(self._config, missing)
+            self._late = launch_validations(self._config, missing)
 
     def _decide(self, step: int) -> bool:
         horizon = self._schedule.horizon(step)
         rows = self._results({at for at in self._asked if at <= horizon})
-        visible = self._schedule.visible(measured(rows, self._config), step)
+        visible = self._schedule.visible(measure_values(rows, self._config), step)
         return early_stopping_state(visible, self._config.validation.rule).stop
 
     def _results(self, wanted: set[int]) -> dict[int, Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -37,7 +38,7 @@ class DevSet:
     """[passages]; equal for all versions of a passage."""
 
 
-def pool_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ...]:
+def dev_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ...]:
     """Raises: ConfigError where the dev store lacks one that the configuration names."""
     if lacking := sorted(set(config.languages) - set(manifest.languages)):
         raise ConfigError(
@@ -49,7 +50,7 @@ def pool_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, .
 
 def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
     """Equal where measures can be compared: the same texts, the same temperature."""
-    languages = pool_languages(manifest, config)
+    languages = dev_languages(manifest, config)
     return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
 
 
@@ -58,11 +59,11 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
 
     A passage stands in it once in each language, whatever the number of its items, ids and data sets.
     """
-    languages = pool_languages(store.manifest, config)
+    languages = dev_languages(store.manifest, config)
     parts = []
     infos = store.manifest.datasets
     for info, count in zip(infos, _shares([info.num_items for info in infos], config.items), strict=True):
-        items, codes = draw(info, languages, count, make_key(config.seed, "validation", info.name))
+        items, codes = draw_items(info, languages, count, make_key(config.seed, "validation", info.name))
         if len(items):
             parts.append(_part(store, info.name, items, codes, languages))
     if not parts:
@@ -70,7 +71,7 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
     return _joined(parts, languages)
 
 
-def draw(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> tuple[Indices, Codes]:
+def draw_items(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> tuple[Indices, Codes]:
     """`count` different items and the language each is asked in, the languages in turn; fewer if there are no more.
 
     A language takes items in the order of a permutation of its own, so that a sample is the head of any larger one
@@ -158,3 +159,59 @@ def _joined(parts: list[_Part], languages: tuple[str, ...]) -> DevSet:
         np.array([code for _, code in passages], np.int16),
         np.array([key for key, _ in passages], np.int64),
     )
+
+
+Floats = NDArray[np.float32]
+AP, MONO_AP, CROSS_AP, POOL_LOSS, RANK_DISTANCE = "AP", "mono_AP", "cross_AP", "pool_loss", "RankDistance"
+"""AP in the pool of all languages, within the question's language, in each other one; the loss over the pool; how far
+apart a question's answers stand in the pool, the worst rank minus the best."""
+
+
+def dev_measures(questions: Floats, passages: Floats, pool: DevSet, temperature: float) -> dict[str, float]:
+    """Name → value; a setting that the pool has no pair for is left out.
+
+    Args:
+        questions: [questions, width], as the pool's, unit length.
+        passages: [passages, width], as the pool's.
+    """
+    scores = _scores(questions, passages)
+    pairs: dict[tuple[int, int], list[float]] = defaultdict(list)
+    pooled: dict[int, list[float]] = defaultdict(list)
+    distances: dict[int, list[float]] = defaultdict(list)
+    losses = []
+    for row, right_keys, asked in zip(scores, pool.right_keys, pool.question_languages.tolist(), strict=True):
+        relevant = np.isin(pool.passage_keys, right_keys)
+        losses.append(_losses(row, relevant, temperature))
+        order = np.argsort(row, kind="stable")[::-1]
+        hits, languages = relevant[order], pool.passage_languages[order]
+        pooled[asked].append(_average_precision(hits))
+        distances[asked].append(float(np.ptp(np.flatnonzero(hits))))
+        for found in np.unique(languages[hits]).tolist():
+            pairs[asked, found].append(_average_precision(hits[languages == found]))
+    settings = {
+        AP: list(pooled.values()),
+        MONO_AP: [values for (asked, found), values in pairs.items() if asked == found],
+        CROSS_AP: [values for (asked, found), values in pairs.items() if asked != found],
+        RANK_DISTANCE: list(distances.values()),
+    }
+    found_means = {name: float(np.mean([np.mean(values) for values in of])) for name, of in settings.items() if of}
+    return {**found_means, POOL_LOSS: float(np.concatenate(losses).mean())}
+
+
+def _scores(questions: Floats, passages: Floats) -> Floats:
+    """[questions, passages]; rounded, so that vectors that are equal tie whatever order BLAS adds them in."""
+    return (questions.astype(np.float64) @ passages.astype(np.float64).T).astype(np.float32)
+
+
+def _average_precision(hits: NDArray[np.bool_]) -> float:
+    """Of a ranking, best first; at least one hit."""
+    ranks = np.flatnonzero(hits) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+
+
+def _losses(scores: Floats, relevant: NDArray[np.bool_], temperature: float) -> NDArray[np.float64]:
+    """One a relevant passage."""
+    logits = scores.astype(np.float64) / temperature
+    others = np.logaddexp.reduce(logits[~relevant], initial=-np.inf)
+    losses: NDArray[np.float64] = np.logaddexp(logits[relevant], others) - logits[relevant]
+    return losses

@@ -22,8 +22,7 @@ from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
 from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
-from hbt_ray.train.validation.dev_set import fingerprint, make_dev_set
-from hbt_ray.train.validation.measures import Floats, measures
+from hbt_ray.train.validation.dev_set import Floats, dev_measures, fingerprint, make_dev_set
 from hbt_ray.train.validation.record import Row, ValidationRecord
 
 _CHUNK_ROWS = 64
@@ -46,7 +45,7 @@ def validate(settings: dict[str, Any], folder: Path, step: int) -> Row:
     row: Row = {"step": step}
     try:
         judge = _judge(config.model_dump_json(), config.run.base.stat().st_mtime_ns)
-        row["pool"] = judge.fingerprint
+        row["dev_set"] = judge.fingerprint
         row |= {**judge.measures(folder), "seconds": round(time.perf_counter() - begin, 3)}
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -93,9 +92,11 @@ class Validator:
 
     def measures(self, folder: Path) -> dict[str, float]:
         """Raises: CheckpointError for a damaged checkpoint; ModelError where vectors are not finite."""
-        return measures(*self._pool_vectors(folder), self._pool, self._config.temperature)
+        return dev_measures(*self._pool_vectors(folder), self._pool, self._config.temperature)
 
-    def measures_fixed(self, folder: Path, store: Store, methods: Sequence[Method]) -> dict[str, dict[str, float]]:
+    def transformed_measures(
+        self, folder: Path, store: Store, methods: Sequence[Method]
+    ) -> dict[str, dict[str, float]]:
         """With each fix of the vectors, fitted to texts of `store`: kind → measures.
 
         Raises:
@@ -112,7 +113,7 @@ class Validator:
                     (passages, self._pool.passage_languages, PASSAGE),
                 )
             ]
-            found[method.kind] = measures(fixed[0], fixed[1], self._pool, self._config.temperature)
+            found[method.kind] = dev_measures(fixed[0], fixed[1], self._pool, self._config.temperature)
         return found
 
     def _pool_vectors(self, folder: Path) -> tuple[Floats, Floats]:

@@ -28,7 +28,7 @@ from hbt_ray.train.step.loop import train
 from hbt_ray.train.step.teacher import Teacher
 from hbt_ray.train.step.train_step import TrainStep
 from hbt_ray.train.validation.callback import ValidationCallback
-from hbt_ray.train.validation.run_status import needed
+from hbt_ray.train.validation.record import checkpoints_to_keep
 from hbt_ray.train.worker.callbacks import StepCallbacks
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -97,7 +97,7 @@ def _train(settings: dict[str, Any]) -> None:
         learner,
         plan.identity,
         config.checkpoints.keep,
-        needed=lambda: needed(config),
+        needed=lambda: checkpoints_to_keep(config),
         written=lambda step, path: settings["probe"].written(step, path),
     )
     start = 0

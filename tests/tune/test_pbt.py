@@ -9,10 +9,10 @@ import pytest
 from hbt_ray.errors import DamagedFile
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
-from hbt_ray.tune.pbt import Ancestor, hand_over, lineage_of, take_over
+from hbt_ray.tune.pbt import LineageStage, hand_over, read_lineage, take_over
 from tests.train.test_shelf import publish
 
-LINEAGE = [Ancestor(from_step=0, values={"plan.alpha": 0.2})]
+LINEAGE = [LineageStage(from_step=0, values={"plan.alpha": 0.2})]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, give
     for _ in range(2):  # It may be killed within, and then takes over again.
         lineage = take_over(given, run, {"plan.alpha": 0.8})
         assert [ancestor.from_step for ancestor in lineage] == [0, 20]
-        assert lineage_of(run) == lineage
+        assert read_lineage(run) == lineage
         assert CheckpointDirectory(run.checkpoints).steps() == [20]
         assert run.metrics.read_text() == '{"step": 0}\n'
         assert not run.validation.exists()
@@ -42,9 +42,9 @@ def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, give
 def test_a_lineage_that_was_changed_is_named(tmp_path: Path, given: Path) -> None:
     """It says which values held from which step on, and is what a configuration is made of."""
     run = RunDir(tmp_path / "member")
-    assert lineage_of(run) == []
+    assert read_lineage(run) == []
     take_over(given, run, {"plan.alpha": 0.8})
     path = run.root / "lineage.json"
     path.write_bytes(path.read_bytes().replace(b"20", b"10"))
     with pytest.raises(DamagedFile):
-        lineage_of(run)
+        read_lineage(run)

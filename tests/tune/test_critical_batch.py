@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hbt_ray.tune.critical_batch import Critical, Unfit, critical_batch, fit, steps_to
+from hbt_ray.tune.critical_batch import CriticalBatchFit, NoFit, critical_batch, fit, steps_to
 from hbt_ray.tune.state import Trial
 
 SIZES = (32, 64, 128, 256, 512, 1024)
@@ -31,9 +31,9 @@ def search(a: float, b: float, noise: float, rng: np.random.Generator, seeds: in
     ]
 
 
-def fitted(trials: list[Trial], target: float | None = 0.5, reference: float = 0) -> Critical:
+def fitted(trials: list[Trial], target: float | None = 0.5, reference: float = 0) -> CriticalBatchFit:
     found = critical_batch(trials, "AP", target=target, reference=reference)
-    assert isinstance(found, Critical)
+    assert isinstance(found, CriticalBatchFit)
     return found
 
 
@@ -139,7 +139,7 @@ def test_a_loss_has_to_fall() -> None:
         for size, low in ((32, 1.0), (64, 2.0), (128, 1.5))
     ]
     found = critical_batch(trials, "pool_loss")
-    assert isinstance(found, Critical)
+    assert isinstance(found, CriticalBatchFit)
     assert found.target == 2.0
     assert [point.steps for point in found.points] == [(150,), (200,), (pytest.approx(100 + 100 / 1.5),)]
 
@@ -147,12 +147,12 @@ def test_a_loss_has_to_fall() -> None:
 def test_too_few_sizes_are_a_reason_and_no_error() -> None:
     trials = [straight(size, 100) for size in (32, 64)] + [trial(128, {0: 0.0, 100: 0.2}), trial(256, {10: 0.7, 20: 1})]
     found = critical_batch(trials, "AP", target=0.5)
-    assert found == Unfit(
+    assert found == NoFit(
         "2 batch sizes tell when they reach AP = 0.5, and a fit of a + b / B needs 3; 128 does not reach the target; "
         "256 reaches the target before its first validation"
     )
-    assert isinstance(critical_batch([], "AP"), Unfit)
-    assert isinstance(critical_batch(trials, "RankDistance"), Unfit)
+    assert isinstance(critical_batch([], "AP"), NoFit)
+    assert isinstance(critical_batch(trials, "RankDistance"), NoFit)
 
 
 def test_only_trials_that_ended_count() -> None:
