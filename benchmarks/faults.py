@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.worker.hooks import Hooks
 
 OURS, SLOW, PEER = "hbt_ray", "hbt_ray, looking every 2 s", "plain Ray Train"
@@ -205,7 +205,8 @@ def train_plainly(settings: dict[str, Any]) -> None:
 
     from hbt_ray.data.plan.plan import Plan
     from hbt_ray.data.store.store import read_manifest
-    from hbt_ray.data.stream.stream import Origin, stream
+    from hbt_ray.data.stream.loader import LoaderConfig
+    from hbt_ray.data.stream.stream import stream
     from hbt_ray.model.build import tokenising_config
     from hbt_ray.model.loading import load_encoder
     from hbt_ray.train.config import TrainConfig
@@ -236,8 +237,8 @@ def train_plainly(settings: dict[str, Any]) -> None:
         start = state["step"]
     else:
         ask(trace, rank)
-    origin = Origin(config.store, config.plan, tokenising_config(encoder, config.model), rank, world_size)
-    for batch in stream(origin, start, config.optimiser.steps, config.stream):
+    loader = LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model))
+    for batch in stream(loader, range(start, config.optimiser.steps), rank, world_size, config.stream):
         trace.batch(rank, batch)
         learner.learn(batch)
         trace.after_update(rank, batch.step)

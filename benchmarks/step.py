@@ -33,8 +33,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hbt_ray.data.stream.loader import RankBatch
-from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.data.stream.rank_batch import RankBatch
+from hbt_ray.data.stream.tokenise import Tokens, TokenSections
 
 SHAPES = {
     "tiny": {"layers": 2, "width": 64, "heads": 2},
@@ -137,7 +137,7 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch],
     from hbt_ray.train.step.train_step import TrainStep
 
     if options.side in (COPY, KEPT):
-        tower.cut = lambda lengths, chunk_rows, _: [
+        tower.microbatch_rows = lambda lengths, chunk_rows, _: [
             np.arange(start, min(start + chunk_rows, len(lengths))) for start in range(0, len(lengths), chunk_rows)
         ]
     config = OptimiserConfig(
@@ -169,7 +169,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch]
     encoder.train()
 
     def step(batch: RankBatch) -> float:
-        columns = [encoder_features(side, 0, device) for side in (batch.questions, batch.passages)]
+        columns = [encoder_features(side, 0, device) for side in (batch.texts["questions"], batch.texts["passages"])]
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             value = loss(columns, None)
@@ -185,17 +185,19 @@ def batches(size: int, number: int) -> Iterator[RankBatch]:
     """Every side gets the same."""
     for step in range(number):
         rng = np.random.default_rng(step)
-        sides = []
-        for median, sigma, longest in LENGTHS.values():
+        sections = {}
+        for name, (median, sigma, longest) in LENGTHS.items():
             lengths = np.exp(rng.normal(np.log(median), sigma, size)).clip(4, longest).astype(np.int32)
-            sides.append(Tokens(rng.integers(2, VOCABULARY, lengths.sum()).astype(np.int32), lengths))
-        rows = np.arange(size)
-        yield RankBatch(step, "mono", "random", "", rows, *sides, (rows + size * step)[:, None])
+            ids = rng.integers(2, VOCABULARY, lengths.sum()).astype(np.int32)
+            sections[name] = Tokens.from_lengths(ids, lengths)
+        rows, languages = np.arange(size), np.zeros(size, np.int64)
+        texts, keys = TokenSections.concatenate(sections), (rows + size * step)[:, None]
+        yield RankBatch(step, "mono", "random", "", rows, texts, keys, languages, languages)
 
 
 def real_tokens(options: argparse.Namespace) -> float:
     """Of an average batch, without padding."""
-    return float(np.mean([len(b.questions.ids) + len(b.passages.ids) for b in batches(options.batch, 3)]))
+    return float(np.mean([len(b.texts.tokens.flat_ids()) for b in batches(options.batch, 3)]))
 
 
 def memory(device: str, reset: bool = False) -> int:

@@ -40,7 +40,8 @@ from stream_peers import CORES, ray_mix, sentence_transformers_loader, tables, t
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
+from hbt_ray.data.stream.loader import LoaderConfig
+from hbt_ray.data.stream.stream import StreamConfig, stream
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.ray_session import session
@@ -58,14 +59,14 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, session():
-        origin, encoder = prepared(Path(folder))
+        loader, encoder = prepared(Path(folder))
         if options.memory:
-            show_memory(memory(origin), options.json)
+            show_memory(memory(loader), options.json)
         else:
-            show_speed(speed(origin, encoder, Path(folder), options.steps, options.repeat), options.json)
+            show_speed(speed(loader, encoder, Path(folder), options.steps, options.repeat), options.json)
 
 
-def prepared(folder: Path) -> tuple[Origin, Any]:
+def prepared(folder: Path) -> tuple[LoaderConfig, Any]:
     """worldfacts in a store, and an encoder whose tokenizer was trained on it."""
     source = {"kind": "worldfacts"}
     prepare(StoreConfig.make({"path": str(folder / "store"), "sources": [source]}, "benchmark"))
@@ -73,19 +74,19 @@ def prepared(folder: Path) -> tuple[Origin, Any]:
     config = ModelConfig(vocabulary=12_000, max_question_length=48, max_passage_length=64)
     encoder = build_encoder(config, store.sample_texts(store.manifest.languages))
     how = tokenising_config(encoder, config)
-    return Origin(str(folder / "store"), PlanConfig(batch_size=BATCH), how, rank=0, world_size=1), encoder
+    return LoaderConfig(str(folder / "store"), PlanConfig(batch_size=BATCH), how), encoder
 
 
-def speed(origin: Origin, encoder: Any, folder: Path, num_steps: int, rounds: int) -> dict[str, dict[str, float]]:
+def speed(loader: LoaderConfig, encoder: Any, folder: Path, num_steps: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians over rounds, in which the sides take turns."""
     total = WARM_STEPS + num_steps + STALL_STEPS + 1
     # The peers' batches come from tables, which end in less than a batch; a few more steps make up for it.
-    sources = tables(origin, total + 50)
+    sources = tables(loader, total + 50)
     sides: dict[str, Callable[[], Iterator[int]]] = {
-        OURS: lambda: ours(origin, total),
-        "torch DataLoader": lambda: torch_loader(origin, total),
-        "Ray Data mix": lambda: ray_mix(origin, sources, folder),
-        "sentence-transformers": lambda: sentence_transformers_loader(origin, sources, encoder),
+        OURS: lambda: ours(loader, total),
+        "torch DataLoader": lambda: torch_loader(loader, total),
+        "Ray Data mix": lambda: ray_mix(loader, sources, folder),
+        "sentence-transformers": lambda: sentence_transformers_loader(loader, sources, encoder),
     }
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
@@ -103,8 +104,8 @@ def speed(origin: Origin, encoder: Any, folder: Path, num_steps: int, rounds: in
     }
 
 
-def ours(origin: Origin, num_steps: int) -> Iterator[int]:
-    for batch in stream(origin, 0, num_steps, StreamConfig(tasks_per_worker=CORES)):
+def ours(loader: LoaderConfig, num_steps: int) -> Iterator[int]:
+    for batch in stream(loader, range(num_steps), 0, 1, StreamConfig(tasks_per_worker=CORES)):
         yield len(batch.items)
 
 
@@ -158,11 +159,11 @@ def show_speed(sides: dict[str, dict[str, float]], as_json: bool) -> None:
     Console(width=120).print(table)
 
 
-def memory(origin: Origin) -> dict[str, dict[str, float]]:
+def memory(loader: LoaderConfig) -> dict[str, dict[str, float]]:
     """MiB of the consumer and of Ray's workers, by steps done."""
     small = StreamConfig(tasks_per_worker=CORES, rows_per_task=16 * BATCH, prefetch_mib=16)
     held = {}
-    for number, _ in enumerate(stream(origin, 0, MEMORY_STEPS[-1], small), start=1):
+    for number, _ in enumerate(stream(loader, range(MEMORY_STEPS[-1]), 0, 1, small), start=1):
         if number in MEMORY_STEPS:
             workers = [pid for pid in processes() if pid != os.getpid() and command(pid).startswith("ray::")]
             held[str(number)] = {"consumer": anonymous_mib(os.getpid()), "workers": sum(map(anonymous_mib, workers))}

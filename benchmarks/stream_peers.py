@@ -15,9 +15,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.loader import Loader, RankBatch
-from hbt_ray.data.stream.stream import Origin
-from hbt_ray.data.stream.tokenise import tokenise
+from hbt_ray.data.stream.loader import Loader, LoaderConfig
+from hbt_ray.data.stream.rank_batch import RankBatch
 
 CORES = os.cpu_count() or 1
 
@@ -25,8 +24,8 @@ CORES = os.cpu_count() or 1
 class Steps(Dataset[RankBatch]):
     """Local batches by their step; every worker process opens the loader for itself."""
 
-    def __init__(self, origin: Origin, num_steps: int) -> None:
-        self._origin, self._num_steps = origin, num_steps
+    def __init__(self, config: LoaderConfig, num_steps: int) -> None:
+        self._config, self._num_steps = config, num_steps
         self._loader: Loader | None = None
 
     def __len__(self) -> int:
@@ -34,14 +33,14 @@ class Steps(Dataset[RankBatch]):
 
     def __getitem__(self, step: int) -> RankBatch:
         if self._loader is None:
-            self._loader = self._origin.open()
-        return self._loader.local(step, self._origin.rank, self._origin.world_size)
+            self._loader = self._config.open()
+        return self._loader.rank_batch(step, 0, 1)
 
 
-def torch_loader(origin: Origin, num_steps: int) -> Iterator[int]:
+def torch_loader(config: LoaderConfig, num_steps: int) -> Iterator[int]:
     """Our plan and our loader in worker processes: the strongest peer, as it lacks nothing but Ray."""
     loader = DataLoader(
-        Steps(origin, num_steps),
+        Steps(config, num_steps),
         batch_size=None,
         num_workers=CORES,
         prefetch_factor=4,
@@ -51,10 +50,10 @@ def torch_loader(origin: Origin, num_steps: int) -> Iterator[int]:
         yield len(batch.items)
 
 
-def tables(origin: Origin, num_steps: int) -> dict[str, pa.Table]:
+def tables(config: LoaderConfig, num_steps: int) -> dict[str, pa.Table]:
     """The plan's rows as texts: a table a language, and one of the cross-lingual rows."""
-    store = Store(origin.store)
-    plan = Plan(store.manifest, PlanConfig(batch_size=origin.plan.batch_size))
+    store = Store(config.store)
+    plan = Plan(store.manifest, PlanConfig(batch_size=config.plan.batch_size))
     parts: dict[str, list[pa.Table]] = {}
     for step in range(num_steps):
         batch = plan.batch(step)
@@ -64,17 +63,14 @@ def tables(origin: Origin, num_steps: int) -> dict[str, pa.Table]:
     return {name: pa.concat_tables(some) for name, some in parts.items()}
 
 
-def ray_mix(origin: Origin, sources: dict[str, pa.Table], folder: Path) -> Iterator[int]:
+def ray_mix(config: LoaderConfig, sources: dict[str, pa.Table], folder: Path) -> Iterator[int]:
     """A dataset a source, tokenised batch by batch, and `Dataset.mix` over them."""
     import ray.data
 
-    how, size = origin.tokenising, origin.plan.batch_size
+    how, size = config.tokenising, config.plan.batch_size
 
     def encode(rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        sides = (
-            tokenise(how.tokenizer_json, how.question_prompt, rows["question"].tolist(), how.max_question_length),
-            tokenise(how.tokenizer_json, how.passage_prompt, rows["passage"].tolist(), how.max_passage_length),
-        )
+        sides = how.questions(rows["question"].tolist()), how.passages(rows["passage"].tolist())
         columns: dict[str, list[Any]] = {"rows": [len(rows["question"])]}
         for name, tokens in zip(("question", "passage"), sides, strict=True):
             columns |= {f"{name}_ids": [tokens.ids], f"{name}_lengths": [tokens.lengths]}
@@ -93,7 +89,7 @@ def ray_mix(origin: Origin, sources: dict[str, pa.Table], folder: Path) -> Itera
         yield int(batch["rows"][0])
 
 
-def sentence_transformers_loader(origin: Origin, sources: dict[str, pa.Table], encoder: Any) -> Iterator[int]:
+def sentence_transformers_loader(config: LoaderConfig, sources: dict[str, pa.Table], encoder: Any) -> Iterator[int]:
     """The DataLoader that SentenceTransformerTrainer builds of a DatasetDict: its samplers, its collator.
 
     Put together by hand from the trainer's own parts, as the trainer itself also wants `accelerate`.
@@ -103,11 +99,11 @@ def sentence_transformers_loader(origin: Origin, sources: dict[str, pa.Table], e
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
     from torch.utils.data import RandomSampler
 
-    how = origin.tokenising
+    how = config.tokenising
     prompts = {"question": how.question_prompt, "passage": how.passage_prompt}
     parts = ConcatDataset([datasets.Dataset(table) for table in sources.values()])
     samplers = [
-        DefaultBatchSampler(RandomSampler(part), batch_size=origin.plan.batch_size, drop_last=True)
+        DefaultBatchSampler(RandomSampler(part), batch_size=config.plan.batch_size, drop_last=True)
         for part in parts.datasets
     ]
     loader = DataLoader(

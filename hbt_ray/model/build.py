@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.data.stream.loader import TokenisingConfig
+from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.errors import ModelError
 from hbt_ray.model.config import PASSAGE_PROMPT, QUESTION_PROMPT, SCRATCH, ModelConfig
 from hbt_ray.model.export_parity import require_export_parity

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from hbt_ray.data.stream.loader import TokenisingConfig
-from hbt_ray.data.stream.tokenise import tokenise
+from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
 from hbt_ray.errors import ModelError
 from hbt_ray.model.microbatch import encoder_features
 

@@ -10,8 +10,8 @@ from hbt_ray.config import Config, Language
 from hbt_ray.data.index.negatives import Negatives, require_scores
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.plan.translations import Side, require_translations
-from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
-from hbt_ray.data.stream.loader import TokenisingConfig
+from hbt_ray.data.stream.loader import AuxiliaryTexts
+from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig

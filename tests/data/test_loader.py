@@ -14,9 +14,8 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.translations import TranslationRule, TranslationSampler
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
-from hbt_ray.data.stream.loader import Loader, TokenisingConfig
-from hbt_ray.data.stream.tokenise import tokenise
+from hbt_ray.data.stream.loader import AuxiliaryTexts, Loader, LoaderConfig
+from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
@@ -45,13 +44,13 @@ def test_negatives_are_passages_in_the_language_of_their_row(
     world: tuple[Path, Path, TokenisingConfig], policy: str
 ) -> None:
     path, mined, how = world
-    loader = Loader(path, PlanConfig(policy=policy, batch_size=12, negatives=2), how, negatives=mined)
+    loader = Loader(LoaderConfig(path, PlanConfig(policy=policy, batch_size=12, negatives=2), how, negatives=mined))
     store = Store(path)
     for step in range(6):
-        planned, batch = loader.plan.batch(step).slice(1, 2), loader.local(step, 1, 2)
+        planned, batch = loader.plan.batch(step).slice(1, 2), loader.rank_batch(step, 1, 2)
         items = planned.negatives.ravel()
         codes = np.repeat(planned.passage_languages, 2)
-        assert np.array_equal(batch.negatives.lengths > 0, items >= 0)
+        assert np.array_equal(batch.texts["negatives"].lengths > 0, items >= 0)
         assert (items < 0).any()
         assert (items >= 0).any()
         texts = []
@@ -63,17 +62,20 @@ def test_negatives_are_passages_in_the_language_of_their_row(
             texts += store.texts_of("colours", "passage", row, in_language, loader.plan.languages)
             assert key == store.passage_keys("colours", row)[0]
         expected = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
-        assert np.array_equal(batch.negatives.ids, expected.ids)
-        assert np.array_equal(batch.negatives.lengths[items >= 0], expected.lengths)
+        assert np.array_equal(batch.texts["negatives"].flat_ids(), expected.ids)
+        assert np.array_equal(batch.texts["negatives"].lengths[items >= 0], expected.lengths)
 
 
 def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, mined, how = world
-    loader = Loader(path, PlanConfig(policy="mono", batch_size=60, negatives=1), how, negatives=mined)
-    batches = [loader.local(0, rank, 60) for rank in range(60)]
+    loader = Loader(LoaderConfig(path, PlanConfig(policy="mono", batch_size=60, negatives=1), how, negatives=mined))
+    batches = [loader.rank_batch(0, rank, 60) for rank in range(60)]
     without = [batch for batch in batches if batch.items[0] % 3 == 0]
     assert len(without) == 20
-    assert all(batch.negatives.lengths.tolist() == [0] and not len(batch.negatives.ids) for batch in without)
+    assert all(
+        batch.texts["negatives"].lengths.tolist() == [0] and not len(batch.texts["negatives"].flat_ids())
+        for batch in without
+    )
     assert all(len(batch.negative_keys) == 1 for batch in batches)
 
 
@@ -112,8 +114,8 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
     teacher = tokenising_config(build_encoder(small, store.sample_texts(("en",))), small)
     assert teacher.tokenizer_json != how.tokenizer_json
     plan = PlanConfig(policy="hybrid", batch_size=10, languages=languages)
-    loader = Loader(sparse, plan, how, views=viewing(how, teacher))
-    ranks = [loader.leg(range(5, 14), rank, world_size) for rank in range(world_size)]
+    loader = Loader(LoaderConfig(sparse, plan, how, auxiliary_texts=viewing(how, teacher)))
+    ranks = [loader.rank_batches(range(5, 14), rank, world_size) for rank in range(world_size)]
     seen = set()
     for parts in zip(*ranks, strict=True):
         whole = loader.plan.batch(parts[0].step)
@@ -125,7 +127,7 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
             versions = TranslationSampler(
                 loader.plan.datasets[0], loader.plan.languages, view.side, TranslationRule.parse(view.rule), 0
             )
-            codes = versions.of(whole)
+            codes = versions.sample(whole)
             expected = [
                 tokenise(view.tokenizer_json, view.prompt, [text(store, item, view.side, code)], view.max_length).ids
                 if code
@@ -135,9 +137,9 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
                 )
             ]
             seen |= {(view.name, code >= 0) for code in codes.tolist()}
-            found = [part.views[view.name] for part in parts]
+            found = [part.texts[view.name] for part in parts]
             assert [len(tokens) for tokens in found] == [len(part.items) for part in parts]
-            assert np.array_equal(np.concatenate([tokens.ids for tokens in found]), np.concatenate(expected))
+            assert np.array_equal(np.concatenate([tokens.flat_ids() for tokens in found]), np.concatenate(expected))
             assert np.concatenate([tokens.lengths for tokens in found]).tolist() == list(map(len, expected))
     assert len(seen) == 4  # Rows with and rows without, of either.
 
@@ -155,24 +157,24 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
     scored = TeacherScores(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
     mined = write_negatives(tmp_path / "mined", Store(path).manifest, {"colours": table}, {"colours": scored})
     plan = PlanConfig(batch_size=12, negatives=2)
-    loader = Loader(path, plan, how, negatives=mined, scores=True)
-    for batch in loader.leg(range(6), 2, 5):
+    loader = Loader(LoaderConfig(path, plan, how, negatives=mined, teacher_scores=True))
+    for batch in loader.rank_batches(range(6), 2, 5):
         picks = loader.plan.batch(batch.step).slice(2, 5).negatives
         expected = np.column_stack([batch.items, np.where(picks < 0, np.nan, picks / 100)])
         np.testing.assert_array_equal(batch.teacher_scores, expected.astype(np.float32))
         assert batch.teacher_scores.dtype == np.float32
-    assert loader.local(0, 12, 13).teacher_scores.shape == (1, 3)
-    assert loader.local(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
-    assert Loader(path, plan, how, negatives=mined).local(0, 0, 1).teacher_scores.shape == (0, 0)
+    assert loader.rank_batch(0, 12, 13).teacher_scores.shape == (1, 3)
+    assert loader.rank_batch(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
+    assert Loader(LoaderConfig(path, plan, how, negatives=mined)).rank_batch(0, 0, 1).teacher_scores.shape == (0, 0)
     with pytest.raises(NegativesError, match="holds no scores for colours"):
-        Loader(path, plan, how, negatives=without, scores=True)
+        Loader(LoaderConfig(path, plan, how, negatives=without, teacher_scores=True))
 
 
 def test_views_with_rules_that_cannot_be_read_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, _, how = world
     view = AuxiliaryTexts("question_versions", "question", "any", how.tokenizer_json, "", 12)
     with pytest.raises(PlanError, match="'any' is no rule for versions"):
-        Loader(path, PlanConfig(), how, views=(view,))
+        Loader(LoaderConfig(path, PlanConfig(), how, auxiliary_texts=(view,)))
 
 
 def test_a_version_that_the_manifest_only_promises_is_no_text(
@@ -184,6 +186,8 @@ def test_a_version_that_the_manifest_only_promises_is_no_text(
         group["languages"] = list(LANGUAGES)
     write_json(damaged / "manifest.json", with_checksum(told))
     view = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
-    loader = Loader(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, views=(view,))
+    loader = Loader(
+        LoaderConfig(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, auxiliary_texts=(view,))
+    )
     with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):
-        loader.local(0, 0, 1)
+        loader.rank_batch(0, 0, 1)

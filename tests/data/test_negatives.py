@@ -296,10 +296,10 @@ def test_picks_go_on_from_a_place_that_item_and_stream_decide(store: Manifest) -
     table = (table + np.arange(8)) % 40
     picks = NegativeSampler(table, LanguageIndex(store.datasets[1], ("de", "en"), 0.0), 3, seed=0)
     items, codes = np.arange(40), np.zeros(40, np.int16)
-    first = picks.of(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "mono")
-    second = picks.of(BatchRows(items, codes, codes, np.ones(40, np.int64)), "mono")
+    first = picks.sample(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "mono")
+    second = picks.sample(BatchRows(items, codes, codes, np.ones(40, np.int64)), "mono")
     start = np.argmax(table == first[:, :1], axis=1)
     for turn in range(3):
         assert np.array_equal(first[:, turn], table[items, (start + turn) % 8])
         assert np.array_equal(second[:, turn], table[items, (start + 3 + turn) % 8])
-    assert not np.array_equal(picks.of(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "cross"), first)
+    assert not np.array_equal(picks.sample(BatchRows(items, codes, codes, np.zeros(40, np.int64)), "cross"), first)

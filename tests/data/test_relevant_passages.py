@@ -16,7 +16,8 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.prepare import StoreConfig, in_process, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
-from hbt_ray.data.stream.loader import Loader, TokenisingConfig
+from hbt_ray.data.stream.loader import Loader, LoaderConfig
+from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.train.loss.info_nce import info_nce
@@ -185,7 +186,7 @@ def test_vectors_that_are_perfect_have_no_loss(tmp_path: Path, symmetric: bool) 
     ]  # fmt: skip
     store = made(tmp_path, rows)
     how = tokenising_config(build_encoder(TINY, store.sample_texts(("en",))), TINY)
-    batch = Loader(store.location, PlanConfig(policy="mono", batch_size=64), how).local(0, 0, 1)
+    batch = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=64), how)).rank_batch(0, 0, 1)
     topics = torch.tensor([int(store.item("set", item).item_id[0]) for item in batch.items.tolist()])
     vectors, right_keys = torch.eye(4)[topics], torch.from_numpy(batch.right_keys)
     assert info_nce(vectors, vectors, right_keys, 0.05, (64,), symmetric=symmetric).item() < 1e-6
@@ -213,17 +214,17 @@ def test_a_batch_knows_the_right_passages_of_its_questions(
 ) -> None:
     """Whatever the languages, and on slices as on the whole."""
     store, how = parallel
-    loader = Loader(store.location, PlanConfig(policy=policy, batch_size=30), how)
+    loader = Loader(LoaderConfig(store.location, PlanConfig(policy=policy, batch_size=30), how))
     for step in range(4):
-        whole, parts = loader.local(step, 0, 1), [loader.local(step, rank, 4) for rank in range(4)]
+        whole, parts = loader.rank_batch(step, 0, 1), [loader.rank_batch(step, rank, 4) for rank in range(4)]
         assert np.array_equal(np.concatenate([part.right_keys for part in parts]), whole.right_keys)
         assert whole.right_keys.shape == (30, 4)
-        assert np.array_equal(whole.passage_keys, store.passage_keys("set", whole.items))
+        assert np.array_equal(whole.right_keys[:, 0], store.passage_keys("set", whole.items))
         pairs = [store.item("set", item).item_id.split("/") for item in whole.items.tolist()]
         questions, passages = (
             np.array(column) for column in zip(*((int(q), 3 * int(q) + int(d)) for q, d in pairs), strict=True)
         )
         answers = np.isin((passages[None, :] - 3 * questions[:, None]) % 36, range(4))
-        known = (whole.right_keys[:, :, None] == whole.passage_keys).any(1)
+        known = (whole.right_keys[:, :, None] == whole.right_keys[:, 0]).any(1)
         assert np.array_equal(known, answers)
         assert answers.sum() > 60

@@ -22,8 +22,8 @@ from hbt_ray.data.store.shard_checksums import write_shard
 from hbt_ray.data.store.stats import compact, dataset_stats, dataset_table, language_table, sample_items
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.store.verify import verify
-from hbt_ray.data.stream.loader import Loader
-from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
+from hbt_ray.data.stream.loader import Loader, LoaderConfig
+from hbt_ray.data.stream.stream import StreamConfig, stream
 from hbt_ray.errors import LocationError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
@@ -305,11 +305,14 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
     how = tokenising_config(build_encoder(config, local.sample_texts(LANGUAGES)), config)
     cache = NodeCacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
     plan = PlanConfig(batch_size=24)
-    far, here = Loader(local_uri(tmp_path / "store"), plan, how, cache), Loader(tmp_path / "store", plan, how)
+    far, here = (
+        Loader(LoaderConfig(local_uri(tmp_path / "store"), plan, how, cache)),
+        Loader(LoaderConfig(tmp_path / "store", plan, how)),
+    )
     for step in range(20):
-        ours, theirs = far.local(step, 0, 2), here.local(step, 0, 2)
-        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
-        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+        ours, theirs = far.rank_batch(step, 0, 2), here.rank_batch(step, 0, 2)
+        assert np.array_equal(ours.texts["questions"].flat_ids(), theirs.texts["questions"].flat_ids())
+        assert np.array_equal(ours.texts["passages"].flat_ids(), theirs.texts["passages"].flat_ids())
         assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
 
 
@@ -319,12 +322,12 @@ def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> 
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), near(tmp_path)
-    here = [list(stream(Origin(store.location, plan, how, rank, 2), 0, 6, settings)) for rank in range(2)]
+    here = [list(stream(LoaderConfig(store.location, plan, how), range(0, 6), rank, 2, settings)) for rank in range(2)]
     uri = local_uri(tmp_path / "store")
-    far = [list(stream(Origin(uri, plan, how, rank, 2, cache), 0, 6, settings)) for rank in range(2)]
+    far = [list(stream(LoaderConfig(uri, plan, how, rank), range(0, 6), 2, cache, settings)) for rank in range(2)]
     for ours, theirs in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
-        assert np.array_equal(ours.questions.ids, theirs.questions.ids)
-        assert np.array_equal(ours.passages.ids, theirs.passages.ids)
+        assert np.array_equal(ours.texts["questions"].flat_ids(), theirs.texts["questions"].flat_ids())
+        assert np.array_equal(ours.texts["passages"].flat_ids(), theirs.texts["passages"].flat_ids())
     assert list(cache.root.glob("*.arrow"))
 
 

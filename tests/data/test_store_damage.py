@@ -14,7 +14,8 @@ from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.store.node_cache import NodeCacheConfig
 from hbt_ray.data.store.store import Store, read_manifest
-from hbt_ray.data.stream.stream import Origin, StreamConfig, stream
+from hbt_ray.data.stream.loader import LoaderConfig
+from hbt_ray.data.stream.stream import StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
@@ -168,11 +169,11 @@ def test_a_damaged_shard_ends_the_stream_in_one_error(tmp_path: Path) -> None:
     store = written(tmp_path / "store", shard_items=200, batch_items=50)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
-    origin = Origin(store.location, PlanConfig(batch_size=24), how, 0, 1)
+    loader = LoaderConfig(store.location, PlanConfig(batch_size=24), how)
     path = tmp_path / "store" / SHARD
     path.write_bytes(path.read_bytes().replace(b"question ", b"QUESTION "))
     with pytest.raises(StoreError) as caught:
-        list(stream(origin, 0, 6, StreamConfig(rows_per_task=24)))
+        list(stream(loader, range(6), 0, 1, StreamConfig(rows_per_task=24)))
     assert caught.value.code == "DAMAGED_SHARD"
     assert "\n" not in str(caught.value)
 
@@ -182,13 +183,13 @@ def test_a_task_whose_process_dies_is_not_repeated_for_ever(tmp_path: Path, monk
     store = written(tmp_path / "store", shard_items=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
-    origin = Deadly(store.location, PlanConfig(batch_size=24), how, 0, 1)
+    loader = Deadly(store.location, PlanConfig(batch_size=24), how)
     with pytest.raises(HbtError) as caught:
-        list(stream(origin, 0, 6, StreamConfig(rows_per_task=24)))
+        list(stream(loader, range(6), 0, 1, StreamConfig(rows_per_task=24)))
     assert caught.value.code == "WORKER_DIED"
 
 
-class Deadly(Origin):
+class Deadly(LoaderConfig):
     """Ends the process that opens it, as a defect in a library would."""
 
     def open(self) -> None:  # type: ignore[override]

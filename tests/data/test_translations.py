@@ -25,7 +25,7 @@ def versions(made: Plan, side: Side, rule: str, seed: int = 0) -> TranslationSam
 def named(made: Plan, batch: Batch, side: Side, rule: str, seed: int = 0) -> list[str]:
     """The languages of a batch's versions, empty for none."""
     drawn = versions(made, side, rule, seed)
-    codes = drawn.of(batch)
+    codes = drawn.sample(batch)
     assert codes.dtype == np.int16
     return [drawn.languages[code] if code >= 0 else "" for code in codes.tolist()]
 
@@ -64,9 +64,10 @@ def test_slices_of_all_ranks_have_the_versions_of_the_whole(step: int, world_siz
     """24 rows: uneven slices for most numbers of ranks, and some without a row."""
     whole = plan(seed=seed).batch(step)
     for side in SIDES:
-        expected = versions(plan(seed=seed), side, rule, seed).of(whole)
+        expected = versions(plan(seed=seed), side, rule, seed).sample(whole)
         parts = [
-            versions(plan(seed=seed), side, rule, seed).of(whole.slice(rank, world_size)) for rank in range(world_size)
+            versions(plan(seed=seed), side, rule, seed).sample(whole.slice(rank, world_size))
+            for rank in range(world_size)
         ]
         assert np.array_equal(np.concatenate(parts), expected)
 
@@ -98,7 +99,7 @@ def test_items_in_one_language_have_no_other() -> None:
     alone = batch.items < 80
     for rule, expected in (("other", ~alone), ("pivot:en", ~alone), ("exactly:de", batch.items >= 50)):
         for side in SIDES:
-            assert np.array_equal(versions(made, side, rule).of(batch) >= 0, expected)
+            assert np.array_equal(versions(made, side, rule).sample(batch) >= 0, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -112,7 +113,7 @@ def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) ->
         for info in made.datasets
     }
     for batch in map(made.batch, range(500)):
-        served.setdefault(batch.kind, []).append(float((by_dataset[batch.dataset].of(batch) >= 0).mean()))
+        served.setdefault(batch.kind, []).append(float((by_dataset[batch.dataset].sample(batch) >= 0).mean()))
     assert shares.keys() == served.keys()
     for kind, share in shares.items():
         # Random schedules draw their languages and data sets; a balanced one is off by a few batches.

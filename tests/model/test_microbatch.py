@@ -14,7 +14,9 @@ from hbt_ray.model.microbatch import encoder_features, microbatch_rows, to_devic
 
 def side(lengths: list[int]) -> Tokens:
     """The ids of row r are all r + 1."""
-    return Tokens(np.repeat(np.arange(len(lengths)) + 1, lengths).astype(np.int32), np.array(lengths, np.int32))
+    return Tokens.from_lengths(
+        np.repeat(np.arange(len(lengths)) + 1, lengths).astype(np.int32), np.array(lengths, np.int32)
+    )
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 50), st.integers(0, 500))

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from hbt_ray.data.stream.loader import RankBatch
-from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.data.stream.rank_batch import RankBatch
+from hbt_ray.data.stream.tokenise import Tokens, TokenSections
 
 NUM_ROWS, PER_ROW, NUM_TOKENS = 11, 2, 50
 
@@ -28,15 +28,16 @@ def batch(
 
     def texts(rows: int, share: float = 1.0) -> Tokens:
         lengths = rng.integers(2, 9, rows).astype(np.int32) * (rng.random(rows) < share)
-        return Tokens(rng.integers(1, NUM_TOKENS, lengths.sum()).astype(np.int32), lengths.astype(np.int32))
+        return Tokens.from_lengths(
+            rng.integers(1, NUM_TOKENS, lengths.sum()).astype(np.int32), lengths.astype(np.int32)
+        )
 
     questions, passages = texts(num_rows), texts(num_rows)
     right_keys, languages = rng.integers(0, 8, (num_rows, 3)), rng.integers(0, 3, (2, num_rows))
     negatives, negative_keys = texts(num_rows * PER_ROW, 0.7), rng.integers(0, 12, num_rows * PER_ROW)
     if step:
         last = 2 * num_rows // 3 * PER_ROW
-        kept = negatives.take(np.arange(last))
-        negatives = Tokens(kept.ids, np.concatenate([kept.lengths, np.zeros_like(negatives.lengths[last:])]))
+        negatives = negatives[:last].scattered(np.arange(last), len(negatives))
     scores = rng.normal(size=(num_rows, 1 + PER_ROW)).astype(np.float32)
     scores[rng.random(scores.shape) < 0.2] = np.nan
     others = {
@@ -49,18 +50,21 @@ def batch(
         )
     }
     of_rows = (part[:, None] * PER_ROW + np.arange(PER_ROW)).ravel()
+    sections = {
+        "questions": questions[part],
+        "passages": passages[part],
+        "negatives": negatives[of_rows if mined else slice(0)],
+        **({name: tokens[part] for name, tokens in others.items()} if views else {}),
+    }
     return RankBatch(
         step,
         "mono",
         "set",
         "de",
         part,
-        questions.take(part),
-        passages.take(part),
+        TokenSections.concatenate(sections),
         right_keys[part],
-        negatives.take(of_rows) if mined else Tokens(np.empty(0, np.int32), np.empty(0, np.int32)),
-        negative_keys[of_rows] if mined else np.empty(0, np.int64),
         *languages[:, part],
-        {name: tokens.take(part) for name, tokens in others.items()} if views else {},
+        negative_keys[of_rows] if mined else np.empty(0, np.int64),
         scores[part] if mined and views else np.empty((0, 0), np.float32),
     )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.worker.hooks import Hooks
 from tests.nodes import head
 from tests.worlds import small_run

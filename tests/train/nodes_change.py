@@ -14,7 +14,7 @@ from typing import Any
 
 from ray import cloudpickle
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.config import TrainConfig
 from tests.nodes import head
 from tests.train import faults

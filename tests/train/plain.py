@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
+from hbt_ray.train.step.encoder_inputs import STUDENT_TRANSLATIONS, TEACHER_TRANSLATIONS
 
 
 def vectors(encoder: nn.Module, tokens: Tokens) -> Tensor:
     """[rows, width], text by text; zeros where there is none."""
-    rows, end = [], 0
-    for length in tokens.lengths.tolist():
-        ids = torch.from_numpy(tokens.ids[end : end + length].copy()).long()[None]
-        end += length
+    rows = []
+    for start, length in zip(tokens.starts.tolist(), tokens.lengths.tolist(), strict=True):
+        ids = torch.from_numpy(tokens.ids[start : start + length].copy()).long()[None]
         rows.append(encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)}) if length else None)
     width = next(row["sentence_embedding"].shape[1] for row in rows if row is not None)
     return torch.stack(
@@ -29,11 +29,12 @@ def loss(
     encoder: nn.Module, batch: RankBatch, config: LossConfig, temperature: Tensor, teacher: nn.Module | None = None
 ) -> Tensor:
     """The mean over the rows of InfoNCE, in every asked-for direction and width, and the terms."""
-    sides = vectors(encoder, batch.questions), vectors(encoder, batch.passages), torch.from_numpy(batch.right_keys)
+    questions, passages = (vectors(encoder, batch.texts[name]) for name in ("questions", "passages"))
+    sides = questions, passages, torch.from_numpy(batch.right_keys)
     if not len(batch.negative_keys):
         return loss_of_vectors(*sides, config, temperature)
-    there, keys = torch.from_numpy(batch.negatives.lengths > 0), torch.from_numpy(batch.negative_keys)
-    negatives = vectors(encoder, batch.negatives)
+    there, keys = torch.from_numpy(batch.texts["negatives"].lengths > 0), torch.from_numpy(batch.negative_keys)
+    negatives = vectors(encoder, batch.texts["negatives"])
     total = loss_of_vectors(*sides, config, temperature, negatives[there], keys[there])
     if not config.terms or teacher is None:
         return total
@@ -45,10 +46,10 @@ def loss(
         HardNegatives(negatives.unflatten(0, shape), keys.view(shape), there.view(shape)),
         **{
             name: Translation(
-                vectors(teacher if name.startswith("teacher") else encoder, tokens),
-                torch.from_numpy(tokens.lengths > 0),
+                vectors(teacher if name.startswith("teacher") else encoder, batch.texts[name]),
+                torch.from_numpy(batch.texts[name].lengths > 0),
             )
-            for name, tokens in batch.views.items()
+            for name in (*STUDENT_TRANSLATIONS, *TEACHER_TRANSLATIONS)
         },
         teacher_scores=torch.from_numpy(batch.teacher_scores),
     )

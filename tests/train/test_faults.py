@@ -15,7 +15,7 @@ from ray import cloudpickle
 
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.loader import Loader
+from hbt_ray.data.stream.loader import Loader, LoaderConfig
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.options import load_for_training
@@ -150,8 +150,8 @@ def in_this_process(config: TrainConfig) -> list[float]:
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
     learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))
-    loader = Loader(config.store, config.plan, tokenising_config(encoder, config.model))
-    return [learner.learn(loader.local(step, 0, 1)).loss for step in range(config.optimiser.steps)]
+    loader = Loader(LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model)))
+    return [learner.learn(loader.rank_batch(step, 0, 1)).loss for step in range(config.optimiser.steps)]
 
 
 @pytest.mark.parametrize(("count", "match"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])

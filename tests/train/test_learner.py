@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hbt_ray.data.stream.loader import RankBatch
-from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.data.stream.rank_batch import RankBatch
+from hbt_ray.data.stream.tokenise import Tokens, TokenSections
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.objective import Objective
@@ -142,8 +142,11 @@ def test_weights_of_ranks_stay_with_one_process_over_many_steps() -> None:
 
 
 def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
-    empty = Tokens(np.empty(0, np.int32), np.zeros(NUM_ROWS * PER_ROW, np.int32))
-    missing = replace(batch(0), negatives=empty, negative_keys=np.zeros(NUM_ROWS * PER_ROW, np.int64))
+    plain = batch(0)
+    empty = Tokens.from_lengths(np.empty(0, np.int32), np.zeros(NUM_ROWS * PER_ROW, np.int32))
+    sections = {"questions": plain.texts["questions"], "passages": plain.texts["passages"], "negatives": empty}
+    keys = np.zeros(NUM_ROWS * PER_ROW, np.int64)
+    missing = replace(plain, texts=TokenSections.concatenate(sections), negative_keys=keys)
     assert learner(torch.float64).learn(missing).loss == pytest.approx(
         learner(torch.float64).learn(batch(0)).loss, abs=1e-12
     )

@@ -19,8 +19,8 @@ NUM_ROWS = 13
 def texts(part: slice = slice(None)) -> Tokens:
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 40, NUM_ROWS).astype(np.int32)
-    whole = Tokens(rng.integers(1, 50, lengths.sum()).astype(np.int32), lengths)
-    return whole.take(np.arange(NUM_ROWS)[part])
+    whole = Tokens.from_lengths(rng.integers(1, 50, lengths.sum()).astype(np.int32), lengths)
+    return whole[np.arange(NUM_ROWS)[part]]
 
 
 def asked(part: slice = slice(None)) -> Tensor:

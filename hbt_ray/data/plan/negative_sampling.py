@@ -34,7 +34,7 @@ class NegativeSampler:
         self._negatives, self._coverage, self._per_row = negatives, coverage, per_row
         self._key = make_key(seed, coverage.name, "negatives")
 
-    def of(self, rows: BatchRows, kind: str) -> Indices:
+    def sample(self, rows: BatchRows, kind: str) -> Indices:
         """Item numbers [rows, n] for the rows of a batch of a kind."""
         candidates = self._negatives.take(rows.items, axis=0)
         eligible = self._coverage.have(candidates, rows.passage_languages)

@@ -83,7 +83,7 @@ class Batch:
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
 
     @staticmethod
-    def joined(batches: Sequence[Batch]) -> Batch:
+    def concatenate(batches: Sequence[Batch]) -> Batch:
         """The rows of batches of one dataset, end to end, under the first one's name: for reading them at once."""
         rows = [(one.items, one.question_languages, one.passage_languages, one.negatives) for one in batches]
         first, columns = batches[0], (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -140,7 +140,7 @@ class Plan:
         part = self._parts[kind][dataset]
         rows = part.rows(nth)
         picks = self._picks.get(part.name)
-        negatives = picks.of(rows, part.label) if picks else no_negatives(len(rows.items), self.config.negatives)
+        negatives = picks.sample(rows, part.label) if picks else no_negatives(len(rows.items), self.config.negatives)
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
         return Batch(step, part.label, part.name, self._named(rows.shared_languages), *columns)
 

@@ -78,7 +78,7 @@ class TranslationSampler:
             self._code = self.languages.index(rule.language)
             self._named = LanguageIndex(info, (rule.language,), 0.0)
 
-    def of(self, batch: Batch) -> LanguageCodes:
+    def sample(self, batch: Batch) -> LanguageCodes:
         """Positions in `languages`, -1 for none, [rows]; of a slice, the slice of the whole's."""
         if self._rule.kind == "other":
             return self._other(batch)

@@ -1,4 +1,4 @@
-"""The local batch: what one rank needs for one step, and the loader that makes it from (plan, store, tokenizer).
+"""From the plan to the batches of one rank: plan → slice → texts of the store → token ids.
 
 The loader is a pure function of (step, rank, world size), so it runs anywhere: in the training process, in a test, or
 in Ray Data tasks on other machines (`hbt_ray.data.stream.stream`).
@@ -14,151 +14,161 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.negatives import Negatives, require_scores
-from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
+from hbt_ray.data.plan.translations import Side, TranslationRule, TranslationSampler
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts, AuxiliaryTokens, scattered
-from hbt_ray.data.stream.tokenise import Tokens, tokenise
-
-_NO_TOKENS = Tokens(np.empty(0, np.int32), np.empty(0, np.int32))
-
-
-def _no_numbers() -> NDArray[np.int64]:
-    return np.empty(0, np.int64)
-
-
-def _no_scores() -> NDArray[np.float32]:
-    return np.empty((0, 0), np.float32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RankBatch:
-    """One rank's slice of a global batch, ready for the encoder."""
-
-    step: int
-    kind: str
-    dataset: str
-    language: str
-    items: Indices
-    questions: Tokens
-    passages: Tokens
-    right_keys: NDArray[np.int64]
-    """Keys of the passages that answer each row's question, [rows, n]: first that of the row's own passage, which is
-    repeated where there are fewer than n. A passage with one of these keys is not a negative of the row's question."""
-    negatives: Tokens = _NO_TOKENS
-    """Mined passages, n for each row in the order of the rows, [rows · n]; one without tokens is none."""
-    negative_keys: NDArray[np.int64] = field(default_factory=_no_numbers)
-    """Their passage keys, [rows · n]; 0 for none."""
-    question_languages: NDArray[np.int64] = field(default_factory=_no_numbers)
-    """Positions in `Plan.languages`, [rows]."""
-    passage_languages: NDArray[np.int64] = field(default_factory=_no_numbers)
-    views: dict[str, Tokens] = field(default_factory=dict)
-    """By name, row by row; a row without tokens has no version."""
-    teacher_scores: NDArray[np.float32] = field(default_factory=_no_scores)
-    """Of each question with its passage, then with its mined passages, [rows, 1 + n]; NaN where the teacher gave none.
-    [0, 0] where nobody asked for them."""
-
-    @property
-    def passage_keys(self) -> NDArray[np.int64]:
-        """Of the rows' own passages, [rows]."""
-        return self.right_keys[:, 0]
+from hbt_ray.data.stream.rank_batch import NEGATIVES, PASSAGES, QUESTIONS, RankBatch
+from hbt_ray.data.stream.tokenise import TokenisingConfig, Tokens, TokenSections, tokenise
+from hbt_ray.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class TokenisingConfig:
-    """How the two sides become ids."""
+class AuxiliaryTexts:
+    """One side of the rows once more: in another language, or for another tokenizer.
 
-    tokenizer_json: str
-    question_prompt: str
-    passage_prompt: str
-    max_question_length: int
-    max_passage_length: int
+    Loss terms that compare translations ask for them: the student's own of a question in another language, or a
+    teacher's of the English passage.
+    """
+
+    name: str
+    """Section of `RankBatch.texts`."""
+    side: Side
+    rule: str
+    """`other`, `pivot:LANG` or `exactly:LANG` (`hbt_ray.data.plan.translations`)."""
+    tokenizer_json: str = field(repr=False)
+    prompt: str
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderConfig:
+    """What a loader reads; small enough to be sent to every task of a stream."""
+
+    store: str | Path
+    plan: PlanConfig
+    tokenising: TokenisingConfig
+    cache: NodeCacheConfig = DEFAULT_CACHE
+    negatives: Path | None = None
+    """Folder of mined negatives, if `plan.negatives` asks for some."""
+    auxiliary_texts: tuple[AuxiliaryTexts, ...] = ()
+    teacher_scores: bool = False
+    """Whether the batches bring the scores that their negatives were mined with."""
+
+    def open(self) -> Loader:
+        return Loader(self)
 
 
 class Loader:
-    """Plan, store and tokenizer, opened; with the folder of mined negatives where the plan asks for some.
-
-    Args:
-        views: what each batch renders beside its rows.
-        scores: whether each batch brings the scores that its negatives were mined with.
+    """Plan, store and tokenizers, opened.
 
     Raises:
-        NegativesError: see `Negatives.open`; or scores are asked for where there are none.
-        PlanError: see `Plan`; or the rule of a view cannot be read.
+        NegativesError: see `Negatives.open`; or the negatives have no teacher's scores, which are asked for.
+        PlanError: see `Plan`; or the rule of an auxiliary text cannot be parsed.
     """
 
-    def __init__(
-        self,
-        store: str | Path,
-        plan: PlanConfig,
-        tokenising: TokenisingConfig,
-        cache: NodeCacheConfig = DEFAULT_CACHE,
-        negatives: Path | None = None,
-        views: Sequence[AuxiliaryTexts] = (),
-        *,
-        scores: bool = False,
-    ) -> None:
-        self.store = Store(store, cache)
-        mined = Negatives.open(negatives, self.store.manifest) if negatives else None
-        self.plan = Plan(self.store.manifest, plan, mined)
-        self._scored = require_scores(mined) if scores else None
-        self._how = tokenising
-        self._views = AuxiliaryTokens(views, self.store, self.plan)
+    def __init__(self, config: LoaderConfig) -> None:
+        self.store = Store(config.store, config.cache)
+        negatives = Negatives.open(config.negatives, self.store.manifest) if config.negatives else None
+        self.plan = Plan(self.store.manifest, config.plan, negatives)
+        self._scored_negatives = require_scores(negatives) if config.teacher_scores else None
+        self._tokenising, self._auxiliary_texts = config.tokenising, config.auxiliary_texts
+        self._num_right_keys = max(info.max_right for info in self.plan.datasets)
+        self._translations = {
+            (texts.name, info.name): TranslationSampler(
+                info, self.plan.languages, texts.side, TranslationRule.parse(texts.rule), self.plan.config.seed
+            )
+            for texts in config.auxiliary_texts
+            for info in self.plan.datasets
+        }
 
-    def local(self, step: int, rank: int, world_size: int) -> RankBatch:
-        """The local batch of a rank."""
-        return self.leg(range(step, step + 1), rank, world_size)[0]
+    def rank_batch(self, step: int, rank: int, world_size: int) -> RankBatch:
+        """The batch of a rank for one step."""
+        return self.rank_batches(range(step, step + 1), rank, world_size)[0]
 
-    def leg(self, steps: range, rank: int, world_size: int) -> list[RankBatch]:
-        """The local batches of a rank for some steps: one read of every data set, one pass of the tokenizer a side."""
-        batches = [self.plan.batch(step).slice(rank, world_size) for step in steps]
-        made: list[RankBatch] = []
-        for name in dict.fromkeys(batch.dataset for batch in batches):
-            made += self._of_dataset([batch for batch in batches if batch.dataset == name])
-        return sorted(made, key=lambda batch: batch.step)
+    def rank_batches(self, steps: range, rank: int, world_size: int) -> list[RankBatch]:
+        """The batches of a rank for a window of steps: one read of each dataset, one tokeniser call for each section.
 
-    def _of_dataset(self, batches: list[Batch]) -> list[RankBatch]:
-        whole = Batch.joined(batches)
-        texts = self.store.texts(whole, self.plan.languages)
-        sizes = [len(batch.items) for batch in batches]
-        ends = np.cumsum(sizes)[:-1]
-        how = self._how
-        questions = tokenise(how.tokenizer_json, how.question_prompt, texts.questions, how.max_question_length)
-        passages = tokenise(how.tokenizer_json, how.passage_prompt, texts.passages, how.max_passage_length)
-        negatives, negative_keys = self._negatives(whole)
-        per_row = whole.negatives.shape[1]
-        views = {name: tokens.split(sizes) for name, tokens in self._views.of(batches).items()}
-        columns = (
-            batches,
-            questions.split(sizes),
-            passages.split(sizes),
-            np.split(texts.right_keys, ends),
-            negatives.split([size * per_row for size in sizes]),
-            np.split(negative_keys, ends * per_row),
-            np.split(whole.question_languages.astype(np.int64), ends),
-            np.split(whole.passage_languages.astype(np.int64), ends),
-            [{name: parts[number] for name, parts in views.items()} for number in range(len(batches))],
-            np.split(self._scored.scores(whole.dataset, whole.items, whole.negatives), ends)
-            if self._scored
-            else [_no_scores()] * len(batches),
-        )
-        return [
-            RankBatch(batch.step, batch.kind, batch.dataset, batch.language, batch.items, *made)
-            for batch, *made in zip(*columns, strict=True)
-        ]
+        Raises:
+            StoreError: a shard cannot be read, or lacks a text that the manifest promises.
+        """
+        slices = [self.plan.batch(step).slice(rank, world_size) for step in steps]
+        batches: list[RankBatch] = []
+        for dataset in dict.fromkeys(batch.dataset for batch in slices):
+            batches += self._load([batch for batch in slices if batch.dataset == dataset])
+        return sorted(batches, key=lambda batch: batch.step)
+
+    def _load(self, slices: list[Batch]) -> list[RankBatch]:
+        """The rank's slices of some global batches of one dataset, with their texts."""
+        window = Batch.concatenate(slices)
+        texts = self.store.texts(window, self.plan.languages)
+        num_negatives = window.negatives.shape[1]
+        negatives, negative_keys = self._negatives(window)
+        sections = {
+            QUESTIONS: self._tokenising.questions(texts.questions),
+            PASSAGES: self._tokenising.passages(texts.passages),
+            NEGATIVES: negatives,
+            **{auxiliary.name: self._translated(auxiliary, slices) for auxiliary in self._auxiliary_texts},
+        }
+        right_keys = self._widened(texts.right_keys)
+        scores = None
+        if self._scored_negatives:
+            scores = self._scored_negatives.scores(window.dataset, window.items, window.negatives)
+        batches, first = [], 0
+        for part in slices:
+            rows = slice(first, first + len(part.items))
+            of_negatives = slice(rows.start * num_negatives, rows.stop * num_negatives)
+            first = rows.stop
+            batch = RankBatch(
+                part.step,
+                part.kind,
+                part.dataset,
+                part.language,
+                part.items,
+                TokenSections.concatenate(
+                    {name: tokens[of_negatives if name == NEGATIVES else rows] for name, tokens in sections.items()}
+                ),
+                right_keys[rows],
+                part.question_languages.astype(np.int64),
+                part.passage_languages.astype(np.int64),
+                negative_keys[of_negatives],
+                *([] if scores is None else [scores[rows]]),
+            )
+            batches.append(batch)
+        return batches
+
+    def _widened(self, right_keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As many keys a row for every dataset of the plan: a table of several batches has columns of one width."""
+        missing = self._num_right_keys - right_keys.shape[1]
+        return np.concatenate([right_keys, *[right_keys[:, :1]] * missing], axis=1) if missing else right_keys
 
     def _negatives(self, batch: Batch) -> tuple[Tokens, NDArray[np.int64]]:
         """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""
         items = batch.negatives.ravel()
-        there = np.flatnonzero(items >= 0)
+        present = np.flatnonzero(items >= 0)
         keys = np.zeros(len(items), np.int64)
-        if not len(there):
-            return scattered(_NO_TOKENS, there, len(items)), keys
-        codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[there]
-        texts = self.store.texts_of(batch.dataset, "passage", items[there], codes, self.plan.languages)
-        keys[there] = self.store.passage_keys(batch.dataset, items[there])
-        how = self._how
-        tokens = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
-        return scattered(tokens, there, len(items)), keys
+        texts: list[str] = []
+        if len(present):
+            codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[present]
+            texts = self.store.texts_of(batch.dataset, "passage", items[present], codes, self.plan.languages)
+            keys[present] = self.store.passage_keys(batch.dataset, items[present])
+        return self._tokenising.passages(texts).scattered(present, len(items)), keys
+
+    def _translated(self, auxiliary: AuxiliaryTexts, slices: Sequence[Batch]) -> Tokens:
+        """Auxiliary texts of the rows of all slices, [rows]; missing ones for rows without a translation."""
+        dataset = slices[0].dataset
+        sampler = self._translations[auxiliary.name, dataset]
+        codes = np.concatenate([sampler.sample(batch) for batch in slices])
+        items = np.concatenate([batch.items for batch in slices])
+        present = np.flatnonzero(codes >= 0)
+        texts = self.store.texts_of(dataset, auxiliary.side, items[present], codes[present], sampler.languages)
+        if not all(texts):
+            row = present[texts.index("")]
+            raise StoreError(
+                f"{self.store.location}: item {items[row]} of {dataset} lacks the {auxiliary.side} in "
+                f"{sampler.languages[codes[row]]} that the manifest promises; `hbt store verify` shows what is damaged",
+                code="STORE_LACKS_TEXT",
+            )
+        tokens = tokenise(auxiliary.tokenizer_json, auxiliary.prompt, texts, auxiliary.max_length)
+        return tokens.scattered(present, len(codes))

@@ -1,23 +1,22 @@
-"""The stream: local batches in step order, fetched and tokenised by Ray Data tasks on whatever CPUs the cluster has.
+"""Rank batches in step order, fetched and tokenised by Ray Data tasks on whatever CPUs the cluster has.
 
-Every rank runs a dataset of its own over the numbers of *legs*, a leg being a few consecutive steps of that rank. Ranks
-are aligned by construction: no block is dealt between them, so no unequal block can shift them against each other (with
+Every rank runs a dataset of its own over *windows*, each a few consecutive steps of that rank. Ranks are aligned by
+construction: no block is dealt between them, so no unequal block can shift them against each other (with
 `streaming_split` it silently can), and a resume at any step or with another number of ranks needs only the numbers.
 
-    legs ──read tasks: plan → slice → texts → ids, all steps of a leg at once──▶ blocks ──prefetch──▶ local batches
+    windows ──read tasks: plan → slice → texts → ids──▶ blocks, one row a step ──prefetch──▶ rank batches
 
-Order is preserved by Ray Data and checked here at every step; a lost task is run again by Ray and gives the same rows.
+Ray Data preserves the order, and every step is checked here. Ray repeats a lost task, which yields the same rows.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,151 +25,192 @@ import ray.data
 from pydantic import Field
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util import metrics, placement_group_table
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
-from hbt_ray.data.stream.auxiliary_texts import AuxiliaryTexts
-from hbt_ray.data.stream.block import pack, unpack
-from hbt_ray.data.stream.cpus import task_cpus
-from hbt_ray.data.stream.loader import Loader, RankBatch, TokenisingConfig
-from hbt_ray.data.stream.prometheus import StreamMetrics
+from hbt_ray.data.stream.loader import Loader, LoaderConfig
+from hbt_ray.data.stream.rank_batch import RankBatch, from_table, to_table
 from hbt_ray.errors import HbtError
 from hbt_ray.ray_errors import failure, guarded_batches
 
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
-_MAX_LEGS = 1_000
+_WINDOWS_PER_DATASET = 1_000
 _MAX_RETRIES = 10
-"""Of a task whose process or node dies. Ray Data's default is to repeat it for ever."""
+"""Repeats of a task whose process or node dies. Ray Data's default has no end."""
+_METRICS_INTERVAL_SECONDS = 1.0
 
 
 class StreamConfig(Config):
     """How the data reaches the trainer."""
 
     rows_per_task: int = Field(16_384, gt=0)
-    """Rows that one Ray Data task prepares, rounded to whole steps. A task costs Ray some 40 ms, so few rows a task are
-    slow, and many take memory."""
+    """Rows that one Ray Data task prepares, rounded to whole steps. A task costs Ray about 40 ms, so small tasks are
+    slow, and large ones take memory."""
     tasks_per_worker: int = Field(2, gt=0)
-    """Tasks that run at once for one rank, a CPU each."""
+    """Tasks that run at once for one rank, with one CPU each."""
     prefetch_steps: int = Field(8, ge=0)
-    """Steps that wait ready in the training process, rounded up to what whole tasks make."""
+    """Steps that wait in the training process, rounded up to whole tasks."""
     prefetch_mib: float = Field(128, gt=0)
-    """What the batches of one rank may take of the object store; near that, no further task is started."""
+    """Object store memory for the batches of one rank, in MiB; close to it no further task starts."""
     cpus_per_task: float | None = Field(None, ge=0)
-    """None: a CPU where the cluster has one beside those that are reserved, else none, as Ray would wait for ever."""
+    """CPUs of a task. null: one if the cluster has a CPU that is not reserved, else none, as Ray would wait forever."""
     cache: NodeCacheConfig = DEFAULT_CACHE
-    """Of a store on object storage."""
+    """Cache on each node for a store on object storage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the tasks of one rank find everything."""
-
-    store: str | Path
-    plan: PlanConfig
-    tokenising: TokenisingConfig
-    rank: int
-    world_size: int
-    cache: NodeCacheConfig = DEFAULT_CACHE
-    negatives: Path | None = None
-    views: tuple[AuxiliaryTexts, ...] = ()
-    scores: bool = False
-    """Whether the batches bring the scores that their negatives were mined with."""
-
-    def open(self) -> Loader:
-        """What makes the batches, in the process of a task."""
-        how = (self.tokenising, self.cache, self.negatives, self.views)
-        return Loader(self.store, self.plan, *how, scores=self.scores)
-
-
-def stream(origin: Origin, start: int, stop: int, config: StreamConfig) -> Iterator[RankBatch]:
-    """Local batches of the steps start … stop-1, in order."""
-    reference = ray.put(origin)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
-    local_rows = -(-origin.plan.batch_size // origin.world_size)
-    legs = step_windows(start, stop, max(1, config.rows_per_task // local_rows))
-    meter = StreamMetrics(origin.rank)
-    expected, asked = start, time.perf_counter()
-    while some := list(islice(legs, _MAX_LEGS)):
-        for batch in _dataset(reference, some, config):
-            if batch.step != expected:
+def stream(
+    config: LoaderConfig, steps: range, rank: int, world_size: int, settings: StreamConfig
+) -> Iterator[RankBatch]:
+    """The batches of a rank for consecutive steps, in order."""
+    reference = ray.put(config)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
+    rows_per_step = -(-config.plan.batch_size // world_size)
+    windows = step_windows(steps.start, steps.stop, max(1, settings.rows_per_task // rows_per_step))
+    stream_metrics = StreamMetrics(rank)
+    expected_step, begin = steps.start, time.perf_counter()
+    while chosen := list(islice(windows, _WINDOWS_PER_DATASET)):
+        for batch in _run_tasks(_Windows(reference, chosen, rank, world_size), settings):
+            if batch.step != expected_step:
                 raise HbtError(
-                    f"rank {origin.rank} was given step {batch.step} where {expected} was due: a defect of hbt_ray"
+                    f"rank {rank} received step {batch.step} instead of {expected_step}: a defect of hbt_ray",
+                    code="STREAM_ORDER",
                 )
-            meter.count(len(batch.items), time.perf_counter() - asked)
-            expected += 1
+            stream_metrics.count(len(batch.items), time.perf_counter() - begin)
+            expected_step += 1
             yield batch
-            asked = time.perf_counter()
-    meter.hand_over()
+            begin = time.perf_counter()
+    stream_metrics.flush()
 
 
-def step_windows(start: int, stop: int, steps: int) -> Iterator[range]:
-    """Legs of `steps` steps; the first ones are shorter, doubling, so that the first batch is there soon."""
-    size = -(-steps // 8)
+def step_windows(start: int, stop: int, size: int) -> Iterator[range]:
+    """Windows of `size` steps. The first ones are shorter and double in size, so that the first batch comes soon."""
+    current = -(-size // 8)
     while start < stop:
-        yield range(start, min(start + size, stop))
-        start, size = start + size, min(2 * size, steps)
+        yield range(start, min(start + current, stop))
+        start, current = start + current, min(2 * current, size)
 
 
-class _Legs(Datasource):  # type: ignore[misc]  # Ray is not typed
-    """A read task and a block for each leg.
+class _Windows(Datasource):  # type: ignore[misc]  # Ray is not typed
+    """A read task and a block for each window.
 
-    A source of its own, as `ray.data.range(…).map_batches(…)` makes two tasks of a leg (Ray fuses only what may run
-    equally many at once), of which the first always asks for a CPU.
+    It replaces `ray.data.range(…).map_batches(…)`, which makes two tasks of a window (Ray fuses only tasks with equal
+    limits of concurrency), the first of which always asks for a CPU.
     """
 
-    def __init__(self, reference: Any, legs: list[range]) -> None:
+    def __init__(self, reference: Any, windows: list[range], rank: int, world_size: int) -> None:
         super().__init__()
-        self._reference, self._legs = reference, legs
+        self._reference, self.windows, self._rank, self._world_size = reference, windows, rank, world_size
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         return [
-            ReadTask(partial(_read, self._reference, leg), BlockMetadata(len(leg), None, None, None))
-            for leg in self._legs
+            ReadTask(
+                partial(_read_window, self._reference, window, self._rank, self._world_size),
+                BlockMetadata(len(window), None, None, None),
+            )
+            for window in self.windows
         ]
 
 
-def _read(reference: Any, leg: range) -> Iterator[pa.Table]:
-    """What a task does."""
+def _read_window(reference: Any, window: range, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """The body of a read task."""
     try:
-        loader, origin = _open(reference)
-        block = pack(loader.leg(leg, origin.rank, origin.world_size))
+        block = to_table(_opened_loader(reference).rank_batches(window, rank, world_size))
     except Exception as error:
         block = failure(error)
     yield block
 
 
-def _dataset(reference: Any, legs: list[range], config: StreamConfig) -> Iterator[RankBatch]:
-    cpus = task_cpus() if config.cpus_per_task is None else config.cpus_per_task
+def _run_tasks(source: _Windows, settings: StreamConfig) -> Iterator[RankBatch]:
     dataset = ray.data.read_datasource(
-        _Legs(reference, legs),
-        override_num_blocks=len(legs),
-        num_cpus=cpus,
-        compute=ray.data.TaskPoolStrategy(config.tasks_per_worker),
+        source,
+        override_num_blocks=len(source.windows),
+        num_cpus=task_cpus() if settings.cpus_per_task is None else settings.cpus_per_task,
+        compute=ray.data.TaskPoolStrategy(settings.tasks_per_worker),
         ray_remote_args={"max_retries": _MAX_RETRIES},
     )
     options = dataset.context.execution_options
     options.preserve_order = True
-    options.resource_limits = ray.data.ExecutionResources(object_store_memory=config.prefetch_mib * 2**20)
+    options.resource_limits = ray.data.ExecutionResources(object_store_memory=settings.prefetch_mib * 2**20)
     dataset.context.enable_progress_bars = False
-    blocks = -(-config.prefetch_steps // len(max(legs, key=len)))
-    for table in guarded_batches(dataset, "preparing batches", prefetch_batches=blocks):
-        yield from unpack(table)
+    prefetched_blocks = -(-settings.prefetch_steps // len(max(source.windows, key=len)))
+    for table in guarded_batches(dataset, "preparing batches", prefetch_batches=prefetched_blocks):
+        yield from from_table(table)
 
 
-_opened: dict[str, tuple[Loader, Origin]] = {}
+_loaders: dict[str, Loader] = {}
 
 
-def _open(reference: Any) -> tuple[Loader, Origin]:
+def _opened_loader(reference: Any) -> Loader:
     """The loader of this task's process, opened once for all tasks of a stream that it runs."""
     key = reference.hex()
-    if key not in _opened:
-        # A task has one CPU. Where the environment does not say otherwise, its tokenizer makes do with that: threads
-        # for so short texts cost a tenth to a third more CPU time than they save, and cores are kept busy by tasks.
+    if key not in _loaders:
+        # A task has one CPU, so its tokenizer uses one thread unless the environment says otherwise: more threads cost
+        # such short texts a tenth to a third more CPU time than they save, and other tasks keep the cores busy.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        origin = ray.get(reference)
-        _opened.clear()
-        _opened[key] = origin.open(), origin
-    return _opened[key]
+        config: LoaderConfig = ray.get(reference)
+        _loaders.clear()
+        _loaders[key] = config.open()
+    return _loaders[key]
+
+
+def task_cpus() -> float:
+    """CPUs that a data task should ask for now: 1 if a node has a CPU that is not reserved, else 0.
+
+    Training workers and trials reserve CPUs by placement groups for as long as they live. If all are reserved, a task
+    that asks for one waits forever, and the workers wait for the task; a task that asks for none runs beside them.
+    """
+    return 1.0 if max_unreserved_cpus(ray.nodes(), placement_group_table().values()) >= 1 else 0.0
+
+
+def max_unreserved_cpus(nodes: Collection[Mapping[str, Any]], groups: Collection[Mapping[str, Any]]) -> float:
+    """CPUs outside placement groups, of the node that has most of them.
+
+    Args:
+        nodes: as returned by `ray.nodes()`.
+        groups: as returned by `placement_group_table()`.
+    """
+    reserved: Counter[str] = Counter()
+    for group in groups:
+        if group["state"] != "REMOVED":
+            for bundle, node in group["bundles_to_node_id"].items():
+                reserved[node] += group["bundles"][bundle].get("CPU", 0)
+    return max(
+        (node["Resources"].get("CPU", 0) - reserved[node["NodeID"]] for node in nodes if node["Alive"]), default=0
+    )
+
+
+class StreamMetrics:
+    """Rows delivered to a rank and time spent waiting for them, as Ray metrics for Prometheus.
+
+    The counters are `hbt_stream_rows` and `hbt_stream_wait_seconds`. They are given to Ray once a second, so that a
+    step costs two additions.
+    """
+
+    def __init__(self, rank: int) -> None:
+        tags = {"rank": str(rank)}
+        self._counters = (
+            metrics.Counter("hbt_stream_rows", "Rows handed to training", tuple(tags)),
+            metrics.Counter("hbt_stream_wait_seconds", "Time that training waited for a batch", tuple(tags)),
+        )
+        for counter in self._counters:
+            counter.set_default_tags(tags)
+        self._sums = [0.0, 0.0]
+        self._flushed = time.monotonic()
+
+    def count(self, rows: int, wait_seconds: float) -> None:
+        """Add one batch."""
+        self._sums[0] += rows
+        self._sums[1] += wait_seconds
+        if time.monotonic() - self._flushed > _METRICS_INTERVAL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give Ray what was counted since the last time."""
+        for counter, value in zip(self._counters, self._sums, strict=True):
+            if value > 0:
+                counter.inc(value)
+        self._sums = [0.0, 0.0]
+        self._flushed = time.monotonic()

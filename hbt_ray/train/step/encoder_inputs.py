@@ -1,52 +1,67 @@
-"""The sides of a local batch: which texts go through the encoder, and whose vectors they are afterwards.
+"""The texts of a batch that go through an encoder, and the way back from its vectors to the sections of the batch.
 
-All texts of a batch go through together, so that chunks can be cut by length alone, a rank whose rows have no negative
-at all takes part in every collective like the others, and no empty text is ever encoded.
+All texts go through together, so that micro-batches are cut by length alone, and a rank whose rows have no negative at
+all takes part in every collective like the others. Missing texts are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from hbt_ray.data.stream.loader import RankBatch
-from hbt_ray.data.stream.tokenise import Tokens
+from hbt_ray.data.stream.rank_batch import NEGATIVES, PASSAGES, QUESTIONS, RankBatch
 from hbt_ray.model.microbatch import to_device
 from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
 
-STUDENT_VIEWS = ("question_versions", "passage_versions")
-TEACHER_VIEWS = ("teacher_questions", "teacher_passages")
+STUDENT_TRANSLATIONS = ("question_versions", "passage_versions")
+TEACHER_TRANSLATIONS = ("teacher_questions", "teacher_passages")
+
+
+class SectionTexts:
+    """The texts of some sections of a batch, without missing ones."""
+
+    def __init__(self, batch: RankBatch, names: Sequence[str]) -> None:
+        self._sections = batch.texts.select(names)
+        self._present = self._sections.present
+        self.tokens = self._sections.tokens[np.flatnonzero(self._present)]
+
+    def split(self, vectors: Tensor) -> dict[str, Translation]:
+        """By section the vectors, [section, width], from those of `tokens`; zeros for missing texts."""
+        rows, device = vectors, vectors.device
+        if not self._present.all():
+            places = to_device(np.flatnonzero(self._present), device)
+            rows = vectors.new_zeros(len(self._present), vectors.shape[1]).index_copy(0, places, vectors)
+        sizes = list(self._sections.sizes.values())
+        parts = zip(self._sections.sizes, rows.split(sizes), to_device(self._present, device).split(sizes), strict=True)
+        return {name: Translation(part, present) for name, part, present in parts}
 
 
 class EncoderInputs:
-    """The student's texts of a batch: questions, passages, mined negatives, other versions."""
+    """The student's texts of a batch: questions, passages, mined negatives, translations."""
 
     def __init__(self, batch: RankBatch) -> None:
         self._batch = batch
-        self._tokens = {"questions": batch.questions, "passages": batch.passages}
-        if len(batch.negative_keys):
-            self._tokens["negatives"] = batch.negatives
-        self._tokens |= {name: batch.views[name] for name in STUDENT_VIEWS if name in batch.views}
-        self.tokens = joined(self._tokens)
-        """Those that are there, end to end."""
+        negatives = (NEGATIVES,) if len(batch.negative_keys) else ()
+        self._texts = SectionTexts(batch, (QUESTIONS, PASSAGES, *negatives, *STUDENT_TRANSLATIONS))
+        self.tokens = self._texts.tokens
 
     def encoded(self, vectors: Tensor, teacher: Mapping[str, Translation]) -> LossInputs:
         """What the objective sees, from the vectors of `tokens`, [texts, width]."""
-        parts = apart(vectors, self._tokens)
+        parts = self._texts.split(vectors)
         batch, device = self._batch, vectors.device
-        versions = {name: parts[name] for name in STUDENT_VIEWS if name in parts}
+        translations = {name: parts[name] for name in STUDENT_TRANSLATIONS if name in parts}
         scores = to_device(batch.teacher_scores, device) if batch.teacher_scores.shape[1] else None
         return LossInputs(
-            questions=parts["questions"].vectors,
-            passages=parts["passages"].vectors,
+            questions=parts[QUESTIONS].vectors,
+            passages=parts[PASSAGES].vectors,
             right_keys=to_device(batch.right_keys, device),
             question_languages=to_device(batch.question_languages, device),
             passage_languages=to_device(batch.passage_languages, device),
-            mined=self._mined(parts["negatives"]) if "negatives" in parts else None,
+            mined=self._mined(parts[NEGATIVES]) if NEGATIVES in parts else None,
             teacher_scores=scores,
-            **versions,
+            **translations,
             **teacher,
         )
 
@@ -54,21 +69,3 @@ class EncoderInputs:
         shape = (len(self._batch.right_keys), -1)
         keys = to_device(self._batch.negative_keys, negatives.vectors.device)
         return HardNegatives(negatives.vectors.unflatten(0, shape), keys.view(shape), negatives.there.view(shape))
-
-
-def joined(sides: Mapping[str, Tokens]) -> Tokens:
-    """The texts of all sides that are there, end to end."""
-    lengths = [tokens.lengths[tokens.lengths > 0] for tokens in sides.values()]
-    return Tokens(np.concatenate([tokens.ids for tokens in sides.values()]), np.concatenate(lengths))
-
-
-def apart(vectors: Tensor, sides: Mapping[str, Tokens]) -> dict[str, Translation]:
-    """Of every side its vectors, [rows, width], from those of `joined(sides)`; zeros where there is no text."""
-    present = {name: tokens.lengths > 0 for name, tokens in sides.items()}
-    counts = [int(there.sum()) for there in present.values()]
-    made = {}
-    for (name, there), part in zip(present.items(), vectors.split(counts), strict=True):
-        places = to_device(np.flatnonzero(there), vectors.device)
-        rows = part if there.all() else part.new_zeros(len(there), part.shape[1]).index_copy(0, places, part)
-        made[name] = Translation(rows, to_device(there, vectors.device))
-    return made

@@ -113,7 +113,7 @@ class GradCacheEncoder:
         """Vectors of the texts, in their order; dropout is a function of `seed` and the place of a chunk."""
         rows = microbatch_rows(tokens.lengths, self._budget.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
         chunks = [
-            Microbatch(encoder_features(tokens.take(some), self._padding_id, self._device), make_key(*seed, number))
+            Microbatch(encoder_features(tokens[some], self._padding_id, self._device), make_key(*seed, number))
             for number, some in enumerate(rows)
         ]
         split = self._num_kept(chunks)

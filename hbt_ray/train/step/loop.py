@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.step.optimizer import rate
 from hbt_ray.train.step.train_step import TrainStep
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.loss.inputs import Translation
-from hbt_ray.train.step.encoder_inputs import TEACHER_VIEWS, apart, joined
+from hbt_ray.train.step.encoder_inputs import TEACHER_TRANSLATIONS, SectionTexts
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder, autocast
 from hbt_ray.train.step.optimizer import OptimiserConfig
 
@@ -22,6 +22,7 @@ class Teacher:
     """Made once on every rank, and never trained."""
 
     def __init__(self, encoder: Any, config: OptimiserConfig, device: torch.device) -> None:
+        self._device = device
         self._tower = GradCacheEncoder(
             encoder.to(device).eval().requires_grad_(False),
             padding_id=encoder.tokenizer.pad_token_id,
@@ -31,9 +32,9 @@ class Teacher:
             autocast=partial(autocast, config.precision, device),
         )
 
-    def versions(self, batch: RankBatch) -> dict[str, Translation]:
-        """By the names of `Encoded`, those that the batch has texts for."""
-        views = {name: batch.views[name] for name in TEACHER_VIEWS if name in batch.views}
-        if not views:
-            return {}
-        return apart(self._tower.encode(joined(views), 0).vectors, views)
+    def versions(self, batch: RankBatch, width: int) -> dict[str, Translation]:
+        """By the names of `LossInputs`, the vectors [rows, width] of the texts that the batch has for the teacher."""
+        texts = SectionTexts(batch, TEACHER_TRANSLATIONS)
+        if len(texts.tokens):
+            return texts.split(self._tower.encode(texts.tokens, 0).vectors)
+        return texts.split(torch.empty(0, width, device=self._device))  # No row of this rank has a text to teach.

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.ema import Ema
@@ -87,7 +87,7 @@ class TrainStep:
         sides = EncoderInputs(batch)
         encoding = self._tower.encode(sides.tokens, self.config.seed, batch.step, self._rank)
         vectors = encoding.vectors.requires_grad_()
-        taught = self._teacher.versions(batch) if self._teacher else {}
+        taught = self._teacher.versions(batch, vectors.shape[1]) if self._teacher else {}
         parts = self.objective.parts(sides.encoded(vectors, taught), self.sizes)
 
         self.optimiser.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hbt_ray.data.store.store import Store
-from hbt_ray.data.stream.tokenise import Tokens, tokenise
+from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.options import load_for_checkpoint
@@ -128,11 +128,7 @@ class Validator:
         return EncodedDevSet(self._encode(asked), self._encode(answers), fingerprint="")
 
     def _tokens(self, questions: Sequence[str], passages: Sequence[str]) -> tuple[Tokens, Tokens]:
-        how = self._how
-        return (
-            tokenise(how.tokenizer_json, how.question_prompt, list(questions), how.max_question_length),
-            tokenise(how.tokenizer_json, how.passage_prompt, list(passages), how.max_passage_length),
-        )
+        return self._how.questions(list(questions)), self._how.passages(list(passages))
 
     def _encode(self, tokens: Tokens) -> Floats:
         """[rows, width], in float32 on any device."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.loop import StepOutcome

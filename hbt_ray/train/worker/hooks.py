@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hbt_ray.data.stream.loader import RankBatch
+from hbt_ray.data.stream.rank_batch import RankBatch
 
 
 class Hooks:

@@ -14,7 +14,8 @@ from ray.train.torch import get_device
 from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import read_manifest
-from hbt_ray.data.stream.stream import Origin, stream
+from hbt_ray.data.stream.loader import LoaderConfig
+from hbt_ray.data.stream.stream import stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, ValidationFailed
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
@@ -106,20 +107,18 @@ def _train(settings: dict[str, Any]) -> None:
         start = state.step
     watch = ValidationCallback(config, rank, start) if dev.store else None
     how = tokenising_config(encoder, config.model)
-    origin = Origin(
+    loader = LoaderConfig(
         config.store,
         config.plan,
         how,
-        rank,
-        world_size,
         config.stream.cache,
         config.negatives,
         auxiliary_texts_of(config.loss, how, config.teacher, taught),
-        scores="teacher_scores" in config.loss.needs,
+        teacher_scores="teacher_scores" in config.loss.needs,
     )
 
     between = StepCallbacks(settings, config, rank, start, keeper, watch)
-    batches = between.watched(stream(origin, start, settings["stop"], config.stream))
+    batches = between.watched(stream(loader, range(start, settings["stop"]), rank, world_size, config.stream))
     try:
         train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)
         between.end()
