@@ -15,11 +15,13 @@ from hbt_ray.data.plan.translations import TranslationRule, TranslationSampler
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.loader import AuxiliaryTexts, Loader, LoaderConfig
+from hbt_ray.data.stream.rank_batch import from_table, to_table
 from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import with_checksum, write_json
+from tests.data.test_relevant_passages import made as prepared
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 
@@ -77,6 +79,22 @@ def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Pat
         for batch in without
     )
     assert all(len(batch.negative_keys) == 1 for batch in batches)
+
+
+def test_datasets_with_different_numbers_of_right_passages_share_a_window(tmp_path: Path) -> None:
+    rows = [("one", f"o{n}", "en", f"question {n}", f"passage {n}", f"q{n}", f"p{n}") for n in range(8)]
+    rows += [("three", f"t{n}", "en", f"more {n}", f"text {n}", f"r{n // 3}", f"s{n}") for n in range(9)]
+    store = prepared(tmp_path, rows)
+    assert sorted(info.max_right for info in store.manifest.datasets) == [1, 3]
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
+    how = tokenising_config(build_encoder(config, store.sample_texts(("en",))), config)
+    loader = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=4), how))
+    batches = list(from_table(to_table(loader.rank_batches(range(12), 0, 1))))
+    assert {batch.dataset for batch in batches} == {"one", "three"}
+    for batch in batches:
+        stored = store.right_keys(batch.dataset, batch.items)
+        assert batch.right_keys.shape == (4, 3)
+        assert [set(row) for row in batch.right_keys.tolist()] == [set(row) for row in stored.tolist()]
 
 
 @pytest.fixture(scope="module")
