@@ -6,6 +6,7 @@ environment is wrong, 130 Ctrl-C (143 SIGTERM, 129 SIGHUP), 141 the reader of th
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -18,4 +19,8 @@ def main() -> NoReturn:
         code = run()
     except KeyboardInterrupt:  # While modules are imported, or a second time while the command ends.
         code = 130
+    if code >= 128:
+        # Threads of Ray and Arrow still run native code after an interrupt, and some crash while Python ends. All
+        # output is written and the Ray session is closed, so the process can end at once.
+        os._exit(code)
     sys.exit(code)
