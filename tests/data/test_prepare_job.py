@@ -27,7 +27,7 @@ from hbt_ray.data.prepare.group import text_key
 from hbt_ray.data.prepare.pipeline import WORK_FOLDER
 from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult
 from hbt_ray.data.prepare.write import cut, total
-from hbt_ray.data.sources.table import TableSource
+from hbt_ray.data.sources.tables import TableSource
 from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
 from hbt_ray.storage import exclusive_lock
@@ -366,7 +366,7 @@ def test_a_parquet_file_is_cut_by_its_row_groups(tmp_path: Path, monkeypatch: py
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=10)
     source = TableSource(kind="table", name="t", path=str(tmp_path / "t.parquet"))
     whole = list(source.rows())
-    monkeypatch.setattr("hbt_ray.data.formats.records._STRETCH_ROWS", 30)
+    monkeypatch.setattr("hbt_ray.data.formats.records._PART_ROWS", 30)
     parts = source.parts()
     assert [len(list(part.rows())) for part in parts] == [30, 30, 30, 5]
     assert [one for part in parts for one in part.rows()] == whole

@@ -11,7 +11,8 @@ from functools import cache
 
 import pytest
 
-from hbt_ray.data.formats.source_row import Source, SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
+from hbt_ray.data.sources.source import Source
 from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource, rows
 from hbt_ray.data.sources.worldfacts.facts import facts
 from hbt_ray.data.sources.worldfacts.names import Entity, name

@@ -6,7 +6,8 @@ import bz2
 import gzip
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.errors import ConfigError, InputError, SourceError, TaskError
+from hbt_ray.errors import ConfigError, InputError
 from hbt_ray.retrieval.tasks import BitextTask, Task, open_task
 from hbt_ray.retrieval.tasks.bitext_task import LanguagePair, multiway
 
@@ -33,6 +34,16 @@ def write(path: Path, lines: Iterable[Any]) -> Path:
     pack = PACK.get(path.suffix, bytes)
     path.write_bytes(pack(text.encode()))
     return path
+
+
+@contextmanager
+def refused(code: str, *words: str) -> Iterator[None]:
+    """Expects an error with this code, whose message has these words: what is wrong, and where."""
+    with pytest.raises(InputError) as caught:
+        yield
+    assert caught.value.code == code, str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
 
 
 def task(spec: str) -> Task:
@@ -106,44 +117,43 @@ def test_beir_options_and_grades(beir: Path, caplog: pytest.LogCaptureFixture) -
 
 
 BROKEN_BEIR = {
-    "corpus.jsonl": ('{"_id": "d1", "text": ', r"corpus\.jsonl:2: no valid JSON"),
-    "queries.jsonl": ('["q1"]', r"queries\.jsonl:2: a JSON list"),
-    "qrels/test.tsv": ("q1\td1", r"qrels/test\.tsv:2: has not as many columns"),
+    "corpus.jsonl": '{"_id": "d1", "text": ',
+    "queries.jsonl": '["q1"]',
+    "qrels/test.tsv": "q1\td1",
 }
 
 
 @pytest.mark.parametrize("file", BROKEN_BEIR)
 def test_beir_names_the_line_that_is_wrong(beir: Path, file: str) -> None:
-    line, message = BROKEN_BEIR[file]
     first = {"corpus.jsonl": {"_id": "d1", "text": "x"}, "queries.jsonl": {"_id": "q1", "text": "x"}}
-    write(beir / file, [first.get(file, "query-id\tcorpus-id\tscore"), line])
-    with pytest.raises(TaskError, match=message):
+    write(beir / file, [first.get(file, "query-id\tcorpus-id\tscore"), BROKEN_BEIR[file]])
+    with refused("BAD_ROW", f"{file}:2: "):
         task(f"beir={beir}")
 
 
-WRONG_BEIR: dict[str, tuple[str, list[Any], str]] = {
-    "empty": ("corpus.jsonl", [], r"corpus\.jsonl: the file is empty"),
-    "blank": ("corpus.jsonl", [{"_id": "d1", "text": " "}, {"_id": "d2", "text": "\t"}], "all 2 documents"),
-    "column": ("corpus.jsonl", [{"key": "d1", "text": "x"}], r"corpus\.jsonl:1: no id; every line needs 'text' and"),
-    "surrogate": ("corpus.jsonl", ['{"_id": "d1", "text": "a\\ud800"}'], r"corpus\.jsonl:1: holds half a surro"),
-    "NUL": ("queries.jsonl", [{"_id": "q1", "text": "a\0b"}], r"queries\.jsonl:1: holds a NUL character"),
-    "deep": ("queries.jsonl", ['{"_id": ' + "[" * 99_999 + "]" * 99_999 + "}"], r"queries\.jsonl:1: no usable JSON"),
-    "header": ("qrels/test.tsv", ["frage\tdokument\tnote", "q1\td1\t1"], r"test\.tsv:1: neither a known header nor a"),
-    "fraction": ("qrels/test.tsv", ["q1\td1\t0.5"], r"test\.tsv:1: relevance is a fraction; state .* threshold="),
-    "contradiction": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\t0"], "'q1 d1' stands twice in qrels"),
-    "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "'d1' stands twice in"),
-    "document": ("qrels/test.tsv", ["q1\td9\t1"], "none of the 1 documents that answer a query is in the corpus"),
-    "query": ("qrels/test.tsv", ["q1\td1\t1", "q9\td1\t1"], "1 qrels name a query_id .* the first is 'q9'"),
-    "answers": ("qrels/test.tsv", ["q1\td1\t0"], "none of its 1 queries has a relevant document"),
-    "score": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\tyes"], r"test\.tsv:2: relevance is no number"),
+WRONG_BEIR: dict[str, tuple[str, list[Any], str, str]] = {
+    "empty": ("corpus.jsonl", [], "EMPTY_FILE", "corpus.jsonl"),
+    "blank": ("corpus.jsonl", [{"_id": "d1", "text": " "}, {"_id": "d2", "text": "\t"}], "EMPTY_TEXT", "2 documents"),
+    "column": ("corpus.jsonl", [{"key": "d1", "text": "x"}], "BAD_ROW", "corpus.jsonl:1: no id"),
+    "surrogate": ("corpus.jsonl", ['{"_id": "d1", "text": "a\\ud800"}'], "BAD_ROW", "corpus.jsonl:1: holds half"),
+    "NUL": ("queries.jsonl", [{"_id": "q1", "text": "a\0b"}], "BAD_ROW", "queries.jsonl:1: holds a NUL"),
+    "deep": ("queries.jsonl", ['{"_id": ' + "[" * 99_999 + "]" * 99_999 + "}"], "BAD_ROW", "queries.jsonl:1"),
+    "header": ("qrels/test.tsv", ["frage\tdokument\tnote", "q1\td1\t1"], "QRELS_COLUMNS", "test.tsv:1"),
+    "fraction": ("qrels/test.tsv", ["q1\td1\t0.5"], "BAD_ROW", "threshold="),
+    "contradiction": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\t0"], "CONTRADICTION", "'q1 d1'"),
+    "twice": ("corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}], "CONTRADICTION", "'d1'"),
+    "document": ("qrels/test.tsv", ["q1\td9\t1"], "UNKNOWN_DOCUMENTS", "'d9'"),
+    "query": ("qrels/test.tsv", ["q1\td1\t1", "q9\td1\t1"], "UNKNOWN_QUERY", "'q9'"),
+    "answers": ("qrels/test.tsv", ["q1\td1\t0"], "NO_RELEVANT_DOCUMENT", "1 queries"),
+    "score": ("qrels/test.tsv", ["q1\td1\t1", "q1\td1\tyes"], "BAD_ROW", "test.tsv:2"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG_BEIR)
-def test_beir_that_contradicts_itself_is_refused(beir: Path, what: str) -> None:
-    file, lines, message = WRONG_BEIR[what]
+@pytest.mark.parametrize("fault", WRONG_BEIR)
+def test_beir_that_contradicts_itself_is_refused(beir: Path, fault: str) -> None:
+    file, lines, code, words = WRONG_BEIR[fault]
     write(beir / file, lines)
-    with pytest.raises(InputError, match=message):
+    with refused(code, words):
         task(f"beir={beir}")
 
 
@@ -187,12 +197,12 @@ def test_a_judged_document_that_the_corpus_lacks_is_counted(beir: Path, caplog: 
 
 
 def test_beir_without_a_file_or_in_another_language_is_refused(beir: Path) -> None:
-    with pytest.raises(SourceError, match=r"holds no qrels/train\.tsv"):
+    with refused("NO_FILE", "qrels/train.tsv"):
         task(f"beir={beir},split=train")
-    with pytest.raises(TaskError, match="nothing is in 'de'; its languages are en"):
+    with refused("MISSING_LANGUAGE", "'de'", "en"):
         open_task(f"beir={beir}", ["de"])
     (beir / "queries.jsonl").unlink()
-    with pytest.raises(SourceError, match=r"holds no queries\.jsonl or queries\.jsonl\.gz"):
+    with refused("NO_FILE", "queries.jsonl or queries.jsonl.gz"):
         task(f"beir={beir}")
 
 
@@ -263,26 +273,24 @@ def test_miracl_tables_need_a_corpus_from_elsewhere(miracl: Path, tmp_path_facto
         3, {"sw_0": "nani?"}, {("sw_0", "sw_1#0")},
     )  # fmt: skip
     assert task(f"miracl={folder},corpus={miracl},split=train").name == "miracl-train"
-    with pytest.raises(
-        TaskError, match=r"miracl-corpus-v1\.0-de: no such file.*say with corpus= where the corpora are"
-    ):
+    with refused("NO_CORPUS", "miracl-corpus-v1.0-de", "corpus="):
         task(f"miracl={folder}")
-    with pytest.raises(TaskError, match="nothing is in 'fr'; its languages are de, sw"):
+    with refused("MISSING_LANGUAGE", "'fr'", "de, sw"):
         open_task(f"miracl={folder},corpus={miracl}", ["fr"])
 
 
 def test_miracl_names_what_is_wrong(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.raises(TaskError, match=r"holds neither miracl-v1\.0-<language>/topics of this split nor"):
+    with refused("NO_TOPICS", "split=testA"):
         task(f"miracl={miracl},split=testA")
-    with pytest.raises(TaskError, match=r"holds neither"):
+    with refused("NO_TOPICS"):
         task(f"miracl={tmp_path_factory.mktemp('empty')}")
-    with pytest.raises(SourceError, match="nowhere: "):
+    with refused("NO_FILE", "nowhere: "):
         task("miracl=nowhere")
     write(miracl / "miracl-corpus-v1.0-sw" / "docs-1.jsonl.gz", [{"docid": "1#1", "text": "x"}, '{"docid"'])
-    with pytest.raises(TaskError, match=r"docs-1\.jsonl\.gz:2: no valid JSON"):
+    with refused("BAD_ROW", "docs-1.jsonl.gz:2: "):
         task(f"miracl={miracl}")
     write(miracl / "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv", ["0\tQ0\t1#0"])
-    with pytest.raises(SourceError, match=r"dev\.tsv:1: neither a known header nor a judgement"):
+    with refused("QRELS_COLUMNS", "dev.tsv:1: "):
         task(f"miracl={miracl}")
 
 
@@ -294,13 +302,12 @@ def test_miracl_files_may_be_packed_and_each_language_is_there_once(miracl: Path
     assert task(f"miracl={miracl}").fingerprint == plain.fingerprint
     write(miracl / "miracl-v1.0-deu/topics/topics.miracl-v1.0-deu-dev.tsv", ["0\twer?"])
     write(miracl / "miracl-v1.0-deu/qrels/qrels.miracl-v1.0-deu-dev.tsv", ["0 Q0 1#0 1"])
-    with pytest.raises(TaskError) as caught:
+    with refused("LANGUAGE_TWICE"):
         task(f"miracl={miracl}")
-    assert caught.value.code == "LANGUAGE_TWICE"
 
 
 def test_a_corpus_is_read_in_batches(miracl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hbt_ray.retrieval.tasks.task._BATCH", 2)
+    monkeypatch.setattr("hbt_ray.retrieval.tasks.task._BATCH_ROWS", 2)
     read = task(f"miracl={miracl},languages=sw")
     assert [len(chunk) for chunk in read.documents["text"].chunks] == [2, 1]
     assert read.relevant.tolist() == [[0], [1]]
@@ -341,22 +348,22 @@ def test_tatoeba_has_english_sentences_of_its_own_for_each_language(tatoeba: Pat
 
 
 def test_tatoeba_that_is_not_aligned_is_refused(tatoeba: Path) -> None:
-    with pytest.raises(TaskError, match="nothing is in 'fr'; its languages are de, zh"):
+    with refused("MISSING_LANGUAGE", "'fr'", "de, zh"):
         open_task(f"tatoeba={tatoeba}", ["en", "fr"])
     with pytest.raises(ConfigError, match="subset=xtreme names the languages already"):
         open_task(f"tatoeba={tatoeba},subset=xtreme", ["de"])
-    with pytest.raises(TaskError, match="English alone makes no pair"):
+    with refused("NO_PAIR"):
         open_task(f"tatoeba={tatoeba}", ["en"])
-    with pytest.raises(TaskError, match="nothing is in 'af'"):
+    with refused("MISSING_LANGUAGE", "'af'"):
         bitext(f"tatoeba={tatoeba},subset=xtreme")
     write(tatoeba / "tatoeba.deu-eng.deu", ["eins", "", "zwei"])
-    with pytest.raises(TaskError, match=r"deu-eng\.deu:2: a blank line"):
+    with refused("BLANK_LINE", "deu-eng.deu:2"):
         bitext(f"tatoeba={tatoeba}")
     write(tatoeba / "tatoeba.deu-eng.deu", ["eins", "zwei", "drei"])
-    with pytest.raises(TaskError, match="3 sentences in 'de' for 2 in 'en'; line by line"):
+    with refused("NOT_ALIGNED", "3 sentences in 'de' for 2 in 'en'"):
         bitext(f"tatoeba={tatoeba}")
     (tatoeba / "tatoeba.deu-eng.deu").unlink()
-    with pytest.raises(SourceError, match=r"deu-eng\.deu: no such file"):
+    with refused("NO_FILE", "deu-eng.deu"):
         bitext(f"tatoeba={tatoeba}")
 
 
@@ -404,22 +411,22 @@ def test_flores_pool(flores: Path) -> None:
 def test_flores_that_makes_no_sense_is_refused(flores: Path) -> None:
     with pytest.raises(ConfigError, match="pivot is for search=pairs"):
         open_task(f"flores={flores},search=pool,pivot=en")
-    with pytest.raises(TaskError, match="has no sentences in the pivot 'fr'"):
+    with refused("MISSING_LANGUAGE", "'fr'"):
         open_task(f"flores={flores},pivot=fr")
-    with pytest.raises(TaskError, match="there is no pair of languages"):
+    with refused("NO_PAIR"):
         open_task(f"flores={flores},languages=en")
-    with pytest.raises(SourceError, match="no such file"):
+    with refused("NO_FILE"):
         open_task(f"flores={flores},split=dev")
     write(flores / "devtest" / "fra_Latn.devtest", ["un"])
-    with pytest.raises(TaskError, match="2 sentences in 'en' for 1 in 'fr'"):
+    with refused("NOT_ALIGNED", "2 sentences in 'en' for 1 in 'fr'"):
         open_task(f"flores={flores},languages=en,fr")
     write(flores / "devtest" / "german.devtest", ["eins"])
-    with pytest.raises(TaskError, match="'german' is no BCP-47"):
+    with refused("INVALID_LANGUAGE", "'german'"):
         open_task(f"flores={flores}")
     (flores / "devtest" / "german.devtest").unlink()
     write(flores / "devtest" / "zho_Latn.devtest", ["yi"])
     write(flores / "devtest" / "cmn_Hans.devtest", ["一"])
-    with pytest.raises(TaskError, match="cmn_Hans and zho_Hans are both 'zh'"):
+    with refused("LANGUAGE_TWICE", "cmn_Hans and zho_Hans"):
         open_task(f"flores={flores}")
 
 
@@ -427,19 +434,19 @@ def test_flores_has_the_published_counts(shared_data: Path) -> None:
     path = shared_data / "eval/flores_devtest.parquet"
     read = bitext(f"flores={path},pivot=en")
     assert (len(read.pairs), read.sentences.num_rows) == (203, 204 * 1012)
-    with pytest.raises(TaskError, match="204 languages are too many for every two of them"):
+    with refused("TOO_MANY_LANGUAGES", "204"):
         bitext(f"flores={path}")
 
 
 def test_bitext_refuses_empty_sentences_and_pairs_that_are_none() -> None:
-    with pytest.raises(TaskError, match="a sentence in 'de' is empty"):
+    with refused("EMPTY_TEXT", "'de'"):
         multiway("m", {"de": ["eins", " "], "en": ["one", "two"]}, None)
     sentences = multiway("m", {"de": ["eins"], "en": ["one"]}, None).sentences
     for wrong in (
         [LanguagePair("de", "de", range(1), range(1))],
         [LanguagePair("de", "en", range(1), range(1, 2))] * 2,
     ):
-        with pytest.raises(TaskError, match="stands twice, or is one language"):
+        with refused("PAIR_TWICE"):
             BitextTask("m", sentences, wrong, both_ways=True)
 
 
@@ -486,22 +493,22 @@ def test_mewsli_x_is_written_as_in_the_baseline_of_xtreme_r(tmp_path: Path) -> N
     assert texts(read.queries) == {"m1": "Helsinki: In { Helsinki } , the union went on strike."}
     assert texts(read.documents) == {"Q1757": "Helsinki ist eine Stadt.", "Q1": "宇宙。"}
     assert pairs(read) == {("m1", "Q1757")}
-    with pytest.raises(TaskError, match="nothing is in 'de'; its languages are en"):
+    with refused("MISSING_LANGUAGE", "'de'"):
         open_task(f"mewsli-x={tmp_path}", ["de"])
 
 
-WRONG_MEWSLIX: dict[str, tuple[dict[str, Any], str]] = {
-    "text": ({"context": {"text": ""}}, r":1: context\.text: is empty; .* run get-mewsli-x\.sh"),
-    "language": ({"context": {"language": "english"}}, "context: 'english' is no BCP-47"),
-    "span": ({"mention": {"mention_span": {"start": 2, "end": 9, "text": "Oslo"}}}, r"mentions\[0\]: .* is no span"),
-    "outside": ({"mention": {"mention_span": {"start": 15, "end": 20}}}, "characters 15 to 20 lie in none of the 3"),
-    "missing": ({"mention": {"entity_id": None}}, r"mentions\[0\]\.entity_id: is NoneType, not str"),
-    "unknown": ({"mention": {"entity_id": "Q9"}}, "none of the 1 documents .* the first is 'Q9'"),
-}  # fmt: skip
+WRONG_MEWSLIX: dict[str, tuple[dict[str, Any], str, str]] = {
+    "text": ({"context": {"text": ""}}, "BAD_ROW", ":1: context: text is empty"),
+    "language": ({"context": {"language": "english"}}, "INVALID_LANGUAGE", ":1: context: 'english'"),
+    "span": ({"mention": {"mention_span": {"start": 2, "end": 9, "text": "Oslo"}}}, "BAD_ROW", ":1: mentions[0]: "),
+    "outside": ({"mention": {"mention_span": {"start": 15, "end": 20}}}, "BAD_ROW", "characters 15 to 20"),
+    "missing": ({"mention": {"entity_id": None}}, "BAD_ROW", ":1: mentions[0]: "),
+    "unknown": ({"mention": {"entity_id": "Q9"}}, "UNKNOWN_DOCUMENTS", "'Q9'"),
+}
 
 
-@pytest.mark.parametrize("what", WRONG_MEWSLIX)
-def test_mewsli_x_names_what_is_wrong(tmp_path: Path, what: str) -> None:
-    changes, message = WRONG_MEWSLIX[what]
-    with pytest.raises(TaskError, match=message):
+@pytest.mark.parametrize("fault", WRONG_MEWSLIX)
+def test_mewsli_x_names_what_is_wrong(tmp_path: Path, fault: str) -> None:
+    changes, code, words = WRONG_MEWSLIX[fault]
+    with refused(code, words):
         task(f"mewsli-x={mewslix_file(tmp_path, **changes)}")

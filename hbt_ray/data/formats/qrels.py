@@ -1,216 +1,193 @@
-"""Judgements: which document answers which question, and how well; with both corpora they make rows.
+"""Judgements of relevance (qrels): which document answers which query, and how well.
 
-A file of judgements is text, a line a judgement, or JSON lines. Text has three columns (question, document, relevance)
-or TREC's four (question, iteration, document, relevance), with or without a header. A header may have the columns in
-any order, and spells them `query-id corpus-id score`, `query_id doc_id relevance` or in another way of `_NAMES`.
+A file is text, a line a judgement, or JSON lines. Text has three columns (query, document, relevance) or TREC's four
+(query, iteration, document, relevance), with or without a header. A header may have the columns in any order, and
+spells them `query-id corpus-id score`, `query_id doc_id relevance` or in another way of `_COLUMN_NAMES`.
 
-Relevance is a grade, a whole number: a document is right from 1 on. Where it is a fraction, such as a similarity, only
-the user can say from which value on a document is right: `graded` needs a threshold then.
+Relevance is a grade, a whole number: a document is relevant from 1 on. If it is a fraction, such as a similarity, only
+the user can say from which value on a document is relevant: `whole_grades` then needs a threshold.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from hbt_ray.data.formats.corpus import Entry, pick
 from hbt_ray.data.formats.files import Line, lines
-from hbt_ray.data.formats.records import Record, jsonl, texts
-from hbt_ray.data.formats.source_row import BadRow, SourceRow
+from hbt_ray.data.formats.json_records import read_jsonl
+from hbt_ray.data.formats.source_row import BadRow, Record, text_values
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import without_options
 
-_NAMES = {
-    "question_id": {"query_id", "queryid", "query", "qid", "question_id", "topic_id", "topic"},
+_COLUMN_NAMES = {
+    "query_id": {"query_id", "queryid", "query", "qid", "question_id", "topic_id", "topic"},
     "document_id": {"corpus_id", "corpusid", "doc_id", "docid", "docno", "document_id", "passage_id", "pid"},
     "relevance": {"score", "relevance", "relevancy", "rel", "label", "grade"},
 }
-"""Use → names of its column, in lower case and with `_` for `-` and spaces."""
-_FORMS = (
+"""Field → names of its column, in lower case and with `_` for `-` and spaces."""
+_KNOWN_FORMATS = (
     "the columns of judgements are query-id, corpus-id, score (BEIR), query_id, doc_id, relevance, or TREC's "
     "four: question id, iteration, document id, relevance"
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-"""Setting of sources and tasks, see `graded`."""
-MAX_GRADE = 1_000_000
-"""Sums of greater gains would lose digits; no file has such grades."""
+"""Setting of sources and tasks; see `whole_grades`."""
+_MAX_GRADE = 1_000_000
+"""Sums of greater gains would lose digits, and no published file has such grades."""
 
 
 class Judgement(NamedTuple):
+    """How relevant one document is to one query."""
+
     where: str
-    question_id: str
+    query_id: str
     document_id: str
     relevance: float = 1.0
 
-    @property
-    def relevant(self) -> bool:
-        return self.relevance >= 1
 
+class _LineLayout(NamedTuple):
+    """Positions of the columns in a line."""
 
-@dataclass(frozen=True)
-class _Columns:
-    """Where a line holds what."""
-
-    count: int
-    question: int
+    num_columns: int
+    query: int
     document: int
     relevance: int
     tab: bool
+    """Columns are separated by single tabs, so that ids may contain spaces; else by any white space."""
 
     def judgement(self, line: Line) -> Judgement | BadRow:
-        fields = _fields(line.text, tab=self.tab)
-        if len(fields) != self.count:
-            return BadRow(line.where, f"has not as many columns as the lines before; {_FORMS}")
-        return judgement(line.where, fields[self.question], fields[self.document], fields[self.relevance])
+        cells = _cells(line.text, tab=self.tab)
+        if len(cells) != self.num_columns:
+            return BadRow(line.where, f"has not as many columns as the lines before; {_KNOWN_FORMATS}")
+        return make_judgement(line.where, cells[self.query], cells[self.document], cells[self.relevance])
 
 
-def judgement(where: str, question_id: str, document_id: str, relevance: Any) -> Judgement | BadRow:
-    """One judgement, its relevance a number or the text of one."""
+def make_judgement(where: str, query_id: str, document_id: str, relevance: Any) -> Judgement | BadRow:
+    """A judgement whose relevance is a number or the text of one."""
     if isinstance(relevance, str) and _NUMBER.fullmatch(relevance.strip()):
         relevance = float(relevance)
     if isinstance(relevance, bool) or not isinstance(relevance, int | float):
         return BadRow(where, "relevance is no number")
-    if not abs(relevance) <= MAX_GRADE:
-        return BadRow(where, f"relevance is no number, or beyond {MAX_GRADE:,}")
-    return Judgement(where, question_id, document_id, float(relevance))
+    if not abs(relevance) <= _MAX_GRADE:  # also true for NaN
+        return BadRow(where, f"relevance is no number, or beyond {_MAX_GRADE:,}")
+    return Judgement(where, query_id, document_id, float(relevance))
 
 
-def judgements(location: str) -> Iterator[Judgement | BadRow]:
-    """All judgements of a file: text, or JSON lines where its name says so.
+def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
+    """All judgements of a file: JSON lines if its name says so, else text.
 
     Raises:
-        SourceError: columns that are unknown, or see `lines`.
+        SourceError: the columns are unknown, or as `lines`.
     """
     if ".jsonl" in without_options(location).rpartition("/")[2]:
-        yield from map(_of_record, jsonl(location))
+        for record in read_jsonl(location):
+            yield _from_json(record) if isinstance(record, Record) else record
         return
-    columns: _Columns | None = None
+    layout: _LineLayout | None = None
     for line in lines(location):
         if isinstance(line, BadRow):
             yield line
-        elif columns:
-            yield columns.judgement(line)
-        elif header := _header(line):
-            columns = header
-        elif columns := _without_header(line):
-            yield columns.judgement(line)
-        else:  # To read on would be to guess what the columns hold.
-            raise SourceError(f"{line.where}: neither a known header nor a judgement; {_FORMS}", code="QRELS_COLUMNS")
+        elif layout:
+            yield layout.judgement(line)
+        elif header := _header_layout(line):
+            layout = header
+        elif layout := _headless_layout(line):
+            yield layout.judgement(line)
+        else:  # Reading on would mean to guess what the columns hold.
+            raise SourceError(
+                f"{line.where}: neither a known header nor a judgement; {_KNOWN_FORMATS}", code="QRELS_COLUMNS"
+            )
 
 
-def _fields(text: str, *, tab: bool) -> list[str]:
-    """Ids may hold spaces where tabs separate them."""
-    return text.split("\t") if tab else text.split()
+def read_mmarco_pairs(location: str) -> Iterator[Judgement | BadRow]:
+    """Judgements of mMARCO's `qid pid negative-pid`, of `qid pid`, or of TREC's four columns.
+
+    Triples repeat a pair for each of its negatives; it is read once, and the repetition is not a rejection.
+    """
+    seen: set[tuple[str, str, float]] = set()
+    for line in lines(location):
+        judgement = _mmarco_pair(line) if isinstance(line, Line) else line
+        if isinstance(judgement, Judgement):
+            if judgement[1:] in seen:
+                continue
+            seen.add(judgement[1:])
+        yield judgement
 
 
-def _use(column: str) -> str | None:
-    plain = re.sub(r"[\s-]+", "_", column.strip().strip('"').lower())
-    return next((use for use, names in _NAMES.items() if plain in names), None)
-
-
-def _header(line: Line) -> _Columns | None:
-    tab = "\t" in line.text
-    uses = [_use(field) for field in _fields(line.text, tab=tab)]
-    if any(uses.count(use) != 1 for use in _NAMES):
-        return None
-    question, document, relevance = (uses.index(use) for use in _NAMES)
-    return _Columns(len(uses), question, document, relevance, tab)
-
-
-def _without_header(line: Line) -> _Columns | None:
-    tab = "\t" in line.text
-    fields = _fields(line.text, tab=tab)
-    if tab and len(fields) not in (3, 4):  # TREC's columns are separated by any white space.
-        tab, fields = False, line.text.split()
-    if len(fields) not in (3, 4) or not _NUMBER.fullmatch(fields[-1].strip()):
-        return None
-    return _Columns(len(fields), 0, len(fields) - 2, len(fields) - 1, tab)
-
-
-def _of_record(record: Record | BadRow) -> Judgement | BadRow:
-    if isinstance(record, BadRow):
-        return record
-    columns = {use: column for column in record.values if (use := _use(column))}
-    if columns.keys() != _NAMES.keys():
-        return BadRow(record.where, f"lacks a column; {_FORMS}")
-    return judgement_of(record, columns)
+def _mmarco_pair(line: Line) -> Judgement | BadRow:
+    match line.text.split():
+        case [query_id, document_id] | [query_id, document_id, _]:
+            return Judgement(line.where, query_id, document_id)
+        case [query_id, _, document_id, relevance]:
+            return make_judgement(line.where, query_id, document_id, relevance)
+    return BadRow(line.where, "neither qid, pid and perhaps a negative pid, nor the four columns of TREC qrels")
 
 
 def judgement_of(record: Record, columns: Mapping[str, str]) -> Judgement | BadRow:
-    """The judgement of a record; `columns`: question_id, document_id, relevance → name of the column."""
-    ids = texts(
-        record, {use: columns[use] for use in ("question_id", "document_id")}, numbers=("question_id", "document_id")
-    )
-    if isinstance(ids, BadRow):
-        return ids
-    return judgement(record.where, ids["question_id"], ids["document_id"], record.values[columns["relevance"]])
+    """The judgement of a record.
 
-
-def graded(found: Iterable[Judgement | BadRow], threshold: float | None = None) -> Iterator[Judgement | BadRow]:
-    """The same with whole grades; with a threshold, 1 where the relevance reaches it and else 0."""
-    for one in found:
-        if isinstance(one, BadRow):
-            yield one
-        elif threshold is not None:
-            yield one._replace(relevance=float(one.relevance >= threshold))
-        elif one.relevance.is_integer():
-            yield one
-        else:
-            yield BadRow(one.where, "relevance is a fraction; state from which on a document is right: threshold=…")
-
-
-def positives(found: Iterable[Judgement | BadRow]) -> Generator[BadRow, None, list[Judgement]]:
-    """Return the judgements that say yes; yield what cannot be read, is repeated, or contradicts another."""
-    first: dict[tuple[str, str], Judgement | None] = {}
-    for one in graded(found):
-        if isinstance(one, BadRow):
-            yield one
-            continue
-        pair = (one.question_id, one.document_id)
-        known = first.setdefault(pair, one)
-        if known is one:
-            continue
-        if known is not None and known.relevance == one.relevance:
-            yield BadRow(one.where, "the judgement stands twice")
-        else:
-            first[pair] = None
-            yield BadRow(one.where, "the same question and document are judged twice, and not alike")
-    return [one for one in first.values() if one is not None and one.relevant]
-
-
-def join(
-    judgements: Sequence[Judgement],
-    questions: Iterable[Entry | BadRow],
-    documents: Iterable[Entry | BadRow],
-    language: str,
-    prefix: str = "",
-) -> Iterator[SourceRow | BadRow]:
-    """One row a judgement; its item is `<prefix><question id>/<document id>`.
-
-    Both corpora are read once; the judgements and what they name of the corpora are held in memory.
+    Args:
+        columns: query_id, document_id, relevance → name of the column.
     """
-    question_texts = yield from pick(questions, {one.question_id for one in judgements})
-    document_texts = yield from pick(documents, {one.document_id for one in judgements})
-    for one in judgements:
-        question, document = question_texts.get(one.question_id, ""), document_texts.get(one.document_id, "")
-        if question is None or document is None:
-            yield BadRow(one.where, "the judged question or document stands twice, with different texts")
-        elif one.question_id not in question_texts:
-            yield BadRow(one.where, "the judged question is not among the questions")
-        elif one.document_id not in document_texts:
-            yield BadRow(one.where, "the judged document is not in the corpus")
+    ids = {field: columns[field] for field in ("query_id", "document_id")}
+    values = text_values(record, ids, numbers=tuple(ids))
+    if isinstance(values, BadRow):
+        return values
+    return make_judgement(record.where, values["query_id"], values["document_id"], record.values[columns["relevance"]])
+
+
+def whole_grades(
+    judgements: Iterable[Judgement | BadRow], threshold: float | None = None
+) -> Iterator[Judgement | BadRow]:
+    """Judgements with whole grades: with a threshold, 1 if the relevance reaches it and else 0.
+
+    Without a threshold, a relevance that is a fraction is a bad row.
+    """
+    for judgement in judgements:
+        if isinstance(judgement, BadRow):
+            yield judgement
+        elif threshold is not None:
+            yield judgement._replace(relevance=float(judgement.relevance >= threshold))
+        elif judgement.relevance.is_integer():
+            yield judgement
         else:
-            yield SourceRow(
-                item_id=f"{prefix}{one.question_id}/{one.document_id}",
-                language=language,
-                question=question,
-                passage=document,
-                passage_id=f"{prefix}{one.document_id}",
-                question_id=f"{prefix}{one.question_id}",
-                where=one.where,
-            )
+            reason = "relevance is a fraction; state from which on a document is right: threshold=…"
+            yield BadRow(judgement.where, reason)
+
+
+def _cells(text: str, *, tab: bool) -> list[str]:
+    return text.split("\t") if tab else text.split()
+
+
+def _field(column: str) -> str | None:
+    plain = re.sub(r"[\s-]+", "_", column.strip().strip('"').lower())
+    return next((field for field, names in _COLUMN_NAMES.items() if plain in names), None)
+
+
+def _header_layout(line: Line) -> _LineLayout | None:
+    tab = "\t" in line.text
+    fields = [_field(cell) for cell in _cells(line.text, tab=tab)]
+    if any(fields.count(field) != 1 for field in _COLUMN_NAMES):
+        return None
+    query, document, relevance = (fields.index(field) for field in _COLUMN_NAMES)
+    return _LineLayout(len(fields), query, document, relevance, tab)
+
+
+def _headless_layout(line: Line) -> _LineLayout | None:
+    tab = "\t" in line.text
+    cells = _cells(line.text, tab=tab)
+    if tab and len(cells) not in (3, 4):  # TREC's columns are separated by any white space.
+        tab, cells = False, line.text.split()
+    if len(cells) not in (3, 4) or not _NUMBER.fullmatch(cells[-1].strip()):
+        return None
+    return _LineLayout(len(cells), 0, len(cells) - 2, len(cells) - 1, tab)
+
+
+def _from_json(record: Record) -> Judgement | BadRow:
+    columns = {field: column for column in record.values if (field := _field(column))}
+    if columns.keys() != _COLUMN_NAMES.keys():
+        return BadRow(record.where, f"lacks a column; {_KNOWN_FORMATS}")
+    return judgement_of(record, columns)

@@ -1,75 +1,95 @@
-"""The row: what every source yields and `prepare` groups into items."""
+"""What readers yield: a `Record` as a file stores it, a `SourceRow` for training, or a `BadRow` that cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, TypeVar
+
+from hbt_ray.errors import SourceError
+
+_MAX_EXACT = 2**53
+"""Whole numbers up to here are exact as floats."""
+_MAX_ID_BITS = 256
+FLOAT_IDS = "ids are whole numbers that were stored as floats (12.0); they are read as integers (12)"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One language version of one item."""
+    """One language version of one item: a question with a passage that answers it."""
 
     item_id: str
     """The same for all language versions of an item."""
     language: str
-    """Canonical BCP-47 tag."""
+    """BCP-47 tag, as the source spells it."""
     question: str
     passage: str
     answer: str = ""
-    """Words of the passage that answer the question: a mined negative must not hold them. Empty where unknown."""
+    """Words of the passage that answer the question; a mined negative must not contain them. Empty: unknown."""
     passage_id: str = ""
-    """The same for all items and languages that share a passage; empty where the source does not know it."""
+    """The same for all items and languages that share a passage. Empty: the source has no ids of passages."""
     question_id: str = ""
-    """The same for all items and languages that ask one question, such as one for each of its right passages; empty if
-    the source does not know it. Equal texts are known to be equal without an id."""
+    """The same for all items and languages that share a question, such as the items of its several right passages.
+    Empty: the source has no ids of questions. Equal texts count as equal without an id."""
     dataset: str = ""
-    """The dataset that the row belongs to; empty stands for the source's name."""
+    """Dataset that the row belongs to. Empty: the dataset is named like the source."""
     where: str = ""
-    """File and line, or whatever leads a person to the row; for messages only."""
+    """File and line, or another description of the place; used in messages only."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """What a source yields in place of a row that it cannot read."""
+    """A row that cannot be read. Sources count it as rejected; evaluation tasks raise `BadRowError`."""
 
     where: str
     """File and line."""
     reason: str
-    """The same words for the same fault, since rejections are counted by it."""
+    """The same words for the same fault, because rejections are counted by reason."""
 
 
-class SourcePart(Protocol):
-    """A stream of rows."""
+class BadRowError(SourceError):
+    """A file has a malformed row, and the reader needs all rows."""
 
-    def rows(self) -> Iterator[SourceRow | BadRow]:
-        """All rows, one after the other, as a stream; a file that cannot be read raises `SourceError`."""
-        ...
+    code = "BAD_ROW"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}; download the file again, or repair this place")
+        self.where, self.reason = where, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.reason)
 
 
-class Source(SourcePart, Protocol):
-    """The rows of one origin."""
+def without_bad_rows(rows: Iterable[T | BadRow]) -> Iterator[T]:
+    """The rows, for readers that must not lose any: half of a benchmark gives no figure.
 
-    @property
-    def name(self) -> str:
-        """What the manifest calls the origin."""
-        ...
+    Raises:
+        BadRowError: at the first bad row.
+    """
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise BadRowError(row.where, row.reason)
+        yield row
 
-    @property
-    def licence(self) -> str: ...
 
-    def locations(self) -> list[str]:
-        """The files and folders that the configuration names, so that a change of theirs is noticed."""
-        ...
+class Record(NamedTuple):
+    """A row as it is stored, with its place."""
 
-    def parts(self) -> Sequence[SourcePart]:
-        """What can be read side by side, and in this order has the same rows; perhaps only the source itself."""
-        ...
+    where: str
+    values: dict[str, Any]
+
+
+class UnsupportedValue(NamedTuple):
+    """Stands for a value of a type that no row of texts has, such as a date or bytes."""
+
+    type: str
 
 
 def unstorable_reason(text: str) -> str:
-    """What makes a text unusable: Arrow has no place for half a surrogate pair, and no text needs a NUL; else empty."""
+    """Why a text cannot be stored, or "": Arrow cannot store half a surrogate pair, and no text needs a NUL."""
     if "\0" in text:
         return "a NUL character"
     try:
@@ -77,3 +97,54 @@ def unstorable_reason(text: str) -> str:
     except UnicodeEncodeError:
         return "half a surrogate pair"
     return ""
+
+
+def text_values(
+    record: Record,
+    columns: Mapping[str, str],
+    numbers: Collection[str] = (),
+    notes: Counter[str] | None = None,
+) -> dict[str, str] | BadRow:
+    """The texts of some columns of a record; null becomes an empty text.
+
+    Args:
+        columns: key of the result → column.
+        numbers: keys whose values may be whole numbers as well; they become digits.
+        notes: counts what was read otherwise than it is stored, such as `FLOAT_IDS`.
+    """
+    if missing := [column for column in columns.values() if column not in record.values]:
+        return BadRow(record.where, missing_columns(missing, record.values))
+    texts = {}
+    for key, column in columns.items():
+        value = record.values[column]
+        if key in numbers and isinstance(value, int | float) and not isinstance(value, bool):
+            digits = _digits(value)
+            if notes is not None and isinstance(value, float) and isinstance(digits, str):
+                notes[FLOAT_IDS] += 1
+            value = digits
+        if value is not None and not isinstance(value, str):
+            return BadRow(record.where, f"column {column!r} holds a {type_name(value)}, not text")
+        texts[key] = value or ""
+    return texts
+
+
+def _digits(value: int | float) -> Any:
+    """The digits of a whole number, None for NaN (the null of pandas), and any other number unchanged."""
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < _MAX_ID_BITS else value
+    if value != value:
+        return None
+    return str(int(value)) if value.is_integer() and abs(value) < _MAX_EXACT else value
+
+
+def type_name(value: Any) -> str:
+    """Name of a value's type for errors."""
+    return value.type if isinstance(value, UnsupportedValue) else type(value).__name__
+
+
+def missing_columns(missing: Collection[str], columns: Collection[str]) -> str:
+    """Reason for rejecting a record or a file that lacks columns."""
+    return (
+        f"no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, sorted(columns)[:20]))}. "
+        "Rename the columns, or say under `columns:` of the source which column holds what"
+    )

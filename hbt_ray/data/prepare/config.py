@@ -12,13 +12,8 @@ from pydantic import Field
 from hbt_ray.config import Config, Language
 from hbt_ray.data.formats.files import fingerprint
 from hbt_ray.data.index.manifest import VERSION
-from hbt_ray.data.sources.beir import BeirSource
-from hbt_ray.data.sources.bitext import BitextSource
-from hbt_ray.data.sources.hub import HubSource
-from hbt_ray.data.sources.miracl import MiraclSource
-from hbt_ray.data.sources.mmarco import MmarcoSource
-from hbt_ray.data.sources.squad import SquadSource
-from hbt_ray.data.sources.table import TableSource
+from hbt_ray.data.sources.published_datasets import BeirSource, MiraclSource, MmarcoSource, SquadSource
+from hbt_ray.data.sources.tables import BitextSource, HubSource, TableSource
 from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.storage.location import Location
 

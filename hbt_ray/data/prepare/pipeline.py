@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
-from hbt_ray.data.formats.source_row import SourcePart, SourceRow
+from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.prepare.assemble import AssembleBucket
 from hbt_ray.data.prepare.config import StoreConfig
@@ -21,6 +21,7 @@ from hbt_ray.data.prepare.read import ReadPart
 from hbt_ray.data.prepare.relevant_passages import MAX_RIGHT, FindEqualTexts, FindRelevantPassages
 from hbt_ray.data.prepare.task_runner import Executor, TaskResult, TaskRunner, in_process
 from hbt_ray.data.prepare.write import layouts
+from hbt_ray.data.sources.source import SourcePart
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
 from hbt_ray.storage import atomic_folder, exclusive_lock, file_sha256, remove_tree

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.data.formats.files import explained
-from hbt_ray.data.formats.source_row import BadRow, SourcePart, SourceRow, unstorable_reason
+from hbt_ray.data.formats.source_row import BadRow, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.task_runner import TaskResult, json_lines
+from hbt_ray.data.sources.source import SourcePart
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.folder import Folder
 

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hbt_ray.data.formats.records import Record, records, texts
-from hbt_ray.data.formats.source_row import unstorable_reason
+from hbt_ray.data.formats.records import read_records
+from hbt_ray.data.formats.source_row import Record, text_values, unstorable_reason
 from hbt_ray.errors import DamagedFile, SourceError, TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.encoder import EncoderConfig
@@ -277,8 +277,8 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
 
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
     columns = {name: name for name in DOCUMENTS.names}
-    for record in records(str(path), DOCUMENTS.names):
-        found = texts(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
+    for record in read_records(str(path), DOCUMENTS.names):
+        found = text_values(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
         if not isinstance(found, dict):
             raise TaskError(f"{found.where}: {found.reason}; repair or remove the row")
         row = tuple(found[name] for name in DOCUMENTS.names)

@@ -1,8 +1,8 @@
-"""Evaluation tasks: what to ask, where to look, and what would be right."""
+"""Evaluation tasks: queries, the documents to search, and which documents are relevant."""
 
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
+from hbt_ray.retrieval.tasks.build import parallel_task
 from hbt_ray.retrieval.tasks.lareqa import read_lareqa
-from hbt_ray.retrieval.tasks.parallel import parallel_task
 from hbt_ray.retrieval.tasks.suite import Suite, distinct, open_task
 from hbt_ray.retrieval.tasks.task import Task
 

@@ -1,6 +1,6 @@
-"""Bitext: sentences with their translations, in pairs of languages; each pair is searched by itself.
+"""The bitext task: find the translation of a sentence; each pair of languages is searched by itself.
 
-Other than in a `Task`, a sentence has one answer among the sentences of its own pair: the one of the same row. So the
+Unlike in a `Task`, a sentence has one answer among the sentences of its own pair: the one of the same row. So the
 thousand English sentences of Tatoeba's Afrikaans pair are never candidates for a German sentence.
 """
 
@@ -15,32 +15,31 @@ from typing import ClassVar, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.data.formats.files import lines
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.task import rows_digest, with_nul
-from hbt_ray.retrieval.tasks.validation import sound
 from hbt_ray.storage import valid_name
 
 SENTENCES = pa.schema([(name, pa.string()) for name in ("language", "text")])
 
 
 class LanguagePair(NamedTuple):
-    """Two languages with as many sentences each; row by row these are translations."""
+    """Two languages whose sentences are translations, row by row."""
 
     source: str
     target: str
     source_rows: range
-    """Of `BitextTask.sentences`."""
+    """Rows of `BitextTask.sentences`."""
     target_rows: range
+    """Rows of `BitextTask.sentences`, as many as `source_rows`."""
 
 
 @dataclass(frozen=True, eq=False)
 class BitextTask:
-    """Sentences to encode once, and the pairs of languages to judge them in.
+    """Sentences, each encoded once, and the pairs of languages in which they are searched.
 
     Raises:
-        InputError: its name cannot be that of a folder.
-        TaskError: no pairs, a pair of sides that differ in length or are empty, a pair twice, or an empty sentence.
+        InputError: the name cannot be the name of a folder.
+        TaskError: no pairs, a pair whose sides differ in length or are empty, a pair twice, or an empty sentence.
     """
 
     name: str
@@ -48,27 +47,35 @@ class BitextTask:
     """Columns language, text."""
     pairs: Sequence[LanguagePair]
     both_ways: bool
-    """Whether the targets ask for the sources as well."""
+    """Whether the targets are queries for the sources as well."""
     measures: ClassVar[tuple[str, ...]] = ("R@1", "MarginR@1")
-    """Accuracy by the nearest neighbour, and by the ratio margin."""
+    """Accuracy of the nearest neighbour by cosine, and by the ratio margin."""
 
     def __post_init__(self) -> None:
         valid_name(self.name, "task")
         if not self.pairs:
-            raise TaskError(f"task {self.name}: there is no pair of languages to search in; give two languages or more")
+            raise TaskError(
+                f"task {self.name}: there is no pair of languages to search in; give two languages or more",
+                code="NO_PAIR",
+            )
         for pair in self.pairs:
             if not len(pair.source_rows) == len(pair.target_rows) > 0:
                 raise TaskError(
                     f"task {self.name}: {len(pair.source_rows)} sentences in {pair.source!r} for "
-                    f"{len(pair.target_rows)} in {pair.target!r}; line by line they must be translations"
+                    f"{len(pair.target_rows)} in {pair.target!r}; line by line they must be translations",
+                    code="NOT_ALIGNED",
                 )
         languages = [frozenset(pair[:2]) for pair in self.pairs]
         if len(set(languages)) < len(languages) or min(map(len, languages)) < 2:
-            raise TaskError(f"task {self.name}: a pair of languages stands twice, or is one language")
+            raise TaskError(
+                f"task {self.name}: a pair of languages occurs twice, or is one language", code="PAIR_TWICE"
+            )
         empty = pc.or_(pc.equal(pc.binary_length(self.sentences["text"]), 0), pc.utf8_is_space(self.sentences["text"]))
         if pc.any(empty).as_py():
             language = self.sentences["language"].filter(empty)[0].as_py()
-            raise TaskError(f"task {self.name}: a sentence in {language!r} is empty, so nothing can find it")
+            raise TaskError(
+                f"task {self.name}: a sentence in {language!r} is empty, so nothing can find it", code="EMPTY_TEXT"
+            )
         if len(bad := with_nul(self.sentences, "text")):
             language = bad["language"][0].as_py()
             raise TaskError(f"task {self.name}: a sentence in {language!r} holds a NUL character", code="NUL")
@@ -90,41 +97,36 @@ class BitextTask:
         return sorted({language for pair in self.pairs for language in pair[:2]})
 
 
-def with_english(name: str, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], both_ways: bool) -> BitextTask:
-    """Language → its sentences and their English translations: each pair has English sentences of its own."""
-    sides = [side for tag, (own, english) in pairs.items() for side in ((tag, own), ("en", english))]
-    rows = _stacked(sides)
-    made = [LanguagePair(tag, "en", rows[2 * at], rows[2 * at + 1]) for at, tag in enumerate(pairs)]
-    return BitextTask(name, _table(sides), made, both_ways)
+def with_english(name: str, texts: Mapping[str, tuple[Sequence[str], Sequence[str]]], both_ways: bool) -> BitextTask:
+    """A task whose pairs have English sentences of their own.
+
+    Args:
+        texts: language → its sentences and their English translations.
+    """
+    sides = [side for tag, (sentences, english) in texts.items() for side in ((tag, sentences), ("en", english))]
+    rows = _row_ranges(sides)
+    pairs = [LanguagePair(tag, "en", rows[2 * n], rows[2 * n + 1]) for n, tag in enumerate(texts)]
+    return BitextTask(name, _table(sides), pairs, both_ways)
 
 
-def multiway(name: str, sides: Mapping[str, Sequence[str]], pivot: str | None) -> BitextTask:
-    """Language → sentences, all in one order: every two languages are a pair, or each with `pivot` alone."""
-    rows = dict(zip(sides, _stacked(sides.items()), strict=True))
-    tags = list(sides)
+def multiway(name: str, texts: Mapping[str, Sequence[str]], pivot: str | None) -> BitextTask:
+    """A task on the same sentences in many languages: every two languages are a pair, or each one with `pivot`.
+
+    Args:
+        texts: language → its sentences, in the same order for all languages.
+    """
+    rows = dict(zip(texts, _row_ranges(texts.items()), strict=True))
+    tags = list(texts)
     pairs = [
         LanguagePair(source, target, rows[source], rows[target])
-        for at, target in enumerate(tags)
-        for source in (tags[:at] if pivot is None else tags)
+        for n, target in enumerate(tags)
+        for source in (tags[:n] if pivot is None else tags)
         if source != target and pivot in (None, target)
     ]
-    return BitextTask(name, _table(sides.items()), pairs, both_ways=True)
+    return BitextTask(name, _table(texts.items()), pairs, both_ways=True)
 
 
-def lines_of(file: str) -> list[str]:
-    """The sentences of a text file, one a line.
-
-    Raises:
-        TaskError: a blank line, after which the lines would not be those of the translation.
-    """
-    found = list(sound(lines(file)))
-    for number, line in enumerate(found, start=1):
-        if line.where != f"{file}:{number}":
-            raise TaskError(f"{file}:{number}: a blank line, so that it is unclear what translates what")
-    return [line.text for line in found]
-
-
-def _stacked(sides: Iterable[tuple[str, Sequence[str]]]) -> list[range]:
+def _row_ranges(sides: Iterable[tuple[str, Sequence[str]]]) -> list[range]:
     ranges, start = [], 0
     for _, sentences in sides:
         ranges.append(range(start, start + len(sentences)))
@@ -133,5 +135,5 @@ def _stacked(sides: Iterable[tuple[str, Sequence[str]]]) -> list[range]:
 
 
 def _table(sides: Iterable[tuple[str, Sequence[str]]]) -> pa.Table:
-    batches = [pa.record_batch([[tag] * len(texts), list(texts)], schema=SENTENCES) for tag, texts in sides]
+    batches = [pa.record_batch([[tag] * len(sentences), list(sentences)], schema=SENTENCES) for tag, sentences in sides]
     return pa.Table.from_batches(batches, SENTENCES)

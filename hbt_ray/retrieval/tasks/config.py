@@ -1,13 +1,12 @@
-"""The spec: what a configuration or the command line says of a task, before its files are read.
+"""The configuration of an evaluation task, as a suite or the command line gives it: what all kinds of tasks share.
 
-Every format has a spec of its own beside its reader, told apart by `kind`; here is what they share.
+Every kind of task has its own subclass beside the code that opens it; `kind` tells them apart.
 """
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -29,42 +28,30 @@ def _measure(text: str) -> str:
 
 
 Measure = Annotated[str, AfterValidator(_measure)]
-"""An `ir-measures` name that ranks of relevant documents give, such as `nDCG@10`; aliases become the plain name."""
+"""Name of a measure as in `ir-measures`, such as `nDCG@10`, that needs only the ranks of the relevant documents.
+Aliases become the plain name."""
 
 
 class TaskConfig(Config):
-    """What every kind of task can be told."""
+    """Settings of every kind of task."""
 
-    place: ClassVar[str] = "path"
-    """The field that `--task kind=…` sets."""
+    main_field: ClassVar[str] = "path"
+    """Field that the value in `--task kind=value` sets."""
     name: str = Field("", pattern=r"^[\w.-]*$")
-    """What results call the task, and their folder; default: the kind, or what the kind says."""
+    """Name of the task in results and of their folder. Default: the kind, or what the kind says."""
     languages: Languages = ()
-    """Keep only these; default: all that there are."""
+    """Keep only these languages. Default: all."""
 
     @abstractmethod
     def open(self) -> Task | BitextTask:
         """Read the files.
 
         Raises:
-            TaskError, SourceError: a file is missing, malformed, or contradicts another; the message says where.
+            TaskError, SourceError: a file is missing, is malformed, or contradicts another; the message says where.
         """
 
 
-def chosen(wanted: Collection[str], found: Collection[str], where: str) -> list[str]:
-    """The wanted of the languages that are there, or all; sorted.
-
-    Raises:
-        TaskError: one is not there.
-    """
-    if missing := sorted(set(wanted) - set(found)):
-        raise TaskError(
-            f"{where}: nothing is in {missing[0]!r}; its languages are {', '.join(sorted(found)) or 'none'}"
-        )
-    return sorted(wanted or found)
-
-
 def last_part(location: str) -> str:
-    """`/data/beir/scifact/` → `scifact`; of `.` and `..` the folder that they stand for."""
+    """The last part of a path: `/data/beir/scifact/` → `scifact`. `.` and `..` are resolved first."""
     path = without_options(location)
     return (path if is_uri(location) else os.path.abspath(path)).rstrip("/").rpartition("/")[2]

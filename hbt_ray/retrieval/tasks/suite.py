@@ -1,4 +1,4 @@
-"""Tasks by name: as the command line gives them (`beir=FOLDER,split=dev`), and many at once in a suite."""
+"""All kinds of evaluation tasks: opened from a text of the command line (`beir=FOLDER,split=dev`) or as a suite."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from pydantic import Field
 from hbt_ray.config import Config
 from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.beir import BeirTaskConfig
+from hbt_ray.retrieval.tasks.beir_miracl import BeirTaskConfig, MiraclTaskConfig
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
+from hbt_ray.retrieval.tasks.build import parallel_task
 from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
-from hbt_ray.retrieval.tasks.flores import FloresTaskConfig
+from hbt_ray.retrieval.tasks.flores_tatoeba import FloresTaskConfig, TatoebaTaskConfig
 from hbt_ray.retrieval.tasks.lareqa import LareqaTaskConfig
 from hbt_ray.retrieval.tasks.mewslix import MewsliXTaskConfig
-from hbt_ray.retrieval.tasks.miracl import MiraclTaskConfig
-from hbt_ray.retrieval.tasks.parallel import parallel_task
 from hbt_ray.retrieval.tasks.task import Task
-from hbt_ray.retrieval.tasks.tatoeba import TatoebaTaskConfig
 
 
 class WorldfactsTaskConfig(TaskConfig):
-    """The embedded facts that training holds out."""
+    """The facts of worldfacts that its training split holds out."""
 
-    place = "split"
+    main_field = "split"
     kind: Literal["worldfacts"]
     split: Literal["dev", "test"] = "test"
+    """Split of worldfacts."""
     measures: tuple[Measure, ...] = ()
 
     def open(self) -> Task:
@@ -53,64 +52,70 @@ KINDS: dict[str, type[TaskConfig]] = {
     for config in get_args(get_args(AnyTaskConfig)[0])
     for kind in get_args(config.model_fields["kind"].annotation)
 }
-_LISTS = ("languages", "measures")
+_LIST_FIELDS = ("languages", "measures")
 
 
 class Suite(Config):
     """Several tasks for one run of `hbt evaluate`."""
 
     tasks: tuple[AnyTaskConfig, ...] = Field(min_length=1)
+    """Tasks in the order of the results."""
 
     def within(self, languages: Sequence[str]) -> Suite:
-        """The same in these languages alone; without any, as it is."""
+        """The suite with its tasks in these languages only; unchanged without languages."""
         if not languages:
             return self
-        kept = [{**spec.model_dump(exclude_unset=True), "languages": tuple(languages)} for spec in self.tasks]
-        return Suite.make({"tasks": kept}, "--languages")
+        tasks = [{**config.model_dump(exclude_unset=True), "languages": tuple(languages)} for config in self.tasks]
+        return Suite.make({"tasks": tasks}, "--languages")
 
     def open(self) -> list[Task | BitextTask]:
         """Read all tasks.
 
         Raises:
-            TaskError, SourceError: two tasks of one name, or see `TaskConfig.open`.
+            TaskError, SourceError: two tasks have one name, or see `TaskConfig.open`.
         """
-        return distinct([spec.open() for spec in self.tasks])
+        return distinct([config.open() for config in self.tasks])
 
 
-def open_task(spec: str, languages: Sequence[str] = ()) -> Task | BitextTask:
-    """The task that `kind`, `kind=place` or `kind=place,option=value,…` stands for; `languages` keeps only these.
+def open_task(text: str, languages: Sequence[str] = ()) -> Task | BitextTask:
+    """The task that `kind`, `kind=path` or `kind=path,option=value,…` describes.
 
-    Options are the fields of the kind's spec; lists are written with commas: `beir=scifact,measures=nDCG@10,R@100`.
+    Options are the fields of the kind's configuration. Lists are written with commas:
+    `beir=scifact,measures=nDCG@10,R@100`.
+
+    Args:
+        languages: keep only these; empty: all.
 
     Raises:
-        TaskError, SourceError: an unknown kind, no place where one is needed, a missing or a malformed file.
-        ConfigError: an unknown option, or a value that it does not take.
+        TaskError, SourceError: an unknown kind, no path, or a missing or malformed file.
+        ConfigError: an unknown option, or a wrong value of one.
     """
-    head, *options = re.split(r",(?=\w+=)", spec)
-    kind, _, place = head.partition("=")
+    head, *options = re.split(r",(?=\w+=)", text)
+    kind, _, main_value = head.partition("=")
     if kind not in KINDS:
-        raise TaskError(f"--task {spec}: no such task; known are {', '.join(KINDS)}")
-    made = KINDS[kind]
-    field = made.model_fields[made.place]
-    if field.is_required() and not place:
-        raise TaskError(f"--task {spec}: where is it? Write --task {kind}=FOLDER")
-    values: dict[str, Any] = {"kind": kind, **({made.place: place} if place else {})}
-    for key, _, text in (option.partition("=") for option in options):
-        values[key] = text.split(",") if key in _LISTS else text
+        raise TaskError(f"--task {text}: no such task; known are {', '.join(KINDS)}", code="UNKNOWN_TASK")
+    config = KINDS[kind]
+    if config.model_fields[config.main_field].is_required() and not main_value:
+        raise TaskError(f"--task {text}: has no folder; write --task {kind}=FOLDER", code="NO_FOLDER")
+    values: dict[str, Any] = {"kind": kind, **({config.main_field: main_value} if main_value else {})}
+    for key, _, value in (option.partition("=") for option in options):
+        values[key] = value.split(",") if key in _LIST_FIELDS else value
     if languages:
         values["languages"] = list(languages)
-    return made.make(values, f"--task {spec}").open()
+    return config.make(values, f"--task {text}").open()
 
 
 def distinct(tasks: Sequence[Task | BitextTask]) -> list[Task | BitextTask]:
-    """The tasks, if each has a name of its own.
+    """The tasks, if all their names differ.
 
     Raises:
-        TaskError: two have the same.
+        TaskError: two tasks have one name.
     """
-    if twice := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+    name, count = Counter(task.name for task in tasks).most_common(1)[0]
+    if count > 1:
         raise TaskError(
-            f"{twice[0]!r} is the name of {sum(task.name == twice[0] for task in tasks)} tasks, so their results would "
-            "overwrite one another; give each a name=… of its own"
+            f"{name!r} is the name of {count} tasks, so their results would overwrite one another; give each a name=… "
+            "of its own",
+            code="TASK_NAME_TWICE",
         )
     return list(tasks)

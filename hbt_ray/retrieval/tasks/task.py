@@ -1,8 +1,8 @@
-"""The task: documents and queries in some languages, and which documents answer which query.
+"""The retrieval task: documents and queries in some languages, and judgements of relevance (qrels).
 
-A task that exists is sound: ids are unique over all languages, every judgement names a query of the task, and every
-query has an answer, so that no measure ever divides by nothing. What a published benchmark has that is odd and has one
-meaning is accepted and counted in a warning: a row that stands twice, a right document that the corpus lacks.
+A task is valid once it is made: ids are unique over all languages, every judgement names a query of the task, and every
+query has a relevant document, so that no measure divides by zero. Oddities of published benchmarks that have one
+meaning are accepted and counted in a warning: a repeated row, a relevant document that the corpus lacks.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ DOCUMENTS = pa.schema([(name, pa.string()) for name in ("doc_id", "language", "t
 QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "language", "text")])
 QRELS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])
 Integers = npt.NDArray[np.int64]
-_BATCH = 10_000
+_BATCH_ROWS = 10_000
 _KEYS = {"documents": ("doc_id",), "queries": ("query_id",), "qrels": ("query_id", "doc_id")}
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One retrieval task; queries without any relevant document are dropped on making, and counted.
+    """One retrieval task; queries without any relevant document are dropped and counted.
 
     A query whose id is also that of a document is itself a document of the corpus (ArguAna, Quora). As in BEIR and
-    mteb, that document is left out of the query's ranking, unless it is judged to be an answer.
+    mteb, that document is left out of the query's ranking, unless it is judged relevant.
 
     Raises:
-        InputError: its name cannot be that of a folder.
-        TaskError: wrong columns, no documents, no text in any of them, no answerable query, an id that stands for two
-            rows, a language tag that is not in canonical spelling, a judgement that names an unknown query, no relevant
-            document in the corpus, or a measure that `measures.parse` does not know.
+        InputError: the name cannot be the name of a folder.
+        TaskError: wrong columns, no documents, no text in any of them, no query with a relevant document, an id of two
+            different rows, a language tag that is not in canonical spelling, a judgement that names an unknown query,
+            no relevant document in the corpus, or a measure that `measures.parse` does not know.
     """
 
     name: str
@@ -55,17 +55,18 @@ class Task:
     queries: pa.Table
     """Columns query_id, language, text."""
     qrels: pa.Table
-    """Columns query_id, doc_id and perhaps relevance, a whole number; only pairs of relevance 1 or more are kept.
+    """Columns query_id, doc_id and optionally relevance, a whole number; only pairs of relevance 1 or more are kept.
     Without that column all pairs have relevance 1."""
     measures: tuple[str, ...] = ()
-    """What the task is known by, as `ir-measures` names: measured beside the judge's own, and shown in their place."""
+    """Measures under which the benchmark is published, as `ir-measures` names: measured beside the default measures,
+    and shown instead of them."""
     ignore_identical_ids: bool = True
     """Leave the document with the id of the query out of its ranking."""
     num_dropped: int = field(init=False, default=0)
-    """Queries that were left out because nothing in the corpus answers them."""
+    """Number of queries that were dropped because they have no relevant document."""
     num_missing: int = field(init=False, default=0)
-    """Relevant documents, counted once a query, that the corpus lacks. They count as never found, in the language of
-    the query."""
+    """Number of relevant documents, counted once a query, that the corpus lacks. They count as never found, in the
+    language of the query."""
 
     def __post_init__(self) -> None:
         valid_name(self.name, "task")
@@ -76,13 +77,16 @@ class Task:
             object.__setattr__(self, attribute, self._unique(attribute, self._checked(attribute, schema)))
         object.__setattr__(self, "qrels", self.qrels.filter(pc.greater_equal(self.qrels["relevance"], 1)))
         if not self.documents.num_rows:
-            raise TaskError(f"task {self.name}: the corpus is empty, so nothing can be found; check the task's folder")
+            raise TaskError(
+                f"task {self.name}: the corpus is empty, so nothing can be found; check the task's folder",
+                code="EMPTY_CORPUS",
+            )
         self._check_measures()
         self._check_texts()
-        self._check_judged()
-        self._drop_unanswered()
+        self._check_judgements()
+        self._drop_queries_without_relevant()
         self._check_languages()
-        self._tell()
+        self._warn_of_grades_and_identical_ids()
 
     @classmethod
     def from_rows(
@@ -93,42 +97,46 @@ class Task:
         qrels: Iterable[Sequence[str | int]],
         measures: tuple[str, ...] = (),
     ) -> Task:
-        """The same from rows, in the order of the tables' columns; qrels with or without relevance."""
-        judged = ((*row, 1)[:3] for row in qrels)
+        """A task from rows, each in the order of its table's columns; qrels with or without relevance."""
+        judgements = ((*row, 1)[:3] for row in qrels)
         return cls(
             name,
             table_of(documents, DOCUMENTS, f"task {name}"),
             table_of(queries, QUERIES, f"task {name}"),
-            table_of(judged, QRELS, f"task {name}"),
+            table_of(judgements, QRELS, f"task {name}"),
             measures,
         )
 
     @cached_property
     def languages(self) -> list[str]:
         """All languages of documents and queries, sorted."""
-        found = {*self.documents["language"].unique().to_pylist(), *self.queries["language"].unique().to_pylist()}
-        return sorted(found)
+        tables = (self.documents, self.queries)
+        return sorted({tag for table in tables for tag in table["language"].unique().to_pylist()})
 
     @property
     def relevant(self) -> Integers:
-        """[queries, most relevant documents of any query]: rows of `documents`, ascending, then -1 for those that the
-        corpus lacks and as padding; `grades` tells these apart."""
-        return self._judged[0]
+        """Rows of `documents` that are relevant, int64 [queries, most relevant documents of any query].
+
+        Ascending, then -1 for documents that the corpus lacks and as padding; `grades` tells these two apart.
+        """
+        return self._relevant_and_grades[0]
 
     @property
     def grades(self) -> Integers:
-        """[queries, most relevant documents of any query]: the relevance of `relevant`, 0 as padding."""
-        return self._judged[1]
+        """Relevance of the documents in `relevant`, of the same shape; 0 as padding."""
+        return self._relevant_and_grades[1]
 
     @cached_property
-    def _judged(self) -> tuple[Integers, Integers]:
+    def _relevant_and_grades(self) -> tuple[Integers, Integers]:
         query = _positions(self.qrels["query_id"], self.queries["query_id"])
         document = _positions(self.qrels["doc_id"], self.documents["doc_id"])
+        # By query, then by document; documents that the corpus lacks come last.
         order = np.lexsort((np.where(document < 0, self.documents.num_rows, document), query))
         query, document = query[order], document[order]
         counts = np.bincount(query, minlength=self.queries.num_rows)
         rows = np.full((len(counts), int(counts.max())), -1, dtype=np.int64)
         grades = np.zeros(rows.shape, dtype=np.int64)
+        # Position of each pair among those of its query.
         column = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows[query, column] = document
         grades[query, column] = self.qrels["relevance"].to_numpy()[order]
@@ -136,7 +144,7 @@ class Task:
 
     @cached_property
     def own_documents(self) -> Integers:
-        """[queries]: the row of the document that the query itself is and that is left out of its ranking, else -1."""
+        """Row of the document that is the query itself and is left out of its ranking, else -1; int64 [queries]."""
         if not self.ignore_identical_ids:
             return np.full(self.queries.num_rows, -1, dtype=np.int64)
         rows = _positions(self.queries["query_id"], self.documents["doc_id"])
@@ -144,14 +152,14 @@ class Task:
 
     @cached_property
     def num_identical_ids(self) -> int:
-        """Queries whose own document is left out."""
+        """Number of queries whose own document is left out."""
         return int((self.own_documents >= 0).sum())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of queries, documents and judgements, in any order of their rows.
+        """Checksum of queries, documents and judgements, whatever the order of their rows.
 
-        Results of two tasks can be compared if their fingerprints are equal, whatever the tasks are called.
+        Results of two tasks can be compared if their fingerprints are equal, even if their names differ.
         """
         parts = [str(rows_digest(table)) for table in (self.documents, self.queries, self.qrels)]
         return hashlib.sha256(" ".join([*parts, str(self.num_identical_ids)]).encode()).hexdigest()[:16]
@@ -160,15 +168,21 @@ class Task:
         table: pa.Table = getattr(self, attribute)
         missing = set(schema.names) - set(table.column_names)
         if missing:
-            raise TaskError(f"task {self.name}: {attribute} lack the columns {', '.join(sorted(missing))}")
+            raise TaskError(
+                f"task {self.name}: {attribute} lack the columns {', '.join(sorted(missing))}", code="COLUMNS"
+            )
         try:
             table = table.select(schema.names).cast(schema)
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())
-            raise TaskError(f"task {self.name}: {attribute} have columns of another type ({reason})") from None
+            raise TaskError(
+                f"task {self.name}: {attribute} have columns of another type ({reason})", code="COLUMNS"
+            ) from None
         for column in schema.names:
             if table[column].null_count:
-                raise TaskError(f"task {self.name}: {attribute}.{column} has nulls; every row needs a value")
+                raise TaskError(
+                    f"task {self.name}: {attribute}.{column} has nulls; every row needs a value", code="NULL_VALUE"
+                )
             if schema.field(column).type == pa.string() and len(bad := with_nul(table, column)):
                 row = _shown(bad.column(0)[0].as_py())
                 raise TaskError(
@@ -179,20 +193,20 @@ class Task:
         return table
 
     def _unique(self, attribute: str, table: pa.Table) -> pa.Table:
-        """The table without rows that stand twice, which are counted.
+        """The table without repeated rows, which are counted in a warning.
 
         Raises:
-            TaskError: two rows have one id and differ in something else.
+            TaskError: two rows have one id and differ in another column.
         """
         keys = _joined(table, _KEYS[attribute])
         if len(keys.unique()) == len(keys):
             return table
         counts = keys.value_counts()
-        several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        again = np.flatnonzero(pc.is_in(keys, value_set=several).to_numpy())
+        repeated_keys = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        rows = np.flatnonzero(pc.is_in(keys, value_set=repeated_keys).to_numpy())
         first: dict[tuple[str, ...], tuple[str | int, ...]] = {}
         repeated = []
-        for row, values in zip(again.tolist(), table.take(pa.array(again)).to_pylist(), strict=True):
+        for row, values in zip(rows.tolist(), table.take(pa.array(rows)).to_pylist(), strict=True):
             key, content = tuple(values[name] for name in _KEYS[attribute]), tuple(values.values())
             if key not in first:
                 first[key] = content
@@ -200,8 +214,8 @@ class Task:
                 repeated.append(row)
             else:
                 raise TaskError(
-                    f"task {self.name}: {_shown(' '.join(key))} stands twice in {attribute}, and what is said of it "
-                    "differs, so it is unclear what counts; ids must be unique over all languages",
+                    f"task {self.name}: {_shown(' '.join(key))} occurs twice in {attribute} with different values, so "
+                    "it is unclear which counts; ids must be unique over all languages",
                     code="CONTRADICTION",
                 )
         if not repeated:
@@ -219,7 +233,7 @@ class Task:
             try:
                 parse_measure(name)
             except TaskError as error:
-                raise TaskError(f"task {self.name}: {error}") from None
+                raise TaskError(f"task {self.name}: {error}", code="UNKNOWN_MEASURE") from None
 
     def _check_texts(self) -> None:
         for attribute, table in (("documents", self.documents), ("queries", self.queries)):
@@ -231,25 +245,28 @@ class Task:
             if num_empty == table.num_rows:
                 raise TaskError(
                     f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {first}; "
-                    "check that the texts were read from the right place"
+                    "check that the texts were read from the right place",
+                    code="EMPTY_TEXT",
                 )
             logger.warning(
                 "task %s: %d of %d %s are empty or white space, the first is %s; they stay, as ids without meaning",
                 self.name, num_empty, table.num_rows, attribute, first,
             )  # fmt: skip
 
-    def _check_judged(self) -> None:
+    def _check_judgements(self) -> None:
         unknown = _unknown(self.qrels["query_id"], self.queries["query_id"])
         if len(unknown):
             raise TaskError(
                 f"task {self.name}: {len(unknown)} qrels name a query_id that queries do not have, the first is "
-                f"{_shown(unknown[0].as_py())}; add it to queries or remove the judgement"
+                f"{_shown(unknown[0].as_py())}; add it to queries or remove the judgement",
+                code="UNKNOWN_QUERY",
             )
         missing = _unknown(self.qrels["doc_id"], self.documents["doc_id"])
         if len(missing) and len(missing) == self.qrels.num_rows:
             raise TaskError(
                 f"task {self.name}: none of the {len(missing)} documents that answer a query is in the corpus, the "
-                f"first is {_shown(missing[0].as_py())}; check that the qrels use the ids of this corpus"
+                f"first is {_shown(missing[0].as_py())}; check that the qrels use the ids of this corpus",
+                code="UNKNOWN_DOCUMENTS",
             )
         if len(missing):
             logger.warning(
@@ -259,14 +276,15 @@ class Task:
             )  # fmt: skip
             object.__setattr__(self, "num_missing", len(missing))
 
-    def _drop_unanswered(self) -> None:
+    def _drop_queries_without_relevant(self) -> None:
         ids = self.queries["query_id"]
         answered = pc.is_in(ids, value_set=self.qrels["query_id"].combine_chunks())
         dropped = ids.filter(pc.invert(answered))
         if len(dropped) == len(ids):
             raise TaskError(
                 f"task {self.name}: none of its {len(ids)} queries has a relevant document, so nothing can be "
-                "measured; check that the qrels use the ids of this corpus"
+                "measured; check that the qrels use the ids of this corpus",
+                code="NO_RELEVANT_DOCUMENT",
             )
         if len(dropped):
             logger.warning(
@@ -281,11 +299,13 @@ class Task:
             try:
                 canonical = normalise_tag(tag)
             except ValueError as error:
-                raise TaskError(f"task {self.name}: {error}") from None
+                raise TaskError(f"task {self.name}: {error}", code="INVALID_LANGUAGE") from None
             if canonical != tag:
-                raise TaskError(f"task {self.name}: write the language {tag!r} as {canonical!r}")
+                raise TaskError(
+                    f"task {self.name}: write the language {tag!r} as {canonical!r}", code="INVALID_LANGUAGE"
+                )
 
-    def _tell(self) -> None:
+    def _warn_of_grades_and_identical_ids(self) -> None:
         graded = pc.sum(pc.greater(self.qrels["relevance"], 1)).as_py()
         if graded:
             logger.warning(
@@ -302,16 +322,16 @@ class Task:
 
 
 def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str) -> pa.Table:
-    """Rows as a table; read as a stream, so that at most `_BATCH` of them are Python objects at a time.
+    """Rows as a table; read as a stream, so that at most `_BATCH_ROWS` of them are Python objects at a time.
 
     Args:
-        origin: of the rows, for errors.
+        origin: where the rows come from, for errors.
 
     Raises:
         TaskError: a value of another type, or text with half a surrogate pair.
     """
     stream, batches = iter(rows), []
-    while batch := list(islice(stream, _BATCH)):
+    while batch := list(islice(stream, _BATCH_ROWS)):
         columns = zip(*batch, strict=True)
         try:
             arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
@@ -325,11 +345,11 @@ def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str
 
 
 def rows_digest(table: pa.Table) -> int:
-    """Checksum of a table's rows that does not depend on their order: the sum of their checksums."""
+    """Checksum of a table's rows that does not depend on their order: the sum of the rows' SHA-256."""
     total = 0
-    for batch in table.to_batches(max_chunksize=_BATCH):
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            # Lengths in front, so that no two rows have one encoding.
+            # With the lengths in front no two rows have one encoding.
             encoded = "".join(f"{len(text)}:{text}" for text in map(str, row)).encode()
             total += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
     return total % 2**256
@@ -341,7 +361,7 @@ def with_nul(table: pa.Table, column: str) -> pa.Table:
 
 
 def _shown(text: str) -> str:
-    """A name from a file for a message of one line."""
+    """A text of a file, shortened for a message of one line."""
     return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
@@ -355,6 +375,6 @@ def _unknown(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Integers:
-    """The row of each value, -1 where it is not there."""
-    found = pc.fill_null(pc.index_in(values, value_set=among.combine_chunks()), -1)
-    return np.asarray(found.combine_chunks().to_numpy(zero_copy_only=False), dtype=np.int64)
+    """The row of each value in `among`, or -1."""
+    rows = pc.fill_null(pc.index_in(values, value_set=among.combine_chunks()), -1)
+    return np.asarray(rows.combine_chunks().to_numpy(zero_copy_only=False), dtype=np.int64)
