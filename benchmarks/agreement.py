@@ -2,9 +2,9 @@
 
 The peer encodes every text itself, and measures with its `InformationRetrievalEvaluator` (a language by itself, and the
 pool) and `TranslationEvaluator`. Measures are those that a task of the suite names, as far as the peer has them: AP@k,
-nDCG@k, R@k, RR@k and, for bitexts, R@1 by nearest neighbour. Judge first, with the same options:
+nDCG@k, R@k, RR@k and, for bitexts, R@1 by nearest neighbour. Evaluate first, with the same prompts and length:
 
-    hbt evaluate MODEL --suite SUITE.yaml --name NAME
+    hbt evaluate MODEL --suite SUITE.yaml name=NAME
     python benchmarks/agreement.py MODEL runs/NAME --suite SUITE.yaml [--json] [--question-prompt …]
 """
 

@@ -59,11 +59,11 @@ def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[st
     """Prepare data and train where nodes have to come first, and wait each time until they have gone."""
     from prepare import LANGUAGES, generate
 
+    from hbt_ray.cli.prepare import make_store
+    from hbt_ray.cli.train import train_run
     from hbt_ray.console import Screen
     from hbt_ray.data.prepare import StoreConfig
     from hbt_ray.ray_session import session
-    from hbt_ray.workflow.data import make_store
-    from hbt_ray.workflow.training import train_run
 
     columns = {"item_id": "item_id"}
     sources = [{"kind": "table", "name": "made", "path": generate(folder / f"{tag}.parquet", tag, options.items),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self, TypeVar
 
 import yaml
@@ -49,14 +50,24 @@ class Config(BaseModel):
         return self
 
     @classmethod
-    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Read `path` (YAML, may be absent), apply overrides such as `plan.alpha=0.3`, validate.
+    def load(
+        cls,
+        path: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Self:
+        """Read a YAML file, apply overrides such as `plan.alpha=0.3`, validate.
+
+        Args:
+            path: the file; without one, only overrides and defaults count.
+            defaults: values of top-level keys that the file does not have.
 
         Raises:
             ConfigError: no such file, no valid YAML, an unknown key or a value out of range; all problems are listed.
         """
         origin = str(path) if path else "the command line"
-        return cls.make(_read(Path(path)) if path else {}, origin, overrides)
+        values = _read(Path(path)) if path else {}
+        return cls.make({**defaults, **values}, origin, overrides)
 
     @classmethod
     def make(cls, values: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Self:

@@ -21,7 +21,6 @@ LAYERS = [
     {"train"},
     {"tune", "doctor"},
     {"report"},
-    {"workflow"},
     {"demo"},
     {"cli"},
     {"__main__"},

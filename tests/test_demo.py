@@ -12,7 +12,7 @@ from hbt_ray.retrieval.result import EvaluationResult
 
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hbt_ray", "demo", "--folder", str(tmp_path), "--json", "optimiser.steps=60"]
+    command = [sys.executable, "-m", "hbt_ray", "demo", "--out", str(tmp_path), "--json", "optimiser.steps=60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     untrained, trained = (EvaluationResult.model_validate(each) for each in json.loads(done.stdout)["results"])

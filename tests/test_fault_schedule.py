@@ -115,7 +115,7 @@ def report_outcome(folder: Path) -> Any:
 COMMANDS = (
     Command("prepare", ("prepare", "store.yaml"), store_outcome),
     Command("train", ("train", "train.yaml"), training_outcome),
-    Command("mine", ("mine", "stores/colours", "runs/colours", "--out", "mined", "--max-share", "1"), mining_outcome),
+    Command("mine", ("mine", "stores/colours", "runs/colours", "--out", "mined", "max_share=1"), mining_outcome),
     Command("evaluate", ("evaluate", "runs/colours", "--task", "beir=task"), evaluation_outcome),
     Command("index", ("index", "build", "runs/colours", "index", "--documents", "documents.jsonl"), index_outcome),
     Command("tune", ("tune", "space.py", "--config", "train.yaml"), search_outcome),

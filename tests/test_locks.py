@@ -16,6 +16,11 @@ from typing import Any
 
 import pytest
 
+from hbt_ray.cli.evaluate import evaluate_bm25, evaluate_tasks
+from hbt_ray.cli.index import build_index
+from hbt_ray.cli.mine import mine_store
+from hbt_ray.cli.posthoc import fit_transform
+from hbt_ray.cli.train import train_run
 from hbt_ray.console import Screen
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import LockedError
@@ -27,10 +32,6 @@ from hbt_ray.retrieval.transforms import make_method
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.workflow import judging
-from hbt_ray.workflow.data import mine_store
-from hbt_ray.workflow.indexing import build_index
-from hbt_ray.workflow.training import train_run
 from tests.tune.sweep import prepared, searched
 from tests.worlds import small_run, small_store
 
@@ -74,17 +75,17 @@ def _search(world: Path) -> Any:
 
 
 def _evaluate(world: Path) -> Any:
-    return judging.evaluate_tasks(RunDir(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
+    return evaluate_tasks(RunDir(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
 
 
 def _evaluate_words(world: Path) -> Any:
-    return judging.evaluate_bm25(RunDir(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
+    return evaluate_bm25(RunDir(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
 
 
 def _fit(world: Path) -> Any:
     path = world / "runs" / "x.safetensors"
     method = make_method("centering", "test")
-    return judging.fit_transform(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
+    return fit_transform(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
 
 
 def _mine(world: Path) -> Any:
@@ -124,12 +125,14 @@ def test_other_tasks_of_a_model_may_be_judged_meanwhile(world: Path, monkeypatch
     """And while the run is locked by training that goes on; but not two tasks of which one is being judged."""
     run, other = RunDir(world / "runs" / "y"), open_task("worldfacts")
     begun: list[str] = []
-    monkeypatch.setattr(judging, "evaluate", lambda encoder, task, folder, **_: begun.append(folder.name))
+    monkeypatch.setattr(
+        "hbt_ray.retrieval.evaluate.evaluate_task", lambda encoder, task, folder, **_: begun.append(folder.name)
+    )
     with held(run.root), held(run.result("flores")):
-        assert len(judging.evaluate_tasks(run, ENCODER, [other], SCREEN)) == 1
+        assert len(evaluate_tasks(run, ENCODER, [other], SCREEN)) == 1
         assert begun == ["worldfacts"]
         with pytest.raises(LockedError):
-            judging.evaluate_tasks(run, ENCODER, [other, SimpleNamespace(name="flores")], SCREEN)  # type: ignore[list-item]
+            evaluate_tasks(run, ENCODER, [other, SimpleNamespace(name="flores")], SCREEN)  # type: ignore[list-item]
     assert begun == ["worldfacts"], "all locks are taken before the first task begins"
 
 

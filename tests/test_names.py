@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from hbt_ray.cli.model_argument import results_folder, transform_file
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.errors import ConfigError, InputError
 from hbt_ray.retrieval.tasks import Task, open_task
@@ -16,7 +17,6 @@ from hbt_ray.retrieval.transforms.transform import check_transform_path
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.trainable import trial_folder
-from hbt_ray.workflow.judging import fix_file, named_run
 
 BAD = [".", "..", "../up", "/root", "a/b", ".hidden", "ż" * 101, "a\nb", " a"]
 
@@ -26,9 +26,9 @@ def test_names_of_runs_are_checked(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         TrainConfig.make({"name": name, "store": "s"}, "test")
     for make in (
-        lambda: named_run(tmp_path, name),
+        lambda: results_folder(tmp_path, name),
         lambda: RunDir(tmp_path).result(name),
-        lambda: fix_file(RunDir(tmp_path / "run"), str(tmp_path), name),
+        lambda: transform_file(RunDir(tmp_path / "run"), str(tmp_path), name),
     ):
         with pytest.raises(InputError) as caught:
             make()

@@ -55,8 +55,12 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
         (("train", "\x1b[2J", "--\x1b[2J"), "InputError", "--\\x1b[2J"),
         (("\x1b[2J[/b]",), "InputError", "\\x1b[2J[/b]"),
         (("search", "index", "q", "--k", "9" * 30), "InputError", "--k"),
-        (("evaluate", "x/y", "--task", "worldfacts", "--workers", "9" * 5000), "InputError", "--workers"),
-        (("doctor", "--seconds", "inf"), "InputError", "--seconds"),
+        (
+            ("evaluate", "x/y", "--task", "worldfacts", f"encoder.workers={'9' * 5000}"),
+            "ConfigError",
+            "encoder.workers",
+        ),
+        (("doctor", "seconds=inf"), "ConfigError", "seconds"),
     ],
 )
 def test_hostile_arguments_end_with_two_and_one_line(

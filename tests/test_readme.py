@@ -71,7 +71,7 @@ def test_its_commands_run_one_after_the_other(folder: Path) -> None:
 
 def test_no_word_of_a_command_is_unknown() -> None:
     """Commands within sentences, which cannot be run here (they need a hub or a data set), name only what exists."""
-    from hbt_ray.cli.commands import app
+    from hbt_ray.cli.app import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}

@@ -104,8 +104,8 @@ settings=( # Of hybrid-12-layers-rate-3e-5 the page has seed 1 as well.
   "mono+lakda-12-layers           plan.policy=mono loss.lakda.weight=1"
 )
 
-judge() { # encoder, options of `hbt evaluate`
-  hbt evaluate "$@" --suite benchmarks/study/suite.yaml --workers "$WORKERS" --precision "$PRECISION"
+judge() { # encoder, settings of `hbt evaluate`
+  hbt evaluate "$@" --suite benchmarks/study/suite.yaml "encoder.workers=$WORKERS" "encoder.precision=$PRECISION"
 }
 
 run() { # seed, recipe
@@ -124,22 +124,23 @@ runs() { # seeds, recipes
   done
 }
 
-fix() { # methods, results, model, options of both commands
+fix() { # methods, results, model, settings of both commands
   local method
   for method in $1; do
     [[ -d $2/xquad-r+$method$JUDGED ]] && continue
-    hbt posthoc "${@:3}" --store stores/study-parallel --languages $XQUAD_R --method "$method" --texts 500 \
-      --workers "$WORKERS" --precision "$PRECISION"
-    judge "${@:3}" --posthoc "$method"
+    hbt posthoc "${@:3}" --store stores/study-parallel --method "$method" "method.languages=[$XQUAD_R]" \
+      method.texts=500 "encoder.workers=$WORKERS" "encoder.precision=$PRECISION"
+    judge "${@:3}" "posthoc=$method"
   done
 }
 
-as_e5=(--storage runs/study --question-prompt "query: " --passage-prompt "passage: " --max-length 64)
+prompts=('encoder.question_prompt="query: "' 'encoder.passage_prompt="passage: "' encoder.max_length=64)
+as_e5=(storage_path=runs/study "${prompts[@]}")
 
 headline() {
-  [[ -d runs/study/untrained/results/xquad-r$JUDGED ]] || judge models/e5-small-6 --name untrained "${as_e5[@]}"
+  [[ -d runs/study/untrained/results/xquad-r$JUDGED ]] || judge models/e5-small-6 name=untrained "${as_e5[@]}"
   [[ -d runs/study/bm25/results/xquad-r ]] ||
-    hbt evaluate bm25 --suite benchmarks/study/suite.yaml --storage runs/study
+    hbt evaluate bm25 --suite benchmarks/study/suite.yaml storage_path=runs/study
   runs "$SEEDS" "${headline[@]}"
 }
 more() { runs "3 4" "${headline[@]}"; } # Two more for those that the paper's claims are about.
@@ -151,20 +152,20 @@ rates() { runs 0 "${rates[@]}"; }
 longer() { runs 0 "${longer[@]}"; }
 cold() { runs 0 "${cold[@]}"; }
 others() {
-  [[ -d stores/study.negatives/models--e5-small-6 ]] || hbt mine stores/study models/e5-small-6 --datasets docs,squad \
-    --language en --max-length 64 --question-prompt "query: " --passage-prompt "passage: " --workers "$WORKERS"
+  [[ -d stores/study.negatives/models--e5-small-6 ]] || hbt mine stores/study models/e5-small-6 \
+    "datasets=[docs,squad]" language=en "${prompts[@]}" "encoder.workers=$WORKERS"
   runs 0 "${others[@]}"
 }
 whole() {
   [[ -d runs/study/untrained-12-layers/results/xquad-r$JUDGED ]] ||
-    judge models/e5-small --name untrained-12-layers "${as_e5[@]}"
+    judge models/e5-small name=untrained-12-layers "${as_e5[@]}"
   runs "$SEEDS" "${whole[@]/%/ $COLD}"
 }
 whole_terms() { runs "$SEEDS" "${whole_terms[@]/%/ $COLD}"; }
 whole_others() { runs 0 "${whole_others[@]/%/ $COLD}"; }
 whole_fixes() {
   local seed base
-  fix "lir shift" runs/study/untrained-12-layers/results models/e5-small --name untrained-12-layers "${as_e5[@]}"
+  fix "lir shift" runs/study/untrained-12-layers/results models/e5-small name=untrained-12-layers "${as_e5[@]}"
   for base in {hybrid,mono,cross,hybrid+lakda,mono+lakda}-12-layers-cold; do
     for seed in $SEEDS; do
       fix shift "runs/study/$base-seed$seed/results" "runs/study/$base-seed$seed"
@@ -180,22 +181,23 @@ settings() {
 }
 fixes() {
   local seed base methods="centering lir shift"
-  fix "$methods" runs/study/untrained/results models/e5-small-6 --name untrained "${as_e5[@]}"
+  fix "$methods" runs/study/untrained/results models/e5-small-6 name=untrained "${as_e5[@]}"
   for base in mono+lakda-1 hybrid-0.5 mono hybrid+lakda-1 cross-rows; do
     for seed in $SEEDS; do
       fix "$methods" "runs/study/$base-seed$seed/results" "runs/study/$base-seed$seed"
     done
   done
 }
-elsewhere() { # encoder, options; translations in 36 languages, and English abstracts.
-  hbt evaluate "$@" --suite benchmarks/study/others.yaml --max-length 256 --workers "$WORKERS" --precision "$PRECISION"
+elsewhere() { # encoder, settings; translations in 36 languages, and English abstracts.
+  hbt evaluate "$@" --suite benchmarks/study/others.yaml encoder.max_length=256 "encoder.workers=$WORKERS" \
+    "encoder.precision=$PRECISION"
 }
 besides() { # For the first seed, as it takes longest.
   local run
   [[ -d runs/study/untrained/results/scifact$JUDGED ]] ||
-    elsewhere models/e5-small-6 --name untrained "${as_e5[@]}"
+    elsewhere models/e5-small-6 name=untrained "${as_e5[@]}"
   [[ -d runs/study/untrained-12-layers/results/scifact$JUDGED ]] ||
-    elsewhere models/e5-small --name untrained-12-layers "${as_e5[@]}"
+    elsewhere models/e5-small name=untrained-12-layers "${as_e5[@]}"
   for run in {mono,cross-rows,hybrid-0.5,mono+lakda-1,mixed} {mono,cross,hybrid,hybrid+lakda}-12-layers-cold; do
     [[ -d runs/study/$run-seed0/results/scifact$JUDGED ]] || elsewhere "runs/study/$run-seed0"
   done

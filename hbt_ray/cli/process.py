@@ -53,7 +53,7 @@ def _is_of_output(error: BaseException) -> TypeGuard[OSError]:
 def _invoke(arguments: list[str]) -> int:
     import typer
 
-    from hbt_ray.cli.commands import app
+    from hbt_ray.cli.app import app
 
     command = typer.main.get_command(app)
     try:
@@ -77,7 +77,12 @@ def _usage_error(error: Any) -> BaseException:
         return SystemExit(2)
     context = getattr(error, "ctx", None)
     usage = f"{context.command_path} --help" if context else "hbt --help"
-    return InputError(f"{message.rstrip('.')}. `{usage}` says how it is called", code="USAGE")
+    if context and (option := getattr(error, "option_name", "")):
+        from hbt_ray.cli.settings_help import option_hint
+
+        if hint := option_hint(context.command_path.partition(" ")[2], option):
+            return InputError(f"{option} is not an option; write {hint}. `{usage}` lists all keys", code="USAGE")
+    return InputError(f"{message.rstrip('.')}. `{usage}` shows how to call it", code="USAGE")
 
 
 def _arguments() -> list[str]:

@@ -141,7 +141,7 @@ def check_answers(nodes: Collection[str], missing: Mapping[str, str]) -> list[Fi
     """Every node that Ray counts as alive answers."""
     remedy = (
         "look at that machine and its raylet.out (/tmp/ray/session_latest/logs); end the node if it hangs. A slow disk "
-        "may need a larger --seconds"
+        "may need a larger value of seconds"
     )
     problems = _problem("nodes", Level.FAILURE, "cannot be examined", missing, remedy)
     return problems or [Finding("nodes", Level.OK, f"{_num_nodes(nodes)}: {_names(nodes)}")]
@@ -326,11 +326,11 @@ def check_storage(path: str, accesses: Mapping[str, StorageAccess]) -> list[Find
     """
     writers = {name: access for name, access in accesses.items() if not access.error}
     errors = {name: access.error for name, access in accesses.items() if access.error}
-    remedy = f"let Ray's user write below {path} (in the image: user 1000), or give another path by --storage"
+    remedy = f"let Ray's user write below {path} (in the image: user 1000), or set storage_path=PATH"
     problems = _problem("storage", Level.FAILURE, f"{path} cannot be used", errors, remedy)
     if separate := _separate_groups(writers):
         message = f"{path} is not the same folder everywhere: {'; '.join(separate)} cannot see the files of the others"
-        remedy = "mount one shared file system there on all nodes and at the driver, or give its path by --storage"
+        remedy = "mount one shared file system there on all nodes and at the driver, or set storage_path=PATH"
         problems.append(Finding("storage", Level.FAILURE, message, remedy))
     for level, low, high in (
         (Level.FAILURE, -1, STORAGE_FAILURE_BYTES),

@@ -1,4 +1,4 @@
-"""Settings of a search: what `hbt tune --search KEY=VALUE` changes."""
+"""The settings of a search: the `search.` keys of `hbt tune`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
-from hbt_ray.cli.commands import app
+from hbt_ray.cli.app import app
 from hbt_ray.data.prepare import StoreConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.config import TrainConfig

@@ -82,7 +82,7 @@ def doctor(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
 
 def test_a_command_without_a_cluster_looks_at_this_machine(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
-    done = doctor("--json", "--no-network", cwd=tmp_path)
+    done = doctor("--json", "network=false", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     seen = json.loads(done.stdout)
     found = by_check(seen["findings"])
@@ -95,9 +95,9 @@ def test_a_command_without_a_cluster_looks_at_this_machine(tmp_path: Path) -> No
 
 
 def test_a_uri_is_no_storage(tmp_path: Path) -> None:
-    done = doctor("--storage", "s3://bucket/runs", cwd=tmp_path)
+    done = doctor("storage_path=s3://bucket/runs", cwd=tmp_path)
     assert done.returncode == 2
-    assert "ConfigError: --storage s3://bucket/runs" in done.stderr
+    assert "ConfigError: storage_path=s3:" in done.stderr
 
 
 def test_an_address_that_does_not_answer(tmp_path: Path) -> None:

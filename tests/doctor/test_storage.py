@@ -45,7 +45,7 @@ def test_nodes_that_do_not_see_it_are_named(tmp_path: Path) -> None:
     ((level, message, remedy),) = as_tuples(check_storage("/mnt/hbt", seen_by(folders)))
     assert level == "failure"
     assert message == "/mnt/hbt is not the same folder everywhere: c, d; e cannot see the files of the others"
-    assert "--storage" in remedy
+    assert "storage_path=" in remedy
 
 
 def test_of_two_that_see_nothing_of_each_other_the_driver_has_it(tmp_path: Path) -> None:

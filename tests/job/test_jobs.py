@@ -160,8 +160,8 @@ def test_the_whole_way_by_rays_own_program(cluster: LocalCluster, world: Path) -
     jobs: list[list[str | Path]] = [
         ["prepare", world / "store.yaml"],
         ["train", world / "train.yaml", "name=whole", f"store={world / 'facts'}", "optimiser.steps=40"],
-        ["evaluate", runs / "whole", "--task", "worldfacts", "--workers", "2"],
-        ["tune", "tune_spaces.mixing_policy", "--config", world / "train.yaml", "--search", "budget.trials=3",
+        ["evaluate", runs / "whole", "--task", "worldfacts", "encoder.workers=2"],
+        ["tune", "tune_spaces.mixing_policy", "--config", world / "train.yaml", "search.budget.trials=3",
          "name=searched", "optimiser.steps=20", "checkpoints.every=10", f"validation.store={world / 'dev'}"],
     ]  # fmt: skip
     for words in jobs:

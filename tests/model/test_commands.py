@@ -47,7 +47,7 @@ COMMANDS = {
     "index": ("index", "build", "MODEL", "other", "--documents", "documents.jsonl"),
     "search": ("search", "index", "a question", "--model", "MODEL"),
     "mine": ("mine", "store", "MODEL", "--out", "negatives"),
-    "rescore": ("mine", "store", "good", "--out", "negatives", "--rescore", "MODEL"),
+    "rescore": ("mine", "store", "good", "--out", "negatives", "rescorer.model=MODEL"),
     "posthoc": ("posthoc", "MODEL", "--store", "store", "--method", "centering", "--out", "x.safetensors"),
     "train": ("train", "train.yaml", "model.name=MODEL", "name=new"),
 }

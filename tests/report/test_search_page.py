@@ -104,7 +104,7 @@ def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_p
     (tmp_path / "best" / "AP.yaml").write_text(f"# The best\n{config.to_yaml()}")
     _, tree = page(tmp_path, board(*TWO.trials, best))
     first = f"hbt train {tmp_path / 'best' / 'AP.yaml'}"
-    then = f"hbt posthoc sweep-best-AP --method lir --store '/data/my store' --storage {tmp_path / 'runs'}"
+    then = f"hbt posthoc sweep-best-AP --method lir --store '/data/my store' storage_path={tmp_path / 'runs'}"
     assert f"{first}\n{then}" in tree.text
     _, tree = page(tmp_path, TWO)
     assert "hbt posthoc" not in tree.text

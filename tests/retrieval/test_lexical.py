@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hbt_ray.cli.commands import app
+from hbt_ray.cli.app import app
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval import bm25 as words_module
 from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, tokenise_queries, tokenise_texts, tokenise_words
@@ -131,7 +131,9 @@ def beir(tmp_path: Path) -> Path:
 
 
 def test_bm25_is_judged_like_a_model_and_its_run_file_has_what_it_found(beir: Path, tmp_path: Path) -> None:
-    code, out, _ = hbt("evaluate", "bm25", "--task", f"beir={beir}", "--storage", tmp_path, "--trec-depth", 3, "--json")
+    code, out, _ = hbt(
+        "evaluate", "bm25", "--task", f"beir={beir}", f"storage_path={tmp_path}", "trec_depth=3", "--json"
+    )
     assert code == 0
     (result,) = json.loads(out)["results"]
     assert (result["model"], result["settings"]["monolingual"]["AP"]) == ("bm25", 1.0)
@@ -154,7 +156,9 @@ def test_a_question_that_is_a_document_is_left_out_in_every_file_of_a_result(tmp
     values = {}
     for ignored in ("true", "false"):
         task = f"beir={folder},ignore_identical_ids={ignored},name=ignored-{ignored},measures=nDCG@10"
-        code, out, error = hbt("evaluate", "bm25", "--task", task, "--storage", tmp_path, "--trec-depth", 11, "--json")
+        code, out, error = hbt(
+            "evaluate", "bm25", "--task", task, f"storage_path={tmp_path}", "trec_depth=11", "--json"
+        )
         assert code == 0, error
         (result,) = json.loads(out)["results"]
         values[ignored] = result["settings"]["monolingual"]["nDCG@10"]
@@ -175,9 +179,9 @@ def test_a_question_that_is_a_document_is_left_out_in_every_file_of_a_result(tmp
     assert values["false"] < 0.65
 
 
-@pytest.mark.parametrize("option", [("--posthoc", "centering"), ("--untrained",), ("--precision", "bf16")])
-def test_what_bm25_does_not_have_is_refused(beir: Path, option: tuple[str, ...]) -> None:
-    code, _, error = hbt("evaluate", "bm25", "--task", f"beir={beir}", *option)
+@pytest.mark.parametrize("option", ["posthoc=centering", "--untrained", "encoder.precision=bf16"])
+def test_what_bm25_does_not_have_is_refused(beir: Path, option: str) -> None:
+    code, _, error = hbt("evaluate", "bm25", "--task", f"beir={beir}", option)
     assert code != 0
     assert "bm25 has neither vectors nor weights" in error
 
@@ -185,7 +189,7 @@ def test_what_bm25_does_not_have_is_refused(beir: Path, option: tuple[str, ...])
 def test_bitexts_are_left_out(beir: Path, tmp_path: Path) -> None:
     for side in ("deu", "eng"):
         (tmp_path / f"tatoeba.deu-eng.{side}").write_text("eins\nzwei\n")
-    arguments = ("evaluate", "bm25", "--storage", tmp_path, "--task", f"tatoeba={tmp_path}")
+    arguments = ("evaluate", "bm25", f"storage_path={tmp_path}", "--task", f"tatoeba={tmp_path}")
     code, out, error = hbt(*arguments, "--task", f"beir={beir}")
     assert code == 0
     assert "tatoeba: left out" in out + error

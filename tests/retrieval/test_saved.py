@@ -141,7 +141,7 @@ def test_documents_of_other_types_are_refused(tmp_path: Path, column: str, value
 
 @pytest.mark.usefixtures("ray_session", "encode_here")
 def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
-    from hbt_ray.cli.commands import app
+    from hbt_ray.cli.app import app
 
     model, other = tmp_path / "model", tmp_path / "other"
     texts = [f"about thing number {n} " + "more " * (n % 5) for n in range(40)]
@@ -151,7 +151,7 @@ def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
     rows = [{"doc_id": f"d{n}", "language": "en" if n % 2 else "de", "text": text} for n, text in enumerate(texts)]
     (tmp_path / "documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run, index = CliRunner().invoke, str(tmp_path / "index")
-    alike = ["--question-prompt", "", "--passage-prompt", ""]  # So that equal texts get equal vectors.
+    alike = ['encoder.question_prompt=""', 'encoder.passage_prompt=""']  # So that equal texts get equal vectors.
     documents = str(tmp_path / "documents.jsonl")
     built = run(app, ["index", "build", str(model), index, "--documents", documents, *alike, "--json"])
     assert built.exit_code == 0, built.output

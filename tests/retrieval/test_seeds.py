@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from hbt_ray.cli.evaluate import results_as_saved
 from hbt_ray.errors import TaskError
 from hbt_ray.report.runs import judged, make_report
 from hbt_ray.retrieval.compare import SEEDS_NOTE, compare, mean_over_seeds
 from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY_FILE, Artifacts, EvaluationResult
 from hbt_ray.retrieval.significance import compare_systems, with_task_fingerprint
 from hbt_ray.run_dir import RunDir
-from hbt_ray.workflow.judging import as_saved
 from tests.report.test_evidence import kept, queries, result_of
 from tests.worlds import small_run
 
@@ -121,10 +121,10 @@ def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
     run = a_run(tmp_path, "a", 0.5)
     saved = Artifacts.load(run.result("toy") / "result.json")
     variant = saved.result.model_copy(update={"variant": "bf16"})
-    assert as_saved(run, [variant]) == [saved.result]
+    assert results_as_saved(run, [variant]) == [saved.result]
     on_other_data(saved)
     with caplog.at_level("WARNING"):
-        assert as_saved(run, [variant]) == []
+        assert results_as_saved(run, [variant]) == []
     assert "judged on other queries, documents or judgements" in caplog.text
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hbt_ray.cli.train import train_run
 from hbt_ray.console import Screen
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
@@ -33,7 +34,6 @@ from hbt_ray.train.validation.early_stopping import (
 )
 from hbt_ray.train.validation.record import ValidationRecord, best_step, checkpoints_to_keep, run_status
 from hbt_ray.train.validation.runner import validate
-from hbt_ray.workflow.training import train_run
 from tests.worlds import LANGUAGES, small_run, small_store
 
 HIGHER = StoppingRule(lower_is_better=False, patience=2)

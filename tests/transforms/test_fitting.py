@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hbt_ray.cli.commands import app
+from hbt_ray.cli.app import app
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, ModelError
@@ -137,14 +137,22 @@ def hbt(*arguments: str | Path) -> dict[str, Any]:
 def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = world / "model", open_task("worldfacts=dev", LANGUAGES)
     encoded = encode(EncoderConfig(model=str(model)), *(t["text"].to_pylist() for t in (task.queries, task.documents)))
-    fitted = ("posthoc", model, "--store", world / "store", "--texts", "200", "--name", "small", "--storage", world)
+    fitted = ("posthoc", model, "--store", world / "store", "method.texts=200", "name=small", f"storage_path={world}")
     told = hbt(*fitted, "--method", "centering")
     path = model / "posthoc" / "centering.safetensors"
     assert (told["posthoc"], told["encoder"]) == (str(path), encoded.fingerprint)
     assert told["texts"] == {side: dict.fromkeys(LANGUAGES, 200) for side in ("question", "passage")}
 
-    judged = ("evaluate", model, "--task", "worldfacts=dev", "--languages", ",".join(LANGUAGES), "--storage", world)
-    (result,) = hbt(*judged, "--name", "small", "--posthoc", "centering")["results"]
+    judged = (
+        "evaluate",
+        model,
+        "--task",
+        "worldfacts=dev",
+        "--languages",
+        ",".join(LANGUAGES),
+        f"storage_path={world}",
+    )
+    (result,) = hbt(*judged, "name=small", "posthoc=centering")["results"]
     assert (result["model"], result["variant"]) == ("small+centering", "centering")
     assert result["fingerprint"] != encoded.fingerprint
     assert (world / "small" / "results" / "worldfacts+centering" / "result.json").exists()
@@ -157,7 +165,7 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch
         assert told == pytest.approx(expected[setting], rel=1e-3)
         assert told != pytest.approx(measures, rel=1e-2)
     with pytest.raises(ModelError, match="posthoc centering was fitted to an encoder with fingerprint"):
-        hbt(*judged, "--posthoc", "centering", "--max-length", "9")
+        hbt(*judged, "posthoc=centering", "encoder.max_length=9")
 
     # Other methods learn from the same texts, whose vectors are kept.
     monkeypatch.setattr("hbt_ray.retrieval.encoder._encode", None)

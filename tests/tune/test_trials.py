@@ -18,6 +18,7 @@ import ray
 from ray import cloudpickle, tune
 from ray._private.state import actors
 
+from hbt_ray.cli.tune import SearchOutcome
 from hbt_ray.data.plan.mixing import Stages
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
@@ -27,7 +28,6 @@ from hbt_ray.tune.pbt import read_lineage
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.space import Space
 from hbt_ray.tune.state import SearchState, trial_run
-from hbt_ray.workflow.tuning import SearchOutcome
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
 from tests.worlds import small_store
 

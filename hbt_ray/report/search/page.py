@@ -106,8 +106,8 @@ def _then(path: Path, board: SearchState) -> str:
         return ""
     if not isinstance(config, dict) or not {"name", "store", "storage_path"} <= config.keys():
         return ""  # Somebody changed it since.
-    parts = ["hbt", "posthoc", config["name"], "--method", trial.posthoc, "--store", config["store"], "--storage"]
-    return shlex.join([*parts, str(config["storage_path"])])
+    parts = ["hbt", "posthoc", config["name"], "--method", trial.posthoc, "--store", config["store"]]
+    return shlex.join([*parts, f"storage_path={config['storage_path']}"])
 
 
 def _why(name: str, board: SearchState) -> str:

@@ -1,4 +1,4 @@
-"""The command that sends others to a cluster."""
+"""`hbt submit`: another command → a job on a cluster."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import Annotated
 
 import typer
 
-from hbt_ray.cli.app import app
+from hbt_ray.errors import ConfigError
 
 
-# Options end where the command begins, with or without a `--` between.
-@app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     context: typer.Context,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Such as: train train.yaml name=b")],
     address: Annotated[
         str | None,
-        typer.Option(help="Of the job server. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."),
+        typer.Option(help="Address of the job server. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."),
     ] = None,
-    working_dir: Annotated[str, typer.Option(help="What the job takes along.")] = ".",
+    working_dir: Annotated[str, typer.Option(help="Folder that is uploaded for the job.")] = ".",
     runtime_env: Annotated[
-        Path, typer.Option(metavar="FILE", help="Ray's runtime environment; says what stays here.")
+        Path, typer.Option(metavar="FILE", help="Ray's runtime environment; its excludes are not uploaded.")
     ] = Path("cluster/runtime_env.yaml"),
-    name: Annotated[str, typer.Option(help="Of the job. Default: Ray makes one up.")] = "",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or print its name and end.")] = True,
+    name: Annotated[str, typer.Option(help="Name of the job. Default: Ray chooses one.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or print its name and exit.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` that does this.")] = False,
 ) -> None:
     """Run another command as a job on a cluster, by `ray job submit`, and follow its log.
@@ -47,12 +45,14 @@ def submit(
 
 
 def _check_command(context: typer.Context, word: str) -> None:
-    """A slip of the pen shows here, not on the cluster."""
-    from hbt_ray.errors import ConfigError
+    """Refuse unknown commands here, and not on the cluster.
 
+    Raises:
+        ConfigError: there is no such command.
+    """
     group = context.parent.command if context.parent else None
     known = [name for name in getattr(group, "commands", {}) if name != context.info_name]
     if word not in known:
         near = get_close_matches(word, known, 1)
         guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"{word!r} is no command that a job can run; {guess}")
+        raise ConfigError(f"{word!r} is not a command that a job can run; {guess}")

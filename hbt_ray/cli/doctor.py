@@ -1,4 +1,4 @@
-"""The command that looks at the installation and the cluster."""
+"""`hbt doctor`: checks of the installation and of every node."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.app import app
-from hbt_ray.cli.options import AsJson
+from hbt_ray.cli.options import JsonOption, Overrides
 from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,42 +18,42 @@ if TYPE_CHECKING:
 
     from hbt_ray.doctor.checks import Finding
 
-COLOURS = {"ok": "green", "advice": "cyan", "warning": "yellow", "failure": "bold red"}
+_COLOURS = {"ok": "green", "advice": "cyan", "warning": "yellow", "failure": "bold red"}
 
 
-@app.command()
 def doctor(
-    storage: Annotated[
-        str, typer.Option(metavar="PATH", help="The folder of the runs, which all nodes share. [runs, or CONFIG's]")
-    ] = "",
+    overrides: Overrides = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="CONFIG.yaml", help="A run that is to have room: its workers and storage.")
+        Path | None,
+        typer.Option(metavar="CONFIG.yaml", help="Also check that this run's workers and storage are available."),
     ] = None,
-    no_network: Annotated[bool, typer.Option("--no-network", help="Leave out the bandwidth between nodes.")] = False,
-    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long a node may take to say what it has.")] = 20,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check the installation and every node of the cluster; 1 where something fails, 0 with warnings or without."""
+    """Check the installation and every node of the cluster; exit code 1 if a check fails, otherwise 0."""
+    from hbt_ray.cli.settings import DoctorSettings
     from hbt_ray.console import Screen
     from hbt_ray.doctor.checks import any_failure
     from hbt_ray.doctor.run import examine
     from hbt_ray.ray_session import session
     from hbt_ray.train.config import TrainConfig
 
-    if "://" in storage:
-        raise ConfigError(f"--storage {storage}: runs and checkpoints need a path that all nodes mount, not a URI")
+    settings = DoctorSettings.load(overrides=overrides or ())
+    if settings.storage_path and str(settings.storage_path).partition("/")[0].endswith(":"):
+        raise ConfigError(
+            f"storage_path={settings.storage_path}: runs and checkpoints need a path that all nodes mount, not a URI"
+        )
     screen = Screen(as_json)
     run = TrainConfig.load(config) if config else None
-    folder = Path(storage) if storage else run.storage_path if run else Path("runs")
+    folder = settings.storage_path or (run.storage_path if run else Path("runs"))
     with session(spare_cpus=False):
         report = examine(
             folder.absolute(),
-            network=not no_network,
+            network=settings.network,
             workers=run.workers if run else None,
-            seconds=seconds,
+            seconds=settings.seconds,
             progress=screen.say,
         )
-    screen.table(_table(report.findings))
+    screen.table(_findings_table(report.findings))
     screen.result(
         {
             "ok": not any_failure(report.findings),
@@ -66,13 +65,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _table(findings: Sequence[Finding]) -> Table:
+def _findings_table(findings: Sequence[Finding]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table("check", "", "found", "what to do", box=SIMPLE_HEAD)
     for finding in findings:
-        level = Text(finding.level.value, style=COLOURS[finding.level.value])
+        level = Text(finding.level.value, style=_COLOURS[finding.level.value])
         table.add_row(finding.check, level, finding.message, finding.remedy)
     return table

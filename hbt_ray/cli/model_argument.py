@@ -1,0 +1,59 @@
+"""What the argument MODEL of a command stands for: a run, a model folder, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hbt_ray.errors import ModelError
+from hbt_ray.run_dir import RunDir
+from hbt_ray.storage import valid_name
+
+
+def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
+    """The run that `model` is, or the folder where the results on any other model go.
+
+    Raises:
+        ModelError: the model is neither a model folder nor a hub name, or it is a run that has not finished training.
+    """
+    from hbt_ray.retrieval.encoder import model_folder
+
+    run = RunDir(Path(model).absolute())
+    if run.config.exists():
+        if not run.model.exists():
+            raise ModelError(
+                f"run {model} has no exported encoder yet. Let `hbt train` finish, or evaluate {run.base}",
+                code="MODEL_NOT_FOUND",
+            )
+        return run
+    model_folder(model)
+    return results_folder(storage, name or model.strip("/").replace("/", "--").lstrip("."))
+
+
+def results_folder(storage: Path, name: str) -> RunDir:
+    """The folder below `storage` for the results of a model that is not a run.
+
+    Raises:
+        InputError: the name cannot be the name of a folder.
+    """
+    return RunDir((storage / valid_name(name, "name")).absolute())
+
+
+def encoder_path(run: RunDir, model: str) -> str:
+    """The exported encoder if MODEL is a run, otherwise MODEL itself."""
+    return str(run.model) if run.config.exists() else model
+
+
+def transform_file(run: RunDir, model: str, name: str) -> Path:
+    """The file of a transform of the model's vectors: in the model's folder, or beside the results of a hub model.
+
+    Args:
+        name: name of the transform, or its file, which is returned as it is.
+    """
+    from hbt_ray.retrieval.encoder import model_folder
+    from hbt_ray.retrieval.transforms.transform import SUFFIX
+
+    if name.endswith(SUFFIX):
+        return Path(name)
+    file = f"{valid_name(name, 'posthoc')}{SUFFIX}"
+    folder = run.model if run.config.exists() else model_folder(model) or run.root
+    return folder / "posthoc" / file

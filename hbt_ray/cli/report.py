@@ -1,0 +1,38 @@
+"""`hbt report`: the results of runs → one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hbt_ray.cli.options import JsonOption
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of evaluated runs.")],
+    out: Annotated[Path | None, typer.Option(help="Output file. Default: report.html in the first run.")] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="Show runs that differ only by their seeds as one, with intervals.")
+    ] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the headline here, as Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write the headline here, for LaTeX with booktabs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare evaluated runs on one self-contained HTML page."""
+    from hbt_ray.console import Screen
+    from hbt_ray.report.runs import judged, make_report
+    from hbt_ray.retrieval.compare import headline_table
+    from hbt_ray.run_dir import RunDir
+
+    screen = Screen(as_json)
+    folders = [RunDir(path.absolute()) for path in runs]
+    page = make_report(folders, out or folders[0].report, seeds=seeds, markdown=markdown, latex=latex)
+    results, baselines = ([each.result for each in group] for group in judged(folders, seeds=seeds))
+    screen.table(headline_table(results, baselines))
+    tables = [path for path in (markdown, latex) if path]
+    screen.say(f"open {page}")
+    for path in tables:
+        screen.say(f"the headline is also in {path}")
+    screen.result({"report": page, "tables": tables})

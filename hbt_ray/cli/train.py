@@ -1,0 +1,167 @@
+"""`hbt train`: store → run with an exported encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hbt_ray.cli.options import JsonOption, Overrides
+from hbt_ray.run_dir import RunDir
+from hbt_ray.storage import blocking_lock, exclusive_lock
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hbt_ray.console import Screen
+    from hbt_ray.train.config import TrainConfig
+    from hbt_ray.train.validation.record import RunStatus
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    overrides: Overrides = None,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this step. The same command without it continues.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an encoder on a store; the same run name continues where it stopped."""
+    from hbt_ray.console import Screen
+    from hbt_ray.ray_session import session
+    from hbt_ray.train.config import TrainConfig
+    from hbt_ray.train.driver.trainer import open_run
+
+    screen = Screen(as_json)
+    settings = TrainConfig.load(config, overrides or ())
+    with exclusive_run(settings):
+        open_run(settings)  # Report errors before a cluster starts.
+        with session():
+            status = train_run(settings, screen, until)
+    run = settings.run
+    screen.result(
+        {
+            "run": run.root,
+            "steps": status.done,
+            "complete": status.complete,
+            "stopped_early": status.reason or None,
+            "best_step": status.best,
+            "best_dev": status.value,
+            "model": run.model if status.complete else None,
+        }
+    )
+
+
+def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> RunStatus:
+    """Train a run to its end, or continue it, and export its encoder. Needs a Ray session.
+
+    Raises:
+        LockedError: another command trains the run.
+        ConfigError: a node does not see the run's folder.
+        HbtError: see `hbt_ray.train.driver.trainer.fit`.
+    """
+    with exclusive_run(config):
+        return _train(config, screen, until)
+
+
+def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
+    """The run's lock, for commands that write its folder. Reading a finished run needs none.
+
+    Raises:
+        LockedError: another command holds it.
+    """
+    return exclusive_lock(config.run.root, "training")
+
+
+def lock_card(run: RunDir) -> AbstractContextManager[None]:
+    """Wait for other commands that write the model card: it lists the results of all tasks, and evaluations on several
+    tasks may end at the same time."""
+    return blocking_lock(run.root / "card")
+
+
+def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
+    from hbt_ray.console import TrainingProgress
+    from hbt_ray.doctor.shared_storage import check_shared
+    from hbt_ray.report.model_card import write_card
+    from hbt_ray.train.checkpoint.directory import CheckpointDirectory
+    from hbt_ray.train.driver.trainer import fit
+    from hbt_ray.train.export import export
+    from hbt_ray.train.validation.record import run_status
+
+    check_shared(config.run.root)
+    steps = config.optimiser.steps
+    screen.say(
+        f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
+    )
+    newest = CheckpointDirectory(config.run.checkpoints).newest()
+    earlier_kinds = (row["kind"] for row in config.run.curve() if newest and row["step"] < newest[1].step)
+    with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
+        done = fit(config, progress.watch, until, say=screen.say)
+    status = run_status(config, done)
+    if status.best is not None:
+        screen.table(_validation_table(config, status.best))
+    if not status.complete:
+        screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
+        return status
+    with lock_card(config.run):
+        exported = export(config.run)
+        write_card(config.run)
+    if status.reason:
+        screen.say(
+            f"stopped early at step {done:,} of {steps:,}: {status.reason}; a larger validation.patience continues"
+        )
+    which = "" if exported == done else f" of step {exported:,}"
+    screen.say(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
+    return status
+
+
+def _newest_validation(config: TrainConfig) -> Callable[[], str]:
+    """A function that names the newest validation. Progress calls it at every step, so it reads only new records."""
+    from hbt_ray.train.validation.record import ValidationRecord
+
+    record, measure, newest = ValidationRecord(config.run.validation), config.validation.measure, ""
+
+    def read_newest() -> str:
+        nonlocal newest
+        for step, row in record.fresh().items():
+            newest = f"dev {measure} {row[measure]:.3f} at step {step:,}"
+        return newest
+
+    return read_newest
+
+
+def _lost_nodes() -> Callable[[], str]:
+    """A function that names the nodes that Ray has lost since now."""
+    import ray
+
+    def dead_nodes() -> dict[str, str]:
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]}
+
+    before = dead_nodes().keys()
+
+    def describe() -> str:
+        lost = [address for node, address in dead_nodes().items() if node not in before]
+        return f"; Ray has lost {', '.join(sorted(lost))}, and waits for workers on other nodes" if lost else ""
+
+    return describe
+
+
+def _validation_table(config: TrainConfig, best: int, max_rows: int = 12) -> Table:
+    """The newest validations, and the best."""
+    from rich.table import Table
+
+    from hbt_ray.train.validation.dev_set import AP, CROSS_AP, MONO_AP, POOL_LOSS
+    from hbt_ray.train.validation.record import ValidationRecord
+
+    columns = (MONO_AP, CROSS_AP, AP, POOL_LOSS)
+    rows = list(ValidationRecord(config.run.validation).results().values())
+    table = Table(box=None, pad_edge=False)
+    for name in ("dev: step", *columns, "seconds", ""):
+        table.add_column(name, justify="right")
+    for row in [row for row in rows[:-max_rows] if row["step"] == best] + rows[-max_rows:]:
+        values = (f"{row[name]:.3f}" if name in row else "–" for name in columns)
+        table.add_row(f"{row['step']:,}", *values, f"{row['seconds']:.1f}", "best" * (row["step"] == best))
+    return table
