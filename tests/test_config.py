@@ -103,7 +103,7 @@ HOSTILE = {
     "infinity": (MINIMAL + "optimiser: {learning_rate: .inf}", "finite number"),
     "not a number": (MINIMAL + "plan: {alpha: .nan}", "finite number"),
     "infinity as text": (MINIMAL + "plan: {dataset_weights: {a: '1e999'}}", "finite number"),
-    "a NUL": ('name: "a\\0b"\nstore: s\n', "cannot be printed"),
+    "a NUL": ('name: "a\\0b"\nstore: s\n', "unprintable character"),
     "a raw NUL": ("name: a\0b\nstore: s\n", "cannot be read as YAML"),
     "half a surrogate pair": ('name: a\nstore: "s\\ud800"\n', "half a surrogate pair"),
     "an object of Python": ("!!python/object/apply:os.system [ls]", "tag"),
