@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.prepare.decontaminate import WORDS, Decontaminator, normalised_tokens, run_hashes
+from hbt_ray.data.prepare.decontaminate import RUN_WORDS, Decontaminator, normalised_tokens, run_hashes
 
 WORDY = " ".join(f"word{number}" for number in range(40))
 CHINESE = "黑豹队的防守只丢了三百零八分在联赛中排名第六同时也以二十四次拦截领先国家橄榄球联盟"
@@ -18,22 +18,22 @@ TEXTS = [WORDY, CHINESE, THAI, HINDI, "Which currency is used in Kenya?"]
 @pytest.mark.parametrize("text", TEXTS)
 def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
     overlap = Decontaminator(TEXTS)
-    assert overlap.found_in(text) == "equals a text of the evaluation data"
-    assert overlap.found_in(f"  «{text.upper()}» !") == "equals a text of the evaluation data"
+    assert overlap.overlap(text) == "equals a text of the evaluation data"
+    assert overlap.overlap(f"  «{text.upper()}» !") == "equals a text of the evaluation data"
 
 
 @pytest.mark.parametrize(
     ("whole", "run", "short"),
     [
-        (WORDY, " ".join(WORDY.split()[5 : 5 + WORDS]), " ".join(WORDY.split()[5 : 4 + WORDS])),
+        (WORDY, " ".join(WORDY.split()[5 : 5 + RUN_WORDS]), " ".join(WORDY.split()[5 : 4 + RUN_WORDS])),
         (CHINESE, CHINESE[4:24], CHINESE[4:23]),
-        (HINDI, " ".join(HINDI.split()[2 : 2 + WORDS]), " ".join(HINDI.split()[2 : 1 + WORDS])),
+        (HINDI, " ".join(HINDI.split()[2 : 2 + RUN_WORDS]), " ".join(HINDI.split()[2 : 1 + RUN_WORDS])),
     ],
 )
 def test_a_run_of_the_stated_length_overlaps_and_a_shorter_one_does_not(whole: str, run: str, short: str) -> None:
     overlap = Decontaminator([whole])
-    assert "long run" in overlap.found_in(f"before, {run}; after")
-    assert overlap.found_in(f"前 {short}。后" if whole is CHINESE else f"before, {short}; after") == ""
+    assert "long run" in overlap.overlap(f"before, {run}; after")
+    assert overlap.overlap(f"前 {short}。后" if whole is CHINESE else f"before, {short}; after") == ""
 
 
 def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
@@ -41,25 +41,25 @@ def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
     assert "".join(tokens) == THAI
     assert len(run_hashes(tokens)) == len(tokens) - 45 + 1
     overlap = Decontaminator([THAI])
-    assert "long run" in overlap.found_in("คำถาม" + "".join(tokens[3:48]) + "จบ")
-    assert overlap.found_in("คำถาม" + "".join(tokens[3:47]) + "จบ") == ""
+    assert "long run" in overlap.overlap("คำถาม" + "".join(tokens[3:48]) + "จบ")
+    assert overlap.overlap("คำถาม" + "".join(tokens[3:47]) + "จบ") == ""
 
 
 def test_short_texts_that_differ_do_not_overlap() -> None:
     overlap = Decontaminator(["Which currency is used in Kenya?"])
-    assert overlap.found_in("Which currency is used in Uganda?") == ""
-    assert overlap.found_in("In Kenya, which currency is used?") == ""
-    assert overlap.found_in("...") == ""
-    assert Decontaminator([]).found_in(WORDY) == ""
-    assert Decontaminator(["!"]).found_in("?") == ""
+    assert overlap.overlap("Which currency is used in Uganda?") == ""
+    assert overlap.overlap("In Kenya, which currency is used?") == ""
+    assert overlap.overlap("...") == ""
+    assert Decontaminator([]).overlap(WORDY) == ""
+    assert Decontaminator(["!"]).overlap("?") == ""
 
 
 @given(st.lists(st.text(alphabet="abc ", min_size=1, max_size=60), max_size=5), st.text(alphabet="abc ", max_size=200))
 def test_it_agrees_with_comparing_words(texts: list[str], text: str) -> None:
     def runs(of: str) -> set[tuple[str, ...]]:
         words = of.split()
-        return {tuple(words[at : at + WORDS]) for at in range(len(words) - WORDS + 1)}
+        return {tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)}
 
     equal = bool(text.split()) and any(text.split() == other.split() for other in texts)
     shared = any(runs(text) & runs(other) for other in texts)
-    assert bool(Decontaminator(texts).found_in(text)) == (equal or shared)
+    assert bool(Decontaminator(texts).overlap(text)) == (equal or shared)

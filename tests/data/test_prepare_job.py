@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare import PrepareResult, StoreConfig, in_process, on_ray, prepare
 from hbt_ray.data.prepare.config import _BUCKET_BYTES
-from hbt_ray.data.prepare.group import text_key
-from hbt_ray.data.prepare.pipeline import WORK_FOLDER
+from hbt_ray.data.prepare.deduplicate import text_key
 from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult
-from hbt_ray.data.prepare.write import cut, total
+from hbt_ray.data.prepare.work_folder import WORK_FOLDER
+from hbt_ray.data.prepare.write import language_groups, shard_slices
 from hbt_ray.data.sources.tables import TableSource
 from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
@@ -383,12 +383,12 @@ def test_shards_are_the_groups_end_to_end(buckets: list[dict[tuple[str, ...], in
     ]
     shards = [
         [item for one in slices for item in held[one.bucket][one.start : one.start + one.num_items]]
-        for slices in cut(buckets, shard_items)
+        for slices in shard_slices(buckets, shard_items)
     ]
     flat = [item for shard in shards for item in shard]
     assert flat == sorted(item for bucket in held for item in bucket)
     assert all(len(shard) == shard_items for shard in shards[:-1])
-    assert sum(group.num_items for group in total(buckets)) == len(flat)
+    assert sum(group.num_items for group in language_groups(buckets)) == len(flat)
 
 
 ITEMS = st.lists(

@@ -160,8 +160,7 @@ def classes(rows: Sequence[tuple[str, ...]], side: int) -> dict[str, str]:
 def test_a_question_with_too_many_right_passages_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("relevant_passages", "pipeline"):
-        monkeypatch.setattr(f"hbt_ray.data.prepare.{module}.MAX_RIGHT", 3)
+    monkeypatch.setattr("hbt_ray.data.prepare.relevant_passages.MAX_RIGHT", 3)
     path = tmp_path / "t.jsonl"
     rows = [{"item_id": f"{n}", "language": "en", "question": "label" if n < 9 else f"q {n // 4}", "passage": f"p {n}"}
             for n in range(16)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The recipe: what a store is made of."""
+"""`StoreConfig`: the configuration of a store, and the fingerprints that tell whether a store is up to date."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ AnySource = Annotated[
 ]
 
 _BUCKET_BYTES = 8 << 20
-"""Of the sources' files, most of them compressed: some 32 MB of text a bucket."""
+"""Source bytes per bucket. Most sources are compressed, so a bucket holds about 32 MB of text."""
 _MAX_BUCKETS = 8192
 _HUB_BYTES = 1 << 30
-"""Taken for the size of a data set on the hub, which is not known before it is read."""
+"""Assumed size of a data set on the hub, whose size is unknown before it is read."""
 
 
 class StoreConfig(Config):
-    """What a store is made of."""
+    """Sources of a store and how they are prepared."""
 
     path: Location
-    """A folder that every machine of the cluster sees, or a URI such as `s3://bucket/stores/one`."""
+    """Folder that all machines of the cluster see, or a URI such as `s3://bucket/stores/one`."""
     sources: tuple[AnySource, ...] = Field(min_length=1)
+    """Data sets to read."""
     decontaminate: tuple[AnySource, ...] = ()
-    """Evaluation data, read like sources: items that overlap with it in any language are removed."""
+    """Evaluation data, read like sources. Items that overlap with it in any language are removed."""
     languages: dict[str, Language] = Field(default_factory=dict)
-    """What sources call a language → what the store calls it, such as `{zh-CN: zh}` where evaluation data has `zh`, or
-    `{german: de}` for what is no tag. Tried as a source spells it, then by the canonical tag."""
+    """Language in a source → language in the store, such as `{zh-CN: zh}` if the evaluation data has `zh`, or
+    `{german: de}` for a name that is not a tag. Looked up as the source spells it, then by the canonical tag."""
     deduplicate: bool = True
-    """Of rows with equal question and passage in one language, keep one: that of the item with most languages."""
+    """Of rows with equal question and passage in one language, keep only that of the item with the most languages."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of rows that may be rejected before the run fails."""
+    """Largest share of rows that may be rejected; with more, no store is made."""
     shard_items: int = Field(50_000, gt=0)
-    """Items of one file."""
+    """Items per file."""
     seed: int = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
 
     def num_source_bytes(self) -> int:
-        """Size of the sources' files, as far as it can be known before they are read."""
+        """Size of the sources' files, as far as it is known before they are read."""
         return sum(size or 0 for source in self.sources for _, size, _ in _files(source))
 
     def num_buckets(self) -> int:
-        """A power of two."""
-        wanted = max(1, -(-self.num_source_bytes() // _BUCKET_BYTES))
-        return min(_MAX_BUCKETS, 1 << (wanted - 1).bit_length())
+        """Number of buckets for the sources' size: a power of two."""
+        num_buckets = max(1, -(-self.num_source_bytes() // _BUCKET_BYTES))
+        return min(_MAX_BUCKETS, 1 << (num_buckets - 1).bit_length())
 
     def fingerprint(self) -> str:
-        """Of the settings and of the files that they name, by size and time of change."""
+        """Hash of all settings but the path, and of the path, size and modification time of the sources' files."""
         files = [_files(source) for source in (*self.sources, *self.decontaminate)]
-        # Stores are older than `languages`: without any, theirs is the same.
-        unsaid = {"path"} if self.languages else {"path", "languages"}
-        return _digest(self.model_dump(mode="json", exclude=unsaid), files)
+        excluded = {"path"} if self.languages else {"path", "languages"}
+        return _digest(self.model_dump(mode="json", exclude=excluded), files)
 
-    def reading(self, source: AnySource, num_buckets: int) -> str:
-        """Fingerprint of all that decides what reading one source leaves behind."""
+    def read_fingerprint(self, source: AnySource, num_buckets: int) -> str:
+        """Hash of everything that determines the result of reading one source."""
         return _digest(source.model_dump(mode="json"), _files(source), self.languages, self.seed, num_buckets)
 
 
 def _files(source: AnySource) -> Sequence[tuple[str, int | None, int | None]]:
+    """Path, size and modification time of a source's files."""
     if isinstance(source, HubSource) and not source.locations():
         return [(source.path, _HUB_BYTES, None)]
     return [file for path in source.locations() for file in fingerprint(path)]

@@ -1,21 +1,22 @@
-"""Identity: which items ask the same question, which have the same passage, and which passages answer a question.
+"""Stages 4 and 5: which items ask the same question, which have the same passage, and which passages answer a question.
 
 Two items have the same passage if they share a passage id within their dataset, or the text of a passage in any
-language; the same holds for questions. Both relations are transitive: the classes are connected components. A passage
-is right for a question if any item of the question's class has it. Everything that contrasts a question with passages
-(the loss, its terms, mined negatives, the dev figure) reads what is written here, so that no right passage is ever
-taken for a wrong one.
+language; the same holds for questions. Both relations are transitive: their classes are connected components. A passage
+is relevant ("right") for a question if any item of the question's class has it. Everything that contrasts questions
+with passages (the loss and its terms, mined negatives, the validation measures) reads the keys written here, so that a
+relevant passage never counts as a negative.
 
     GroupBucket ─keys of ids and texts─▶ FindEqualTexts ─pairs of items─▶ FindRelevantPassages ─▶ AssembleBucket
 
-`FindRelevantPassages` is one task. It holds about 100 bytes for each item that shares a question or a passage with
-another item; items that share nothing never reach it.
+Items are identified by the hash of (dataset, item id). The key of a class of passages is the smallest hash of an item
+in it. `FindRelevantPassages` is a single task. It needs about 100 bytes for each item that shares a question or a
+passage with another item; items that share nothing do not reach it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,34 +26,54 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hbt_ray.data.prepare.read import bucket_of
+from hbt_ray.data.prepare.buckets import Bucket, Hashes, bucket_of, read_bucket, write_buckets
+from hbt_ray.data.prepare.deduplicate import normalise_text
 from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.folder import Folder
 
 MAX_RIGHT = 1_000
-"""Right passages that an item lists beside its own. A dataset of labels may have millions for one question, and lists
-of that length, one an item, would not fit anywhere; what is beyond counts as a negative, and `prepare` warns of it."""
+"""Relevant passages that an item lists beside its own. In a dataset of labels one question may have millions, and lists
+of that length in every item would fit nowhere. Passages beyond this number count as negatives, and `prepare` warns."""
 
-IDENTITY_SCHEMA = pa.schema([("key", pa.uint64()), ("is_passage", pa.bool_()), ("hash", pa.uint64())])
-"""What identifies a question or passage; `hash` is that of the item."""
+_IDENTITY_KEYS = pa.schema([("key", pa.uint64()), ("is_passage", pa.bool_()), ("hash", pa.uint64())])
+"""`key` is the hash of an id or text of a question or passage, and `hash` that of the item."""
 _PAIRS = pa.schema([("is_passage", pa.bool_()), ("first", pa.uint64()), ("other", pa.uint64())])
+"""Hashes of two items with the same passage or question."""
 _ITEMS = pa.schema([("hash", pa.uint64()), ("passage_key", pa.int64()), ("right_keys", pa.list_(pa.int64()))])
 _FILE = "items.arrow"
 _ITEMS_AT_ONCE = 4_096
-"""Lists of so many items are made at a time: 33 MB where all are as long as they may be."""
-
-Hashes = NDArray[np.uint64]
+"""Items whose lists are made at a time: 33 MB if all lists are as long as possible."""
 
 
-def identity_keys(dataset: str, side: str, given_id: str, text: str) -> Iterator[int]:
-    """What identifies one question or passage.
+def write_identity_keys(folder: Folder, bucket: Bucket, table: pa.Table, num_shares: int) -> None:
+    """Write the hashes of ids and texts of all questions and passages, for `FindEqualTexts`.
+
+    Args:
+        table: rows of the bucket that stay.
+    """
+    datasets, hashes = table["dataset"].to_pylist(), table["hash"].to_pylist()
+    rows: list[tuple[int, bool, int]] = []
+    for side in ("question", "passage"):
+        columns = (datasets, table[f"{side}_id"].to_pylist(), table[side].to_pylist(), hashes)
+        for dataset, given_id, text, item_hash in zip(*columns, strict=True):
+            keys = _identity_keys(dataset, side, given_id, normalise_text(text))
+            rows += [(key, side == "passage", item_hash) for key in keys]
+    values = list(zip(*rows, strict=True)) or [(), (), ()]
+    arrays = [pa.array(column, type_) for column, type_ in zip(values, _IDENTITY_KEYS.types, strict=True)]
+    key_table = pa.table(arrays, schema=_IDENTITY_KEYS)
+    shares = bucket_of(key_table["key"].to_numpy(), num_shares)
+    write_buckets(folder, f"{bucket.name}.identity.arrow", key_table, shares, num_shares)
+
+
+def _identity_keys(dataset: str, side: str, given_id: str, text: str) -> Iterator[int]:
+    """Hashes that are equal for equal questions or equal passages.
 
     Args:
         side: `question` or `passage`.
         given_id: empty if the source has none.
         text: normalised.
     """
-    # An id is one of its dataset. A text is the same text in any dataset, and whatever language a source says it is in.
+    # Ids are compared within a dataset; texts across all datasets and languages.
     yield _hash(side, "text", text)
     if given_id:
         yield _hash(side, "id", dataset, given_id)
@@ -64,148 +85,164 @@ def _hash(*parts: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FindEqualTexts:
-    """The task of comparing one share of keys: leaves pairs of items with equal keys."""
+    """Task: compare one share of the identity keys and write pairs of items with equal keys."""
 
     folder: Folder
     keys: Folder
-    """Where the buckets left their keys."""
+    """Folder with the files of `write_identity_keys`."""
     share: int
     num_buckets: int
 
     def __call__(self) -> TaskResult:
-        names = [f"{bucket:05d}.identity.arrow" for bucket in range(self.num_buckets)]
-        table = pa.Table.from_batches([self.keys.open_arrow(name).get_batch(self.share) for name in names])
-        key, is_passage, item = (table[name].to_numpy() for name in IDENTITY_SCHEMA.names)
+        files = [(self.keys, f"{bucket:05d}.identity.arrow") for bucket in range(self.num_buckets)]
+        key, is_passage, item = (read_bucket(files, self.share)[name].to_numpy() for name in _IDENTITY_KEYS.names)
         order = np.lexsort((item, key))
         key, is_passage, item = key[order], is_passage[order], item[order]
         new_key, new_item = (np.append(True, column[1:] != column[:-1])[: len(key)] for column in (key, item))
         starts = np.flatnonzero(new_key)
         first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))
-        # Each item of a key with the first one of that key, once: a star joins them as well as all pairs would.
+        # Pair each item of a key with the first one only: a star has the same connected components as all pairs.
         pairs = new_item & ~new_key
-        with self.folder.create_arrow(f"{self.share:05d}.arrow", _PAIRS) as sink:
-            sink.write(pa.table([is_passage[pairs], first[pairs], item[pairs]], schema=_PAIRS))
+        with self.folder.create_arrow(f"{self.share:05d}.arrow", _PAIRS) as writer:
+            writer.write(pa.table([is_passage[pairs], first[pairs], item[pairs]], schema=_PAIRS))
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class FindRelevantPassages:
-    """The task of joining pairs to classes: leaves, by bucket, the items that share a question or passage."""
+    """Task: join the pairs to classes and write, by bucket, the items that share a question or passage."""
 
     folder: Folder
-    equal: Folder
-    """Where the shares left their pairs."""
+    pairs: Folder
+    """Folder with the files of `FindEqualTexts`."""
     num_shares: int
     num_buckets: int
 
     def __call__(self) -> TaskResult:
-        """The number of questions with more right passages than an item lists."""
-        tables = [self.equal.open_arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
+        """The number of questions with more relevant passages than an item lists."""
+        tables = [self.pairs.open_arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
         is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
-        questions, passages = (_classes(first[side], other[side]) for side in (~is_passage, is_passage))
-        rights = _rights(questions, passages)
+        questions, passages = (_find_classes(first[side], other[side]) for side in (~is_passage, is_passage))
+        relevant = _passages_by_question(questions, passages)
         items = np.union1d(questions.items, passages.items)
         ends = np.searchsorted(bucket_of(items, self.num_buckets), np.arange(self.num_buckets), side="right")
-        with self.folder.create_arrow(_FILE, _ITEMS) as sink:
-            for some in np.split(items, ends[:-1]):
-                sink.write(_records(some, questions, passages, rights))
-        return {"crowded": int((np.diff(rights.starts) > MAX_RIGHT + 1).sum())}
+        with self.folder.create_arrow(_FILE, _ITEMS) as writer:
+            for bucket_items in np.split(items, ends[:-1]):
+                writer.write(_item_records(bucket_items, questions, passages, relevant))
+        return {"num_truncated": int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())}
+
+
+def truncation_warning(results: Sequence[TaskResult]) -> str:
+    """Message about questions with more than `MAX_RIGHT` other relevant passages; empty if there are none."""
+    num_truncated = sum(result["num_truncated"] for result in results)
+    if not num_truncated:
+        return ""
+    return (
+        f"{num_truncated:,} questions have more than {MAX_RIGHT + 1:,} right passages; in training, mining and "
+        "validation the passages beyond that number count as wrong ones"
+    )
 
 
 class RelevantPassages:
-    """What `FindRelevantPassages` found for the items of one bucket."""
+    """The result of `FindRelevantPassages` for the items of one bucket."""
 
-    def __init__(self, joined: Folder, bucket: int) -> None:
-        batch = joined.open_arrow(_FILE).get_batch(bucket)
-        self._hashes = batch["hash"].to_numpy()
-        self._batch = batch
+    def __init__(self, folder: Folder, bucket: int) -> None:
+        self._batch = folder.open_arrow(_FILE).get_batch(bucket)
+        self._hashes = self._batch["hash"].to_numpy()
 
     def columns(self, hashes: Hashes) -> dict[str, pa.Array]:
-        """`passage_key` and `right_keys` (the keys of other right passages) of items, by their hashes."""
-        at, known = _lookup(self._hashes, hashes)
-        keys = hashes.view(np.int64).copy()
-        keys[known] = self._batch["passage_key"].to_numpy()[at[known]]
-        others = self._batch["right_keys"].take(pa.array(at, mask=~known))
-        return {"passage_key": pa.array(keys), "right_keys": others.fill_null(pa.scalar([], others.type))}
+        """`passage_key` and `right_keys` (keys of other relevant passages) of the items with these hashes."""
+        position, is_known = _find(self._hashes, hashes)
+        passage_keys = hashes.view(np.int64).copy()
+        passage_keys[is_known] = self._batch["passage_key"].to_numpy()[position[is_known]]
+        right_keys = self._batch["right_keys"].take(pa.array(position, mask=~is_known))
+        return {
+            "passage_key": pa.array(passage_keys),
+            "right_keys": right_keys.fill_null(pa.scalar([], right_keys.type)),
+        }
 
 
 class _Classes(NamedTuple):
-    """The items that share something with another item, and the class of each."""
+    """Items that share a question (or a passage) with another item, and the class of each."""
 
     items: Hashes
-    """Sorted."""
+    """Sorted hashes, [items]."""
     labels: Hashes
-    """The smallest hash of an item of the class, [items]."""
+    """Smallest hash of an item of the class, [items]."""
 
     def of(self, items: Hashes) -> Hashes:
-        """The label of any items; that of an item that shares nothing is its own hash."""
-        at, known = _lookup(self.items, items)
+        """The labels of any items; the label of an item that shares nothing is its own hash."""
+        position, is_known = _find(self.items, items)
         labels = items.copy()
-        labels[known] = self.labels[at[known]]
+        labels[is_known] = self.labels[position[is_known]]
         return labels
 
 
-class _Rights(NamedTuple):
-    """The passages of each class of questions, end to end."""
+class _PassagesByQuestion(NamedTuple):
+    """Relevant passages of each class of questions, in compressed sparse row layout."""
 
     questions: Hashes
-    """Labels, sorted."""
-    starts: NDArray[np.int64]
-    """[questions + 1]"""
+    """Sorted labels, [questions]."""
+    offsets: NDArray[np.int64]
+    """Range in `passages` of each question, [questions + 1]."""
     passages: Hashes
-    """Labels."""
+    """Labels, sorted within each question."""
 
 
-def _classes(first: Hashes, other: Hashes) -> _Classes:
+def _find_classes(first: Hashes, other: Hashes) -> _Classes:
+    """Connected components of a graph with an edge from each `first` to its `other`."""
     items, numbers = np.unique(np.concatenate([first, other]), return_inverse=True)
-    ends = (numbers[: len(first)], numbers[len(first) :])
-    graph = coo_array((np.ones(len(first), np.int32), ends), shape=(len(items), len(items)))
+    edges = (numbers[: len(first)], numbers[len(first) :])
+    graph = coo_array((np.ones(len(first), np.int32), edges), shape=(len(items), len(items)))
     _, components = connected_components(graph, directed=False)
-    # Items are sorted, so the first of a component is the smallest, whatever order the components come in.
+    # Items are sorted, so the first of a component is the smallest, whatever the order of the components.
     smallest = np.unique(components, return_index=True)[1]
     return _Classes(items, items[smallest][components])
 
 
-def _rights(questions: _Classes, passages: _Classes) -> _Rights:
+def _passages_by_question(questions: _Classes, passages: _Classes) -> _PassagesByQuestion:
     pairs = np.unique(np.column_stack([questions.labels, passages.of(questions.items)]), axis=0)
     labels, starts = np.unique(pairs[:, 0], return_index=True)
-    return _Rights(labels, np.append(starts, len(pairs)), pairs[:, 1])
+    return _PassagesByQuestion(labels, np.append(starts, len(pairs)), pairs[:, 1])
 
 
-def _records(items: Hashes, questions: _Classes, passages: _Classes, rights: _Rights) -> pa.RecordBatch:
-    """For every item the key of its passage, and the keys of the other passages that answer its question."""
-    own, asked = passages.of(items), questions.of(items)
-    parts = [
-        _others(own[start : start + _ITEMS_AT_ONCE], asked[start : start + _ITEMS_AT_ONCE], rights)
-        for start in range(0, max(1, len(items)), _ITEMS_AT_ONCE)
-    ]
+def _item_records(
+    items: Hashes, questions: _Classes, passages: _Classes, relevant: _PassagesByQuestion
+) -> pa.RecordBatch:
+    """The passage key of every item, and the keys of the other passages that answer its question."""
+    item_passages, item_questions = passages.of(items), questions.of(items)
+    slices = [slice(start, start + _ITEMS_AT_ONCE) for start in range(0, max(1, len(items)), _ITEMS_AT_ONCE)]
+    parts = [_other_passages(item_passages[part], item_questions[part], relevant) for part in slices]
     counts, others = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     offsets = pa.array(np.append(0, np.cumsum(counts)), pa.int32())
     lists = pa.ListArray.from_arrays(offsets, pa.array(others.view(np.int64)))
-    return pa.record_batch([pa.array(items), pa.array(own.view(np.int64)), lists], schema=_ITEMS)
+    return pa.record_batch([pa.array(items), pa.array(item_passages.view(np.int64)), lists], schema=_ITEMS)
 
 
-def _others(own: Hashes, asked: Hashes, rights: _Rights) -> tuple[NDArray[np.int64], Hashes]:
-    """How many other passages each item lists, and these end to end.
+def _other_passages(
+    item_passages: Hashes, item_questions: Hashes, relevant: _PassagesByQuestion
+) -> tuple[NDArray[np.int64], Hashes]:
+    """The other relevant passages of each item: their number, [items], and their labels, end to end.
 
     Args:
-        own: labels of the items' passages.
-        asked: labels of their questions.
+        item_passages: label of each item's own passage, [items].
+        item_questions: label of each item's question, [items].
     """
-    at, known = _lookup(rights.questions, asked)
-    counts = np.zeros(len(own), np.int64)
-    counts[known] = np.minimum(np.diff(rights.starts)[at[known]], MAX_RIGHT + 1)
-    row = np.repeat(np.arange(len(own)), counts)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    passages = rights.passages[rights.starts[at[row]] + within]
-    # The cut above is by the order of labels, which may leave out the item's own; then one is too many.
-    listed = (passages != own[row]) & ((within < MAX_RIGHT) | np.isin(row, row[passages == own[row]]))
-    return np.bincount(row[listed], minlength=len(own)), passages[listed]
+    position, is_known = _find(relevant.questions, item_questions)
+    counts = np.zeros(len(item_passages), np.int64)
+    counts[is_known] = np.minimum(np.diff(relevant.offsets)[position[is_known]], MAX_RIGHT + 1)
+    row = np.repeat(np.arange(len(item_passages)), counts)
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # Number within the row's list.
+    passages = relevant.passages[relevant.offsets[position[row]] + rank]
+    is_own = passages == item_passages[row]
+    # The first MAX_RIGHT + 1 labels may not contain the item's own passage; then the last one is left out.
+    listed = ~is_own & ((rank < MAX_RIGHT) | np.isin(row, row[is_own]))
+    return np.bincount(row[listed], minlength=len(item_passages)), passages[listed]
 
 
-def _lookup(ordered: Hashes, wanted: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each of `wanted` stands in `ordered`, and whether it does."""
+def _find(ordered: Hashes, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The position of each hash in `ordered`, and whether it is there. The position of a missing one is arbitrary."""
     if not len(ordered):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-    return at, ordered[at] == wanted
+        return np.zeros(len(hashes), np.int64), np.zeros(len(hashes), bool)
+    position = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return position, ordered[position] == hashes

@@ -1,8 +1,8 @@
-"""Work: a stage's tasks, each done once, in this process or as a Ray Data job.
+"""Run the tasks of a stage, each of them once, in this process or as a Ray Data job.
 
-A task leaves its result as a JSON file, written last, which names the files that the task wrote and their checksums. A
-run that comes after a kill finds it and does not repeat the task, unless one of these files is missing or damaged. Two
-attempts of one task (Ray may start a second) write the same bytes.
+The result of a task is a JSON file, written last, with the names and checksums of the files that the task wrote. A run
+after a kill finds it and does not repeat the task, unless one of these files is missing or damaged. Two attempts of one
+task (Ray may start a second one) write the same bytes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ logger = logging.getLogger(__name__)
 TaskResult = dict[str, Any]
 Task = Callable[[], TaskResult]
 Executor = Callable[[list[Task]], Iterable[TaskResult]]
-"""Does tasks, in any order and on any machine, and gives the result of each when it is there."""
+"""Runs tasks in any order and on any machine, and yields the result of each when it is done."""
 _MAX_RETRIES = 3
-"""Of a task whose process dies. Ray Data's default is to repeat it for ever."""
-_THREADS = 4
+"""Retries of a task whose process dies. Ray Data's default is to retry for ever."""
+_NUM_THREADS = 4
+"""Threads that look for results of an earlier run."""
 
 
 def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
-    """One after the other, here: for small inputs, where starting a cluster would take longer."""
+    """Run the tasks one after the other in this process: for inputs so small that starting Ray would take longer."""
     for task in tasks:
         result = _attempt(task)
         if isinstance(result, HbtError):
@@ -45,18 +46,18 @@ def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
 
 
 def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
-    """As a Ray Data job, a block a task, wherever the cluster has room; needs a Ray session."""
+    """Run the tasks as a Ray Data job with one block per task. Needs a Ray session."""
     import ray
     import ray.data
 
-    reference = ray.put(tasks)  # Once, with the evaluation data that they may share.
+    reference = ray.put(tasks)  # Once, because the tasks may share the evaluation data.
 
-    def do(numbers: dict[str, Any]) -> dict[str, list[bytes]]:
-        chosen = ray.get(reference)
-        return {"outcome": [pickle.dumps(_attempt(chosen[number])) for number in numbers["id"].tolist()]}
+    def run_batch(batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        shared_tasks = ray.get(reference)
+        return {"outcome": [pickle.dumps(_attempt(shared_tasks[number])) for number in batch["id"].tolist()]}
 
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
-        do, batch_size=1, ray_remote_args_fn=lambda: {"max_retries": _MAX_RETRIES}
+        run_batch, batch_size=1, ray_remote_args_fn=lambda: {"max_retries": _MAX_RETRIES}
     )
     dataset.context.enable_progress_bars = False
     try:
@@ -70,68 +71,75 @@ def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
 
 
 def _attempt(task: Task) -> TaskResult | HbtError:
-    """Errors that are the user's are carried home; Ray would wrap them, and repeat in vain what raises them."""
+    """Run a task. Expected errors are returned: Ray would wrap a raised one and retry the task in vain."""
     try:
         return task()
     except HbtError as error:
         return error
     except (OSError, pa.ArrowException) as error:
-        if full := storage_error(error):
-            return full
+        if disk_error := storage_error(error):
+            return disk_error
         reason = " ".join(str(error).split())[:300]
         return StoreError(
-            f"a file of the store that is being made cannot be read ({reason}); all nodes must see its folder. The "
-            "same command goes on from what is done",
+            f"an intermediate file of the store cannot be read ({reason}). All nodes must see the store's folder; the "
+            "same command continues from what is done",
             code="UNREADABLE",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRunner:
-    """Where a job's stages leave what they made."""
+    """Runs the stages of a job and keeps the results of their tasks."""
 
     store: Folder
     folder: Folder
-    """Within the store's."""
-    spread: Executor
+    """Folder of the intermediate files and results, within the store's."""
+    executor: Executor
     screen: Screen
 
-    def stage(self, name: str, tasks: Mapping[str, Task]) -> list[TaskResult]:
-        """The results of all tasks, in their order; those that an earlier run has left are not done again."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            left = dict(zip(tasks, pool.map(self.result, tasks), strict=True))
-        done = {key: result for key, result in left.items() if result is not None}
-        todo = [_Kept(self.store, self.folder, key, task) for key, task in tasks.items() if key not in done]
-        if done and todo:
-            self.screen.say(f"{name}: {len(done):,} of {len(tasks):,} tasks were done before")
-        with self.screen.counting(name, len(tasks)) as advance:
-            advance(len(done))
-            for result in self.spread(list(todo)) if todo else ():
-                done[result["key"]] = result
-                advance(1)
-        return [done[key] for key in tasks]
+    def run(self, stage: str, tasks: Mapping[str, Task]) -> list[TaskResult]:
+        """The results of all tasks of a stage, in their order. Tasks that an earlier run has done are not repeated.
 
-    def result(self, key: str) -> TaskResult | None:
-        """What an earlier run has left of a task; None if it or a file of it is missing or damaged."""
+        Args:
+            stage: description for the progress display.
+            tasks: key of each task's result → task.
+        """
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            loaded = dict(zip(tasks, pool.map(self.load_result, tasks), strict=True))
+        results = {key: result for key, result in loaded.items() if result is not None}
+        remaining: list[Task] = [
+            _RecordedTask(self.store, self.folder, key, task) for key, task in tasks.items() if key not in results
+        ]
+        if results and remaining:
+            self.screen.say(f"{stage}: {len(results):,} of {len(tasks):,} tasks were done before")
+        with self.screen.counting(stage, len(tasks)) as advance:
+            advance(len(results))
+            for result in self.executor(remaining) if remaining else ():
+                results[result["key"]] = result
+                advance(1)
+        return [results[key] for key in tasks]
+
+    def load_result(self, key: str) -> TaskResult | None:
+        """The result of a task of an earlier run; None if it or a file of the task is missing or damaged."""
         file = key + ".json"
         try:
             if not self.folder.exists(file):
                 return None
             result = parse_checked_json(self.folder.read(file), join_location(self.folder.location, file))
-            # An object store checks its files itself.
             root = self.store.local
-            for path, sha256 in result["files"].items() if root else ():
-                if file_sha256(root / path) != sha256:
-                    raise DamagedFile(str(root / path), "its checksum does not match its content")
+            if root is not None:  # An object store verifies its files itself.
+                for path, sha256 in result["files"].items():
+                    if file_sha256(root / path) != sha256:
+                        raise DamagedFile(str(root / path), "its checksum does not match its content")
         except (OSError, DamagedFile) as error:
-            logger.warning("%s; its task is done again", error)
+            logger.warning("%s; its task is repeated", error)
             return None
         return result
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """A task that leaves its result in the work folder."""
+class _RecordedTask:
+    """A task that writes its result, with the checksums of its files, into the work folder."""
 
     store: Folder
     folder: Folder
@@ -139,16 +147,16 @@ class _Kept:
     task: Task
 
     def __call__(self) -> TaskResult:
-        with recording_checksums() as files:
+        with recording_checksums() as checksums:
             result = self.task()
         root = without_options(self.store.location).rstrip("/") + "/"
-        written = {without_options(file).removeprefix(root): sha256 for file, sha256 in files.items()}
-        result = {"key": self.key, **result, "files": written}
+        files = {without_options(file).removeprefix(root): sha256 for file, sha256 in checksums.items()}
+        result = {"key": self.key, **result, "files": files}
         self.folder.write(self.key + ".json", json.dumps(with_checksum(result)).encode())
         return result
 
 
-def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    """JSON lines. Half a surrogate pair has no UTF-8; written as an escape it is what JSON asks for."""
+def encode_json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON Lines in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return text.encode("utf-8", errors="backslashreplace")

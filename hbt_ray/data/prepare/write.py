@@ -1,7 +1,8 @@
-"""Write: shards, each cut from the sorted buckets.
+"""Stages 6 and 7: assemble the rows of each bucket into items, and write the items of all buckets as shards.
 
-In a group of languages the items of bucket 0 come before those of bucket 1, and so on: the buckets are ranges of the
-hash by which items are sorted. So the order of a whole dataset follows from the counts, and a shard knows its slices.
+Items are sorted by (set of languages, hash of the item). Within a set of languages the items of bucket 0 come before
+those of bucket 1, and so on, because buckets are ranges of that hash. So the order of a whole dataset follows from the
+numbers of items, and every shard is a list of slices of sorted buckets.
 """
 
 from __future__ import annotations
@@ -10,19 +11,104 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import LanguageGroup
-from hbt_ray.data.prepare.task_runner import TaskResult
-from hbt_ray.data.store.columns import SIDES
+from hbt_ray.data.prepare.buckets import Bucket, removal_record
+from hbt_ray.data.prepare.deduplicate import read_duplicates
+from hbt_ray.data.prepare.relevant_passages import RelevantPassages
+from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
+from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES
 from hbt_ray.data.store.shard_checksums import write_shard
 from hbt_ray.storage.folder import Folder
 
 BATCH_ITEMS = 4096
 """Items of one record batch: what a reader fetches of a remote column at once."""
 
-Groups = dict[tuple[str, ...], int]
-"""Set of languages → items."""
+LanguageCounts = dict[tuple[str, ...], int]
+"""Set of languages → number of items."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleBucket:
+    """Task: write the items of a bucket, one file per dataset."""
+
+    folder: Folder
+    bucket: Bucket
+    grouped: Folder
+    """Folder of `GroupBucket`."""
+    duplicates: Folder | None
+    """Folder of `FindDuplicates`; None if duplicates are kept."""
+    relevant: Folder
+    """Folder of `FindRelevantPassages`."""
+    num_shares: int
+
+    def __call__(self) -> TaskResult:
+        """For each dataset: its sets of languages with numbers of items, whether it has answers, and the largest number
+        of right passages of a question."""
+        table, name = self.bucket.table(), self.bucket.name
+        rows = self.grouped.open_arrow(f"{name}.arrow").read_all()["row"].to_numpy()
+        duplicates = np.empty(0, np.int64)
+        if self.duplicates is not None:
+            duplicates = read_duplicates(self.duplicates, self.bucket.number, self.num_shares)
+        removals = (
+            removal_record(table, row, "another item has the same text", table["question"][row].as_py(), num_rows=1)
+            for row in duplicates.tolist()
+        )
+        self.folder.write(f"{name}.removed.jsonl", encode_json_lines(removals))
+        table = table.take(pa.array(np.setdiff1d(rows, duplicates)))
+        datasets, relevant = {}, RelevantPassages(self.relevant, self.bucket.number)
+        for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
+            dataset_rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
+            items, groups = _assemble(dataset_rows, relevant)
+            # Uncompressed, because `WriteShard` takes slices of the memory-mapped file.
+            with self.folder.create_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as writer:
+                writer.write(items)
+            datasets[dataset] = {
+                "groups": groups,
+                "answers": any(column.startswith("answer.") for column in items.column_names),
+                "max_right": 1 + pc.max(pc.list_value_length(items[RIGHT_KEYS])).as_py(),
+            }
+        return {"datasets": datasets}
+
+
+def _assemble(rows: pa.Table, relevant: RelevantPassages) -> tuple[pa.Table, list[tuple[list[str], int]]]:
+    """The sorted items of a dataset's rows, and the number of items of each set of languages."""
+    ids, languages = (rows[name].dictionary_encode().combine_chunks() for name in ("item_id", "language"))
+    item, language = ids.indices.to_numpy(), languages.indices.to_numpy()
+    names: list[str] = languages.dictionary.to_pylist()
+    row_of = np.full((len(ids.dictionary), len(names)), -1, np.int64)  # [items, languages], -1: no such row
+    row_of[item, language] = np.arange(len(rows))
+
+    sets, group = np.unique(row_of >= 0, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    language_sets = [tuple(sorted(name for name, has in zip(names, row, strict=True) if has)) for row in sets.tolist()]
+    by_name = sorted(range(len(language_sets)), key=language_sets.__getitem__)
+    first_row = np.unique(item, return_index=True)[1]
+    hashes = rows["hash"].to_numpy()[first_row]
+    order = np.lexsort((hashes, np.argsort(by_name)[group]))
+    counts = np.bincount(group, minlength=len(language_sets))
+
+    row_of = row_of[order]
+    columns = {"item_id": ids.dictionary.take(pa.array(order)), "passage_id": _passage_ids(rows, item, order)}
+    columns |= relevant.columns(hashes[order])
+    has_answers = bool(pc.any(pc.not_equal(rows["answer"], "")).as_py())
+    for number, name in sorted(enumerate(names), key=lambda pair: pair[1]):
+        indices = pa.array(row_of[:, number], mask=row_of[:, number] < 0)
+        for side in SIDES if has_answers else SIDES[:2]:
+            columns[f"{side}.{name}"] = rows[side].combine_chunks().take(indices)
+    return pa.table(columns), [(list(language_sets[number]), int(counts[number])) for number in by_name]
+
+
+def _passage_ids(rows: pa.Table, item: NDArray[np.int32], order: NDArray[np.int64]) -> pa.Array:
+    """The first id that any row of an item gives its passage, [items]."""
+    ids = [""] * len(order)
+    for number, passage_id in zip(item.tolist(), rows["passage_id"].to_pylist(), strict=True):
+        ids[number] = ids[number] or passage_id
+    return pa.array([ids[number] for number in order.tolist()], pa.string())
 
 
 class Slice(NamedTuple):
@@ -35,26 +121,28 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WriteShard:
-    """The task of writing one shard."""
+    """Task: write one shard from slices of the assembled buckets."""
 
     folder: Folder
-    """Of the store."""
-    packed: Folder
+    """Folder of the store."""
+    assembled: Folder
+    """Folder of `AssembleBucket`."""
     dataset: str
     number: int
     slices: tuple[Slice, ...]
-    columns: tuple[str, ...]
-    """Of texts, such as `question.de`."""
+    text_columns: tuple[str, ...]
+    """Such as `question.de`."""
 
     def __call__(self) -> TaskResult:
+        """File, number of items and checksums, for the manifest."""
         schema = pa.schema(
-            [("item_id", pa.string()), ("passage_id", pa.string()), ("passage_key", pa.int64())]
-            + [("right_keys", pa.list_(pa.int64()))]
-            + [(column, pa.string()) for column in self.columns]
+            [("item_id", pa.string()), ("passage_id", pa.string())]
+            + [(PASSAGE_KEY, pa.int64()), (RIGHT_KEYS, pa.list_(pa.int64()))]
+            + [(column, pa.string()) for column in self.text_columns]
         )
         file = f"{self.dataset}/{self.number:05d}.arrow"
-        table = pa.concat_tables([self._items(one, schema) for one in self.slices])
-        # Made anew: slices and what is joined of them are equal in value, but not in every byte.
+        table = pa.concat_tables([self._items(part, schema) for part in self.slices])
+        # Rebuilt from Python values: slices and concatenations have equal values, but not always equal bytes.
         batches = [
             pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
             for start in range(0, len(table), BATCH_ITEMS)
@@ -63,68 +151,77 @@ class WriteShard:
             checksums = write_shard(stream, batches)
         return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
 
-    def _items(self, one: Slice, schema: pa.Schema) -> pa.Table:
-        items = (
-            self.packed.open_arrow(f"{one.bucket:05d}/{self.dataset}.arrow").read_all().slice(one.start, one.num_items)
-        )
+    def _items(self, part: Slice, schema: pa.Schema) -> pa.Table:
+        items = self.assembled.open_arrow(f"{part.bucket:05d}/{self.dataset}.arrow").read_all()
+        items = items.slice(part.start, part.num_items)
         absent = pa.nulls(len(items), pa.string())
-        return pa.table([items[n] if n in items.column_names else absent for n in schema.names], schema=schema)
+        columns = [items[name] if name in items.column_names else absent for name in schema.names]
+        return pa.table(columns, schema=schema)
 
 
-class Layout(NamedTuple):
+class DatasetLayout(NamedTuple):
     """How a dataset is stored."""
 
     name: str
     groups: tuple[LanguageGroup, ...]
     shards: tuple[WriteShard, ...]
     max_right: int
-    """Right passages of a question at most."""
+    """Largest number of right passages of a question."""
 
 
-def layouts(store: Folder, packed: Folder, packs: Sequence[TaskResult], shard_items: int) -> Iterator[Layout]:
-    """Of every dataset, from what `AssembleBucket` says of the buckets, in their order."""
-    for name in sorted({name for pack in packs for name in pack["datasets"]}):
-        found = [pack["datasets"].get(name, {"groups": [], "answers": False, "max_right": 1}) for pack in packs]
-        buckets = [{tuple(languages): count for languages, count in one["groups"]} for one in found]
-        groups = total(buckets)
-        sides = SIDES if any(one["answers"] for one in found) else SIDES[:2]
+def dataset_layouts(
+    store: Folder, assembled: Folder, results: Sequence[TaskResult], shard_items: int
+) -> Iterator[DatasetLayout]:
+    """The layout of every dataset.
+
+    Args:
+        results: of `AssembleBucket`, bucket by bucket.
+    """
+    for name in sorted({name for result in results for name in result["datasets"]}):
+        empty = {"groups": [], "answers": False, "max_right": 1}
+        parts = [result["datasets"].get(name, empty) for result in results]
+        buckets = [{tuple(languages): count for languages, count in part["groups"]} for part in parts]
+        groups = language_groups(buckets)
+        sides = SIDES if any(part["answers"] for part in parts) else SIDES[:2]
         languages = sorted({language for group in groups for language in group.languages})
         columns = tuple(f"{side}.{language}" for language in languages for side in sides)
-        cuts = enumerate(cut(buckets, shard_items))
-        shards = tuple(WriteShard(store, packed, name, number, slices, columns) for number, slices in cuts)
-        yield Layout(name, groups, shards, max(one["max_right"] for one in found))
+        shards = tuple(
+            WriteShard(store, assembled, name, number, slices, columns)
+            for number, slices in enumerate(shard_slices(buckets, shard_items))
+        )
+        yield DatasetLayout(name, groups, shards, max(part["max_right"] for part in parts))
 
 
-def total(buckets: Sequence[Groups]) -> tuple[LanguageGroup, ...]:
+def language_groups(buckets: Sequence[LanguageCounts]) -> tuple[LanguageGroup, ...]:
     """The groups of a whole dataset, in the order in which they are stored."""
-    sums: Groups = {}
-    for groups in buckets:
-        for languages, count in groups.items():
-            sums[languages] = sums.get(languages, 0) + count
-    return tuple(LanguageGroup(languages=languages, num_items=sums[languages]) for languages in sorted(sums))
+    totals: LanguageCounts = {}
+    for counts in buckets:
+        for languages, count in counts.items():
+            totals[languages] = totals.get(languages, 0) + count
+    return tuple(LanguageGroup(languages=languages, num_items=totals[languages]) for languages in sorted(totals))
 
 
-def cut(buckets: Sequence[Groups], shard_items: int) -> Iterator[tuple[Slice, ...]]:
-    """The slices of every shard, from the groups of every bucket in their order."""
-    room, slices = shard_items, list[Slice]()
-    for one in _in_order(buckets):
-        while one.num_items:
-            taken = min(room, one.num_items)
-            slices.append(Slice(one.bucket, one.start, taken))
-            one = Slice(one.bucket, one.start + taken, one.num_items - taken)
-            room -= taken
-            if not room:
+def shard_slices(buckets: Sequence[LanguageCounts], shard_items: int) -> Iterator[tuple[Slice, ...]]:
+    """The slices of every shard, each of `shard_items` items except the last one."""
+    num_free, slices = shard_items, list[Slice]()
+    for part in _slices_in_order(buckets):
+        while part.num_items:
+            num_taken = min(num_free, part.num_items)
+            slices.append(Slice(part.bucket, part.start, num_taken))
+            part = Slice(part.bucket, part.start + num_taken, part.num_items - num_taken)
+            num_free -= num_taken
+            if not num_free:
                 yield tuple(slices)
-                room, slices = shard_items, []
+                num_free, slices = shard_items, []
     if slices:
         yield tuple(slices)
 
 
-def _in_order(buckets: Sequence[Groups]) -> Iterator[Slice]:
-    """The stretch of every group in every bucket, as the dataset stores them."""
+def _slices_in_order(buckets: Sequence[LanguageCounts]) -> Iterator[Slice]:
+    """The items of every group in every bucket, in the order in which the dataset stores them."""
     starts = [0] * len(buckets)
-    for group in total(buckets):
-        for number, groups in enumerate(buckets):
-            if count := groups.get(group.languages, 0):
+    for group in language_groups(buckets):
+        for number, counts in enumerate(buckets):
+            if count := counts.get(group.languages, 0):
                 yield Slice(number, starts[number], count)
                 starts[number] += count
