@@ -14,10 +14,9 @@ import pytest
 from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.sources.source import Source
 from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource, rows
-from hbt_ray.data.sources.worldfacts.facts import facts
-from hbt_ray.data.sources.worldfacts.names import Entity, name
+from hbt_ray.data.sources.worldfacts.entities import Entity, name
+from hbt_ray.data.sources.worldfacts.facts import facts, groups_of, split_facts
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
-from hbt_ray.data.sources.worldfacts.split import groups_of, split_facts
 from hbt_ray.errors import ConfigError
 
 # Thai marks a question by its words.
@@ -88,8 +87,8 @@ def test_no_text_of_training_is_held_out(held_out: Split) -> None:
 @pytest.mark.parametrize("held_out", ["dev", "test"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_training_names_every_entity_of_a_held_out_fact(held_out: Split, language: str) -> None:
-    trained = {entity for fact in split_facts()["train"] if fact.spoken(language) for entity in fact.entities}
-    held = {entity for fact in split_facts()[held_out] if fact.spoken(language) for entity in fact.entities}
+    trained = {entity for fact in split_facts()["train"] if fact.has_names(language) for entity in fact.entities}
+    held = {entity for fact in split_facts()[held_out] if fact.has_names(language) for entity in fact.entities}
     assert held <= trained
 
 

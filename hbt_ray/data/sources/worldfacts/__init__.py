@@ -1,13 +1,13 @@
-"""worldfacts: question-passage items in eleven languages, made of Unicode CLDR as `babel` packages it; no download.
+"""worldfacts: question-passage items in eleven languages, made from Unicode CLDR as `babel` packages it; no download.
 
-CLDR codes → `facts` (what holds between entities) → `split` (which facts are held out) → `names` and `phrases`
-(what a fact reads like in a language) → `source` (rows).
+`facts` takes relations between codes from CLDR and splits them, `entities` has the names of the codes in each language,
+and `phrases` makes questions, passages and rows of them.
 """
 
 from __future__ import annotations
 
-from hbt_ray.data.sources.worldfacts.names import LANGUAGES
-from hbt_ray.data.sources.worldfacts.source import WorldfactsSource, rows
-from hbt_ray.data.sources.worldfacts.split import SPLITS, Split
+from hbt_ray.data.sources.worldfacts.entities import LANGUAGES
+from hbt_ray.data.sources.worldfacts.facts import SPLITS, Split
+from hbt_ray.data.sources.worldfacts.phrases import WorldfactsSource, rows
 
 __all__ = ["LANGUAGES", "SPLITS", "Split", "WorldfactsSource", "rows"]

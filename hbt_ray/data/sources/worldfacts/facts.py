@@ -1,20 +1,48 @@
-"""Facts: what CLDR says about countries, currencies, languages, scripts and cities, in codes, without any wording."""
+"""Facts that CLDR states about countries, currencies, languages, scripts and cities, and the split into held-out facts.
+
+Facts are relations between codes; `phrases` puts them into words.
+
+Facts are held out one by one, so that a test asks for facts that training did not contain, about entities that it did
+contain. Facts that imply one another (a country's time zone and its city's; a country's official language and that
+language's home) stay together. Every entity of a held-out fact must remain in a training fact: groups of facts are
+visited in the order of a hash, and a group stays in training if it has the last mention of an entity. Codes such as
+`KES` occur once, so they never leave training. The price: rarely mentioned entities are only ever trained on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from babel import localedata
 from babel.core import get_global
 
-from hbt_ray.data.sources.worldfacts import omissions
-from hbt_ray.data.sources.worldfacts.names import LANGUAGES, Entity, Kind, name
+from hbt_ray.data.sources.worldfacts.entities import (
+    LANGUAGES,
+    NO_HOME,
+    NOT_CITIES,
+    NOT_COUNTRIES,
+    NOT_LANGUAGES,
+    OUTDATED_CURRENCIES,
+    OUTDATED_ZONES,
+    UNNAMED_SCRIPTS,
+    UNSURE_CONTINENTS,
+    UNSURE_OFFICIAL_LANGUAGES,
+    UNSURE_SCRIPTS,
+    Entity,
+    Kind,
+    name,
+)
 
-Pair = frozenset[Entity]
+Claim = frozenset[Entity]
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+# Shares of the groups of facts, before those that have to stay in training.
+_DEV_SHARE, _TEST_SHARE = 0.08, 0.14
 
 _CONTINENTS = {"Africa": "002", "America": "019", "Asia": "142", "Australia": "009", "Europe": "150", "Pacific": "009"}
 
@@ -26,10 +54,10 @@ class Fact:
     kind: str
     subject: Entity
     objects: tuple[Entity, ...]
-    claims: frozenset[Pair] = frozenset()
-    """Pairs from which a reader could tell this fact: facts that share one are held out together."""
+    claims: frozenset[Claim] = frozenset()
+    """Pairs of entities that imply this fact; facts that share one are held out together."""
     reversible: bool = False
-    """No other subject has this object, so that one may ask the other way round."""
+    """Whether no other subject has this object, so that a question may ask for the subject."""
 
     @property
     def entities(self) -> tuple[Entity, ...]:
@@ -39,15 +67,15 @@ class Fact:
     def key(self) -> str:
         return f"{self.kind}/{self.subject.code}"
 
-    def spoken(self, language: str) -> bool:
-        """Whether CLDR names all of it in `language`."""
+    def has_names(self, language: str) -> bool:
+        """Whether CLDR has names for all its entities in `language`."""
         return all(name(entity, language) for entity in self.entities)
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """All facts that can be told in two languages or more and asked without ambiguity, in a fixed order."""
-    makers = (
+    """All facts that have names in two languages or more and an unambiguous answer, in a fixed order."""
+    relations = (
         _currencies,
         _official_languages,
         _cities,
@@ -59,15 +87,15 @@ def facts() -> tuple[Fact, ...]:
         _weeks,
         _codes,
     )
-    found = [fact for make in makers for fact in make() if sum(map(fact.spoken, LANGUAGES)) >= 2]
-    homonyms = _homonyms({entity for fact in found for entity in fact.entities})
-    found = [fact for fact in found if not homonyms.intersection(fact.entities)]
-    return tuple(sorted(found, key=lambda fact: (fact.kind, fact.subject.code)))
+    all_facts = [fact for relation in relations for fact in relation() if sum(map(fact.has_names, LANGUAGES)) >= 2]
+    homonyms = _homonyms({entity for fact in all_facts for entity in fact.entities})
+    all_facts = [fact for fact in all_facts if not homonyms.intersection(fact.entities)]
+    return tuple(sorted(all_facts, key=lambda fact: (fact.kind, fact.subject.code)))
 
 
 def _homonyms(entities: set[Entity]) -> set[Entity]:
-    """Entities of one kind that share a name in some language, and cities called like a country."""
-    # Time zones are never asked for, so that two of one name do no harm.
+    """Entities that share their name with another of their kind in some language, and cities named like a country."""
+    # No question asks for a time zone, so two zones of one name do no harm.
     named = [
         (entity, (language, entity.kind, known))
         for language in LANGUAGES
@@ -89,7 +117,7 @@ def _fact(kind: str, subject: Entity, *objects: Entity, reversible: bool = False
 @cache
 def _countries() -> frozenset[str]:
     territories = localedata.load("en")["territories"]
-    return frozenset(code for code in territories if code.isalpha() and code not in omissions.NOT_COUNTRIES)
+    return frozenset(code for code in territories if code.isalpha() and code not in NOT_COUNTRIES)
 
 
 def _country(code: str) -> Entity:
@@ -102,8 +130,8 @@ def _currencies() -> Iterator[Fact]:
         for territory, spans in get_global("territory_currencies").items()
     }
     users = Counter(code for codes in used.values() for code in codes)
-    for territory in sorted(_countries() & used.keys() - omissions.OUTDATED_CURRENCIES):
-        # Two tenders (Panama, Lesotho) would make `the currency` a lie.
+    for territory in sorted(_countries() & used.keys() - OUTDATED_CURRENCIES):
+        # A country with two legal tenders (Panama, Lesotho) does not have one currency to ask for.
         if len(used[territory]) == 1:
             (code,) = used[territory]
             yield _fact("currency", _country(territory), Entity("currency", code), reversible=users[code] == 1)
@@ -111,7 +139,7 @@ def _currencies() -> Iterator[Fact]:
 
 def _official_languages() -> Iterator[Fact]:
     table: dict[str, dict[str, dict[str, Any]]] = get_global("territory_languages")
-    for territory in sorted(_countries() & table.keys() - omissions.UNSURE_OFFICIAL_LANGUAGES):
+    for territory in sorted(_countries() & table.keys() - UNSURE_OFFICIAL_LANGUAGES):
         official = [tag for tag, facts in table[territory].items() if facts["official_status"] == "official"]
         codes = dict.fromkeys(tag.split("_")[0] for tag in official)  # `sr_Latn` is still Serbian
         if "nb" in codes:
@@ -130,22 +158,22 @@ def _clock(zone: str) -> str | None:
     """The metazone, which is what people call a time zone."""
     metazones = get_global("meta_zones")
     former = [old for old, new in get_global("zone_aliases").items() if new == zone]
-    found = next((metazones[key] for key in (zone, *former) if key in metazones), None)
-    return None if found in omissions.OUTDATED_ZONES else found
+    metazone = next((metazones[key] for key in (zone, *former) if key in metazones), None)
+    return None if metazone in OUTDATED_ZONES else metazone
 
 
 def _cities() -> Iterator[Fact]:
     for zone, territory in _zones().items():
-        if zone not in omissions.NOT_CITIES:
+        if zone not in NOT_CITIES:
             yield _fact("city", Entity("city", zone), _country(territory))
 
 
 def _city_zones() -> Iterator[Fact]:
     for zone, territory in _zones().items():
         clock = _clock(zone)
-        if clock and zone not in omissions.NOT_CITIES:
+        if clock and zone not in NOT_CITIES:
             city, time = Entity("city", zone), Entity("zone", clock)
-            # Who knows the country's time knows the city's.
+            # The time zone of the country implies that of the city.
             yield Fact("city_zone", city, (time,), frozenset({frozenset((_country(territory), time))}))
 
 
@@ -158,32 +186,32 @@ def _country_zones() -> Iterator[Fact]:
 
 @cache
 def _languages() -> dict[str, tuple[str, str]]:
-    """Language → the script and territory CLDR holds likeliest."""
+    """Language → the script and the territory that CLDR calls most likely."""
     known = localedata.load("en")["languages"]
     likely = {tag: full.split("_") for tag, full in get_global("likely_subtags").items() if tag in known}
     return {
         tag: (parts[1], parts[2])
         for tag, parts in sorted(likely.items())
-        if "_" not in tag and len(parts) == 3 and tag not in omissions.NOT_LANGUAGES
+        if "_" not in tag and len(parts) == 3 and tag not in NOT_LANGUAGES
     }
 
 
 def _scripts() -> Iterator[Fact]:
     for tag, (script, _) in _languages().items():
-        if script not in omissions.UNNAMED_SCRIPTS and tag not in omissions.UNSURE_SCRIPTS:
+        if script not in UNNAMED_SCRIPTS and tag not in UNSURE_SCRIPTS:
             yield _fact("script", Entity("language", tag), Entity("script", script))
 
 
 def _homes() -> Iterator[Fact]:
     for tag, (_, territory) in _languages().items():
-        if territory in _countries() and tag not in omissions.NO_HOME:
+        if territory in _countries() and tag not in NO_HOME:
             yield _fact("home", Entity("language", tag), _country(territory))
 
 
 def _continents() -> Iterator[Fact]:
-    for territory in sorted(_countries() - omissions.UNSURE_CONTINENTS):
+    for territory in sorted(_countries() - UNSURE_CONTINENTS):
         areas = {zone.split("/")[0] for zone, it in _zones().items() if it == territory}
-        # An island in the Atlantic says nothing about where Portugal lies; only Pacific islands make a continent.
+        # Zones of Atlantic islands say nothing about Portugal's continent; only the Pacific counts as one itself.
         mainland = (areas & _CONTINENTS.keys() - {"Pacific"}) or (areas if areas == {"Pacific"} else set())
         if len(mainland) == 1:
             yield _fact("continent", _country(territory), Entity("continent", _CONTINENTS[mainland.pop()]))
@@ -195,7 +223,7 @@ def _weeks() -> Iterator[Fact]:
         territory = locale.rsplit("_", 1)[-1]
         if locale.count("_") == 1 and territory in _countries() and territory not in seen:
             seen.add(territory)
-            # Without `merge_inherited`, only what CLDR states about the territory; the rest would be a default.
+            # Without `merge_inherited`, this is only what CLDR states about the territory, not a default.
             first = localedata.load(locale, merge_inherited=False).get("week_data", {}).get("first_day")
             if first is not None:
                 yield _fact("week", _country(territory), Entity("day", str(first)))
@@ -213,3 +241,61 @@ def _codes() -> Iterator[Fact]:
     for kind, codes in tables:
         for code in sorted(codes):
             yield _fact(f"{kind}_code", Entity(kind, code), Entity("code", f"{kind}:{code}"), reversible=True)
+
+
+# --- Splits -----------------------------------------------------------------------------------------------------------
+
+
+def stable_hash(text: str) -> int:
+    """A hash of 64 bits that, unlike `hash`, is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@cache
+def split_facts() -> dict[Split, tuple[Fact, ...]]:
+    """The facts of each split, in the order of `facts`."""
+    split_of: dict[str, Split] = {}
+    mentions_left = Counter(_mentions(facts()))
+    for group in sorted(groups_of(facts()), key=lambda group: stable_hash(group[0].key)):
+        mentions = Counter(_mentions(group))
+        split = _drawn_split(group)
+        if any(mentions_left[mention] <= count for mention, count in mentions.items()):
+            split = "train"
+        if split != "train":
+            mentions_left -= mentions
+        split_of |= {fact.key: split for fact in group}
+    return {split: tuple(fact for fact in facts() if split_of[fact.key] == split) for split in SPLITS}
+
+
+def _mentions(some_facts: Iterable[Fact]) -> Iterator[tuple[str, Entity]]:
+    """(language, entity) of each fact, because not every fact has names in all languages."""
+    for fact in some_facts:
+        for language in LANGUAGES:
+            if fact.has_names(language):
+                yield from ((language, entity) for entity in fact.entities)
+
+
+def _drawn_split(group: tuple[Fact, ...]) -> Split:
+    draw = stable_hash(f"split:{group[0].key}") / 2**64
+    if draw < _DEV_SHARE:
+        return "dev"
+    return "test" if draw < _DEV_SHARE + _TEST_SHARE else "train"
+
+
+def groups_of(some_facts: Iterable[Fact]) -> list[tuple[Fact, ...]]:
+    """Facts connected by shared claims (union-find); each group in the given order."""
+    parent: dict[Claim | str, Claim | str] = {}
+
+    def root(node: Claim | str) -> Claim | str:
+        while parent.setdefault(node, node) != node:
+            node = parent[node]
+        return node
+
+    some_facts = list(some_facts)
+    for fact in some_facts:
+        for claim in fact.claims:
+            parent[root(claim)] = root(fact.key)
+    groups: dict[Claim | str, list[Fact]] = {}
+    for fact in some_facts:
+        groups.setdefault(root(fact.key), []).append(fact)
+    return [tuple(group) for group in groups.values()]

@@ -1,41 +1,43 @@
-"""Phrases: a fact in words, from the templates of `phrases/<language>.yaml`.
+"""Facts in words, from the templates of `phrases/<language>.yaml`, and the training source that they make.
 
-A template's slots stand for entities of the fact. A file may define slots of its own under `forms`, which is how a
-language gets its articles, case frames and generic nouns right; names themselves are never inflected:
+The slots of a template stand for entities of the fact. A file may define slots of its own under `forms`: this gives a
+language its articles, case frames and generic nouns. Names themselves are never inflected:
 
     in_country: {of: country, default: "in {name}", codes: {"auf den {name}": [PH, BS]}, match: {"^X": "..."}}
 
-`codes` lists exceptions, `match` is tried next against the name, `default` is the rest. `lower` gives, by kind of
-entity, the letters that CLDR capitalises in its labels and a sentence does not.
+`codes` lists exceptions, `match` is tried next against the name, and `default` is the rest. `lower` gives, by kind of
+entity, a pattern of the letters that CLDR capitalises in its labels but a sentence does not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from string import Formatter
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from babel.lists import format_list
+from pydantic import field_validator
 
-from hbt_ray.data.sources.worldfacts.facts import Fact
-from hbt_ray.data.sources.worldfacts.names import Entity, name
-from hbt_ray.data.sources.worldfacts.split import stable_hash
+from hbt_ray.config import Config, Languages
+from hbt_ray.data.formats.source_row import SourceRow
+from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, name
+from hbt_ray.data.sources.worldfacts.facts import Fact, Split, split_facts, stable_hash
 
-# The first letter of a text, behind an opening mark or quote, if it is not the letter of a script without case.
+# The first letter of a text, after an opening mark or quotation mark.
 _FIRST_LETTER = re.compile(r"^[^\w]*\w")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How a slot dresses an entity's name."""
+class SlotForm:
+    """The words that a slot puts around the name of an entity."""
 
     of: str
-    """The kind of entity; several of it are joined as a list."""
+    """Kind of the entity; the names of several entities of this kind are joined as a list."""
     default: str
     codes: Mapping[str, str]
     match: tuple[tuple[re.Pattern[str], str], ...]
@@ -46,22 +48,22 @@ class Form:
         match = tuple((re.compile(pattern), frame) for pattern, frame in node.get("match", {}).items())
         return cls(node["of"], node.get("default", "{name}"), codes, match)
 
-    def dress(self, code: str, known: str) -> str:
+    def apply(self, code: str, text: str) -> str:
         frame = self.codes.get(code)
         if frame is None:
-            frame = next((frame for pattern, frame in self.match if pattern.search(known)), self.default)
-        return frame.replace("{name}", known)
+            frame = next((frame for pattern, frame in self.match if pattern.search(text)), self.default)
+        return frame.replace("{name}", text)
 
 
 @dataclass(frozen=True, slots=True)
 class Phrasing:
-    """The templates of one kind of fact; `many` replaces `passages` where a fact has several objects."""
+    """The templates of one kind of fact; `many` replaces `passages` if a fact has several objects."""
 
     questions: tuple[str, ...]
     passages: tuple[str, ...]
     many: tuple[str, ...]
     inverse: str
-    """Asks for the subject; empty where the kind has no such question."""
+    """A question for the subject; empty if the kind has no such question."""
 
     @classmethod
     def read(cls, node: Mapping[str, Any]) -> Self:
@@ -74,13 +76,13 @@ class Phrasebook:
 
     def __init__(self, language: str, node: Mapping[str, Any]) -> None:
         self.language = language
-        self.phrasings = {kind: Phrasing.read(it) for kind, it in node["facts"].items()}
-        self._forms = {slot: Form.read(it) for slot, it in node.get("forms", {}).items()}
+        self.phrasings = {kind: Phrasing.read(templates) for kind, templates in node["facts"].items()}
+        self._forms = {slot: SlotForm.read(form) for slot, form in node.get("forms", {}).items()}
         self._lower = {kind: re.compile(pattern) for kind, pattern in node.get("lower", {}).items()}
         self._names: dict[tuple[str, Entity], str] = {}
 
     def questions(self, fact: Fact) -> list[str]:
-        """One text a phrasing; the k-th means the same in all languages."""
+        """One question for each phrasing; the k-th means the same in all languages."""
         phrasing = self.phrasings[fact.kind]
         templates = list(phrasing.questions)
         if fact.reversible and phrasing.inverse:
@@ -88,7 +90,7 @@ class Phrasebook:
         return [self._fill(template, fact) for template in templates]
 
     def passage(self, fact: Fact) -> str:
-        """One text a fact; the phrasing depends on the fact alone."""
+        """The passage of a fact; its phrasing depends on the fact alone."""
         phrasing = self.phrasings[fact.kind]
         templates = phrasing.many if len(fact.objects) > 1 else phrasing.passages
         return self._fill(templates[stable_hash(f"passage:{fact.key}") % len(templates)], fact)
@@ -103,21 +105,21 @@ class Phrasebook:
         entities = [entity for entity in fact.entities if entity.kind == kind]
         if not entities:
             raise LookupError(f"{fact.key} has nothing to put in the slot {{{slot}}} of {self.language}.yaml")
-        dressed = [self._dressed(slot, entity) for entity in entities]
-        if len(dressed) == 1:
-            return dressed[0]
-        joined: str = format_list(dressed, locale=self.language)
+        names = [self._name_in_slot(slot, entity) for entity in entities]
+        if len(names) == 1:
+            return names[0]
+        joined: str = format_list(names, locale=self.language)
         return joined
 
-    def _dressed(self, slot: str, entity: Entity) -> str:
+    def _name_in_slot(self, slot: str, entity: Entity) -> str:
         if (slot, entity) not in self._names:
             known = name(entity, self.language)
             if known is None:
-                raise LookupError(f"CLDR has no {self.language} name of {entity}; ask `Fact.spoken` first")
+                raise LookupError(f"CLDR has no {self.language} name of {entity}; check `Fact.has_names` first")
             if entity.kind in self._lower:
                 known = self._lower[entity.kind].sub(lambda match: match[0].lower(), known)
             form = self._forms.get(slot)
-            self._names[slot, entity] = form.dress(entity.code, known) if form else known
+            self._names[slot, entity] = form.apply(entity.code, known) if form else known
         return self._names[slot, entity]
 
     def _capital(self, start: str) -> str:
@@ -136,3 +138,51 @@ def phrasebook(language: str) -> Phrasebook:
     """The templates of `language`, read once."""
     text = files(__package__).joinpath("phrases", f"{language}.yaml").read_text(encoding="utf-8")
     return Phrasebook(language, yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+class WorldfactsSource(Config):
+    """Questions and passages made from Unicode CLDR; needs no file and no network."""
+
+    kind: Literal["worldfacts"] = "worldfacts"
+    name: str = "worldfacts"
+    licence: str = "Unicode-3.0"
+    split: Split = "train"
+    languages: Languages = LANGUAGES
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [language for language in languages if language not in LANGUAGES]
+        if unknown:
+            raise ValueError(
+                f"worldfacts has no templates for {', '.join(unknown)}; choose from {', '.join(LANGUAGES)}, "
+                "or add another source for the rest"
+            )
+        return languages
+
+    def locations(self) -> list[str]:
+        return []
+
+    def parts(self) -> list[WorldfactsSource]:
+        return [self]
+
+    def rows(self) -> Iterator[SourceRow]:
+        return rows(self.split, self.languages)
+
+
+def rows(split: Split, languages: Sequence[str] = LANGUAGES) -> Iterator[SourceRow]:
+    """All rows of a split: by fact, then phrasing, then language, in the languages in which CLDR has its names."""
+    books = [phrasebook(language) for language in languages]
+    for fact in split_facts()[split]:
+        named = [book for book in books if fact.has_names(book.language)]
+        passages = [book.passage(fact) for book in named]
+        for number, questions in enumerate(zip(*(book.questions(fact) for book in named), strict=True), start=1):
+            for book, question, passage in zip(named, questions, passages, strict=True):
+                yield SourceRow(
+                    item_id=f"{fact.key}/q{number}",
+                    language=book.language,
+                    question=question,
+                    passage=passage,
+                    passage_id=fact.key,
+                    where=f"CLDR by babel: {fact.key}",
+                )
