@@ -1,20 +1,23 @@
-"""The encoder under judgement: which model, how it is run, and what it is known by."""
+"""Encoders: which model, how it is run, and the vectors of many texts.
+
+`encode` runs a pool of Ray Data actors with one model each; `encode_texts` runs a loaded model in this process. Every
+distinct text is encoded once, so equal texts get equal vectors to the last bit. Texts of about as many tokens share a
+batch, so that little is spent on padding. With a cache, nothing is encoded again that was encoded before.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 from pydantic import Field
 
 from hbt_ray.config import Config
@@ -24,11 +27,13 @@ from hbt_ray.model.files import ModelKind, check_files
 from hbt_ray.model.inspection import check_length
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.model.source import find_local_model, find_model
-from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
-from hbt_ray.retrieval.vector_cache import Texts, TextSet, VectorCache, Vectors
+from hbt_ray.retrieval.vector_cache import QUESTIONS, SIDES, Texts, TextSet, VectorCache, Vectors
 
-_NOT_THE_MODEL = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
-"""What may lie in a model's folder, and change, while its vectors stay the same."""
+_OTHER_FILES = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
+"""Files of a model's folder that do not change its vectors."""
+_BATCHES = 16
+"""Forward passes per block of Ray Data. Blocks are cut after sorting by characters; within one, texts are sorted by
+tokens."""
 
 
 class EncodingConfig(Config):
@@ -57,9 +62,9 @@ class EncoderConfig(EncodingConfig):
     """A SentenceTransformer or Hugging Face folder, or a hub name."""
 
     def identity(self) -> str:
-        """Checksum of the model's files and of all that changes its vectors.
+        """Checksum of the model's files and of all settings that change its vectors.
 
-        It costs a second a GB, and no model is loaded for it, as it is for the fingerprint of its vectors.
+        It takes about a second per GB and loads no model, which the fingerprint of the vectors needs.
 
         Raises:
             ModelError: see `find_model`.
@@ -70,14 +75,62 @@ class EncoderConfig(EncodingConfig):
         )
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder)
-            if name.parts[0] not in _NOT_THE_MODEL:
+            if name.parts[0] not in _OTHER_FILES:
                 with path.open("rb") as file:
                     digest.update(f"{name.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()[:16]
 
 
+def local_model_folder(model: str, kind: ModelKind = "encoder") -> Path | None:
+    """The folder of a local model; its files are checked and not loaded. None for a hub name, which is not fetched.
+
+    Raises:
+        ModelError: see `find_local_model` and `check_files`.
+    """
+    if folder := find_local_model(model):
+        check_files(folder, kind)
+    return folder
+
+
+def fetch_model(model: str, kind: ModelKind = "encoder") -> None:
+    """Download a model of the hub and check its files. Call it last before a cluster starts, as it may take long.
+
+    Raises:
+        ModelError: see `find_model` and `check_files`.
+    """
+    check_files(find_model(model), kind)
+
+
+def encode_texts(model: Any, texts: Sequence[str], side: int, batch_size: int) -> Vectors:
+    """Vectors of texts by a loaded `SentenceTransformer`, in this process: [texts, width].
+
+    They have unit length unless the model is meant for the dot product.
+
+    Args:
+        side: `QUESTIONS` or `PASSAGES`, which may have different prompts.
+        batch_size: texts of one forward pass.
+    """
+    import torch
+
+    run = model.encode_query if side == QUESTIONS else model.encode_document
+    vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
+    # Sort by tokens, not characters: one script has three times as many tokens per character as another, and batches
+    # by characters would be a quarter padding. Models that need no padding have no mask.
+    mask = model.preprocess(list(texts)).get("attention_mask") if len(texts) else None
+    order = np.arange(len(texts)) if mask is None else np.argsort(-mask.sum(1).numpy(), kind="stable")
+    unit = model.similarity_fn_name != "dot"
+    for start in range(0, len(texts), batch_size):
+        rows = order[start : start + batch_size]
+        batch = run(
+            [texts[row] for row in rows], batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
+        ).float()
+        # Normalise in fp32: in half precision the model's own normalisation gives vectors of about unit length.
+        vectors[rows] = (torch.nn.functional.normalize(batch) if unit else batch).cpu().numpy()
+    return vectors
+
+
 class EncoderActor:
-    """One model in one process; Ray Data calls it with tables of number, side (0 question, 1 passage) and text."""
+    """One model in one process. Ray Data calls it with tables of number, side and text."""
 
     def __init__(self, config: EncoderConfig) -> None:
         import torch
@@ -85,9 +138,8 @@ class EncoderActor:
         if not config.gpu:
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cpus() // config.workers))
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        kind = kinds[config.precision]
-        self._model = load_encoder(find_model(config.model), dtype=kind).to("cuda" if config.gpu else "cpu", kind)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+        self._model = load_encoder(find_model(config.model), dtype=dtype).to("cuda" if config.gpu else "cpu", dtype)
         for name, prompt in (("query", config.question_prompt), ("document", config.passage_prompt)):
             if prompt is not None:
                 self._model.prompts[name] = prompt
@@ -95,19 +147,19 @@ class EncoderActor:
             if hasattr(self._model[0], "model"):
                 check_length(self._model[0].model, config.max_length, Path(config.model), "encoder.max_length")
             self._model.max_seq_length = config.max_length
-            self._model[0].query_length = self._model[0].document_length = None  # They would win over it.
+            # These would take precedence over it.
+            self._model[0].query_length = self._model[0].document_length = None
         self._batch_size = config.batch_size
-        self._unit = self._model.similarity_fn_name != "dot"
         self._fingerprint = _fingerprint(self._model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         sides = batch["side"].to_numpy()
         texts = batch["text"].to_pylist()
         vectors = np.empty((len(texts), self._model.get_embedding_dimension()), np.float32)
-        for side, run in ((0, self._model.encode_query), (1, self._model.encode_document)):
+        for side in SIDES:
             rows = np.flatnonzero(sides == side)
             if len(rows):
-                vectors[rows] = self._encode(run, [texts[row] for row in rows])
+                vectors[rows] = encode_texts(self._model, [texts[row] for row in rows], side, self._batch_size)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return pa.table(
             {
@@ -119,55 +171,15 @@ class EncoderActor:
             }
         )
 
-    def _encode(self, run: Any, texts: list[str]) -> npt.NDArray[np.float32]:
-        import torch
-
-        vectors = np.empty((len(texts), self._model.get_embedding_dimension()), np.float32)
-        order = self._longest_first(texts)
-        for rows in np.split(order, range(self._batch_size, len(texts), self._batch_size)):
-            found = run(
-                [texts[row] for row in rows],
-                batch_size=self._batch_size,
-                convert_to_tensor=True,
-                show_progress_bar=False,
-            ).float()
-            # Here, as half a precision would leave vectors of about unit length.
-            vectors[rows] = (torch.nn.functional.normalize(found) if self._unit else found).cpu().numpy()
-        return vectors
-
-    def _longest_first(self, texts: list[str]) -> npt.NDArray[np.int64]:
-        """By tokens: as many characters are three times as many tokens in one script as in another, so batches by
-        characters would be a quarter padding. To count them costs little beside the model."""
-        mask = self._model.preprocess(texts).get("attention_mask")  # Models that need no padding give none.
-        return np.arange(len(texts)) if mask is None else np.argsort(-mask.sum(1).numpy(), kind="stable")
-
-
-def model_folder(model: str, kind: ModelKind = "encoder") -> Path | None:
-    """The folder of a local model, whose files are checked and not loaded; None for a hub name, which is not fetched.
-
-    Raises:
-        ModelError: see `find_local_model` and `check_files`.
-    """
-    if folder := find_local_model(model):
-        check_files(folder, kind)
-    return folder
-
-
-def fetch_model(model: str, kind: ModelKind = "encoder") -> None:
-    """Fetch a model of the hub, and check its files. To be called last before a cluster starts, as it may take long.
-
-    Raises:
-        ModelError: see `find_model` and `check_files`.
-    """
-    check_files(find_model(model), kind)
-
 
 def _fingerprint(model: Any) -> str:
+    """Checksum of weights, tokenizer, prompts and length of a loaded model."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        if "pooler" in name.split("."):  # Unused, and where the folder lacks it, drawn anew whenever it is loaded.
+        # The pooler is not used. If the folder lacks it, its weights are random in each process.
+        if "pooler" in name.split("."):
             continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy())
@@ -177,21 +189,18 @@ def _fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-_BATCHES = 16
-"""Given to an actor at once, for it to sort: characters have sorted the texts by then, tokens do so within these."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedTexts:
-    """Vectors of all texts, unit length unless the model says that it wants the dot product."""
+    """Vectors of all texts, of unit length unless the model is meant for the dot product."""
 
     questions: Vectors
     """[questions, width]"""
     passages: Vectors
+    """[passages, width]"""
     fingerprint: str
-    """Of weights, tokenizer, prompts and length."""
+    """Checksum of the model's weights, tokenizer, prompts and length."""
     peak_memory_bytes: int
-    """Largest resident set of any one encoder process; 0 where nothing had to be encoded."""
+    """Largest resident set of any encoder process; 0 if all vectors were cached."""
 
 
 def encode(
@@ -202,100 +211,120 @@ def encode(
     *,
     cache: Path | None = None,
 ) -> EncodedTexts:
-    """Vectors of questions and passages, in order; needs a Ray session where something is to be encoded.
+    """Vectors of questions and passages, in order; needs a Ray session unless all vectors are cached.
 
     Args:
-        advance: is told of every batch how many of the given texts it has finished.
-        cache: a folder where vectors are kept, and memory-mapped from; without one they are held in memory.
+        advance: called after each batch with the number of given texts that it has finished.
+        cache: a folder where vectors are kept, and from which they are memory-mapped. Default: hold them in memory.
 
     Raises:
-        ModelError: the model cannot be loaded, or gives vectors that are not finite, or zero where only their
-            direction counts.
+        ModelError: the model cannot be loaded, or a vector is not finite, or is zero although only directions count.
         ResourceError: the encoder's processes ran out of memory or died.
     """
-    sets = [TextSet.of(0, questions), TextSet.of(1, passages)]
-    kept = VectorCache(cache, config.identity()) if cache else None
-    found = {texts.side: vectors for texts in sets if kept and (vectors := kept.find(texts)) is not None}
-    missing = [texts for texts in sets if texts.side not in found and len(texts)]
-    for texts in sets:
-        if texts.side in found:
-            advance(len(texts.places))
-    fingerprint, peak = (kept.fingerprint or "") if kept else "", 0
-    if missing or not found:
-        made, fingerprint, peak = _encode(config, missing, advance, kept)
-        found |= made
-    width = next(iter(found.values())).shape[1]
-    empty = np.empty((0, width), np.float32)
-    asked, answers = (texts.given(found.get(texts.side, empty)) for texts in sets)
-    return EncodedTexts(asked, answers, fingerprint, peak)
+    sets = [TextSet.of(side, texts) for side, texts in zip(SIDES, (questions, passages), strict=True)]
+    vector_cache = VectorCache(cache, config.identity()) if cache else None
+    vectors = {each.side: cached for each in sets if vector_cache and (cached := vector_cache.find(each)) is not None}
+    missing = [each for each in sets if each.side not in vectors and len(each)]
+    for each in sets:
+        if each.side in vectors:
+            advance(len(each.rows))
+    fingerprint, peak = (vector_cache.fingerprint or "") if vector_cache else "", 0
+    if missing or not vectors:
+        encoded, fingerprint, peak = _encode(config, missing, advance, vector_cache)
+        vectors |= encoded
+    empty = np.empty((0, next(iter(vectors.values())).shape[1]), np.float32)
+    question_vectors, passage_vectors = (each.expand(vectors.get(each.side, empty)) for each in sets)
+    return EncodedTexts(question_vectors, passage_vectors, fingerprint, peak)
 
 
 def _encode(
-    config: EncoderConfig, sets: list[TextSet], advance: Callable[[int], None], kept: VectorCache | None
+    config: EncoderConfig, sets: list[TextSet], advance: Callable[[int], None], cache: VectorCache | None
 ) -> tuple[dict[int, Vectors], str, int]:
-    """Vectors by side, the model's fingerprint, and the memory that it took."""
-    occurrences = {texts.side: np.bincount(texts.places, minlength=len(texts)) for texts in sets}
+    """Vectors by side, the model's fingerprint, and the peak memory of a process in bytes."""
+    occurrences = {each.side: np.bincount(each.rows, minlength=len(each)) for each in sets}
     vectors: dict[int, Vectors] = {}
     fingerprint, peak = "", 0
-    with ExitStack() as writing:
+    with ExitStack() as stack:
         for batch in _batches(config, sets):
-            found = np.stack(batch["vector"].to_numpy())
+            block = np.stack(batch["vector"].to_numpy())
             sides, numbers = batch["side"].to_numpy(), batch["number"].to_numpy()
             if not vectors:
-                for texts in sets:
-                    vectors[texts.side] = (
-                        writing.enter_context(kept.writing(texts, found.shape[1]))
-                        if kept
-                        else np.empty((len(texts), found.shape[1]), np.float32)
+                for each in sets:
+                    shape = (len(each), block.shape[1])
+                    vectors[each.side] = (
+                        stack.enter_context(cache.writing(each, shape[1])) if cache else np.empty(shape, np.float32)
                     )
-            _check(config, found)
-            for texts in sets:
-                own = sides == texts.side
-                vectors[texts.side][numbers[own]] = found[own]
-                advance(int(occurrences[texts.side][numbers[own]].sum()))
+            _check_vectors(config, block)
+            for each in sets:
+                mask = sides == each.side
+                vectors[each.side][numbers[mask]] = block[mask]
+                advance(int(occurrences[each.side][numbers[mask]].sum()))
             fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
         if not vectors:
-            raise ModelError("there is no text to encode; give questions or passages")
-    if kept:
-        kept.name(fingerprint)
-        vectors = {texts.side: there for texts in sets if (there := kept.find(texts)) is not None}
+            raise ModelError("there is no text to encode; give questions or passages", code="NO_TEXTS")
+    if cache:
+        cache.write_fingerprint(fingerprint)
+        vectors = {each.side: cached for each in sets if (cached := cache.find(each)) is not None}
     return vectors, fingerprint, peak
 
 
 def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
     """Tables of side, number, vector, fingerprint and memory, in any order."""
-    blocks = _blocks(config, sets)
-    if not blocks:
-        return
+    if blocks := _blocks(config, sets):
+        failure = f"{config.model!r} could not encode"
+        yield from map_blocks(blocks, EncoderActor, (config,), config.workers, gpu=config.gpu, failure=failure)
+
+
+def map_blocks(
+    blocks: list[pa.Table], actor: type, arguments: tuple[Any, ...], workers: int, *, gpu: bool, failure: str
+) -> Iterator[pa.Table]:
+    """Call an actor on each block with Ray Data, and yield the results in any order.
+
+    Args:
+        actor: a class that is made with `arguments` in each of `workers` processes, and called with a block.
+        gpu: give each process one GPU.
+        failure: what failed, for the error.
+
+    Raises:
+        HbtError: what the actor raised, as it was raised; ResourceError if its process died too often.
+    """
+    import ray.data
+
+    from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
+
     dataset = ray.data.from_arrow(blocks).map_batches(
         Guarded,
-        fn_constructor_args=(EncoderActor, config),
-        batch_size=None,  # A block as it is.
+        fn_constructor_args=(actor, *arguments),
+        batch_size=None,  # Keep the blocks as they are.
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_gpus=1 if config.gpu else None,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=1 if gpu else None,
         **WORKER_LIMITS,
     )
-    yield from guarded_batches(dataset, f"{config.model!r} could not encode")
+    yield from guarded_batches(dataset, failure)
 
 
 def _blocks(config: EncoderConfig, sets: list[TextSet]) -> list[pa.Table]:
+    """Tables of number, side and text, longest texts first: memory that suffices for the first suffices for all."""
     rows = config.batch_size * _BATCHES
-    return [ordered.slice(at, rows) for ordered in map(_ordered, sets) for at in range(0, len(ordered), rows)]
+    blocks = []
+    for each in sets:
+        order = np.argsort(-pc.utf8_length(each.texts).to_numpy(), kind="stable")
+        side = np.full(len(order), each.side, np.int8)
+        table = pa.table({"number": order, "side": side, "text": each.texts.take(pa.array(order))})
+        blocks += [table.slice(start, rows) for start in range(0, len(table), rows)]
+    return blocks
 
 
-def _ordered(texts: TextSet) -> pa.Table:
-    """Longest first: the largest batch comes first, and memory that suffices for it suffices for all."""
-    order = np.argsort(-pc.utf8_length(texts.texts).to_numpy(), kind="stable")
-    side = np.full(len(order), texts.side, np.int8)
-    return pa.table({"number": order, "side": side, "text": texts.texts.take(pa.array(order))})
-
-
-def _check(config: EncoderConfig, vectors: Vectors) -> None:
+def _check_vectors(config: EncoderConfig, vectors: Vectors) -> None:
     if not np.isfinite(vectors).all():
-        raise ModelError(f"{config.model!r} gives vectors that are not finite; its weights are damaged or overflow")
+        raise ModelError(
+            f"{config.model!r} gives vectors that are not finite; its weights are damaged or overflow",
+            code="NOT_FINITE",
+        )
     if zero := int((~vectors.any(axis=1)).sum()):
         raise ModelError(
             f"{config.model!r} gives a vector of zeros for {zero} of {len(vectors)} texts, which is equally far from "
-            "everything; its weights are damaged, or its precision is too low"
+            "everything; its weights are damaged, or its precision is too low",
+            code="ZERO_VECTOR",
         )

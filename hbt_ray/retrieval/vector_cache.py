@@ -1,11 +1,11 @@
-"""Vectors that are kept: no text goes twice through one model.
+"""Cache of text vectors, so that no text is encoded twice by one model.
 
-FOLDER/<identity of the model>/model.json       its fingerprint
-FOLDER/<identity of the model>/<texts>/         vectors of one set of distinct texts: vectors.npy, [texts, width],
-                                                float32, and checksums.json
+FOLDER/<identity of the model>/model.json       the fingerprint of its vectors
+FOLDER/<identity of the model>/<texts>/         one set of distinct texts: vectors.npy, [texts, width], float32, and
+                                                checksums.json
 
 Vectors are memory-mapped, so a corpus need not fit into memory. They are compared with their checksum when they are
-opened; damaged ones are made again.
+opened; damaged ones are encoded again.
 """
 
 from __future__ import annotations
@@ -39,56 +39,58 @@ logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
+QUESTIONS, PASSAGES = SIDES = (0, 1)
+"""Sides of a task. Their prompts may differ, so one text has a vector for each side."""
 _MODEL, _VECTORS = "model.json", "vectors.npy"
 
 
 @dataclass(frozen=True, eq=False)
 class TextSet:
-    """The distinct texts of one side, and where each of the given ones is among them."""
+    """The distinct texts of one side."""
 
     side: int
-    """0 for questions, 1 for passages: prompts may differ."""
+    """`QUESTIONS` or `PASSAGES`."""
     texts: pa.LargeStringArray
-    """In the order in which they first occur."""
-    places: npt.NDArray[np.int64]
-    """[given texts] → row of `texts`."""
+    """The distinct texts in the order in which they first occur."""
+    rows: npt.NDArray[np.int64]
+    """[given texts]: the row of each given text in `texts`."""
 
     @classmethod
     def of(cls, side: int, texts: Texts) -> TextSet:
-        given = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([pa.array(texts, pa.large_string())])
-        given = given.cast(pa.large_string())
-        distinct = given.unique()
-        places = pc.index_in(given, value_set=distinct).to_numpy().astype(np.int64)
-        return cls(side, distinct, places)
+        """The distinct texts among all texts of a side."""
+        column = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([pa.array(texts, pa.large_string())])
+        column = column.cast(pa.large_string())
+        distinct = column.unique()
+        return cls(side, distinct, pc.index_in(column, value_set=distinct).to_numpy().astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @cached_property
     def checksum(self) -> str:
-        """Of side and texts, in order."""
+        """Checksum of side and texts, in order."""
         digest = hashlib.sha256(bytes([self.side]))
         digest.update(pc.binary_length(self.texts).to_numpy().tobytes())
         for start in range(0, len(self.texts), 1 << 16):
             digest.update("".join(self.texts.slice(start, 1 << 16).to_pylist()).encode())
         return digest.hexdigest()[:16]
 
-    def given(self, vectors: Vectors) -> Vectors:
-        """Vectors of the given texts from those of the distinct ones; not copied where no text occurs twice."""
-        if len(self.places) == len(vectors) and (self.places == np.arange(len(vectors))).all():
+    def expand(self, vectors: Vectors) -> Vectors:
+        """Vectors of the given texts from those of the distinct ones; the same array if no text occurs twice."""
+        if len(self.rows) == len(vectors) and (self.rows == np.arange(len(vectors))).all():
             return vectors
-        return vectors[self.places]
+        return vectors[self.rows]
 
 
 class VectorCache:
-    """What is kept of one model below a folder, which need not be there yet."""
+    """Cached vectors of one model. The folder need not exist yet."""
 
     def __init__(self, root: Path, identity: str) -> None:
         self._root = root / identity
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the model; None before anything was kept, or if that file is damaged."""
+        """Fingerprint of the model; None if nothing is cached yet or its file is damaged."""
         try:
             return str(read_checked_json(self._root / _MODEL)["fingerprint"])
         except FileNotFoundError:
@@ -98,11 +100,11 @@ class VectorCache:
             return None
 
     def find(self, texts: TextSet) -> Vectors | None:
-        """Their vectors, memory-mapped; None where they are not kept, or damaged."""
+        """The texts' vectors, memory-mapped; None if they are not cached or damaged."""
         if self.fingerprint is None:
             return None
         try:
-            vectors: Vectors = np.load(checked_file(self._path(texts), _VECTORS), mmap_mode="r")
+            vectors: Vectors = np.load(checked_file(self._folder(texts), _VECTORS), mmap_mode="r")
         except FileNotFoundError:
             return None
         except (DamagedFile, OSError, ValueError) as error:
@@ -112,20 +114,20 @@ class VectorCache:
 
     @contextmanager
     def writing(self, texts: TextSet, width: int) -> Iterator[Vectors]:
-        """An array to write to, kept if the block ends well.
+        """An array [texts, width] to fill; it is cached if the `with` block ends without an error.
 
         Raises:
             StorageError: the disk is full.
         """
-        with atomic_folder(self._path(texts)) as scratch:
+        with atomic_folder(self._folder(texts)) as scratch:
             array = create_vector_file(scratch / _VECTORS, (len(texts), width))
             yield array
             array.flush()
             write_checksums(scratch)
 
-    def name(self, fingerprint: str) -> None:
-        """Say what model it is, once its first vectors are there."""
+    def write_fingerprint(self, fingerprint: str) -> None:
+        """Write the model's fingerprint, after its first vectors: without it nothing is found."""
         write_json(self._root / _MODEL, with_checksum({"fingerprint": fingerprint}))
 
-    def _path(self, texts: TextSet) -> Path:
+    def _folder(self, texts: TextSet) -> Path:
         return self._root / texts.checksum

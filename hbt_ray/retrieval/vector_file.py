@@ -1,8 +1,4 @@
-"""A vector file: vectors in a `.npy` file that are read in pieces, so that memory holds what is asked for and no more.
-
-A memory map would do the same in fewer lines, but what it has read stays in the process until the kernel wants it back,
-and counts as its memory until then.
-"""
+"""Vectors in `.npy` files: created at full size, and read block by block."""
 
 from __future__ import annotations
 
@@ -17,9 +13,14 @@ Floats = npt.NDArray[np.float32]
 
 
 class VectorFile:
-    """[rows, width] float32; take a slice or an array of rows from it, as from an array."""
+    """Vectors [rows, width], float32; index it with a slice or an array of rows, and only these are read.
+
+    A memory map would need less code, but the pages that it has read count as memory of the process until the kernel
+    takes them back.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Raises: ValueError if the file holds another type."""
         mapped = np.load(path, mmap_mode="r")
         self._path, self.shape, self._offset = path, (int(mapped.shape[0]), int(mapped.shape[1])), int(mapped.offset)
         if mapped.dtype != np.float32:
@@ -30,16 +31,15 @@ class VectorFile:
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Floats:
         if not isinstance(rows, slice):
-            found: Floats = np.load(self._path, mmap_mode="r")[rows]
-            return np.array(found)
+            return np.array(np.load(self._path, mmap_mode="r")[rows])
         start, stop, _ = rows.indices(len(self))
         num, width = max(0, stop - start), self.shape[1]
-        read: Floats = np.fromfile(self._path, np.float32, num * width, offset=self._offset + 4 * start * width)
-        return read.reshape(num, width)
+        block: Floats = np.fromfile(self._path, np.float32, num * width, offset=self._offset + 4 * start * width)
+        return block.reshape(num, width)
 
 
 def as_vector_file(vectors: Floats | VectorFile) -> Floats | VectorFile:
-    """The same, read in pieces where it is a memory map of a whole file."""
+    """A `VectorFile` for a memory map of a whole file; any other array as it is."""
     if isinstance(vectors, np.memmap) and vectors.filename and vectors.base is not None:
         file = VectorFile(Path(vectors.filename))
         return file if file.shape == vectors.shape else vectors
@@ -49,7 +49,7 @@ def as_vector_file(vectors: Floats | VectorFile) -> Floats | VectorFile:
 def create_vector_file(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
     """A memory-mapped float32 array in a new `.npy` file.
 
-    Its room on the disk is taken at once: where the disk is full, writing to mapped memory would kill the process.
+    Its disk space is allocated at once: writing to mapped memory on a full disk would kill the process.
 
     Raises:
         OSError: the disk is full.

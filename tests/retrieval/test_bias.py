@@ -33,52 +33,6 @@ def test_max_rank_by_hand() -> None:
     np.testing.assert_equal(bias.max_rank(ranks), [7, 4, np.nan])
 
 
-def test_the_logarithm_of_the_worst_rank_runs_from_zero_to_one() -> None:
-    ranks = np.array([[1, 2], [50, 100], [14, 1], [10, 0], [0, 0]])
-    expected = [0.0, 1.0, np.log(7) / np.log(50), 0.5, np.nan]
-    np.testing.assert_allclose(bias.log_max_rank(ranks, 100), expected, atol=1e-15)
-    assert bias.log_max_rank(np.array([[2, 1]]), 2).tolist() == [0.0]  # nothing else is there
-    with pytest.raises(TaskError, match="rank 100 in a pool of 99 documents"):
-        bias.log_max_rank(ranks, 99)
-
-
-def test_peer_by_hand() -> None:
-    """Places 1 2 | 3 4: H = 12 / (4·5) (3²/2 + 7²/2) - 3·5 = 2.4, of which chi-square with one degree has 0.1213."""
-    ranks = np.array([[10, 20, 300, 4000], [10, 300, 4000, 20], [10, 20, 0, 0], [0, 0, 0, 0]])
-    languages = np.array([["en", "en", "de", "de"]] * 4)
-    p = bias.peer(ranks, languages)
-    assert p[0] == pytest.approx(0.12134, abs=1e-5)
-    # Places 1 3 | 4 2: both languages have the mean 2 or 3: H = 12 / 20 (4²/2 + 6²/2) - 15 = 0.6.
-    assert p[1] == pytest.approx(stats.chi2.sf(0.6, 1))
-    assert p[2:].tolist() == [1.0, 1.0]  # one language, none
-
-
-def test_peer_beyond_the_cutoff_is_a_tie() -> None:
-    """At 100 the third and fourth both have place 3.5; at 5 all four tie."""
-    ranks, languages = np.array([[10, 300, 20, 4000]]), np.array([["en", "de", "en", "de"]])
-    tied = stats.kruskal([1, 2], [3.5, 3.5])
-    assert bias.peer(ranks, languages, cutoff=100)[0] == pytest.approx(tied.pvalue)
-    assert bias.peer(ranks, languages, cutoff=5)[0] == 1.0
-
-
-@given(golds(), st.sampled_from([None, 3, 10, 20]))
-def test_peer_is_scipys_test_of_each_query(given: tuple[np.ndarray, np.ndarray], cutoff: int | None) -> None:
-    ranks, languages = given
-    for row, names, value in zip(ranks, languages, bias.peer(ranks, languages, cutoff), strict=True):
-        seen = [row[(names == language) & (row > 0)] for language in LANGUAGES]
-        groups = [np.where(group > (cutoff or 99), 1000, group) for group in seen if len(group)]
-        distinct = {rank for group in groups for rank in group.tolist()}
-        expected = stats.kruskal(*groups).pvalue if len(groups) > 1 and len(distinct) > 1 else 1.0
-        assert value == pytest.approx(expected)
-
-
-def test_one_document_a_language_has_one_p_whatever_the_order() -> None:
-    ranks = np.array([np.random.default_rng(seed).permutation(500)[:11] + 1 for seed in range(20)])
-    p = bias.peer(ranks, np.array([list("abcdefghijk")] * 20))
-    assert p == pytest.approx(np.full(20, stats.chi2.sf(10, 10)))
-    assert len(set(bias.peer(ranks, np.array([list("abcdefghijk")] * 20), cutoff=100).round(6))) > 1
-
-
 def test_own_language_first_by_hand() -> None:
     ranks = np.array([[5, 2, 9], [5, 2, 9], [5, 2, 0], [5, 0, 9], [1, 2, 3]])
     languages = np.array([["de", "en", "th"]] * 4 + [["de", "de", "de"]])
@@ -88,7 +42,7 @@ def test_own_language_first_by_hand() -> None:
 
 
 @given(golds(), st.data())
-def test_own_language_first_is_a_look_at_the_first_gold(
+def test_own_language_first_looks_at_the_best_relevant_document(
     given: tuple[np.ndarray, np.ndarray], data: st.DataObject
 ) -> None:
     ranks, languages = given
@@ -143,8 +97,9 @@ def test_chunks_do_not_change_correlations(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_a_correlation_needs_two_documents_and_those_that_there_are(k: int) -> None:
-    with pytest.raises(TaskError, match=f"MRC@{k} of 4 documents a query"):
+    with pytest.raises(TaskError) as error:
         bias.mean_rank_correlation(np.zeros((2, 4), dtype=np.int64), ["x", "x"], k)
+    assert error.value.code == "INVALID_RANKS"
 
 
 def test_shares_and_their_distance_by_hand() -> None:
@@ -171,14 +126,15 @@ def test_a_language_that_fills_the_top_is_at_its_distance() -> None:
     assert bias.share_distance([[0, 1], [1, 0]], ["de", "de", "en", "en"], ["de", "de"]) == {"de": 0.5}
 
 
-def test_ranks_that_are_none_are_refused() -> None:
+def test_other_values_than_ranks_are_refused() -> None:
     for ranks in ([[1, -1]], [[1.0, 2.0]], [1, 2]):
-        with pytest.raises(TaskError, match="ranks must be whole numbers"):
+        with pytest.raises(TaskError) as error:
             bias.max_rank(ranks)
+        assert error.value.code == "INVALID_RANKS"
 
 
 def test_no_queries_give_no_values() -> None:
     none, names = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3), dtype=np.str_)
-    assert bias.max_rank(none).shape == bias.log_max_rank(none, 5).shape == bias.peer(none, names).shape == (0,)
+    assert bias.max_rank(none).shape == (0,)
     assert bias.own_language_first(none, names, []).shape == bias.mean_rank_correlation(none, [], 2).shape == (0,)
     assert bias.language_share(none, ["de", "en"]).shape == (0, 2)

@@ -90,7 +90,7 @@ def test_damaged_vectors_are_made_again(tmp_path: Path, caplog: pytest.LogCaptur
             return bool(np.array_equal(vectors, wanted))
         with cache.writing(texts, 40) as array:
             array[:] = wanted
-        cache.name("f1")
+        cache.write_fingerprint("f1")
         return True
 
     assert read()
@@ -124,8 +124,8 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
 def test_a_damaged_fix_is_named(tmp_path: Path) -> None:
     path = fitted(Lir()).save(tmp_path / "lir.safetensors")
     found = outcomes(path, 150, lambda: Transform.load(path).fingerprint)
-    assert not {*found} - {"same", "ModelError", "missing: ModelError"}
-    assert found["ModelError"] > 75
+    assert not {*found} - {"same", "INVALID_TRANSFORM", "missing: ModelError"}
+    assert found["INVALID_TRANSFORM"] > 75
 
 
 def test_a_memory_map_on_a_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:

@@ -161,4 +161,4 @@ def test_a_set_of_texts_is_known_by_its_texts_their_order_and_side() -> None:
     assert len({texts.checksum for texts in sets}) == 4
     twice = TextSet.of(0, ["a", "bc", "a"])
     assert twice.checksum == sets[0].checksum
-    assert twice.given(np.array([[1], [2]], np.float32)).tolist() == [[1], [2], [1]]
+    assert twice.expand(np.array([[1], [2]], np.float32)).tolist() == [[1], [2], [1]]

@@ -1,7 +1,8 @@
-"""Rescore: a cross-encoder reads question and passage together and scores the pair; the teacher of Translate-Distill.
+"""Rescoring of mined negatives by a cross-encoder, which reads question and passage together: the teacher of
+Translate-Distill (2401.04810).
 
-Ray Data with a pool of actors that hold one model each, as in `encode`. The texts lie once in the object store; what
-travels are numbers of pairs. Scores are the model's raw output: a sigmoid would crush what is far apart.
+It runs on Ray Data with a pool of actors that hold one model each, as in `encoder`. The texts lie once in the object
+store; the blocks hold numbers of pairs only. Scores are the model's raw output, since a sigmoid would saturate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
+import ray
 from pydantic import Field
 
 from hbt_ray.config import Config
@@ -20,7 +21,7 @@ from hbt_ray.errors import ModelError
 from hbt_ray.host import usable_cpus
 from hbt_ray.model.loading import load_cross_encoder
 from hbt_ray.model.source import find_model
-from hbt_ray.ray_errors import WORKER_LIMITS, Guarded, guarded_batches
+from hbt_ray.retrieval.encoder import map_blocks
 from hbt_ray.retrieval.search.exact_scores import Floats
 
 
@@ -28,13 +29,13 @@ class RescorerConfig(Config):
     """The cross-encoder, and how it is run."""
 
     model: str
-    """A folder or a hub name, with one output a pair."""
+    """A folder or a hub name of a cross-encoder with one output per pair."""
     batch_size: int = Field(64, gt=0)
     """Pairs of one forward pass."""
     workers: int = Field(1, gt=0)
-    """Actors; without a GPU they share the cores."""
+    """Number of scoring processes. Without GPUs they share the CPU cores."""
     gpu: bool = False
-    """One GPU an actor."""
+    """Give each scoring process one GPU."""
 
 
 def rescore(
@@ -44,37 +45,33 @@ def rescore(
     pairs: Indices,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Floats:
-    """The score of each pair; needs a Ray session.
+    """The score of each pair, [pairs]; needs a Ray session.
 
     Args:
         pairs: [pairs, 2] numbers of a question and a document.
-        advance: told of every batch how many pairs it has finished.
+        advance: called after each block with the number of pairs that it has finished.
 
     Raises:
-        ModelError: the model cannot be loaded, is no cross-encoder with one output, or gives scores not finite.
+        ModelError: the model cannot be loaded, is not a cross-encoder with one output, or a score is not finite.
     """
     lengths = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in (questions, documents)]
-    # Longest first: memory that suffices for the first batch suffices for all, and little is spent on padding.
+    # Longest first: memory that suffices for the first block suffices for all, and there is little padding.
     order = np.argsort(-lengths[0][pairs[:, 0]] - lengths[1][pairs[:, 1]], kind="stable")
     table = pa.table({"number": order, "question": pairs[order, 0], "document": pairs[order, 1]})
-    block = config.batch_size * 8
+    rows = config.batch_size * 8
+    blocks = [table.slice(start, rows) for start in range(0, len(table), rows)]
+    # A list within the arguments: Ray would replace references that it sees by the texts.
     stored = [ray.put(pa.array(texts, pa.large_string())) for texts in (questions, documents)]
-    dataset = ray.data.from_arrow([table.slice(at, block) for at in range(0, len(table), block)]).map_batches(
-        Guarded,
-        # A list within the arguments: Ray would put the texts in the place of references that it sees.
-        fn_constructor_args=(_Rescorer, config, stored),
-        batch_size=None,  # A block as it is.
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_gpus=1 if config.gpu else None,
-        **WORKER_LIMITS,
-    )
     scores = np.full(len(pairs), np.nan, np.float32)
-    for batch in guarded_batches(dataset, f"{config.model!r} could not score pairs"):
-        scores[batch["number"].to_numpy()] = batch["score"].to_numpy()
-        advance(len(batch))
+    failure = f"{config.model!r} could not score pairs"
+    for block in map_blocks(blocks, _Rescorer, (config, stored), config.workers, gpu=config.gpu, failure=failure):
+        scores[block["number"].to_numpy()] = block["score"].to_numpy()
+        advance(len(block))
     if not np.isfinite(scores).all():
-        raise ModelError(f"{config.model!r} gives scores that are not finite; its weights are damaged or overflow")
+        raise ModelError(
+            f"{config.model!r} gives scores that are not finite; its weights are damaged or overflow",
+            code="NOT_FINITE",
+        )
     return scores
 
 
@@ -82,6 +79,7 @@ class _Rescorer:
     """One model in one process."""
 
     def __init__(self, config: RescorerConfig, texts: Sequence[Any]) -> None:
+        """`texts` are references to questions and documents."""
         import torch
 
         if not config.gpu:
@@ -90,10 +88,10 @@ class _Rescorer:
         self._raw, self._batch_size = torch.nn.Identity(), config.batch_size
         self._questions, self._documents = ray.get(list(texts))
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        sides = (self._questions.take(batch["question"]), self._documents.take(batch["document"]))
+    def __call__(self, block: pa.Table) -> pa.Table:
+        sides = (self._questions.take(block["question"]), self._documents.take(block["document"]))
         pairs = list(zip(*(side.to_pylist() for side in sides), strict=True))
         scores = self._model.predict(
             pairs, batch_size=self._batch_size, activation_fn=self._raw, show_progress_bar=False
         )
-        return pa.table({"number": batch["number"], "score": scores.astype(np.float32)})
+        return pa.table({"number": block["number"], "score": scores.astype(np.float32)})

@@ -149,7 +149,10 @@ class Transform:
             return fix
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, ValidationError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{path}: no fix, or a damaged one ({reason}); run `hbt posthoc` again") from None
+            raise ModelError(
+                f"{path}: is not a transform, or is damaged ({reason}); run `hbt posthoc` again",
+                code="INVALID_TRANSFORM",
+            ) from None
 
     def _tensors(self) -> dict[str, Vectors]:
         return {f"{side}.{language}": of for side, by in self.learned.items() for language, of in by.items()}
