@@ -72,7 +72,7 @@ def build_index(
         TaskError: the folder holds something else.
     """
     from hbt_ray.host import usable_cpus
-    from hbt_ray.retrieval.encoder import encode, model_folder
+    from hbt_ray.retrieval.encoder import encode, local_model_folder
     from hbt_ray.retrieval.search.saved_index import check_index_folder, save_index
     from hbt_ray.storage import exclusive_lock
 
@@ -82,7 +82,7 @@ def build_index(
         with screen.counting("encoding", len(documents)) as advance:
             encoded = encode(encoder, [], documents["text"], advance)
         screen.say(f"indexing ({config.factory})")
-        local = model_folder(encoder.model)
+        local = local_model_folder(encoder.model)
         anywhere = encoder.model_copy(update={"model": str(local.absolute()) if local else encoder.model})
         with screen.counting("indexing", len(documents)) as advance:
             saved = save_index(

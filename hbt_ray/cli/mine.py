@@ -34,7 +34,7 @@ def mine(
     from hbt_ray.console import Screen
     from hbt_ray.data.store.store import Store
     from hbt_ray.ray_session import session
-    from hbt_ray.retrieval.encoder import fetch_model, model_folder
+    from hbt_ray.retrieval.encoder import fetch_model, local_model_folder
     from hbt_ray.retrieval.mining.mine import check_output_folder, languages_to_mine
     from hbt_ray.storage.location import is_uri
 
@@ -44,7 +44,7 @@ def mine(
     run = find_run(model)
     encoder = encoder_config(settings.encoder, encoder_path(run, model))
     if settings.rescorer:
-        model_folder(settings.rescorer.model, "cross-encoder")
+        local_model_folder(settings.rescorer.model, "cross-encoder")
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = check_output_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
     languages_to_mine(opened.manifest, settings.mining)  # Report errors before a cluster starts.

@@ -15,7 +15,7 @@ def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
     Raises:
         ModelError: the model is neither a model folder nor a hub name, or it is a run that has not finished training.
     """
-    from hbt_ray.retrieval.encoder import model_folder
+    from hbt_ray.retrieval.encoder import local_model_folder
 
     run = RunDir(Path(model).absolute())
     if run.config.exists():
@@ -25,7 +25,7 @@ def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
                 code="MODEL_NOT_FOUND",
             )
         return run
-    model_folder(model)
+    local_model_folder(model)
     return results_folder(storage, name or model.strip("/").replace("/", "--").lstrip("."))
 
 
@@ -49,11 +49,11 @@ def transform_file(run: RunDir, model: str, name: str) -> Path:
     Args:
         name: name of the transform, or its file, which is returned as it is.
     """
-    from hbt_ray.retrieval.encoder import model_folder
+    from hbt_ray.retrieval.encoder import local_model_folder
     from hbt_ray.retrieval.transforms.transform import SUFFIX
 
     if name.endswith(SUFFIX):
         return Path(name)
     file = f"{valid_name(name, 'posthoc')}{SUFFIX}"
-    folder = run.model if run.config.exists() else model_folder(model) or run.root
+    folder = run.model if run.config.exists() else local_model_folder(model) or run.root
     return folder / "posthoc" / file

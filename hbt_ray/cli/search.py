@@ -60,10 +60,10 @@ def search_index(
 
     from hbt_ray.host import usable_cpus
     from hbt_ray.model.loading import quiet_transformers
-    from hbt_ray.retrieval.encoder import EncoderActor, model_folder
+    from hbt_ray.retrieval.encoder import EncoderActor, local_model_folder
 
     config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
-    model_folder(config.model)
+    local_model_folder(config.model)
     with quiet_transformers():
         encoder = EncoderActor(config)
     encoded = encoder(pa.table({"number": range(len(questions)), "side": [0] * len(questions), "text": questions}))
