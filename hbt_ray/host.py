@@ -1,4 +1,4 @@
-"""What a process uses of its machine: processors, and memory that it keeps."""
+"""CPUs and memory of the machine: how many CPUs this process may use, and whether it keeps freed memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def usable_cpus() -> int:
-    """Number of processors that this process may use.
+    """Number of CPUs that this process may use.
 
-    It is smaller than the machine's if a container's quota, an affinity or `LOKY_MAX_CPU_COUNT` says so. Threads beyond
-    this number wait for each other.
+    It is smaller than the machine's number if a container's quota, the CPU affinity or `LOKY_MAX_CPU_COUNT` limits it.
+    More threads than this wait for each other.
     """
     from joblib import cpu_count
 
@@ -20,11 +20,11 @@ def usable_cpus() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for the next tensors.
+    """Keep freed memory in this process for the next tensors.
 
-    By default glibc gives every large block back to the system, which then has to clear its pages again for each tensor
-    of each layer. That costs an eighth of an encoder's time on two cores. The process grows to its peak and stays so.
-    In threads it helps only if MALLOC_ARENA_MAX=1 was set when the process began. Without glibc nothing happens.
+    By default glibc returns every large block to the system, which then clears its pages again for each tensor of each
+    layer. That costs an eighth of an encoder's time on two CPUs. With this call the process stays at its peak size. In
+    threads it helps only if MALLOC_ARENA_MAX=1 was set when the process started. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,13 +1,13 @@
-"""YAML as configurations use it: bounded, without duplicate keys, and without types that a text only looks like.
+"""YAML for configurations: bounded, without duplicate keys, and without dates, times and `no` as a boolean.
 
 It differs from `yaml.safe_load` (YAML 1.1) in four ways:
 
-- Plain scalars are typed as in the core schema of YAML 1.2: null, booleans (`true`, `false`), decimal numbers. A date
-  (`2020-01-01`), a time (`12:30`), `no`, `on` and `007` stay texts.
-- Tags (`!!timestamp`, `!!python/object`) are refused.
-- A key that stands twice in one mapping is an error; `safe_load` lets the last one win.
-- Size, depth and the number of nodes are limited, aliases counted as what they stand for: 500 bytes of nested aliases
-  (the "billion laughs") would otherwise become gigabytes in whatever walks the values.
+- Plain scalars have the types of the core schema of YAML 1.2: null, booleans (`true`, `false`), decimal numbers. A date
+  (`2020-01-01`), a time (`12:30`), `no`, `on` and `007` are strings.
+- Tags (`!!timestamp`, `!!python/object`) are errors.
+- A duplicate key in a mapping is an error; `safe_load` keeps the last value.
+- Size, depth and the number of nodes are limited. An alias counts as the nodes that it refers to: 500 bytes of nested
+  aliases (the "billion laughs") would otherwise become gigabytes in code that walks the values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 MAX_BYTES = 4 << 20
-"""Of a file; the longest configurations list some thousand files."""
+"""Size of a file; the longest configurations list some thousand files."""
 MAX_DEPTH = 50
 MAX_NODES = 100_000
 MAX_DIGITS = 100
@@ -35,7 +35,8 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, is no YAML, or is beyond a limit; the text is one line that says where.
+        ValueError: the file cannot be read, is not valid YAML, or exceeds a limit. The message is one line with the
+            place.
     """
     try:
         with path.open("rb") as file:
@@ -53,7 +54,7 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ValueError: it is no YAML, or is beyond a limit; the text is one line that says where.
+        ValueError: the text is not valid YAML or exceeds a limit. The message is one line with the place.
     """
     try:
         return _unshared(yaml.load(text, Loader=_Loader))
@@ -68,7 +69,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _unshared(value: Any) -> Any:
-    """The same without shared parts: PyYAML gives all aliases one object, and a change of one would change all."""
+    """A copy in which no dict or list is shared: PyYAML makes one object for all aliases of an anchor."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
@@ -82,19 +83,19 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
         self._num_nodes = 0
         self._sizes: dict[str, int] = {}
-        """Anchor → nodes that an alias of it stands for."""
+        """Anchor → number of nodes that an alias of it refers to."""
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event: Any = self.peek_event()
         if self.check_event(yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
-                raise ComposerError(
-                    None, None, f"alias {str(event.anchor)[:40]!r} stands within itself", event.start_mark
-                )
+                raise ComposerError(None, None, f"alias {str(event.anchor)[:40]!r} contains itself", event.start_mark)
             self._count(self._sizes.get(event.anchor, 1), event)
             return super().compose_node(parent, index)
         if getattr(event, "tag", None) not in (None, "!"):
-            raise ComposerError(None, None, f"tag {event.tag[:40]!r}, where a plain value belongs", event.start_mark)
+            raise ComposerError(
+                None, None, f"tag {event.tag[:40]!r} is not allowed; write a plain value", event.start_mark
+            )
         before = self._num_nodes
         self._count(1, event)
         self._depth += 1
@@ -109,7 +110,7 @@ class _Loader(yaml.SafeLoader):
     def _count(self, num_nodes: int, event: Any) -> None:
         self._num_nodes += num_nodes
         if self._num_nodes > MAX_NODES:
-            raise ComposerError(None, None, f"more than {MAX_NODES:,} values, with its aliases", event.start_mark)
+            raise ComposerError(None, None, f"more than {MAX_NODES:,} values, including aliases", event.start_mark)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -118,7 +119,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise ConstructorError(None, None, f"key {str(key)[:80]!r} stands twice", key_node.start_mark)
+                raise ConstructorError(None, None, f"duplicate key {str(key)[:80]!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -135,8 +136,9 @@ class _Loader(yaml.SafeLoader):
         return text
 
 
-# Each is a part of YAML 1.1's, so that what `yaml.safe_dump` writes reads back equal.
-_CORE = {
+# Type → (pattern, possible first characters; "\0" is the empty scalar). Each is a subset of YAML 1.1, so that what
+# `yaml.safe_dump` writes reads back equal.
+_SCALAR_PATTERNS = {
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
@@ -146,10 +148,12 @@ _CORE = {
     ),
     "merge": (r"<<", "<"),
 }
-_Loader.yaml_implicit_resolvers = {}  # Those of YAML 1.1 are not inherited.
-for _name, (_pattern, _first) in _CORE.items():
+_Loader.yaml_implicit_resolvers = {}  # Without those of YAML 1.1.
+for _name, (_pattern, _first) in _SCALAR_PATTERNS.items():
     _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), ["" if one == "\0" else one for one in _first]
+        f"tag:yaml.org,2002:{_name}",
+        re.compile(f"^(?:{_pattern})$"),
+        ["" if character == "\0" else character for character in _first],
     )
 for _name, _construct in {"int": _Loader.construct_yaml_int, "float": _Loader.construct_yaml_float}.items():
     _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _construct)

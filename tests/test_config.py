@@ -92,11 +92,11 @@ def bomb(levels: int = 12) -> str:
 
 HOSTILE = {
     "an alias bomb": (bomb(), "more than 100,000 values"),
-    "an alias within itself": ("plan: &a [*a]", "stands within itself"),
+    "an alias within itself": ("plan: &a [*a]", "contains itself"),
     "lists of lists": (MINIMAL + "plan: " + "[" * 5000, "nested more than 50 deep"),
     "mappings of mappings": (MINIMAL + "plan: " + "{a: " * 5000, "nested more than 50 deep"),
-    "a key twice": (MINIMAL + "store: t\n", "'store' stands twice in line 3"),
-    "a key twice within": (MINIMAL + "plan: {alpha: 0.1, alpha: 0.2}", "'alpha' stands twice in line 3"),
+    "a key twice": (MINIMAL + "store: t\n", "duplicate key 'store' in line 3"),
+    "a key twice within": (MINIMAL + "plan: {alpha: 0.1, alpha: 0.2}", "duplicate key 'alpha' in line 3"),
     "thousands of digits": (MINIMAL + "plan: {seed: " + "9" * 5000 + "}", "a number of 5,000 digits in line 3"),
     "digits as text": (MINIMAL + "plan: {seed: '" + "9" * 4000 + "'}", "an integer of 13288 bits"),
     "beyond 64 bits": (MINIMAL + "plan: {seed: 18446744073709551616}", "an integer of 65 bits"),
