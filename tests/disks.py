@@ -13,7 +13,7 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, size: str = "64k") -> Iterator[Path]:
-    """A file system of this size at `path`; the test is skipped where none can be mounted."""
+    """Mount a file system of this size at `path`. The test is skipped if mounting is not permitted."""
     path.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
@@ -26,5 +26,5 @@ def small_disk(path: Path, size: str = "64k") -> Iterator[Path]:
 
 
 def resize(path: Path, size: str) -> None:
-    """As if somebody made room."""
+    """Change the size of a file system of `small_disk`."""
     subprocess.run(["mount", "-o", f"remount,size={size}", str(path)], check=True)

@@ -1,4 +1,4 @@
-"""Two commands on one run, search, result, index or set of negatives: the second is refused and changes nothing."""
+"""Of two commands on one run, search, result, index or set of negatives the second is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SCREEN, ENCODER = Screen(silent=True), EncoderConfig(model="unused")
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """The lock of `path`, held by another command."""
+    """Hold the lock of `path` in another thread, as another command would."""
     ready, over = Event(), Event()
 
     def hold() -> None:
@@ -78,7 +78,7 @@ def _evaluate(world: Path) -> Any:
     return evaluate_tasks(RunDir(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
 
 
-def _evaluate_words(world: Path) -> Any:
+def _evaluate_bm25(world: Path) -> Any:
     return evaluate_bm25(RunDir(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
 
 
@@ -102,7 +102,7 @@ def _index(world: Path) -> Any:
         (_train, "x"),
         (_search, "x"),
         (_evaluate, "x/results/worldfacts"),
-        (_evaluate_words, "x/results/worldfacts"),
+        (_evaluate_bm25, "x/results/worldfacts"),
         (_fit, "x.safetensors"),
         (_mine, "x"),
         (_index, "index"),
@@ -121,7 +121,7 @@ def test_the_second_command_is_refused_and_changes_nothing(
     assert caught.value.owner["pid"] == os.getpid()
 
 
-def test_other_tasks_of_a_model_may_be_judged_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tasks_of_a_model_can_be_evaluated_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And while the run is locked by training that goes on; but not two tasks of which one is being judged."""
     run, other = RunDir(world / "runs" / "y"), open_task("worldfacts")
     begun: list[str] = []

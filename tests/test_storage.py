@@ -1,4 +1,4 @@
-"""Files that survive accidents: what a kill, a full disk, a link, a second writer or a changed bit leaves behind."""
+"""Storage under kills, full disks, symbolic links, concurrent writers and changed bits."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from tests.disks import small_disk
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "a\\b", ".hidden", "~", "a\0b", "a\nb", " a", "ż" * 150, "\x1b[2J"]
 )
-def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+def test_an_invalid_file_name_is_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
         storage.valid_name(name, "run")
     assert caught.value.code == "INVALID_NAME"
 
 
 @pytest.mark.parametrize("name", ["faq-hybrid", "xquad-r", "Ωμέγα", "a.b", "x" * 200, "intfloat--e5"])
-def test_ordinary_names_pass(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert storage.valid_name(name, "run") == name
 
 
-def test_a_failed_block_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> None:
+def test_after_a_failed_write_the_old_file_exists_and_no_scratch(tmp_path: Path) -> None:
     path = storage.write_text(tmp_path / "a.json", "old")
 
     def write_half() -> None:
@@ -51,8 +51,8 @@ def test_a_failed_block_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def _write_as_some_libraries_do(path: Path) -> None:
-    """Such as safetensors: another file, which its owner alone may read, in the place of the one that was there."""
+def _replace_with_private_file(path: Path) -> None:
+    """Replace a file by one that only its owner may read, as safetensors does."""
     handle, name = tempfile.mkstemp(dir=path.parent)
     os.close(handle)
     os.replace(name, path)
@@ -62,16 +62,16 @@ def test_files_and_folders_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         with storage.atomic_file(tmp_path / "file") as scratch:
-            _write_as_some_libraries_do(scratch)
+            _replace_with_private_file(scratch)
         with storage.atomic_folder(tmp_path / "folder") as scratch:
-            _write_as_some_libraries_do(scratch / "inner")
+            _replace_with_private_file(scratch / "inner")
     finally:
         os.umask(old)
     modes = [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("file", "folder", "folder/inner")]
     assert modes == ["0o640", "0o750", "0o640"]
 
 
-def test_an_atomic_folder_replaces_a_link_and_spares_its_target(tmp_path: Path) -> None:
+def test_an_atomic_folder_replaces_a_link_but_not_its_target(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "thesis.txt").write_text("mine")
@@ -83,7 +83,7 @@ def test_an_atomic_folder_replaces_a_link_and_spares_its_target(tmp_path: Path) 
     assert not (tmp_path / "results").is_symlink()
 
 
-def test_deletion_spares_what_links_point_to(tmp_path: Path) -> None:
+def test_deletion_does_not_follow_links(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("mine")
@@ -105,9 +105,7 @@ def _wait_inside(writer: Callable[[Path], object], path: Path, ready: Path) -> N
 
 
 @pytest.mark.parametrize("writer", [storage.atomic_file, storage.atomic_folder])
-def test_scratch_of_a_killed_writer_is_removed_and_that_of_a_living_one_stays(
-    tmp_path: Path, writer: Callable[[Path], object]
-) -> None:
+def test_only_the_scratch_of_a_killed_writer_is_removed(tmp_path: Path, writer: Callable[[Path], object]) -> None:
     target, context = tmp_path / "target[1]", multiprocessing.get_context("fork")
     writers = []
     for number in range(2):
@@ -127,7 +125,7 @@ def test_scratch_of_a_killed_writer_is_removed_and_that_of_a_living_one_stays(
     writers[1].join()
 
 
-def test_two_processes_may_publish_one_folder(tmp_path: Path) -> None:
+def test_two_processes_can_replace_one_folder(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from hbt_ray.storage import atomic_folder\n"
         "for n in range(150):\n"
@@ -140,7 +138,7 @@ def test_two_processes_may_publish_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
+def test_a_folder_is_replaced_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
     if not can_exchange:
         monkeypatch.setattr(storage.atomic, "_exchange", lambda first, second: False)
     for content in ("old", "new"):
@@ -165,7 +163,7 @@ def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path) -> None:
     assert missing == 0
 
 
-def test_a_torn_line_is_skipped_and_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_line_is_skipped_and_the_next_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
     storage.append_json_lines(path, [{"step": 0}, {"step": 1}])
     with path.open("ab") as file:
@@ -175,7 +173,7 @@ def test_a_torn_line_is_skipped_and_spoils_no_other(tmp_path: Path, caplog: pyte
     assert "1 damaged lines" in caplog.text
 
 
-def test_a_full_disk_is_one_error_and_cuts_the_line_back(tmp_path: Path) -> None:
+def test_after_a_full_disk_a_file_has_its_previous_size(tmp_path: Path) -> None:
     with small_disk(tmp_path):
         path = tmp_path / "a.jsonl"
         storage.append_json_lines(path, [{"step": 0}])
@@ -190,7 +188,7 @@ def test_a_full_disk_is_one_error_and_cuts_the_line_back(tmp_path: Path) -> None
         assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}]
 
 
-def test_the_cause_is_found_behind_errors_of_libraries() -> None:
+def test_a_storage_error_is_found_in_wrapped_errors() -> None:
     try:
         try:
             raise OSError(errno.ENOSPC, "No space left on device", "/x/a")
@@ -205,7 +203,7 @@ def test_the_cause_is_found_behind_errors_of_libraries() -> None:
 
 
 @pytest.mark.parametrize("change", [b"3", b"", b"{}"])
-def test_one_changed_character_is_noticed(tmp_path: Path, change: bytes) -> None:
+def test_a_changed_character_is_detected(tmp_path: Path, change: bytes) -> None:
     path = tmp_path / "a.json"
     storage.write_json(path, storage.with_checksum({"step": 200, "files": {"a": "b"}}))
     assert storage.read_checked_json(path) == {"step": 200, "files": {"a": "b"}}
@@ -214,7 +212,7 @@ def test_one_changed_character_is_noticed(tmp_path: Path, change: bytes) -> None
         storage.read_checked_json(path)
 
 
-def test_the_second_command_is_refused_and_names_the_first(tmp_path: Path) -> None:
+def test_a_second_lock_is_refused_with_the_owner_of_the_first(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "x"
 
     def second() -> BaseException | None:
@@ -235,7 +233,7 @@ def test_the_second_command_is_refused_and_names_the_first(tmp_path: Path) -> No
     assert os.listdir(run.parent) == []
 
 
-def test_a_command_may_lock_what_its_parts_lock_as_well(tmp_path: Path) -> None:
+def test_a_thread_can_take_its_lock_again(tmp_path: Path) -> None:
     with storage.exclusive_lock(tmp_path / "x", "demo"):
         with storage.exclusive_lock(tmp_path / "x", "train"):
             pass
@@ -259,7 +257,7 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_of_another_host_counts_as_long_as_its_heart_beats(tmp_path: Path) -> None:
+def test_a_lock_of_another_host_expires_without_heartbeat(tmp_path: Path) -> None:
     lock = tmp_path / ".x.lock"
     owner = {"host": f"not-{socket.gethostname()}", "pid": 1, "purpose": "train", "since": 0.0}
     lock.write_text(json.dumps(owner))
@@ -273,7 +271,7 @@ def test_a_lock_of_another_host_counts_as_long_as_its_heart_beats(tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", [b"torn", b'{"step": 7}\n'], ids=["torn", "no checksum"])
-def test_rows_with_checksums_are_as_written_or_skipped(
+def test_rows_with_a_wrong_checksum_are_skipped(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, rows = tmp_path / "rows.jsonl", [{"step": step, "AP": step / 7} for step in range(5)]
@@ -287,7 +285,7 @@ def test_rows_with_checksums_are_as_written_or_skipped(
     assert storage.read_json_lines(path, checked=True)[-1] == {"step": 5}
 
 
-def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_the_temporary_folder_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     ready, context = tmp_path / "ready", multiprocessing.get_context("fork")
     make = lambda path: storage.temporary_folder("test", path)  # noqa: E731
     process = context.Process(target=_wait_inside, args=(make, tmp_path / "scratch", ready))
@@ -303,7 +301,7 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path:
     assert os.listdir(tmp_path / "scratch") == []
 
 
-def test_a_folder_with_nothing_but_scratch_is_unused(tmp_path: Path) -> None:
+def test_a_folder_with_only_scratch_files_is_unused(tmp_path: Path) -> None:
     assert storage.is_unused(tmp_path / "nothing")
     assert storage.is_unused(tmp_path)
     (tmp_path / ".config.yaml.0123abcd.part").touch()

@@ -1,4 +1,4 @@
-"""Overlap with evaluation data: equal texts and long runs, in any script, and nothing else."""
+"""`Decontaminator` finds equal texts and long common runs in any script, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS = [WORDY, CHINESE, THAI, HINDI, "Which currency is used in Kenya?"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
+def test_texts_that_differ_in_punctuation_and_case_overlap(text: str) -> None:
     overlap = Decontaminator(TEXTS)
     assert overlap.overlap(text) == "equals a text of the evaluation data"
     assert overlap.overlap(f"  «{text.upper()}» !") == "equals a text of the evaluation data"
@@ -30,13 +30,13 @@ def test_equal_texts_overlap_whatever_their_punctuation(text: str) -> None:
         (HINDI, " ".join(HINDI.split()[2 : 2 + RUN_WORDS]), " ".join(HINDI.split()[2 : 1 + RUN_WORDS])),
     ],
 )
-def test_a_run_of_the_stated_length_overlaps_and_a_shorter_one_does_not(whole: str, run: str, short: str) -> None:
+def test_runs_overlap_from_the_documented_length(whole: str, run: str, short: str) -> None:
     overlap = Decontaminator([whole])
     assert "long run" in overlap.overlap(f"before, {run}; after")
     assert overlap.overlap(f"前 {short}。后" if whole is CHINESE else f"before, {short}; after") == ""
 
 
-def test_thai_is_counted_by_characters_with_their_vowel_signs() -> None:
+def test_thai_runs_are_characters_with_their_vowel_signs() -> None:
     tokens = normalised_tokens(THAI)
     assert "".join(tokens) == THAI
     assert len(run_hashes(tokens)) == len(tokens) - 45 + 1
@@ -55,7 +55,7 @@ def test_short_texts_that_differ_do_not_overlap() -> None:
 
 
 @given(st.lists(st.text(alphabet="abc ", min_size=1, max_size=60), max_size=5), st.text(alphabet="abc ", max_size=200))
-def test_it_agrees_with_comparing_words(texts: list[str], text: str) -> None:
+def test_hashes_agree_with_a_comparison_of_words(texts: list[str], text: str) -> None:
     def runs(of: str) -> set[tuple[str, ...]]:
         words = of.split()
         return {tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)}

@@ -1,4 +1,4 @@
-"""The cache of a node: bounded, shared by processes, and it survives whatever happens to its files."""
+"""`NodeCache`: bounded, shared by processes, and robust against damage, crashes and full disks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hbt_ray.data.store.node_cache import NodeCache, NodeCacheConfig
 from hbt_ray.errors import StoreError
 
 KIB = 1 / 2**20
-"""In GiB."""
+"""One KiB in GiB."""
 
 
 def content(number: int, length: int = 1_000) -> pa.Buffer:
@@ -35,7 +35,7 @@ def sizes(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("*.arrow")]
 
 
-def test_what_was_fetched_once_is_read_from_the_disk(tmp_path: Path) -> None:
+def test_fetched_content_is_read_from_the_disk(tmp_path: Path) -> None:
     first, second = NodeCache(NodeCacheConfig(folder=tmp_path)), NodeCache(NodeCacheConfig(folder=tmp_path))
     assert text(first.get(("a", 0), lambda: content(7))) == "7"
     for cache in (first, second):
@@ -44,7 +44,7 @@ def test_what_was_fetched_once_is_read_from_the_disk(tmp_path: Path) -> None:
     assert (first.hits, first.misses, second.hits, second.misses) == (1, 1, 1, 1)
 
 
-def test_the_bound_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> None:
+def test_the_least_recently_used_files_are_evicted_before_the_bound_is_exceeded(tmp_path: Path) -> None:
     cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=16 * KIB))
     held = cache.get((0,), lambda: content(0))
     for number in range(1, 100):
@@ -61,7 +61,7 @@ def test_the_bound_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> N
         cache.get((0,), lambda: 1 / 0)  # type: ignore[arg-type, return-value]
 
 
-def test_content_beyond_the_bound_is_passed_through(tmp_path: Path) -> None:
+def test_content_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
     cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=1 * KIB))
     assert text(cache.get((0,), lambda: content(3, length=5_000))) == "3"
     assert sizes(tmp_path) == []
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_fetched_again(tmp_path: Path, damage: object) -> None
     assert cache.misses == 2
 
 
-def test_a_lost_ledger_and_leftovers_of_a_crash_are_put_right(tmp_path: Path) -> None:
+def test_a_damaged_ledger_and_files_of_a_crash_are_repaired(tmp_path: Path) -> None:
     cache = NodeCache(NodeCacheConfig(folder=tmp_path, max_gib=16 * KIB))
     for number in range(8):
         cache.get((number,), lambda: content(number))  # noqa: B023 - called at once
@@ -91,7 +91,7 @@ def test_a_lost_ledger_and_leftovers_of_a_crash_are_put_right(tmp_path: Path) ->
 
 
 def test_many_threads_and_processes_share_a_small_cache(tmp_path: Path) -> None:
-    """Twelve readers over 40 keys in room for about 12: everybody reads what is right, the bound holds throughout."""
+    """Twelve readers of 40 keys with space for about 12: all read the right content within the bound."""
     script = f"""
 import random, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +119,7 @@ with ThreadPoolExecutor(4) as pool:
     assert int((tmp_path / "size").read_text()) == sum(sizes(tmp_path))
 
 
-def test_one_process_fetches_for_all(tmp_path: Path) -> None:
+def test_content_is_fetched_once_for_concurrent_readers(tmp_path: Path) -> None:
     caches = [NodeCache(NodeCacheConfig(folder=tmp_path)) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda cache: text(cache.get((0,), lambda: content(5))), caches))
@@ -127,7 +127,7 @@ def test_one_process_fetches_for_all(tmp_path: Path) -> None:
     assert sum(cache.misses for cache in caches) == 1
 
 
-def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = NodeCache(NodeCacheConfig(folder=tmp_path))
 
     def full(*_: object) -> None:
@@ -139,14 +139,14 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cache.misses == 2
 
 
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError) as caught:
         NodeCache(NodeCacheConfig(folder=tmp_path / "file" / "cache"))
     assert caught.value.code == "CACHE_FOLDER"
 
 
-def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert NodeCacheConfig().root == Path("/somewhere/hbt_ray")
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""The job: however it is cut, spread, killed and continued, the store is the one that a plain loop would make."""
+"""The job of `prepare`: for any number of buckets, executor, kill and restart the store is the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
 from hbt_ray.storage import exclusive_lock
 from tests.disks import resize, small_disk
 
-RECIPE = "hbt_ray.data.prepare.config."
+CONFIG_MODULE = "hbt_ray.data.prepare.config."
 
 
 def row(item: str, language: str, text: str = "", **more: str) -> dict[str, str]:
@@ -55,7 +55,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def recipe(folder: Path, rows: list[dict[str, str]] = ROWS, name: str = "store", **more: Any) -> StoreConfig:
+def store_config(folder: Path, rows: list[dict[str, str]] = ROWS, name: str = "store", **more: Any) -> StoreConfig:
     folder.mkdir(exist_ok=True)
     columns = {use: use for use in ("dataset", "passage_id", "answer") if any(use in one for one in rows)}
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
@@ -70,7 +70,7 @@ def recipe(folder: Path, rows: list[dict[str, str]] = ROWS, name: str = "store",
 
 
 def contents(path: str) -> dict[str, bytes]:
-    """Every file of a store, but for the manifest's fingerprint of its sources."""
+    """Every file of a store, without the fingerprint of its sources in the manifest."""
     files = {str(file.relative_to(path)): file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
     manifest = json.loads(files["manifest.json"])
     del manifest["spec"], manifest["checksum"]
@@ -92,16 +92,16 @@ def stored(path: str) -> Counter[tuple[str, ...]]:
 
 @pytest.fixture
 def many_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", 512)
+    monkeypatch.setattr(CONFIG_MODULE + "_BUCKET_BYTES", 512)
     monkeypatch.setattr("hbt_ray.data.prepare.pipeline._BUCKETS_PER_SHARE", 8)
     monkeypatch.setattr("hbt_ray.data.prepare.read._MAX_ROWS", 20)
 
 
-def test_the_cut_into_buckets_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = [recipe(tmp_path, name=f"store{size}") for size in (_BUCKET_BYTES, 4_096, 256)]
+def test_the_store_does_not_depend_on_the_number_of_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [store_config(tmp_path, name=f"store{size}") for size in (_BUCKET_BYTES, 4_096, 256)]
     numbers, made = [], []
     for config, size in zip(configs, (_BUCKET_BYTES, 4_096, 256), strict=True):
-        monkeypatch.setattr(RECIPE + "_BUCKET_BYTES", size)
+        monkeypatch.setattr(CONFIG_MODULE + "_BUCKET_BYTES", size)
         numbers.append(config.num_buckets())
         made.append(prepare(config))
     assert numbers == [1, 8, 128]
@@ -112,8 +112,8 @@ def test_the_cut_into_buckets_leaves_no_trace(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("many_buckets")
-def test_what_becomes_of_every_row(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
+def test_every_row_is_kept_rejected_or_removed(tmp_path: Path) -> None:
+    config = store_config(tmp_path)
     prepared = prepare(config)
     assert prepared.rejected == {"language is no BCP-47 tag": 1, "item has this language already": 1}
     # Items 11 (one row) and 3 (three rows, found by its Arabic) overlap; `copy` says what the wider item 0 does.
@@ -131,7 +131,7 @@ def test_what_becomes_of_every_row(tmp_path: Path) -> None:
     assert not (tmp_path / "store" / ".prepare").exists()
 
 
-def test_the_widest_item_keeps_a_text_that_several_have(tmp_path: Path) -> None:
+def test_the_item_with_most_languages_keeps_a_duplicated_text(tmp_path: Path) -> None:
     rows = [
         row("a", "en", "same"),
         row("b", "en", "SAME "),
@@ -139,27 +139,27 @@ def test_the_widest_item_keeps_a_text_that_several_have(tmp_path: Path) -> None:
         row("c", "de", "same"),
         row("d", "en", "sa me"),
     ]
-    config = recipe(tmp_path, rows, decontaminate=[])
+    config = store_config(tmp_path, rows, decontaminate=[])
     prepared = prepare(config)
     assert prepared.duplicates.total() == 1
     assert {(item, language) for _, item, language, *_ in stored(config.path)} == {
         ("b", "en"), ("b", "de"), ("c", "de"), ("d", "en")
     }  # fmt: skip
-    kept = prepare(recipe(tmp_path, rows, name="all", decontaminate=[], deduplicate=False))
+    kept = prepare(store_config(tmp_path, rows, name="all", decontaminate=[], deduplicate=False))
     assert kept.num_kept == 5
     assert text_key("en", "ﬁne  Day", "x") == text_key("en", "Fine day", "X") != text_key("de", "Fine day", "X")
 
 
 @pytest.mark.usefixtures("many_buckets")
-def test_a_job_on_the_cluster_makes_the_same_bytes(tmp_path: Path, ray_session: None) -> None:
-    here, there = recipe(tmp_path), recipe(tmp_path, name="ray")
+def test_a_ray_job_writes_the_same_bytes(tmp_path: Path, ray_session: None) -> None:
+    here, there = store_config(tmp_path), store_config(tmp_path, name="ray")
     assert prepare(here).manifest.datasets == prepare(there, on_ray).manifest.datasets
     assert contents(here.path) == contents(there.path)
 
 
 @pytest.mark.usefixtures("many_buckets")
-def test_a_store_is_made_under_a_uri_as_well(tmp_path: Path) -> None:
-    here, there = recipe(tmp_path), recipe(tmp_path)
+def test_a_store_can_be_prepared_under_a_uri(tmp_path: Path) -> None:
+    here, there = store_config(tmp_path), store_config(tmp_path)
     uri = there.model_copy(update={"path": f"file://{tmp_path}/uri%20store"})
     assert prepare(here).manifest.datasets == prepare(uri).manifest.datasets
     assert contents(here.path) == contents(str(tmp_path / "uri store"))
@@ -168,11 +168,11 @@ def test_a_store_is_made_under_a_uri_as_well(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """As a kill would end the process: nothing catches it."""
+    """Ends `prepare` as a kill would: no code catches it."""
 
 
 def killed_after(count: list[int]) -> Executor:
-    """Does as many tasks as `count` allows, over all stages."""
+    """An executor that raises `Killed` after `count[0]` tasks of all stages together."""
 
     def spread(tasks: list[Task]) -> Iterator[TaskResult]:
         for result in in_process(tasks):
@@ -185,25 +185,27 @@ def killed_after(count: list[int]) -> Executor:
 
 
 @pytest.mark.usefixtures("many_buckets")
-def test_killed_at_any_task_and_run_again_it_is_complete_and_equal(tmp_path: Path) -> None:
-    config = recipe(tmp_path, shard_items=3)
+def test_a_job_killed_after_any_task_continues_to_the_same_store(tmp_path: Path) -> None:
+    config = store_config(tmp_path, shard_items=3)
     prepare(config)
-    wanted, killed, attempts = contents(config.path), recipe(tmp_path, name="killed", shard_items=3), 0
+    wanted, killed, attempts = contents(config.path), store_config(tmp_path, name="killed", shard_items=3), 0
     while not (tmp_path / "killed" / "manifest.json").exists():
         attempts += 1
         try:
-            told = prepare(killed, killed_after([3]))  # Three tasks of progress, then a fourth whose end nobody hears.
+            result = prepare(
+                killed, killed_after([3])
+            )  # Three tasks of progress, then a fourth whose end nobody hears.
         except Killed:
             assert not (tmp_path / "killed" / "manifest.json").exists()
     assert attempts > 20
     assert contents(killed.path) == wanted
-    assert told.num_read == len(ROWS)
+    assert result.num_read == len(ROWS)
     assert prepare(killed).already_existed
 
 
 @pytest.mark.usefixtures("many_buckets")
-def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
+def test_only_a_changed_source_is_read_again(tmp_path: Path) -> None:
+    config = store_config(tmp_path)
     with pytest.raises(Killed):
         prepare(config, killed_after([2]))
     sources = (config.sources[0], config.sources[1].model_copy(update={"name": "other"}))
@@ -219,22 +221,22 @@ def test_only_the_source_that_changed_is_read_again(tmp_path: Path) -> None:
     assert {source for info in made.manifest.datasets for source in info.sources} == {"s0", "other"}
 
 
-def test_a_store_that_another_command_makes_is_left_alone(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
+def test_a_second_command_on_the_same_store_is_refused(tmp_path: Path) -> None:
+    config = store_config(tmp_path)
     with exclusive_lock(tmp_path / "store" / WORK_FOLDER, "hbt prepare"):
-        command = "import sys; from tests.data.test_prepare_job import refused; refused(sys.argv[1])"
+        command = "import sys; from tests.data.test_prepare_job import prepare_refused; prepare_refused(sys.argv[1])"
         subprocess.run([sys.executable, "-c", command, str(tmp_path)], check=True, timeout=120)
     assert prepare(config).num_kept
 
 
-def refused(folder: str) -> None:
-    """What the second command meets."""
+def prepare_refused(folder: str) -> None:
+    """Run the second command and check that it is prepare_refused."""
     with pytest.raises(LockedError):
-        prepare(recipe(Path(folder)))
+        prepare(store_config(Path(folder)))
 
 
-def half_made(config: StoreConfig) -> Path:
-    """A store whose first shards are written."""
+def half_prepared(config: StoreConfig) -> Path:
+    """Prepare a store and kill the job after its first shards. Returns its folder."""
 
     def killed_while_writing(tasks: list[Task]) -> Iterator[TaskResult]:
         for number, result in enumerate(in_process(tasks)):
@@ -252,9 +254,9 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_other_files_stay_and_shards_of_other_settings_go(tmp_path: Path) -> None:
-    config = recipe(tmp_path, shard_items=3)
-    root, others = half_made(config), tmp_path / "others"
+def test_shards_of_other_settings_are_deleted_and_foreign_files_stay(tmp_path: Path) -> None:
+    config = store_config(tmp_path, shard_items=3)
+    root, others = half_prepared(config), tmp_path / "others"
     assert (stale := list(root.glob("set0/*.arrow")))
     foreign = [root / "set0" / "notes.txt", root / "set0" / "99999.arrow", root / "mine" / "thesis.tex", root / "a.txt"]
     others.mkdir()
@@ -274,8 +276,8 @@ def test_other_files_stay_and_shards_of_other_settings_go(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("uri", [False, True])
 @pytest.mark.parametrize("kind", ["link to files", "link to nothing", "folder", "file"])
-def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path, kind: str, uri: bool) -> None:
-    config, outside, work = recipe(tmp_path), tmp_path / "outside", tmp_path / "store" / WORK_FOLDER
+def test_a_foreign_work_folder_is_not_changed(tmp_path: Path, kind: str, uri: bool) -> None:
+    config, outside, work = store_config(tmp_path), tmp_path / "outside", tmp_path / "store" / WORK_FOLDER
     if uri:
         config = config.model_copy(update={"path": (tmp_path / "store").as_uri()})
     outside.mkdir()
@@ -296,8 +298,8 @@ def test_a_work_folder_of_somebody_else_is_not_touched(tmp_path: Path, kind: str
 
 
 def test_shards_are_not_written_through_a_link(tmp_path: Path) -> None:
-    config, outside = recipe(tmp_path, shard_items=3), tmp_path / "outside"
-    root = half_made(config)
+    config, outside = store_config(tmp_path, shard_items=3), tmp_path / "outside"
+    root = half_prepared(config)
     shutil.move(root / "set0", outside)
     (root / "set0").symlink_to(outside)
     for path in outside.iterdir():
@@ -311,8 +313,8 @@ def test_shards_are_not_written_through_a_link(tmp_path: Path) -> None:
     assert prepare(config).num_kept
 
 
-def test_a_folder_that_was_empty_stays_if_nothing_is_made(tmp_path: Path) -> None:
-    config = recipe(tmp_path)
+def test_an_empty_folder_stays_empty_if_the_sources_are_invalid(tmp_path: Path) -> None:
+    config = store_config(tmp_path)
     for path in tmp_path.glob("*.jsonl"):
         path.write_text("")
     with pytest.raises(SourceError):
@@ -326,11 +328,11 @@ def test_a_folder_that_was_empty_stays_if_nothing_is_made(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "lose"])
 @pytest.mark.usefixtures("many_buckets")
-def test_damaged_intermediate_files_are_made_again(tmp_path: Path, damage: str) -> None:
-    config = recipe(tmp_path, shard_items=3)
+def test_damaged_intermediate_files_are_written_again(tmp_path: Path, damage: str) -> None:
+    config = store_config(tmp_path, shard_items=3)
     prepare(config)
-    wanted, broken = contents(config.path), recipe(tmp_path, name="broken", shard_items=3)
-    half_made(broken)
+    wanted, broken = contents(config.path), store_config(tmp_path, name="broken", shard_items=3)
+    half_prepared(broken)
     rng = random.Random(damage)
     files = sorted(path for path in Path(broken.path).rglob("*") if path.is_file() and path.name != "about.txt")
     for path in rng.sample(files, len(files) // 4):
@@ -346,8 +348,8 @@ def test_damaged_intermediate_files_are_made_again(tmp_path: Path, damage: str) 
 
 
 @pytest.mark.parametrize("spread", [in_process, on_ray])
-def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Executor, ray_session: None) -> None:
-    config = recipe(tmp_path, rows=[row(f"i{n}", "en", f"{n} " * 500) for n in range(300)], decontaminate=[])
+def test_the_same_command_continues_after_a_full_disk(tmp_path: Path, spread: Executor, ray_session: None) -> None:
+    config = store_config(tmp_path, rows=[row(f"i{n}", "en", f"{n} " * 500) for n in range(300)], decontaminate=[])
     store, before = tmp_path / "store", {}
     with small_disk(store, "256k"):
         with pytest.raises(StorageError) as caught:
@@ -361,7 +363,7 @@ def test_after_a_full_disk_the_same_command_goes_on(tmp_path: Path, spread: Exec
         assert not verify(config.path).problems
 
 
-def test_a_parquet_file_is_cut_by_its_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parquet_file_is_split_at_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(f"i{n}", "en") for n in range(95)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=10)
     source = TableSource(kind="table", name="t", path=str(tmp_path / "t.parquet"))
@@ -376,7 +378,7 @@ GROUPS = st.dictionaries(st.sampled_from([("de",), ("en",), ("de", "en"), ("ar",
 
 
 @given(st.lists(GROUPS, min_size=1, max_size=5), st.integers(1, 12))
-def test_shards_are_the_groups_end_to_end(buckets: list[dict[tuple[str, ...], int]], shard_items: int) -> None:
+def test_shards_contain_the_groups_in_order(buckets: list[dict[tuple[str, ...], int]], shard_items: int) -> None:
     held = [
         [(languages, number, n) for languages in sorted(groups) for n in range(groups[languages])]
         for number, groups in enumerate(buckets)
@@ -400,20 +402,20 @@ ITEMS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(ITEMS, st.booleans())
-def test_any_rows_are_kept_or_told(drawn: list[tuple[str, str, str]], deduplicate: bool) -> None:
+def test_random_rows_agree_with_a_plain_implementation(drawn: list[tuple[str, str, str]], deduplicate: bool) -> None:
     rows = [{**row(item, language, text or "-"), "dataset": "set"} for item, language, text in drawn]
     rows = [one if text else {**one, "passage": " "} for one, (_, _, text) in zip(rows, drawn, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
-        config = recipe(Path(folder), rows, decontaminate=[], deduplicate=deduplicate)
+        config = store_config(Path(folder), rows, decontaminate=[], deduplicate=deduplicate)
         made: PrepareResult = prepare(config)
         found = stored(config.path)
-    expected = by_plain_loops(drawn, deduplicate)
+    expected = plain_prepare(drawn, deduplicate)
     assert {(item, language): passage for _, item, language, _, passage, _ in found} == expected
     assert made.num_read == len(rows) == made.num_kept + made.rejected.total() + made.duplicates.total()
     assert made.num_kept == len(expected) == found.total()
 
 
-def by_plain_loops(drawn: list[tuple[str, str, str]], deduplicate: bool) -> dict[tuple[str, str], str]:
+def plain_prepare(drawn: list[tuple[str, str, str]], deduplicate: bool) -> dict[tuple[str, str], str]:
     """(item, language) → passage."""
     kept: dict[tuple[str, str], str] = {}
     for item, language, text in drawn:

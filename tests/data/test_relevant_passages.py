@@ -1,4 +1,4 @@
-"""Identity: a passage that the data holds right for a question is known as such, by id and by text, wherever it is."""
+"""Right passages of a question are found by id and by text, in all items, languages and datasets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def right(store: Store) -> dict[str, set[str]]:
     }
 
 
-def test_passages_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
+def test_passages_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
     store = made(tmp_path, [
         ("set", "text1", "en", "q1", "One  text.", "", "p1"),
         ("set", "text2", "en", "q2", "one text.", "", "p2"),
@@ -69,7 +69,7 @@ def test_passages_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
     assert [info.max_right for info in store.manifest.datasets] == [1, 1]
 
 
-def test_versions_in_one_language_join_items_in_all(tmp_path: Path) -> None:
+def test_equal_passages_in_one_language_join_items_in_all_languages(tmp_path: Path) -> None:
     """German versions are equal, so the English versions are the same passage; and what equals those is too."""
     store = made(tmp_path, [
         ("set", "a", "de", "qa de", "gleich", "", "p1"), ("set", "a", "en", "qa en", "first translation", "", "p1"),
@@ -81,7 +81,7 @@ def test_versions_in_one_language_join_items_in_all(tmp_path: Path) -> None:
     assert right(store) == {"a": joined, "b": joined, "c": joined, "d": {"d"}}
 
 
-def test_questions_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
+def test_questions_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
     store = made(tmp_path, [
         ("set", "1", "en", "Who?", "p1"), ("set", "2", "en", "who?", "p2"), ("set", "3", "en", "WHO? ", "p3"),
         ("set", "4", "de", "Wer?", "p4", "q1"), ("set", "5", "en", "Which person?", "p5", "q1"),
@@ -97,7 +97,7 @@ def test_questions_are_the_same_by_id_or_by_text(tmp_path: Path) -> None:
     assert not verify(store.location).problems
 
 
-def test_what_is_removed_as_a_copy_still_says_what_is_the_same(tmp_path: Path) -> None:
+def test_removed_duplicates_still_join_passages(tmp_path: Path) -> None:
     """The copy under p2 goes; that p1 and p2 are one passage stays known."""
     rows = [("set", "a", "en", "q", "text", "", "p1"), ("set", "b", "en", "q", "text", "", "p2"),
             ("set", "c", "de", "r", "anders", "", "p2")]  # fmt: skip
@@ -107,7 +107,7 @@ def test_what_is_removed_as_a_copy_still_says_what_is_the_same(tmp_path: Path) -
     assert right(made(tmp_path, rows, "all", deduplicate=False)) == {item: {"a", "b", "c"} for item in "abc"}
 
 
-def test_several_right_passages_of_a_question_survive_preparation(tmp_path: Path) -> None:
+def test_all_right_passages_of_a_question_are_kept(tmp_path: Path) -> None:
     rows = [("set", f"q{q}/d{d}", "en", f"question {q}", f"passage {q} {d}") for q in range(5) for d in range(8)]
     store = made(tmp_path, rows)
     assert store.manifest.num_items == 40
@@ -115,7 +115,7 @@ def test_several_right_passages_of_a_question_survive_preparation(tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_classes_and_rights_are_those_of_plain_loops(
+def test_right_passages_agree_with_a_plain_implementation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Over many buckets and shares as over one, and with lists that are made a few items at a time."""
@@ -157,7 +157,7 @@ def classes(rows: Sequence[tuple[str, ...]], side: int) -> dict[str, str]:
     return label
 
 
-def test_a_question_with_too_many_right_passages_is_told_of(
+def test_a_question_with_too_many_right_passages_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("hbt_ray.data.prepare.relevant_passages.MAX_RIGHT", 3)
@@ -177,7 +177,7 @@ def test_a_question_with_too_many_right_passages_is_told_of(
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_vectors_that_are_perfect_have_no_loss(tmp_path: Path, symmetric: bool) -> None:
+def test_perfect_vectors_have_no_loss(tmp_path: Path, symmetric: bool) -> None:
     """Eight right passages a question, each under two ids, in one batch: with a vector a question all is learned."""
     rows = [
         ("set", f"{q}/{d}/{copy}", "en", f"question {q}{'?' * copy}", f"passage {q} {d}", f"q{q}", f"{q} {d} {copy}")

@@ -1,4 +1,4 @@
-"""The store: the same texts from one shard and from hundreds, near and far, without copying what nobody asked for."""
+"""`Store` returns the same texts for any layout of shards, locally and under a URI, and reads only what it needs."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def text(side: str, language: str, number: int, length: int) -> str:
     return f"{side} {language} {number} ".ljust(length, "x")
 
 
-def near(folder: Path) -> NodeCacheConfig:
+def cache_in(folder: Path) -> NodeCacheConfig:
     return NodeCacheConfig(folder=folder / "cache")
 
 
 def write_table(root: Path, file: str, table: pa.Table, batch_items: int) -> dict[str, str]:
-    """Write a shard; what the manifest says of it."""
+    """Write a shard. Returns its fields in the manifest."""
     with (root / file).open("wb") as sink:
         checksums = write_shard(sink, table.combine_chunks().to_batches(batch_items))
     return {"file": file, "sha256": file_sha256(root / file), "checksums": checksums}
 
 
-def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, name: str = "facts") -> Store:
-    """A store of one dataset whose texts tell their item; every third item has an answer in English."""
+def write_store(root: Path, *, shard_items: int, batch_items: int = 7, length: int = 40, name: str = "facts") -> Store:
+    """A store of one dataset whose texts contain the item number; every third item has an answer in English."""
     has = [group.languages for group in GROUPS for _ in range(group.num_items)]
     (root / name).mkdir(parents=True)
     shards = []
@@ -75,13 +75,13 @@ def written(root: Path, *, shard_items: int, batch_items: int = 7, length: int =
 
 
 def right_keys(items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of the items of `written`: their own, and another one for four in five."""
+    """Right keys of the items of `write_store`: the own key, and for four of five items another one."""
     return np.column_stack([items // 2, np.where(items % 5, -items, items // 2)])
 
 
 @pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (200, 33), (64, 64), (13, 5), (1, 1)])
 def test_any_layout_gives_the_same_texts(tmp_path: Path, shard_items: int, batch_items: int) -> None:
-    store = written(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
+    store = write_store(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
     rng = np.random.default_rng(0)
     items, codes = rng.integers(0, 200, 500), rng.integers(0, 3, 500).astype(np.int16)
     has_german = items >= 70
@@ -100,8 +100,8 @@ def test_any_layout_gives_the_same_texts(tmp_path: Path, shard_items: int, batch
 
 
 @pytest.mark.parametrize("policy", ["mono", "cross", "mixed"])
-def test_a_batch_reads_what_its_rows_name(tmp_path: Path, policy: str) -> None:
-    store = written(tmp_path / "store", shard_items=13)
+def test_the_texts_of_a_batch_are_those_of_its_rows(tmp_path: Path, policy: str) -> None:
+    store = write_store(tmp_path / "store", shard_items=13)
     plan = Plan(store.manifest, PlanConfig(policy=policy, batch_size=50))
     for step in range(4):
         batch = plan.batch(step)
@@ -116,9 +116,9 @@ def test_a_batch_reads_what_its_rows_name(tmp_path: Path, policy: str) -> None:
         assert np.array_equal(read.right_keys, right_keys(batch.items))
 
 
-def test_a_few_rows_of_many_shards_copy_no_column(tmp_path: Path) -> None:
+def test_reading_a_few_rows_of_many_shards_copies_no_column(tmp_path: Path) -> None:
     """`ChunkedArray.take` would join all chunks of every column that it reads: 400 KB each here, 2 MB a batch."""
-    store = written(tmp_path / "store", shard_items=2, length=2_000)
+    store = write_store(tmp_path / "store", shard_items=2, length=2_000)
     plan = Plan(store.manifest, PlanConfig(batch_size=16))
     default = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(default)
@@ -134,15 +134,15 @@ def test_a_few_rows_of_many_shards_copy_no_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shard_items", [200, 13])
 def test_sampled_texts_are_evenly_spaced(tmp_path: Path, shard_items: int) -> None:
-    store = written(tmp_path / "store", shard_items=shard_items)
+    store = write_store(tmp_path / "store", shard_items=shard_items)
     expected = [text(side, "de", n, 40) for side in ("question", "passage") for n in range(70, 200, 130 // 20)]
     assert list(store.sample_texts(("de",), limit=20)) == expected
     assert len(list(store.sample_texts(("fr", "ar", "de")))) == 2 * (200 + 130)
 
 
-def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> None:
+def test_a_text_that_is_listed_but_missing_is_an_error(tmp_path: Path) -> None:
     groups = (LanguageGroup(languages=LANGUAGES, num_items=200),)
-    written(tmp_path / "store", shard_items=13)
+    write_store(tmp_path / "store", shard_items=13)
     manifest = Store(tmp_path / "store").manifest
     info = manifest.datasets[0].model_copy(update={"groups": groups})
     (tmp_path / "store" / "manifest.json").write_bytes(Manifest(datasets=(info,)).to_json())
@@ -154,17 +154,17 @@ def test_a_text_that_the_manifest_promises_and_no_shard_has(tmp_path: Path) -> N
     assert "question.de" in str(caught.value)
 
 
-def test_names_that_a_uri_would_escape(tmp_path: Path) -> None:
-    local = written(tmp_path / "my störe", shard_items=64, name="facts of today+")
-    store = Store(local_uri(tmp_path / "my störe"), near(tmp_path))
+def test_names_with_characters_that_uris_escape(tmp_path: Path) -> None:
+    local = write_store(tmp_path / "my störe", shard_items=64, name="facts of today+")
+    store = Store(local_uri(tmp_path / "my störe"), cache_in(tmp_path))
     assert store.item("facts of today+", 100) == local.item("facts of today+", 100)
     assert verify(store.location) == verify(local.location)
     assert verify(store.location).problems == ()
     assert dataset_stats(store.manifest, store.location) == dataset_stats(local.manifest, local.location)
 
 
-def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
-    store = written(tmp_path / "store", shard_items=50)
+def test_a_store_can_be_pickled(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", shard_items=50)
     copy = pickle.loads(pickle.dumps(store))
     assert copy.texts_of("facts", "question", np.array([3]), np.array([2], np.int16), LANGUAGES) == [
         text("question", "en", 3, 40)
@@ -172,9 +172,9 @@ def test_a_store_travels_to_other_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shard_items", "batch_items"), [(200, 200), (64, 9)])
-def test_a_store_under_a_uri_gives_the_same(tmp_path: Path, shard_items: int, batch_items: int) -> None:
-    local = written(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
-    remote = Store(local_uri(tmp_path / "store"), near(tmp_path))
+def test_a_store_under_a_uri_gives_the_same_texts(tmp_path: Path, shard_items: int, batch_items: int) -> None:
+    local = write_store(tmp_path / "store", shard_items=shard_items, batch_items=batch_items)
+    remote = Store(local_uri(tmp_path / "store"), cache_in(tmp_path))
     assert remote.manifest == local.manifest
     plan = Plan(local.manifest, PlanConfig(batch_size=30))
     for step in range(6):
@@ -193,8 +193,8 @@ def test_a_store_under_a_uri_gives_the_same(tmp_path: Path, shard_items: int, ba
     assert again.texts_of("facts", "question", items, codes, LANGUAGES)[3] == text("question", "en", 3, 40)
 
 
-class Counting(io.RawIOBase):
-    """A file that counts the bytes which are read of it."""
+class CountingFile(io.RawIOBase):
+    """A file that counts the bytes read from it."""
 
     num_bytes = 0
 
@@ -215,12 +215,12 @@ class Counting(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size)
-        Counting.num_bytes += len(content)
+        CountingFile.num_bytes += len(content)
         return content
 
 
-class Storage:
-    """A file system that fails as often as it is told, and counts."""
+class FailingFileSystem:
+    """A file system whose first `failures` requests fail, and whose files count the bytes read."""
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
@@ -229,40 +229,40 @@ class Storage:
         if self.failures:
             self.failures -= 1
             raise OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached")
-        return pa.PythonFile(Counting(path), mode="r")
+        return pa.PythonFile(CountingFile(path), mode="r")
 
 
 def local_uri(path: Path) -> str:
     return path.as_uri()
 
 
-def behind(store: Store, storage: Storage) -> Store:
+def with_file_system(store: Store, storage: FailingFileSystem) -> Store:
     store._columns._system = storage  # type: ignore[attr-defined]
     return store
 
 
-def test_only_the_wanted_column_of_the_wanted_rows_is_read(tmp_path: Path) -> None:
-    written(tmp_path / "store", shard_items=200, batch_items=20, length=5_000)
-    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage())
+def test_only_the_needed_column_chunks_are_fetched(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", shard_items=200, batch_items=20, length=5_000)
+    store = with_file_system(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)), FailingFileSystem())
     store.passage_keys("facts", np.arange(5))
-    Counting.num_bytes = 0
+    CountingFile.num_bytes = 0
     one = 20 * 5_000
     assert store.texts_of("facts", "passage", np.arange(100, 110), np.full(10, 2, np.int16), LANGUAGES)
-    assert one < Counting.num_bytes < 1.1 * one  # Of 200 rows in three languages and two sides.
+    assert one < CountingFile.num_bytes < 1.1 * one  # Of 200 rows in three languages and two sides.
     store.texts_of("facts", "passage", np.arange(110, 120), np.full(10, 2, np.int16), LANGUAGES)
-    assert Counting.num_bytes < 1.1 * one
+    assert CountingFile.num_bytes < 1.1 * one
     store.texts_of("facts", "passage", np.arange(120, 121), np.full(1, 2, np.int16), LANGUAGES)
-    assert 2 * one < Counting.num_bytes < 2.2 * one
+    assert 2 * one < CountingFile.num_bytes < 2.2 * one
 
 
-def test_errors_that_pass_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_errors_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("hbt_ray.storage.location.time.sleep", slept.append)
-    written(tmp_path / "store", shard_items=200)
-    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=3))
+    write_store(tmp_path / "store", shard_items=200)
+    store = with_file_system(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)), FailingFileSystem(failures=3))
     assert store.passage_keys("facts", np.array([8])).tolist() == [4]
     assert slept == [0.5, 2.0, 8.0]
-    store = behind(Store(local_uri(tmp_path / "store"), near(tmp_path)), Storage(failures=4))
+    store = with_file_system(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)), FailingFileSystem(failures=4))
     with pytest.raises(StoreError) as caught:
         store.texts_of("facts", "passage", np.array([8]), np.array([2], np.int16), LANGUAGES)
     assert caught.value.code == "UNREACHABLE"
@@ -270,9 +270,9 @@ def test_errors_that_pass_are_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert "AWS Error" in str(caught.value)
 
 
-def test_what_is_missing_or_damaged_behind_a_uri_is_named(tmp_path: Path) -> None:
-    written(tmp_path / "store", shard_items=50)
-    store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+def test_missing_and_damaged_files_under_a_uri_are_named(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", shard_items=50)
+    store = Store(local_uri(tmp_path / "store"), cache_in(tmp_path))
     (tmp_path / "store" / "facts" / "00001.arrow").unlink()
     (tmp_path / "store" / "facts" / "00002.arrow").write_text("no shard")
     for item, code, file in ((60, "MISSING_SHARD", "00001.arrow"), (130, "DAMAGED_SHARD", "00002.arrow")):
@@ -288,18 +288,18 @@ def test_what_is_missing_or_damaged_behind_a_uri_is_named(tmp_path: Path) -> Non
     assert location_error.value.code == "INVALID_LOCATION"
 
 
-def test_another_store_under_the_same_name_never_meets_the_first_ones_texts(tmp_path: Path) -> None:
+def test_another_store_under_the_same_uri_does_not_get_cached_texts_of_the_first(tmp_path: Path) -> None:
     read = []
     for length in (40, 60):
-        written(tmp_path / "store", shard_items=200, length=length)
-        store = Store(local_uri(tmp_path / "store"), near(tmp_path))
+        write_store(tmp_path / "store", shard_items=200, length=length)
+        store = Store(local_uri(tmp_path / "store"), cache_in(tmp_path))
         read += store.texts_of("facts", "question", np.array([5]), np.array([2], np.int16), LANGUAGES)
         shutil.rmtree(tmp_path / "store")
     assert [len(question) for question in read] == [40, 60]
 
 
-def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -> None:
-    written(tmp_path / "store", shard_items=64, batch_items=8, length=200)
+def test_a_loader_works_with_a_cache_smaller_than_the_store(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", shard_items=64, batch_items=8, length=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     local = Store(tmp_path / "store")
     how = tokenising_config(build_encoder(config, local.sample_texts(LANGUAGES)), config)
@@ -317,11 +317,11 @@ def test_a_loader_reads_through_a_cache_smaller_than_the_store(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> None:
-    store = written(tmp_path / "store", shard_items=64, batch_items=8)
+def test_all_tasks_of_a_node_share_one_cache(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", shard_items=64, batch_items=8)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
-    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), near(tmp_path)
+    plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), cache_in(tmp_path)
     here = [list(stream(LoaderConfig(store.location, plan, how), range(0, 6), rank, 2, settings)) for rank in range(2)]
     uri = local_uri(tmp_path / "store")
     far = [list(stream(LoaderConfig(uri, plan, how, rank), range(0, 6), 2, cache, settings)) for rank in range(2)]
@@ -331,15 +331,15 @@ def test_tasks_of_a_node_stream_from_a_uri_through_one_cache(tmp_path: Path) -> 
     assert list(cache.root.glob("*.arrow"))
 
 
-def test_a_run_may_name_a_uri(tmp_path: Path) -> None:
-    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=near")
+def test_a_uri_stays_as_it_is_in_a_run_configuration(tmp_path: Path) -> None:
+    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=cache_in")
     assert config.absolute().store == "s3://bucket/store"
     assert config.absolute().stream.cache.root.is_absolute()
     assert small_run(tmp_path, "store=here").absolute().store == str(Path("here").absolute())
 
 
 def test_whole_items_are_read(tmp_path: Path) -> None:
-    store = written(tmp_path / "store", shard_items=13)
+    store = write_store(tmp_path / "store", shard_items=13)
     item = store.item("facts", 69)
     assert (item.item_id, item.passage_id) == ("i69", "p34")
     assert set(item.texts) == {"ar", "en"}
@@ -353,7 +353,7 @@ def test_whole_items_are_read(tmp_path: Path) -> None:
 
 
 def test_statistics_count_items_rows_and_bytes(tmp_path: Path) -> None:
-    store = written(tmp_path / "store", shard_items=64)
+    store = write_store(tmp_path / "store", shard_items=64)
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
     for location in (store.location, local_uri(tmp_path / "store")):
         (one,) = dataset_stats(store.manifest, location)

@@ -1,4 +1,4 @@
-"""Damaged stores and negatives: whatever bit changes, a reader gets the same texts or one named error."""
+"""Damaged stores and negatives: for any changed bit, a reader gets the same texts or one error that names the file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import location as store_location
 from hbt_ray.storage import with_checksum, write_json
 from tests.data.test_negatives import GROUPS, made_up, made_up_scores, manifest, write_negatives
-from tests.data.test_store import LANGUAGES, local_uri, near, written
+from tests.data.test_store import LANGUAGES, cache_in, local_uri, write_store
 from tests.mutations import mutations
 
 SHARD = "facts/00000.arrow"
 
 
 def texts(store: Store) -> list[str]:
-    """All that training reads of the first shard."""
+    """All texts and keys of the first shard that training reads."""
     items = np.arange(64)
     read = [
         text
@@ -41,7 +41,7 @@ def texts(store: Store) -> list[str]:
 
 
 def outcomes(root: str, uri: bool, number: int) -> None:
-    """Read as many damaged versions of a shard; print what came of each."""
+    """Read `number` damaged versions of a shard and print the outcome of each."""
     path = Path(root) / SHARD
     sound = path.read_bytes()
     location = local_uri(Path(root)) if uri else root
@@ -60,20 +60,22 @@ def outcomes(root: str, uri: bool, number: int) -> None:
 
 
 @pytest.mark.parametrize("uri", [False, True], ids=["folder", "uri"])
-def test_a_damaged_shard_is_named_or_harmless(tmp_path: Path, uri: bool) -> None:
-    """In a process of its own, as damaged offsets would end it by a signal."""
-    written(tmp_path / "store", shard_items=64, batch_items=32, length=20)
+def test_a_damaged_shard_is_an_error_or_gives_the_same_texts(tmp_path: Path, uri: bool) -> None:
+    """Runs in a process of its own: damaged offsets could end it with a signal."""
+    write_store(tmp_path / "store", shard_items=64, batch_items=32, length=20)
     command = f"from tests.data.test_store_damage import outcomes; outcomes({str(tmp_path / 'store')!r}, {uri}, 400)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) == 400
-    assert set(told) <= {"same", "DAMAGED_SHARD", *(["UNREACHABLE"] if uri else [])}, sorted(set(told))
-    assert told.count("DAMAGED_SHARD") > 200
+    outcomes_read = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(outcomes_read) == 400
+    assert set(outcomes_read) <= {"same", "DAMAGED_SHARD", *(["UNREACHABLE"] if uri else [])}, sorted(
+        set(outcomes_read)
+    )
+    assert outcomes_read.count("DAMAGED_SHARD") > 200
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    written(tmp_path / "store", shard_items=64)
+def test_a_damaged_manifest_is_an_error(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", shard_items=64)
     path, codes = tmp_path / "store" / "manifest.json", []
     sound, manifest = path.read_bytes(), read_manifest(tmp_path / "store")
     for content in mutations(sound, 200):
@@ -87,8 +89,8 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../outside.arrow", "/etc/passwd", "facts/../../x", "", "a/./b", "C:\\x"])
-def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None:
-    written(tmp_path / "store", shard_items=64)
+def test_a_manifest_cannot_name_files_outside_the_store(tmp_path: Path, name: str) -> None:
+    write_store(tmp_path / "store", shard_items=64)
     path = tmp_path / "store" / "manifest.json"
     for place in ("shard", "dataset"):
         record = json.loads(path.read_bytes())
@@ -105,42 +107,42 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> No
         write_json(path, with_checksum(record))
 
 
-def test_another_store_with_the_same_checksums_poisons_no_cache(tmp_path: Path) -> None:
-    """A forged store has the manifest of another one and other texts."""
-    sound = written(tmp_path / "store", shard_items=64)
+def test_a_forged_store_does_not_poison_the_cache(tmp_path: Path) -> None:
+    """The forged store has the manifest of another store and other texts."""
+    sound = write_store(tmp_path / "store", shard_items=64)
     forged = tmp_path / "forged"
-    written(forged, shard_items=64, length=50)
+    write_store(forged, shard_items=64, length=50)
     (forged / "manifest.json").write_bytes((tmp_path / "store" / "manifest.json").read_bytes())
     with pytest.raises(StoreError) as caught:
-        texts(Store(local_uri(forged), near(tmp_path)))
+        texts(Store(local_uri(forged), cache_in(tmp_path)))
     assert caught.value.code == "DAMAGED_SHARD"
-    assert texts(Store(local_uri(tmp_path / "store"), near(tmp_path))) == texts(sound)
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == texts(sound)
 
 
-def test_damage_does_not_stay_in_the_cache_after_a_repair(tmp_path: Path) -> None:
-    sound = written(tmp_path / "store", shard_items=64)
+def test_damage_is_not_cached(tmp_path: Path) -> None:
+    sound = write_store(tmp_path / "store", shard_items=64)
     wanted, path = texts(sound), tmp_path / "store" / SHARD
     content = path.read_bytes()
     path.write_bytes(content.replace(b"question en 5 ", b"question en 9 "))
     with pytest.raises(StoreError):
-        texts(Store(local_uri(tmp_path / "store"), near(tmp_path)))
+        texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)))
     path.write_bytes(content)
-    assert texts(Store(local_uri(tmp_path / "store"), near(tmp_path))) == wanted
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
 
 
 def test_damaged_files_of_the_cache_are_fetched_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sound = written(tmp_path / "store", shard_items=64, batch_items=64)
+    sound = write_store(tmp_path / "store", shard_items=64, batch_items=64)
     wanted = texts(sound)
-    assert texts(Store(local_uri(tmp_path / "store"), near(tmp_path))) == wanted
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
     for seed in range(20):
-        for path in near(tmp_path).root.glob("*.arrow"):
+        for path in cache_in(tmp_path).root.glob("*.arrow"):
             (content,) = mutations(path.read_bytes(), 1, seed)
             path.write_bytes(content)
-        assert texts(Store(local_uri(tmp_path / "store"), near(tmp_path))) == wanted
+        assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
     assert "damaged" in caplog.text
 
 
-def test_damaged_negatives_are_named(tmp_path: Path) -> None:
+def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
     store = manifest(GROUPS, [(("de", "en"), 40)])
     table = made_up(40)
     folder = write_negatives(tmp_path / "mined", store, {"set1": table}, {"set1": made_up_scores(table)})
@@ -165,8 +167,8 @@ def test_damaged_negatives_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_damaged_shard_ends_the_stream_in_one_error(tmp_path: Path) -> None:
-    store = written(tmp_path / "store", shard_items=200, batch_items=50)
+def test_a_damaged_shard_ends_the_stream_with_one_error(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", shard_items=200, batch_items=50)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     loader = LoaderConfig(store.location, PlanConfig(batch_size=24), how)
@@ -179,18 +181,20 @@ def test_a_damaged_shard_ends_the_stream_in_one_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_task_whose_process_dies_is_not_repeated_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = written(tmp_path / "store", shard_items=200)
+def test_a_task_that_crashes_its_process_is_not_retried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_store(tmp_path / "store", shard_items=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
-    loader = Deadly(store.location, PlanConfig(batch_size=24), how)
+    loader = CrashingLoaderConfig(store.location, PlanConfig(batch_size=24), how)
     with pytest.raises(HbtError) as caught:
         list(stream(loader, range(6), 0, 1, StreamConfig(rows_per_task=24)))
     assert caught.value.code == "WORKER_DIED"
 
 
-class Deadly(LoaderConfig):
-    """Ends the process that opens it, as a defect in a library would."""
+class CrashingLoaderConfig(LoaderConfig):
+    """Ends the process that opens it, as a bug in a library would."""
 
     def open(self) -> None:  # type: ignore[override]
         import os

@@ -13,7 +13,7 @@ import pytest
 from hbt_ray.data.store.verify import raise_for_problems, verify
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import with_checksum, write_json
-from tests.data.test_store import write_table, written
+from tests.data.test_store import write_store, write_table
 
 SHARD = "facts/00001.arrow"
 
@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], list[tuple[str, str]]]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_reported(tmp_path: Path, damage: str, uri: bool) -> None:
     root = tmp_path / "store"
-    written(root, shard_items=64)
+    write_store(root, shard_items=64)
     location = root.as_uri() if uri else str(root)
     change, expected = DAMAGE[damage]
     change(root)
@@ -136,7 +136,7 @@ def test_damage_is_reported(tmp_path: Path, damage: str, uri: bool) -> None:
 
 
 def test_an_undamaged_store_has_no_problems(tmp_path: Path) -> None:
-    written(tmp_path / "store", shard_items=64)
+    write_store(tmp_path / "store", shard_items=64)
     done: list[int] = []
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
     for location in (str(tmp_path / "store"), (tmp_path / "store").as_uri()):
