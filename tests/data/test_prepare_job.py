@@ -192,9 +192,8 @@ def test_a_job_killed_after_any_task_continues_to_the_same_store(tmp_path: Path)
     while not (tmp_path / "killed" / "manifest.json").exists():
         attempts += 1
         try:
-            result = prepare(
-                killed, killed_after([3])
-            )  # Three tasks of progress, then a fourth whose end nobody hears.
+            # Three tasks are recorded. The fourth is done, but the job is killed before it receives the result.
+            result = prepare(killed, killed_after([3]))
         except Killed:
             assert not (tmp_path / "killed" / "manifest.json").exists()
     assert attempts > 20
