@@ -322,9 +322,9 @@ def test_all_tasks_of_a_node_share_one_cache(tmp_path: Path) -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), cache_in(tmp_path)
-    here = [list(stream(LoaderConfig(store.location, plan, how), range(0, 6), rank, 2, settings)) for rank in range(2)]
+    here = [list(stream(LoaderConfig(store.location, plan, how), range(6), rank, 2, settings)) for rank in range(2)]
     uri = local_uri(tmp_path / "store")
-    far = [list(stream(LoaderConfig(uri, plan, how, rank), range(0, 6), 2, cache, settings)) for rank in range(2)]
+    far = [list(stream(LoaderConfig(uri, plan, how, cache), range(6), rank, 2, settings)) for rank in range(2)]
     for ours, theirs in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
         assert np.array_equal(ours.texts["questions"].flat_ids(), theirs.texts["questions"].flat_ids())
         assert np.array_equal(ours.texts["passages"].flat_ids(), theirs.texts["passages"].flat_ids())
@@ -332,7 +332,7 @@ def test_all_tasks_of_a_node_share_one_cache(tmp_path: Path) -> None:
 
 
 def test_a_uri_stays_as_it_is_in_a_run_configuration(tmp_path: Path) -> None:
-    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=cache_in")
+    config = small_run(tmp_path, "store=s3://bucket/store", "stream.cache.folder=near")
     assert config.absolute().store == "s3://bucket/store"
     assert config.absolute().stream.cache.root.is_absolute()
     assert small_run(tmp_path, "store=here").absolute().store == str(Path("here").absolute())

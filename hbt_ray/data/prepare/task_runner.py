@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from hbt_ray.console import Screen
-from hbt_ray.errors import DamagedFile, HbtError, StoreError
-from hbt_ray.ray_errors import explain
+from hbt_ray.errors import DamagedFile, StoreError
+from hbt_ray.ray_errors import failure, guarded_batches
 from hbt_ray.storage import file_sha256, parse_checked_json, storage_error, with_checksum
 from hbt_ray.storage.folder import Folder, recording_checksums
 from hbt_ray.storage.location import join_location, without_options
@@ -38,11 +38,7 @@ _NUM_THREADS = 4
 
 def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
     """Run the tasks one after the other in this process: for inputs so small that starting Ray would take longer."""
-    for task in tasks:
-        result = _attempt(task)
-        if isinstance(result, HbtError):
-            raise result
-        yield result
+    return map(_run_task, tasks)
 
 
 def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
@@ -52,39 +48,41 @@ def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
 
     reference = ray.put(tasks)  # Once, because the tasks may share the evaluation data.
 
-    def run_batch(batch: dict[str, Any]) -> dict[str, list[bytes]]:
+    def run_batch(batch: dict[str, Any]) -> pa.Table:
         shared_tasks = ray.get(reference)
-        return {"outcome": [pickle.dumps(_attempt(shared_tasks[number])) for number in batch["id"].tolist()]}
+        try:
+            results = [pickle.dumps(_run_task(shared_tasks[number])) for number in batch["id"].tolist()]
+        except Exception as error:
+            return failure(error)
+        return pa.table({"result": results})
 
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
         run_batch, batch_size=1, ray_remote_args_fn=lambda: {"max_retries": _MAX_RETRIES}
     )
     dataset.context.enable_progress_bars = False
-    try:
-        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            for outcome in map(pickle.loads, batch["outcome"]):
-                if isinstance(outcome, HbtError):
-                    raise outcome
-                yield outcome
-    except ray.exceptions.RayError as error:
-        raise explain(error, "a task of the store") from error
+    for batch in guarded_batches(dataset, "a task of the store", prefetch_batches=0):
+        yield from map(pickle.loads, batch["result"].to_pylist())
 
 
-def _attempt(task: Task) -> TaskResult | HbtError:
-    """Run a task. Expected errors are returned: Ray would wrap a raised one and retry the task in vain."""
+def _run_task(task: Task) -> TaskResult:
+    """The result of a task.
+
+    Raises:
+        HbtError: by the task.
+        StorageError: the disk is full or cannot be written.
+        StoreError: an intermediate file cannot be read.
+    """
     try:
         return task()
-    except HbtError as error:
-        return error
     except (OSError, pa.ArrowException) as error:
         if disk_error := storage_error(error):
-            return disk_error
+            raise disk_error from error
         reason = " ".join(str(error).split())[:300]
-        return StoreError(
+        raise StoreError(
             f"an intermediate file of the store cannot be read ({reason}). All nodes must see the store's folder; the "
             "same command continues from what is done",
             code="UNREADABLE",
-        )
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
