@@ -127,7 +127,7 @@ def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
 
 def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     """Write tables, report and configurations of the results so far."""
-    from hbt_ray.report.search.page import write_report
+    from hbt_ray.report.search_page import write_search_page
     from hbt_ray.tune.results import results_table, write_results
     from hbt_ray.tune.state import trial_run
 
@@ -136,7 +136,7 @@ def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     for trial in front:
         _export(trial_run(search.folder, trial))
     configs = write_results(search.folder, state, objectives, search.config)
-    page = write_report(search.folder, state, search.space, search.settings, question)
+    page = write_search_page(search.folder, state, search.space, search.settings, question)
     screen.table(results_table(state, objectives))
     screen.say(f"open {page}; the best configurations are in {search.folder / 'best'}")
     return SearchOutcome(state, front, page, configs)

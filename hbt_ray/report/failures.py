@@ -1,4 +1,4 @@
-"""Failures to read: the questions that a system got wrong, in their own words and scripts."""
+"""Failures to read: questions that a system answered wrongly, in their own words and scripts."""
 
 from __future__ import annotations
 
@@ -11,62 +11,75 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.languages.families import family
+from hbt_ray.languages.tags import english_name
 from hbt_ray.report.heat_map import AP
 from hbt_ray.retrieval.compare import Comparison, System
 from hbt_ray.retrieval.result import MULTILINGUAL, Artifacts, find_artifacts
 
-SHOWN = 12
+MAX_SHOWN = 12
 _RIGHT_TO_LEFT = {"Adlm", "Arab", "Aran", "Hebr", "Mand", "Mani", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"}
 
 
 @dataclass(frozen=True)
-class Words:
+class LanguageText:
+    """A text and the language it is written in."""
+
     text: str
     language: str
 
     @property
+    def name(self) -> str:
+        """The name of the language."""
+        return english_name(self.language)
+
+    @property
     def direction(self) -> str:
-        """For the attribute `dir`."""
+        """`rtl` or `ltr`, for the attribute `dir`."""
         return "rtl" if family(self.language).script in _RIGHT_TO_LEFT else "ltr"
 
 
 @dataclass(frozen=True)
 class Failure:
-    question: Words
-    gold: Words
+    """A question whose first passage is wrong."""
+
+    question: LanguageText
+    gold: LanguageText
+    """The best ranked of the right passages."""
     gold_rank: int
-    first: Words
+    first: LanguageText
     precision: str
-    before: str
-    """The AP of the baseline; empty without one."""
+    baseline_precision: str
+    """AP of the baseline; empty without a baseline."""
 
 
 @dataclass(frozen=True)
 class FailureList:
+    """The failures of one system."""
+
     system: System
     is_loss: bool
-    """Ordered by what was lost against the baseline; else the worst of each language."""
+    """Whether they are ordered by the loss against the baseline; else the worst of each language come first."""
     num_recorded: int
     shown: tuple[Failure, ...]
 
 
-def failure_lists(comparison: Comparison, evidence: Sequence[Artifacts]) -> list[FailureList]:
-    """One for each system under judgement that has a table of failures with something in it.
+def failure_lists(comparison: Comparison, artifacts: Sequence[Artifacts]) -> list[FailureList]:
+    """One list for each system, without the baseline, that has recorded failures.
 
     Raises:
         TaskError: a table is damaged.
     """
-    baseline = find_artifacts(comparison.baseline.result, evidence) if comparison.baseline else None
-    before = _precision(baseline.queries) if baseline else {}
+    baseline = find_artifacts(comparison.baseline.result, artifacts) if comparison.baseline else None
+    baseline_ap = _pool_precision(baseline.queries) if baseline else {}
     lists = []
     for system in comparison.candidates:
-        own = find_artifacts(system.result, evidence)
-        if own and own.failures is not None and own.failures.num_rows:
-            lists.append(_list(system, own.failures.to_pylist(), before))
+        match = find_artifacts(system.result, artifacts)
+        if match and match.failures is not None and match.failures.num_rows:
+            lists.append(_failure_list(system, match.failures.to_pylist(), baseline_ap))
     return lists
 
 
-def _precision(queries: pa.Table | None) -> dict[str, float]:
+def _pool_precision(queries: pa.Table | None) -> dict[str, float]:
     """Query → AP in the pool."""
     if queries is None or AP.measure not in queries.column_names:
         return {}
@@ -74,33 +87,33 @@ def _precision(queries: pa.Table | None) -> dict[str, float]:
     return dict(zip(pooled["query_id"].to_pylist(), pooled[AP.measure].to_pylist(), strict=True))
 
 
-def _list(system: System, rows: list[dict[str, Any]], before: dict[str, float]) -> FailureList:
-    losses = [row for row in rows if before.get(row["query_id"], 0.0) > row["AP"]]
-    chosen = sorted(losses, key=lambda row: row["AP"] - before[row["query_id"]]) if losses else _in_turns(rows)
-    # Translations of a question fail together, and one of them says it all.
+def _failure_list(system: System, rows: list[dict[str, Any]], baseline_ap: dict[str, float]) -> FailureList:
+    losses = [row for row in rows if baseline_ap.get(row["query_id"], 0.0) > row["AP"]]
+    losses.sort(key=lambda row: row["AP"] - baseline_ap[row["query_id"]])
+    # Translations of a question fail together, so one of them is enough.
     items: dict[str, dict[str, Any]] = {}
-    for row in chosen:
+    for row in losses or _by_turns(rows):
         items.setdefault(row["query_id"].removeprefix(f"{row['language']}_"), row)
-    shown = tuple(_failure(row, before.get(row["query_id"])) for row in list(items.values())[:SHOWN])
+    shown = tuple(_failure(row, baseline_ap.get(row["query_id"])) for row in list(items.values())[:MAX_SHOWN])
     return FailureList(system, bool(losses), len(rows), shown)
 
 
-def _in_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows from the worst on: first one of each language, then the second of each."""
+def _by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows, worst first, in another order: the worst of each language, then the second worst of each, and so on."""
     seen: Counter[str] = Counter()
     turns = []
     for row in rows:
         turns.append(seen[row["language"]])
         seen[row["language"]] += 1
-    return [row for _, _, row in sorted(zip(turns, range(len(rows)), rows, strict=True), key=lambda entry: entry[:2])]
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (turns[i], i))]
 
 
-def _failure(row: dict[str, Any], before: float | None) -> Failure:
+def _failure(row: dict[str, Any], baseline_ap: float | None) -> Failure:
     return Failure(
-        question=Words(row["question"], row["language"]),
-        gold=Words(row["gold"], row["gold_language"]),
+        question=LanguageText(row["question"], row["language"]),
+        gold=LanguageText(row["gold"], row["gold_language"]),
         gold_rank=row["gold_rank"],
-        first=Words(row["first"], row["first_language"]),
+        first=LanguageText(row["first"], row["first_language"]),
         precision=AP.text(round(row["AP"], 3)),
-        before="" if before is None else AP.text(round(before, 3)),
+        baseline_precision="" if baseline_ap is None else AP.text(round(baseline_ap, 3)),
     )

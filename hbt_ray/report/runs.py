@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import TaskError
-from hbt_ray.report.page import write_report
+from hbt_ray.report.evaluation_page import write_evaluation_page
 from hbt_ray.retrieval.compare import mean_over_seeds
 from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.run_dir import RunDir
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def make_report(
     runs: Sequence[RunDir], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
 ) -> Path:
-    """One page on all results of some runs; with the training curve where it is one run. See `write_report`.
+    """One page on all results of some runs; with the training curve where it is one run. See `write_evaluation_page`.
 
     Args:
         seeds: see `judged`.
@@ -33,16 +33,16 @@ def make_report(
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
     made = ExportRecord.of(single) if single else None
-    return write_report(
+    return write_evaluation_page(
         path,
         title=", ".join(run.name for run in runs),
         results=[each.result for each in own],
         baseline=[each.result for each in baselines],
-        evidence=[*own, *baselines],
-        curve=single.curve() if single else (),
+        artifacts=[*own, *baselines],
+        metrics=single.curve() if single else (),
         dev=list(ValidationRecord(single.validation).results().values()) if single else (),
-        best=best_step(config) if config else None,
-        steps=made.steps if made else None,
+        best_step=best_step(config) if config else None,
+        num_steps=made.steps if made else None,
         policy=str(config.plan) if config else "",
         config_yaml=config.to_yaml() if config else "",
         markdown=markdown,

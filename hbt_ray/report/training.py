@@ -1,149 +1,300 @@
-"""The figures of a training run: loss, dev measures, mixture, batches by language, throughput, learning rate."""
+"""Charts of one training run: loss, dev measures, mixture of batches, throughput and learning rate by step."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hbt_ray.report.chart import Chart, Line, Scale, chart, dots, line, percentage, rule, tick_label
-from hbt_ray.report.curve import KINDS, Curve, smooth
-from hbt_ray.report.dev import Rows, pool_loss_chart, precision_chart
-from hbt_ray.report.labels import duration, language_name
+from hbt_ray.report.charts import Axis, Canvas, Chart, Floats, Row, short_number, thinned, widened
+from hbt_ray.report.formatting import duration
+from hbt_ray.report.tables import Cell, Table, language_cell, number
 
-KIND_NAMES = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
-# A spike of one step must not flatten the curve: the axis ends here, and the caption counts what is above it.
+KINDS = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
+"""Kind of batch → its name in legends."""
+COLOURS = {"mono": "mono", "cross": "cross", "mixed": "mixed", "": "plain"}
+DEV_MEASURES = {
+    "mono_AP": ("monolingual", "mono"),
+    "cross_AP": ("cross-lingual", "cross"),
+    "AP": ("multilingual", "plain"),
+}
+"""Measure of a checkpoint → its name and colour."""
+NUMBERS = ("loss", "learning_rate", "pairs_per_second", "stall_seconds")
 CLIP_QUANTILE = 0.995
+"""Where axes of loss and throughput end: the spike of one step must not flatten the curve."""
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Bar:
-    tag: str
-    name: str
-    count: int
-    share: float
-    """Of the longest bar, in per cent."""
+class TrainingRecord:
+    """The metrics of a run, sorted by step, each step once. A missing number is NaN."""
+
+    steps: NDArray[np.int64]
+    kinds: NDArray[np.str_]
+    languages: tuple[str, ...]
+    numbers: Mapping[str, Floats]
+
+    @classmethod
+    def read(cls, rows: Rows) -> TrainingRecord:
+        """From rows of the metrics file. A resume repeats steps: their last rows led to the final weights."""
+        last = {int(row["step"]): row for row in rows if row.get("step") is not None}
+        ordered = [last[step] for step in sorted(last)]
+        return cls(
+            steps=np.array(sorted(last), dtype=np.int64),
+            kinds=np.array([str(row.get("kind") or "") for row in ordered], dtype=np.str_),
+            languages=tuple(str(row.get("language") or "") for row in ordered),
+            numbers={name: np.array([_number(row.get(name)) for row in ordered]) for name in NUMBERS},
+        )
+
+    @cached_property
+    def num_steps(self) -> int:
+        """The last step, plus one if steps were counted from 0."""
+        return int(self.steps[-1]) + (int(self.steps[0]) == 0) if len(self.steps) else 0
+
+    def series(self, name: str, kind: str | None = None) -> tuple[Floats, Floats]:
+        """Steps and finite values of a number, for one kind of batch or for all."""
+        keep = np.isfinite(self.numbers[name])
+        if kind is not None:
+            keep &= self.kinds == kind
+        return self.steps[keep].astype(np.float64), self.numbers[name][keep]
+
+    @property
+    def mono_share(self) -> tuple[Floats, Floats]:
+        """Steps, and the share of monolingual batches among all batches up to each of them."""
+        known = np.isin(self.kinds, [kind for kind in KINDS if kind])
+        mono = np.cumsum(self.kinds[known] == "mono")
+        return self.steps[known].astype(np.float64), mono / np.arange(1, len(mono) + 1)
+
+    @property
+    def mono_batches(self) -> dict[str, int]:
+        """Language → number of its monolingual batches, the most frequent language first."""
+        counts = Counter(tag for tag, kind in zip(self.languages, self.kinds, strict=True) if kind == "mono" and tag)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSection:
+    """What the page of an evaluation says about the training of its run."""
+
     summary: str
-    wide: tuple[Chart, ...]
     charts: tuple[Chart, ...]
-    bars: tuple[Bar, ...]
+    batch_table: Table | None
+    """Monolingual batches by language."""
 
 
-def training(curve: Curve, policy: str, dev: Rows = (), best: int | None = None) -> Training | None:
-    """None where there is no row; a figure without its numbers is left out."""
-    if not len(curve.steps):
+def training_section(
+    record: TrainingRecord, policy: str, dev: Rows = (), best_step: int | None = None
+) -> TrainingSection | None:
+    """Charts of all numbers that the record has; None if it has no step.
+
+    Args:
+        policy: how batches were made, such as `hybrid(0.5)`.
+        dev: measures of checkpoints on the dev set, one row a checkpoint.
+        best_step: the step of the best checkpoint.
+    """
+    if not len(record.steps):
         return None
-    loss, mixture = _loss(curve), _mixture(curve, target_share(policy))
-    speed, rate = _throughput(curve), _learning_rate(curve)
-    precision, pool_loss = (draw(dev, best, _steps_scale(curve)) for draw in (precision_chart, pool_loss_chart))
-    counts = curve.mono_batches
-    longest = max(counts.values(), default=1)
-    bars = tuple(Bar(tag, language_name(tag), n, round(100 * n / longest, 1)) for tag, n in counts.items())
-    return Training(
-        summary=_summary(curve, policy),
-        wide=tuple(figure for figure in (loss, precision) if figure),
-        charts=tuple(figure for figure in (mixture, pool_loss, speed, rate) if figure),
-        bars=bars,
+    charts = (
+        _loss_chart(record),
+        dev_chart(dev, best_step, _step_axis(record)),
+        _mixture_chart(record, target_share(policy)),
+        dev_loss_chart(dev, best_step, _step_axis(record)),
+        _throughput_chart(record),
+        _learning_rate_chart(record),
     )
+    shown = tuple(chart for chart in charts if chart)
+    return TrainingSection(_summary(record, policy), shown, _batch_table(record.mono_batches))
 
 
 def target_share(policy: str) -> float | None:
-    """The share of monolingual batches that a policy aims at: `hybrid(0.5)` → 0.5; None for a schedule."""
+    """The share of monolingual batches that a policy aims at: 0.5 for `hybrid(0.5)`, None for a schedule."""
     match = re.fullmatch(r"hybrid\(\s*([0-9]*\.?[0-9]+)\s*\)", policy)
     return float(match[1]) if match else {"mono": 1.0, "cross": 0.0}.get(policy)
 
 
-def _summary(curve: Curve, policy: str) -> str:
+def smooth(values: Floats, width: int) -> Floats:
+    """Centred running mean. The window shrinks at both ends, so that no end is pulled towards zero."""
+    half = width // 2
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    start, stop = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    mean: Floats = (total[stop] - total[start]) / (stop - start)
+    return mean
+
+
+def dev_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
+    """AP on the dev set in the three settings, by step; None without a row."""
+    names = {measure: name for measure, (name, _) in DEV_MEASURES.items() if any(measure in row for row in rows)}
+    if not names:
+        return None
+    points = [
+        Row(row["step"], row[measure], f"step {row['step']:,}: {name} AP {row[measure]:.3f}", name)
+        for measure, name in names.items()
+        for row in sorted(rows, key=lambda row: int(row["step"]))
+        if measure in row
+    ]
+    last = "; ".join(
+        f"{name} {[point.y for point in points if point.series == name][-1]:.3f}" for name in names.values()
+    )
+    highest = max(point.y for point in points)
+    return _checkpoint_chart(
+        "Dev AP",
+        points,
+        (steps, Axis("", (0, highest or 1))),
+        {name: colour for measure, (name, colour) in DEV_MEASURES.items() if measure in names},
+        best_step,
+        f"AP of the last checkpoint: {last}. Measured on the dev set; the results above are on the test tasks",
+        is_wide=True,
+    )
+
+
+def dev_loss_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
+    """Loss of checkpoints over the fixed pool of the dev set, by step; None without a row."""
+    points = [
+        Row(row["step"], row["pool_loss"], f"step {row['step']:,}: dev loss {row['pool_loss']:.4g}", "dev loss")
+        for row in sorted(rows, key=lambda row: int(row["step"]))
+        if "pool_loss" in row
+    ]
+    if not points:
+        return None
+    losses = [point.y for point in points]
+    axes = (steps, Axis("", widened(min(losses), max(losses))))
+    last = f"Loss of the last checkpoint: {losses[-1]:.3f}"
+    return _checkpoint_chart("Dev loss over the fixed pool", points, axes, {"dev loss": "plain"}, best_step, last)
+
+
+def _checkpoint_chart(
+    title: str, points: list[Row], axes: tuple[Axis, Axis], colours: dict[str, str], best_step: int | None, note: str,
+    is_wide: bool = False,
+) -> Chart:  # fmt: skip
+    best = f"best checkpoint: step {best_step:,}" if best_step is not None else ""
+    canvas = Canvas(*axes, colours | ({best: "muted"} if best else {}))
+    layers = [canvas.line(points), canvas.points(points, size=49)]
+    if best:
+        layers.insert(0, canvas.rule(best, x=best_step))
+    return Chart(title, f"{title} by step. {note}.", tuple(layers), note, is_wide)
+
+
+def _batch_table(batches: Mapping[str, int]) -> Table | None:
+    if not batches:
+        return None
+    longest = max(batches.values())
+    rows = [[language_cell(tag), Cell(f"{num:,}", "number", num, bar=num / longest)] for tag, num in batches.items()]
+    headings = [Cell("Language"), number("Batches")]
+    return Table(headings, rows, "Monolingual batches by language", style="batches")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _summary(record: TrainingRecord, policy: str) -> str:
     """`600 steps of hybrid(0.5) batches: 301 monolingual, 299 cross-lingual; …`"""
-    counts = {kind: int((curve.kinds == kind).sum()) for kind in KINDS}
-    kinds = ", ".join(f"{count:,} {KIND_NAMES[kind]}" for kind, count in counts.items() if count)
-    text = f"{curve.num_steps:,} steps" + (f" of {policy} batches" if policy else "") + (f": {kinds}" if kinds else "")
-    if (recorded := len(curve.steps)) < curve.num_steps:
+    counts = {kind: int((record.kinds == kind).sum()) for kind in KINDS if kind}
+    kinds = ", ".join(f"{count:,} {KINDS[kind]}" for kind, count in counts.items() if count)
+    text = f"{record.num_steps:,} steps" + (f" of {policy} batches" if policy else "") + (f": {kinds}" if kinds else "")
+    if (recorded := len(record.steps)) < record.num_steps:
         text += f" ({recorded:,} on record)"
-    _, stalls = curve.series("stall_seconds")
+    _, stalls = record.series("stall_seconds")
     if len(stalls):
-        text += (
-            f"; {duration(float(stalls.sum()))} spent waiting for data, at most {duration(float(stalls.max()))} at once"
-        )
+        total, longest = duration(float(stalls.sum())), duration(float(stalls.max()))
+        text += f"; {total} spent waiting for data, at most {longest} at once"
     return text + "."
 
 
-def _steps_scale(curve: Curve) -> Scale:
-    return Scale.over(float(curve.steps[0]), float(curve.num_steps), count=6, widen=False)
+def _step_axis(record: TrainingRecord) -> Axis:
+    first, last = float(record.steps[0]), float(record.num_steps)
+    return Axis("step", (first, last) if first < last else widened(first, last))
 
 
 def _window(count: int) -> int:
+    """Width of the running mean over `count` values: 4 % of them, odd, at least 5."""
     return max(5, count // 25) | 1
 
 
-def _loss(curve: Curve) -> Chart | None:
-    steps, losses = curve.series("loss")
+def _curve(steps: Floats, values: Floats, series: str = "") -> list[Row]:
+    keep = thinned(len(steps))
+    return [Row(x, y, series=series) for x, y in zip(steps[keep].tolist(), values[keep].tolist(), strict=True)]
+
+
+def _loss_chart(record: TrainingRecord) -> Chart | None:
+    steps, losses = record.series("loss")
     if not len(steps):
         return None
-    kinds = [kind for kind in KINDS if len(curve.series("loss", kind)[0])] or [""]
-    series = {kind: curve.series("loss", kind or None) for kind in kinds}
+    kinds = [kind for kind in KINDS if kind and len(record.series("loss", kind)[0])] or [""]
+    series = {kind: record.series("loss", kind or None) for kind in kinds}
     window = _window(max(len(values) for _, values in series.values()))
     smoothed = {kind: smooth(values, window) for kind, (_, values) in series.items()}
-    top = max(float(np.quantile(losses, CLIP_QUANTILE)), *(float(values.max()) for values in smoothed.values()))
-    low = min(0.0, float(losses.min())) if losses.min() < 0.4 * top else float(losses.min())
-    scales = (_steps_scale(curve), Scale.over(low, top))
-    lines: list[Line] = []
+    highest = max(float(np.quantile(losses, CLIP_QUANTILE)), *(float(values.max()) for values in smoothed.values()))
+    lowest = float(losses.min())
+    low, top = widened(min(0.0, lowest) if lowest < 0.4 * highest else lowest, highest)
+    canvas = Canvas(_step_axis(record), Axis("", (min(0.0, lowest) if low < 0 else low, top)), _colours(kinds))
+    points, curves = [], []
     for kind, (xs, ys) in series.items():
-        shown = ys <= scales[1].high
-        lines.append(dots(kind or "plain", xs[shown], ys[shown], scales))
-    lines += [line(kind or "plain", series[kind][0], smoothed[kind], scales) for kind in kinds]
-    ends = [f"{KIND_NAMES[kind]} from {_plain(smoothed[kind][0])} to {_plain(smoothed[kind][-1])}" for kind in kinds]
+        visible = ys <= top
+        points += [
+            Row(step, loss, f"step {step:,.0f}, {KINDS[kind]}: loss {loss:.4g}", KINDS[kind])
+            for step, loss in zip(xs[visible].tolist(), ys[visible].tolist(), strict=True)
+        ]
+        curves += _curve(xs, smoothed[kind], KINDS[kind])
+    ends = [f"{KINDS[kind]} from {smoothed[kind][0]:.3g} to {smoothed[kind][-1]:.3g}" for kind in kinds]
     notes = [f"dots: single batches; lines: running mean over {window:,} batches of a kind"]
-    if above := int((losses > scales[1].high).sum()):
-        notes.append(f"{above:,} above the axis, at most {_plain(float(losses.max()))}")
-    if bad := int(len(curve.steps) - len(steps)):
+    if above := int((losses > top).sum()):
+        notes.append(f"{above:,} above the axis, at most {float(losses.max()):.3g}")
+    if bad := int(len(record.steps) - len(steps)):
         notes.append(f"{bad:,} step{'s' * (bad != 1)} without a finite loss")
-    legend = tuple((kind or "plain", KIND_NAMES[kind]) for kind in kinds)
-    return chart("Loss", f"Loss by step: {'; '.join(ends)}.", scales, lines, legend=legend, note="; ".join(notes))
+    layers = (canvas.points(points, opacity=0.35), canvas.line(curves))
+    return Chart("Loss", f"Loss by step: {'; '.join(ends)}.", layers, "; ".join(notes), is_wide=True)
 
 
-def _mixture(curve: Curve, target: float | None) -> Chart | None:
-    steps, shares = curve.mono_share
+def _colours(kinds: Sequence[str]) -> dict[str, str]:
+    return {KINDS[kind]: COLOURS[kind] for kind in kinds}
+
+
+def _mixture_chart(record: TrainingRecord, target: float | None) -> Chart | None:
+    steps, shares = record.mono_share
     if not len(steps):
         return None
-    scales = (_steps_scale(curve), Scale(0, 1, (0, 0.25, 0.5, 0.75, 1), as_percentage=True))
-    lines = [line("mono", steps, shares, scales)]
-    legend = [("mono", f"so far: {shares[-1]:.1%}")]
+    current = f"so far: {shares[-1]:.1%}"
+    goal = "" if target is None else f"target: {100 * target:.3g}%"
+    shares_axis = Axis("", (0, 1), ticks=(0, 0.25, 0.5, 0.75, 1), as_percentage=True)
+    canvas = Canvas(_step_axis(record), shares_axis, {current: "mono"} | ({goal: "muted"} if goal else {}))
+    layers = [canvas.line(_curve(steps, shares, current))]
     if target is not None:
-        lines.insert(0, rule("target", target, scales))
-        legend.append(("target", f"target: {percentage(target)}"))
-    words = f"Share of monolingual batches so far, by step: {shares[-1]:.1%} at the end"
-    words += f", target {percentage(target)}." if target is not None else "."
-    return chart("Share of monolingual batches so far", words, scales, lines, legend=tuple(legend))
+        layers.insert(0, canvas.rule(goal, y=target))
+    title = "Share of monolingual batches so far"
+    return Chart(title, f"{title}, by step: {'; '.join(canvas.colours)}.", tuple(layers))
 
 
-def _throughput(curve: Curve) -> Chart | None:
-    steps, speeds = curve.series("pairs_per_second")
+def _throughput_chart(record: TrainingRecord) -> Chart | None:
+    steps, speeds = record.series("pairs_per_second")
     if not len(steps):
         return None
-    middle = tick_label(round(float(np.median(speeds)), 0 if np.median(speeds) >= 10 else 2))
-    scales = (_steps_scale(curve), Scale.over(0, float(np.quantile(speeds, CLIP_QUANTILE))))
-    shown = speeds <= scales[1].high
-    mean = np.minimum(smooth(speeds, _window(len(speeds))), scales[1].high)
-    lines = [dots("plain", steps[shown], speeds[shown], scales), line("plain", steps, mean, scales)]
-    words = f"Training pairs a second by step; the median is {middle}."
-    return chart("Pairs per second", words, scales, lines, legend=(("plain", f"median: {middle}"),))
+    median, top = float(np.median(speeds)), float(np.quantile(speeds, CLIP_QUANTILE)) * 1.02
+    legend = f"median: {median:,.0f}" if median >= 10 else f"median: {median:.2g}"
+    canvas = Canvas(_step_axis(record), Axis("", (0, top or 1)), {legend: "plain"})
+    rows = [
+        Row(step, speed, f"step {step:,.0f}: {speed:,.0f} pairs per second", legend)
+        for step, speed in zip(steps.tolist(), speeds.tolist(), strict=True)
+        if speed <= top
+    ]
+    mean = np.minimum(smooth(speeds, _window(len(speeds))), top)
+    layers = (canvas.points(rows, opacity=0.35), canvas.line(_curve(steps, mean, legend)))
+    return Chart("Pairs per second", f"Training pairs per second, by step; {legend}.", layers)
 
 
-def _learning_rate(curve: Curve) -> Chart | None:
-    steps, rates = curve.series("learning_rate")
+def _learning_rate_chart(record: TrainingRecord) -> Chart | None:
+    steps, rates = record.series("learning_rate")
     if not len(steps):
         return None
-    scales = (_steps_scale(curve), Scale.over(0, float(rates.max())))
-    words = f"Learning rate by step; the highest is {tick_label(float(rates.max()))}."
-    legend = (("plain", f"highest: {tick_label(float(rates.max()))}"),)
-    return chart("Learning rate", words, scales, [line("plain", steps, rates, scales)], legend=legend)
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}"
+    legend = f"highest: {short_number(float(rates.max()))}"
+    canvas = Canvas(_step_axis(record), Axis("", (0, float(rates.max()) or 1)), {legend: "plain"})
+    return Chart("Learning rate", f"Learning rate by step; {legend}.", (canvas.line(_curve(steps, rates, legend)),))

@@ -8,7 +8,7 @@ trainable        one trial: a run whose validations are reported to Ray Tune
 pbt              lineages of a population, and the schedule that they amount to
 recorder         writes what happens to trials into the search's folder
 state            reads it again: trials, Pareto front, seed groups
-results          tables, curves, the best configurations; the page is `hbt_ray.report.search`
+results          tables, curves, the best configurations; the page is `hbt_ray.report.search_page`
 critical_batch   the critical batch size of a search over batch sizes
 """
 

@@ -7,20 +7,18 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from hbt_ray.errors import TaskError
-from hbt_ray.palette import Triple, level_colour
-from hbt_ray.report.chart import Scale, tick_label
-from hbt_ray.report.curve import Curve, smooth
-from hbt_ray.report.dev import pool_loss_chart, precision_chart
-from hbt_ray.report.heat_map import LEVELS
-from hbt_ray.report.labels import duration, language_name, size
-from hbt_ray.report.page import write_report
-from hbt_ray.report.training import target_share
+from hbt_ray.report.charts import MAX_POINTS, Axis, Canvas, Chart, Row
+from hbt_ray.report.colours import LEVELS, Rgb, level_colour
+from hbt_ray.report.evaluation_page import write_evaluation_page
+from hbt_ray.report.formatting import duration, size
+from hbt_ray.report.training import TrainingRecord, dev_chart, dev_loss_chart, smooth, target_share
 from hbt_ray.retrieval.compare import COLUMNS, Column, compare, headline_table
 from hbt_ray.retrieval.result import EvaluationResult
 
@@ -135,7 +133,7 @@ class Page(HTMLParser):
 
 def page(tmp_path: Path, **inputs: Any) -> Page:
     inputs = {"title": "A run", "results": [TRAINED]} | inputs
-    return Page(write_report(tmp_path / "report.html", **inputs).read_text(encoding="utf-8"))
+    return Page(write_evaluation_page(tmp_path / "report.html", **inputs).read_text(encoding="utf-8"))
 
 
 def changed(result: EvaluationResult, **settings: dict[str, float]) -> EvaluationResult:
@@ -144,15 +142,15 @@ def changed(result: EvaluationResult, **settings: dict[str, float]) -> Evaluatio
     return result.model_copy(update={"settings": merged, "model": "other"})
 
 
-FULL: dict[str, Any] = {"baseline": BASELINE, "curve": sample_curve(), "policy": "hybrid(0.5)", "notes": ["A note."]}
+FULL: dict[str, Any] = {"baseline": BASELINE, "metrics": sample_curve(), "policy": "hybrid(0.5)", "notes": ["A note."]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "one system": {},
     "four systems": {"results": [sample(f"s{i}", 0.7 + i / 50, 300 - i) for i in range(4)]},
     "two tasks": {"results": [TRAINED, sample("b", 0.6, 70, "mlqa-r", ["de", "en"])], "baseline": BASELINE},
     "two languages": {"results": [sample("a", 0.7, 1.2, languages=["de", "zh-Hant"])]},
-    "bare curve": {"curve": [{"step": 3}, {"loss": 1.0}, {"step": 4, "loss": float("nan"), "kind": None}]},
-    "one step": {"curve": [{"step": 0, "loss": 2.5, "kind": "mono", "language": "de", "learning_rate": 0.0}]},
+    "bare curve": {"metrics": [{"step": 3}, {"loss": 1.0}, {"step": 4, "loss": float("nan"), "kind": None}]},
+    "one step": {"metrics": [{"step": 0, "loss": 2.5, "kind": "mono", "language": "de", "learning_rate": 0.0}]},
     "no numbers": {"results": [TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})]},
 }
 
@@ -163,14 +161,27 @@ def test_stands_alone_and_is_well_formed(tmp_path: Path, variant: str) -> None:
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not [a for a in html.attributes if a[1] in ("src", "href", "srcset", "data", "action")]
     assert not re.search(r"https?://|@import|url\(", source)
-    visible = re.sub(r'(?s)<(style|script)>.*?</\1>|preserveAspectRatio="none"', "", source)
+    visible = re.sub(r"(?s)<(style|script)>.*?</\1>|<meta [^>]*>|<svg .*?</svg>", "", source)
     assert not re.search(r"\b(nan|inf|none|undefined)\b", visible.lower())
+    assert not re.search(r"NaN|Infinity| id=|var\(--undefined", "".join(re.findall(r"(?s)<svg .*?</svg>", source)))
     assert ("html", "lang", "en") in html.attributes
     assert len(html.text("h1")) == 1
     assert len(source) < 500_000
-    described = [value for tag, name, value in html.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(described) == source.count("<svg")
+    described = [value for i, (tag, name, value) in enumerate(html.attributes)
+                 if (tag, name) == ("div", "aria-label") and html.attributes[i - 1][2] == "img"]  # fmt: skip
+    assert len(described) == source.count("<svg ")
     assert all(text.endswith(".") for text in described)
+
+
+def test_points_say_what_they_are_and_lines_do_not(tmp_path: Path) -> None:
+    page(tmp_path, **FULL)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    loss = re.findall(r'<path aria-label="(step [^"]*: loss [^"]*)"', source)
+    assert len(loss) == MAX_POINTS
+    rows = sample_curve()
+    kinds = {"mono": "monolingual", "cross": "cross-lingual"}
+    assert set(loss) <= {f"step {row['step']}, {kinds[row['kind']]}: loss {row['loss']:.4g}" for row in rows}
+    assert not re.search(r'aria-label="[^"]*(datum|undefined|axis|legend)', source)
 
 
 def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
@@ -181,8 +192,8 @@ def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
             value = result.settings[column.setting][column.measure]
             text = f"{value:,.0f}" if column.measure == "RankDistance" else f"{value:.3f}".lstrip("0")
             assert shown.split()[0].startswith(text)
-    assert rows[3][1] == ".694+.680"
-    assert rows[3][7] == "113−3,422"
+    assert rows[3][1] == ".694 +.680"
+    assert rows[3][7] == "113 −3,422"
 
 
 def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
@@ -205,7 +216,7 @@ def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_are_even_and_readable(dark: bool) -> None:
-    def luminance(rgb: Triple) -> float:
+    def luminance(rgb: Rgb) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -276,13 +287,15 @@ def test_input_is_escaped(tmp_path: Path) -> None:
 def test_training_section_counts_the_last_of_repeated_steps(tmp_path: Path) -> None:
     rows = sample_curve()
     resumed = [row | {"kind": "mono", "language": "th", "stall_seconds": 0} for row in rows[:100]]
-    html = page(tmp_path, curve=[*resumed, *rows], policy="hybrid(0.5)")
+    html = page(tmp_path, metrics=[*resumed, *rows], policy="hybrid(0.5)")
     summary = next(text for text in html.text("p", "summary") if "steps" in text)
     assert summary.startswith("600 steps of hybrid(0.5) batches: 300 monolingual, 300 cross-lingual; 4.0 s spent")
-    bars = {row[0]: int(row[1]) for row in next(t for t in html.tables if t[0] == ["Language", "Batches"])[1:]}
-    assert bars == Curve.read(rows).mono_batches
+    bars = {
+        row[0].split()[0]: int(row[1]) for row in next(t for t in html.tables if t[0] == ["Language", "Batches"])[1:]
+    }
+    assert bars == TrainingRecord.read(rows).mono_batches
     assert sum(bars.values()) == 300
-    assert html.text("span", "key target") == ["target: 50%"]
+    assert "target: 50%" in html.text("text")
     assert [text.split()[0] for text in html.text("figcaption")] == ["Loss", "Share", "Pairs", "Learning"]
 
 
@@ -317,14 +330,14 @@ def test_terminal_table_keeps_its_numbers_at_80_columns() -> None:
 
 
 def test_errors_name_the_remedy_and_spare_the_file(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "deep" / "report.html", title="x", results=[TRAINED])
+    path = write_evaluation_page(tmp_path / "deep" / "report.html", title="x", results=[TRAINED])
     before = path.read_bytes()
     with pytest.raises(TaskError, match="run `hbt evaluate"):
-        write_report(path, title="x", results=[])
+        write_evaluation_page(path, title="x", results=[])
     other_data = sample("b", 0.5, 9).model_copy(update={"task_fingerprint": "other"})
     for baseline in (sample("b", 0.5, 9, "mlqa-r"), other_data):
         with pytest.raises(TaskError) as caught:
-            write_report(path, title="x", results=[TRAINED], baseline=baseline)
+            write_evaluation_page(path, title="x", results=[TRAINED], baseline=baseline)
         assert caught.value.code == "OTHER_TASK"
     with pytest.raises(TaskError, match="baseline itself"):
         headline_table([TRAINED], TRAINED)
@@ -338,7 +351,7 @@ def test_a_failed_write_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        write_report(tmp_path / "report.html", title="x", results=[TRAINED])
+        write_evaluation_page(tmp_path / "report.html", title="x", results=[TRAINED])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -376,18 +389,12 @@ def test_numbers_as_people_write_them() -> None:
     ap = COLUMNS[0]
     assert [ap.text(v) for v in (0.797, 1.0, 0.0, -0.012, None)] == [".797", "1.000", ".000", "−.012", "–"]
     assert [ap.of({"AP": v}) for v in (0.00049, float("nan"))] == [0.0, None]
-    assert [tick_label(v) for v in (0.0, 2e-5, 1.5e-4, 0.25, 2000.0)] == ["0", "2e−5", "1.5e−4", "0.25", "2,000"]
     times = [duration(s).replace("\u00a0", " ") for s in (0.4, 9.97, 59.6, 192, 7440)]
     assert times == ["0.4 s", "10 s", "1 min 0 s", "3 min 12 s", "2 h 4 min"]
     assert [size(n).replace("\u00a0", " ") for n in (512, 851_443_712, 3_650_722_201)] == [
         "512 B",
         "812 MiB",
         "3.4 GiB",
-    ]
-    assert [language_name(tag) for tag in ("zh-Hant", "pt-BR", "qaa-x")] == [
-        "Traditional Chinese",
-        "Brazilian Portuguese",
-        "qaa-x",
     ]
     assert [target_share(p) for p in ("hybrid(0.5)", "mono", "cross", "mixed", "hybrid(.25)")] == [
         0.5,
@@ -398,11 +405,34 @@ def test_numbers_as_people_write_them() -> None:
     ]
 
 
-def test_scale_and_smoothing() -> None:
-    assert Scale.over(0.37, 5.6).ticks == pytest.approx((0, 2, 4, 6))
-    assert Scale.over(0, 600, widen=False).ticks == pytest.approx((0, 200, 400, 600))
-    assert Scale.over(3, 3).low < 3 < Scale.over(3, 3).high
+def test_smoothing_is_centred_and_keeps_the_ends() -> None:
     assert smooth(np.array([1.0, 2.0, 3.0, 10.0]), 3).tolist() == pytest.approx([1.5, 2.0, 5.0, 6.5])
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "datum.x",
+    "[/b]",
+    '"><img src=x>',
+    "{{ 7*7 }}",
+    "${x}",
+    "a\\u003cb",
+    "&lt;",
+    "'+x+'",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_in_charts_is_shown_literally(text: str) -> None:
+    names = Canvas(Axis(text, scale="names", names=(text, "b")), Axis(text), {text: "mono", "other": "cross"})
+    rows = [Row(text, 1.0, text, text), Row("b", 2.0, text, "other")]
+    layers = (names.line(rows), names.points(rows), names.labels(rows))
+    svg = Chart(text, text, layers).svg
+    root = ElementTree.fromstring(str(svg))
+    assert {child.tag for child in root.iter()} <= {"svg", "rect", "g", "path", "line", "text"}
+    assert {child.attrib["aria-label"] for child in root.iter("path") if "aria-label" in child.attrib} == {text}
+    shown = [child.text for child in root.iter("text")]
+    assert shown.count(text) == 6, "two axes, their title, a legend, a tick and two labels"
 
 
 def sample_dev() -> list[dict[str, Any]]:
@@ -410,34 +440,35 @@ def sample_dev() -> list[dict[str, Any]]:
     return [{"step": s, "AP": ap, "mono_AP": 0.8, "cross_AP": c, "pool_loss": 1 - ap} for s, ap, c in values]
 
 
-def test_dev_measures_are_drawn_where_they_are_and_the_best_checkpoint_is_marked() -> None:
-    figure = precision_chart(sample_dev(), 200, Scale(0, 400, (0, 200, 400)))
-    assert figure is not None
-    drawn = [line.path for line in figure.lines if line.style in ("mono", "cross", "plain", "target")]
-    # Steps over the width, AP over the height from the top, on an axis from 0 to 0.8.
-    assert drawn == [
-        "M500 0V1000",
-        "M250 0L500 0L750 0",
-        "M250 750L500 375L750 500",
-        "M250 500L500 250L750 375",
-    ]
-    assert figure.legend[-2:] == (("plain", "multilingual: 0.500"), ("target", "best: step 200"))
-    assert pool_loss_chart(sample_dev(), None, Scale(0, 400, ())) is not None
-    one_language = [{"step": 100, "AP": 0.4, "mono_AP": 0.4}]
-    only = precision_chart(one_language, None, Scale(0, 400, ()))
+def test_dev_measures_are_drawn_and_the_best_checkpoint_is_marked() -> None:
+    steps = Axis("step", (0, 400))
+    chart = dev_chart(sample_dev(), 200, steps)
+    assert chart is not None
+    root = ElementTree.fromstring(str(chart.svg))
+    labels = [path.attrib["aria-label"] for path in root.iter("path") if "aria-label" in path.attrib]
+    assert labels[::3] == [f"step 100: {name} AP {ap:.3f}" for name, ap in
+                           (("monolingual", 0.8), ("cross-lingual", 0.2), ("multilingual", 0.4))]  # fmt: skip
+    shown = [text.text for text in root.iter("text")]
+    assert {"monolingual", "cross-lingual", "multilingual", "best checkpoint: step 200"} <= set(shown)
+    assert dev_loss_chart(sample_dev(), None, steps) is not None
+    only = dev_chart([{"step": 100, "AP": 0.4, "mono_AP": 0.4}], None, steps)
     assert only is not None
-    assert [style for style, _ in only.legend] == ["mono", "plain"]
-    assert precision_chart([], None, Scale(0, 400, ())) is None
+    assert "cross-lingual" not in only.svg
+    assert dev_chart([], None, steps) is None
+    assert dev_loss_chart([{"step": 100, "AP": 0.4}], None, steps) is None
 
 
 def test_a_page_without_validation_says_nothing_of_it_and_counts_the_steps_of_what_it_judged(tmp_path: Path) -> None:
     def page(**more: Any) -> str:
-        path = write_report(tmp_path / "x.html", title="x", results=[TRAINED], curve=sample_curve(), **more)
+        path = write_evaluation_page(tmp_path / "x.html", title="x", results=[TRAINED], metrics=sample_curve(), **more)
         return path.read_text(encoding="utf-8")
 
-    without, validated = page(policy="hybrid(0.5)"), page(policy="hybrid(0.5)", dev=sample_dev(), best=200, steps=200)
+    without, validated = (
+        page(policy="hybrid(0.5)"),
+        page(policy="hybrid(0.5)", dev=sample_dev(), best_step=200, num_steps=200),
+    )
     assert "Dev " not in without
-    assert "best: step" not in without
+    assert "best checkpoint: step" not in without
     assert "After 600 steps" in without
     assert "After 200 steps" in validated
-    assert validated.index("<b>Loss</b>") < validated.index("<b>Dev AP</b>") < validated.index("<b>Dev loss over the")
+    assert validated.index(">Loss<") < validated.index(">Dev AP<") < validated.index(">Dev loss over the")

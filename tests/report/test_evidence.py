@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.report.differences import RESAMPLES, chance, differences
-from hbt_ray.report.failures import Words, failure_lists
-from hbt_ray.report.language_families import RELATIONS, family_table, relation
+from hbt_ray.report.evaluation_tables import RELATIONS, family_transfer, relation
+from hbt_ray.report.failures import LanguageText, failure_lists
 from hbt_ray.report.runs import make_report
+from hbt_ray.report.significance import RESAMPLES, compare_with_reference, p_value
 from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.evaluate import FAILURES_SCHEMA
 from hbt_ray.retrieval.result import (
@@ -117,7 +118,7 @@ def given(*own: Artifacts, baseline: Artifacts | None = None) -> dict[str, Any]:
     return {
         "results": [each.result for each in own],
         "baseline": baseline and baseline.result,
-        "evidence": [*own, *([baseline] if baseline else [])],
+        "artifacts": [*own, *([baseline] if baseline else [])],
     }
 
 
@@ -149,14 +150,14 @@ def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[
         f"+{expected.difference:.3f}".replace("0.", ".") + "†",
         f"+{expected.low:.3f} to +{expected.high:.3f}".replace("0.", "."),
         f"+{expected.effect:.2f}",
-        chance(expected.p),
-        chance(expected.p_holm),
+        p_value(expected.p),
+        p_value(expected.p_holm),
         str(NUM_ITEMS),
     ]
     german = next(row for row in by_language if row[:2] == ["multilingual AP", "de German"])
     assert german[2] == f"+{found[MULTILINGUAL, 'de'].difference:.3f}".replace("0.", ".") + "†"
     marks = [value for tag, name, value in html.attributes if (tag, name) == ("sup", "title")]
-    assert len(marks) == 6 + 2 * 3, "the headline's and those of AP and R@10 by language"
+    assert len(marks) == 6 + 6 + 6 * 3 + 2 * 3, "headline, both tables of differences, AP and R@10 by language"
     assert all(re.fullmatch(r"p \(Holm\) (<|=) \.\d{3}, 95 % interval \+\.\d{3} to \+\.\d{3}", mark) for mark in marks)
 
 
@@ -189,25 +190,27 @@ def test_relations_of_languages() -> None:
 
 
 def test_families_by_hand() -> None:
-    found = family_table(compare([TRAINED], BASELINE)[0])
+    found = family_transfer(compare([TRAINED], BASELINE)[0])
     assert found is not None
-    assert [(name, count) for name, count, _ in found.rows] == list(zip(RELATIONS, (6, 24, 14, 66), strict=True))
+    sizes = [(row[0].text, row[1].text) for row in found.table.rows]
+    assert sizes == list(zip(RELATIONS, ("6", "24", "14", "66"), strict=True))
     latin = [("de", "en"), ("de", "es"), ("en", "es")]
-    for result, cell in zip((BASELINE, TRAINED), found.rows[0][2], strict=True):
+    for result, cell in zip((BASELINE, TRAINED), found.table.rows[0][2:], strict=True):
         mean = np.mean([result.pairs[q][p]["AP"] for pair in latin for q, p in (pair, pair[::-1])])
-        assert cell.value == round(float(mean), 3)
+        assert cell.sort == round(float(mean), 3)
     assert found.families[0] == ("Indo-European", ("de", "el", "en", "es", "hi", "ru"))
     assert found.maps is not None
-    rows = dict(found.maps.maps[1].rows)
-    assert found.maps.names[0] == "Indo-European"
-    assert rows["Turkic"][found.maps.names.index("Turkic")].text == "–", "one language makes no cross-lingual pair"
+    names = [cell.text for cell in found.maps.maps[1].headings]
+    rows = {row[0].text: row for row in found.maps.maps[1].rows}
+    assert names[1] == "Indo-European"
+    assert rows["Turkic"][names.index("Turkic")].text == "–", "one language makes no cross-lingual pair"
     turkish = np.mean([TRAINED.pairs["tr"][p]["AP"] for p in found.families[0][1]])
-    assert rows["Turkic"][0].text == f"{turkish:.3f}".lstrip("0")
+    assert rows["Turkic"][1].text == f"{turkish:.3f}".lstrip("0")
 
 
 def test_one_relation_has_nothing_to_compare() -> None:
-    assert family_table(compare([sample("a", 0.5, 9, languages=["de", "en"])])[0]) is None
-    assert family_table(compare([TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})])[0]) is None
+    assert family_transfer(compare([sample("a", 0.5, 9, languages=["de", "en"])])[0]) is None
+    assert family_transfer(compare([TRAINED.model_copy(update={"settings": {}, "pairs": {}, "pool": {}})])[0]) is None
 
 
 def leaning(model: str, worst: float, own: float) -> EvaluationResult:
@@ -222,13 +225,13 @@ def leaning(model: str, worst: float, own: float) -> EvaluationResult:
 
 def test_language_bias_is_shown_where_it_was_measured(tmp_path: Path) -> None:
     html = page(tmp_path, results=[leaning("fair", 90.4, 0.1)], baseline=leaning("biased", 2310, 0.95))
-    means = titled(html, "System", "Worst rank lower is better")[0]
+    means = titled(html, "System", "worst rank lower is better")[0]
     assert means == [
         ["biased baseline", "2,310", ".400", ".050", "−.250"],
-        ["fair", "90−2,220", ".400±.000", ".900+.850", "−.250±.000"],
+        ["fair", "90 −2,220", ".400 ±.000", ".900 +.850", "−.250 ±.000"],
     ]
-    best = [cell for cell in html.text("td", "number best") if cell in ("90−2,220", ".050", ".400±.000")]
-    assert best == [".050", "90−2,220"], "own language first has no good end, so none is marked"
+    best = [cell for cell in html.text("td", "number best") if cell in ("90 −2,220", ".050", ".400 ±.000")]
+    assert best == [".050", "90 −2,220"], "own language first has no good end, so none is marked"
     maps = [table for table in html.tables if table[0] == ["", *LANGUAGES]]
     assert [table[1][1:3] for table in maps] == [[".950", ".005"], [".100", ".090"]]
     assert {"Language bias", "Families and scripts"} <= set(html.text("h2"))
@@ -252,14 +255,14 @@ def test_columns_of_bias_know_their_ends_and_units() -> None:
 def test_failures_are_in_their_own_words_and_direction(tmp_path: Path) -> None:
     rows = [failure("ar_7", 0.1, "ar", "en"), failure("de_9", 0.2, "de", "ur")]
     html = page(tmp_path, **given(kept(tmp_path / "a", result_of("m", queries(0.5, 1)), failed=rows)))
-    words = [text for style in ("words asked", "words ") for text in html.text("p", style)]
+    words = [text for style in ("words question", "words ") for text in html.text("p", style)]
     assert words == [
         "question ar_7", "question de_9", "first of ar_7", "gold of ar_7", "first of de_9", "gold of de_9",
     ]  # fmt: skip
     of_words = [value for tag, name, value in html.attributes if tag == "p" and name in ("lang", "dir")]
     assert of_words == ["ar", "rtl", "en", "ltr", "ar", "rtl", "de", "ltr", "ur", "rtl", "de", "ltr"]
-    assert "right Arabic, the best of the right ones, at rank 1,234" in html.text("p", "what")
-    assert [Words("", tag).direction for tag in ("he", "fa", "pa-PK", "pa", "zh")] == ["rtl"] * 3 + ["ltr"] * 2
+    assert "right Arabic, the best of the right ones, at rank 1,234" in html.text("p", "role")
+    assert [LanguageText("", tag).direction for tag in ("he", "fa", "pa-PK", "pa", "zh")] == ["rtl"] * 3 + ["ltr"] * 2
 
 
 def test_failures_are_ordered_by_what_was_lost(tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ def test_failures_are_ordered_by_what_was_lost(tmp_path: Path) -> None:
     asked = [each.question.text.removeprefix("question ") for each in compared.shown]
     assert asked == ["de_2", "ar_3", "de_1"], "one of the translations of 2, and no gain"
     assert (compared.is_loss, compared.num_recorded) == (True, 5)
-    assert compared.shown[0].before == f"{before['de_2']:.3f}".lstrip("0")
+    assert compared.shown[0].baseline_precision == f"{before['de_2']:.3f}".lstrip("0")
 
 
 def test_without_a_baseline_the_worst_of_each_language_come_first(tmp_path: Path) -> None:
@@ -284,7 +287,7 @@ def test_without_a_baseline_the_worst_of_each_language_come_first(tmp_path: Path
     assert not alone.is_loss
     asked = [each.question.text.removeprefix("question ") for each in alone.shown]
     assert asked == ["de_1", "ar_4", "en_5", "de_2", "de_3"], "ar_2 is de_2 in another language"
-    assert alone.shown[0].before == ""
+    assert alone.shown[0].baseline_precision == ""
 
 
 def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
@@ -296,8 +299,8 @@ def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Art
     lines = files["markdown"].read_text(encoding="utf-8").splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     assert [len(row) for row in rows] == [8] * 4
-    assert rows[3][0].strip() == r"50%\_of\|a\\b{c}\~^\&#\$\*\<x\>"
-    assert re.sub(r"\\(.)", r"\1", rows[3][0].strip()) == name
+    assert rows[3][0].strip() == r"50%\_of\|a\\b\{c\}\~\^&amp;\#\$\*&lt;x&gt;"
+    assert re.sub(r"\\(.)", r"\1", unescape(rows[3][0].strip())) == name
     value = f"{better.result.settings[MONOLINGUAL]['AP']:.3f}".lstrip("0")
     assert rows[3][1].strip() == f"**{value}**†"
     assert lines[-1].startswith("† differs from base")
@@ -364,4 +367,4 @@ def test_runs_with_several_tasks_bitexts_and_old_results(tmp_path: Path) -> None
         assert ("tatoeba: differences to one" in titles) == (systems == 2)
     relations = [table for table in html.tables if table[0][0] == "Question and passage are of the"]
     assert len(relations) == 3, "a bitext has pairs of languages, and so families"
-    assert differences(compare([bitexts[0][0]])[0], []) is None
+    assert compare_with_reference(compare([bitexts[0][0]])[0], []) is None

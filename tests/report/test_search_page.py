@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 from ray import tune
 
-from hbt_ray.report.search.axis import Axis
-from hbt_ray.report.search.figures import curve_chart, front_chart, objective_chart
-from hbt_ray.report.search.page import write_report
-from hbt_ray.report.search.table import trial_table
-from hbt_ray.report.search.text import answer, caveats, summary
+from hbt_ray.report.search_page import trial_table, write_search_page
+from hbt_ray.report.search_text import answer, caveats, summary
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.state import SearchState, Status, Trial, seed_groups
@@ -70,7 +67,7 @@ class Tree(HTMLParser):
 def page(
     folder: Path, shown: SearchState, space: Space = SPACE, question: str = QUESTION, **more: Any
 ) -> tuple[str, Tree]:
-    path = write_report(folder, shown, space, TuneConfig(), question, **more)
+    path = write_search_page(folder, shown, space, TuneConfig(), question, **more)
     assert path == folder / "report.html"
     html = path.read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(", html)
@@ -93,11 +90,11 @@ def test_the_page_has_question_answer_and_every_trial(tmp_path: Path) -> None:
     assert f"hbt train {tmp_path / 'best' / 'AP.yaml'}" in tree.text
     assert "Highest AP of a single trial, .601: plan.alpha = 0.5, seed = 1." in tree.text
     assert tree.rows == 2 + 5  # Choices and trials.
-    assert html.count("<svg") == 4 + 2 + 4  # Objectives, fronts, curves.
+    assert html.count("<svg ") == 4 + 2 + 4  # Objectives, fronts, curves.
 
 
 def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_path: Path) -> None:
-    best = trial(0.5, 0, 0.7, posthoc="lir")
+    best = trial(0.5, 0, 0.7, transform="lir")
     best.values["posthoc"] = "lir"
     (tmp_path / "best").mkdir()
     config = small_run(tmp_path).model_copy(update={"name": "sweep-best-AP", "store": "/data/my store"})
@@ -146,7 +143,7 @@ def test_one_seed_decides_nothing() -> None:
     assert "undecided" in told(once)
     assert "one seed has no interval" in told(once)
     assert caveats(once, seed_groups(once, "plan.alpha")) == [
-        "Every choice has one seed, so nothing says what is chance."
+        "Every choice has one seed, so differences may be chance."
     ]
 
 
@@ -156,89 +153,23 @@ def test_the_lowest_is_best_where_lower_is_better() -> None:
 
 def test_an_objective_that_nobody_measured_has_no_answer() -> None:
     assert told(TWO, "pool_loss") == "There is no answer: no finished trial measured pool loss."
-    assert objective_chart(seed_groups(TWO, "plan.alpha"), "pool_loss", "plan.alpha") is None
-    assert front_chart(TWO, "AP", "pool_loss", "plan.alpha") is None
-    assert curve_chart(TWO, "pool_loss") is None
 
 
 def test_the_summary_counts_states_steps_and_hours() -> None:
     shown = board(*TWO.trials, trial(1.0, 0, 0.1, "stopped"))
     assert summary(shown).replace("\u00a0", " ") == (
-        "5 trials: 4 finished and 1 stopped. They trained 100 steps in 2 h 0 min of the clock and 0.0833 GPU hours."
+        "5 trials: 4 finished and 1 stopped. "
+        "They trained 100 steps in 2 h 0 min of wall-clock time and 0.0833 GPU hours."
     )
     assert summary(TWO).startswith("4 trials: all finished.")
 
 
-def test_a_chart_has_a_dot_a_seed_and_a_bar_a_choice() -> None:
-    chart = objective_chart(seed_groups(TWO, "plan.alpha"), "AP", "plan.alpha")
-    assert chart is not None
-    paths = {line.style: line.path for line in chart.lines}
-    assert paths["mono seed raw"].count("h0") == 4
-    assert paths["mono mean raw"].count("h0") == paths["mono interval"].count("V") == 2
-    assert [label for _, label in chart.x] == ["0", "0.5"]
-    assert "plan.alpha = 0: .500" in chart.description
-
-
-def test_an_interval_of_any_width_stays_within_the_frame() -> None:
-    wide = board(trial(0.0, 0, 0.5), trial(0.0, 1, 0.6), trial(0.5, 0, 0.55), trial(0.5, 1, 0.56))
-    chart = objective_chart(seed_groups(wide, "plan.alpha"), "AP", "plan.alpha")
-    assert chart is not None
-    (bars,) = (line.path for line in chart.lines if "interval" in line.style)
-    ends = [int(number) for number in re.findall(r"(?: |V)(-?\d+)", bars)]
-    assert min(ends) == 0
-    assert max(ends) == 1000
-    assert chart.note == "intervals that end at the edge go on beyond it"
-
-
-def test_other_values_make_series_while_there_are_colours() -> None:
-    def over(rates: int) -> SearchState:
-        trials = [trial(alpha, rate, 0.5 + rate / 100) for alpha in (0.0, 0.5) for rate in range(rates)]
-        for each in trials:
-            each.values["rate"] = each.values["seed"]
-        return board(*trials)
-
-    few, many = (objective_chart(seed_groups(over(n), "plan.alpha"), "AP", "plan.alpha") for n in (3, 5))
-    assert few is not None
-    assert many is not None
-    assert few.legend == (("mono", "rate = 0"), ("cross", "rate = 1"), ("mixed", "rate = 2"))
-    assert many.legend == ()
-    assert not [line for line in many.lines if "thin" in line.style]  # No line through several points at one value.
-
-
-def test_what_was_not_fixed_after_training_has_a_name_in_the_legend() -> None:
-    trials = [trial(alpha, seed, 0.5) for alpha in (0.0, 0.5) for seed in (0, 1)]
-    fixed = [trial(alpha, seed, 0.6, posthoc="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
-    for each in fixed:
-        each.values["posthoc"] = "lir"
-    chart = objective_chart(seed_groups(board(*trials, *fixed), "plan.alpha"), "AP", "plan.alpha")
-    assert chart is not None
-    assert chart.legend == (("mono", "posthoc = none"), ("cross", "posthoc = lir"))
-
-
-def test_the_front_is_of_its_two_objectives() -> None:
-    trials = [trial(alpha, 0, ap) for alpha, ap in ((0.0, 0.3), (0.5, 0.5), (1.0, 0.6))]
-    trials[1].rows[20]["mono_AP"] = 0.3  # Worse than the last in both.
-    chart = front_chart(board(*trials), "mono_AP", "cross_AP", "plan.alpha")
-    assert chart is not None
-    paths = {line.style: line.path for line in chart.lines}
-    assert paths["plain seed raw"].count("h0") == 3
-    assert paths["cross mean raw"].count("h0") == 2
-    assert {label for _, _, label in chart.labels} == {"0", "1"}
-
-
-def test_curves_of_trials_that_were_stopped_are_faint_and_the_best_stands_out() -> None:
-    chart = curve_chart(board(trial(0.0, 0, 0.4), trial(0.5, 0, 0.5), trial(1.0, 0, 0.3, "stopped")), "AP")
-    assert chart is not None
-    assert [line.style for line in chart.lines] == ["faint", "plain thin", "mono"]
-    assert chart.legend[0] == ("mono", "best: alpha 0.5, seed 0")
-
-
 def test_the_table_is_in_order_of_the_first_objective_and_shades_finished_trials_alone() -> None:
     table = trial_table(board(trial(0.0, 0, 0.4), trial(1.0, 0, 0.9, "stopped"), trial(0.5, 0, 0.5)), ("AP",))
-    assert [row.trial.values["plan.alpha"] for row in table.rows] == [0.5, 0.0, 1.0]
-    assert [row.figures[0].style for row in table.rows] == ["number h40", "number h0", "number"]
-    assert [row.values[0].style for row in table.rows] == ["number h20", "number h0", "number h40"]
-    assert [row.values[1].style for row in table.rows] == ["number"] * 3  # A seed is a name, not an amount.
+    assert [row[0].text for row in table.rows] == ["0.5", "0", "1"]
+    assert [row[2].style for row in table.rows] == ["number shaded h40", "number shaded h0", "number"]
+    assert [row[0].style for row in table.rows] == ["number shaded h20", "number shaded h0", "number shaded h40"]
+    assert [row[1].style for row in table.rows] == ["number"] * 3  # A seed is a name, not an amount.
 
 
 def of_size(size: int, rate: float) -> Trial:
@@ -259,7 +190,7 @@ def test_batch_sizes_have_their_critical_one(tmp_path: Path) -> None:
 def test_too_few_batch_sizes_are_said(tmp_path: Path) -> None:
     space = Space(search={"plan.batch_size": [32, 64]}, batch_sizes=True)
     _, tree = page(tmp_path, board(of_size(32, 1.0), of_size(64, 1.0)), space)
-    assert "It cannot be said" in tree.text
+    assert "Unknown: " in tree.text
 
 
 def test_domains_names_and_nested_values_have_a_page_too(tmp_path: Path) -> None:
@@ -267,21 +198,3 @@ def test_domains_names_and_nested_values_have_a_page_too(tmp_path: Path) -> None
     values = [{"stages": [{"from_step": 0, "alpha": 0.5}]}, "hybrid", None, 0.25]
     _, tree = page(tmp_path, board(*(trial(value, 0, 0.5 + i / 100) for i, value in enumerate(values))), drawn)
     assert "{stages: [{from_step: 0, alpha: 0.5}]}" in tree.text
-
-
-def test_axes_are_of_factors_only_where_values_are() -> None:
-    assert Axis.over([32, 64, 128, 256, 512]).kind == "log"
-    assert Axis.over([0.013, 0.2, 0.45, 0.5, 0.7, 0.98]).kind == "linear"  # Drawn from all of [0, 1].
-    assert Axis.over([3e-4, 6e-4, 1e-3, 2e-3, 3e-3]).kind == "log"
-    assert Axis.over([0.0, 0.25, 1.0]).kind == "linear"
-    assert Axis.over(["rows", "pair"]).kind == Axis.over([True, False]).kind == "names"
-
-
-def test_axes_show_the_values_where_they_have_room_and_round_numbers_where_not() -> None:
-    assert [label for _, label in Axis.over([32, 64, 128]).marks] == ["32", "64", "128"]
-    crowded = Axis.over([i / 100 for i in range(100)])
-    assert [label for _, label in crowded.marks] == ["0", "0.2", "0.4", "0.6", "0.8"]
-    powers = [label for _, label in Axis.over([10 ** (i / 10) for i in range(51)]).marks]
-    assert powers == ["1", "10", "100", "1,000", "10,000", "100,000"]
-    (only,) = Axis.over([0.5]).marks
-    assert only == (50.0, "0.5")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import TaskError
-from hbt_ray.report.page import write_report
+from hbt_ray.report.evaluation_page import write_evaluation_page
 from hbt_ray.retrieval import score
 from hbt_ray.retrieval.compare import compare
 from hbt_ray.retrieval.result import EvaluationResult
@@ -116,5 +116,5 @@ def test_a_result_on_bitext_is_shown_with_both_accuracies(tmp_path: Path) -> Non
     assert [(column.setting, column.measure) for column in compare([result])[0].columns] == [
         ("cross-lingual", "R@1"), ("cross-lingual", "MarginR@1"),
     ]  # fmt: skip
-    page = write_report(tmp_path / "page.html", title="t", results=[result]).read_text(encoding="utf-8")
+    page = write_evaluation_page(tmp_path / "page.html", title="t", results=[result]).read_text(encoding="utf-8")
     assert "MarginR@1" in page

@@ -1,30 +1,36 @@
-"""The first sentence of the report: what was achieved, computed from the figures, good or bad."""
+"""The first sentences of an evaluation page: what was achieved, and what became worse."""
 
 from __future__ import annotations
 
-from hbt_ray.report.labels import listing, number
+from hbt_ray.report.formatting import listing, number_word
 from hbt_ray.retrieval.compare import Column, Comparison, System
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import MULTILINGUAL
 
 
 def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", name_task: bool = False) -> str:
-    """One sentence, on the multilingual setting where there is one."""
+    """One sentence on the multilingual setting, or on the first measure if that setting is missing.
+
+    Args:
+        num_steps: steps of training of a single system; 0 if unknown.
+        policy: how its batches were made.
+        name_task: whether the sentence names the task, for pages with several of them.
+    """
     columns = _key_columns(comparison)
     if not columns:
         return f"The results on {comparison.task} hold no measure."
     place = f"on {comparison.task}, " if name_task else ""
     if len(comparison.candidates) > 1:
-        text = place + _contest(comparison, columns)
+        text = place + _ranking(comparison, columns)
     elif comparison.baseline:
-        text = place + _progress(comparison, columns, _effort(num_steps, policy))
+        text = place + _change(comparison, columns, _effort(num_steps, policy))
     else:
-        text = place + _state(comparison, columns, _effort(num_steps, policy))
+        text = place + _values(comparison, columns, _effort(num_steps, policy))
     return text[0].upper() + text[1:]
 
 
-def losses(comparison: Comparison) -> str:
-    """What one system does worse than the baseline, all columns considered; empty where nothing is worse."""
+def regressions(comparison: Comparison) -> str:
+    """The measures in which a single system is worse than the baseline; empty if there are none."""
     if comparison.baseline is None or len(comparison.candidates) != 1:
         return ""
     before, after = comparison.systems
@@ -39,8 +45,8 @@ def losses(comparison: Comparison) -> str:
 
 
 def _key_columns(comparison: Comparison) -> list[Column]:
-    wanted = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
-    return [column for column in wanted if column in comparison.columns] or list(comparison.columns[:1])
+    preferred = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
+    return [column for column in preferred if column in comparison.columns] or list(comparison.columns[:1])
 
 
 def _effort(num_steps: int, policy: str) -> str:
@@ -50,7 +56,7 @@ def _effort(num_steps: int, policy: str) -> str:
     return f"with {policy} batches, " if policy else ""
 
 
-def _progress(comparison: Comparison, columns: list[Column], effort: str) -> str:
+def _change(comparison: Comparison, columns: list[Column], effort: str) -> str:
     """One system against the baseline."""
     before, after = comparison.systems
     effort = effort or f"from {before.label} to {after.label}, "
@@ -65,19 +71,19 @@ def _progress(comparison: Comparison, columns: list[Column], effort: str) -> str
             verb = "rose" if new > old else "fell"
             text = f"{column.name} {verb} from {column.text(old)} to {column.text(new)}"
             parts.append((text, column.is_better(new, old)))
-    goodness = [better for _, better in parts]
-    text = effort + (" but " if len(set(goodness)) > 1 else " and ").join(text for text, _ in parts)
-    if all(better is False for better in goodness):
+    outcomes = [better for _, better in parts]
+    text = effort + (" but " if len(set(outcomes)) > 1 else " and ").join(text for text, _ in parts)
+    if all(better is False for better in outcomes):
         return text + ": worse than the baseline" + (" on both." if len(parts) > 1 else ".")
     return text + "."
 
 
-def _contest(comparison: Comparison, columns: list[Column]) -> str:
-    """Several systems: who leads, and whether that beats the baseline."""
+def _ranking(comparison: Comparison, columns: list[Column]) -> str:
+    """Several systems: which one leads, and whether it is better than the baseline."""
     count = len(comparison.candidates)
     baseline = comparison.baseline
     claims: list[tuple[str, str]] = []
-    defeats: list[str] = []
+    not_better: list[str] = []
     for column in columns:
         best = column.best(column.value(system.result) for system in comparison.candidates)
         if best is None:
@@ -89,16 +95,16 @@ def _contest(comparison: Comparison, columns: list[Column]) -> str:
         extreme = "lowest" if column.lower_is_better else "highest"
         claims.append((f"{listing(leaders)} {verb}", f"the {extreme} {column.name}, {column.text(best)}{aside}"))
         if reference is not None and not column.is_better(best, reference):
-            defeats.append(column.name)
-    text = f"of {number(count)} systems, "
-    if len(claims) > 1 and len({who for who, _ in claims}) == 1:
-        text += f"{claims[0][0]} {', and '.join(what for _, what in claims)}."
+            not_better.append(column.name)
+    text = f"of {number_word(count)} systems, "
+    if len(claims) > 1 and len({subject for subject, _ in claims}) == 1:
+        text += f"{claims[0][0]} {', and '.join(predicate for _, predicate in claims)}."
     else:
-        text += ", and ".join(f"{who} {what}" for who, what in claims) + "."
-    return text + (f" No system beats the baseline in {listing(defeats)}." if defeats else "")
+        text += ", and ".join(f"{subject} {predicate}" for subject, predicate in claims) + "."
+    return text + (f" No system beats the baseline in {listing(not_better)}." if not_better else "")
 
 
-def _state(comparison: Comparison, columns: list[Column], effort: str) -> str:
+def _values(comparison: Comparison, columns: list[Column], effort: str) -> str:
     system: System = comparison.systems[0]
     facts = [(column.name, column.text(column.value(system.result))) for column in columns]
     effort = effort or f"with {system.label}, "

@@ -1,0 +1,270 @@
+"""Tables of an evaluation: headline, question languages, families, language bias, data, and the cost of evaluation.
+
+The table of families counts each ordered pair of two languages the same, so a large family weighs by its pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from hbt_ray.languages.families import UNKNOWN, family
+from hbt_ray.languages.tags import english_name
+from hbt_ray.report.formatting import duration, size
+from hbt_ray.report.heat_map import AP, MAX_LANGUAGES, Grid, HeatMaps, heat_maps
+from hbt_ray.report.significance import Differences
+from hbt_ray.report.tables import Cell, Table, count, language_cell, measure_heading, measured, number, system_cell
+from hbt_ray.retrieval.bias import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
+from hbt_ray.retrieval.compare import MISSING, SEEDS_NOTE, Column, Comparison
+from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
+
+RELATIONS = (
+    "same family, same script",
+    "same family, other script",
+    "other family, same script",
+    "other family, other script",
+)
+BIAS_COLUMNS = tuple(
+    Column(MULTILINGUAL, name) for name in (MAX_RANK, OWN_LANGUAGE_FIRST, SHARE_DISTANCE, RANK_CORRELATION)
+)
+Pairs = dict[tuple[str, str], float]
+"""(question language, passage language) → measure."""
+
+
+def headline(comparison: Comparison, differences: Differences | None) -> Table:
+    """All measures of all systems, in the layout of 2408.10536: a row a system, settings × measures as columns."""
+    notes = []
+    if len(comparison.systems) > 1:
+        notes.append("Best of each column in bold with a dot.")
+    if comparison.baseline:
+        notes.append("Small print: difference to the baseline.")
+    if differences and differences.tested:
+        notes.append(f"† Differs from {differences.reference.label} beyond chance.")
+    if comparison.has_seeds:
+        notes.append(f"{SEEDS_NOTE}.")
+    rows = []
+    for system, cells in comparison.headline:
+        values = [
+            measured(cell, differences.tooltip(system, column) if differences else "")
+            for column, cell in zip(comparison.columns, cells, strict=True)
+        ]
+        rows.append([system_cell(system), *values])
+    settings = groupby(comparison.columns, key=lambda column: column.setting)
+    return Table(
+        [Cell("System"), *map(measure_heading, comparison.columns)],
+        rows,
+        comparison.task,
+        " ".join(notes),
+        groups=[(Cell(setting), len(list(columns))) for setting, columns in settings],
+        style="headline",
+    )
+
+
+def by_language(comparison: Comparison, differences: Differences | None) -> Table | None:
+    """The headline's measures by question language: in the pool, or without a pool in the language's own passages."""
+    pooled = any(system.result.pool for system in comparison.systems)
+    setting = MULTILINGUAL if pooled else MONOLINGUAL
+    columns = [column for column in comparison.columns if column.setting == setting]
+    return _language_table(comparison, columns, setting, differences)
+
+
+def _language_table(
+    comparison: Comparison, columns: Sequence[Column], setting: str, differences: Differences | None = None
+) -> Table | None:
+    """Rows are question languages; columns are measures, and below each of them the systems."""
+    if not columns:
+        return None
+    systems = comparison.systems
+    tags = list(dict.fromkeys(tag for system in systems for tag in system.result.languages))
+    # [language, measure, system]
+    cells = [[comparison.row(column, _of_language(comparison, tag, setting)) for column in columns] for tag in tags]
+    longest = max(
+        [cell.value or 0.0 for row in cells for column, group in zip(columns, row, strict=True) for cell in group
+         if column.counts_ranks] + [1.0]
+    )  # fmt: skip
+    rows = []
+    for tag, groups in zip(tags, cells, strict=True):
+        row = [language_cell(tag)]
+        for column, group in zip(columns, groups, strict=True):
+            for system, cell in zip(systems, group, strict=True):
+                bar = cell.value / longest if column.counts_ranks and cell.value is not None else None
+                mark = differences.tooltip(system, column, tag) if differences else ""
+                value = measured(cell, mark, bar)
+                row.append(Cell(value.text, value.style, value.sort, mark=mark, bar=bar))
+        rows.append(row)
+    pool = "Questions of one language against the pool of all languages."
+    own = "Questions against passages of their own language."
+    return Table(
+        [Cell("Language"), *(number(system.label) for _ in columns for system in systems)],
+        rows,
+        comparison.task,
+        (pool if setting == MULTILINGUAL else own) + (" † As above." if differences and differences.tested else ""),
+        groups=[(measure_heading(column), len(systems)) for column in columns],
+        style="languages dense" if len(systems) > 2 else "languages",
+    )
+
+
+def _of_language(comparison: Comparison, tag: str, setting: str) -> dict[str, dict[str, float]]:
+    """System → the measures of questions in one language."""
+    if setting == MULTILINGUAL:
+        return {system.label: system.result.pool.get(tag, {}) for system in comparison.systems}
+    return {system.label: system.result.pairs.get(tag, {}).get(tag, {}) for system in comparison.systems}
+
+
+@dataclass(frozen=True)
+class FamilyTransfer:
+    """How a cross-lingual measure depends on what the two languages share."""
+
+    column: Column
+    table: Table
+    """Mean of the measure by relation of the two languages."""
+    maps: HeatMaps | None
+    """Family × family; None for a single family."""
+    families: tuple[tuple[str, tuple[str, ...]], ...]
+    """Family → its languages, the largest family first."""
+
+
+def family_transfer(comparison: Comparison) -> FamilyTransfer | None:
+    """By the first cross-lingual measure of the headline; None if fewer than two relations have a pair."""
+    column = next((column for column in comparison.columns if column.setting == CROSS_LINGUAL), None)
+    if column is None:
+        return None
+    values = {system.label: _cross_lingual_pairs(system.result, column) for system in comparison.systems}
+    pairs = list(dict.fromkeys(pair for of_system in values.values() for pair in of_system))
+    rows = []
+    for name in RELATIONS:
+        members = [pair for pair in pairs if relation(*pair) == name]
+        means = {label: {column.measure: _mean(of_system, members)} for label, of_system in values.items()}
+        if members:
+            rows.append([Cell(name), count(len(members)), *map(measured, comparison.row(column, means))])
+    if len(rows) < 2:
+        return None
+    systems = [Cell(cell.text, "number", notes=cell.notes) for cell in map(system_cell, comparison.systems)]
+    caption = f"Mean {column.name} of ordered pairs of two languages."
+    headings = [Cell("Question and passage are of the"), number("Pairs"), *systems]
+    languages = dict.fromkeys(language for pair in pairs for language in pair)
+    names = [name for name, _ in Counter(family(language).family for language in languages).most_common()]
+    shown = names[:MAX_LANGUAGES]
+    grids = [_family_grid(of_system, shown, column) for of_system in values.values()]
+    axes = ("question family", "passage family")
+    maps = heat_maps(comparison, grids, shown, column.label, len(names) - len(shown), axes=axes)
+    members_of = [(name, tuple(tag for tag in languages if family(tag).family == name)) for name in names]
+    table = Table(headings, rows, comparison.task, caption, style="narrow")
+    return FamilyTransfer(column, table, maps if len(shown) > 1 else None, tuple(members_of))
+
+
+def relation(question: str, passage: str) -> str:
+    """One of `RELATIONS`. An unknown family or script is shared with no other language."""
+    first, second = family(question), family(passage)
+    same_family, same_script = first.family == second.family != UNKNOWN, first.script == second.script != UNKNOWN
+    return RELATIONS[2 * (not same_family) + (not same_script)]
+
+
+def _cross_lingual_pairs(result: EvaluationResult, column: Column) -> Pairs:
+    """The measure of each cross-lingual pair, not rounded."""
+    return {
+        (question, passage): measures[column.measure]
+        for question, row in result.pairs.items()
+        for passage, measures in row.items()
+        if question != passage and column.of(measures) is not None
+    }
+
+
+def _mean(values: Pairs, pairs: list[tuple[str, str]]) -> float:
+    """NaN, which is shown as missing, if a system has none of the pairs."""
+    known = [values[pair] for pair in pairs if pair in values]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _family_grid(values: Pairs, names: list[str], column: Column) -> Grid:
+    cells: dict[tuple[str, str], list[float]] = {}
+    for (question, passage), value in values.items():
+        cells.setdefault((family(question).family, family(passage).family), []).append(value)
+    return [
+        [column.of({column.measure: float(np.mean(cells[q, p]))}) if (q, p) in cells else None for p in names]
+        for q in names
+    ]
+
+
+@dataclass(frozen=True)
+class LanguageBias:
+    """Which languages stand first in the pool, and what that costs readers of all answers."""
+
+    table: Table
+    by_language: Table | None
+    shares: HeatMaps | None
+    """Question language × language of the first ten passages."""
+    pool: str
+    """The smallest and the largest share of a language in the pool, in words."""
+
+
+def language_bias(comparison: Comparison) -> LanguageBias | None:
+    """None if no result has a measure of bias: passages in one language, or a bitext."""
+    columns = [c for c in BIAS_COLUMNS if any(c.value(system.result) is not None for system in comparison.systems)]
+    if not columns:
+        return None
+    settings = {system.label: system.result.settings.get(MULTILINGUAL, {}) for system in comparison.systems}
+    by_column = [comparison.row(column, settings) for column in columns]
+    rows = [
+        [system_cell(system), *map(measured, cells)]
+        for system, *cells in zip(comparison.systems, *by_column, strict=True)
+    ]
+    table = Table([Cell("System"), *map(measure_heading, columns)], rows, comparison.task)
+    return LanguageBias(
+        table, _language_table(comparison, columns, MULTILINGUAL), _share_maps(comparison), _pool_shares(comparison)
+    )
+
+
+def _share_maps(comparison: Comparison) -> HeatMaps | None:
+    results = [system.result for system in comparison.systems]
+    languages = list(dict.fromkeys(tag for result in results for tag in result.languages))
+    names = languages[:MAX_LANGUAGES]
+
+    def share(result: EvaluationResult, question: str, passage: str) -> float | None:
+        value = result.language_share.get(question, {}).get(passage)
+        return None if value is None else round(value, 3)
+
+    grids = [[[share(result, q, p) for p in names] for q in names] for result in results]
+    return heat_maps(comparison, grids, names, "share of the first ten", len(languages) - len(names))
+
+
+def _pool_shares(comparison: Comparison) -> str:
+    counts = sorted((num, tag) for tag, num in comparison.systems[0].result.num_documents.items() if num)
+    total = sum(num for num, _ in counts)
+    ends = [f"{AP.text(round(num / total, 3))} ({english_name(tag)})" for num, tag in (counts[0], counts[-1])]
+    return " to ".join(ends)
+
+
+def task_size(comparison: Comparison) -> Table:
+    """Queries and documents by language."""
+    result = comparison.systems[0].result
+    rows = [
+        [language_cell(tag), count(result.num_queries.get(tag)), count(result.num_documents.get(tag))]
+        for tag in result.languages
+    ]
+    totals = [Cell("all"), count(sum(result.num_queries.values())), count(sum(result.num_documents.values()))]
+    headings = [Cell("Language"), number("Queries"), number("Documents")]
+    return Table(headings, rows, comparison.task, "Queries and documents", totals=totals)
+
+
+def evaluation_cost(comparison: Comparison) -> Table:
+    """Time of each phase and peak memory of every evaluation."""
+    phases = list(dict.fromkeys(phase for system in comparison.systems for phase in system.result.seconds))
+    rows = []
+    for system in comparison.systems:
+        result = system.result
+        memory = number(size(result.peak_memory_bytes) if result.peak_memory_bytes else MISSING)
+        name = Cell(system.label, aside=result.fingerprint[:12])
+        rows.append([name, *(_time(result.seconds.get(phase)) for phase in phases), memory])
+    columns = [*(phase.capitalize() for phase in phases), "Peak memory of a process"]
+    headings = [Cell("System"), *map(number, columns)]
+    return Table(headings, rows, comparison.task, "Cost of the evaluation", is_sortable=False)
+
+
+def _time(seconds: float | None) -> Cell:
+    return number(MISSING if seconds is None or not math.isfinite(seconds) else duration(seconds))

@@ -1,1 +1,0 @@
-"""The page of a search: an answer, figures and all trials."""

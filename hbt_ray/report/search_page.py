@@ -1,0 +1,197 @@
+"""The page of a search: its question and answer, charts, all trials, and configurations to train with."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.report.colours import level
+from hbt_ray.report.formatting import (
+    duration,
+    interval,
+    objective_name,
+    objective_value,
+    setting_value,
+    settings_text,
+)
+from hbt_ray.report.page import write_page
+from hbt_ray.report.search_charts import (
+    FRONTS,
+    critical_chart,
+    curve_chart,
+    front_chart,
+    objective_chart,
+    value_axis,
+)
+from hbt_ray.report.search_text import STATUSES, answer, caveats, critical_text, paragraphs, summary
+from hbt_ray.report.tables import Cell, Table, count, number
+from hbt_ray.strict_yaml import read_yaml
+from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
+from hbt_ray.tune.critical_batch import NoFit, critical_batch
+from hbt_ray.tune.space import SEED, Space
+from hbt_ray.tune.state import SearchState, SeedGroup, Trial, is_number, seed_groups
+
+
+@dataclass(frozen=True)
+class BestConfig:
+    """A configuration file in the folder of the search."""
+
+    path: str
+    reason: str
+    """The objective that its trial is best in."""
+    posthoc_command: str = ""
+    """The command that transforms the vectors after training, if the best trial did so."""
+
+
+def write_search_page(folder: Path, state: SearchState, space: Space, config: TuneConfig, docstring: str) -> Path:
+    """Write `report.html` into the folder of a search. It needs nothing else, and no finished trial.
+
+    Args:
+        docstring: that of the search space; its first paragraph is the question that the page answers.
+    """
+    objectives, varied = config.objectives, space.varied
+    groups = seed_groups(state, varied)
+    question, *about = paragraphs(docstring) or [""]
+    critical = critical_batch(state.trials, objectives[0]) if space.batch_sizes else None
+    return write_page(
+        folder / "report.html",
+        "search.html.j2",
+        title=folder.name,
+        question=question,
+        about=about,
+        answer=answer(state, groups, objectives[0]),
+        summary=summary(state),
+        caveats=caveats(state, groups),
+        varied=varied,
+        objective_charts=[chart for name in objectives if (chart := objective_chart(groups, name, varied))],
+        setting_table=setting_table(groups, objectives),
+        fronts=[
+            chart
+            for x, y in FRONTS
+            if x in objectives and y in objectives and (chart := front_chart(state, x, y, varied))
+        ],
+        critical_text=critical_text(critical, objectives[0]) if critical else "",
+        critical_charts=[] if critical is None or isinstance(critical, NoFit) else [critical_chart(critical)],
+        trial_table=trial_table(state, objectives),
+        curves=[chart for name in objectives if (chart := curve_chart(state, name))],
+        best=_best_configs(folder, state),
+    )
+
+
+def setting_table(groups: Sequence[SeedGroup], objectives: Sequence[str]) -> Table:
+    """Mean and interval over seeds of each objective, for each combination of settings."""
+    rows = []
+    for i, group in enumerate(groups):
+        cells = []
+        for name in objectives:
+            if estimate := group.estimate(name):
+                text, notes = objective_value(name, estimate.mean), (("same", interval(name, estimate)),)
+                cells.append(Cell(text, "number", estimate.mean, notes=notes))
+            else:
+                cells.append(number(objective_value(name, None), ""))
+        rows.append([Cell(settings_text(group.values), sort=i), count(len(group.trials)), *cells])
+    return Table([Cell("Choice"), number("Seeds"), *map(_objective_heading, objectives)], rows)
+
+
+def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
+    """All trials: finished trials first, by the first objective, failed trials last.
+
+    Settings are shaded from the smallest to the largest, objectives from the worst to the best finished trial.
+    """
+    keys = list(dict.fromkeys(key for trial in state.trials for key in trial.values))
+    trials = sorted(state.trials, key=lambda trial: _order(trial, objectives[0]))
+    columns = [_setting_cells([trial.values.get(key) for trial in trials], key != SEED) for key in keys]
+    columns += [_objective_cells(trials, name) for name in objectives]
+    rows = [
+        [*cells, count(trial.step), number(duration(seconds), seconds), _status_cell(trial)]
+        for trial, *cells in zip(trials, *columns, strict=True)
+        for seconds in [trial.seconds_until(state.last)]
+    ]
+    headings = [
+        Cell(key, column[0].style.split()[0] if column else "") for key, column in zip(keys, columns, strict=False)
+    ]
+    headings += [*map(_objective_heading, objectives), number("Step"), number("Time"), Cell("Status")]
+    return Table(headings, rows, style="trials")
+
+
+def _objective_heading(objective: str) -> Cell:
+    notes = (("same", "lower is better"),) if objective in LOWER_IS_BETTER else ()
+    return Cell(objective_name(objective), "number", notes=notes)
+
+
+def _order(trial: Trial, objective: str) -> tuple[int, float]:
+    value = trial.last(objective)
+    if value is None or not math.isfinite(value):
+        return STATUSES.index(trial.status), math.inf
+    return STATUSES.index(trial.status), value if objective in LOWER_IS_BETTER else -value
+
+
+def _status_cell(trial: Trial) -> Cell:
+    notes = [("same", f"after {trial.attempts} attempts")] if trial.attempts > 1 else []
+    if trial.status == "failed" and trial.error:
+        notes.append(("same", trial.error))
+    return Cell(trial.status, f"state{' bad' if trial.status == 'failed' else ''}", notes=tuple(notes))
+
+
+def _setting_cells(values: Sequence[Any], is_shaded: bool) -> list[Cell]:
+    if not all(map(is_number, values)):
+        return [Cell(setting_value(value), "words", setting_value(value)) for value in values]
+    log = value_axis(values, "").scale == "log"
+    places = [math.log10(value) if log else float(value) for value in values]
+    shades = _shades(places) if is_shaded else [""] * len(values)
+    return [number(setting_value(value), value, shade) for value, shade in zip(values, shades, strict=True)]
+
+
+def _objective_cells(trials: Sequence[Trial], objective: str) -> list[Cell]:
+    """Only finished trials are shaded: the others stand at other steps, so they cannot be compared."""
+    sign = -1 if objective in LOWER_IS_BETTER else 1
+    last = [trial.last(objective) for trial in trials]
+    known = [value if value is not None and math.isfinite(value) else None for value in last]
+    finished = [
+        sign * value if value is not None and trial.status == "finished" else None
+        for trial, value in zip(trials, known, strict=True)
+    ]
+    return [
+        number(objective_value(objective, value), "" if value is None else value, shade)
+        for value, shade in zip(known, _shades(finished), strict=True)
+    ]
+
+
+def _shades(values: Sequence[float | None]) -> list[str]:
+    known = [value for value in values if value is not None]
+    if not known or min(known) == max(known):
+        return [""] * len(values)
+    low, span = min(known), max(known) - min(known)
+    return ["" if value is None else f"shaded {level((value - low) / span)}" for value in values]
+
+
+def _best_configs(folder: Path, state: SearchState) -> list[BestConfig]:
+    paths = sorted((folder / "best").glob("*.yaml"))
+    return [BestConfig(str(path), _reason(path.stem, state), _posthoc_command(path, state)) for path in paths]
+
+
+def _reason(objective: str, state: SearchState) -> str:
+    trial = state.best(objective) if objective in OBJECTIVES else None
+    if trial is None:
+        return ""
+    extreme = "Lowest" if objective in LOWER_IS_BETTER else "Highest"
+    value = objective_value(objective, trial.last(objective))
+    return f"{extreme} {objective_name(objective)} of a single trial, {value}: {settings_text(trial.values)}"
+
+
+def _posthoc_command(path: Path, state: SearchState) -> str:
+    trial = state.best(path.stem) if path.stem in OBJECTIVES else None
+    if trial is None or not trial.transform:
+        return ""
+    try:
+        config = read_yaml(path)
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(config, dict) or not {"name", "store", "storage_path"} <= config.keys():
+        return ""  # The file was edited since.
+    parts = ["hbt", "posthoc", config["name"], "--method", trial.posthoc, "--store", config["store"]]
+    return shlex.join([*parts, f"storage_path={config['storage_path']}"])

@@ -1,0 +1,147 @@
+"""Tests of significance: each system against the baseline, on their per-query results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hbt_ray.errors import TaskError
+from hbt_ray.report.tables import Cell, Table, count, language_cell, number
+from hbt_ray.retrieval.compare import MISSING, Column, Comparison, System
+from hbt_ray.retrieval.result import Artifacts, find_artifacts
+from hbt_ray.retrieval.significance import Difference, compare_systems
+
+ALPHA = 0.05
+RESAMPLES = 5_000
+"""Half of the default, since a page may hold hundreds of tests; p goes down to .0002."""
+
+
+@dataclass(frozen=True)
+class MeasuredDifference:
+    """The difference of one measure between a system and the reference, with its test."""
+
+    system: System
+    column: Column
+    test: Difference
+
+    @property
+    def is_significant(self) -> bool:
+        return self.test.p_holm < ALPHA
+
+    @property
+    def interval(self) -> str:
+        if not math.isfinite(self.test.low + self.test.high):
+            return MISSING
+        return f"{self._signed(self.test.low)} to {self._signed(self.test.high)}"
+
+    @property
+    def tooltip(self) -> str:
+        """The test in short, for daggers in other tables."""
+        return f"p (Holm) {p_value(self.test.p_holm, '= ')}, 95 % interval {self.interval}"
+
+    def row(self, with_system: bool) -> list[Cell]:
+        """Cells of the table of differences."""
+        better = (self.test.difference < 0) == self.column.lower_is_better
+        style = "same" if not self.is_significant else "better" if better else "worse"
+        finite = math.isfinite(self.test.effect)
+        effect = f"{self.test.effect:+.2f}".replace("-", "−") if finite else MISSING
+        difference = self.test.difference
+        return [
+            *([Cell(self.system.label)] if with_system else []),
+            Cell(self.column.name),
+            *([language_cell(self.test.language)] if self.test.language else []),
+            Cell(
+                self._signed(difference),
+                f"number {style}",
+                difference,
+                mark=self.tooltip if self.is_significant else "",
+            ),
+            number(self.interval, difference),
+            number(effect, self.test.effect if finite else ""),
+            number(p_value(self.test.p), self.test.p),
+            number(p_value(self.test.p_holm), self.test.p_holm),
+            count(self.test.num_items),
+        ]
+
+    def _signed(self, value: float) -> str:
+        return self.column.signed(self.column.of({self.column.measure: value}))
+
+
+@dataclass(frozen=True)
+class Differences:
+    """All tests of one task."""
+
+    reference: System
+    """What systems are compared with: the baseline, or else the first system."""
+    tested: tuple[MeasuredDifference, ...]
+    untested: tuple[str, ...]
+    """Why a system was not tested, a sentence for each."""
+    _index: dict[tuple[str, Column, str], MeasuredDifference] = field(default_factory=dict, repr=False)
+
+    def tooltip(self, system: System, column: Column, language: str = "") -> str:
+        """The test behind a number of another table, if it is significant after Holm's correction; else empty."""
+        tested = self._index.get((system.label, column, language))
+        return tested.tooltip if tested and tested.is_significant else ""
+
+    def table(self, with_system: bool, by_language: bool) -> Table | None:
+        """The tests over all languages, or those of each language; None without any."""
+        chosen = [tested for tested in self.tested if bool(tested.test.language) == by_language]
+        if not chosen:
+            return None
+        names = ["System"] * with_system + ["Measure"] + ["Language"] * by_language
+        numbers = ["Difference", "95 % interval", "Effect", "p", "p (Holm)", "Questions"]
+        return Table([*map(Cell, names), *map(number, numbers)], [tested.row(with_system) for tested in chosen])
+
+
+def compare_with_reference(comparison: Comparison, artifacts: Sequence[Artifacts]) -> Differences | None:
+    """Test every system against the reference; None for a single system.
+
+    A system without per-query results, or with results on other queries, is listed as untested.
+
+    Raises:
+        TaskError: a per-query table is damaged.
+    """
+    reference, *others = comparison.systems
+    if not others:
+        return None
+    base = _queries(reference, artifacts)
+    if base is None or all(_queries(system, artifacts) is None for system in others):
+        return Differences(reference, (), ("There are no per-query results of two systems beside the results.",))
+    tested: list[MeasuredDifference] = []
+    untested = []
+    for system in others:
+        try:
+            tested += _test(system, _queries(system, artifacts), base, comparison.columns)
+        except TaskError as error:
+            untested.append(f"{system.label}: {error}.")
+    index = {(each.system.label, each.column, each.test.language): each for each in tested}
+    return Differences(reference, tuple(tested), tuple(untested), index)
+
+
+def p_value(p: float, equals: str = "") -> str:
+    """`.034`, `< .001`; `equals` stands before a number."""
+    return "< .001" if p < 0.0005 else equals + (f"{p:.3f}".removeprefix("0"))
+
+
+def _queries(system: System, artifacts: Sequence[Artifacts]) -> pa.Table | None:
+    match = find_artifacts(system.result, artifacts)
+    return match.queries if match else None
+
+
+def _test(
+    system: System, table: pa.Table | None, base: pa.Table, columns: Sequence[Column]
+) -> list[MeasuredDifference]:
+    """Tests in the order of the columns. Holm's correction is over the settings that are shown."""
+    if table is None:
+        raise TaskError("no per-query results lie beside its result", code="NO_QUERY_RESULTS")
+    tests: dict[Column, list[Difference]] = {column: [] for column in columns}
+    for measure in dict.fromkeys(column.measure for column in columns):
+        settings = pa.array([column.setting for column in columns if column.measure == measure])
+        ours, theirs = (rows.filter(pc.is_in(rows["setting"], value_set=settings)) for rows in (table, base))
+        for difference in compare_systems(ours, theirs, measure, resamples=RESAMPLES):
+            tests[Column(difference.setting, measure)].append(difference)
+    return [MeasuredDifference(system, column, test) for column in columns for test in tests[column]]

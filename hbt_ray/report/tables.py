@@ -1,0 +1,80 @@
+"""Tables as values. One template draws all of them, so every table of a page sorts, scrolls and prints alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hbt_ray.languages.tags import english_name
+from hbt_ray.retrieval.compare import Column, System, TableCell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, and what stands beside it."""
+
+    text: str
+    style: str = ""
+    """CSS classes: `number`, `best`, a level of the heat scale, …"""
+    sort: float | str | None = None
+    """What the column is sorted by: the text if None; an empty string sorts last."""
+    title: str = ""
+    """Tooltip of the text."""
+    aside: str = ""
+    """Muted text on the same line."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Small print below: CSS class, text."""
+    mark: str = ""
+    """Tooltip of a dagger after the text, which has no dagger if this is empty."""
+    bar: float | None = None
+    """Length of a bar beside the text, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headings; the first cell of a row is its header."""
+
+    headings: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    caption: str = ""
+    groups: Sequence[tuple[Cell, int]] = ()
+    """Headings above the headings, from the second column on, with the number of columns that each spans."""
+    totals: Sequence[Cell] = ()
+    style: str = ""
+    """CSS classes."""
+    is_sortable: bool = True
+
+
+def number(text: str, sort: float | str | None = None, style: str = "") -> Cell:
+    """A cell, or the heading, of a column of numbers."""
+    return Cell(text, f"number {style}".strip(), sort)
+
+
+def count(value: int | None) -> Cell:
+    """`13,090`, or a dash."""
+    return number("–" if value is None else f"{value:,}", "" if value is None else value)
+
+
+def language_cell(tag: str, with_name: bool = True) -> Cell:
+    """`de German`, with the name as a tooltip."""
+    return Cell(tag, title=english_name(tag), aside=english_name(tag) if with_name else "")
+
+
+def system_cell(system: System) -> Cell:
+    return Cell(system.label, notes=(("tag", "baseline"),) if system.is_baseline else ())
+
+
+def measure_heading(column: Column, label: str = "") -> Cell:
+    """The name of a measure, with its direction if lower is better."""
+    notes = (("same", "lower is better"),) if column.lower_is_better else ()
+    return Cell(label or column.label, "number", notes=notes)
+
+
+def measured(cell: TableCell, mark: str = "", bar: float | None = None) -> Cell:
+    """A measure with its spread over seeds and its difference to the baseline."""
+    notes = [("same", cell.spread)] if cell.spread else []
+    if cell.change:
+        notes.append(({True: "better", False: "worse", None: "same"}[cell.better], cell.change))
+    style = "number best" if cell.best else "number"
+    return Cell(cell.text, style, "" if cell.value is None else cell.value, notes=tuple(notes), mark=mark, bar=bar)
