@@ -22,6 +22,6 @@ def test_other_names_do_not() -> None:
 
 @pytest.mark.parametrize("module", ["hbt_ray", "hbt_ray.cli"])
 def test_imports_are_light(module: str) -> None:
-    heavy = "{'torch', 'ray', 'transformers', 'faiss', 'pyarrow'}"
+    heavy = "{'torch', 'ray', 'transformers', 'faiss', 'pyarrow', 'altair', 'vl_convert'}"
     code = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -185,7 +185,7 @@ def _reason(objective: str, state: SearchState) -> str:
 
 def _posthoc_command(path: Path, state: SearchState) -> str:
     trial = state.best(path.stem) if path.stem in OBJECTIVES else None
-    if trial is None or not trial.transform:
+    if trial is None or not trial.posthoc:
         return ""
     try:
         config = read_yaml(path)

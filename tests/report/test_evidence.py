@@ -231,7 +231,8 @@ def test_language_bias_is_shown_where_it_was_measured(tmp_path: Path) -> None:
         ["fair", "90 −2,220", ".400 ±.000", ".900 +.850", "−.250 ±.000"],
     ]
     best = [cell for cell in html.text("td", "number best") if cell in ("90 −2,220", ".050", ".400 ±.000")]
-    assert best == [".050", "90 −2,220"], "own language first has no good end, so none is marked"
+    assert best[:2] == [".050", "90 −2,220"]
+    assert ".400 ±.000" not in best, "own language first has no good end, so none is marked"
     maps = [table for table in html.tables if table[0] == ["", *LANGUAGES]]
     assert [table[1][1:3] for table in maps] == [[".950", ".005"], [".100", ".090"]]
     assert {"Language bias", "Families and scripts"} <= set(html.text("h2"))

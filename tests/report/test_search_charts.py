@@ -15,9 +15,8 @@ from hbt_ray.tune.critical_batch import BatchSizePoint, CriticalBatchFit
 from hbt_ray.tune.state import SearchState, seed_groups
 from tests.report.test_search_page import TWO, board, trial
 
-POINTS = tuple(
-    BatchSizePoint(size, {"rate": 1.0}, (100 + 64000 / size, 110 + 64000 / size)) for size in (32, 64, 128, 256, 512)
-)
+SIZES = (32, 64, 128, 256, 512)
+POINTS = tuple(BatchSizePoint(size, {"rate": 1.0}, (100 + 64000 / size, 110 + 64000 / size)) for size in SIZES)
 
 
 def elements(chart: Chart, tag: str) -> list[ElementTree.Element]:
@@ -84,7 +83,7 @@ def test_other_values_make_series_while_there_are_colours() -> None:
 
 def test_what_was_not_fixed_after_training_has_a_name_in_the_legend() -> None:
     trials = [trial(alpha, seed, 0.5) for alpha in (0.0, 0.5) for seed in (0, 1)]
-    fixed = [trial(alpha, seed, 0.6, transform="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
+    fixed = [trial(alpha, seed, 0.6, posthoc="lir") for alpha in (0.0, 0.5) for seed in (0, 1)]
     for each in fixed:
         each.values["posthoc"] = "lir"
     assert {"posthoc = none", "posthoc = lir"} <= set(texts(by_alpha(board(*trials, *fixed))))
@@ -151,9 +150,8 @@ def test_axes_show_few_values_themselves_and_round_numbers_for_many() -> None:
 def critical(
     estimate: float = 128, interval: tuple[float, float] = (64, 256), objective: str = "AP"
 ) -> CriticalBatchFit:
-    return CriticalBatchFit(
-        objective, 0.5, POINTS, 100, 64000, estimate, interval, left_out={1024.0: "does not reach it"}
-    )
+    left_out = {1024.0: "does not reach it"}
+    return CriticalBatchFit(objective, 0.5, POINTS, 100, 64000, estimate, interval, left_out=left_out)
 
 
 def band(chart: Chart) -> str:

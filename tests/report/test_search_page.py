@@ -94,7 +94,7 @@ def test_the_page_has_question_answer_and_every_trial(tmp_path: Path) -> None:
 
 
 def test_the_best_that_was_a_fix_after_training_has_the_command_that_fixes(tmp_path: Path) -> None:
-    best = trial(0.5, 0, 0.7, transform="lir")
+    best = trial(0.5, 0, 0.7, posthoc="lir")
     best.values["posthoc"] = "lir"
     (tmp_path / "best").mkdir()
     config = small_run(tmp_path).model_copy(update={"name": "sweep-best-AP", "store": "/data/my store"})
