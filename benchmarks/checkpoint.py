@@ -35,7 +35,7 @@ from rich.table import Table
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 
 PEER, AT_ONCE, OURS = "Trainer's way", "hbt_ray at once", "hbt_ray"
@@ -50,10 +50,10 @@ class Training:
     encoder: BertModel
     optimiser: torch.optim.Optimizer
     objective: nn.Module = field(default_factory=nn.Module)
-    average: None = None
-    sizes: tuple[int, ...] = (ROWS,)
+    ema: None = None
+    rank_sizes: tuple[int, ...] = (ROWS,)
 
-    def learn(self) -> None:
+    def run(self) -> None:
         ids = torch.randint(self.encoder.config.vocab_size, (ROWS, TOKENS))
         vectors = nn.functional.normalize(self.encoder(ids).last_hidden_state.mean(1))
         loss = nn.functional.cross_entropy(vectors @ vectors.T / 0.05, torch.arange(ROWS))
@@ -74,13 +74,13 @@ class Writer:
         return self._last is not None and not self._last.done()
 
     def save(self, training: Training, step: int, *, at_once: bool = False) -> None:
-        self._last = self._thread.submit(self._publish, checkpoint.snapshot(training, step, {}), step)
+        self._last = self._thread.submit(self._publish, checkpoint_format.take_snapshot(training, step, {}), step)
         if at_once:
             self._last.result()
 
-    def _publish(self, taken: checkpoint.Snapshot, step: int) -> None:
+    def _publish(self, taken: checkpoint_format.Snapshot, step: int) -> None:
         with self._shelf.publishing(step) as folder:
-            checkpoint.write(folder, taken)
+            checkpoint_format.write_checkpoint(folder, taken)
         self._shelf.prune(1)
 
 
@@ -103,7 +103,7 @@ def start(vocabulary: int) -> Training:
     sizes = BertConfig(vocab_size=vocabulary, hidden_size=384, num_hidden_layers=12, intermediate_size=1536)
     encoder = BertModel(sizes, add_pooling_layer=False)
     made = Training(encoder, torch.optim.AdamW(encoder.parameters(), lr=1e-5, fused=True))
-    made.learn()  # The optimiser has its moments from here on.
+    made.run()  # The optimiser has its moments from here on.
     return made
 
 
@@ -141,7 +141,7 @@ def measure(training: Training, save: Callable[[int], None], writer: Writer, ste
     def train_beside() -> None:
         nonlocal beside
         while writer.busy:
-            training.learn()
+            training.run()
             beside += 1
 
     blocked = Span.of(lambda: save(step))

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.hooks import Hooks
+from hbt_ray.train.worker.settings import Hooks
 
 OURS, SLOW, PEER = "hbt_ray", "hbt_ray, looking every 2 s", "plain Ray Train"
 PHASES = ("known", "gone", "new workers", "first batch", "first step")
@@ -65,7 +65,7 @@ class Trace(Hooks):
         self.tell("done", rank, step)
         self._meet(step, rank, "after_update")
 
-    def written(self, step: int, path: Path) -> None:
+    def on_checkpoint_file(self, step: int, path: Path) -> None:
         if path.name == "weights.safetensors":
             self._meet(step, 0, "written")
 
@@ -173,7 +173,7 @@ def run_side(options: argparse.Namespace) -> None:
         if options.side == PEER:
             fit_plainly(config, trace)
         else:
-            fit(config, lambda outcome: None, probe=trace)
+            fit(config, lambda outcome: None, hooks=trace)
         ray.shutdown()
         logged = [line for path in Path(sockets).glob("*/logs/train/*app-controller*") for line in path.open()]
     stamps = sorted((row["timestamp_ns"] / 1e9, row["message"]) for row in map(json.loads, logged))
@@ -225,7 +225,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
         Objective(config.loss),
         padding_id=encoder.tokenizer.pad_token_id,
         rank=rank,
-        sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
+        rank_sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
         before_update=lambda step: trace.before_update(rank, step),
     )
     start = 0
@@ -240,7 +240,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
     loader = LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model))
     for batch in stream(loader, range(start, config.optimiser.steps), rank, world_size, config.stream):
         trace.batch(rank, batch)
-        learner.learn(batch)
+        learner.run(batch)
         trace.after_update(rank, batch.step)
         step = batch.step + 1
         if step % config.checkpoints.every == 0:

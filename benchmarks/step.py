@@ -130,14 +130,13 @@ def build_encoder(options: argparse.Namespace) -> Any:
 def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch], float]:
     import torch
 
-    from hbt_ray.train.loss.config import LossConfig
-    from hbt_ray.train.loss.objective import Objective
-    from hbt_ray.train.step import grad_cache as tower
+    from hbt_ray.train.loss.objective import LossConfig, Objective
+    from hbt_ray.train.step import grad_cache
     from hbt_ray.train.step.optimizer import OptimiserConfig
     from hbt_ray.train.step.train_step import TrainStep
 
     if options.side in (COPY, KEPT):
-        tower.microbatch_rows = lambda lengths, chunk_rows, _: [
+        grad_cache.microbatch_rows = lambda lengths, chunk_rows, _: [
             np.arange(start, min(start + chunk_rows, len(lengths))) for start in range(0, len(lengths), chunk_rows)
         ]
     config = OptimiserConfig(
@@ -150,10 +149,10 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch],
         config,
         Objective(LossConfig()),
         padding_id=0,
-        sizes=(options.batch,),
+        rank_sizes=(options.batch,),
         device=torch.device(options.device),
     )
-    return lambda batch: learner.learn(batch).loss
+    return lambda batch: learner.run(batch).loss
 
 
 def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch], float]:
@@ -244,7 +243,7 @@ def show_speed(options: argparse.Namespace) -> None:
 def show_memory(options: argparse.Namespace) -> None:
     sides = {PEER: (PEER, options.budget), OURS: (OURS, options.budget), TWICE: (OURS, 0)}
     rows = {
-        size: {name: run(options, side, batch=size, steps=1, budget=budget) for name, (side, budget) in sides.items()}
+        size: {name: run(options, side, batch=size, steps=1, limits=budget) for name, (side, budget) in sides.items()}
         for size in MEMORY_BATCHES
     }
     if options.json:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -30,12 +30,16 @@ class Config(BaseModel):
     """Base of every configuration: frozen, strict about its keys, its field docs are the docstrings below them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    renamed_keys: ClassVar[dict[str, str]] = {}
+    """Former name of a key → its name now, for the error that a former name gets."""
 
     @model_validator(mode="before")
     @classmethod
     def _name_nearest_key(cls, values: Any) -> Any:
         if isinstance(values, dict):
             for key in values:
+                if key in cls.renamed_keys:
+                    raise ValueError(f"the key {key} is now called {cls.renamed_keys[key]}")
                 if key not in cls.model_fields:
                     near = difflib.get_close_matches(str(key)[:_MAX_SHOWN], cls.model_fields, n=1)
                     hint = f"did you mean {near[0]!r}? " if near else ""

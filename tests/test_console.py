@@ -18,11 +18,11 @@ from rich.text import Text
 
 from hbt_ray import console
 from hbt_ray.console import Screen, TrainingProgress, one_line, printable
-from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.step.train_step import StepMetrics
 
 
-def outcome(step: int, kind: str) -> StepOutcome:
-    return StepOutcome(step, kind, "", 2.0, 1e-3, 1.0, 100.0, 0.0)
+def outcome(step: int, kind: str) -> StepMetrics:
+    return StepMetrics(step, kind, "", 2.0, 1e-3, 1.0, 100.0, 0.0)
 
 
 @pytest.fixture(autouse=True)

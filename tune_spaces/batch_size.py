@@ -25,7 +25,7 @@ def configure(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         "optimiser.decay": "none",
         "optimiser.warmup": 0.05,
         # Half of the average's weight lies in the last twentieth of the steps, whatever their number.
-        "optimiser.average": max(0.5, 1 - 14 / steps) if steps > 28 else 0.5,
+        "optimiser.ema": max(0.5, 1 - 14 / steps) if steps > 28 else 0.5,
         "optimiser.steps": every * 20,
         "checkpoints.every": every,
     }

@@ -89,9 +89,9 @@ def run_demo(folder: Path, screen: Screen, overrides: Sequence[str] = ()) -> Dem
     make_store(store, screen)
     with exclusive_run(config), session():
         task = open_task(TASK)
-        open_run(config)
+        opened = open_run(config)
         (untrained,) = evaluate_tasks(run, EncoderConfig(model=str(run.base)), [task], screen, of_base=True)
-        train_run(config, screen)
+        train_run(config, screen, opened=opened)
         (trained,) = evaluate_tasks(run, EncoderConfig(model=str(run.model)), [task], screen)
     return Demo(config, untrained, trained, make_report([run], run.report))
 

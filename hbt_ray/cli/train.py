@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hbt_ray.console import Screen
     from hbt_ray.train.config import TrainConfig
+    from hbt_ray.train.driver.trainer import OpenedRun
     from hbt_ray.train.validation.record import RunStatus
 
 
@@ -38,9 +39,9 @@ def train(
     screen = Screen(as_json)
     settings = TrainConfig.load(config, overrides or ())
     with exclusive_run(settings):
-        open_run(settings)  # Report errors before a cluster starts.
+        opened = open_run(settings)  # Report errors before a cluster starts.
         with session():
-            status = train_run(settings, screen, until)
+            status = train_run(settings, screen, until, opened)
     run = settings.run
     screen.result(
         {
@@ -55,8 +56,16 @@ def train(
     )
 
 
-def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> RunStatus:
+def train_run(
+    config: TrainConfig, screen: Screen, until: int | None = None, opened: OpenedRun | None = None
+) -> RunStatus:
     """Train a run to its end, or continue it, and export its encoder. Needs a Ray session.
+
+    Args:
+        config: the run.
+        screen: shows progress and results.
+        until: stop after this step of the whole run.
+        opened: what `open_run` returned for the same configuration, if it was called already.
 
     Raises:
         LockedError: another command trains the run.
@@ -64,7 +73,7 @@ def train_run(config: TrainConfig, screen: Screen, until: int | None = None) -> 
         HbtError: see `hbt_ray.train.driver.trainer.fit`.
     """
     with exclusive_run(config):
-        return _train(config, screen, until)
+        return _train(config, screen, until, opened)
 
 
 def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
@@ -82,12 +91,11 @@ def lock_card(run: RunDir) -> AbstractContextManager[None]:
     return blocking_lock(run.root / "card")
 
 
-def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
+def _train(config: TrainConfig, screen: Screen, until: int | None, opened: OpenedRun | None) -> RunStatus:
     from hbt_ray.console import TrainingProgress
     from hbt_ray.doctor.shared_storage import check_shared
     from hbt_ray.report.model_card import write_card
-    from hbt_ray.train.checkpoint.directory import CheckpointDirectory
-    from hbt_ray.train.driver.trainer import fit
+    from hbt_ray.train.driver.trainer import fit, open_run
     from hbt_ray.train.export import export
     from hbt_ray.train.validation.record import run_status
 
@@ -96,10 +104,10 @@ def _train(config: TrainConfig, screen: Screen, until: int | None) -> RunStatus:
     screen.say(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
-    newest = CheckpointDirectory(config.run.checkpoints).newest()
-    earlier_kinds = (row["kind"] for row in config.run.curve() if newest and row["step"] < newest[1].step)
+    run = opened or open_run(config)
+    earlier_kinds = (row["kind"] for row in config.run.curve() if row["step"] < run.step)
     with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
-        done = fit(config, progress.watch, until, say=screen.say)
+        done = fit(config, progress.watch, until, opened=run, on_wait=screen.say)
     status = run_status(config, done)
     if status.best is not None:
         screen.table(_validation_table(config, status.best))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hbt_ray.doctor.probe import BLOCK_MEBIBYTES
-from hbt_ray.train.workers import WorkersConfig, missing_resources
+from hbt_ray.train.config import WorkersConfig
 
 DRIVER = "the driver"
 """Name of the machine that runs the command."""
@@ -230,14 +230,16 @@ def _why_unusable(node: NodeFacts) -> tuple[str, str]:
 
 def check_resources(workers: WorkersConfig, cluster: Mapping[str, float]) -> list[Finding]:
     """The workers of a run fit into the cluster as it is now."""
-    missing = missing_resources(workers, cluster, {})
+    missing = workers.missing_resources(cluster)
     if not missing:
-        each = _amounts(workers.each, workers.each)
+        each = _amounts(workers.resources, workers.resources)
         return [Finding("workers", Level.OK, f"the cluster can hold {workers}, each with {each}")]
     remedy = "lower workers.count or workers.cpus, or add nodes"
     if not cluster.get("GPU") and "GPU" in missing:
         remedy = "set workers.gpu=false, or add nodes with GPUs (Ray counts none)"
-    message = f"{workers.least} workers need {_amounts(missing, missing)}; the cluster has {_amounts(missing, cluster)}"
+    message = (
+        f"{workers.min_count} workers need {_amounts(missing, missing)}; the cluster has {_amounts(missing, cluster)}"
+    )
     return [Finding("workers", Level.FAILURE, message, remedy)]
 
 

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hbt_ray.doctor import checks
 from hbt_ray.doctor.checks import DRIVER, ClockReading, Finding, Level, NodeFacts, RankOutcome, StorageAccess
 from hbt_ray.doctor.probe import NodeProbe
-from hbt_ray.train.workers import WorkersConfig
+from hbt_ray.train.config import WorkersConfig
 
 ANSWER_SECONDS = 20.0
 CLOCK_SECONDS = 4.0

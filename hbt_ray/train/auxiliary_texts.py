@@ -1,4 +1,4 @@
-"""What the terms of the loss ask of the stream: second versions of the texts, a teacher's texts, a teacher's scores."""
+"""Which auxiliary texts the loss terms need from the stream: translations, a teacher's texts, a teacher's scores."""
 
 from __future__ import annotations
 
@@ -15,89 +15,115 @@ from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.loss.objective import LossConfig
 
 _SIDES: dict[str, Side] = {
-    "question_versions": "question",
-    "passage_versions": "passage",
+    "question_translations": "question",
+    "passage_translations": "passage",
     "teacher_questions": "question",
     "teacher_passages": "passage",
 }
+"""Field of `LossInputs` → the side of the data that it renders."""
 
 
 class TeacherConfig(Config):
-    """A frozen encoder that the student imitates, of the student's width."""
+    """A frozen encoder that the student imitates. Its vectors are as wide as the student's."""
 
     name: str
-    """A Hugging Face name or a folder."""
+    """Name on the Hugging Face hub, or a folder."""
     language: Language = "en"
-    """Of the texts that it reads; rows that are not there in it teach nothing."""
+    """Language of the texts that the teacher encodes. Rows without a text in it are left out of the term. Teachers are
+    usually strongest in English."""
     question_prompt: str | None = None
-    """By default the model's own, as in `model`."""
+    """Text before each question. By default it is the model's own."""
     passage_prompt: str | None = None
+    """Text before each passage. By default it is the model's own."""
     max_question_length: int = Field(64, gt=2)
+    """Most tokens of a question; longer ones are cut. The default is that of `model`."""
     max_passage_length: int = Field(256, gt=2)
+    """Most tokens of a passage; longer ones are cut. The default is that of `model`."""
 
     @property
     def model(self) -> ModelConfig:
-        """What it is built from."""
+        """The same as a configuration of an encoder."""
         return ModelConfig(**self.model_dump(exclude={"language"}))
 
-    def encoder(self, width: int) -> Any:
-        """Raises: ModelError where it is no encoder, or its vectors are not as wide as the student's."""
+    def load_encoder(self, width: int) -> Any:
+        """The teacher as a SentenceTransformer.
+
+        Args:
+            width: width of the student's vectors.
+
+        Raises:
+            ModelError: it cannot be loaded as an encoder, or its vectors have another width.
+        """
         encoder = build_encoder(self.model)
-        if (found := encoder.get_embedding_dimension()) != width:
+        if (teacher_width := encoder.get_embedding_dimension()) != width:
             raise ModelError(
-                f"teacher.name={self.name!r} makes vectors of {found} numbers and the student of {width}, so they "
-                "cannot be compared; take a teacher or a student of the other's width"
+                f"teacher.name={self.name!r} makes vectors of {teacher_width} numbers and the student of {width}, so "
+                "they cannot be compared; choose a teacher or a student of the other's width",
+                code="TEACHER_WIDTH",
             )
         return encoder
 
 
-def auxiliary_texts_of(
-    loss: LossConfig, how: TokenisingConfig, teacher: TeacherConfig | None, taught: Any
+def auxiliary_texts(
+    loss: LossConfig, student: TokenisingConfig, teacher: TeacherConfig | None, teacher_encoder: Any
 ) -> tuple[AuxiliaryTexts, ...]:
-    """The views that the terms look at.
+    """The texts that the stream renders beside each batch for the terms of the loss.
 
     Args:
-        how: the student's.
-        taught: the teacher's encoder, if there is one.
+        loss: names the terms.
+        student: tokenisation for the student.
+        teacher: the teacher's configuration, if there is one.
+        teacher_encoder: the loaded teacher, if there is one.
     """
-    of_teacher = tokenising_config(taught, teacher.model) if teacher else how
-    views = []
+    teacher_tokenising = tokenising_config(teacher_encoder, teacher.model) if teacher else student
+    texts = []
     for name, side in _SIDES.items():
-        if name in loss.needs:
-            used = of_teacher if name.startswith("teacher") else how
-            prompt, length = (
-                (used.question_prompt, used.max_question_length)
-                if side == "question"
-                else (used.passage_prompt, used.max_passage_length)
-            )
-            views.append(AuxiliaryTexts(name, side, _rule(name, loss, teacher), used.tokenizer_json, prompt, length))
-    return tuple(views)
+        if name in loss.required_inputs:
+            how = teacher_tokenising if _is_teachers(name) else student
+            if side == "question":
+                prompt, max_length = how.question_prompt, how.max_question_length
+            else:
+                prompt, max_length = how.passage_prompt, how.max_passage_length
+            rule = _translation_rule(name, loss, teacher)
+            texts.append(AuxiliaryTexts(name, side, rule, how.tokenizer_json, prompt, max_length))
+    return tuple(texts)
 
 
 def require_auxiliary_texts(
     loss: LossConfig, teacher: TeacherConfig | None, plan: Plan, negatives: Negatives | None
 ) -> None:
-    """Ask, before any worker starts, whether the data can serve the terms.
+    """Check that configuration and data can serve the terms of the loss, before any worker starts.
 
     Raises:
-        ConfigError, PlanError, NegativesError: the text says what is missing.
+        ConfigError: a term needs a teacher that is not configured, or the other way round.
+        PlanError: the data has no translations for a term.
+        NegativesError: a term needs scores, and the negatives have none.
     """
-    asked = sorted(_SIDES.keys() & loss.needs)
-    if teacher is None and any(name.startswith("teacher") for name in asked):
-        raise ConfigError("loss.imitation needs a teacher to imitate; set teacher.name to an encoder, or leave it out")
-    if teacher is not None and not any(name.startswith("teacher") for name in asked):
+    names = sorted(_SIDES.keys() & loss.required_inputs)
+    needs_teacher = any(_is_teachers(name) for name in names)
+    if teacher is None and needs_teacher:
         raise ConfigError(
-            f"teacher.name={teacher.name!r} does nothing without loss.imitation; set loss.imitation.weight, or leave "
-            "the teacher out"
+            "loss.imitation needs a teacher; set teacher.name to an encoder, or leave the term out",
+            code="TEACHER_MISSING",
         )
-    for name in asked:
-        require_translations(plan, f"loss ({name})", _rule(name, loss, teacher))
-    if "teacher_scores" in loss.needs:
+    if teacher is not None and not needs_teacher:
+        raise ConfigError(
+            f"teacher.name={teacher.name!r} has no effect without loss.imitation; set loss.imitation.weight, or leave "
+            "the teacher out",
+            code="TEACHER_UNUSED",
+        )
+    for name in names:
+        require_translations(plan, f"loss ({name})", _translation_rule(name, loss, teacher))
+    if "teacher_scores" in loss.required_inputs:
         require_scores(negatives)
 
 
-def _rule(name: str, loss: LossConfig, teacher: TeacherConfig | None) -> str:
-    return f"exactly:{teacher.language}" if teacher and name.startswith("teacher") else loss.versions
+def _is_teachers(name: str) -> bool:
+    return name.startswith("teacher")
+
+
+def _translation_rule(name: str, loss: LossConfig, teacher: TeacherConfig | None) -> str:
+    return f"exactly:{teacher.language}" if teacher and _is_teachers(name) else loss.translations

@@ -9,8 +9,8 @@ from hbt_ray.model.lora import merge_adapters
 from hbt_ray.model.options import load_for_checkpoint
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
-from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
+from hbt_ray.train.checkpoint.format import EMA, CheckpointInfo, restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.record import ValidationRecord, best_step
 
@@ -39,7 +39,7 @@ class ExportRecord:
             DamagedFile: the record was cut short or changed.
         """
         try:
-            return cls(**read_checked_json(run.model_facts))
+            return cls(**read_checked_json(run.model_info))
         except FileNotFoundError:
             return None
 
@@ -52,31 +52,35 @@ def export(run: RunDir) -> int:
         CheckpointError: there is no checkpoint yet, or the one to export is damaged.
         ModelError: the run trained adapters, and peft is missing here.
     """
-    shelf = CheckpointDirectory(run.checkpoints)
-    newest = shelf.newest()
-    if newest is None:
-        raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first")
+    checkpoints = CheckpointDirectory(run.checkpoints)
+    if not checkpoints.steps():
+        raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first", code="NO_CHECKPOINT")
     config = TrainConfig.load(run.config)
     best = best_step(config) if config.validation.export == "best" else None
     encoder = load_for_checkpoint(run.base, config.model)
-    state = checkpoint.restore_weights(newest[0] if best is None else shelf.path(best), encoder, averaged=True)
+    if best is None:
+        newest = checkpoints.newest()
+        assert newest is not None
+        state = restore_weights(newest[0], encoder, newest[1], averaged=True)
+    else:
+        state = restore_weights(checkpoints.path(best), encoder, averaged=True)
     if config.model.lora:
         merge_adapters(encoder)
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
         record = asdict(_described(run, config, state, best=best is not None))
-        write_json(folder / run.model_facts.name, with_checksum(record))
+        write_json(folder / run.model_info.name, with_checksum(record))
     return state.step
 
 
-def _described(run: RunDir, config: TrainConfig, state: checkpoint.State, *, best: bool) -> ExportRecord:
+def _described(run: RunDir, config: TrainConfig, state: CheckpointInfo, *, best: bool) -> ExportRecord:
     measure, lora = config.validation.measure, config.model.lora
     rows = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = rows.get(state.step, {}).get(measure)
     return ExportRecord(
         steps=state.step,
         best=best,
-        averaged=checkpoint.AVERAGE in state.files,
+        averaged=EMA in state.files,
         lora_rank=lora.rank if lora else None,
         measure=measure if value is not None else "",
         value=value,

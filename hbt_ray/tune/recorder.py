@@ -17,7 +17,7 @@ from ray.tune import Callback
 from hbt_ray import ray_compat
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
-from hbt_ray.train.placement_group import give_back
+from hbt_ray.train.driver.placement_group import release_placement_group
 from hbt_ray.tune.state import EVENTS, SearchState, trial_run
 from hbt_ray.tune.trainable import ACTOR, COMPLETE, DEV_SET, STEPS, TRANSFORMED, trial_folder
 
@@ -72,7 +72,7 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for actor in [actor for actor in self._ending if not ray_compat.is_actor_alive(actor)]:
-            give_back(self._ending.pop(actor))
+            release_placement_group(self._ending.pop(actor))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Record trials that the budget ended, as Ray Tune calls nothing else for them; release all resources."""
@@ -85,7 +85,7 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
             self.on_step_end(0, [])
             time.sleep(0.1)
         for run in self._ending.values():
-            give_back(run)
+            release_placement_group(run)
 
     def prune(self) -> None:
         """Delete checkpoints and models of ended trials that are not on the Pareto front."""

@@ -107,7 +107,7 @@ class Search:
         """
         workers, validation = self._trial_base.workers, self._trial_base.validation
         extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)}
-        needs = {name: workers.least * amount + extra.get(name, 0) for name, amount in workers.each.items()}
+        needs = {name: workers.min_count * amount + extra.get(name, 0) for name, amount in workers.resources.items()}
         count = min(int(resources.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
         if count < 1:
             needed = ", ".join(f"{need:g} {name}" for name, need in needs.items())
@@ -173,7 +173,7 @@ class Search:
     @property
     def _gpus(self) -> float:
         workers = self._trial_base.workers
-        return float(workers.most * workers.gpu + self._trial_base.validation.gpu)
+        return float(workers.max_count * workers.gpu + self._trial_base.validation.gpu)
 
     def _examples(self) -> list[dict[str, Any]]:
         """Values to check configurations with: all combinations of the lists, with one draw from each domain."""

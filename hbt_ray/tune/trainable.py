@@ -63,12 +63,12 @@ def run_trial(values: dict[str, Any], *, factory: TrialFactory) -> None:
     from ray import tune
 
     from hbt_ray.ray_session import configure
-    from hbt_ray.train.placement_group import give_back
+    from hbt_ray.train.driver.placement_group import release_placement_group
 
     configure(local=False)
     trial_id = tune.get_context().get_trial_id()
     config = factory.config(values, trial_id)
-    give_back(config.run)  # An attempt that was killed may still hold its placement group.
+    release_placement_group(config.run)  # An attempt that was killed may still hold its placement group.
     if factory.segment is not None:
         _train_in_segments(values, factory, factory.segment, trial_id)
         return
@@ -135,7 +135,7 @@ def _training_thread(config: TrainConfig, until: int | None) -> Iterator[threadi
 
     def train() -> None:
         try:
-            fit(config, lambda _: None, until, bases=config.storage_path.parent / BASES)
+            fit(config, lambda _: None, until, shared_bases=config.storage_path.parent / BASES)
         except BaseException as error:
             errors.append(error)
         finally:

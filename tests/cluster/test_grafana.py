@@ -11,7 +11,7 @@ from typing import Any
 import ray.autoscaler._private.prom_metrics as scaling
 import ray.dashboard.modules.metrics.dashboards.default_dashboard_panels as rays
 
-from hbt_ray.train.worker.prometheus import _TOLD
+from hbt_ray.train.worker.metrics import _GAUGES
 from tests.cluster.files import CLUSTER, ROOT
 
 DASHBOARD: dict[str, Any] = json.loads((CLUSTER / "grafana" / "hbt_ray.json").read_text())
@@ -19,7 +19,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 PREFIX, SUFFIX = "ray_", {"Gauge": "", "Counter": "_total", "Histogram": "_bucket"}
 """What Ray puts around the names on its endpoint."""
-PARTS = {"hbt_train_{name}": _TOLD, "hbt_cache_{event}": ("hits", "misses")}
+PARTS = {"hbt_train_{name}": _GAUGES, "hbt_cache_{event}": ("hits", "misses")}
 """Names that are put together when the code runs, and what their parts may be."""
 
 

@@ -85,7 +85,7 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
     mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table}, {"colours": scored})
     plan = PLAN.model_copy(update={"negatives": 2})
     auxiliary_texts = (
-        AuxiliaryTexts("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        AuxiliaryTexts("question_translations", "question", "other", how.tokenizer_json, how.question_prompt, 12),
         AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "teach: ", 9),
     )
     config = LoaderConfig(store, plan, how, negatives=mined, auxiliary_texts=auxiliary_texts, teacher_scores=True)

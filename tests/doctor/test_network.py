@@ -10,7 +10,7 @@ import pytest
 
 from hbt_ray.doctor.checks import RankOutcome, check_answers, check_network, check_resources
 from hbt_ray.doctor.probe import NodeProbe
-from hbt_ray.train.workers import WorkersConfig
+from hbt_ray.train.config import WorkersConfig
 from tests.doctor.nodes import as_tuples
 
 

@@ -16,10 +16,10 @@ from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.model.lora import LoraConfig, adapter_targets, add_adapters, merge_adapters
 from hbt_ray.model.options import load_for_checkpoint, load_for_training
-from hbt_ray.train.checkpoint.format import held
+from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from tests.model.model_folders import TEXTS, saved, small, there
-from tests.train.learners import learned, learner
 from tests.train.processes import on_ranks
+from tests.train.small_train_steps import learned, learner
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_training_starts_at_the_encoder_and_moves_adapters_only(base: Path) -> N
     names = trained(made.encoder).keys()
     assert names
     assert all(".lora_A." in name or ".lora_B." in name for name in names)
-    assert held(made.encoder).keys() == names  # A checkpoint holds nothing else.
+    assert checkpointed_tensors(made.encoder).keys() == names  # A checkpoint holds nothing else.
     own = dict(plain.named_parameters())
     for name, value in made.encoder.named_parameters():
         if name not in names:
@@ -55,8 +55,8 @@ def test_the_export_is_an_ordinary_encoder_with_the_trainers_vectors(base: Path,
 
     made = learned(base, adapted(targets="all-linear")).encoder.eval()
     again = load_for_checkpoint(base, adapted(targets="all-linear"))
-    for name, value in held(again).items():
-        value.data.copy_(held(made)[name])
+    for name, value in checkpointed_tensors(again).items():
+        value.data.copy_(checkpointed_tensors(made)[name])
     merge_adapters(again).save_pretrained(str(tmp_path / "model"), create_model_card=False)
     assert not list((tmp_path / "model").rglob("adapter*"))
     library = SentenceTransformer(str(tmp_path / "model"), device="cpu")

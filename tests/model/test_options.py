@@ -17,12 +17,12 @@ from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.lora import LoraConfig
 from hbt_ray.model.options import load_for_checkpoint, load_for_training
-from hbt_ray.train.checkpoint.format import held
+from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
 from tests.model.model_folders import TEXTS, saved, small, there
 from tests.train.batches import batch
-from tests.train.learners import learned
+from tests.train.small_train_steps import learned
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> list[Tensor]:
     """Vectors and gradients of one batch, with dropout."""
     encoder = load_for_training(base, config).train()
-    tower = GradCacheEncoder(encoder, padding_id=1, budget=EncodeLimits(4, tokens), world_size=1, device=CPU)
+    tower = GradCacheEncoder(encoder, padding_id=1, limits=EncodeLimits(4, tokens), world_size=1, device=CPU)
     texts: Tokens = batch(0).passages
     encoding = tower.encode(texts, 3)
     encoding.backward(torch.randn(encoding.vectors.shape, generator=torch.Generator().manual_seed(5)))
@@ -51,8 +51,8 @@ def test_frozen_embeddings_stay_and_are_in_no_checkpoint(base: Path, tmp_path: P
     encoder = load_for_training(base, config)
     names = {name for name, value in encoder.named_parameters() if not value.requires_grad}
     assert [name.endswith("word_embeddings.weight") for name in names] == [True]
-    assert not names & held(load_for_checkpoint(base, config)).keys()
-    assert held(load_for_checkpoint(base, config)).keys() == held(encoder).keys()
+    assert not names & checkpointed_tensors(load_for_checkpoint(base, config)).keys()
+    assert checkpointed_tensors(load_for_checkpoint(base, config)).keys() == checkpointed_tensors(encoder).keys()
     learner = learned(base, config, steps=3)
     after, before = dict(learner.encoder.named_parameters()), dict(encoder.named_parameters())
     assert {name for name, value in after.items() if torch.equal(value, before[name])} == names

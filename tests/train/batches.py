@@ -43,8 +43,8 @@ def batch(
     others = {
         name: texts(num_rows, share)
         for name, share in (
-            ("question_versions", 0.8),
-            ("passage_versions", 0.7),
+            ("question_translations", 0.8),
+            ("passage_translations", 0.7),
             ("teacher_questions", 0.9),
             ("teacher_passages", 0.6),
         )

@@ -32,9 +32,9 @@ def drive(world: Path, *, doomed: bool) -> None:
     import ray
 
     from hbt_ray.train.driver.trainer import fit
-    from hbt_ray.train.step.loop import StepOutcome
+    from hbt_ray.train.step.train_step import StepMetrics
 
-    def watch(outcome: StepOutcome) -> None:
+    def watch(outcome: StepMetrics) -> None:
         if doomed and outcome.step >= KILLED_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
 

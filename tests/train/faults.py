@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.hooks import Hooks
+from hbt_ray.train.worker.settings import Hooks
 
 
 def kill() -> None:
@@ -68,7 +68,7 @@ class Faults(Hooks):
     def after_update(self, rank: int, step: int) -> None:
         self._meet(step, rank, "after_update")
 
-    def written(self, step: int, path: Path) -> None:
+    def on_checkpoint_file(self, step: int, path: Path) -> None:
         if path.name == "weights.safetensors":
             self._meet(step, 0, "written")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.hooks import Hooks
+from hbt_ray.train.worker.settings import Hooks
 from tests.nodes import head
 from tests.worlds import small_run
 
@@ -29,7 +29,7 @@ def main() -> None:
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit
 
-        run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), probe=Unhurried()))
+        run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), hooks=Unhurried()))
         node = cluster.add_node(num_cpus=1)
         run.start()
         while not steps or steps[-1] < LOST_AFTER:

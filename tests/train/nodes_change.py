@@ -78,7 +78,7 @@ def main() -> None:
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit
 
-        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), probe=Unhurried(marks)))
+        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), hooks=Unhurried(marks)))
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         run.start()
         wait_for(DRAINED_AFTER)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +13,64 @@ import torch
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
-from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.loss.config import LossConfig
+from hbt_ray.train.checkpoint import format as checkpoint_format
+from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.step.train_step import TrainStep
 from tests.train.batches import batch
-from tests.train.test_learner import learner
+from tests.train.test_train_step import learner
 
 PLAN = {"seed": 0, "alpha": 0.5}
-FILES = ["weights.safetensors", "loss.safetensors", "average.safetensors", "optimiser.pt", "checkpoint.json"]
+FILES = ["weights.safetensors", "loss.safetensors", "ema.safetensors", "optimiser.pt", "checkpoint.json"]
 
 
 def full_learner(**settings: Any) -> TrainStep:
     """With everything that a checkpoint can hold."""
     loss = LossConfig(learn_temperature=True)
-    return learner(torch.float32, dropout=0.1, loss=loss, **{"average": 0.9, **settings})
+    return learner(torch.float32, dropout=0.1, loss=loss, **{"ema": 0.9, **settings})
 
 
 def save(folder: Path, made: TrainStep, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(folder, checkpoint.snapshot(made, step, PLAN))
+    checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(made, step, PLAN))
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> TrainStep:
     made = full_learner()
     for step in range(3):
-        made.learn(batch(step))
+        made.run(batch(step))
     save(tmp_path, made, 3)
     return made
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: TrainStep) -> None:
     other = full_learner()
-    state = checkpoint.restore(tmp_path, other)
-    assert (state.step, state.plan, state.world_size, state.num_averaged) == (3, PLAN, 1, 3)
+    state = checkpoint_format.restore_checkpoint(tmp_path, other)
+    assert (state.step, state.plan, state.world_size, state.num_ema_updates) == (3, PLAN, 1, 3)
     assert sorted(state.files) == sorted(FILES[:-1])
     for step in range(3, 8):
-        assert other.learn(batch(step)) == trained.learn(batch(step))
-    ours, theirs = (checkpoint.snapshot(one, 8, PLAN).tensors for one in (other, trained))
+        assert other.run(batch(step)) == trained.run(batch(step))
+    ours, theirs = (checkpoint_format.take_snapshot(one, 8, PLAN).tensors for one in (other, trained))
     for file, tensors in ours.items():
         assert all(torch.equal(value, theirs[file][name]) for name, value in tensors.items()), file
 
 
 def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: TrainStep) -> None:
-    taken = checkpoint.snapshot(trained, 3, PLAN)
-    trained.learn(batch(3))
+    taken = checkpoint_format.take_snapshot(trained, 3, PLAN)
+    trained.run(batch(3))
     (tmp_path / "later").mkdir()
-    checkpoint.write(tmp_path / "later", taken)
+    checkpoint_format.write_checkpoint(tmp_path / "later", taken)
     for name in FILES:
         assert (tmp_path / "later" / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: TrainStep) -> None:
     plain, averaged = (learner(torch.float32).encoder for _ in range(2))
-    checkpoint.restore_weights(tmp_path, plain)
-    checkpoint.restore_weights(tmp_path, averaged, averaged=True)
-    assert trained.average is not None
+    checkpoint_format.restore_weights(tmp_path, plain)
+    checkpoint_format.restore_weights(tmp_path, averaged, averaged=True)
+    assert trained.ema is not None
     for name, value in averaged.named_parameters():
-        assert torch.equal(value, trained.average.values[name])
+        assert torch.equal(value, trained.ema.values[name])
     assert any(
         not torch.equal(one, other) for one, other in zip(plain.parameters(), averaged.parameters(), strict=True)
     )
@@ -79,9 +81,13 @@ def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: Train
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
     spoil(tmp_path / name, damage)
-    for read in (checkpoint.inspect, lambda folder: checkpoint.restore(folder, full_learner())):
-        with pytest.raises(CheckpointError, match="damaged checkpoint"):
+    for read in (
+        checkpoint_format.verify_checkpoint,
+        lambda folder: checkpoint_format.restore_checkpoint(folder, full_learner()),
+    ):
+        with pytest.raises(CheckpointError, match="damaged checkpoint") as caught:
             read(tmp_path)
+        assert caught.value.code == "DAMAGED_CHECKPOINT"
 
 
 @pytest.mark.usefixtures("trained")
@@ -92,9 +98,9 @@ def test_one_changed_bit_of_its_record_is_noticed(tmp_path: Path) -> None:
     for bit in range(0, 8 * len(whole), 5):
         path.write_bytes(flipped(whole, bit))
         with pytest.raises(CheckpointError):
-            checkpoint.inspect(tmp_path)
+            checkpoint_format.verify_checkpoint(tmp_path)
     path.write_bytes(whole)
-    assert checkpoint.inspect(tmp_path).step == 3
+    assert checkpoint_format.verify_checkpoint(tmp_path).step == 3
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -113,17 +119,24 @@ def spoil(path: Path, damage: str) -> None:
 
 @pytest.mark.usefixtures("trained")
 def test_what_is_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="of another encoder"):
-        checkpoint.restore_weights(tmp_path, torch.nn.Linear(3, 3))
-    with pytest.raises(CheckpointError, match=r"loss\.safetensors differs in log_scale"):
-        checkpoint.restore(tmp_path, learner(torch.float32))
+    with refused():
+        checkpoint_format.restore_weights(tmp_path, torch.nn.Linear(3, 3))
+    with refused(r"loss\.safetensors differs in log_scale"):
+        checkpoint_format.restore_checkpoint(tmp_path, learner(torch.float32))
     save(tmp_path / "plain", learner(torch.float32), 1)
-    with pytest.raises(CheckpointError, match="no average of the weights"):
-        checkpoint.restore(tmp_path / "plain", learner(torch.float32, average=0.9))
+    with refused("optimiser.ema"):
+        checkpoint_format.restore_checkpoint(tmp_path / "plain", learner(torch.float32, ema=0.9))
     other = learner(torch.float32)
     other.optimiser = torch.optim.AdamW(other.encoder.parameters())  # One group instead of two.
-    with pytest.raises(CheckpointError, match="of another optimiser"):
-        checkpoint.restore(tmp_path / "plain", other)
+    with refused("optimiser.pt"):
+        checkpoint_format.restore_checkpoint(tmp_path / "plain", other)
+
+
+@contextmanager
+def refused(match: str = "") -> Iterator[None]:
+    with pytest.raises(CheckpointError, match=match) as caught:
+        yield
+    assert caught.value.code == "CHECKPOINT_MISMATCH"
 
 
 class Malicious:
@@ -142,6 +155,6 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     record = read_checked_json(tmp_path / "checkpoint.json")
     record["files"]["optimiser.pt"] = file_sha256(tmp_path / "optimiser.pt")  # As an attacker would.
     write_json(tmp_path / "checkpoint.json", with_checksum(record))
-    with pytest.raises(CheckpointError, match="no plain one"):
-        checkpoint.restore(tmp_path, full_learner())
+    with refused("optimiser.pt"):
+        checkpoint_format.restore_checkpoint(tmp_path, full_learner())
     assert not (tmp_path / "was here").exists()

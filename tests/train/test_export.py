@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model.options import load_for_training
 from hbt_ray.report.model_card import write_card
-from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import open_run
@@ -42,13 +42,13 @@ def learned(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
     open_run(config)
     encoder = load_for_training(config.run.base, config.model)
     padding_id, objective = encoder.tokenizer.pad_token_id, Objective(config.loss)
-    learner = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, sizes=(NUM_ROWS,))
+    learner = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, rank_sizes=(NUM_ROWS,))
     shelf = CheckpointDirectory(config.run.checkpoints)
     for step in range(max(steps)):
-        learner.learn(batch(step))
+        learner.run(batch(step))
         if step + 1 in steps:
             with shelf.publishing(step + 1) as folder:
-                checkpoint.write(folder, checkpoint.snapshot(learner, step + 1, {}))
+                checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(learner, step + 1, {}))
     return learner
 
 
@@ -65,7 +65,7 @@ def vectors(config: TrainConfig) -> torch.Tensor:
 def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
     config = small_run(world, "name=empty")
     open_run(config)
-    with pytest.raises(CheckpointError, match="has no checkpoint yet; train it first"):
+    with pytest.raises(CheckpointError, match="train it first"):
         export(config.run)
     assert ExportRecord.of(config.run) is None
 
@@ -74,18 +74,18 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
 @pytest.mark.parametrize("average", ["null", "0.9"])
 def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average: str) -> None:
     name = f"{len(lora)}-{average}"
-    config = small_run(world, f"name={name}", f"model.lora={lora}", f"optimiser.average={average}")
+    config = small_run(world, f"name={name}", f"model.lora={lora}", f"optimiser.ema={average}")
     learner = learned(config, (3, 6))
     assert export(config.run) == 6
     encoder = learner.encoder.eval()
     last = encoder.encode_query(TEXTS, convert_to_tensor=True)
-    if learner.average is not None:
+    if learner.ema is not None:
         parameters = dict(encoder.named_parameters())
-        for key, value in learner.average.values.items():
+        for key, value in learner.ema.values.items():
             parameters[key].data.copy_(value)
     expected = encoder.encode_query(TEXTS, convert_to_tensor=True)
     assert (vectors(config) - expected).abs().max() < 1e-6
-    assert ((expected - last).abs().max() > 1e-4) == (learner.average is not None)
+    assert ((expected - last).abs().max() > 1e-4) == (learner.ema is not None)
     made = ExportRecord.of(config.run)
     assert made == ExportRecord(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
 
@@ -97,7 +97,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
         "name=best",
         f"validation.store={world / 'dev'}",
         "model.lora.rank=4",
-        "optimiser.average=0.9",
+        "optimiser.ema=0.9",
     )
     learned(config, (10, 20))
     record, shelf = ValidationRecord(config.run.validation), CheckpointDirectory(config.run.checkpoints)
@@ -124,7 +124,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
 
 
 def overrides(config: TrainConfig) -> list[str]:
-    return [f"validation.store={config.validation.store}", "model.lora.rank=4", "optimiser.average=0.9"]
+    return [f"validation.store={config.validation.store}", "model.lora.rank=4", "optimiser.ema=0.9"]
 
 
 @pytest.mark.parametrize("name", ["nice", "# <img src=x> | `a` [b](c)"])

@@ -77,7 +77,7 @@ def test_workers_killed_anywhere_change_nothing(
     for place in places:
         schedule = schedule.at(*place)
     steps: list[int] = []
-    assert fit(config, lambda outcome: steps.append(outcome.step), probe=schedule) == 40
+    assert fit(config, lambda outcome: steps.append(outcome.step), hooks=schedule) == 40
     assert schedule.happened() == [0, 1]
     assert sorted(set(steps)) == list(range(40))
     assert steps_on_disk(config.run) == list(range(40))
@@ -91,7 +91,7 @@ def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undistu
     config, schedule = disturbed(world, "stuck", "workers.deadline_seconds=30", "workers.max_failures=1")
     schedule = schedule.at(10, 0, "written", stall).at(17, 1, "before_update", stall)
     with pytest.raises(StalledRank, match=r"rank 1 was at .*faults\.py:\d+ in stall") as caught:
-        fit(config, lambda outcome: None, probe=schedule)
+        fit(config, lambda outcome: None, hooks=schedule)
     assert schedule.happened() == [0, 1]
     assert caught.value.step == 17
     newest = CheckpointDirectory(config.run.checkpoints).newest()
@@ -104,7 +104,7 @@ def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(world: Path, undistu
 def test_storage_that_refuses_ends_in_one_named_error(world: Path) -> None:
     config, schedule = disturbed(world, "full", "workers.max_failures=0")
     with pytest.raises(StorageError, match=r"checkpoint of step 10 cannot be written .*No space left") as caught:
-        fit(config, lambda outcome: None, probe=schedule.at(10, 0, "written", refuse))
+        fit(config, lambda outcome: None, hooks=schedule.at(10, 0, "written", refuse))
     assert caught.value.path.endswith("step-00000010")
     assert CheckpointDirectory(config.run.checkpoints).steps() == [5]
     assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
@@ -138,7 +138,7 @@ def test_other_numbers_of_workers_see_the_same_batches(world: Path, counts: tupl
     expected = in_this_process(config)
     for until, count in zip(range(8, steps + 1, 8), counts, strict=True):
         changed = config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
-        assert fit(changed, lambda outcome: None, until, probe=schedule) == until
+        assert fit(changed, lambda outcome: None, until, hooks=schedule) == until
     assert [row["loss"] for row in config.run.curve()] == pytest.approx(expected, rel=1e-5)
     plan = Plan(Store(world / "store").manifest, config.plan)
     assert schedule.seen() == [(step, plan.batch(step).items.tolist()) for step in range(steps)]
@@ -149,9 +149,9 @@ def in_this_process(config: TrainConfig) -> list[float]:
     encoder = load_for_training(config.run.base, config.model)
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
-    learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, sizes=(rows,))
+    learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, rank_sizes=(rows,))
     loader = Loader(LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model)))
-    return [learner.learn(loader.rank_batch(step, 0, 1)).loss for step in range(config.optimiser.steps)]
+    return [learner.run(loader.rank_batch(step, 0, 1)).loss for step in range(config.optimiser.steps)]
 
 
 @pytest.mark.parametrize(("count", "match"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])

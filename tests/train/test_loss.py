@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.loss.inputs import HardNegatives
-from hbt_ray.train.loss.positives import share_key
+from hbt_ray.train.loss.tiles import share_key
 
 NUM_ROWS, WIDTH, PER_ROW, TEMPERATURE = 12, 7, 3, 0.07
 

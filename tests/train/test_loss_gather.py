@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hbt_ray.train.loss.gather import gather, own_start
+from hbt_ray.train.loss.gather import first_row, gather
 from tests.train.processes import on_ranks
 
 SIZES = [(3, 3, 3), (2, 4, 3), (0, 5, 4)]
@@ -29,7 +29,7 @@ def on_rank(rank: int) -> list[tuple[Tensor, ...]]:
             # Autograd hands one and the same tensor to both as their gradient.
             ((first + second) * weights(rank, kind)).sum().backward()
             keys = gather(torch.arange(9).split(sizes)[rank], sizes)
-            made.append((first.detach(), keys, torch.tensor(own_start(sizes)), *(own.grad for own in twice)))
+            made.append((first.detach(), keys, torch.tensor(first_row(sizes)), *(own.grad for own in twice)))
     return made
 
 
@@ -51,4 +51,4 @@ def test_rows_come_in_rank_order_and_gradients_go_back_summed() -> None:
 def test_one_rank_sends_nothing() -> None:
     rows = torch.ones(3, 2, requires_grad=True)
     assert gather(rows, (3,)) is rows
-    assert own_start((3,)) == 0
+    assert first_row((3,)) == 0

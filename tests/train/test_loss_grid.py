@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.inputs import HardNegatives, LossInputs
-from hbt_ray.train.loss.objective import Objective
-from tests.train import plain
+from hbt_ray.train.loss.objective import LossConfig, Objective
+from tests.train import reference_loss
 from tests.train.processes import on_ranks
 
 NUM_ROWS, WIDTH, PER_ROW = 11, 7, 2
@@ -92,7 +91,7 @@ def theirs(case: str, num_rows: int) -> list[Tensor]:
         leaf.requires_grad_()
     objective = Objective(LossConfig(**settings)).double()
     negatives = (rows.mined[rows.there], rows.mined_keys[rows.there]) if with_mined else ()
-    loss = plain.loss_of_vectors(*rows[:3], objective.config, objective.temperature, *negatives)
+    loss = reference_loss.loss_of_vectors(*rows[:3], objective.config, objective.temperature, *negatives)
     loss.backward()
     return [loss.detach(), *(leaf.grad for leaf in (*objective.parameters(), *leaves) if leaf.grad is not None)]
 

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
-from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.loss.inputs import LossInputs
-from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.loss.objective import LossConfig, Objective
 
 
 class Length(Config):
     """A term for these tests: the mean sum of the questions' numbers, divided by the temperature."""
 
     weight: float = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset()
+    required_inputs: ClassVar[frozenset[str]] = frozenset()
 
-    def part(self, encoded: LossInputs, sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
-        return (encoded.questions / temperature).sum() / sum(sizes)
+    def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
+        return (inputs.questions / temperature).sum() / sum(rank_sizes)
 
 
 class Lengthened(LossConfig):
@@ -44,13 +43,13 @@ def test_the_objective_of_no_options_is_info_nce() -> None:
     objective = Objective(LossConfig(temperature=0.2))
     assert not list(objective.parameters())
     assert objective.temperature == 0.2
-    assert objective(some, (4,)) == info_nce(some.questions, some.passages, some.right_keys, 0.2, (4,))
+    assert objective(some, (4,)) == info_nce(some.questions, some.passages, some.positive_keys, 0.2, (4,))
 
 
 def test_terms_that_are_set_are_added_with_their_weight_and_name() -> None:
     some = encoded()
     objective = Objective(Lengthened(temperature=0.5, second=Length(weight=3.0), learn_temperature=True))
-    parts = objective.parts(some, (4,))
+    parts = objective.rank_losses(some, (4,))
     assert list(parts) == ["info_nce", "second"]
     assert parts["second"].item() == pytest.approx(3 * some.questions.sum().item() / 0.5 / 4)
     assert objective(some, (4,)).item() == pytest.approx(sum(part.item() for part in parts.values()))
@@ -74,11 +73,11 @@ def test_a_temperature_beyond_its_bound_comes_back_and_can_leave_it_again() -> N
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"dimensions": [4, 4]}, "different numbers"),
+        ({"dimensions": [4, 4]}, "distinct numbers"),
         ({"dimensions": [0]}, "above 0"),
         ({"temperature": 0}, "greater than 0"),
         ({"tile": 0}, "greater than 0"),
-        ({"temperature": 0.005, "learn_temperature": True}, "cannot begin at 0.005"),
+        ({"temperature": 0.005, "learn_temperature": True}, "cannot start at 0.005"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], says: str) -> None:
@@ -88,5 +87,6 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], sa
 
 @pytest.mark.parametrize("dimensions", [(4, 6), (7,)])
 def test_prefixes_must_be_narrower_than_the_vectors(dimensions: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="below 6"):
+    with pytest.raises(ConfigError, match="below 6") as caught:
         Objective(LossConfig(dimensions=dimensions), width=6)
+    assert caught.value.code == "PREFIX_TOO_WIDE"

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.loss.inputs import HardNegatives
-from hbt_ray.train.loss.tiles import Pairing, tiled_info_nce
+from hbt_ray.train.loss.tiles import PairKeys, tiled_info_nce
 
 PRODUCTS = ("aten::mm", "aten::addmm_")
 
@@ -30,9 +30,9 @@ def sides(num_queries: int, num_candidates: int, width: int = 8, kind: torch.dty
     ]
 
 
-def distinct(num_queries: int, num_candidates: int) -> Pairing:
+def distinct(num_queries: int, num_candidates: int) -> PairKeys:
     rows, columns = torch.arange(num_queries), torch.arange(num_candidates)
-    return Pairing(rows, rows[:, None], columns[:, None])
+    return PairKeys(rows, rows[:, None], columns[:, None])
 
 
 class Watch(TorchDispatchMode):
@@ -68,7 +68,7 @@ def watched(work: Any) -> Watch:
 @pytest.mark.parametrize("tile", [2, 3, 99])
 def test_gradients_are_those_of_differences(tile: int) -> None:
     """Positives at any place; candidates that are absent; queries that share a key; one with nothing to choose from."""
-    pairing = Pairing(
+    pairing = PairKeys(
         torch.tensor([4, 0, 3, 6, 2]),
         torch.tensor([[1, 8], [2, 2], [3, 1], [1, 1], [5, 9]]),
         torch.tensor([2, 9, 5, 3, 1, 1, 1, 8])[:, None],
@@ -83,7 +83,7 @@ def test_gradients_are_those_of_differences(tile: int) -> None:
 def test_a_query_with_its_own_positive_alone_has_no_loss_and_no_gradient(tile: int) -> None:
     queries, candidates = sides(4, 6)
     there = torch.tensor([True, True, True, True, False, False])
-    same = Pairing(torch.arange(4), torch.tensor([[0, 9]] * 4), torch.tensor([0, 0, 0, 0, 9, 8])[:, None], there)
+    same = PairKeys(torch.arange(4), torch.tensor([[0, 9]] * 4), torch.tensor([0, 0, 0, 0, 9, 8])[:, None], there)
     loss = tiled_info_nce(queries, candidates, 0.05, same, tile)
     loss.backward()
     assert loss == 0

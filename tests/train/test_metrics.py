@@ -9,7 +9,7 @@ import pytest
 
 from hbt_ray.errors import StorageError
 from hbt_ray.run_dir import RunDir
-from hbt_ray.train.worker.metrics_file import MetricsFile
+from hbt_ray.train.worker.metrics import MetricsFile
 from tests.disks import small_disk
 
 
@@ -32,7 +32,7 @@ def test_training_that_goes_on_has_one_row_a_step(tmp_path: Path, left: list[int
     path.write_text("".join(json.dumps({"step": step, "loss": step}) + "\n" for step in left) + torn)
     assert [row["step"] for row in RunDir(tmp_path).curve()] == sorted(set(left)), "readers skip what is torn"
     file = MetricsFile(path)
-    file.cut(5)
+    file.truncate(5)
     for step in range(5, 9):
         file.add({"step": step, "loss": step})
     file.flush()
@@ -41,7 +41,7 @@ def test_training_that_goes_on_has_one_row_a_step(tmp_path: Path, left: list[int
 
 def test_rows_are_on_the_disk_after_a_flush_and_in_order(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.cut(0)
+    file.truncate(0)
     for step in range(100):
         file.add({"step": step})
         if step % 10 == 9:
@@ -52,7 +52,7 @@ def test_rows_are_on_the_disk_after_a_flush_and_in_order(tmp_path: Path) -> None
 def test_a_full_disk_loses_no_row(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         file, path = MetricsFile(disk / "metrics.jsonl"), disk / "metrics.jsonl"
-        file.cut(0)
+        file.truncate(0)
         file.add({"step": 0})
         file.flush()
         filler = disk / "filler"

@@ -20,7 +20,7 @@ import pytest
 from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines
-from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
 from hbt_ray.train.trackers import logger as log
 from hbt_ray.train.trackers.backends import ResumeFile, TensorBoard, TrackerRow, flatten
@@ -31,13 +31,13 @@ STEPS_BEFORE = 8
 VALIDATED = {5: {"step": 5, "AP": 0.3, "dev_set": "abc"}}
 
 
-def outcome(step: int) -> StepOutcome:
+def outcome(step: int) -> StepMetrics:
     kind = "mono" if step % 2 else "cross"
     parts = {"info_nce": 0.5, "lakda": 0.25}
-    return StepOutcome(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
+    return StepMetrics(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
 
 
-def recorded(run: RunDir, told: StepOutcome) -> None:
+def recorded(run: RunDir, told: StepMetrics) -> None:
     """As the first rank does it."""
     append_json_lines(run.metrics, [asdict(told)])
 

@@ -10,7 +10,7 @@ from hbt_ray.errors import DamagedFile
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.tune.pbt import LineageStage, hand_over, read_lineage, take_over
-from tests.train.test_shelf import publish
+from tests.train.test_checkpoint_directory import publish
 
 LINEAGE = [LineageStage(from_step=0, values={"plan.alpha": 0.2})]
 

@@ -1,12 +1,13 @@
-"""The checkpoint: a folder with all that a run needs to go on.
+"""The files of a checkpoint: all that a run needs to continue.
 
-    weights.safetensors   the encoder; of an adapted one only the adapters, as its base lies in the run
+    weights.safetensors   the encoder; with LoRA only the adapters, since their base lies in the run
     loss.safetensors      the learned temperature, if there is one
-    average.safetensors   the averaged weights, if there are any
-    optimiser.pt          moments of AdamW; read with `weights_only`, so it cannot run code
-    checkpoint.json       next step, plan identity, world size, SHA-256 of the other files and of itself; written last
+    ema.safetensors       the averaged weights, if there are any
+    optimiser.pt          moments of AdamW; read with `weights_only`, so that it cannot run code
+    checkpoint.json       next step, identity of the plan, world size, SHA-256 of the other files and of itself
 
-There is no generator state and no iterator state: random numbers and batches are functions of the step.
+`checkpoint.json` is written last. There is no generator state and no iterator state: random numbers and batches are
+functions of the step.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,23 @@ from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write
 from hbt_ray.train.step.optimizer import restore_optimiser
 from hbt_ray.train.step.train_step import TrainStep
 
-WEIGHTS, LOSS, AVERAGE = "weights.safetensors", "loss.safetensors", "average.safetensors"
-OPTIMISER, STATE = "optimiser.pt", "checkpoint.json"
+WEIGHTS, LOSS, EMA = "weights.safetensors", "loss.safetensors", "ema.safetensors"
+OPTIMISER, INFO = "optimiser.pt", "checkpoint.json"
 STEP_NAME = r"step-(\d+)"
-"""Folders of this name hold the checkpoint of this step."""
+"""Pattern of a checkpoint's folder name; the number is its step."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What a checkpoint says of itself."""
+class CheckpointInfo:
+    """The content of `checkpoint.json`."""
 
     step: int
-    """The next step: so many are done."""
+    """Finished steps, and the number of the next one."""
     plan: dict[str, Any]
-    """`Plan.identity`."""
+    """`Plan.identity` of the batches that were trained on."""
     world_size: int = 1
     """Ranks that made it."""
-    num_averaged: int = 0
+    num_ema_updates: int = 0
     """Steps in the average of the weights."""
     files: dict[str, str] = field(default_factory=dict)
     """Name → SHA-256."""
@@ -52,158 +53,177 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a checkpoint holds, as copies: training may go on while they are written."""
+    """Copies of all that a checkpoint holds: training may continue while they are written."""
 
-    state: State
+    info: CheckpointInfo
+    """Without `files`, which are hashed when they are written."""
     tensors: dict[str, dict[str, Tensor]]
     """File → name → values."""
     optimiser: dict[str, Any]
+    """State of the optimiser."""
 
 
-def snapshot(learner: TrainStep, step: int, plan: dict[str, Any]) -> Snapshot:
-    """Copies in this machine's memory of what the learner is after `step` steps."""
-    average = learner.average
+def take_snapshot(train_step: TrainStep, step: int, plan: dict[str, Any]) -> Snapshot:
+    """Copy the state after `step` steps into this machine's memory."""
+    ema = train_step.ema
     tensors = {
-        WEIGHTS: held(learner.encoder),
-        LOSS: dict(learner.objective.state_dict()),
-        AVERAGE: average.values if average else {},
+        WEIGHTS: checkpointed_tensors(train_step.encoder),
+        LOSS: dict(train_step.objective.state_dict()),
+        EMA: ema.values if ema else {},
     }
-    copies = {file: _copied(some) for file, some in tensors.items() if some}
-    state = State(step, plan, len(learner.sizes), average.num_updates if average else 0)
-    optimiser = _copied(learner.optimiser.state_dict())
+    copies = {file: _copy_to_cpu(values) for file, values in tensors.items() if values}
+    info = CheckpointInfo(step, plan, len(train_step.rank_sizes), ema.num_updates if ema else 0)
+    optimiser = _copy_to_cpu(train_step.optimiser.state_dict())
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # The copies were only asked for.
-    return Snapshot(state, copies, optimiser)
+        torch.cuda.synchronize()  # The copies are asynchronous.
+    return Snapshot(info, copies, optimiser)
 
 
-def write(folder: Path, taken: Snapshot, written: Callable[[Path], None] = lambda path: None) -> None:
-    """Write a checkpoint into an empty folder.
+def write_checkpoint(
+    folder: Path, snapshot: Snapshot, on_file_written: Callable[[Path], None] = lambda path: None
+) -> None:
+    """Write a snapshot into an empty folder.
 
     Args:
-        written: is told of every file once it is there.
+        folder: exists and is empty.
+        snapshot: what to write.
+        on_file_written: called with the path of each file once it is complete.
     """
-    for name, tensors in taken.tensors.items():
+    for name, tensors in snapshot.tensors.items():
         save_file(tensors, str(folder / name))
-        written(folder / name)
-    with (folder / OPTIMISER).open("wb") as file:  # Given a path, torch says of a full disk "unexpected pos".
-        torch.save(taken.optimiser, file)
-    written(folder / OPTIMISER)
-    state = taken.state
-    record = {
-        "step": state.step,
-        "plan": state.plan,
-        "world_size": state.world_size,
-        "num_averaged": state.num_averaged,
-        "files": {name: file_sha256(folder / name) for name in (*taken.tensors, OPTIMISER)},
-    }
-    write_json(folder / STATE, with_checksum(record))
-    written(folder / STATE)
+        on_file_written(folder / name)
+    with (folder / OPTIMISER).open("wb") as file:  # Given a path, torch reports a full disk as "unexpected pos".
+        torch.save(snapshot.optimiser, file)
+    on_file_written(folder / OPTIMISER)
+    checksums = {name: file_sha256(folder / name) for name in (*snapshot.tensors, OPTIMISER)}
+    write_json(folder / INFO, with_checksum(asdict(replace(snapshot.info, files=checksums))))
+    on_file_written(folder / INFO)
 
 
-def inspect(folder: Path) -> State:
-    """Check a checkpoint whole and say what it holds.
+def verify_checkpoint(folder: Path) -> CheckpointInfo:
+    """Read and hash all files of a checkpoint.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
     try:
-        state = State(**read_checked_json(folder / STATE))
-        checksums = {name: file_sha256(folder / Path(name).name) for name in state.files}
+        info = CheckpointInfo(**read_checked_json(folder / INFO))
+        checksums = {name: file_sha256(folder / Path(name).name) for name in info.files}
     except (OSError, DamagedFile, TypeError) as error:
-        raise CheckpointError(_damaged(folder, f"{type(error).__name__}: {error}")) from None
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from None
     if not {WEIGHTS, OPTIMISER} <= checksums.keys():
-        raise CheckpointError(_damaged(folder, f"{STATE} names no {WEIGHTS} or no {OPTIMISER}"))
-    for name, checksum in state.files.items():
+        raise _damaged(folder, f"{INFO} does not list {WEIGHTS} and {OPTIMISER}")
+    for name, checksum in info.files.items():
         if checksums[name] != checksum:
-            raise CheckpointError(_damaged(folder, f"{name} is not what was written (cut short or changed)"))
-    if (match := re.fullmatch(STEP_NAME, folder.name)) and int(match[1]) != state.step:
-        raise CheckpointError(_damaged(folder, f"{STATE} is of step {state.step}: the folder was renamed or copied"))
-    return state
+            raise _damaged(folder, f"{name} is not what was written (cut short or changed)")
+    if (match := re.fullmatch(STEP_NAME, folder.name)) and int(match[1]) != info.step:
+        raise _damaged(folder, f"{INFO} is of step {info.step}, so the folder was renamed or copied")
+    return info
 
 
-def restore(folder: Path, learner: TrainStep) -> State:
-    """Bring a learner to where the checkpoint was made.
+def restore_checkpoint(folder: Path, train_step: TrainStep, info: CheckpointInfo | None = None) -> CheckpointInfo:
+    """Load weights, objective, average and optimiser.
+
+    Args:
+        folder: the checkpoint.
+        train_step: gets the state.
+        info: what `verify_checkpoint` returned, so that the files are not hashed again; None verifies them.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or is of another encoder, loss or optimiser.
+        CheckpointError: the checkpoint is damaged, or was made with another encoder, loss or optimiser.
     """
-    state = restore_weights(folder, learner.encoder)
-    _into(folder, LOSS, learner.objective.state_dict(), state)
-    if learner.average is not None:
-        if AVERAGE not in state.files:
+    info = restore_weights(folder, train_step.encoder, info)
+    _copy_into(folder, LOSS, train_step.objective.state_dict(), info)
+    if train_step.ema is not None:
+        if EMA not in info.files:
             raise CheckpointError(
-                f"{folder}: has no average of the weights; set optimiser.average to null, or start anew"
+                f"{folder}: holds no average of the weights; set optimiser.ema to null, or start a run of another name",
+                code="CHECKPOINT_MISMATCH",
             )
-        learner.average.load(_tensors(folder, AVERAGE), state.num_averaged)
+        train_step.ema.load(_read_tensors(folder, EMA), info.num_ema_updates)
     try:
         saved = torch.load(folder / OPTIMISER, weights_only=True, map_location="cpu")
-        restore_optimiser(learner.optimiser, saved)
+        restore_optimiser(train_step.optimiser, saved)
+    except OSError as error:
+        raise _damaged(folder, f"{OPTIMISER}: {error}") from None
     except (pickle.UnpicklingError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: {OPTIMISER} is of another optimiser, or no plain one: {error}") from None
-    return state
+        raise CheckpointError(
+            f"{folder}: {OPTIMISER} was not written by this optimiser: {error}", code="CHECKPOINT_MISMATCH"
+        ) from None
+    return info
 
 
-def restore_weights(folder: Path, encoder: nn.Module, *, averaged: bool = False) -> State:
-    """The same for the weights alone; those averaged over the steps, where asked for and there.
+def restore_weights(
+    folder: Path, encoder: nn.Module, info: CheckpointInfo | None = None, *, averaged: bool = False
+) -> CheckpointInfo:
+    """Load the encoder's weights.
+
+    Args:
+        folder: the checkpoint.
+        encoder: gets the weights.
+        info: what `verify_checkpoint` returned, so that the files are not hashed again; None verifies them.
+        averaged: load the average of the weights if the checkpoint holds one.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or is of another encoder.
+        CheckpointError: the checkpoint is damaged, or was made with another encoder.
     """
-    state = inspect(folder)
-    _into(folder, WEIGHTS, held(encoder), state)
-    if averaged and AVERAGE in state.files:
-        values = held(encoder)
+    if info is None:
+        info = verify_checkpoint(folder)
+    _copy_into(folder, WEIGHTS, checkpointed_tensors(encoder), info)
+    if averaged and EMA in info.files:
+        targets = checkpointed_tensors(encoder)
         with torch.no_grad():
-            for name, value in _tensors(folder, AVERAGE).items():
-                values[name].copy_(value)
-    return state
+            for name, value in _read_tensors(folder, EMA).items():
+                targets[name].copy_(value)
+    return info
 
 
-def held(encoder: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint keeps of an encoder: what is trained, and buffers."""
+def checkpointed_tensors(encoder: nn.Module) -> dict[str, Tensor]:
+    """The tensors of an encoder that a checkpoint holds: trained parameters and buffers."""
     parameters = dict(encoder.named_parameters())
     buffers = {name: value for name, value in encoder.state_dict().items() if name not in parameters}
-    # A tied parameter has several names in the state, and one among the parameters.
+    # A tied parameter has several names in `state_dict`, and one in `named_parameters`.
     tied = {value.data_ptr() for value in parameters.values()}
     return {name: value for name, value in parameters.items() if value.requires_grad} | {
         name: value for name, value in buffers.items() if value.data_ptr() not in tied
     }
 
 
-def _into(folder: Path, file: str, targets: Mapping[str, Tensor], state: State) -> None:
-    """Copy the values of a file over those of the same names, which must be the same on both sides."""
-    values = _tensors(folder, file) if file in state.files else {}
-    shapes = {name: tuple(value.shape) for name, value in values.items()}
-    wanted = {name: tuple(value.shape) for name, value in targets.items()}
-    if shapes != wanted:
-        differ = sorted({name for name, _ in shapes.items() ^ wanted.items()})
+def _copy_into(folder: Path, file: str, targets: Mapping[str, Tensor], info: CheckpointInfo) -> None:
+    """Copy the values of a file into the targets, which must have the same names and shapes."""
+    values = _read_tensors(folder, file) if file in info.files else {}
+    saved_shapes = {name: tuple(value.shape) for name, value in values.items()}
+    target_shapes = {name: tuple(value.shape) for name, value in targets.items()}
+    if saved_shapes != target_shapes:
+        different = sorted({name for name, _ in saved_shapes.items() ^ target_shapes.items()})
         raise CheckpointError(
-            f"{folder}: of another encoder or loss ({file} differs in {', '.join(differ[:5])}); start a run of another "
-            "name"
+            f"{folder}: was made with another encoder or loss ({file} differs in {', '.join(different[:5])}); start a "
+            "run of another name",
+            code="CHECKPOINT_MISMATCH",
         )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(values[name])
 
 
-def _tensors(folder: Path, file: str) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, file: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / file)
-    except SafetensorError as error:
-        raise CheckpointError(_damaged(folder, f"{file}: {error}")) from None
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, f"{file}: {error}") from None
 
 
-def _copied(value: Any) -> Any:
-    """The same in this machine's memory; from a GPU by way of pinned memory, so that the copies overlap."""
+def _copy_to_cpu(value: Any) -> Any:
+    """A copy in this machine's memory, through pinned memory from a GPU, so that the copies overlap."""
     if isinstance(value, Tensor):
         target = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
         return target.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: _copy_to_cpu(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_copied(item) for item in value]
+        return [_copy_to_cpu(item) for item in value]
     return value
 
 
-def _damaged(folder: Path, what: str) -> str:
-    return f"{folder}: damaged checkpoint: {what}"
+def _damaged(folder: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"{folder}: damaged checkpoint: {problem}", code="DAMAGED_CHECKPOINT")

@@ -1,8 +1,9 @@
-"""The keeper: one rank's side of the run's checkpoints under Ray Train.
+"""One rank's side of the run's checkpoints under Ray Train.
 
-Ray Train uploads in a thread of its own, lets the controller know, and has the checkpoint validated; what is written,
-and how it becomes visible, is ours (`hbt_ray.train.checkpoint`). A checkpoint is there once it has its name, and not
-only once the controller has heard of it: a run goes on from the newest that is whole, whatever Ray Train remembers.
+Ray Train uploads in a thread, notifies its controller and has the checkpoint validated. What is written and how it
+becomes visible is ours (`hbt_ray.train.checkpoint.directory`). A checkpoint exists as soon as its folder has its final
+name, whether the controller knows it or not: a run continues from the newest undamaged one, whatever Ray Train
+remembers.
 """
 
 from __future__ import annotations
@@ -18,103 +19,120 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
-from hbt_ray.train.checkpoint.format import Snapshot, State
+from hbt_ray.train.checkpoint.format import (
+    CheckpointInfo,
+    Snapshot,
+    restore_checkpoint,
+    take_snapshot,
+    write_checkpoint,
+)
 from hbt_ray.train.step.train_step import TrainStep
 
 
 class CheckpointManager:
-    """Saves and restores a learner; all ranks call the same in the same order, and only rank 0 writes.
+    """Saves and restores a `TrainStep`. All ranks call the same methods in the same order; only rank 0 writes.
 
     Args:
-        keep: so many of the newest checkpoints stay.
-        needed: names others that stay; asked in the thread that writes.
-        written: is told the step and every file of a checkpoint once the file is there.
+        root: folder of the run's checkpoints.
+        train_step: what is saved and restored.
+        plan: `Plan.identity`, stored in each checkpoint.
+        keep: number of newest checkpoints that are kept.
+        needed_steps: returns steps whose checkpoints are kept too; called in the thread that writes.
+        on_file_written: called with the step and the path of each file of a checkpoint once it is complete.
     """
 
     def __init__(
         self,
         root: Path,
-        learner: TrainStep,
+        train_step: TrainStep,
         plan: dict[str, Any],
         keep: int,
         *,
-        needed: Callable[[], Collection[int]] = tuple,
-        written: Callable[[int, Path], None] = lambda step, path: None,
+        needed_steps: Callable[[], Collection[int]] = tuple,
+        on_file_written: Callable[[int, Path], None] = lambda step, path: None,
     ) -> None:
-        self._shelf, self._learner, self._plan = CheckpointDirectory(root), learner, plan
-        self._keep, self._needed, self._written = keep, needed, written
-        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._directory, self._train_step, self._plan = CheckpointDirectory(root), train_step, plan
+        self._keep, self._needed_steps, self._on_file_written = keep, needed_steps, on_file_written
+        self._is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._idle = Event()
         self._idle.set()
-        self.saved_at: int | None = None
-        """The step of the newest checkpoint that was asked for."""
+        self.last_saved_step: int | None = None
+        """Step of the newest `save`."""
 
-    def restore(self) -> State | None:
-        """Bring the learner to where the newest whole checkpoint was made; None if there is none.
+    def restore(self, verified: CheckpointInfo | None = None) -> CheckpointInfo | None:
+        """Load the newest undamaged checkpoint on all ranks; None if there is none.
+
+        Rank 0 hashes it once for all ranks. It need not if the driver has done so before it started the workers.
+
+        Args:
+            verified: the checkpoint that the driver verified, if any.
 
         Raises:
             CheckpointError: on all ranks alike.
         """
-        found: Path | CheckpointError | None = None
-        if self._is_first:
-            self._shelf.clear()
-            try:
-                newest = self._shelf.newest()
-                found = newest[0] if newest else None
-            except CheckpointError as error:
-                found = error
-        found = broadcast_from_rank_zero(found)
-        if isinstance(found, CheckpointError):
-            raise found
-        return checkpoint.restore(found, self._learner) if found else None
+        newest: tuple[Path, CheckpointInfo] | CheckpointError | None = None
+        if self._is_rank_zero:
+            self._directory.delete_partial()
+            steps = self._directory.steps()
+            if verified is not None and steps and steps[-1] == verified.step:
+                newest = self._directory.path(verified.step), verified
+            else:  # Made by workers that died since, or the verified one is gone.
+                try:
+                    newest = self._directory.newest()
+                except CheckpointError as error:
+                    newest = error
+        newest = broadcast_from_rank_zero(newest)
+        if isinstance(newest, CheckpointError):
+            raise newest
+        return restore_checkpoint(newest[0], self._train_step, newest[1]) if newest else None
 
-    def save(self, step: int, *, validation: Any = False, at_once: bool = False) -> None:
-        """Save the learner after `step` steps, beside training, once the checkpoint before is done.
+    def save(self, step: int, *, validation: Any = False, blocking: bool = False) -> None:
+        """Save the state after `step` steps, in a thread, once the checkpoint before is written.
 
         Args:
-            validation: what Ray Train is to be told of it.
-            at_once: return when it is on the disk.
+            step: finished steps.
+            validation: passed to `ray.train.report`.
+            blocking: return when the checkpoint is on the disk.
         """
         self.wait()
-        self.saved_at = step
-        target, taken = self._shelf.path(step), None
-        if self._is_first:
-            taken = checkpoint.snapshot(self._learner, step, self._plan)
+        self.last_saved_step = step
+        target, snapshot = self._directory.path(step), None
+        if self._is_rank_zero:
+            snapshot = take_snapshot(self._train_step, step, self._plan)
             self._idle.clear()
 
-        def publish(_: Checkpoint, name: str) -> Checkpoint:
-            if taken is not None:
-                self._publish(taken)
+        def upload(_: Checkpoint, name: str) -> Checkpoint:
+            if snapshot is not None:
+                self._publish(snapshot)
             return Checkpoint(str(target))
 
         ray.train.report(
             {"step": step},
-            checkpoint=Checkpoint(str(target)) if self._is_first else None,
+            checkpoint=Checkpoint(str(target)) if self._is_rank_zero else None,
             checkpoint_dir_name=target.name,
-            checkpoint_upload_mode=CheckpointUploadMode.SYNC if at_once else CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=publish,
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if blocking else CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
             delete_local_checkpoint_after_upload=False,
             validation=validation,
         )
 
     def wait(self) -> None:
-        """Return when what this rank writes is on the disk, or was refused."""
+        """Return when this rank's last checkpoint is on the disk, or failed."""
         self._idle.wait()
 
-    def _publish(self, taken: Snapshot) -> None:
-        step = taken.state.step
+    def _publish(self, snapshot: Snapshot) -> None:
+        step = snapshot.info.step
         try:
-            with self._shelf.publishing(step) as folder:
-                checkpoint.write(folder, taken, partial(self._written, step))
-        except StorageError as error:  # Its path is a scratch file; the user knows the checkpoint.
-            raise self._refused(step, error.reason, error.free_bytes) from error
-        except (OSError, RuntimeError) as error:  # torch.save says of a full disk that a file operation failed.
-            raise self._refused(step, str(error), -1) from error
+            with self._directory.publishing(step) as folder:
+                write_checkpoint(folder, snapshot, partial(self._on_file_written, step))
+        except StorageError as error:  # Its path is a temporary file; the user knows the checkpoint's.
+            raise self._storage_error(step, error.reason, error.free_bytes) from error
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full.
+            raise self._storage_error(step, str(error), -1) from error
         finally:
             self._idle.set()
-        self._shelf.prune(self._keep, self._needed())
+        self._directory.prune(self._keep, self._needed_steps())
 
-    def _refused(self, step: int, reason: str, free_bytes: int) -> StorageError:
-        return StorageError(str(self._shelf.path(step)), reason, free_bytes, f"the checkpoint of step {step}")
+    def _storage_error(self, step: int, reason: str, free_bytes: int) -> StorageError:
+        return StorageError(str(self._directory.path(step)), reason, free_bytes, f"the checkpoint of step {step}")

@@ -1,4 +1,4 @@
-"""Room on the cluster: the wait for what others hold, or for nodes to come, which says what it waits for."""
+"""Waits until the cluster can hold a run, and says what it waits for."""
 
 from __future__ import annotations
 
@@ -9,76 +9,92 @@ from typing import Any
 
 import ray
 
+from hbt_ray.errors import ResourceError
 from hbt_ray.ray_session import NO_API_SERVER
-from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.workers import missing_resources, not_enough_resources
+from hbt_ray.train.config import TrainConfig, WorkersConfig
 
-_SECONDS_BETWEEN_LINES = 10.0
-_GRACE_SECONDS = 20.0
-"""An autoscaler looks at what is asked for every five seconds."""
+_SECONDS_BETWEEN_MESSAGES = 10.0
+_POLL_SECONDS = 0.5
+_AUTOSCALER_GRACE_SECONDS = 20.0
+"""An autoscaler looks at demands every five seconds; after four looks no node is on its way."""
 
 
-def wait_for_resources(config: TrainConfig, say: Callable[[str], None]) -> None:
-    """For the workers, and for their validation. Data tasks make do with what is left.
+def wait_for_resources(config: TrainConfig, on_wait: Callable[[str], None]) -> None:
+    """Wait for the resources of workers and validation. Data tasks use what is left.
 
-    Ray would wait for ever for what a cluster of fixed size does not have, and long for what others hold. Nothing tells
-    whether a cluster grows and how far, so what it lacks is asked for, and if no node is on its way then, none will
-    come. It is asked for by a placement group, as that goes with its job: another request would outlive it and keep
-    nodes up.
+    Ray would wait forever for what a cluster of fixed size does not have, and long for what other jobs hold. Nothing
+    says whether a cluster can grow, and how far. So missing resources are requested, and if no node is on its way soon
+    after, none will come. The request is a placement group, since that ends with its job: any other request would
+    outlive the job and keep nodes up.
 
     Args:
-        say: is told every ten seconds what is waited for, and since when.
+        config: the run.
+        on_wait: called every ten seconds with a message about what is missing.
 
     Raises:
-        ResourceError: the cluster cannot have it, or it was not there in time.
+        ResourceError: the cluster cannot have the resources, or they were not free within `workers.start_seconds`.
     """
-    workers, dev = config.workers, config.validation
-    beside = {"CPU": dev.cpus, "GPU": float(dev.gpu)} if dev.store else {}
-    begin = last_line = time.monotonic()
-    asked: Any = None
-    coming = False
+    workers, validation = config.workers, config.validation
+    extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)} if validation.store else {}
+    begin = last_message = time.monotonic()
+    request: Any = None
+    nodes_coming = False
     try:
-        while lack := missing_resources(workers, free := ray.available_resources(), beside):
-            have, now = ray.cluster_resources(), time.monotonic()
-            if asked is None and missing_resources(workers, have, beside) and not os.environ.get(NO_API_SERVER):
-                asked = _ask(config, beside)
-            coming = coming or (asked is not None and _nodes_are_coming())
-            in_vain = (
-                missing_resources(workers, have, beside)
-                and not coming
-                and (asked is None or now - begin > _GRACE_SECONDS)
-            )
-            if in_vain or now - begin > workers.start_seconds:
-                raise not_enough_resources(workers, lack, have, free)
-            if asked is not None and asked.wait(0):
-                return  # It holds what was free; it is given back, and Ray Train takes it.
-            if now - last_line > _SECONDS_BETWEEN_LINES:
-                last_line = now
-                say(_told(lack, have, free, now - begin, coming=coming))
-            time.sleep(0.5)
+        while missing := workers.missing_resources(free := ray.available_resources(), extra):
+            total, now = ray.cluster_resources(), time.monotonic()
+            too_small = bool(workers.missing_resources(total, extra))
+            if request is None and too_small and not os.environ.get(NO_API_SERVER):
+                request = _request_resources(workers, extra)
+            nodes_coming = nodes_coming or (request is not None and _nodes_are_coming())
+            autoscaler_failed = request is None or now - begin > _AUTOSCALER_GRACE_SECONDS
+            if (too_small and not nodes_coming and autoscaler_failed) or now - begin > workers.start_seconds:
+                raise _resource_error(workers, missing, total, free)
+            if request is not None and request.wait(0):
+                return  # The request holds the resources. It is released below, and Ray Train takes them.
+            if now - last_message > _SECONDS_BETWEEN_MESSAGES:
+                last_message = now
+                on_wait(_message(missing, total, free, now - begin, nodes_coming=nodes_coming))
+            time.sleep(_POLL_SECONDS)
     finally:
-        if asked is not None:
-            ray.util.remove_placement_group(asked)
+        if request is not None:
+            ray.util.remove_placement_group(request)
 
 
-def _ask(config: TrainConfig, beside: Mapping[str, float]) -> Any:
-    bundles = [config.workers.each] * config.workers.least
-    more = {name: amount for name, amount in beside.items() if amount}
-    return ray.util.placement_group([*bundles, *([more] if more else [])])
+def _request_resources(workers: WorkersConfig, extra: Mapping[str, float]) -> Any:
+    bundles = [workers.resources] * workers.min_count
+    extra_bundle = {name: amount for name, amount in extra.items() if amount}
+    return ray.util.placement_group([*bundles, *([extra_bundle] if extra_bundle else [])])
 
 
 def _nodes_are_coming() -> bool:
-    """By the autoscaler."""
+    """Whether the autoscaler is starting nodes."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return bool(status.pending_launches or status.pending_nodes)
 
 
-def _told(
-    lack: Mapping[str, float], have: Mapping[str, float], free: Mapping[str, float], seconds: float, *, coming: bool
-) -> str:
-    what = ", ".join(
-        f"{amount:g} {name} ({have.get(name, 0):g} there, {free.get(name, 0):g} free)" for name, amount in lack.items()
+def _resource_error(
+    workers: WorkersConfig, missing: Mapping[str, float], total: Mapping[str, float], free: Mapping[str, float]
+) -> ResourceError:
+    needed = ", ".join(f"{amount:g} {name}" for name, amount in missing.items())
+    existing = ", ".join(f"{total.get(name, 0):g} {name}, {free.get(name, 0):g} of them free" for name in missing)
+    return ResourceError(
+        f"{workers.min_count} workers and what runs beside them need {needed}; the cluster has {existing}. Lower "
+        "workers.count or workers.cpus, add nodes, or wait for the jobs that hold the rest"
     )
-    return f"waiting for {'nodes' if coming else 'room'}, since {seconds:,.0f} s: {what} are needed"
+
+
+def _message(
+    missing: Mapping[str, float],
+    total: Mapping[str, float],
+    free: Mapping[str, float],
+    seconds: float,
+    *,
+    nodes_coming: bool,
+) -> str:
+    needed = ", ".join(
+        f"{amount:g} {name} (the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free)"
+        for name, amount in missing.items()
+    )
+    return f"waiting for {'nodes' if nodes_coming else 'resources'} for {seconds:,.0f} s: needs {needed}"

@@ -1,7 +1,8 @@
-"""Training on a cluster: Ray Train runs the loop on every worker, restarts it after failures, keeps the checkpoints.
+"""Training on a cluster: Ray Train runs the workers, restarts them after failures and has checkpoints validated.
 
-The driver checks everything that can be checked before a worker starts; the workers read the base encoder from the run
-folder, continue from the latest checkpoint if there is one, and stream their slices. The same name continues a run.
+The driver checks everything that can be checked before a worker starts. The workers load the base encoder from the run
+folder, continue from the newest checkpoint if there is one, and stream their slices of the batches. The same name
+continues a run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,143 +30,173 @@ from hbt_ray.ray_session import session_folder
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
 from hbt_ray.train.auxiliary_texts import require_auxiliary_texts
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
-from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.driver.metrics_actor import metrics_to
+from hbt_ray.train.checkpoint.format import CheckpointInfo
+from hbt_ray.train.config import TrainConfig, WorkersConfig
+from hbt_ray.train.driver.metrics_actor import metrics_actor
 from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers import TrackerLogger
 from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
-from hbt_ray.train.worker.hooks import Hooks
-from hbt_ray.train.workers import WorkersConfig
+from hbt_ray.train.worker.settings import Hooks, WorkerSettings
+
+_COLLECTIVE_MARGIN_SECONDS = 60
+"""torch's timeout of collectives is that much longer than twice our own, which can say where a rank was."""
+_CONTROLLER_FAILURES, _ELASTIC_CONTROLLER_FAILURES = 3, 20
+"""Failed starts of a worker group. Ray counts a node that announced its end as free, so an elastic run tries in vain
+until the node is gone."""
 
 
-def open_run(config: TrainConfig, bases: Path | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run whose configuration, data and newest checkpoint were checked."""
+
+    checkpoint: CheckpointInfo | None
+    """The newest undamaged checkpoint; None before the first."""
+    plan_identity: dict[str, Any]
+    """`Plan.identity` of the run's batches."""
+
+    @property
+    def step(self) -> int:
+        """Finished steps, and the number of the next one."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+
+def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun:
     """Check everything that can be wrong before a worker starts, then write the run's configuration and base encoder.
 
-    Returns the number of steps that are done: 0, or those of the latest checkpoint.
+    Needs no Ray session.
 
     Args:
-        bases: where runs share base encoders that are equal.
+        config: the run.
+        shared_bases: folder in which runs with equal base encoders share them.
 
     Raises:
-        InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
+        InputError: the configuration, the store or a checkpoint cannot be used; nothing was overwritten.
     """
     run, store = config.run, Store(config.store, config.stream.cache)
     negatives = Negatives.open(config.negatives, store.manifest) if config.negatives else None
     plan = Plan(store.manifest, config.plan, negatives)
-    if config.plan.batch_size < config.workers.most:
+    if config.plan.batch_size < config.workers.max_count:
         raise ConfigError(
-            f"plan.batch_size={config.plan.batch_size} leaves some of {config.workers.most} workers without a row; use "
-            "fewer workers or larger batches"
+            f"plan.batch_size={config.plan.batch_size} leaves some of {config.workers.max_count} workers without a "
+            "row; use fewer workers or larger batches",
+            code="BATCH_TOO_SMALL",
         )
     config.trackers.require()
     require_auxiliary_texts(config.loss, config.teacher, plan, negatives)
     check_validation(config)
-    if run.config.exists():
-        if TrainConfig.load(run.config).model.identity != config.model.identity:
-            raise ConfigError(f"run {run.name!r} has another `model` in {run.config}; give the new run another name")
-    elif not is_unused(run.root):
-        raise ConfigError(f"{run.root} exists but is not a run; nothing was changed. Give the run another name")
-    done = 0
-    if newest := CheckpointDirectory(run.checkpoints).newest():
-        plan.require(newest[1].plan, newest[1].step)
-        done = newest[1].step
+    is_new = not run.config.exists()
+    if is_new and not is_unused(run.root):
+        raise ConfigError(
+            f"{run.root} exists but is not a run; nothing was changed. Give the run another name", code="NOT_A_RUN"
+        )
+    if not is_new and TrainConfig.load(run.config).model.identity != config.model.identity:
+        raise ConfigError(
+            f"run {run.name!r} has another `model` in {run.config}; give the new run another name", code="OTHER_MODEL"
+        )
+    newest = CheckpointDirectory(run.checkpoints).newest()
+    checkpoint = newest[1] if newest else None
+    if checkpoint:
+        plan.require(checkpoint.plan, checkpoint.step)
     run.root.mkdir(parents=True, exist_ok=True)
-    known = run.config.exists()
     write_text(run.config, config.to_yaml())
     try:
-        provide_base(run.base, config.model, store, plan.languages, bases)
+        provide_base(run.base, config.model, store, plan.languages, shared_bases)
     except ModelError:
-        if not known:
+        if is_new:
             run.config.unlink()  # The name stays free for a run with another model.
         raise
     if config.loss.dimensions or config.teacher:
         width = load_encoder(run.base).get_embedding_dimension()
         Objective(config.loss, width)
         if config.teacher:
-            config.teacher.encoder(width)
-    return done
+            config.teacher.load_encoder(width)
+    return OpenedRun(checkpoint, plan.identity)
 
 
 def fit(
     config: TrainConfig,
-    watch: Callable[[StepOutcome], None],
+    on_step: Callable[[StepMetrics], None],
     until: int | None = None,
     *,
-    probe: Hooks | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    bases: Path | None = None,
+    opened: OpenedRun | None = None,
+    hooks: Hooks | None = None,
+    on_wait: Callable[[str], None] = lambda _: None,
+    shared_bases: Path | None = None,
 ) -> int:
-    """Train, or continue, the run that `config` names; needs a Ray session.
+    """Train, or continue, the run that `config` names. Needs a Ray session.
 
     Args:
-        watch: sees the outcome of every step, in order.
-        until: stop after so many steps of the whole run, to be continued later.
-        probe: looks into the ranks.
-        say: is told what is waited for before training.
-        bases: where runs share base encoders that are equal.
+        config: the run.
+        on_step: called with the metrics of every step, in order.
+        until: stop after this many steps of the whole run, to be continued later.
+        opened: what `open_run` returned for the same configuration, if it was called already.
+        hooks: hooks into the ranks, for tests.
+        on_wait: called with a message while the run waits for resources.
+        shared_bases: folder in which runs with equal base encoders share them.
 
     Returns:
-        The number of steps that are done.
+        The number of finished steps.
 
     Raises:
-        InputError: the configuration, the store or a checkpoint cannot be used; nothing was written over.
+        InputError: the configuration, the store or a checkpoint cannot be used; nothing was overwritten.
         ResourceError: the cluster cannot hold the workers.
         NonFiniteLoss: all ranks stopped; the last good checkpoint is kept.
-        StalledRank, StorageError: restarts did not help; all checkpoints are kept.
-        ValidationFailed: a checkpoint could not be judged; it is kept.
+        StalledRank, LostRank, StorageError: restarts did not help; all checkpoints are kept.
+        ValidationFailed: a checkpoint could not be evaluated; it is kept.
     """
-    run, stop = config.run, min(until or config.optimiser.steps, config.optimiser.steps)
-    wait_for_resources(config, say)
-    done = open_run(config, bases)
-    before = run_status(config, done)
-    if (done >= stop or before.complete) and not before.missing:
-        return done
-    log, record = (
-        TrackerLogger(run, config.trackers, config.model_dump(mode="json"), done),
-        ValidationRecord(run.validation),
-    )
+    stop_step = min(until or config.optimiser.steps, config.optimiser.steps)
+    opened = opened or open_run(config, shared_bases)
+    status = run_status(config, opened.step)
+    if (opened.step >= stop_step or status.complete) and not status.missing:
+        return opened.step
+    wait_for_resources(config, on_wait)
+    trackers = TrackerLogger(config.run, config.trackers, config.model_dump(mode="json"), opened.step)
+    validations = ValidationRecord(config.run.validation)
 
-    def learned(row: dict[str, Any]) -> None:
-        outcome = StepOutcome(**row)
-        log.outcome(outcome)
-        log.dev(record.fresh())
-        watch(outcome)
+    def on_row(row: dict[str, Any]) -> None:
+        metrics = StepMetrics(**row)
+        trackers.outcome(metrics)
+        trackers.dev(validations.fresh())
+        on_step(metrics)
 
-    with log, metrics_to(learned) as journal:
-        settings = {"config": config.absolute().model_dump(mode="json"), "stop": stop}
-        refusal = _run(_trainer(config, {**settings, "journal": journal, "probe": probe or Hooks()}), journal, config)
-        log.dev(record.fresh())  # The last ones come after the last step.
-        if refusal is not None:
-            raise refusal
-    return _validated(config) if config.validation.store else stop
+    with trackers, metrics_actor(on_row) as actor:
+        settings = WorkerSettings(
+            config.absolute(), stop_step, opened.plan_identity, opened.checkpoint, actor, hooks or Hooks()
+        )
+        error = _run(_make_trainer(settings), actor, config)
+        trackers.dev(validations.fresh())  # The last results come after the last step.
+        if error is not None:
+            raise error
+    return _require_validated(config) if config.validation.store else stop_step
 
 
-def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
-    """Ray Train's, for ranks with these settings."""
+def _make_trainer(settings: WorkerSettings) -> Any:
+    """Ray Train's trainer for ranks with these settings."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
+    from hbt_ray.train.validation.callback import ray_validation_config
+
+    config = settings.config
     run, workers = config.run, config.workers
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
-    # What Ray Train remembers of checkpoints: it would refuse to start where one of them is gone, and ours are pruned.
+    # Ray Train's own list of checkpoints. It would refuse to start if one of them is gone, and we delete old ones.
     (run.checkpoints / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
 
-    def work(settings: dict[str, Any]) -> HbtError | None:
-        # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
+    def work() -> HbtError | None:
+        # Nested, so that Ray pickles it by value: its controller need not import torch to pass it on.
         from hbt_ray.train.worker.worker import train_worker
 
         return train_worker(settings)
 
     return ray_compat.trainer_without_placement_group_cleaner()(
         work,
-        train_loop_config=settings,
-        # Our own deadline comes first, since it can say where a rank was.
-        torch_config=_torch_config(math.ceil(2 * workers.deadline_seconds) + 60),
+        torch_config=_torch_config(math.ceil(2 * workers.deadline_seconds) + _COLLECTIVE_MARGIN_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,
-            resources_per_worker=workers.each,
+            resources_per_worker=workers.resources,
             elastic_resize_monitor_interval_s=workers.resize_seconds,
         ),
         run_config=RunConfig(
@@ -172,18 +204,19 @@ def _trainer(config: TrainConfig, settings: dict[str, Any]) -> Any:
             storage_path=str(run.root),
             failure_config=FailureConfig(
                 max_failures=workers.max_failures,
-                # A node that announced its end still counts as room, so an elastic run tries in vain until it is gone.
-                controller_failure_limit=3 if workers.least == workers.most else 20,
+                controller_failure_limit=(
+                    _CONTROLLER_FAILURES if workers.min_count == workers.max_count else _ELASTIC_CONTROLLER_FAILURES
+                ),
                 max_preemption_failures=workers.max_preemptions,
                 preemption_grace_s=workers.preemption_grace_seconds,
             ),
         ),
-        validation_config=_beside(config),
+        validation_config=ray_validation_config(config),
     )
 
 
 def _torch_config(timeout_seconds: int) -> Any:
-    """Return Ray Train's settings of the process group. Needs a Ray session."""
+    """Ray Train's configuration of the process group. On one machine the ranks meet in a file. Needs a Ray session."""
     from ray.train.torch import TorchConfig
 
     folder = session_folder()
@@ -192,38 +225,36 @@ def _torch_config(timeout_seconds: int) -> Any:
     return ray_compat.file_rendezvous(folder, timeout_seconds)
 
 
-def _run(trainer: Any, journal: Any, config: TrainConfig) -> HbtError | None:
-    """Train; returns what all ranks refused to go on for, if anything."""
+def _run(trainer: Any, actor: Any, config: TrainConfig) -> HbtError | None:
+    """Train; returns the error that all ranks returned, if any."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    # Ray Train writes below the run as well, and says of a full disk that its controller failed.
-    with _interruptible(), naming_storage_errors(config.run.checkpoints, "the folder"):
+    # Ray Train writes below the run too, and reports a full disk as a failed controller.
+    with _keyboard_interrupt(), naming_storage_errors(config.run.checkpoints, "the folder"):
         try:
-            refusal: HbtError | None = trainer.fit().return_value
-        except TrainingFailedError as error:
-            raise _named(error, ray.get(journal.last_stall.remote()), config.workers) from error
-    return refusal
+            error: HbtError | None = trainer.fit().return_value
+        except TrainingFailedError as failure:
+            raise _explain(failure, ray.get(actor.last_stall.remote()), config.workers) from failure
+    return error
 
 
-def _beside(config: TrainConfig) -> Any:
-    from hbt_ray.train.validation.callback import ray_validation_config
+def _require_validated(config: TrainConfig) -> int:
+    """The number of finished steps, once all due checkpoints among them are validated.
 
-    return ray_validation_config(config)
-
-
-def _validated(config: TrainConfig) -> int:
-    """The steps that are done, once all checkpoints among them are validated."""
-    newest = CheckpointDirectory(config.run.checkpoints).newest()
-    done = newest[1].step if newest else 0
-    if missing := run_status(config, done).missing:
+    Raises:
+        ValidationFailed: one has no result.
+    """
+    steps = CheckpointDirectory(config.run.checkpoints).steps()
+    step = steps[-1] if steps else 0
+    if missing := run_status(config, step).missing:
         row = ValidationRecord(config.run.validation).rows().get(missing[0], {})
         raise ValidationFailed(missing[0], row.get("error", "its validation was lost or took too long"))
-    return done
+    return step
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ray Train puts a handler of its own on Ctrl-C, which ends the run and then the process, without a word."""
+def _keyboard_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C: Ray Train's own handler ends the run and then the process, silently."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -234,16 +265,16 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _named(error: Exception, stall: tuple[int, dict[int, str]] | None, workers: WorkersConfig) -> HbtError:
-    """What ended the training, in our own words where they are known."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
+def _explain(failure: Exception, stall: tuple[int, dict[int, str]] | None, workers: WorkersConfig) -> HbtError:
+    """The error that ended the training, as one of ours if the cause is known."""
+    worker_failures = getattr(failure, "worker_failures", {})
+    for worker_failure in worker_failures.values():
+        cause = getattr(worker_failure, "_base_exc", worker_failure)
         if isinstance(cause, HbtError):
             return cause
     if stall is not None:
         return StalledRank(stall[0], workers.deadline_seconds, stall[1])
-    for rank, failure in failures.items():
-        if (health := getattr(failure, "health_check_failure", None)) is not None:
+    for rank, worker_failure in worker_failures.items():
+        if (health := getattr(worker_failure, "health_check_failure", None)) is not None:
             return LostRank(rank, str(health), workers.max_failures)
-    return HbtError(f"training failed: {error}")
+    return HbtError(f"training failed: {failure}", code="TRAINING_FAILED")

@@ -1,1 +1,1 @@
-"""What is minimised, exact over all ranks."""
+"""The loss: InfoNCE and its terms, exact over all ranks."""

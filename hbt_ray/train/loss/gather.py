@@ -1,4 +1,4 @@
-"""Gathering: rows of all ranks on every rank, with gradients back to the rank that each came from."""
+"""All-gather of rows over the ranks, with gradients that flow back to the rank that each row came from."""
 
 from __future__ import annotations
 
@@ -10,57 +10,58 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hbt_ray.train.loss.precision import wide
+from hbt_ray.train.loss.tiles import upcast
 
 
-def own_start(sizes: Sequence[int]) -> int:
-    """Where this rank's rows begin among those of all ranks."""
-    return sum(sizes[: dist.get_rank()]) if len(sizes) > 1 else 0
+def first_row(rank_sizes: Sequence[int]) -> int:
+    """Position of this rank's first row among the rows of all ranks."""
+    return sum(rank_sizes[: dist.get_rank()]) if len(rank_sizes) > 1 else 0
 
 
-def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Rows of all ranks, in rank order.
+def gather(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
+    """Rows of all ranks, in rank order, [all rows, …].
 
     The backward pass is a collective too: every rank must use what it gathered, in the same order as the others.
 
     Args:
-        rows: [rows, …] of this rank; on all ranks with a gradient, or on none.
-        sizes: rows of every rank; known from the plan, so nothing is sent to learn them.
+        rows: [rows, …] of this rank. It requires a gradient on all ranks or on none.
+        rank_sizes: rows of every rank. They are known from the plan, so no message is needed to learn them.
     """
-    if len(sizes) == 1:
+    if len(rank_sizes) == 1:
         return rows
-    return _Gather.apply(rows, tuple(sizes)) if rows.requires_grad else _all_gather(rows, sizes)
+    return _Gather.apply(rows, tuple(rank_sizes)) if rows.requires_grad else _all_gather(rows, rank_sizes)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        ctx.sizes, ctx.kind = sizes, rows.dtype
-        return _all_gather(rows, sizes)
+    def forward(ctx: Any, rows: Tensor, rank_sizes: tuple[int, ...]) -> Tensor:
+        ctx.rank_sizes, ctx.dtype = rank_sizes, rows.dtype
+        return _all_gather(rows, rank_sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """What every rank asked of this rank's rows, summed; in float32, as bf16 would round after every rank."""
-        return _reduce_scatter(wide(gradients[0]), ctx.sizes).to(ctx.kind), None
+        """Sum the gradients of all ranks for this rank's rows, in float32: bf16 would round after every rank."""
+        return _reduce_scatter(upcast(gradients[0]), ctx.rank_sizes).to(ctx.dtype), None
 
 
-# Slices may differ by a row, which collectives do not take: both ways are padded to the longest and cut again.
+# Collectives take tensors of one size, but slices may differ by a row: both directions pad to the longest and cut.
 
 
-def _all_gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    padded = _padded(rows, max(sizes))
-    parts = [torch.empty_like(padded) for _ in sizes]
+def _all_gather(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
+    padded = _padded(rows, max(rank_sizes))
+    parts = [torch.empty_like(padded) for _ in rank_sizes]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    return torch.cat([part[:size] for part, size in zip(parts, rank_sizes, strict=True)])
 
 
-def _reduce_scatter(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Half of what an all-reduce sends, and nothing of the gradient, which others may hold too, is written to."""
-    slices = [_padded(part, max(sizes)) for part in rows.split(list(sizes))]
-    own = torch.empty_like(slices[0])
-    dist.reduce_scatter(own, slices)
-    return own[: sizes[dist.get_rank()]]
+def _reduce_scatter(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
+    """This rank's rows, summed over the ranks. It sends half of what an all-reduce sends and leaves `rows` unchanged,
+    which autograd may share with others."""
+    slices = [_padded(part, max(rank_sizes)) for part in rows.split(list(rank_sizes))]
+    total = torch.empty_like(slices[0])
+    dist.reduce_scatter(total, slices)
+    return total[: rank_sizes[dist.get_rank()]]
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:

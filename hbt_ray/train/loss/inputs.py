@@ -1,4 +1,4 @@
-"""What the objective sees of a step: one rank's vectors, row by row, and what is known about the rows."""
+"""Inputs of the loss: the vectors of one rank's rows, and what is known about those rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class HardNegatives:
-    """Mined negatives of one rank's rows, n for each."""
+    """Mined negatives of one rank's rows, n for each row."""
 
-    passages: Tensor
-    """[rows, n, width], normalised; anything finite where there is none."""
+    vectors: Tensor
+    """[rows, n, width], normalised; any finite value where `mask` is False."""
     keys: Tensor
-    """[rows, n] int64, as those of all passages."""
-    there: Tensor
-    """[rows, n] bool; False where the row has fewer than n."""
+    """[rows, n] int64 passage keys, comparable with `LossInputs.positive_keys`."""
+    mask: Tensor
+    """[rows, n] bool; False where a row has fewer than n negatives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """Another rendering of the rows' questions or passages: in another language, or by a teacher."""
+    """Vectors of the rows' questions or passages in another language, or as a teacher encodes them."""
 
     vectors: Tensor
-    """[rows, width], normalised; anything finite where there is none."""
-    there: Tensor
-    """[rows] bool; False where the row has none."""
+    """[rows, width], normalised; any finite value where `mask` is False."""
+    mask: Tensor
+    """[rows] bool; False where a row has no translation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,22 @@ class LossInputs:
     questions: Tensor
     """[rows, width], normalised."""
     passages: Tensor
-    """[rows, width], row by row the questions' answers."""
-    right_keys: Tensor
-    """[rows, n] int64: keys of the passages that answer each question, first of its own one, which is repeated where
-    there are fewer than n. Passages have equal keys if they are the same, on any rank."""
+    """[rows, width], normalised; row i answers question i."""
+    positive_keys: Tensor
+    """[rows, n] int64 keys of the passages that answer each question. The key of the row's own passage comes first and
+    is repeated if there are fewer than n. Equal passages have equal keys on all ranks."""
     question_languages: Tensor
     """[rows] int64, positions in the plan's languages."""
     passage_languages: Tensor
-    mined: HardNegatives | None = None
-    question_versions: Translation | None = None
-    """The same questions in another language, by the student."""
-    passage_versions: Translation | None = None
+    """[rows] int64, positions in the plan's languages."""
+    hard_negatives: HardNegatives | None = None
+    question_translations: Translation | None = None
+    """The same questions in another language, encoded by the student."""
+    passage_translations: Translation | None = None
+    """The same passages in another language, encoded by the student."""
     teacher_questions: Translation | None = None
-    """The English questions, by the teacher; without gradients."""
+    """The questions in the teacher's language, encoded by the teacher, without gradient."""
     teacher_passages: Translation | None = None
+    """The passages in the teacher's language, encoded by the teacher, without gradient."""
     teacher_scores: Tensor | None = None
-    """[rows, 1 + n] float, of the passage and the mined negatives; NaN where unknown."""
+    """[rows, 1 + n] float scores of the row's passage, then of its hard negatives; NaN where unknown."""

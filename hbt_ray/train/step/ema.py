@@ -1,10 +1,11 @@
-"""The average of the weights over the steps (EMA): often better than the last weights, and no schedule's end is needed.
+"""Exponential moving average (EMA) of the weights: often better than the last weights, without a decaying rate.
 
     average ← d · average + (1 - d) · weights          d = min(decay, (1 + n) / (10 + n)) at the n-th update
 
 The smaller d of the first updates forgets the random start, as TensorFlow's ExponentialMovingAverage does with
-`num_updates`. 2410.21676 trains at a constant rate (`decay: none`) and judges such an average, so that one run serves
-every number of steps. Only what is trained is averaged: a frozen encoder below adapters needs no second copy.
+`num_updates`. 2410.21676 trains at a constant rate (`decay: none`) and evaluates such an average, so that one run
+serves every number of steps. Only trained parameters are averaged: a frozen encoder below adapters needs no second
+copy.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    """The averaged values of an encoder's trained parameters, of their type: encoders are trained in float32."""
+    """Averages of an encoder's trained parameters, in their own type: encoders are trained in float32."""
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:
         self._decay, self.num_updates = decay, 0
@@ -27,15 +28,15 @@ class Ema:
 
     @torch.no_grad()
     def update(self, encoder: nn.Module) -> None:
-        """Take in the weights of one more step."""
+        """Average in the encoder's current weights."""
         decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
         parameters = dict(encoder.named_parameters())
-        now = [parameters[name].detach() for name in self.values]
-        get_ema_multi_avg_fn(decay)(list(self.values.values()), now, None)
+        current = [parameters[name].detach() for name in self.values]
+        get_ema_multi_avg_fn(decay)(list(self.values.values()), current, None)
         self.num_updates += 1
 
     def load(self, values: dict[str, Tensor], num_updates: int) -> None:
-        """Go on from saved values."""
+        """Continue from saved averages."""
         for name, value in self.values.items():
             value.copy_(values[name])
         self.num_updates = num_updates

@@ -1,12 +1,12 @@
-"""The tower: texts to vectors, and gradients of vectors back to the weights, in memory that no batch size changes.
+"""Gradient-cached encoder: the memory of activations does not grow with the batch size.
 
-Gradient caching (2101.06983): a chunk goes through the encoder without a graph, the loss gives the gradient of its
-vectors, and the chunk goes through once more, now with a graph, to pass that gradient on. That costs a second forward
-pass, so it is done only for the chunks beyond a budget of tokens; the graphs of the others are kept. The random numbers
-of dropout are seeded anew for every chunk, so both passes draw the same, and any budget gives the same gradients.
+Gradient caching (2101.06983): a micro-batch goes through the encoder without a graph, the loss gives the gradient of
+its vectors, and the micro-batch goes through once more, now with a graph, to pass that gradient on to the weights. The
+second forward pass is done only for micro-batches beyond a budget of tokens; the graphs of the others are kept. Dropout
+is seeded for every micro-batch, so both passes draw the same random numbers, and any budget gives the same gradients.
 
-    encode     kept chunks with a graph, the others without                       → vectors
-    backward   kept chunks, then the others one by one, encoded again             → gradients, in one all-reduce
+    encode     micro-batches within the budget with a graph, the others without         → vectors
+    backward   the kept graphs, then the others one by one, encoded again               → gradients, in one all-reduce
 """
 
 from __future__ import annotations
@@ -26,64 +26,70 @@ from torch.nn.parallel import DistributedDataParallel
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.model.microbatch import PASS_TOKENS, encoder_features, microbatch_rows, to_device
+from hbt_ray.train.loss.tiles import upcast
 
 
 class Microbatch(NamedTuple):
-    """What the encoder takes at once."""
+    """Texts that go through the encoder together."""
 
     features: dict[str, Tensor]
     seed: int
-    """Of its dropout."""
+    """Seed for dropout."""
 
 
 class MicrobatchedEncoder(nn.Module):
-    """The encoder over chunks, one after the other in one forward pass, as DistributedDataParallel wants it."""
+    """Several micro-batches in one forward pass, because DistributedDataParallel wants one forward pass per step."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, chunks: list[Microbatch]) -> list[Tensor]:
-        """Normalised vectors of each, [rows, width]."""
+    def forward(self, microbatches: list[Microbatch]) -> list[Tensor]:
+        """Normalised vectors of each micro-batch, [rows, width]."""
         vectors = []
-        for chunk in chunks:
-            torch.manual_seed(chunk.seed)
-            # A copy, as the encoder writes what it made of the tokens into what it is given, where it would stay.
-            vectors.append(self.encoder(dict(chunk.features))["sentence_embedding"])
+        for microbatch in microbatches:
+            torch.manual_seed(microbatch.seed)
+            # A copy, because the encoder adds its outputs to the dictionary, which would keep them alive.
+            vectors.append(self.encoder(dict(microbatch.features))["sentence_embedding"])
         return vectors
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeLimits:
-    """How much goes through the encoder at once, and how much of it stays."""
+    """How much goes through the encoder at once, and how many activations are kept."""
 
     chunk_rows: int
-    """Texts of a chunk at most."""
+    """Most texts of a micro-batch; 0 for no bound."""
     activation_tokens: int | None
     """Tokens, padding included, whose graph is kept from the first pass; None keeps all."""
 
 
+@dataclass(frozen=True, slots=True)
 class CachedEncoding:
-    """The vectors of some texts, and the way back."""
+    """Vectors of texts, and the way from their gradient back to the weights."""
 
-    def __init__(self, vectors: Tensor, backward: Callable[[Tensor], None]) -> None:
-        self.vectors = vectors
-        """[rows, width], at least float32, without a graph."""
-        self.backward = backward
-        """Takes their gradient, [rows, width], and adds to the gradients of the weights, summed over the ranks."""
+    vectors: Tensor
+    """[rows, width], float32 or float64, without a graph."""
+    backward: Callable[[Tensor], None]
+    """Takes the gradient of `vectors`, [rows, width], and adds to the gradients of the weights, summed over ranks."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16 where `OptimiserConfig.precision` says so."""
+    """Autocast to bf16 if `OptimiserConfig.precision` asks for it, else a context that does nothing."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
 class GradCacheEncoder:
-    """One rank's encoder.
+    """One rank's encoder in micro-batches.
 
     Args:
+        encoder: maps features to `sentence_embedding`.
+        padding_id: token id of padding.
+        limits: size of micro-batches and of what is kept.
+        world_size: ranks; with several, gradients are summed over them.
+        device: where it runs.
         autocast: makes the context of a forward pass.
     """
 
@@ -92,71 +98,69 @@ class GradCacheEncoder:
         encoder: nn.Module,
         *,
         padding_id: int,
-        budget: EncodeLimits,
+        limits: EncodeLimits,
         world_size: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._padding_id, self._budget, self._world_size = padding_id, budget, world_size
+        self._padding_id, self._limits, self._world_size = padding_id, limits, world_size
         self._device, self._autocast = device, autocast
-        self._plain = MicrobatchedEncoder(encoder)
-        self._model: nn.Module = self._plain
+        self._local = MicrobatchedEncoder(encoder)
+        self._model: nn.Module = self._local
         if world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
-            # Buffers are constants (position ids); sending them at every step would buy nothing.
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # The new name is not in torch 2.6.
+            # Buffers are constants (position ids), so they are not sent at every step.
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.6 lacks the new name.
                 self._model = DistributedDataParallel(
-                    self._plain, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                    self._local, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
 
     def encode(self, tokens: Tokens, *seed: int) -> CachedEncoding:
-        """Vectors of the texts, in their order; dropout is a function of `seed` and the place of a chunk."""
-        rows = microbatch_rows(tokens.lengths, self._budget.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
-        chunks = [
-            Microbatch(encoder_features(tokens[some], self._padding_id, self._device), make_key(*seed, number))
-            for number, some in enumerate(rows)
+        """Vectors of the texts, in their order. Dropout is a function of `seed` and the position of a micro-batch."""
+        rows = microbatch_rows(tokens.lengths, self._limits.chunk_rows or len(tokens), PASS_TOKENS[self._device.type])
+        microbatches = [
+            Microbatch(encoder_features(tokens[part], self._padding_id, self._device), make_key(*seed, number))
+            for number, part in enumerate(rows)
         ]
-        split = self._num_kept(chunks)
-        kept, others = chunks[:split], chunks[split:]
-        with self._sends(not others), self._autocast():
+        num_kept = self._num_kept(microbatches)
+        kept, repeated = microbatches[:num_kept], microbatches[num_kept:]
+        with self._gradient_sync(enabled=not repeated), self._autocast():
             graphs = self._model(kept) if kept else []
-        with torch.no_grad(), self._autocast():  # A context of its own: it remembers weights that it cast.
-            cached = [self._plain([chunk])[0] for chunk in others]
+        # An autocast context of its own: a shared one would reuse weights that were cast with a graph.
+        with torch.no_grad(), self._autocast():
+            cached = [self._local([microbatch])[0] for microbatch in repeated]
+        # Micro-batches are sorted by length; put the vectors back into the order of the texts.
         order = to_device(np.concatenate(rows), self._device)
-        sorted_vectors = torch.cat([_wide(vectors.detach()) for vectors in (*graphs, *cached)])
+        sorted_vectors = torch.cat([upcast(vectors.detach()) for vectors in (*graphs, *cached)])
         vectors = torch.empty_like(sorted_vectors).index_copy_(0, order, sorted_vectors)
 
         def backward(gradient: Tensor) -> None:
-            # DistributedDataParallel averages over ranks, but the parts of the loss are to be summed.
-            parts = (gradient * self._world_size)[order].split([len(some) for some in rows])
+            # DistributedDataParallel averages over ranks, but the ranks' shares of the loss are to be summed.
+            parts = (gradient * self._world_size)[order].split([len(part) for part in rows])
             if graphs:
-                _back(graphs, parts[:split])
-            for number, (chunk, part) in enumerate(zip(others, parts[split:], strict=True), start=1):
-                with self._sends(number == len(others)):
+                _backward(graphs, parts[:num_kept])
+            for number, (microbatch, part) in enumerate(zip(repeated, parts[num_kept:], strict=True), start=1):
+                with self._gradient_sync(enabled=number == len(repeated)):
                     with self._autocast():
-                        again = self._model([chunk])
-                    _back(again, [part])
+                        again = self._model([microbatch])
+                    _backward(again, [part])
 
         return CachedEncoding(vectors, backward)
 
-    def _num_kept(self, chunks: list[Microbatch]) -> int:
-        budget = self._budget.activation_tokens
+    def _num_kept(self, microbatches: list[Microbatch]) -> int:
+        budget = self._limits.activation_tokens
         if budget is None:
-            return len(chunks)
-        sizes = accumulate(chunk.features["input_ids"].numel() for chunk in chunks)
-        return sum(size <= budget for size in sizes)
+            return len(microbatches)
+        totals = accumulate(microbatch.features["input_ids"].numel() for microbatch in microbatches)
+        return sum(total <= budget for total in totals)
 
-    def _sends(self, whether: bool) -> AbstractContextManager[object]:
-        """Gradients go to the other ranks with the last backward pass of a step and no other."""
-        if isinstance(self._model, DistributedDataParallel) and not whether:
+    def _gradient_sync(self, *, enabled: bool) -> AbstractContextManager[object]:
+        """Gradients are all-reduced by the last backward pass of a step and by no other."""
+        if isinstance(self._model, DistributedDataParallel) and not enabled:
             return self._model.no_sync()
         return nullcontext()
 
 
-def _back(vectors: list[Tensor], gradients: list[Tensor] | tuple[Tensor, ...]) -> None:
-    same_kind = [gradient.to(vector.dtype) for vector, gradient in zip(vectors, gradients, strict=True)]
-    torch.autograd.backward(vectors, same_kind)
-
-
-def _wide(vectors: Tensor) -> Tensor:
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
+def _backward(vectors: list[Tensor], gradients: list[Tensor] | tuple[Tensor, ...]) -> None:
+    cast = [gradient.to(vector.dtype) for vector, gradient in zip(vectors, gradients, strict=True)]
+    torch.autograd.backward(vectors, cast)

@@ -1,9 +1,9 @@
-"""The optimiser: AdamW, which parameters share a rate, and the rate of a step as a pure function."""
+"""AdamW, its parameter groups, and the learning rate of a step as a pure function of the configuration."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,114 +16,127 @@ class RateStage(Config):
     """A factor of the learning rate from a step on."""
 
     from_step: int = Field(ge=0)
+    """First step that the factor applies to."""
     factor: float = Field(gt=0)
+    """The learning rate of the schedule is multiplied by it."""
 
 
 class OptimiserConfig(Config):
-    """AdamW, its rates, and how a step goes through the encoder."""
+    """AdamW, its learning rate, and how a step goes through the encoder."""
+
+    renamed_keys: ClassVar[dict[str, str]] = {"average": "ema"}
 
     steps: int = Field(1_000, gt=0)
+    """Optimiser steps of the whole run. The learning rate reaches its end at the last one."""
     learning_rate: float = Field(3e-5, gt=0)
-    """At its peak; 3e-5 is the paper's for pretrained encoders, a scratch encoder wants some 1e-3."""
+    """Peak learning rate. 3e-5 is the paper's for pretrained encoders; a scratch encoder needs about 1e-3."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps over which the rate rises."""
+    """Share of the steps over which the learning rate rises to its peak."""
     decay: Literal["linear", "cosine", "wsd", "none"] = "linear"
-    """To zero at the last step; wsd stays at the peak until the last `decay_share` of the steps; none stays there."""
+    """Schedule after warm-up: linear and cosine reach zero at the last step, wsd stays at the peak until the last
+    `decay_share` of the steps, none stays there. linear is the paper's."""
     rate_stages: tuple[RateStage, ...] = ()
-    """Factors of the rate, each from its step on until the next; a schedule that a search found has some."""
+    """Factors of the learning rate, each from its step until the next. A search writes them here if it changed the rate
+    during training; by default there are none."""
     temperature_learning_rate: float | None = Field(None, gt=0)
-    """Of a learned temperature, at its peak; null is `learning_rate`. A step moves log t by about the rate at most, so
-    at 3e-5 a thousand steps hardly change it; 1e-3 lets it find its place."""
+    """Peak learning rate of a learned temperature; null takes `learning_rate`. A step moves log t by about the rate, so
+    1,000 steps at 3e-5 hardly change it; 1e-3 lets it settle."""
     decay_share: float = Field(0.2, gt=0, le=1)
-    """Of the steps; for wsd."""
+    """Share of the steps over which wsd decays to zero."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """The rate of a layer is that of the layer above it times this (1801.06146); embeddings have the lowest."""
+    """Each layer's learning rate is that of the layer above times this (1801.06146), and embeddings have the lowest. By
+    default all are equal."""
     weight_decay: float = Field(0.01, ge=0)
-    """Of matrices; biases, norms and the temperature have none."""
+    """AdamW's decay of matrices, torch's default. Biases, norms and the temperature have none."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the mean of gradients, torch's default."""
     beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's decay of the mean of squared gradients, torch's default."""
     epsilon: float = Field(1e-8, gt=0)
+    """AdamW's addend to the denominator, torch's default."""
     max_gradient_norm: float = Field(1.0, gt=0)
-    average: float | None = Field(None, gt=0, lt=1)
-    """Decay of an average of the weights over the steps, such as 0.999; what is exported then is the average."""
+    """Gradients of a larger norm are scaled down to it. 1 is usual for transformers."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights over the steps, such as 0.999; the average is then what is
+    exported. By default there is none."""
     precision: Literal["auto", "bf16", "tf32", "fp32"] = "auto"
-    """Of the encoder: auto is bf16 autocast on a GPU and fp32 elsewhere. TF32 is on only if it is asked for. Weights,
-    similarities and the loss are fp32 always."""
+    """Precision of the encoder's forward pass: auto is bf16 autocast on a GPU and fp32 elsewhere. TF32 is used only if
+    asked for. Weights, similarities and the loss are always fp32."""
     chunk_rows: int = Field(256, ge=0)
-    """Texts that go through the encoder together at most; fewer where lengths differ. 0 sets no bound. The loss is the
-    same. On a CPU 16 to 32 save most; so few at a time would leave a GPU idle."""
+    """Most texts of a micro-batch, which go through the encoder together; 0 for no bound. The loss is the same. 256
+    keeps a GPU busy; on a CPU 16 to 32 save the most padding."""
     activation_tokens: int | None = Field(65_536, ge=0)
-    """Tokens whose activations wait for the backward pass; what is beyond goes through the encoder twice (gradient
+    """Tokens whose activations are kept for the backward pass; the texts beyond go through the encoder twice (gradient
     caching), so that memory does not grow with the batch. null keeps all, 0 none. The gradients are the same."""
     seed: int = 0
-    """Of dropout."""
+    """Seed for dropout."""
 
 
-def rate(config: OptimiserConfig, step: int) -> float:
-    """The learning rate of a step, before the factors of layers."""
+def learning_rate(config: OptimiserConfig, step: int) -> float:
+    """Learning rate of a step, before the factors of layers."""
     begun = [stage for stage in config.rate_stages if stage.from_step <= step]
     factor = max(begun, key=lambda stage: stage.from_step).factor if begun else 1.0
-    return factor * _scheduled(config, step)
+    return factor * _scheduled_rate(config, step)
 
 
-def _scheduled(config: OptimiserConfig, step: int) -> float:
-    rise = config.warmup * config.steps
-    if step < rise:
-        return config.learning_rate * (step + 1) / (rise + 1)
-    left = config.steps - step
+def _scheduled_rate(config: OptimiserConfig, step: int) -> float:
+    warmup_steps = config.warmup * config.steps
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / (warmup_steps + 1)
+    left, decay_steps = config.steps - step, config.steps - warmup_steps
     if config.decay == "linear":
-        return config.learning_rate * left / (config.steps - rise)
+        return config.learning_rate * left / decay_steps
     if config.decay == "cosine":
-        return config.learning_rate * (1 - math.cos(math.pi * left / (config.steps - rise))) / 2
+        return config.learning_rate * (1 - math.cos(math.pi * left / decay_steps)) / 2
     if config.decay == "wsd":
-        return config.learning_rate * min(1.0, left / min(config.decay_share * config.steps, config.steps - rise))
+        return config.learning_rate * min(1.0, left / min(config.decay_share * config.steps, decay_steps))
     return config.learning_rate
 
 
 def make_optimiser(encoder: nn.Module, objective: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained of both: a group for every factor of the rate and kind of parameter."""
+    """AdamW over the trained parameters of both, with a group for each (rate factor, is a matrix)."""
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     factors = layer_factors(encoder, config.layer_decay)
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
             members.setdefault((factors[name], parameter.ndim > 1), []).append(parameter)
-    # Norms and biases are vectors; to shrink them would change scales, not complexity.
+    # Norms and biases are vectors. Decaying them would change scales without making the model simpler.
     groups: list[dict[str, Any]] = [
-        {"params": some, "factor": factor, "weight_decay": config.weight_decay if is_matrix else 0.0}
-        for (factor, is_matrix), some in members.items()
+        {"params": parameters, "factor": factor, "weight_decay": config.weight_decay if is_matrix else 0.0}
+        for (factor, is_matrix), parameters in members.items()
     ]
-    if trained := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
+    if parameters := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
         factor = (config.temperature_learning_rate or config.learning_rate) / config.learning_rate
-        groups.append({"params": trained, "factor": factor, "weight_decay": 0.0})
+        groups.append({"params": parameters, "factor": factor, "weight_decay": 0.0})
     betas = config.beta1, config.beta2
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Bring back the moments; all else of `optimiser` stays as its configuration made it.
+    """Load the moments of a saved state; the options of `optimiser` stay as its configuration made them.
 
-    torch would bring back the saved options as well, and so drop without a word what a continued run changes.
+    `load_state_dict` would restore the saved options too, and silently undo what a continued run changes.
 
     Raises:
-        ValueError: saved of an optimiser with other groups of parameters.
+        ValueError: the state is that of an optimiser with other parameter groups.
     """
     options = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
     optimiser.load_state_dict(saved)
-    for group, own in zip(optimiser.param_groups, options, strict=True):
-        group.update(own)
+    for group, group_options in zip(optimiser.param_groups, options, strict=True):
+        group.update(group_options)
 
 
-def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int) -> None:
-    """Give every group its rate for the step."""
+def set_learning_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int) -> None:
+    """Set the learning rate of every parameter group for a step."""
     for group in optimiser.param_groups:
-        group["lr"] = rate(config, step) * group["factor"]
+        group["lr"] = learning_rate(config, step) * group["factor"]
 
 
 def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
-    """What each parameter's rate is multiplied by: 1 in the top layer and above it, less by `layer_decay` a layer."""
-    prefix, num_layers = _layers(encoder)
+    """Parameter name → factor of its learning rate: 1 in the top layer, times `layer_decay` for each layer below."""
+    prefix, num_layers = _find_layers(encoder)
     factors, height = {}, 0
-    for name, _ in encoder.named_parameters():  # In the order of the forward pass: embeddings, layers, what follows.
+    for name, _ in encoder.named_parameters():  # In the order of the forward pass: embeddings, layers, head.
         if num_layers and name.startswith(f"{prefix}."):
             height = int(name.removeprefix(f"{prefix}.").split(".")[0]) + 1
         elif height:
@@ -132,8 +145,8 @@ def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
     return factors
 
 
-def _layers(encoder: nn.Module) -> tuple[str, int]:
-    """Where the layers are, whatever a transformer calls them, and how many: the longest list of modules.
+def _find_layers(encoder: nn.Module) -> tuple[str, int]:
+    """Name and length of the longest module list, which holds the layers, whatever a transformer calls it.
 
     Lists within a list are parts of a layer, such as its experts, and may be longer.
     """

@@ -17,7 +17,7 @@ from typing import Any, Self
 from hbt_ray.config import without_secrets
 from hbt_ray.errors import redact
 from hbt_ray.run_dir import RunDir
-from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers.backends import (
     MLflow,
     ResumeFile,
@@ -141,7 +141,7 @@ class TrackerLogger:
 
         def before(mark: ResumePosition) -> Iterator[TrackerRow]:
             if mark.step < start - 1:
-                yield from (_row(StepOutcome(**row)) for row in run.curve() if row["step"] < start)
+                yield from (_row(StepMetrics(**row)) for row in run.curve() if row["step"] < start)
 
         self._feeds = [
             TrackerQueue(name, config.place(name), marks, partial(_KINDS[name], run, config, named, start), before)
@@ -155,7 +155,7 @@ class TrackerLogger:
         for feed in self._feeds:
             feed.close(failed=kind is not None, seconds=CLOSING_SECONDS)
 
-    def outcome(self, outcome: StepOutcome) -> None:
+    def outcome(self, outcome: StepMetrics) -> None:
         """Of a step; one that is repeated after a restart is the same, and was given."""
         if outcome.step > self._last:
             self._last = outcome.step
@@ -172,7 +172,7 @@ class TrackerLogger:
             feed.give(row)
 
 
-def _row(outcome: StepOutcome) -> TrackerRow:
+def _row(outcome: StepMetrics) -> TrackerRow:
     learned = {} if outcome.temperature is None else {"temperature": outcome.temperature}
     return TrackerRow(
         outcome.step,

@@ -13,8 +13,8 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
-from hbt_ray.train.checkpoint import format as checkpoint
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
+from hbt_ray.train.checkpoint.format import verify_checkpoint
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.early_stopping import early_stopping_state
 from hbt_ray.train.validation.record import Row, ValidationRecord, measure_values, validation_schedule
@@ -151,7 +151,7 @@ class ValidationCallback:
             if step > start or not self.due(step) or step in self._asked:
                 continue
             try:
-                checkpoint.inspect(shelf.path(step))
+                verify_checkpoint(shelf.path(step))
             except CheckpointError as error:
                 logger.warning("step %d is not validated: %s", step, error)
                 continue

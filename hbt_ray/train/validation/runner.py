@@ -19,7 +19,7 @@ from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.options import load_for_checkpoint
 from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
-from hbt_ray.train.checkpoint import format as checkpoint
+from hbt_ray.train.checkpoint.format import restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
 from hbt_ray.train.validation.dev_set import Floats, dev_measures, fingerprint, make_dev_set
@@ -83,7 +83,7 @@ class Validator:
         self._tower = GradCacheEncoder(
             self._encoder,
             padding_id=self._encoder.tokenizer.pad_token_id,
-            budget=EncodeLimits(_CHUNK_ROWS, activation_tokens=0),
+            limits=EncodeLimits(_CHUNK_ROWS, activation_tokens=0),
             world_size=1,
             device=self._device,
         )
@@ -117,7 +117,7 @@ class Validator:
         return found
 
     def _pool_vectors(self, folder: Path) -> tuple[Floats, Floats]:
-        checkpoint.restore_weights(folder, self._encoder, averaged=True)
+        restore_weights(folder, self._encoder, averaged=True)
         questions, passages = self._encode(self._questions), self._encode(self._passages)
         if not (np.isfinite(questions).all() and np.isfinite(passages).all()):
             raise ModelError(f"{folder}: the encoder gives vectors that are not finite; its weights overflow")

@@ -1,116 +1,116 @@
-"""What one rank does between two steps: it tells the driver, makes checkpoints, and heeds deadlines and notices."""
+"""What one rank does between two steps: metrics, checkpoints, validation, watchdog and preemption."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import ray
 
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.checkpoint.manager import CheckpointManager
-from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.step.loop import StepOutcome
+from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.validation.callback import ValidationCallback
-from hbt_ray.train.worker.hooks import Hooks
-from hbt_ray.train.worker.metrics_file import MetricsFile
+from hbt_ray.train.worker.metrics import MetricsFile, TrainingGauges
 from hbt_ray.train.worker.preemption import PreemptionAction, PreemptionMonitor
-from hbt_ray.train.worker.prometheus import TrainingGauges
+from hbt_ray.train.worker.settings import WorkerSettings
 from hbt_ray.train.worker.watchdog import Watchdog
+
+_REPORT_TIMEOUT_SECONDS = 10
 
 
 class StepCallbacks:
-    """All ranks call the same for the same steps.
+    """Callbacks of one rank. All ranks call the same methods for the same steps.
 
     Args:
-        settings: those of `trainer.fit`.
-        start: the step that training goes on with.
+        settings: the run.
+        rank: this rank.
+        start_step: the step that training continues with.
+        checkpoints: saves this rank's state.
+        validation: validates checkpoints, if the run has a dev store.
     """
 
     def __init__(
         self,
-        settings: dict[str, Any],
-        config: TrainConfig,
+        settings: WorkerSettings,
         rank: int,
-        start: int,
-        keeper: CheckpointManager,
-        watch: ValidationCallback | None,
+        start_step: int,
+        checkpoints: CheckpointManager,
+        validation: ValidationCallback | None,
     ) -> None:
-        self._config, self._rank, self._start, self._stop = config, rank, start, settings["stop"]
-        self._keeper, self._watch = keeper, watch
-        self._journal, self._probe = settings["journal"], settings["probe"]
-        self._gauges = TrainingGauges(config.name)
-        self._metrics = MetricsFile(config.run.metrics)
+        self._settings, self._config, self._rank, self._start_step = settings, settings.config, rank, start_step
+        self._checkpoints, self._validation = checkpoints, validation
+        self._gauges = TrainingGauges(self._config.name)
+        self._metrics_file = MetricsFile(self._config.run.metrics)
         if rank == 0:
-            self._metrics.cut(start)
-        self._notice = PreemptionMonitor(rank, start)
-        journal, patience = self._journal, config.workers.deadline_seconds
-        self._deadline = Watchdog(
-            patience, lambda step, where: ray.get(journal.stall.remote(rank, step, where), timeout=10)
-        )
+            self._metrics_file.truncate(start_step)
+        self._preemption = PreemptionMonitor(rank, start_step)
+        self._watchdog = Watchdog(self._config.workers.deadline_seconds, self._report_stall)
 
-    def watched(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
-        """The batches; from now on there is a deadline."""
-        probe: Hooks = self._probe
-        self._deadline.beat(self._start)
+    def watch(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
+        """The same batches; the watchdog runs from the first one on."""
+        self._watchdog.start(self._start_step)
         for batch in batches:
-            probe.batch(self._rank, batch)
+            self._settings.hooks.on_batch(self._rank, batch)
             yield batch
 
-    def record(self, outcome: StepOutcome) -> None:
-        """After the weights changed."""
-        self._probe.after_update(self._rank, outcome.step)
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Record a step after the weights changed."""
+        self._settings.hooks.after_update(self._rank, metrics.step)
         if self._rank == 0:
-            row = asdict(outcome)
-            self._metrics.add(row)
-            self._journal.write.remote(row)
-            self._gauges.show(outcome)
-        self._deadline.beat(outcome.step + 1)
+            row = asdict(metrics)
+            self._metrics_file.add(row)
+            self._settings.metrics_actor.add.remote(row)
+            self._gauges.set(metrics)
+        self._watchdog.start(metrics.step + 1)
 
-    def save(self, step: int) -> None:
-        """After `step` steps of the run: make a checkpoint if it is time for one, or the time left is short."""
-        if step % self._config.checkpoints.every == 0 or step == self._stop:
+    def on_step_end(self, step: int) -> None:
+        """Make a checkpoint after `step` steps if it is due or if this node is about to be taken away."""
+        if step % self._config.checkpoints.every == 0 or step == self._settings.stop_step:
             self._save(step)
-        if step < self._stop:
-            self._heed(step)
+        if step < self._settings.stop_step:
+            self._poll_preemption(step)
 
-    def end(self) -> None:
-        """After the last step: wait for all that is under way."""
-        self._deadline.beat(self._stop)
-        self._keeper.wait()
-        self._deadline.rest()
-        if self._watch:
-            self._watch.finish()
-        ray.get(self._journal.flush.remote())  # What was written may still be under way when this process ends.
+    def on_train_end(self) -> None:
+        """Wait for everything in progress after the last step."""
+        self._watchdog.start(self._settings.stop_step)
+        self._checkpoints.wait()
+        self._watchdog.pause()
+        if self._validation:
+            self._validation.finish()
+        ray.get(self._settings.metrics_actor.flush.remote())  # Rows may still be on their way when this process ends.
 
     def close(self) -> None:
-        """After the last step, or after what ended training before it."""
-        self._metrics.flush()
+        """Write what is pending, whether training ended or failed."""
+        self._metrics_file.flush()
+
+    def _report_stall(self, step: int, place: str) -> None:
+        stall = self._settings.metrics_actor.add_stall.remote(self._rank, step, place)
+        ray.get(stall, timeout=_REPORT_TIMEOUT_SECONDS)
 
     def _save(self, step: int) -> None:
         # Before the checkpoint, which may replace one that is still being validated.
-        if self._watch and step != self._stop and self._watch.due(step):
-            self._deadline.rest()  # Validation has a limit of its own.
-            self._watch.stop_at(step)
-        self._deadline.beat(step)  # Storage may be what a rank is stuck in.
-        self._metrics.flush()  # Before the checkpoint counts: the steps before it are never trained again.
-        self._keeper.save(step, validation=self._watch.ask(step) if self._watch else False)
-        self._deadline.beat(step)
+        if self._validation and step != self._settings.stop_step and self._validation.due(step):
+            self._watchdog.pause()  # Validation has its own timeout.
+            self._validation.stop_at(step)
+        self._watchdog.start(step)  # The rank may get stuck in storage.
+        self._metrics_file.flush()  # Before the checkpoint counts: the steps before it are never trained again.
+        self._checkpoints.save(step, validation=self._validation.ask(step) if self._validation else False)
+        self._watchdog.start(step)
 
-    def _heed(self, step: int) -> None:
-        answer = self._notice.heed(step)
-        if answer is PreemptionAction.GO_ON:
+    def _poll_preemption(self, step: int) -> None:
+        action = self._preemption.poll(step)
+        if action is PreemptionAction.CONTINUE:
             return
         begin = time.monotonic()
-        if self._keeper.saved_at == step:
-            self._keeper.wait()
+        if self._checkpoints.last_saved_step == step:
+            self._checkpoints.wait()
         else:
-            self._metrics.flush()
-            self._keeper.save(step, at_once=True)
-        self._notice.saved(time.monotonic() - begin)
-        if answer is PreemptionAction.HOLD:
-            self._deadline.rest()
-            self._notice.wait(self._config.workers.preemption_grace_seconds)
-        self._deadline.beat(step)
+            self._metrics_file.flush()
+            self._checkpoints.save(step, blocking=True)
+        self._preemption.mark_saved(time.monotonic() - begin)
+        if action is PreemptionAction.HOLD:
+            self._watchdog.pause()
+            self._preemption.wait(self._config.workers.preemption_grace_seconds)
+        self._watchdog.start(step)

@@ -1,11 +1,12 @@
-"""The notice: a node that is about to be taken away says so beforehand, and a run that heeds it loses no step.
+"""Preemption: a node that is about to be taken away announces it, and a run that reacts loses no step.
 
-Clouds announce the end of a spot instance 30 to 120 s before; Ray knows of it as a draining node with a deadline. The
-ranks ask every few seconds, after the same step. On the first notice they make a checkpoint at once and go on; shortly
-before the deadline they make another one and hold still, until Ray Train starts them again on the nodes that are left.
+Clouds announce the end of a spot instance 30 to 120 s before; Ray shows it as a draining node with a deadline. The
+ranks poll every few seconds, after the same step. At the first notice they make a checkpoint and continue; shortly
+before the deadline they make another one and wait, until Ray Train starts them again on the nodes that are left.
 
-To ask is two small collectives through an actor (about 5 ms together where this was measured), so nobody asks at every
-step: rank 0 counts how many steps take five seconds and tells the others. No clock enters what is trained on.
+Polling takes two small collectives through an actor (together about 5 ms where this was measured), so it is not done at
+every step: rank 0 counts how many steps take five seconds and broadcasts the next step to poll after. No clock enters
+the training data.
 """
 
 from __future__ import annotations
@@ -18,94 +19,101 @@ from typing import NamedTuple
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
-ASK_SECONDS = 5.0
-"""Between two questions. Ray itself looks as often."""
-SLACK_SECONDS = 5.0
-"""What the deadline is taken to be too late."""
+POLL_SECONDS = 5.0
+"""Time between two polls. Ray itself looks as often."""
+MARGIN_SECONDS = 5.0
+"""Safety margin subtracted from the announced deadline."""
+_GIVE_UP_SECONDS = 60.0
+"""A node that still exists so long after its deadline was not taken away."""
 
 
 class PreemptionAction(Enum):
     """What all ranks do after the step."""
 
-    GO_ON = "go on"
-    SAVE = "save, go on"
+    CONTINUE = "continue"
+    SAVE = "save, then continue"
     HOLD = "save, then wait for the end"
 
 
-class Heard(NamedTuple):
-    """What rank 0 tells the others."""
+class _Decision(NamedTuple):
+    """What rank 0 broadcasts."""
 
-    answer: PreemptionAction
-    ask_at: int
-    """The step after which they ask again."""
+    action: PreemptionAction
+    next_poll: int
+    """Step after which the ranks poll again."""
 
 
-def answer(left: float | None, *, saved: bool, saving: float, step_seconds: float) -> PreemptionAction:
-    """What to do about a notice.
+def choose_action(
+    seconds_left: float | None, *, saved: bool, save_seconds: float, step_seconds: float
+) -> PreemptionAction:
+    """What to do about a preemption notice.
 
     Args:
-        left: seconds to the deadline; None where none is known, so that every question may be the last.
-        saved: there was a checkpoint because of this notice.
-        saving: seconds that one takes, as far as is known.
-        step_seconds: what a step takes.
+        seconds_left: time to the deadline; None if it is unknown, so that any poll may be the last.
+        saved: a checkpoint was made because of this notice.
+        save_seconds: duration of the last such checkpoint; 0 if unknown.
+        step_seconds: duration of a step.
     """
-    if left is None:
+    if seconds_left is None:
         return PreemptionAction.SAVE
-    # A question later it would be too late for the steps up to there and for their checkpoint.
-    if left < max(ASK_SECONDS, step_seconds) + step_seconds + 2 * saving + SLACK_SECONDS:
+    # At the next poll it would be too late: steps until then, the step in progress, and the checkpoint, twice as slow.
+    if seconds_left < max(POLL_SECONDS, step_seconds) + step_seconds + 2 * save_seconds + MARGIN_SECONDS:
         return PreemptionAction.HOLD
-    return PreemptionAction.GO_ON if saved else PreemptionAction.SAVE
+    return PreemptionAction.CONTINUE if saved else PreemptionAction.SAVE
 
 
-def ask_after(step: int, step_seconds: float) -> int:
-    """The step after which to ask again."""
-    return step + max(1, int(ASK_SECONDS / max(step_seconds, 1e-6)))
+def next_poll_step(step: int, step_seconds: float) -> int:
+    """The step after which to poll again."""
+    return step + max(1, int(POLL_SECONDS / max(step_seconds, 1e-6)))
 
 
 class PreemptionMonitor:
-    """One rank's ear; all ranks call `heed` after the same steps.
+    """Preemption monitor of one rank. `poll` is collective: all ranks must call it after the same steps.
 
     Args:
-        start: the step that training goes on with.
+        rank: this rank.
+        start_step: the step that training continues with.
     """
 
-    def __init__(self, rank: int, start: int) -> None:
-        # Without Ray's watcher there is never anything to hear.
-        self._listens = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
-        self._is_first = rank == 0
-        self._asked_at, self._ask_at, self._since = start, start + 1, time.monotonic()
-        self._saved, self._saving = False, 0.0
+    def __init__(self, rank: int, start_step: int) -> None:
+        # Without Ray's watcher there is never a notice.
+        self._enabled = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
+        self._is_rank_zero = rank == 0
+        self._last_poll, self._last_poll_time, self._next_poll = start_step, time.monotonic(), start_step + 1
+        self._saved, self._save_seconds = False, 0.0
         self.deadline: float | None = None
-        """When the node goes, in seconds of the system's clock; None if unknown or not announced."""
+        """When the node goes, in seconds since the epoch; None if unknown or not announced."""
 
-    def heed(self, step: int) -> PreemptionAction:
-        """What to do after `step` steps, equal on all ranks."""
-        if not self._listens or step < self._ask_at:
-            return PreemptionAction.GO_ON
+    def poll(self, step: int) -> PreemptionAction:
+        """What to do after `step` steps; equal on all ranks."""
+        if not self._enabled or step < self._next_poll:
+            return PreemptionAction.CONTINUE
         info = ray.train.get_preemption_info()
         if info is not None and info.deadline_ms is not None:
             self.deadline = info.deadline_ms / 1e3
-        heard: Heard = broadcast_from_rank_zero(self._judge(step, noticed=info is not None) if self._is_first else None)
-        self._ask_at = heard.ask_at
-        return heard.answer
+        decision = self._decide(step, noticed=info is not None) if self._is_rank_zero else None
+        decision = broadcast_from_rank_zero(decision)
+        self._next_poll = decision.next_poll
+        action: PreemptionAction = decision.action
+        return action
 
-    def saved(self, seconds: float) -> None:
-        """The checkpoint that `heed` asked for was made, in so many seconds."""
-        self._saved, self._saving = True, seconds
+    def mark_saved(self, seconds: float) -> None:
+        """The checkpoint that `poll` asked for was made and took `seconds`."""
+        self._saved, self._save_seconds = True, seconds
 
-    def wait(self, grace: float) -> None:
-        """Hold still until Ray Train ends this process.
+    def wait(self, grace_seconds: float) -> None:
+        """Wait until Ray Train ends this process; return a minute after deadline and grace if it does not."""
+        time.sleep(max(0.0, (self.deadline or 0.0) - time.time()) + grace_seconds + _GIVE_UP_SECONDS)
 
-        Should it not, after a minute more than the deadline and the grace, the notice was no true one.
-        """
-        time.sleep(max(0.0, (self.deadline or 0.0) - time.time()) + grace + 60)
-
-    def _judge(self, step: int, *, noticed: bool) -> Heard:
+    def _decide(self, step: int, *, noticed: bool) -> _Decision:
         now = time.monotonic()
-        step_seconds = (now - self._since) / max(1, step - self._asked_at)
-        self._asked_at, self._since = step, now
-        ask_at = ask_after(step, step_seconds)
+        step_seconds = (now - self._last_poll_time) / max(1, step - self._last_poll)
+        self._last_poll, self._last_poll_time = step, now
+        next_poll = next_poll_step(step, step_seconds)
         if not noticed:
-            return Heard(PreemptionAction.GO_ON, ask_at)
-        left = None if self.deadline is None else self.deadline - time.time()
-        return Heard(answer(left, saved=self._saved, saving=self._saving, step_seconds=step_seconds), ask_at)
+            return _Decision(PreemptionAction.CONTINUE, next_poll)
+        seconds_left = None if self.deadline is None else self.deadline - time.time()
+        action = choose_action(
+            seconds_left, saved=self._saved, save_seconds=self._save_seconds, step_seconds=step_seconds
+        )
+        return _Decision(action, next_poll)

@@ -1,8 +1,8 @@
-"""The deadline: a rank that is stuck, in whatever, says where and ends, so that its run can go on without it.
+"""Watchdog of a rank: if a step takes too long, it reports where the rank is stuck and ends the process.
 
-A stuck rank holds up all others at the next collective, so every rank's time runs out at about the same moment; each
-says what it was doing. The one that was doing something else than waiting for the others is to blame. Ray Train ends
-all of them once one has ended, so none ends before the others had time to speak.
+A stuck rank blocks all others at the next collective, so the watchdogs of all ranks expire at about the same moment,
+and each reports where its rank was. The one that was not waiting for the others is to blame. Ray Train ends all ranks
+once one has ended, so each waits until the others had time to report.
 """
 
 from __future__ import annotations
@@ -18,54 +18,58 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
-"""By which the clocks of ranks differ: a step begins later on a machine under load."""
+"""Longest wait for the reports of other ranks: on a machine under load a step starts later."""
 
 
 class Watchdog:
-    """Runs in a thread beside the training of one rank, from the first `beat` on.
+    """Watches the thread that makes it, from a thread of its own.
 
     Args:
-        seconds: between a `beat` and the next, or a `rest`.
-        tell: takes the step and the place in the program, in the thread; the process ends after it.
+        timeout_seconds: longest time from `start` to the next `start` or `pause`.
+        report: called in the watchdog's thread with the step and the place in the program.
+        exit_process: called after `report`; ends the process.
     """
 
     def __init__(
-        self, seconds: float, tell: Callable[[int, str], None], end: Callable[[], None] = lambda: os._exit(1)
+        self,
+        timeout_seconds: float,
+        report: Callable[[int, str], None],
+        exit_process: Callable[[], None] = lambda: os._exit(1),
     ) -> None:
-        self._seconds, self._tell, self._end = seconds, tell, end
+        self._timeout, self._report, self._exit_process = timeout_seconds, report, exit_process
         self._watched = threading.current_thread()
-        self._due: float | None = None
+        self._deadline: float | None = None
         self._step = -1
         self._changed = threading.Condition()
-        threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, step: int) -> None:
-        """The step begins; its time runs."""
+    def start(self, step: int) -> None:
+        """Start the time of a step, or start it again."""
         with self._changed:
-            self._step, self._due = step, time.monotonic() + self._seconds
+            self._step, self._deadline = step, time.monotonic() + self._timeout
             self._changed.notify()
 
-    def rest(self) -> None:
-        """Until the next beat no time runs: what comes now has a limit of its own."""
+    def pause(self) -> None:
+        """Stop the time until the next `start`: what follows has a timeout of its own."""
         with self._changed:
-            self._due = None
+            self._deadline = None
 
     def _watch(self) -> None:
         with self._changed:
             while True:
-                if self._due is None:
+                if self._deadline is None:
                     self._changed.wait()
-                elif (left := self._due - time.monotonic()) > 0:
+                elif (left := self._deadline - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
                     break
-            step, self._due = self._step, None
-        frame = sys._current_frames().get(self._watched.ident or 0)
-        where = traceback.extract_stack(frame)[-1] if frame else None
-        place = f"{where.filename}:{where.lineno} in {where.name}" if where else "an unknown place"
+            step, self._deadline = self._step, None
+        stack = sys._current_frames().get(self._watched.ident or 0)
+        frame = traceback.extract_stack(stack)[-1] if stack else None
+        place = f"{frame.filename}:{frame.lineno} in {frame.name}" if frame else "an unknown place"
         try:
-            self._tell(step, place)
-            time.sleep(min(self._seconds / 3, GRACE_SECONDS))
-        except Exception:  # Whatever it is: this process is to end.
-            logger.exception("step %d was stuck at %s, and nobody could be told", step, place)
-        self._end()
+            self._report(step, place)
+            time.sleep(min(self._timeout / 3, GRACE_SECONDS))
+        except Exception:  # The process must end whatever happens to the report.
+            logger.exception("step %d was stuck at %s, and the driver could not be told", step, place)
+        self._exit_process()

@@ -5,122 +5,134 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train.torch import get_device
 
-from hbt_ray.data.index.negatives import Negatives
-from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.store.store import read_manifest
 from hbt_ray.data.stream.loader import LoaderConfig
 from hbt_ray.data.stream.stream import stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, ValidationFailed
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.options import load_for_training
-from hbt_ray.train.auxiliary_texts import auxiliary_texts_of
+from hbt_ray.storage import write_text
+from hbt_ray.train.auxiliary_texts import auxiliary_texts
 from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.placement_group import note_reservation
-from hbt_ray.train.step.loop import train
-from hbt_ray.train.step.teacher import Teacher
-from hbt_ray.train.step.train_step import TrainStep
+from hbt_ray.train.step.encoder_inputs import Teacher
+from hbt_ray.train.step.train_step import TrainStep, train
 from hbt_ray.train.validation.callback import ValidationCallback
 from hbt_ray.train.validation.record import checkpoints_to_keep
 from hbt_ray.train.worker.callbacks import StepCallbacks
+from hbt_ray.train.worker.settings import WorkerSettings
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_RAYLET_POLL_SECONDS = 0.2
 
 
-def train_worker(settings: dict[str, Any]) -> HbtError | None:
-    """Train as the rank that this process is; `settings` are those of `trainer.fit`.
+def train_worker(settings: WorkerSettings) -> HbtError | None:
+    """Train as the rank that this process is.
 
-    Errors that all ranks meet alike are returned, as Ray Train would repeat in vain what raises them.
+    Errors that all ranks meet alike are returned: Ray Train would restart the workers after an exception, in vain.
     """
-    _end_with_raylet()
+    _exit_with_raylet()
     try:
         _train(settings)
-    except StorageError:  # One rank alone meets it; the others would wait for it in vain.
+    except StorageError:  # A single rank may meet it, so the others cannot return it too.
         raise
     except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
     return None
 
 
-def _end_with_raylet() -> None:
+def _exit_with_raylet() -> None:
     """End this process as soon as its raylet has ended.
 
-    The raylet of a local session ends with a driver that was killed. Ray looks for that every one or two seconds, and
-    a rank could train on, write checkpoints and meet the ranks of the next command.
+    The raylet of a local session ends with a driver that was killed. Ray looks for that every one or two seconds; until
+    then a rank could train on, write checkpoints and meet the ranks of the next command.
     """
     raylet = os.getppid()
 
     def watch() -> None:
         while os.getppid() == raylet:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_RAYLET_POLL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="raylet watch", daemon=True).start()
 
 
-def _train(settings: dict[str, Any]) -> None:
-    config = TrainConfig.model_validate(settings["config"])
+def _train(settings: WorkerSettings) -> None:
+    config, hooks = settings.config, settings.hooks
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if rank == 0:
-        note_reservation(config.run)
+        _record_placement_group(config)
     if not config.workers.gpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
 
     encoder = load_for_training(config.run.base, config.model)
-    manifest = read_manifest(config.store)
-    plan = Plan(manifest, config.plan, Negatives.open(config.negatives, manifest) if config.negatives else None)
     device, width = get_device(), encoder.get_embedding_dimension()
-    taught = config.teacher.encoder(width) if config.teacher else None
-    learner = TrainStep(
+    teacher_encoder = config.teacher.load_encoder(width) if config.teacher else None
+    train_step = TrainStep(
         encoder,
         config.optimiser,
         Objective(config.loss, width),
         padding_id=encoder.tokenizer.pad_token_id,
         rank=rank,
-        sizes=tuple(len(plan.batch(0).slice(other, world_size).items) for other in range(world_size)),
+        rank_sizes=rank_sizes(config.plan.batch_size, world_size),
         device=device,
-        teacher=Teacher(taught, config.optimiser, device) if taught else None,
-        before_update=lambda step: settings["probe"].before_update(rank, step),
+        teacher=Teacher(teacher_encoder, config.optimiser, device) if teacher_encoder else None,
+        before_update=lambda step: hooks.before_update(rank, step),
     )
-    dev = config.validation
-    keeper = CheckpointManager(
+    checkpoints = CheckpointManager(
         config.run.checkpoints,
-        learner,
-        plan.identity,
+        train_step,
+        settings.plan_identity,
         config.checkpoints.keep,
-        needed=lambda: checkpoints_to_keep(config),
-        written=lambda step, path: settings["probe"].written(step, path),
+        needed_steps=lambda: checkpoints_to_keep(config),
+        on_file_written=lambda step, path: hooks.on_checkpoint_file(step, path),
     )
-    start = 0
-    if state := keeper.restore():
-        plan.require(state.plan, state.step)
-        start = state.step
-    watch = ValidationCallback(config, rank, start) if dev.store else None
-    how = tokenising_config(encoder, config.model)
-    loader = LoaderConfig(
+    restored = checkpoints.restore(settings.checkpoint)
+    start_step = restored.step if restored else 0
+    validation = ValidationCallback(config, rank, start_step) if config.validation.store else None
+    callbacks = StepCallbacks(settings, rank, start_step, checkpoints, validation)
+    loader = _loader_config(config, encoder, teacher_encoder)
+    steps = range(start_step, settings.stop_step)
+    batches = callbacks.watch(stream(loader, steps, rank, world_size, config.stream))
+    if validation:
+        batches = validation.until_stopped(batches)
+    try:
+        train(train_step, batches, callbacks.on_step, callbacks.on_step_end)
+        callbacks.on_train_end()
+    finally:
+        callbacks.close()
+
+
+def rank_sizes(num_rows: int, world_size: int) -> tuple[int, ...]:
+    """Rows of every rank's slice of a global batch, in rank order, as `Batch.slice` cuts it."""
+    ends = [num_rows * rank // world_size for rank in range(world_size + 1)]
+    return tuple(end - start for start, end in pairwise(ends))
+
+
+def _loader_config(config: TrainConfig, encoder: Any, teacher_encoder: Any) -> LoaderConfig:
+    student = tokenising_config(encoder, config.model)
+    return LoaderConfig(
         config.store,
         config.plan,
-        how,
+        student,
         config.stream.cache,
         config.negatives,
-        auxiliary_texts_of(config.loss, how, config.teacher, taught),
-        teacher_scores="teacher_scores" in config.loss.needs,
+        auxiliary_texts(config.loss, student, config.teacher, teacher_encoder),
+        teacher_scores="teacher_scores" in config.loss.required_inputs,
     )
 
-    between = StepCallbacks(settings, config, rank, start, keeper, watch)
-    batches = between.watched(stream(loader, range(start, settings["stop"]), rank, world_size, config.stream))
-    try:
-        train(learner, watch.until_stopped(batches) if watch else batches, between.record, between.save)
-        between.end()
-    finally:
-        between.close()
+
+def _record_placement_group(config: TrainConfig) -> None:
+    """Write which placement group the ranks are in, for `hbt_ray.train.driver.placement_group`."""
+    if group := ray.util.get_current_placement_group():
+        write_text(config.run.placement_group, group.id.hex())

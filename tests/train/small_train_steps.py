@@ -6,8 +6,7 @@ from pathlib import Path
 
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.options import load_for_training
-from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.loss.objective import LossConfig, Objective
 from hbt_ray.train.step.optimizer import OptimiserConfig
 from hbt_ray.train.step.train_step import TrainStep
 from tests.train.batches import batch, sizes_of
@@ -18,11 +17,11 @@ def learner(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1)
     encoder = load_for_training(base, config)
     padding_id = encoder.tokenizer.pad_token_id
     objective = Objective(LossConfig())
-    return TrainStep(encoder, how, objective, padding_id=padding_id, rank=rank, sizes=sizes_of(world_size))
+    return TrainStep(encoder, how, objective, padding_id=padding_id, rank=rank, rank_sizes=sizes_of(world_size))
 
 
 def learned(base: Path, config: ModelConfig, rank: int = 0, world_size: int = 1, steps: int = 4) -> TrainStep:
     made = learner(base, config, rank, world_size)
     for step in range(steps):
-        made.learn(batch(step, rank, world_size))
+        made.run(batch(step, rank, world_size))
     return made

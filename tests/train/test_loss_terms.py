@@ -51,8 +51,8 @@ def columns(seed: int = 0, *, bare_end: bool = True) -> dict[str, Tensor]:
         "mined": vectors(NUM_ROWS, PER_ROW),
         "mined_keys": torch.randint(0, 12, (NUM_ROWS, PER_ROW), generator=made),
         "mined_there": mined_there,
-        "question_versions": vectors(NUM_ROWS),
-        "passage_versions": vectors(NUM_ROWS),
+        "question_translations": vectors(NUM_ROWS),
+        "passage_translations": vectors(NUM_ROWS),
         "teacher_questions": vectors(NUM_ROWS),
         "teacher_passages": vectors(NUM_ROWS),
         **there,
@@ -68,15 +68,15 @@ def encoded(of: dict[str, Tensor]) -> LossInputs:
         of["question_languages"],
         of["passage_languages"],
         HardNegatives(of["mined"], of["mined_keys"], of["mined_there"]),
-        Translation(of["question_versions"], of["a"]),
-        Translation(of["passage_versions"], of["b"]),
+        Translation(of["question_translations"], of["a"]),
+        Translation(of["passage_translations"], of["b"]),
         Translation(of["teacher_questions"], of["c"]),
         Translation(of["teacher_passages"], of["d"]),
         of["scores"],
     )
 
 
-LEAVES = ("questions", "passages", "mined", "question_versions", "passage_versions")
+LEAVES = ("questions", "passages", "mined", "question_translations", "passage_translations")
 
 
 def part_and_gradients(rank: int, world_size: int) -> dict[str, list[Tensor]]:
@@ -86,7 +86,7 @@ def part_and_gradients(rank: int, world_size: int) -> dict[str, list[Tensor]]:
         mine = {key: column.split(sizes)[rank].clone() for key, column in columns().items()}
         for leaf in LEAVES:
             mine[leaf].requires_grad_()
-        part = term.part(encoded(mine), sizes, HEAT)
+        part = term.rank_loss(encoded(mine), sizes, HEAT)
         part.backward()
         gradients = [mine[leaf].grad for leaf in LEAVES]
         found[name] = [part.detach(), *(torch.zeros(1) if one is None else one for one in gradients)]
@@ -118,7 +118,9 @@ def by_hand_lakda(of: dict[str, Floats]) -> float:
     values = []
     for row in np.flatnonzero(of["a"]):
         seen = [j for j in range(NUM_ROWS) if j == row or of["right_keys"][j, 0] not in of["right_keys"][row]]
-        a, b = (softmax(of[side][row] @ of["passages"][seen].T / HEAT) for side in ("questions", "question_versions"))
+        a, b = (
+            softmax(of[side][row] @ of["passages"][seen].T / HEAT) for side in ("questions", "question_translations")
+        )
         values.append(kl(b, a))
     return float(np.mean(values))
 
@@ -126,7 +128,7 @@ def by_hand_lakda(of: dict[str, Floats]) -> float:
 def by_hand_alignment(of: dict[str, Floats]) -> float:
     values = []
     for row in np.flatnonzero(of["b"]):
-        p, q = softmax(of["passages"][row]), softmax(of["passage_versions"][row])
+        p, q = softmax(of["passages"][row]), softmax(of["passage_translations"][row])
         values.append(np.sqrt((kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2))
     return float(np.mean(values))
 
@@ -169,7 +171,7 @@ def by_hand_distillation(of: dict[str, Floats]) -> float:
 )
 def test_by_hand(name: str, by_hand: Callable[[dict[str, Floats]], float]) -> None:
     of = columns()
-    value = TERMS[name].part(encoded(of), (NUM_ROWS,), HEAT).item()
+    value = TERMS[name].rank_loss(encoded(of), (NUM_ROWS,), HEAT).item()
     assert value == pytest.approx(by_hand({key: column.numpy() for key, column in of.items()}), rel=1e-6)
     assert value > 0.01
 
@@ -177,9 +179,9 @@ def test_by_hand(name: str, by_hand: Callable[[dict[str, Floats]], float]) -> No
 def test_lakda_at_the_temperature_of_its_own() -> None:
     of = columns()
     of["right_keys"] = torch.arange(NUM_ROWS)[:, None]
-    value = Lakda(temperature=1).part(encoded(of), (NUM_ROWS,), HEAT).item()
+    value = Lakda(temperature=1).rank_loss(encoded(of), (NUM_ROWS,), HEAT).item()
     held = {key: column.numpy() for key, column in of.items()}
-    a, b = (held[side] @ held["passages"].T for side in ("questions", "question_versions"))
+    a, b = (held[side] @ held["passages"].T for side in ("questions", "question_translations"))
     by_hand = np.mean([kl(softmax(b[row]), softmax(a[row])) for row in np.flatnonzero(held["a"])])
     assert value == pytest.approx(by_hand, rel=1e-6)
 
@@ -187,12 +189,12 @@ def test_lakda_at_the_temperature_of_its_own() -> None:
 def test_what_is_equal_costs_nothing_and_has_a_finite_gradient() -> None:
     of = columns()
     for side in ("question", "passage"):
-        for copy in (f"{side}_versions", f"teacher_{side}s"):
+        for copy in (f"{side}_translations", f"teacher_{side}s"):
             of[copy] = of[f"{side}s"].clone()
     for name in ("lakda", "alignment", "imitation"):
         for leaf in LEAVES:
             of[leaf] = of[leaf].detach().requires_grad_()
-        value = TERMS[name].part(encoded(of), (NUM_ROWS,), HEAT)
+        value = TERMS[name].rank_loss(encoded(of), (NUM_ROWS,), HEAT)
         assert value.item() == pytest.approx(0, abs=1e-5)
         value.backward()
         assert all(of[leaf].grad is None or of[leaf].grad.isfinite().all() for leaf in LEAVES)
@@ -202,7 +204,7 @@ def test_one_language_has_nothing_to_erase() -> None:
     of = columns()
     of["question_languages"][:] = of["passage_languages"][:] = 2
     of["questions"].requires_grad_()
-    value = TERMS["erasure"].part(encoded(of), (NUM_ROWS,), HEAT)
+    value = TERMS["erasure"].rank_loss(encoded(of), (NUM_ROWS,), HEAT)
     value.backward()
     assert value.item() == 0
     assert of["questions"].grad.abs().max() == 0
@@ -215,11 +217,11 @@ def test_nothing_there_is_zero_and_bf16_is_finite(name: str) -> None:
         of[key][:] = False
     for leaf in LEAVES:
         of[leaf].requires_grad_()
-    value = TERMS[name].part(encoded(of), (NUM_ROWS,), HEAT)
+    value = TERMS[name].rank_loss(encoded(of), (NUM_ROWS,), HEAT)
     value.backward()
     if name != "erasure":
         assert value.item() == 0
     halves = {key: column.bfloat16() if column.dtype == torch.float64 else column for key, column in columns().items()}
-    made = TERMS[name].part(encoded(halves), (NUM_ROWS,), HEAT)
+    made = TERMS[name].rank_loss(encoded(halves), (NUM_ROWS,), HEAT)
     assert made.dtype == torch.float32
     assert made.isfinite()

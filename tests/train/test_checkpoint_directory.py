@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.train.checkpoint import format as checkpoint
-from hbt_ray.train.checkpoint.directory import CheckpointDirectory, to_delete
+from hbt_ray.train.checkpoint import format as checkpoint_format
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory, steps_to_delete
 from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
-from tests.train.test_learner import learner
+from tests.train.test_train_step import learner
 
 
 def publish(shelf: CheckpointDirectory, step: int) -> None:
     with shelf.publishing(step) as folder:
-        checkpoint.write(folder, checkpoint.snapshot(full_learner(), step, PLAN))
+        checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), step, PLAN))
 
 
 @pytest.fixture
@@ -84,14 +84,16 @@ def test_a_block_that_fails_leaves_nothing(shelf: CheckpointDirectory) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(StorageError), shelf.publishing(40) as folder:
-        checkpoint.write(folder, checkpoint.snapshot(full_learner(), 40, PLAN), full_disk)
+        checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), 40, PLAN), full_disk)
     assert sorted(path.name for path in shelf.root.rglob("*")) == before
     assert newest_step(shelf) == 30
 
 
 def test_the_same_step_again_replaces_it(shelf: CheckpointDirectory) -> None:
     with shelf.publishing(30) as folder:
-        checkpoint.write(folder, checkpoint.snapshot(learner(torch.float32), 30, {"seed": 5}))
+        checkpoint_format.write_checkpoint(
+            folder, checkpoint_format.take_snapshot(learner(torch.float32), 30, {"seed": 5})
+        )
     found = shelf.newest()
     assert found is not None
     assert found[1].plan == {"seed": 5}
@@ -112,7 +114,7 @@ def test_the_same_step_again_replaces_it(shelf: CheckpointDirectory) -> None:
     ],
 )
 def test_what_is_deleted(steps: list[int], needed: list[int], keep: int, gone: list[int]) -> None:
-    assert to_delete(steps, needed, keep) == gone
+    assert steps_to_delete(steps, needed, keep) == gone
 
 
 def test_cleaning_up(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,16 +124,16 @@ def test_cleaning_up(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixtur
     left.mkdir()
     (left / "weights.safetensors").write_bytes(b"half")
     assert shelf.steps() == [10, 30]
-    shelf.clear()
+    shelf.delete_partial()
     assert sorted(path.name for path in shelf.root.iterdir()) == ["step-00000010", "step-00000030"]
 
 
 SAVING = """
 import sys
 from pathlib import Path
-from tests.train.test_shelf import Shelf, publish
-shelf = Shelf(Path(sys.argv[1]))
-shelf.clear()
+from tests.train.test_checkpoint_directory import CheckpointDirectory, publish
+shelf = CheckpointDirectory(Path(sys.argv[1]))
+shelf.delete_partial()
 print("ready", flush=True)
 for step in range(int(sys.argv[2]), 10_000):
     publish(shelf, step)
@@ -152,7 +154,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_pat
             time.sleep(chance.uniform(0.01, 0.3))
             writer.send_signal(signal.SIGKILL)
         steps = shelf.steps()
-        assert all(checkpoint.inspect(shelf.path(step)).step == step for step in steps)
+        assert all(checkpoint_format.verify_checkpoint(shelf.path(step)).step == step for step in steps)
         assert newest_step(shelf) == steps[-1] >= reached
         reached = steps[-1]
     assert reached > 1

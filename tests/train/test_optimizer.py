@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.loss.objective import LossConfig, Objective
 from hbt_ray.train.step.ema import Ema
 from hbt_ray.train.step.optimizer import (
     OptimiserConfig,
     RateStage,
     layer_factors,
+    learning_rate,
     make_optimiser,
-    rate,
     restore_optimiser,
-    set_rates,
+    set_learning_rates,
 )
 
 DECAYS = ["linear", "cosine", "wsd", "none"]
@@ -40,7 +39,7 @@ DECAYS = ["linear", "cosine", "wsd", "none"]
 )
 def test_the_rate_of_a_step(decay: str, at_30: float, at_55: float, at_99: float) -> None:
     config = OptimiserConfig(steps=100, learning_rate=1.0, warmup=0.1, decay=decay)
-    rates = [rate(config, step) for step in (0, 4, 10, 30, 55, 99)]
+    rates = [learning_rate(config, step) for step in (0, 4, 10, 30, 55, 99)]
     assert rates == pytest.approx([1 / 11, 5 / 11, 1.0, at_30, at_55, at_99])
 
 
@@ -48,14 +47,14 @@ def test_stages_are_factors_of_the_schedule() -> None:
     plain = OptimiserConfig(steps=100, learning_rate=1.0, warmup=0.1)
     stages = (RateStage(from_step=0, factor=1), RateStage(from_step=50, factor=3), RateStage(from_step=70, factor=0.5))
     staged = plain.model_copy(update={"rate_stages": stages})
-    factors = [rate(staged, step) / rate(plain, step) for step in range(100)]
+    factors = [learning_rate(staged, step) / learning_rate(plain, step) for step in range(100)]
     assert factors == pytest.approx([1.0] * 50 + [3.0] * 20 + [0.5] * 30)
 
 
 @given(st.sampled_from(DECAYS), st.integers(1, 300), st.floats(0, 0.9), st.floats(0.01, 1))
 def test_rates_rise_to_the_peak_and_never_rise_again(decay: str, steps: int, warmup: float, share: float) -> None:
     config = OptimiserConfig(steps=steps, learning_rate=0.5, warmup=warmup, decay=decay, decay_share=share)
-    rates = [rate(config, step) for step in range(steps)]
+    rates = [learning_rate(config, step) for step in range(steps)]
     assert all(0 < value <= 0.5 + 1e-12 for value in rates)
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
@@ -65,7 +64,7 @@ def test_rates_rise_to_the_peak_and_never_rise_again(decay: str, steps: int, war
 @given(st.sampled_from(DECAYS), st.integers(20, 300), st.floats(0, 0.9), st.floats(0.1, 1))
 def test_rates_have_no_jumps(decay: str, steps: int, warmup: float, share: float) -> None:
     config = OptimiserConfig(steps=steps, learning_rate=1.0, warmup=warmup, decay=decay, decay_share=share)
-    rates = [rate(config, step) for step in range(steps)]
+    rates = [learning_rate(config, step) for step in range(steps)]
     rise, fall = warmup * steps, (1 - warmup) * steps
     ramp = min(share * steps, fall) if decay == "wsd" else fall
     # No schedule is steeper than its straight ramps, but for the cosine, by half a pi.
@@ -92,7 +91,7 @@ def test_lower_layers_have_lower_rates_and_vectors_do_not_shrink() -> None:
     assert set(layer_factors(encoder, 1.0).values()) == {1.0}
     config = OptimiserConfig(steps=10, learning_rate=0.1, warmup=0, layer_decay=0.5, weight_decay=0.3)
     optimiser = make_optimiser(encoder, Objective(LossConfig(learn_temperature=True)), config)
-    set_rates(optimiser, config, 5)
+    set_learning_rates(optimiser, config, 5)
     of = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}
     assert len(of) == sum(1 for _ in encoder.parameters()) + 1
     assert of[id(encoder.layers[0].weight)]["lr"] == pytest.approx(0.25 * 0.1 * 5 / 10)
@@ -153,7 +152,7 @@ def test_a_learned_temperature_may_have_a_rate_of_its_own() -> None:
     for own, expected in [(None, 0.1), (0.4, 0.4)]:
         config = OptimiserConfig(**settings, temperature_learning_rate=own)
         optimiser = make_optimiser(encoder, objective, config)
-        set_rates(optimiser, config, 3)
+        set_learning_rates(optimiser, config, 3)
         of = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}
         assert of[id(objective.log_scale)]["lr"] == pytest.approx(expected)
         assert of[id(objective.log_scale)]["weight_decay"] == 0.0

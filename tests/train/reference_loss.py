@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens
-from hbt_ray.train.loss.config import LossConfig
 from hbt_ray.train.loss.inputs import HardNegatives, LossInputs, Translation
+from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.step.encoder_inputs import STUDENT_TRANSLATIONS, TEACHER_TRANSLATIONS
 
 
@@ -54,7 +54,7 @@ def loss(
         teacher_scores=torch.from_numpy(batch.teacher_scores),
     )
     for term in config.terms.values():  # Each is held to a calculation by hand in its own tests.
-        total = total + term.weight * term.part(seen, (len(sides[0]),), temperature)
+        total = total + term.weight * term.rank_loss(seen, (len(sides[0]),), temperature)
     return total
 
 

@@ -13,13 +13,11 @@ from torch import Tensor
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.data.stream.tokenise import Tokens, TokenSections
 from hbt_ray.errors import NonFiniteLoss
-from hbt_ray.train.loss.config import LossConfig
-from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.loop import StepOutcome, train
+from hbt_ray.train.loss.objective import LossConfig, Objective
+from hbt_ray.train.step.encoder_inputs import Teacher
 from hbt_ray.train.step.optimizer import OptimiserConfig
-from hbt_ray.train.step.teacher import Teacher
-from hbt_ray.train.step.train_step import TrainStep
-from tests.train import plain
+from hbt_ray.train.step.train_step import StepMetrics, TrainStep, train
+from tests.train import reference_loss
 from tests.train.batches import NUM_ROWS, PER_ROW, batch, sizes_of
 from tests.train.encoders import TinyEncoder
 from tests.train.processes import on_ranks
@@ -54,14 +52,14 @@ def learner(
     objective = Objective(loss or LossConfig()).to(kind)
     encoder, sizes = TinyEncoder(kind, dropout), sizes_of(world_size)
     teacher = Teacher(a_teacher(kind), config, torch.device("cpu")) if objective.config.imitation else None
-    return TrainStep(encoder, config, objective, padding_id=0, rank=rank, sizes=sizes, teacher=teacher)
+    return TrainStep(encoder, config, objective, padding_id=0, rank=rank, rank_sizes=sizes, teacher=teacher)
 
 
 def test_the_temperature_of_a_step_is_told_where_it_is_learned() -> None:
     made = learner(torch.float64, loss=LossConfig(temperature=0.05, learn_temperature=True))
-    assert made.learn(batch(0, mined=False)).temperature == pytest.approx(0.05, rel=1e-6)
-    assert made.learn(batch(1, mined=False)).temperature not in (None, pytest.approx(0.05, rel=1e-6))
-    assert learner(torch.float64).learn(batch(0, mined=False)).temperature is None
+    assert made.run(batch(0, mined=False)).temperature == pytest.approx(0.05, rel=1e-6)
+    assert made.run(batch(1, mined=False)).temperature not in (None, pytest.approx(0.05, rel=1e-6))
+    assert learner(torch.float64).run(batch(0, mined=False)).temperature is None
 
 
 def a_teacher(kind: torch.dtype) -> TinyEncoder:
@@ -74,7 +72,7 @@ def a_teacher(kind: torch.dtype) -> TinyEncoder:
 
 def loss_and_gradients(made: TrainStep, some: RankBatch) -> list[Tensor]:
     """Of one step, before clipping."""
-    loss = made.learn(some).loss
+    loss = made.run(some).loss
     parameters = [*made.encoder.parameters(), *made.objective.parameters()]
     return [
         torch.tensor(loss, dtype=torch.float64),
@@ -106,7 +104,7 @@ def expected() -> dict[str, list[Tensor]]:
         log_scale = Objective(config).double().log_scale  # It was rounded to float32 before.
         heat = torch.tensor(config.temperature, dtype=torch.float64) if log_scale is None else (-log_scale).exp()
         some = batch(1, mined=mined, views=bool(config.terms))
-        loss = plain.loss(encoder, some, config, heat.double(), a_teacher(torch.float64))
+        loss = reference_loss.loss(encoder, some, config, heat.double(), a_teacher(torch.float64))
         loss.backward()
         gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
         made[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]
@@ -128,7 +126,7 @@ def test_all_paths_give_the_loss_and_gradients_of_one_plain_pass(
 def over_steps(rank: int, kind: torch.dtype, world_size: int, num_steps: int) -> tuple[list[float], list[Tensor]]:
     """Losses, and the weights in the end."""
     made = learner(kind, rank, world_size, chunk_rows=3, activation_tokens=20)
-    losses = [made.learn(batch(step, rank, world_size, mined=True)).loss for step in range(num_steps)]
+    losses = [made.run(batch(step, rank, world_size, mined=True)).loss for step in range(num_steps)]
     return losses, [parameter.detach().clone() for parameter in made.encoder.parameters()]
 
 
@@ -147,8 +145,8 @@ def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
     sections = {"questions": plain.texts["questions"], "passages": plain.texts["passages"], "negatives": empty}
     keys = np.zeros(NUM_ROWS * PER_ROW, np.int64)
     missing = replace(plain, texts=TokenSections.concatenate(sections), negative_keys=keys)
-    assert learner(torch.float64).learn(missing).loss == pytest.approx(
-        learner(torch.float64).learn(batch(0)).loss, abs=1e-12
+    assert learner(torch.float64).run(missing).loss == pytest.approx(
+        learner(torch.float64).run(batch(0)).loss, abs=1e-12
     )
 
 
@@ -162,12 +160,12 @@ def test_dropout_is_a_function_of_the_step_whatever_is_cached(activation_tokens:
     torch.rand(10)
     for ours, theirs in zip(loss_and_gradients(second, batch(3)), one, strict=True):
         assert (ours - theirs).abs().max() < 1e-12
-    assert learner(torch.float64, dropout=0.0).learn(batch(3)).loss != one[0].item()
+    assert learner(torch.float64, dropout=0.0).run(batch(3)).loss != one[0].item()
 
 
 def break_second_step(rank: int, what: str) -> tuple[str, int, bool]:
     made = learner(torch.float32, rank, 2)
-    made.learn(batch(0, rank, 2))
+    made.run(batch(0, rank, 2))
     before = [parameter.detach().clone() for parameter in made.encoder.parameters()]
     if rank == 1:  # Only one rank is damaged; both must stop.
         if what == "vectors":
@@ -175,7 +173,7 @@ def break_second_step(rank: int, what: str) -> tuple[str, int, bool]:
         else:
             made.encoder.layer.weight.register_hook(lambda gradient: gradient * torch.inf)
     try:
-        made.learn(batch(1, rank, 2))
+        made.run(batch(1, rank, 2))
     except NonFiniteLoss as error:
         kept = all(torch.equal(a, b) for a, b in zip(before, made.encoder.parameters(), strict=True))
         return type(error).__name__, error.step, kept
@@ -190,9 +188,9 @@ def test_what_is_not_finite_stops_every_rank_before_the_weights_change(what: str
 def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
     half = learner(torch.float32, precision="bf16", chunk_rows=3, activation_tokens=20)
     full = learner(torch.float32)
-    assert half.learn(batch(0)).loss == pytest.approx(full.learn(batch(0)).loss, rel=0.05)
-    assert half.learn(batch(1)).loss != full.learn(batch(1)).loss
-    assert half.learn(batch(2, mined=True)).loss == pytest.approx(full.learn(batch(2, mined=True)).loss, rel=0.05)
+    assert half.run(batch(0)).loss == pytest.approx(full.run(batch(0)).loss, rel=0.05)
+    assert half.run(batch(1)).loss != full.run(batch(1)).loss
+    assert half.run(batch(2, mined=True)).loss == pytest.approx(full.run(batch(2, mined=True)).loss, rel=0.05)
     assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
 
 
@@ -202,7 +200,7 @@ def test_the_hook_sees_new_gradients_and_old_weights() -> None:
     made.before_update = lambda step: seen.append(
         (step, made.encoder.layer.weight.grad is not None, torch.equal(made.encoder.layer.weight, before))
     )
-    made.learn(batch(5))
+    made.run(batch(5))
     assert seen == [(5, True, True)]
     assert not torch.equal(made.encoder.layer.weight, before)
 
@@ -210,7 +208,7 @@ def test_the_hook_sees_new_gradients_and_old_weights() -> None:
 def test_the_learned_temperature_moves_and_stays_above_its_bound() -> None:
     made = learner(torch.float32, loss=LossConfig(temperature=0.0101, learn_temperature=True), learning_rate=0.5)
     for step in range(6):
-        made.learn(batch(step))
+        made.run(batch(step))
     temperature = made.objective.temperature
     assert isinstance(temperature, Tensor)
     assert temperature.item() >= 0.01 - 1e-7
@@ -218,7 +216,7 @@ def test_the_learned_temperature_moves_and_stays_above_its_bound() -> None:
 
 
 def test_the_loop_learns_records_and_saves_in_order() -> None:
-    outcomes: list[StepOutcome] = []
+    outcomes: list[StepMetrics] = []
     saved: list[int] = []
     train(learner(torch.float32), (batch(step) for step in range(5, 9)), outcomes.append, saved.append)
     assert [outcome.step for outcome in outcomes] == [5, 6, 7, 8]
@@ -228,5 +226,5 @@ def test_the_loop_learns_records_and_saves_in_order() -> None:
 
 def test_learning_lowers_the_loss() -> None:
     made = learner(torch.float32, steps=200, learning_rate=3e-2, decay="none")
-    losses = [made.learn(batch(step % 3)).loss for step in range(60)]
+    losses = [made.run(batch(step % 3)).loss for step in range(60)]
     assert sum(losses[-3:]) < 0.3 * sum(losses[:3])

@@ -34,7 +34,7 @@ def passed(
     """Vectors, and gradients of the weights."""
     encoder = TinyEncoder(torch.float64, dropout).train()
     budget = EncodeLimits(chunk_rows, activation_tokens)
-    tower = GradCacheEncoder(encoder, padding_id=0, budget=budget, world_size=world_size, device=CPU)
+    tower = GradCacheEncoder(encoder, padding_id=0, limits=budget, world_size=world_size, device=CPU)
     encoding = tower.encode(texts(part), 5, 1)
     encoding.backward(asked(part))
     return encoding.vectors, [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
@@ -97,7 +97,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize(("activation_tokens", "passes"), [(None, 13), (0, 26), (39, 25)])
 def test_only_chunks_beyond_the_budget_are_encoded_twice(activation_tokens: int | None, passes: int) -> None:
     encoder = Counting()
-    tower = GradCacheEncoder(encoder, padding_id=0, budget=EncodeLimits(1, activation_tokens), world_size=1, device=CPU)
+    tower = GradCacheEncoder(encoder, padding_id=0, limits=EncodeLimits(1, activation_tokens), world_size=1, device=CPU)
     encoding = tower.encode(texts(), 0)
     encoding.backward(asked().float())
     assert encoder.passes == passes

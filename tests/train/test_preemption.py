@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hbt_ray.train.worker.preemption import PreemptionAction, answer, ask_after
+from hbt_ray.train.worker.preemption import PreemptionAction, choose_action, next_poll_step
 
 
 @pytest.mark.parametrize(
     ("left", "saved", "saving", "expected"),
     [
         (120.0, False, 0.0, PreemptionAction.SAVE),
-        (120.0, True, 2.0, PreemptionAction.GO_ON),
+        (120.0, True, 2.0, PreemptionAction.CONTINUE),
         (14.0, True, 2.0, PreemptionAction.HOLD),
         (14.0, False, 0.0, PreemptionAction.SAVE),
         (9.0, False, 0.0, PreemptionAction.HOLD),
@@ -22,7 +22,7 @@ from hbt_ray.train.worker.preemption import PreemptionAction, answer, ask_after
     ],
 )
 def test_answers(left: float | None, saved: bool, saving: float, expected: PreemptionAction) -> None:
-    assert answer(left, saved=saved, saving=saving, step_seconds=0.5) is expected
+    assert choose_action(left, saved=saved, save_seconds=saving, step_seconds=0.5) is expected
 
 
 @pytest.mark.parametrize("step_seconds", [0.01, 0.7, 4.0, 9.0])
@@ -38,9 +38,11 @@ def test_the_last_checkpoint_is_there_before_the_deadline_and_no_step_comes_afte
         clock, step = clock + step_seconds, step + 1
         if step < ask_at:
             continue
-        ask_at = ask_after(step, step_seconds)
-        told = answer(notice - clock, saved=saved, saving=saving if saved else 0.0, step_seconds=step_seconds)
-        if told is not PreemptionAction.GO_ON:
+        ask_at = next_poll_step(step, step_seconds)
+        told = choose_action(
+            notice - clock, saved=saved, save_seconds=saving if saved else 0.0, step_seconds=step_seconds
+        )
+        if told is not PreemptionAction.CONTINUE:
             clock, saved, last_saved = clock + saving, True, step
         holding = told is PreemptionAction.HOLD
     assert holding
@@ -49,7 +51,7 @@ def test_the_last_checkpoint_is_there_before_the_deadline_and_no_step_comes_afte
 
 
 def test_questions_are_seconds_apart_however_long_a_step_takes() -> None:
-    assert ask_after(100, 0.01) == 600
-    assert ask_after(100, 2.0) == 102
-    assert ask_after(100, 60.0) == 101
-    assert ask_after(0, 0.0) > 1
+    assert next_poll_step(100, 0.01) == 600
+    assert next_poll_step(100, 2.0) == 102
+    assert next_poll_step(100, 60.0) == 101
+    assert next_poll_step(0, 0.0) > 1
