@@ -254,9 +254,10 @@ def small_disk(workspace: Path, reference: Reference) -> Iterator[Callable[[Path
     workspace.mkdir()
 
     def fill(snapshot: Path, free_bytes: int) -> Path:
-        size = used_bytes(snapshot) + free_bytes
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", workspace], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", workspace], check=True)
         shutil.copytree(snapshot, workspace, dirs_exist_ok=True)
+        size = shutil.disk_usage(workspace).used + free_bytes
+        subprocess.run(["mount", "-o", f"remount,size={size}", workspace], check=True)
         return workspace
 
     yield fill
@@ -265,8 +266,8 @@ def small_disk(workspace: Path, reference: Reference) -> Iterator[Callable[[Path
 
 
 def used_bytes(folder: Path) -> int:
-    """Bytes of a folder on a file system with pages of 4,096."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 + 4096 for path in folder.rglob("*"))
+    """Bytes that the files of a folder take on a file system with pages of 4,096 bytes."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
