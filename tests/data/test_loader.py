@@ -1,4 +1,4 @@
-"""The local batch: mined negatives are in the language of their row's passage; what is not there has no tokens."""
+"""Rank batches: mined negatives are in the language of their row's passage; missing texts have no tokens."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import with_checksum, write_json
 from tests.data.test_relevant_passages import made as prepared
+from tests.refusals import refused
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 
@@ -114,7 +115,7 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def viewing(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
+def auxiliary_texts(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
     return (
         AuxiliaryTexts("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
         AuxiliaryTexts("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
@@ -123,7 +124,7 @@ def viewing(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[Auxiliary
 
 @pytest.mark.parametrize("world_size", [1, 4, 11])
 @pytest.mark.parametrize("languages", [(), ("ar", "de")], ids="-".join)
-def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
+def test_auxiliary_texts_are_the_rows_in_the_language_of_their_translation(
     world: tuple[Path, Path, TokenisingConfig], sparse: Path, world_size: int, languages: tuple[str, ...]
 ) -> None:
     """For 10 rows: uneven slices, and one without a row; with a teacher's tokenizer that is not the student's."""
@@ -132,7 +133,7 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
     teacher = tokenising_config(build_encoder(small, store.sample_texts(("en",))), small)
     assert teacher.tokenizer_json != how.tokenizer_json
     plan = PlanConfig(policy="hybrid", batch_size=10, languages=languages)
-    loader = Loader(LoaderConfig(sparse, plan, how, auxiliary_texts=viewing(how, teacher)))
+    loader = Loader(LoaderConfig(sparse, plan, how, auxiliary_texts=auxiliary_texts(how, teacher)))
     ranks = [loader.rank_batches(range(5, 14), rank, world_size) for rank in range(world_size)]
     seen = set()
     for parts in zip(*ranks, strict=True):
@@ -141,24 +142,29 @@ def test_views_are_texts_of_the_rows_in_the_language_of_their_version(
             codes = np.concatenate([getattr(part, column) for part in parts])
             assert codes.dtype == np.int64
             assert np.array_equal(codes, getattr(whole, column))
-        for view in viewing(how, teacher):
-            versions = TranslationSampler(
-                loader.plan.datasets[0], loader.plan.languages, view.side, TranslationRule.parse(view.rule), 0
+        for auxiliary in auxiliary_texts(how, teacher):
+            sampler = TranslationSampler(
+                loader.plan.datasets[0], loader.plan.languages, auxiliary.side, TranslationRule.parse(auxiliary.rule), 0
             )
-            codes = versions.sample(whole)
+            codes = sampler.sample(whole)
             expected = [
-                tokenise(view.tokenizer_json, view.prompt, [text(store, item, view.side, code)], view.max_length).ids
+                tokenise(
+                    auxiliary.tokenizer_json,
+                    auxiliary.prompt,
+                    [text(store, item, auxiliary.side, code)],
+                    auxiliary.max_length,
+                ).ids
                 if code
                 else np.empty(0, np.int32)
                 for item, code in zip(
-                    whole.items.tolist(), [versions.languages[c] if c >= 0 else "" for c in codes], strict=True
+                    whole.items.tolist(), [sampler.languages[c] if c >= 0 else "" for c in codes], strict=True
                 )
             ]
-            seen |= {(view.name, code >= 0) for code in codes.tolist()}
-            found = [part.texts[view.name] for part in parts]
-            assert [len(tokens) for tokens in found] == [len(part.items) for part in parts]
-            assert np.array_equal(np.concatenate([tokens.flat_ids() for tokens in found]), np.concatenate(expected))
-            assert np.concatenate([tokens.lengths for tokens in found]).tolist() == list(map(len, expected))
+            seen |= {(auxiliary.name, code >= 0) for code in codes.tolist()}
+            sections = [part.texts[auxiliary.name] for part in parts]
+            assert [len(tokens) for tokens in sections] == [len(part.items) for part in parts]
+            assert np.array_equal(np.concatenate([tokens.flat_ids() for tokens in sections]), np.concatenate(expected))
+            assert np.concatenate([tokens.lengths for tokens in sections]).tolist() == list(map(len, expected))
     assert len(seen) == 4  # Rows with and rows without, of either.
 
 
@@ -177,25 +183,25 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
     plan = PlanConfig(batch_size=12, negatives=2)
     loader = Loader(LoaderConfig(path, plan, how, negatives=mined, teacher_scores=True))
     for batch in loader.rank_batches(range(6), 2, 5):
-        picks = loader.plan.batch(batch.step).slice(2, 5).negatives
-        expected = np.column_stack([batch.items, np.where(picks < 0, np.nan, picks / 100)])
+        negatives = loader.plan.batch(batch.step).slice(2, 5).negatives
+        expected = np.column_stack([batch.items, np.where(negatives < 0, np.nan, negatives / 100)])
         np.testing.assert_array_equal(batch.teacher_scores, expected.astype(np.float32))
         assert batch.teacher_scores.dtype == np.float32
     assert loader.rank_batch(0, 12, 13).teacher_scores.shape == (1, 3)
     assert loader.rank_batch(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
     assert Loader(LoaderConfig(path, plan, how, negatives=mined)).rank_batch(0, 0, 1).teacher_scores.shape == (0, 0)
-    with pytest.raises(NegativesError, match="holds no scores for colours"):
+    with refused(NegativesError, "NO_TEACHER_SCORES", "holds no scores for colours"):
         Loader(LoaderConfig(path, plan, how, negatives=without, teacher_scores=True))
 
 
-def test_views_with_rules_that_cannot_be_read_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
+def test_auxiliary_texts_with_invalid_rules_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, _, how = world
-    view = AuxiliaryTexts("question_versions", "question", "any", how.tokenizer_json, "", 12)
-    with pytest.raises(PlanError, match="'any' is no rule for versions"):
-        Loader(LoaderConfig(path, PlanConfig(), how, auxiliary_texts=(view,)))
+    auxiliary = AuxiliaryTexts("question_versions", "question", "any", how.tokenizer_json, "", 12)
+    with refused(PlanError, "TRANSLATION_RULE", "'any'"):
+        Loader(LoaderConfig(path, PlanConfig(), how, auxiliary_texts=(auxiliary,)))
 
 
-def test_a_version_that_the_manifest_only_promises_is_no_text(
+def test_a_translation_that_the_manifest_only_promises_is_an_error(
     world: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
 ) -> None:
     how, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
@@ -203,9 +209,11 @@ def test_a_version_that_the_manifest_only_promises_is_no_text(
     for group in told["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)
     write_json(damaged / "manifest.json", with_checksum(told))
-    view = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
+    auxiliary = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
     loader = Loader(
-        LoaderConfig(damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, auxiliary_texts=(view,))
+        LoaderConfig(
+            damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, auxiliary_texts=(auxiliary,)
+        )
     )
-    with pytest.raises(StoreError, match=r"of colours lacks the passage in en that the manifest promises; `hbt store"):
+    with refused(StoreError, "MISSING_TEXT", "of colours lacks the passage in en", "hbt store verify"):
         loader.rank_batch(0, 0, 1)

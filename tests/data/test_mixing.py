@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import Config
 from hbt_ray.data.plan.mixing import Alpha, Ramp, Stage, Stages, alpha_split, alpha_values
-from hbt_ray.errors import ConfigError, PlanError
+from hbt_ray.errors import ConfigError
 
 SHARES = st.floats(0, 1)
 RAMPS = st.builds(Ramp, start=SHARES, end=SHARES, steps=st.integers(1, 300))
@@ -38,27 +38,11 @@ def of_step(alpha: Alpha, step: int) -> float:
 @given(alpha=st.one_of(SHARES, RAMPS, STAGES), key=st.integers(0, 2**64 - 1))
 @settings(max_examples=80, deadline=None)
 def test_every_window_is_off_by_less_than_one(alpha: Alpha, key: int) -> None:
-    made = alpha_split(alpha, "balanced", key)
+    made = alpha_split(alpha, key)
     counts = np.array([made.count(turns) for turns in range(401)])
     assert set(np.diff(counts)) <= {0, 1}
     errors = counts - np.concatenate([[0.0], np.cumsum([of_step(alpha, step) for step in range(400)])])
     assert errors.max() - errors.min() < 1 + 1e-9
-
-
-@given(alpha=STAGES, key=st.integers(0, 2**64 - 1))
-@settings(max_examples=20, deadline=None)
-def test_staged_draws_follow_their_stages(alpha: Stages, key: int) -> None:
-    made = alpha_split(alpha, "random", key)
-    steps = 2000
-    counts = np.array([made.count(turns) for turns in (0, steps)])
-    expected = sum(of_step(alpha, step) for step in range(steps))
-    assert abs(counts[1] - counts[0] - expected) < 6 * (steps / 4) ** 0.5
-    assert {made.count(n + 1) - made.count(n) for n in range(0, 300, 7)} <= {0, 1}
-
-
-def test_a_ramp_of_independent_draws_is_refused() -> None:
-    with pytest.raises(PlanError, match="schedule=balanced"):
-        alpha_split(Ramp(start=1, end=0, steps=10), "random", 1)
 
 
 class Holder(Config):

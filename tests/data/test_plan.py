@@ -13,6 +13,7 @@ from hbt_ray.data.index.manifest import DatasetInfo, LanguageGroup, Manifest
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import PlanError, PlanMismatch
+from tests.refusals import refused
 
 ELEVEN = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 GROUPS = [(ELEVEN, 500), (("de", "en"), 77), (("en",), 50), (("de", "ru", "tr"), 64)]
@@ -50,10 +51,9 @@ def rows(batch: Batch) -> list[tuple[int, int, int]]:
 
 
 POLICIES = [
-    {"policy": policy, "cross": cross, "schedule": schedule, "language_exponent": exponent}
+    {"policy": policy, "cross": cross, "language_exponent": exponent}
     for policy in ("mono", "cross", "hybrid", "mixed")
     for cross in ("rows", "pair")
-    for schedule in ("balanced", "random")
     for exponent in (0.0, 0.7)
 ]
 
@@ -166,7 +166,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_batches() -> None:
     assert len({made.fingerprint for made in (base, *others)}) == 6
     assert plan().fingerprint == base.fingerprint
     base.require(plan().identity, 5)
-    with pytest.raises(PlanMismatch, match=r"plan\.alpha=0\.4.*0\.5") as caught:
+    with pytest.raises(PlanMismatch) as caught:
         base.require(plan(alpha=0.4).identity, 5)
     assert (caught.value.saved, caught.value.current) == (0.4, 0.5)
 
@@ -175,33 +175,30 @@ def staged(*stages: tuple[int, float], **settings: object) -> Plan:
     return plan(alpha={"stages": [{"from_step": step, "alpha": alpha} for step, alpha in stages]}, **settings)
 
 
-@pytest.mark.parametrize("schedule", ["balanced", "random"])
-def test_alpha_may_change_from_the_step_of_a_checkpoint_on(schedule: str) -> None:
-    before, after = staged((0, 0.3), schedule=schedule), staged((0, 0.3), (40, 0.9), schedule=schedule)
+def test_alpha_may_change_from_the_step_of_a_checkpoint_on() -> None:
+    before, after = staged((0, 0.3)), staged((0, 0.3), (40, 0.9))
     after.require(before.identity, 40)
     for step in range(40):
         assert rows(after.batch(step)) == rows(before.batch(step))
     assert any(rows(after.batch(step)) != rows(before.batch(step)) for step in range(40, 80))
-    with pytest.raises(PlanMismatch, match=r"plan\.alpha"):
+    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.alpha"):
         after.require(before.identity, 41)
-    with pytest.raises(PlanMismatch, match=r"plan\.seed"):
-        staged((0, 0.3), (40, 0.9), schedule=schedule, seed=1).require(before.identity, 40)
+    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.seed"):
+        staged((0, 0.3), (40, 0.9), seed=1).require(before.identity, 40)
 
 
-def test_a_constant_alpha_is_a_stage_if_batches_are_balanced() -> None:
+def test_a_constant_alpha_is_a_stage() -> None:
     staged((0, 0.5), (40, 0.9)).require(plan(alpha=0.5).identity, 40)
     assert all(rows(staged((0, 0.5)).batch(step)) == rows(plan(alpha=0.5).batch(step)) for step in range(40))
-    with pytest.raises(PlanMismatch):
-        staged((0, 0.5), (40, 0.9), schedule="random").require(plan(alpha=0.5, schedule="random").identity, 40)
 
 
 def test_what_the_data_cannot_serve_is_refused() -> None:
-    with pytest.raises(PlanError, match="at least two languages"):
+    with refused(PlanError, "PLAN_POLICY", "at least two languages"):
         plan([(("en",), 100)], policy="cross")
-    with pytest.raises(PlanError, match="at least two languages"):
+    with refused(PlanError, "PLAN_POLICY", "at least two languages"):
         plan([(("en",), 100)], policy="hybrid")
     plan([(("en",), 100)], policy="hybrid", alpha=1.0)
-    with pytest.raises(PlanError, match="names fr"):
+    with refused(PlanError, "PLAN_UNKNOWN_NAME", "names fr"):
         plan(languages=("de", "fr"))
 
 
@@ -237,7 +234,7 @@ def test_alpha_may_move_over_the_steps() -> None:
     assert kinds[:25].count("mono") > 20
     assert set(kinds[100:]) == {"cross"}
     assert str(moving.config) == "hybrid(1 to 0)"
-    with pytest.raises(PlanError, match="at least two languages"):
+    with refused(PlanError, "PLAN_POLICY", "at least two languages"):
         plan([(("en",), 100)], alpha={"start": 1.0, "end": 0.5, "steps": 100})
 
 
@@ -247,7 +244,7 @@ def test_datasets_can_be_weighted_and_left_out() -> None:
     counts = Counter(made.batch(step).dataset for step in range(400))
     assert set(counts) == {"set0", "set1"}
     assert abs(counts["set0"] - 300) < 4
-    with pytest.raises(PlanError, match="dataset_weights names sett"):
+    with refused(PlanError, "PLAN_UNKNOWN_NAME", "dataset_weights names sett"):
         plan(*sets, dataset_weights={"sett": 1.0})
 
 

@@ -258,7 +258,7 @@ def test_a_store_is_mined_dataset_by_dataset(
     assert [(mined.name, mined.language) for mined in made.manifest.datasets] == [("all", "ar"), ("german", "de")]
     for vectors, info, language, size in zip(seen, store.manifest.datasets, ("ar", "de"), (60, 20), strict=True):
         known = read_candidates(store, info, language)
-        rows = negatives.of(info.name)
+        rows = negatives.table(info.name)
         assert rows is not None
         assert rows.shape == (size, 4)
         scores = vectors.questions.astype(np.float64) @ vectors.passages.astype(np.float64).T

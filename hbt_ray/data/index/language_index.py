@@ -1,6 +1,6 @@
-"""Coverage: which items of a dataset exist in which languages, as ranges of item numbers.
+"""Which items of a dataset exist in which languages, as ranges of item numbers.
 
-Everything here is built from the manifest's groups: arrays of (groups × languages), never of items.
+Everything is computed from the manifest's groups: arrays of (groups × languages), never of items.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ LanguageCodes = NDArray[np.int16]
 
 @dataclass(frozen=True, slots=True)
 class ItemPool:
-    """Items that satisfy one need, numbered 0 … size-1 over their ranges."""
+    """The items with some languages, numbered 0 … size-1 over their ranges of item numbers."""
 
     starts: Indices
     """First item of each range."""
     offsets: Indices
-    """Pool number of the first item of each range, and the size at the end."""
+    """Pool number of the first item of each range, then the size of the pool; [ranges + 1]."""
 
     @property
     def size(self) -> int:
         return int(self.offsets[-1])
 
     def items(self, numbers: Indices) -> Indices:
-        """Item numbers of pool numbers."""
+        """The item numbers of some pool numbers."""
         ranges = np.searchsorted(self.offsets, numbers, side="right") - 1
         return self.starts[ranges] + (numbers - self.offsets[ranges])
 
 
 class LanguageIndex:
-    """One dataset, restricted to the languages in use.
+    """The languages of the items of one dataset, restricted to the languages in use.
 
     Args:
         languages: all languages of the plan; language codes are positions in this list.
@@ -54,7 +54,7 @@ class LanguageIndex:
             [[language in group.languages for language in languages] for group in info.groups], dtype=bool
         )
         self._has = self._has.reshape(len(info.groups), len(languages))
-        # Items with both languages of each pair; the diagonal counts the items of each language.
+        # [languages, languages]: items with both languages of each pair; the diagonal counts those of each language.
         self.shared = (self._has.T * self._sizes) @ self._has
         counts = np.diag(self.shared).astype(np.float64)
         self.language_weights = np.where(counts > 0, np.maximum(counts, 1) ** exponent, 0.0)
@@ -66,8 +66,8 @@ class LanguageIndex:
         """Items that exist in all the given languages."""
         return self._ranges(np.flatnonzero(self._has[:, list(languages)].all(axis=1)))
 
-    def pool_of_breadth(self, num_languages: int) -> ItemPool:
-        """Items that exist in at least so many languages."""
+    def pool_of_min_languages(self, num_languages: int) -> ItemPool:
+        """Items that exist in at least `num_languages` languages."""
         return self._ranges(np.flatnonzero(self._has.sum(axis=1) >= num_languages))
 
     def draw_language(self, items: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
@@ -77,58 +77,58 @@ class LanguageIndex:
     def draw_pair(
         self, items: Indices, first: NDArray[np.float64], second: NDArray[np.float64]
     ) -> tuple[LanguageCodes, LanguageCodes]:
-        """For each item two different languages of its own: one by weight, then another one by weight."""
+        """For each item two different languages that it has: one by weight, then another one by weight."""
         groups = self._groups_of(items)
-        one = self._shares.draw(groups, first)
-        return one, self._shares.draw_other(groups, one, second)
+        first_languages = self._shares.draw(groups, first)
+        return first_languages, self._shares.draw_other(groups, first_languages, second)
 
     def draw_other(self, items: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
-        """For each item another of its languages than the one taken, by weight; -1 where it has no other."""
+        """For each item another of its languages than the one taken, by weight; -1 if it has no other."""
         groups = self._groups_of(items)
         single = self._has.sum(axis=1)[groups] < 2
         return np.where(single, np.int16(-1), self._shares.draw_other(groups, taken, chance))
 
-    def groups_that(self, serves: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
-        """Which groups have languages of which `serves` is true, [groups]."""
+    def matching_groups(self, serves: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
+        """Which groups have languages that satisfy `serves`, [groups]."""
         return np.array([serves(group.languages) for group in self._groups], dtype=bool)
 
     def share_of_pairs(self, groups: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
-        """The share of rows from these groups, where a pair is drawn by weight [languages, languages], then an item."""
+        """The share of rows from these groups if a pair is drawn by weight [languages, languages], then an item."""
         inside = (self._has.T * (self._sizes * groups)) @ self._has
         return float((weights * inside / np.maximum(self.shared, 1)).sum() / weights.sum())
 
-    def share_of_breadth(self, groups: NDArray[np.bool_], num_languages: int) -> float:
-        """The share of rows from these groups, where items are drawn that exist in so many languages."""
+    def share_of_min_languages(self, groups: NDArray[np.bool_], num_languages: int) -> float:
+        """The share of rows from these groups among the items with at least `num_languages` languages."""
         sizes = self._sizes * (self._has.sum(axis=1) >= num_languages)
         return float(sizes[groups].sum() / sizes.sum())
 
-    def have(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
+    def exist_in(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
         """Which items, [rows, m] with -1 for none, exist in the language of their row, [rows]."""
-        there: NDArray[np.bool_] = items >= 0
+        exist: NDArray[np.bool_] = items >= 0
         used = np.unique(codes)
         if self._has[:, used].all():  # Parallel data: nothing to look up.
-            return there
+            return exist
         groups = self._groups_of_many(items)
-        there &= self._has[:, used[0]][groups] if len(used) == 1 else self._has[groups, codes[:, None]]
-        return there
+        exist &= self._has[:, used[0]][groups] if len(used) == 1 else self._has[groups, codes[:, None]]
+        return exist
 
     def _groups_of(self, items: Indices) -> Indices:
         return np.searchsorted(self._starts, items, side="right") - 1
 
     def _groups_of_many(self, items: Indices) -> Indices:
-        """The same for ten times as many: by a table of cells, most of which lie in one group and need no search."""
-        shift, first, whole = self._cells
-        cells = items >> shift  # -1 is the last one.
-        groups: Indices = first[cells]
-        unsure = ~whole[cells]
+        """Like `_groups_of`, faster for many items: most cells of the table lie in one group and need no search."""
+        shift, first_groups, in_one_group = self._cells
+        cells = items >> shift  # Item -1 falls into cell -1, the last one; the caller ignores its group.
+        groups: Indices = first_groups[cells]
+        unsure = ~in_one_group[cells]
         groups[unsure] = self._groups_of(items[unsure])
         return groups
 
     @cached_property
     def _cells(self) -> tuple[int, Indices, NDArray[np.bool_]]:
-        """Items of a cell, as a power of two; for each cell the group of its first item, and whether it has no other.
+        """A table over cells of 2**shift items: shift, group of each cell's first item, whether it has no other group.
 
-        At most 16,384 cells, which stay in a core's cache.
+        It has at most 16,384 cells, which stay in a core's cache.
         """
         num_items = int(self._sizes.sum())
         shift = max(0, (max(num_items, 1) - 1).bit_length() - 14)
@@ -143,7 +143,10 @@ class LanguageIndex:
 
 
 class _RaggedShares:
-    """Cumulated language shares of every group, end to end in one array: group g fills the interval [g, g+1]."""
+    """Cumulated language shares of every group, end to end in one array: group g fills the interval [g, g+1].
+
+    A slot is a language of a group; the slots of a group are consecutive and ascend by language code.
+    """
 
     def __init__(self, has: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
         groups, codes = np.nonzero(has)
@@ -161,12 +164,12 @@ class _RaggedShares:
         return self._codes[self._slots(groups, chance)]
 
     def draw_other(self, groups: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:
-        """Cut the taken language's interval out of [0, 1) and draw from what is left."""
+        """Cut the taken language's interval out of [0, 1) and draw from the rest."""
         gap = self._slot[groups, taken]
         point = chance * (1.0 - self._share[gap])
         point = np.where(point >= self._before[gap], point + self._share[gap], point)
         slots = self._slots(groups, point)
-        # Rounding at the rim of the gap may hit the taken language itself: take its neighbour.
+        # Rounding at the edge of the gap may hit the taken language itself: take its neighbour.
         last = self._first[groups + 1] - 1
         beside = np.where(gap < last, gap + 1, gap - 1)
         return self._codes[np.where(slots == gap, beside, slots)]

@@ -1,4 +1,4 @@
-"""The manifest: what a store holds, in numbers; all that a plan needs to know about the data.
+"""The manifest: the contents of a store in numbers, which is all that a plan needs of the data.
 
 Items of a dataset are stored sorted by their set of languages. So the items that have a language, or a pair, are a few
 ranges of row numbers, and a manifest of a billion items stays a few kilobytes.
@@ -17,7 +17,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.storage import Name, RelativePath, with_checksum
 
 VERSION = 2
-"""Of the layout of manifest and shards; a reader refuses any other."""
+"""Version of the layout of manifest and shards; a reader refuses any other."""
 
 
 class _Record(BaseModel):
@@ -37,7 +37,7 @@ class Shard(_Record):
     file: RelativePath
     num_items: int
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     checksums: str
     """SHA-256 of the checksums in the file (`hbt_ray.data.store.shard_checksums`)."""
 
@@ -49,7 +49,7 @@ class DatasetInfo(_Record):
     groups: tuple[LanguageGroup, ...]
     shards: tuple[Shard, ...]
     max_right: int = 1
-    """Right passages of a question at most, as far as an item lists them."""
+    """Largest number of passages that answer one question, its own included."""
     sources: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
 
@@ -86,14 +86,16 @@ class Manifest(_Record):
         return sum(dataset.num_items for dataset in self.datasets)
 
     def chosen(self, names: Sequence[str]) -> tuple[DatasetInfo, ...]:
-        """The data sets of these names; all where none is named.
+        """The datasets with these names; all of them if there are no names.
 
         Raises:
-            ConfigError: the store has none of a name.
+            ConfigError: the store has no dataset of a name.
         """
-        there = [dataset.name for dataset in self.datasets]
-        if unknown := sorted({*names} - {*there}):
-            raise ConfigError(f"datasets={','.join(unknown)}: the store has only {', '.join(there)}")
+        known = [dataset.name for dataset in self.datasets]
+        if unknown := sorted({*names} - {*known}):
+            raise ConfigError(
+                f"datasets={','.join(unknown)}: the store has only {', '.join(known)}", code="UNKNOWN_DATASET"
+            )
         return tuple(dataset for dataset in self.datasets if not names or dataset.name in names)
 
     def to_json(self) -> bytes:
@@ -102,6 +104,6 @@ class Manifest(_Record):
 
     @cached_property
     def checksum(self) -> str:
-        """Of everything that decides which text an item number stands for."""
+        """Checksum of everything that decides which text an item number stands for."""
         datasets = self.model_dump(mode="json", include={"version", "datasets"})
         return hashlib.sha256(json.dumps(datasets, sort_keys=True).encode()).hexdigest()[:16]

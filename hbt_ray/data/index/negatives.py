@@ -2,13 +2,13 @@
 
     FOLDER/negatives.json       what was mined, from which store, by which model; written last
     FOLDER/<dataset>.arrow      Arrow IPC, one row an item of the dataset, in the store's order; fixed-size lists
-                                `negatives` (int64): item numbers, hardest first, then -1 for want of more; and perhaps
-                                `positive` (float32) and, in lists, `scores` (float32): what a teacher gave the item's
-                                question with its own passage and with each negative, NaN where it gave none
+                                `negatives` (int64): item numbers, hardest first, padded with -1; optionally `positive`
+                                (float32) and, in lists, `scores` (float32): a teacher's scores of the item's question
+                                with its own passage and with each negative, NaN if it gave none
 
-Item numbers have no language: what was mined in one language serves in every language that the negative exists in; and
-so do the scores of a teacher that reads one language best (Multilingual Translate-Distill, 2405.00977).
-Files are memory-mapped, so that a task which draws a few rows reads a few pages.
+Item numbers have no language: negatives mined in one language serve in every language that they exist in, and so do the
+scores of a teacher that reads one language best (Multilingual Translate-Distill, 2405.00977).
+Files are memory-mapped, so a task that draws a few rows reads a few pages.
 """
 
 from __future__ import annotations
@@ -31,20 +31,18 @@ from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, 
 
 MANIFEST = "negatives.json"
 VERSION = 3
-"""Of the layout; a reader refuses any other."""
+"""Version of the layout; a reader refuses any other."""
 
 _COLUMN, _POSITIVE, _SCORES = "negatives", "positive", "scores"
 
-Scores = NDArray[np.float32]
-
 
 class TeacherScores(NamedTuple):
-    """What a teacher gave the questions of a dataset's items; NaN where nothing."""
+    """A teacher's scores of the questions of a dataset's items; NaN if it gave none."""
 
-    positive: Scores
-    """With their own passages, [items]."""
-    negatives: Scores
-    """With their negatives, [items, keep]."""
+    positive: NDArray[np.float32]
+    """Scores with their own passages, [items]."""
+    negatives: NDArray[np.float32]
+    """Scores with their negatives, [items, keep]."""
 
 
 class _Record(BaseModel):
@@ -52,23 +50,23 @@ class _Record(BaseModel):
 
 
 class MinedDataset(_Record):
-    """What was found for one dataset."""
+    """The mined negatives of one dataset."""
 
     name: Name
     language: str
-    """That it was mined in."""
+    """Language that the questions and passages were mined in."""
     file: RelativePath
     sha256: str
     num_items: int
-    """Of the dataset; rows of the file."""
+    """Items of the dataset, which are the rows of the file."""
     num_questions: int
     """Items that have the language."""
     num_served: int
     """Items with at least one negative."""
     num_negatives: int
-    """Of all items together."""
+    """Negatives of all items together."""
     dropped: dict[str, int]
-    """Reason → candidates within the window of ranks that were no negatives."""
+    """Reason → candidates within the window of ranks that were not taken as negatives."""
 
 
 class NegativesManifest(_Record):
@@ -79,11 +77,11 @@ class NegativesManifest(_Record):
     """`Manifest.checksum` of the store whose items the numbers are."""
     model: str
     fingerprint: str
-    """Of the model's weights, tokenizer, prompts and length."""
+    """Fingerprint of the model's weights, tokenizer, prompts and length."""
     teacher: str = ""
-    """What gave the scores: the model, or a cross-encoder that was asked after it."""
+    """Name of the model that gave the scores: the miner itself, or a cross-encoder that rescored."""
     keep: int
-    """Negatives of an item at most: the length of every list."""
+    """Maximum number of negatives of an item: the length of every list."""
     settings: dict[str, Any]
     datasets: tuple[MinedDataset, ...]
 
@@ -92,10 +90,10 @@ class Negatives:
     """Mined negatives, opened for reading."""
 
     def __init__(
-        self, path: Path, manifest: NegativesManifest, rows: dict[str, Indices], scored: dict[str, TeacherScores]
+        self, path: Path, manifest: NegativesManifest, tables: dict[str, Indices], scores: dict[str, TeacherScores]
     ) -> None:
         self.path, self.manifest = path, manifest
-        self._rows, self._scored = rows, scored
+        self._tables, self._scores = tables, scores
 
     @classmethod
     def open(cls, path: str | Path, store: Manifest) -> Self:
@@ -109,80 +107,86 @@ class Negatives:
         if manifest.store != store.checksum:
             raise NegativesError(
                 f"{path}: mined from another store (checksum {manifest.store}, this one has {store.checksum}), so its "
-                "item numbers would name other passages; mine this store with `hbt mine`"
+                "item numbers would name other passages; mine this store with `hbt mine`",
+                code="NEGATIVES_OF_OTHER_STORE",
             )
         infos = {info.name: info for info in store.datasets}
-        rows, scored = {}, {}
+        tables, scores = {}, {}
         for mined in manifest.datasets:
             if mined.name not in infos:
                 raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
             if _sha256(path / mined.file) != mined.sha256:
-                raise _damaged(path / mined.file, "it is not what was written (missing, cut short or changed)")
-            rows[mined.name], scores = _mapped(path / mined.file, infos[mined.name], manifest.keep)
-            if scores:
-                scored[mined.name] = scores
-        return cls(path, manifest, rows, scored)
+                raise _damaged(path / mined.file, "it is missing, truncated or was changed")
+            tables[mined.name], dataset_scores = _mapped(path / mined.file, infos[mined.name], manifest.keep)
+            if dataset_scores:
+                scores[mined.name] = dataset_scores
+        return cls(path, manifest, tables, scores)
 
-    def of(self, dataset: str) -> Indices | None:
-        """Item numbers [items, keep], -1 for none; nothing where the dataset was not mined."""
-        return self._rows.get(dataset)
+    def table(self, dataset: str) -> Indices | None:
+        """Item numbers [items, keep], -1 for none; None if the dataset was not mined."""
+        return self._tables.get(dataset)
 
-    def scores(self, dataset: str, items: Indices, picks: Indices) -> Scores:
-        """What the teacher gave some items, with their own passages and then with some of their negatives.
+    def scores(self, dataset: str, items: Indices, negatives: Indices) -> NDArray[np.float32]:
+        """The teacher's scores of some items with their own passages and with some of their negatives.
 
         Args:
-            picks: [rows, n] negatives of each of the items [rows], -1 for none.
+            negatives: [rows, n] negatives of each of the items [rows], -1 for none.
 
         Returns:
-            [rows, 1 + n], NaN where the teacher gave none.
+            [rows, 1 + n], NaN if the teacher gave none.
         """
-        found = np.full((len(items), 1 + picks.shape[1]), np.nan, np.float32)
-        scored = self._scored.get(dataset)
-        if scored is None:
-            return found
-        found[:, 0] = scored.positive[items]
-        mined, values = self._rows[dataset][items], scored.negatives[items]
-        row, turn, place = np.nonzero((picks[:, :, None] == mined[:, None, :]) & (picks >= 0)[:, :, None])
-        found[row, 1 + turn] = values[row, place]
-        return found
+        scores = np.full((len(items), 1 + negatives.shape[1]), np.nan, np.float32)
+        stored = self._scores.get(dataset)
+        if stored is None:
+            return scores
+        scores[:, 0] = stored.positive[items]
+        mined, values = self._tables[dataset][items], stored.negatives[items]
+        # [rows, n, keep]: where in the mined list of its row each negative stands.
+        is_same = (negatives[:, :, None] == mined[:, None, :]) & (negatives >= 0)[:, :, None]
+        row, column, position = np.nonzero(is_same)
+        scores[row, 1 + column] = values[row, position]
+        return scores
 
     @property
     def unscored(self) -> list[str]:
         """Mined datasets without scores."""
-        return sorted(self._rows.keys() - self._scored.keys())
+        return sorted(self._tables.keys() - self._scores.keys())
 
     @cached_property
     def checksum(self) -> str:
-        """Of everything that decides which negatives an item has."""
+        """Checksum of everything that decides which negatives an item has."""
         files = [[mined.name, mined.sha256] for mined in self.manifest.datasets]
         text = json.dumps([self.manifest.version, self.manifest.store, self.manifest.keep, files])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def require_scores(negatives: Negatives | None) -> Negatives:
-    """The negatives, whose scores somebody wants.
+    """The negatives, after a check that they have a teacher's scores.
 
     Raises:
         NegativesError: there are no negatives, or those of a dataset were written without scores.
     """
     if negatives is None:
         raise NegativesError(
-            "a teacher's scores are asked for, but no folder of mined negatives is given, which holds them; mine the "
-            "store with `hbt mine` and set negatives=FOLDER and plan.negatives, or leave out what learns from scores"
+            "a teacher's scores are needed, which are stored with mined negatives, but there is no folder of these; "
+            "mine the store with `hbt mine` and set negatives=FOLDER and plan.negatives, or leave out what learns from "
+            "scores",
+            code="NO_TEACHER_SCORES",
         )
     if negatives.unscored:
         raise NegativesError(
             f"{negatives.path}: holds no scores for {', '.join(negatives.unscored)}, so nothing can be learned from "
-            "them; mine the store again with `hbt mine`, or leave out what learns from scores"
+            "them; mine the store again with `hbt mine`, or leave out what learns from scores",
+            code="NO_TEACHER_SCORES",
         )
     return negatives
 
 
-def write_rows(folder: Path, dataset: str, negatives: Indices, scored: TeacherScores | None = None) -> tuple[str, str]:
+def write_rows(folder: Path, dataset: str, negatives: Indices, scores: TeacherScores | None = None) -> tuple[str, str]:
     """Write the negatives [items, keep] of one dataset. Returns the file's name in `folder`, and its SHA-256."""
     columns = {_COLUMN: _lists(negatives)}
-    if scored:
-        columns |= {_POSITIVE: pa.array(scored.positive), _SCORES: _lists(scored.negatives)}
+    if scores:
+        columns |= {_POSITIVE: pa.array(scores.positive), _SCORES: _lists(scores.negatives)}
     table = pa.table(columns)
     file = f"{dataset}.arrow"
     # One record batch, so that the mapped numbers are one array.
@@ -196,7 +200,7 @@ def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def write_manifest(folder: Path, manifest: NegativesManifest) -> None:
-    """To be called last."""
+    """Write the manifest. Call it last: a folder without it does not count as mined negatives."""
     write_json(folder / MANIFEST, with_checksum(manifest.model_dump(mode="json")))
 
 
@@ -205,7 +209,8 @@ def _read_manifest(path: Path) -> NegativesManifest:
         manifest = NegativesManifest.model_validate(read_checked_json(path / MANIFEST))
     except FileNotFoundError:
         raise NegativesError(
-            f"{path}: no mined negatives (there is no {MANIFEST}); make them with `hbt mine STORE MODEL`"
+            f"{path}: no mined negatives (there is no {MANIFEST}); make them with `hbt mine STORE MODEL`",
+            code="NO_NEGATIVES",
         ) from None
     except DamagedFile as error:
         raise _damaged(path / MANIFEST, error.reason) from None
@@ -213,7 +218,8 @@ def _read_manifest(path: Path) -> NegativesManifest:
         raise _damaged(path / MANIFEST, error.errors()[0]["msg"]) from None
     if manifest.version != VERSION:
         raise NegativesError(
-            f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; mine the store again"
+            f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; mine the store again",
+            code="LAYOUT_VERSION",
         )
     return manifest
 
@@ -231,8 +237,8 @@ def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, TeacherS
     if not scores:
         return rows, None
     expected = [info.num_items, info.num_items * keep]
-    if [len(some) for some in scores] != expected or any(some.dtype != np.float32 for some in scores):
-        raise _damaged(file, f"{[len(some) for some in scores]} scores where {expected} are due")
+    if [len(column) for column in scores] != expected or any(column.dtype != np.float32 for column in scores):
+        raise _damaged(file, f"{[len(column) for column in scores]} scores instead of {expected}")
     return rows, TeacherScores(scores[0], scores[1].reshape(rows.shape))
 
 
@@ -250,7 +256,7 @@ def _damaged(file: Path, reason: str) -> NegativesError:
 
 
 def _sha256(path: Path) -> str:
-    """Empty where there is no such file."""
+    """SHA-256 of the file; empty if there is no such file."""
     try:
         return file_sha256(path)
     except OSError:

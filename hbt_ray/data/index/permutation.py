@@ -1,4 +1,4 @@
-"""Keyed randomness: pure functions of (key, index), so that any element is had without the ones before it.
+"""Keyed random numbers and permutations: pure functions of (key, index), so any element needs none before it.
 
 `permute` is a Feistel network over the next power of two with cycle walking (Black and Rogaway, "Ciphers with
 arbitrary finite domains", 2002): the k-th element of a permutation of n in O(1) and without storing it. It is a
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-# Eight half-rounds: with four, permutations of a few dozen elements are visibly uneven (tests/data/test_keyed.py).
+# With four half-rounds, permutations of a few dozen elements are visibly uneven (tests/data/test_permutation.py).
 _HALF_ROUNDS = 8
 
 
@@ -30,7 +30,7 @@ def uniform(key: int, index: Indices) -> NDArray[np.float64]:
 
 
 def permute(key: int, index: Indices, size: int) -> Indices:
-    """Element `index` (each in [0, size)) of the permutation of range(size) that `key` names."""
+    """Elements `index` (each in [0, size)) of the permutation of range(size) that `key` determines."""
     if size <= 1:
         return np.zeros_like(index)
     bits = (size - 1).bit_length()

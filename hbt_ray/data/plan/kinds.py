@@ -27,7 +27,7 @@ class BatchRows(NamedTuple):
     question_languages: LanguageCodes
     passage_languages: LanguageCodes
     epochs: Indices
-    """Of the row's stream, [rows]."""
+    """Epoch of the row's stream, [rows]."""
     shared_languages: tuple[int, ...] = ()
 
 
@@ -36,16 +36,16 @@ class BatchKind(ABC):
 
     label: ClassVar[str]
     needs: ClassVar[str]
-    """What the data must have, for messages."""
+    """What the data must have, for error messages."""
 
-    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
-        self.name = coverage.name
-        self._coverage, self._config, self._key = coverage, config, key
+    def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
+        self.name = index.name
+        self._index, self._config, self._key = index, config, key
 
     @staticmethod
     @abstractmethod
-    def can_serve(coverage: LanguageIndex) -> bool:
-        """Whether the dataset has items for this kind."""
+    def can_serve(index: LanguageIndex) -> bool:
+        """Whether the dataset has items for this kind of batch."""
 
     @abstractmethod
     def rows(self, nth: int) -> BatchRows:
@@ -54,28 +54,28 @@ class BatchKind(ABC):
     @property
     @abstractmethod
     def streams(self) -> dict[tuple[int, ...], int]:
-        """Items of each stream of this kind, by the languages (codes) that all of its rows share, if any."""
+        """Number of items of each stream, by the languages (codes) that all of its rows share, if any."""
 
     def share(self, serves: Callable[[tuple[str, ...]], bool]) -> float:
-        """The share of rows, over whole epochs, of whose item's languages `serves` is true."""
-        return self._share(self._coverage.groups_that(serves))
+        """The share of rows, over whole epochs, whose item's languages satisfy `serves`."""
+        return self._share_of_groups(self._index.matching_groups(serves))
 
     @abstractmethod
-    def _share(self, groups: NDArray[np.bool_]) -> float: ...
+    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float: ...
 
     def _walk(self, pool: ItemPool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
-        """Items of the n-th batch of a stream, the places in its endless walk, and their epochs."""
+        """Items of the n-th batch of a stream, their positions in its endless walk, and their epochs."""
         size = self._config.batch_size
-        places = nth * size + np.arange(size, dtype=np.int64)
-        epochs, numbers = np.divmod(places, pool.size)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
+        positions = nth * size + np.arange(size, dtype=np.int64)
+        epochs, numbers = np.divmod(positions, pool.size)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):  # A batch may span the end of an epoch, or several.
+            in_epoch = epochs == epoch
             key = make_key(self._key, "walk", *stream, epoch)
-            numbers[here] = _permute_runs(key, numbers[here], pool.size, self._config.run_length)
-        return pool.items(numbers), places, epochs
+            numbers[in_epoch] = _permute_runs(key, numbers[in_epoch], pool.size, self._config.run_length)
+        return pool.items(numbers), positions, epochs
 
-    def _schedule(self, weights: np.ndarray, *name: int) -> Interleaving:
-        return Interleaving(weights.tolist(), self._config.schedule, make_key(self._key, "languages", *name))
+    def _interleaving(self, weights: NDArray[np.float64], *name: int) -> Interleaving:
+        return Interleaving(weights.tolist(), make_key(self._key, "languages", *name))
 
 
 class Mono(BatchKind):
@@ -83,21 +83,21 @@ class Mono(BatchKind):
 
     label, needs = "mono", "questions with a passage in the same language"
 
-    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
-        super().__init__(coverage, config, key)
-        self._languages = self._schedule(coverage.language_weights)
-        self._pools = {code: coverage.pool(code) for code in np.flatnonzero(coverage.language_weights).tolist()}
+    def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
+        super().__init__(index, config, key)
+        self._languages = self._interleaving(index.language_weights)
+        self._pools = {code: index.pool(code) for code in np.flatnonzero(index.language_weights).tolist()}
 
     @staticmethod
-    def can_serve(coverage: LanguageIndex) -> bool:
-        return bool(coverage.language_weights.any())
+    def can_serve(index: LanguageIndex) -> bool:
+        return bool(index.language_weights.any())
 
     @property
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(code,): pool.size for code, pool in self._pools.items()}
 
-    def _share(self, groups: NDArray[np.bool_]) -> float:
-        return self._coverage.share_of_pairs(groups, np.diag(self._coverage.language_weights))
+    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
+        return self._index.share_of_pairs(groups, np.diag(self._index.language_weights))
 
     def rows(self, nth: int) -> BatchRows:
         code, nth = self._languages.locate(nth)
@@ -110,25 +110,25 @@ class Cross(BatchKind):
 
     label, needs = "cross", "items in at least two languages"
 
-    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
-        super().__init__(coverage, config, key)
-        self._pool = coverage.pool_of_breadth(2)
+    def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
+        super().__init__(index, config, key)
+        self._pool = index.pool_of_min_languages(2)
 
     @staticmethod
-    def can_serve(coverage: LanguageIndex) -> bool:
-        return bool(coverage.pair_weights.any())
+    def can_serve(index: LanguageIndex) -> bool:
+        return bool(index.pair_weights.any())
 
     @property
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(): self._pool.size}
 
-    def _share(self, groups: NDArray[np.bool_]) -> float:
-        return self._coverage.share_of_breadth(groups, 2)
+    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
+        return self._index.share_of_min_languages(groups, 2)
 
     def rows(self, nth: int) -> BatchRows:
-        items, places, epochs = self._walk(self._pool, nth)
-        first, second = (uniform(make_key(self._key, side), places) for side in ("question", "passage"))
-        return BatchRows(items, *self._coverage.draw_pair(items, first, second), epochs)
+        items, positions, epochs = self._walk(self._pool, nth)
+        first, second = (uniform(make_key(self._key, side), positions) for side in ("question", "passage"))
+        return BatchRows(items, *self._index.draw_pair(items, first, second), epochs)
 
 
 class CrossPair(BatchKind):
@@ -136,22 +136,22 @@ class CrossPair(BatchKind):
 
     label, needs = Cross.label, Cross.needs
 
-    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
-        super().__init__(coverage, config, key)
-        self._questions = self._schedule(coverage.pair_weights.sum(axis=1))
-        # A hundred languages make 9,900 streams: built when their turn comes.
-        self._passages = lru_cache(maxsize=None)(lambda code: self._schedule(coverage.pair_weights[code], code))
-        self._pools = lru_cache(maxsize=None)(coverage.pool)
+    def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
+        super().__init__(index, config, key)
+        self._questions = self._interleaving(index.pair_weights.sum(axis=1))
+        # A hundred languages make 9,900 streams, so each is built when it is first used.
+        self._passages = lru_cache(maxsize=None)(lambda code: self._interleaving(index.pair_weights[code], code))
+        self._pools = lru_cache(maxsize=None)(index.pool)
 
     can_serve = staticmethod(Cross.can_serve)
 
     @property
     def streams(self) -> dict[tuple[int, ...], int]:
-        pairs, shared = np.argwhere(self._coverage.pair_weights > 0).tolist(), self._coverage.shared
+        pairs, shared = np.argwhere(self._index.pair_weights > 0).tolist(), self._index.shared
         return {(question, passage): int(shared[question, passage]) for question, passage in pairs}
 
-    def _share(self, groups: NDArray[np.bool_]) -> float:
-        return self._coverage.share_of_pairs(groups, self._coverage.pair_weights)
+    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
+        return self._index.share_of_pairs(groups, self._index.pair_weights)
 
     def rows(self, nth: int) -> BatchRows:
         question, nth = self._questions.locate(nth)
@@ -161,13 +161,13 @@ class CrossPair(BatchKind):
 
 
 class Mixed(BatchKind):
-    """Same-language rows of many languages in one batch (LAReQA's X-X): language gives the answer away; a control."""
+    """Same-language rows of many languages in one batch (LAReQA's X-X), a control: language alone tells negatives."""
 
     label, needs = "mixed", Mono.needs
 
-    def __init__(self, coverage: LanguageIndex, config: PlanConfig, key: int) -> None:
-        super().__init__(coverage, config, key)
-        self._pool = coverage.pool_of_breadth(1)
+    def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
+        super().__init__(index, config, key)
+        self._pool = index.pool_of_min_languages(1)
 
     can_serve = staticmethod(Mono.can_serve)
 
@@ -175,12 +175,12 @@ class Mixed(BatchKind):
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(): self._pool.size}
 
-    def _share(self, groups: NDArray[np.bool_]) -> float:
-        return self._coverage.share_of_breadth(groups, 1)
+    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
+        return self._index.share_of_min_languages(groups, 1)
 
     def rows(self, nth: int) -> BatchRows:
-        items, places, epochs = self._walk(self._pool, nth)
-        codes = self._coverage.draw_language(items, uniform(make_key(self._key, "language"), places))
+        items, positions, epochs = self._walk(self._pool, nth)
+        codes = self._index.draw_language(items, uniform(make_key(self._key, "language"), positions))
         return BatchRows(items, codes, codes, epochs)
 
 
@@ -189,9 +189,9 @@ def _constant(items: Indices, code: int) -> LanguageCodes:
 
 
 def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Indices:
-    """A keyed permutation that moves runs as a whole; what does not fill a run stays one shorter run.
+    """A keyed permutation that moves runs as a whole; the rest, which does not fill a run, stays one shorter run.
 
-    The rotation gives the short run another place in every epoch.
+    The rotation gives the short run another position in every epoch.
     """
     num_runs = size // run_length
     runs, within = np.divmod(numbers, run_length)

@@ -1,7 +1,7 @@
 """Alpha, the share of monolingual batches: constant, a ramp, or stages over the steps.
 
-All arithmetic is exact, so the balanced schedule keeps its bound at any step: in every window the monolingual batches
-differ from the sum of alpha over its steps by less than 1.
+All arithmetic is exact, so the bound holds at any step: in every window the number of monolingual batches differs from
+the sum of alpha over its steps by less than 1.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from hbt_ray.config import Config
-from hbt_ray.data.index.permutation import make_key
-from hbt_ray.data.plan.interleave import BalancedSplit, Kind, RandomSplit, Split
-from hbt_ray.errors import PlanError
+from hbt_ray.data.plan.interleave import BalancedSplit, Split
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -54,12 +52,12 @@ class Stages(Config):
     @field_validator("stages")
     @classmethod
     def _in_order(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        if stages[0].from_step or any(one.from_step >= other.from_step for one, other in pairwise(stages)):
-            raise ValueError("the first stage begins at from_step: 0, and every other one later than the one before")
+        if stages[0].from_step or any(stage.from_step >= later.from_step for stage, later in pairwise(stages)):
+            raise ValueError("the first stage must have from_step: 0, and each later stage a larger from_step")
         return stages
 
     def spans(self, steps: int) -> list[tuple[int, Stage]]:
-        """How many of the first `steps` steps each stage has."""
+        """Each stage, with its number of steps among the first `steps`."""
         ends = [stage.from_step for stage in self.stages[1:]] + [max(steps, self.stages[-1].from_step)]
         return [
             (max(0, min(steps, end) - stage.from_step), stage) for stage, end in zip(self.stages, ends, strict=True)
@@ -79,7 +77,7 @@ def _form(value: Any) -> str:
     return "ramp" if isinstance(value, Ramp | dict) else "number"
 
 
-# The form is told by its look, so that an error speaks of one form and not of all three.
+# The discriminator chooses the form by the value's type, so that an error is about one form and not about all three.
 Alpha = Annotated[
     Annotated[Share, Tag("number")] | Annotated[Ramp, Tag("ramp")] | Annotated[Stages, Tag("stages")],
     Discriminator(_form),
@@ -87,58 +85,35 @@ Alpha = Annotated[
 
 
 def alpha_values(alpha: Alpha) -> tuple[float, ...]:
-    """The values between which alpha moves."""
+    """The values that alpha starts from, passes and ends at."""
     if isinstance(alpha, Ramp):
         return alpha.start, alpha.end
     return tuple(stage.alpha for stage in alpha.stages) if isinstance(alpha, Stages) else (alpha,)
 
 
-def alpha_before(alpha: Alpha, step: int, kind: Kind) -> Any:
-    """What of it decides the first `step` steps; equal where these have the same batches."""
+def alpha_before(alpha: Alpha, step: int) -> Any:
+    """The part of alpha that decides the first `step` steps; equal if these have the same batches."""
     if isinstance(alpha, Ramp):
         return alpha
     if isinstance(alpha, Stages):
         return tuple((stage.from_step, stage.alpha) for stage in alpha.stages if stage.from_step < step)
-    # Independent draws start anew with every stage, so a single stage draws others than no stage.
-    return ((0, alpha),)[:step] if kind == "balanced" else alpha
+    return ((0, alpha),)[:step]
 
 
-def alpha_split(alpha: Alpha, kind: Kind, key: int) -> Split:
-    """Which steps are monolingual (left).
-
-    Raises:
-        PlanError: a ramp with independent draws, whose counts would need all draws before.
-    """
-    if not isinstance(alpha, Ramp | Stages):
-        share = Fraction(alpha)
-        if kind == "random":
-            return RandomSplit(share.numerator, share.denominator, key)
-        return BalancedSplit(share.numerator, share.denominator, phase=share.denominator * key >> 64)
-    if kind == "balanced":
-        return _MovingSplit(alpha, Fraction(key, 2**64))
-    if isinstance(alpha, Stages):
-        return _StagedDraws(alpha, key)
-    raise PlanError("plan.schedule=random cannot follow a ramp of plan.alpha; use schedule=balanced, or stages")
+def alpha_split(alpha: Alpha, key: int) -> Split:
+    """Which steps are monolingual (left)."""
+    if isinstance(alpha, Ramp | Stages):
+        return _VaryingSplit(alpha, Fraction(key, 2**64))
+    share = Fraction(alpha)
+    return BalancedSplit.of_key(share.numerator, share.denominator, key)
 
 
 @dataclass(frozen=True, slots=True)
-class _MovingSplit:
+class _VaryingSplit:
+    """A balanced split whose rate changes with the steps."""
+
     alpha: Ramp | Stages
     phase: Fraction
 
     def count(self, turns: int) -> int:
         return int(self.alpha.total(turns) + self.phase)
-
-
-@dataclass(frozen=True, slots=True)
-class _StagedDraws:
-    """Independent draws, a sequence of its own for every stage."""
-
-    alpha: Stages
-    key: int
-
-    def count(self, turns: int) -> int:
-        return sum(
-            alpha_split(stage.alpha, "random", make_key(self.key, stage.from_step)).count(span)
-            for span, stage in self.alpha.spans(turns)
-        )

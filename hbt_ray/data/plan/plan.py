@@ -1,15 +1,15 @@
 """The plan: the sequence of global batches, a pure function of (manifest, settings, step).
 
 `Plan.batch(step)` decides everything that is trained on: the dataset, the kind, and for every row the item and its two
-languages. No clock, no rank, no worker count and no iterator state enters, so any number of ranks, any resume point and
-any two trials see the same batches; a checkpoint's whole data state is the step number and `Plan.identity`.
+languages. It uses no clock, rank, worker count or iterator state, so any number of ranks, any resume point and any two
+trials see the same batches; the whole data state of a checkpoint is the step number and `Plan.identity`.
 
-How a step is decided, each stage in O(log) from the one before:
+Each stage follows from the one before in O(log):
 
     step ──▶ kind ──▶ dataset ──▶ language or pair ──▶ rows
           n-th of its kind  n-th of its dataset   n-th batch of this stream: elements n·B … n·B+B-1 of its walk,
                                                   a new keyed permutation of its items for every epoch
-                                                  ──▶ mined negatives, if wanted (`hbt_ray.data.plan.negative_sampling`)
+                                                  ──▶ mined negatives, if any (`hbt_ray.data.plan.negative_sampling`)
 Bounds: with two kinds, in any window of n steps the monolingual ones differ from alpha·n by less than 1; a dataset or
 language is off by less than 4 turns within its kind (`hbt_ray.data.plan.interleave`).
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -40,17 +40,17 @@ from hbt_ray.data.plan.mixing import alpha_values as alpha_values
 from hbt_ray.data.plan.negative_sampling import NegativeSampler, no_negatives
 from hbt_ray.errors import PlanError, PlanMismatch
 
-if TYPE_CHECKING:  # Reading them needs Arrow; planning does not.
+if TYPE_CHECKING:  # Reading negatives needs Arrow; planning does not.
     from hbt_ray.data.index.negatives import Negatives
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the function from settings to batches; a change here is another plan."""
-_UNSAID = {"negatives": 0}
-"""What an identity means that does not speak of it: checkpoints are older than mined negatives."""
-_NAMED = 5
-"""Streams that a warning names."""
+ALGORITHM = {"version": 1, "schedule": "balanced"}
+"""The function from settings to batches, as part of a plan's identity. A change here makes another plan."""
+_WITHOUT_NEGATIVES = {"negatives": 0}
+"""The identity of a plan without negatives does not contain `negatives`."""
+_MAX_SHOWN = 5
+"""Streams that a warning lists."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,17 +62,17 @@ class Batch:
     """`mono`, `cross` or `mixed`."""
     dataset: str
     language: str
-    """`de` of a monolingual batch, `de-en` of a cross-lingual one with a single pair, else empty."""
+    """`de` for a monolingual batch, `de-en` for a cross-lingual batch with a single pair, else empty."""
     items: Indices
     """Item numbers within the dataset, [rows]."""
     question_languages: LanguageCodes
     """Positions in `Plan.languages`, [rows]."""
     passage_languages: LanguageCodes
     negatives: Indices
-    """Mined for the rows: item numbers that exist in the language of the row's passage, -1 for none, [rows, n]."""
+    """Mined negatives: item numbers that exist in the language of the row's passage, -1 for none, [rows, n]."""
 
     def slice(self, rank: int, world_size: int) -> Batch:
-        """The local batch of a rank; slices of all ranks in order are the whole."""
+        """The rows of a rank; the slices of all ranks, in order, are the whole batch."""
         part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
         columns = (
             self.items[part],
@@ -84,17 +84,17 @@ class Batch:
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
-        """The rows of batches of one dataset, end to end, under the first one's name: for reading them at once."""
-        rows = [(one.items, one.question_languages, one.passage_languages, one.negatives) for one in batches]
+        """The rows of batches of one dataset, end to end, with the step of the first one: to read them at once."""
+        rows = [(part.items, part.question_languages, part.passage_languages, part.negatives) for part in batches]
         first, columns = batches[0], (np.concatenate(column) for column in zip(*rows, strict=True))
         return Batch(first.step, first.kind, first.dataset, first.language, *columns)
 
 
 class Plan:
-    """See the module's text.
+    """The sequence of global batches of a store under a configuration (see the module's text).
 
     Args:
-        negatives: those of the store, opened; given where `config.negatives` asks for some, and only there.
+        negatives: the mined negatives of the store, opened; given if and only if `config.negatives` is not 0.
 
     Raises:
         PlanError: the store cannot serve the policy; the text says what is missing.
@@ -104,60 +104,54 @@ class Plan:
         self.config = config
         self.manifest, self._negatives = manifest, negatives
         self.languages = config.languages or manifest.languages
-        if unknown := sorted(set(self.languages) - set(manifest.languages)):
-            raise PlanError(
-                f"plan.languages names {', '.join(unknown)}, but the store has only {', '.join(manifest.languages)}"
-            )
-        if unknown := sorted(config.dataset_weights.keys() - {info.name for info in manifest.datasets}):
-            raise PlanError(
-                f"plan.dataset_weights names {', '.join(unknown)}, but the store has only "
-                f"{', '.join(info.name for info in manifest.datasets)}"
-            )
+        _require_known("languages", self.languages, manifest.languages)
+        _require_known("dataset_weights", config.dataset_weights, [info.name for info in manifest.datasets])
         self.datasets = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
-        coverages = [LanguageIndex(info, self.languages, config.language_exponent) for info in self.datasets]
-        shares, other = alpha_values(config.mono_share), self._other_kind()
-        self._weights = {info.name: self._weight(info) for info in self.datasets}
-        self._kind_schedule = Interleaving.of_split(
-            alpha_split(config.mono_share, config.schedule, make_key(config.seed, "kind"))
-        )
-        self._parts: dict[int, list[BatchKind]] = {}
-        self._dataset_schedules: dict[int, Interleaving] = {}
-        kinds: list[tuple[type[BatchKind], bool]] = [(Mono, max(shares) > 0), (other, min(shares) < 1)]
-        for number, (kind, has_turns) in enumerate(kinds):
-            if has_turns:
-                parts = self._parts[number] = self._served(kind, coverages)
-                key = make_key(config.seed, "dataset", number)
-                self._dataset_schedules[number] = Interleaving(
-                    [self._weights[p.name] for p in parts], config.schedule, key
-                )
-        self._picks = self._picks_of(coverages)
+        indexes = [LanguageIndex(info, self.languages, config.language_exponent) for info in self.datasets]
+        self._dataset_weights = {info.name: self._dataset_weight(info) for info in self.datasets}
+        self._kind_interleaving = Interleaving.of_split(alpha_split(config.mono_share, make_key(config.seed, "kind")))
+        mono_shares = alpha_values(config.mono_share)
+        self._kinds: dict[int, list[BatchKind]] = {}
+        """Number of a kind (0 is monolingual) → its batches, by dataset."""
+        self._dataset_interleavings: dict[int, Interleaving] = {}
+        kinds: list[tuple[type[BatchKind], bool]] = [
+            (Mono, max(mono_shares) > 0),
+            (self._other_kind(), min(mono_shares) < 1),
+        ]
+        for number, (kind, is_used) in enumerate(kinds):
+            if is_used:
+                self._kinds[number] = self._by_dataset(kind, indexes)
+                weights = [self._dataset_weights[batches.name] for batches in self._kinds[number]]
+                self._dataset_interleavings[number] = Interleaving(weights, make_key(config.seed, "dataset", number))
+        self._negative_samplers = self._make_negative_samplers(indexes)
         self._warn_of_small_streams()
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step: any step, in any order, always the same."""
-        kind, nth = self._kind_schedule.locate(step)
-        dataset, nth = self._dataset_schedules[kind].locate(nth)
-        part = self._parts[kind][dataset]
-        rows = part.rows(nth)
-        picks = self._picks.get(part.name)
-        negatives = picks.sample(rows, part.label) if picks else no_negatives(len(rows.items), self.config.negatives)
+        kind, nth = self._kind_interleaving.locate(step)
+        dataset, nth = self._dataset_interleavings[kind].locate(nth)
+        batches = self._kinds[kind][dataset]
+        rows = batches.rows(nth)
+        if sampler := self._negative_samplers.get(batches.name):
+            negatives = sampler.sample(rows, batches.label)
+        else:
+            negatives = no_negatives(len(rows.items), self.config.negatives)
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
-        return Batch(step, part.label, part.name, self._named(rows.shared_languages), *columns)
+        return Batch(step, batches.label, batches.name, self._language_names(rows.shared_languages), *columns)
 
     def shares(self, serves: Callable[[tuple[str, ...]], bool]) -> dict[str, float]:
-        """By kind the share of the rows, over whole epochs, of whose item's languages `serves` is true."""
+        """By kind the share of the rows, over whole epochs, whose item's languages satisfy `serves`."""
         shares = {}
-        for parts in self._parts.values():
-            weights = [self._weights[part.name] for part in parts]
-            shares[parts[0].label] = float(np.average([part.share(serves) for part in parts], weights=weights))
+        for kinds in self._kinds.values():
+            weights = [self._dataset_weights[batches.name] for batches in kinds]
+            shares[kinds[0].label] = float(np.average([batches.share(serves) for batches in kinds], weights=weights))
         return shares
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that the batches depend on, for the checkpoint."""
-        settings = {"version": VERSION, "data": self.manifest.checksum, **self.config.model_dump(mode="json")}
+        settings = {**ALGORITHM, "data": self.manifest.checksum, **self.config.model_dump(mode="json")}
         if self._negatives is None:
-            # Without negatives a run is what it was before there were any: its checkpoints name none either.
             return {name: value for name, value in settings.items() if name != "negatives"}
         return {**settings, "negatives_data": self._negatives.checksum}
 
@@ -166,91 +160,100 @@ class Plan:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def require(self, saved: dict[str, Any], step: int) -> None:
-        """Refuse to go on from a checkpoint of so many steps, made under a plan with this identity.
+        """Refuse to continue from a checkpoint of `step` steps whose plan had another identity.
 
         Alpha may differ from that step on: the batches that were trained on are those of this plan as well.
 
         Raises:
-            PlanMismatch: the plan was another one.
+            PlanMismatch: the checkpoint was made under another plan.
         """
-        before, now = _UNSAID | saved, _UNSAID | self.identity
+        before, now = _WITHOUT_NEGATIVES | saved, _WITHOUT_NEGATIVES | self.identity
         for field in sorted(before.keys() | now.keys()):
-            if before.get(field) != now.get(field) and not (field == "alpha" and self._same_so_far(saved, step)):
+            if before.get(field) != now.get(field) and not (field == "alpha" and self._has_same_prefix(saved, step)):
                 raise PlanMismatch(f"plan.{field}", before.get(field), now.get(field))
 
-    def _same_so_far(self, saved: dict[str, Any], step: int) -> bool:
-        kind = self.config.schedule
+    def _has_same_prefix(self, saved: dict[str, Any], step: int) -> bool:
         alpha = TypeAdapter[Alpha](Alpha).validate_python(saved.get("alpha"))
-        return bool(alpha_before(alpha, step, kind) == alpha_before(self.config.alpha, step, kind))
+        return bool(alpha_before(alpha, step) == alpha_before(self.config.alpha, step))
 
     def _other_kind(self) -> type[BatchKind]:
-        """What is not monolingual."""
+        """The kind of the batches that are not monolingual."""
         if self.config.policy == "mixed":
             return Mixed
         return Cross if self.config.cross == "rows" else CrossPair
 
-    def _picks_of(self, coverages: list[LanguageIndex]) -> dict[str, NegativeSampler]:
-        """By dataset; none where nothing was mined."""
-        wanted, negatives = self.config.negatives, self._negatives
+    def _make_negative_samplers(self, indexes: list[LanguageIndex]) -> dict[str, NegativeSampler]:
+        """By dataset, without those that were not mined."""
+        per_row, negatives = self.config.negatives, self._negatives
         if negatives is None:
-            if wanted:
+            if per_row:
                 raise PlanError(
-                    f"plan.negatives={wanted} asks for mined negatives, but no folder of them is given; "
-                    "set negatives=FOLDER to what `hbt mine` made, or plan.negatives=0"
+                    f"plan.negatives={per_row} asks for mined negatives, but there is no folder of them; "
+                    "set negatives=FOLDER to the output of `hbt mine`, or plan.negatives=0",
+                    code="PLAN_NEGATIVES",
                 )
             return {}
-        if not wanted:
+        if not per_row:
             raise PlanError(
-                f"negatives={negatives.path} does nothing while plan.negatives is 0; "
-                "set plan.negatives to the number for each row, or leave the folder out"
+                f"negatives={negatives.path} has no effect while plan.negatives is 0; "
+                "set plan.negatives to the number for each row, or leave the folder out",
+                code="PLAN_NEGATIVES",
             )
-        mined = {coverage: rows for coverage in coverages if (rows := negatives.of(coverage.name)) is not None}
-        without = sorted({coverage.name for coverage in coverages} - {coverage.name for coverage in mined})
-        if not mined:
+        tables = {index: table for index in indexes if (table := negatives.table(index.name)) is not None}
+        without = sorted({index.name for index in indexes} - {index.name for index in tables})
+        if not tables:
             raise PlanError(
                 f"{negatives.path} holds negatives for none of the datasets in use ({', '.join(without)}); "
-                "mine them with `hbt mine`, or set plan.negatives=0"
+                "mine them with `hbt mine`, or set plan.negatives=0",
+                code="PLAN_NEGATIVES",
             )
         if without:
-            logger.warning("no negatives were mined for %s: rows of these have none", ", ".join(without))
-        return {
-            coverage.name: NegativeSampler(rows, coverage, wanted, self.config.seed) for coverage, rows in mined.items()
-        }
+            logger.warning("no negatives were mined for %s: their rows have none", ", ".join(without))
+        return {index.name: NegativeSampler(table, index, per_row, self.config.seed) for index, table in tables.items()}
 
-    def _weight(self, info: DatasetInfo) -> float:
+    def _dataset_weight(self, info: DatasetInfo) -> float:
         return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))
 
-    def _served(self, kind: type[BatchKind], coverages: list[LanguageIndex]) -> list[BatchKind]:
-        """The streams of one kind, one for each dataset that can serve it."""
-        parts = [
-            kind(coverage, self.config, make_key(self.config.seed, coverage.name, kind.label))
-            for coverage in coverages
-            if kind.can_serve(coverage)
+    def _by_dataset(self, kind: type[BatchKind], indexes: list[LanguageIndex]) -> list[BatchKind]:
+        """The batches of one kind, for each dataset that can serve it."""
+        batches = [
+            kind(index, self.config, make_key(self.config.seed, index.name, kind.label))
+            for index in indexes
+            if kind.can_serve(index)
         ]
-        if not parts:
+        if not batches:
             raise PlanError(
                 f"policy {self.config} needs {kind.needs}, but no dataset of the store has any (languages in use: "
-                f"{', '.join(self.languages) or 'none'}). Choose another policy, or prepare parallel data."
+                f"{', '.join(self.languages) or 'none'}). Choose another policy, or prepare parallel data.",
+                code="PLAN_POLICY",
             )
-        return parts
+        return batches
 
     def _warn_of_small_streams(self) -> None:
         size = self.config.batch_size
-        for part in (part for parts in self._parts.values() for part in parts):
-            small = sorted((items, codes) for codes, items in part.streams.items() if items < size)
+        for batches in (batches for kinds in self._kinds.values() for batches in kinds):
+            small = sorted((items, codes) for codes, items in batches.streams.items() if items < size)
             if small:
-                named = [f"{self._named(codes)} {items}".strip() for items, codes in small[:_NAMED]]
-                more = [f"and {len(small) - _NAMED} more"] if len(small) > _NAMED else []
+                shown = [f"{self._language_names(codes)} {items}".strip() for items, codes in small[:_MAX_SHOWN]]
+                more = [f"and {len(small) - _MAX_SHOWN} more"] if len(small) > _MAX_SHOWN else []
                 logger.warning(
                     "dataset %s: %d of %d %s streams have fewer items than batch_size=%d, so items repeat in a batch: "
                     "%s; plan.languages leaves languages out, and plan.language_exponent=1 draws them by their items",
-                    part.name,
+                    batches.name,
                     len(small),
-                    len(part.streams),
-                    part.label,
+                    len(batches.streams),
+                    batches.label,
                     size,
-                    ", ".join(named + more),
+                    ", ".join(shown + more),
                 )
 
-    def _named(self, codes: tuple[int, ...]) -> str:
+    def _language_names(self, codes: tuple[int, ...]) -> str:
         return "-".join(self.languages[code] for code in codes)
+
+
+def _require_known(field: str, names: Iterable[str], known: Sequence[str]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise PlanError(
+            f"plan.{field} names {', '.join(unknown)}, but the store has only {', '.join(known)}",
+            code="PLAN_UNKNOWN_NAME",
+        )

@@ -168,7 +168,7 @@ class Loader:
             raise StoreError(
                 f"{self.store.location}: item {items[row]} of {dataset} lacks the {auxiliary.side} in "
                 f"{sampler.languages[codes[row]]} that the manifest promises; `hbt store verify` shows what is damaged",
-                code="STORE_LACKS_TEXT",
+                code="MISSING_TEXT",
             )
         tokens = tokenise(auxiliary.tokenizer_json, auxiliary.prompt, texts, auxiliary.max_length)
         return tokens.scattered(present, len(codes))
