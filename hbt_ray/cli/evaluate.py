@@ -100,7 +100,7 @@ def evaluate_tasks(
         LockedError: another command evaluates one of the tasks.
         DamagedFile: the run's base encoder was changed.
     """
-    from hbt_ray.model.base_model import verify_base
+    from hbt_ray.model.build import verify_base
     from hbt_ray.report.model_card import write_card
     from hbt_ray.retrieval.evaluate import evaluate_task, variant_of
 

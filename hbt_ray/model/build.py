@@ -1,29 +1,118 @@
-"""The encoder: a SentenceTransformer (transformer, pooling, normalisation, prompts), from scratch or pretrained.
+"""Build the encoder that a run starts from: a SentenceTransformer, from scratch or from a pretrained model.
 
-Whatever it was built from, training starts from a saved SentenceTransformer folder, the *base*: so pretrained and
-from-scratch encoders take one path, and the untrained model can be judged like any other.
+A SentenceTransformer is transformer, pooling, normalisation and prompts. Training always starts from a saved folder,
+the *base* of the run, so pretrained and scratch encoders take one path, and the untrained encoder can be evaluated like
+any other. A scratch encoder is a small BERT with a tokenizer of its own, equal for equal configurations and texts.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import TokenisingConfig
-from hbt_ray.errors import ModelError
+from hbt_ray.errors import DamagedFile, ModelError
 from hbt_ray.model.config import PASSAGE_PROMPT, QUESTION_PROMPT, SCRATCH, ModelConfig
 from hbt_ray.model.export_parity import require_export_parity
 from hbt_ray.model.files import ModelFiles, check_files
-from hbt_ray.model.inspection import check_length, tokenizer_kept
-from hbt_ray.model.loading import load_encoder, quiet_transformers
+from hbt_ray.model.inspection import check_length, preserved_tokenizer
+from hbt_ray.model.loading import find_model, load_encoder, quiet_transformers
 from hbt_ray.model.options import check_options
-from hbt_ray.model.scratch import write_scratch
-from hbt_ray.model.source import find_model
-from hbt_ray.storage import temporary_folder
+from hbt_ray.storage import (
+    atomic_folder,
+    blocking_lock,
+    file_sha256,
+    read_checked_json,
+    temporary_folder,
+    text_sha256,
+    with_checksum,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+"""File in a base encoder with the SHA-256 of its other files."""
+
+
+def provide_base(
+    base: Path, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: Path | None
+) -> None:
+    """Write the base encoder of a run, unless it exists.
+
+    Building imports transformers, which takes longer than the whole start of a short run.
+
+    Args:
+        languages: languages whose texts a scratch tokenizer learns from.
+        shared: folder of base encoders that runs of a search share; equal ones are built once.
+
+    Raises:
+        DamagedFile: the base exists and was changed.
+    """
+    if base.exists():
+        verify_base(base)
+        return
+    if shared is None:
+        with atomic_folder(base) as folder:
+            _build_base(folder, config, store, languages)
+        return
+    identity = json.dumps([config.identity, store.manifest.checksum, languages])
+    common = shared / text_sha256(identity)[:16]
+    common.parent.mkdir(parents=True, exist_ok=True)
+    with blocking_lock(common.with_name(f"{common.name}.building")):
+        if not common.exists():
+            with atomic_folder(common) as folder:
+                _build_base(folder, config, store, languages)
+    with atomic_folder(base) as folder:
+        _copy_by_links(common, folder)
+
+
+def _build_base(folder: Path, config: ModelConfig, store: Store, languages: tuple[str, ...]) -> None:
+    encoder = build_encoder(config, store.sample_texts(languages))
+    encoder.save_pretrained(str(folder), create_model_card=False)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(
+        folder / CHECKSUMS,
+        with_checksum({str(path.relative_to(folder)): file_sha256(path) for path in files}),
+    )
+
+
+def verify_base(base: Path) -> None:
+    """Compare the files of a base encoder with their checksums.
+
+    Adapters are trained on it and merged into it, so a changed bit would silently give another encoder.
+
+    Raises:
+        DamagedFile: a file is missing, truncated or changed.
+    """
+    try:
+        checksums = read_checked_json(base / CHECKSUMS)
+    except FileNotFoundError:
+        raise DamagedFile(str(base), f"{CHECKSUMS} is missing") from None
+    for name, checksum in checksums.items():
+        path = base / name
+        if not path.is_file() or file_sha256(path) != checksum:
+            raise DamagedFile(str(path), "its checksum does not match its content" if path.exists() else "missing")
+
+
+def _copy_by_links(source: Path, target: Path) -> None:
+    """Copy a folder, by hard links if the file system has them: weights can be gigabytes and never change."""
+
+    def link_or_copy(file: str, name: str) -> None:
+        try:
+            os.link(file, name)
+        except OSError:
+            shutil.copyfile(file, name)
+
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
@@ -31,26 +120,26 @@ def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
 
     Raises:
         ModelError: the name or folder gives no usable encoder, the sizes contradict one another, or training would
-            give other vectors than the export.
+            compute other vectors than the export.
     """
     if config.name == SCRATCH:
-        with temporary_folder("encoder") as scratch:
-            write_scratch(config, texts, scratch)
-            encoder, files = _normalised(load_encoder(scratch, pooling=config.pooling)), None
+        with temporary_folder("encoder") as folder:
+            _write_scratch(config, texts, folder)
+            encoder, files = _normalised(load_encoder(folder, pooling=config.pooling)), None
     else:
         files = check_files(find_model(config.name))
         encoder = _pretrained(config, files)
     check_options(encoder, config)
     longest = max(config.max_question_length, config.max_passage_length)
     check_length(encoder[0].model, longest, Path(config.name), "model.max_question_length or model.max_passage_length")
-    encoder = _finished(encoder, config, files)
-    with quiet_transformers(), tokenizer_kept(encoder):
+    _set_lengths_and_prompts(encoder, config, files)
+    with quiet_transformers(), preserved_tokenizer(encoder):
         require_export_parity(encoder, tokenising_config(encoder, config), config.name)
     return encoder
 
 
 def tokenising_config(encoder: Any, config: ModelConfig) -> TokenisingConfig:
-    """What the data tasks need to turn texts into this encoder's ids; prompts are those that it was saved with."""
+    """What data tasks need to turn texts into this encoder's ids, with the prompts that it was saved with."""
     return TokenisingConfig(
         encoder.tokenizer.backend_tokenizer.to_str(),
         encoder.prompts["query"],
@@ -69,21 +158,21 @@ def _pretrained(config: ModelConfig, files: ModelFiles) -> Any:
         )
     encoder = load_encoder(files.folder, pooling=config.pooling)
     if files.modules:
-        _tell_changes(encoder, config)
+        _warn_of_changes(encoder, config)
     return _normalised(encoder)
 
 
-def _tell_changes(encoder: Any, config: ModelConfig) -> None:
-    """Say what of a SentenceTransformer's own is changed, and what of the configuration has no effect."""
+def _warn_of_changes(encoder: Any, config: ModelConfig) -> None:
+    """Warn if a SentenceTransformer overrides the configuration, or is changed by it."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    own = next((module.pooling_mode for module in encoder if isinstance(module, Pooling)), None)
-    if "pooling" in config.model_fields_set and own != config.pooling:
+    pooling = next((module.pooling_mode for module in encoder if isinstance(module, Pooling)), None)
+    if "pooling" in config.model_fields_set and pooling != config.pooling:
         logger.warning(
             "model.pooling=%s has no effect: %s is a SentenceTransformer with pooling of its own (%s), which it keeps",
             config.pooling,
             config.name,
-            own or "in another module",
+            pooling or "in another module",
         )
     if encoder.similarity_fn_name != "cosine":
         logger.warning(
@@ -95,7 +184,7 @@ def _tell_changes(encoder: Any, config: ModelConfig) -> None:
 
 
 def _normalised(encoder: Any) -> Any:
-    """The same with vectors of length one at its end."""
+    """The same encoder with normalisation as its last module."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -104,8 +193,7 @@ def _normalised(encoder: Any) -> Any:
     return SentenceTransformer(modules=[*encoder, Normalize()], device="cpu")
 
 
-def _finished(encoder: Any, config: ModelConfig, files: ModelFiles | None) -> Any:
-    """Set lengths and prompts."""
+def _set_lengths_and_prompts(encoder: Any, config: ModelConfig, files: ModelFiles | None) -> None:
     transformer = encoder[0]
     transformer.max_seq_length = max(config.max_question_length, config.max_passage_length)
     transformer.query_length, transformer.document_length = config.max_question_length, config.max_passage_length
@@ -114,27 +202,84 @@ def _finished(encoder: Any, config: ModelConfig, files: ModelFiles | None) -> An
         "document": _prompt("passage_prompt", config, files, files.passage_prompt if files else None, PASSAGE_PROMPT),
     }
     encoder.similarity_fn_name = "cosine"
-    return encoder
 
 
-def _prompt(setting: str, config: ModelConfig, files: ModelFiles | None, own: str | None, usual: str) -> str:
-    """The one that is set, or the model's own, or the usual one; says what is not the model's own."""
-    wanted: str | None = getattr(config, setting)
-    if wanted is not None:
-        if own is not None and wanted != own:
-            logger.warning("model.%s=%r is used in place of the model's own %r", setting, wanted, own)
-        return wanted
-    if own is not None:
-        return own
+def _prompt(setting: str, config: ModelConfig, files: ModelFiles | None, model_prompt: str | None, default: str) -> str:
+    """The configured prompt, or the model's, or the default; warns if it is not the model's."""
+    configured: str | None = getattr(config, setting)
+    if configured is not None:
+        if model_prompt is not None and configured != model_prompt:
+            logger.warning("model.%s=%r is used in place of the model's own %r", setting, configured, model_prompt)
+        return configured
+    if model_prompt is not None:
+        return model_prompt
     if files is None or not files.modules:
-        return usual
+        return default
     if files.prompts:
-        return ""  # The model has prompts, and none for this side.
+        return ""  # The model defines prompts, but none for this side.
     logger.warning(
-        "%s says nothing of prompts, so model.%s=%r is used; write model.%s='' for none",
+        "%s does not define prompts, so model.%s=%r is used; write model.%s='' for none",
         config.name,
         setting,
-        usual,
+        default,
         setting,
     )
-    return usual
+    return default
+
+
+def _write_scratch(config: ModelConfig, texts: Iterable[str], folder: Path) -> None:
+    """Write a random transformer and a trained tokenizer as a Hugging Face folder.
+
+    Args:
+        texts: what the tokenizer is trained on.
+
+    Raises:
+        ModelError: the sizes contradict one another.
+    """
+    from transformers import BertConfig, BertModel
+
+    if config.width % config.heads:
+        raise ModelError(
+            f"model.width={config.width} is not a multiple of model.heads={config.heads}; change one of them",
+            code="MODEL_SIZES",
+        )
+    tokenizer = _train_tokenizer(texts, config.vocabulary)
+    tokenizer.save_pretrained(folder)
+    sizes = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.width,
+        max_position_embeddings=max(config.max_question_length, config.max_passage_length),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        BertModel(sizes, add_pooling_layer=False).save_pretrained(folder)
+
+
+def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """Byte-pair pieces that keep the space before them, over NFKC text.
+
+    Not the unigram model of XLM-R: its trainer gives another vocabulary at every call, so no run could be repeated.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(special.values()), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

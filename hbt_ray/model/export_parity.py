@@ -1,8 +1,8 @@
-"""Agreement: training must give the vectors that sentence-transformers gives with the exported encoder.
+"""Export parity: training must compute the vectors that sentence-transformers computes with the exported encoder.
 
 Training tokenises with the Rust tokenizer alone, pads on the right and passes ids and mask, so an encoder whose library
 path does more (leaves the prompt out of the pooling, pads or truncates on the left, fills a chat template, …) would be
-trained in another way than it is used. It is refused, with the reason where that is known.
+trained in another way than it is used. Such an encoder is refused, with the reason if it is known.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from hbt_ray.errors import ModelError
 from hbt_ray.model.microbatch import encoder_features
 
 TOLERANCE = 1e-6
-"""Largest difference of a component, for batches of the same shape."""
+"""Largest allowed difference of a vector component, for batches of the same shape."""
 _PADDING_TOLERANCE = 1e-4
-"""The same where only the side of the padding differs, which changes the order of sums."""
+"""Largest allowed difference if only the side of the padding differs, which changes the order of sums."""
 _TEXTS = [
     "Which currency is used in Kenya?",
     "kenya",
@@ -28,14 +28,14 @@ _TEXTS = [
 ]
 
 
-def require_export_parity(encoder: Any, how: TokenisingConfig, name: str) -> None:
-    """Compare both ways to encode some texts, short ones and such that are cut. Pads on the right from then on.
+def require_export_parity(encoder: Any, tokenising: TokenisingConfig, name: str) -> None:
+    """Encode short and truncated texts in both ways and compare. Sets the tokenizer to pad on the right.
 
     Raises:
         ModelError: the vectors differ.
     """
     encoder.eval()
-    if reason := _known_reason(encoder, how):
+    if reason := _known_reason(encoder, tokenising):
         raise _refusal(name, reason)
     if encoder.tokenizer.padding_side != "right":
         if _padding_side_matters(encoder):
@@ -45,8 +45,8 @@ def require_export_parity(encoder: Any, how: TokenisingConfig, name: str) -> Non
                 "others of its batch; save the tokenizer with padding_side='right'",
             )
         encoder.tokenizer.padding_side = "right"
-    longest = max(how.max_question_length, how.max_passage_length)
-    differences = [_difference(encoder, how, texts) for texts in (_TEXTS, ["Kenya is a country. " * longest])]
+    longest = max(tokenising.max_question_length, tokenising.max_passage_length)
+    differences = [_difference(encoder, tokenising, texts) for texts in (_TEXTS, ["Kenya is a country. " * longest])]
     if max(differences) > TOLERANCE:
         raise _refusal(
             name,
@@ -56,21 +56,21 @@ def require_export_parity(encoder: Any, how: TokenisingConfig, name: str) -> Non
 
 
 def _padding_side_matters(encoder: Any) -> bool:
-    """Whether a text of two tokens gets another vector with one token of padding before it than behind it."""
+    """Whether one padding token before a text of two tokens gives another vector than one behind it."""
     padding = encoder.tokenizer.pad_token_id
     rows = encoder[0].model.get_input_embeddings().num_embeddings
-    one, two = [number for number in range(rows - 3, rows) if number != padding][:2]
-    ids = torch.tensor([[one, two, padding], [padding, one, two]])
+    first, second = [number for number in range(rows - 3, rows) if number != padding][:2]
+    ids = torch.tensor([[first, second, padding], [padding, first, second]])
     with torch.no_grad():
         behind, before = encoder({"input_ids": ids, "attention_mask": (ids != padding).long()})["sentence_embedding"]
     return bool((behind - before).abs().max() > _PADDING_TOLERANCE)
 
 
-def _known_reason(encoder: Any, how: TokenisingConfig) -> str:
+def _known_reason(encoder: Any, tokenising: TokenisingConfig) -> str:
     transformer, tokenizer = encoder[0], encoder.tokenizer
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return "it has no fast tokenizer, which data tasks need; save it as tokenizer.json"
-    if (how.question_prompt or how.passage_prompt) and any(
+    if (tokenising.question_prompt or tokenising.passage_prompt) and any(
         getattr(module, "include_prompt", True) is False for module in encoder
     ):
         return (
@@ -94,14 +94,14 @@ def _refusal(name: str, reason: str) -> ModelError:
     )
 
 
-def _difference(encoder: Any, how: TokenisingConfig, texts: list[str]) -> float:
+def _difference(encoder: Any, tokenising: TokenisingConfig, texts: list[str]) -> float:
     """Largest difference of a component between training's vectors of the texts and the library's."""
     largest = 0.0
     for library, prompt, length in (
-        (encoder.encode_query, how.question_prompt, how.max_question_length),
-        (encoder.encode_document, how.passage_prompt, how.max_passage_length),
+        (encoder.encode_query, tokenising.question_prompt, tokenising.max_question_length),
+        (encoder.encode_document, tokenising.passage_prompt, tokenising.max_passage_length),
     ):
-        tokens = tokenise(how.tokenizer_json, prompt, texts, length)
+        tokens = tokenise(tokenising.tokenizer_json, prompt, texts, length)
         with torch.no_grad():
             batch = encoder_features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu"))
             ours = encoder(batch)["sentence_embedding"]

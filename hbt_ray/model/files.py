@@ -1,6 +1,6 @@
-"""What can be known of a model folder from its files, before anything is built from them.
+"""Checks of the files of a model folder, before anything is built from them.
 
-Every path and number in a model's JSON files is foreign: it may lead out of the folder, name code to run, or ask for
+Paths and numbers in a model's JSON files are not trusted: they may lead out of the folder, name code to run, or ask for
 more memory than the weights need.
 """
 
@@ -37,18 +37,27 @@ _CONFIGS = (
     "config_sentence_transformers.json",
     "generation_config.json",
 )
-_LARGEST_CONFIG = 16 << 20
-"""Bytes."""
-_LARGEST_WIDTH = 1 << 20
-"""Of a module behind the transformer; the widest published ones have some ten thousand."""
+_MAX_CONFIG_BYTES = 16 << 20
+_MAX_WIDTH = 1 << 20
+"""Width of a module behind the transformer; the widest published ones have about ten thousand."""
 _MODULE = re.compile(
     r"sentence_transformers\.(?:models|base\.modules|sentence_transformer\.modules|cross_encoder\.modules)"
     r"(?:\.\w+)?\.(?P<name>\w+)"
 )
-_FIRST = ("Transformer", "StaticEmbedding")
-_OTHERS = ("Pooling", "WeightedLayerPooling", "Dense", "LayerNorm", "Normalize", "Dropout", "LSTM", "CNN", "LogitScore")
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-_WIDTHS = (
+_FIRST_MODULES = ("Transformer", "StaticEmbedding")
+_LATER_MODULES = (
+    "Pooling",
+    "WeightedLayerPooling",
+    "Dense",
+    "LayerNorm",
+    "Normalize",
+    "Dropout",
+    "LSTM",
+    "CNN",
+    "LogitScore",
+)
+_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+_WIDTH_KEYS = (
     "hidden_size",
     "d_model",
     "n_embd",
@@ -67,12 +76,12 @@ _WIDTHS = (
     "n_head",
     "n_heads",
 )
-_MOST_POSITIONS = 1 << 27
+_MAX_POSITIONS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A folder whose files were checked."""
+    """The contents of a folder whose files were checked."""
 
     folder: Path
     transformer: Path
@@ -80,25 +89,26 @@ class ModelFiles:
     modules: tuple[str, ...]
     """Classes of a SentenceTransformer's modules, in order; empty for a plain transformer."""
     prompts: dict[str, str]
-    """By name, as the model's own configuration says."""
+    """Prompts by name, from the model's own configuration."""
 
     @property
     def is_static(self) -> bool:
-        """Embeddings of tokens without a transformer."""
+        """Whether the model has token embeddings and no transformer."""
         return self.modules[:1] == ("StaticEmbedding",)
 
     @property
     def question_prompt(self) -> str | None:
-        """The model's own; None if its configuration does not name one."""
+        """The model's own prompt for questions; None if its configuration has none."""
         return self.prompts.get("query")
 
     @property
     def passage_prompt(self) -> str | None:
+        """The model's own prompt for passages; None if its configuration has none."""
         return next((self.prompts[name] for name in ("document", "passage", "corpus") if name in self.prompts), None)
 
 
 def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
-    """Look for all that a model needs, and for what must not be followed or run.
+    """Check that all files of a model exist, and that none leads elsewhere or needs code to run.
 
     Raises:
         ModelError: something is missing or damaged, or could only be read by running code that came with it.
@@ -106,7 +116,7 @@ def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise _refusal(
             "MODEL_FILES",
-            f"{folder}: neither config.json nor modules.json is there, so it is no model; give a model's folder or a "
+            f"{folder}: has neither config.json nor modules.json, so it is not a model; give a model's folder or a "
             "hub name",
         )
     modules = _modules(folder)
@@ -124,8 +134,8 @@ def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
     if not any((transformer / name).is_file() for name in _TOKENIZERS):
         raise _refusal(
             "MODEL_FILES",
-            f"{transformer}: no tokenizer is there (none of {', '.join(_TOKENIZERS)}), and one that is made up would "
-            "read every word as unknown; copy the tokenizer that the model was trained with into the folder",
+            f"{transformer}: has no tokenizer (none of {', '.join(_TOKENIZERS)}), and a default one would read every "
+            "word as unknown; copy the tokenizer that the model was trained with into the folder",
         )
     return files
 
@@ -141,8 +151,11 @@ def read_json(path: Path) -> Any:
         ModelError: it is too large, not UTF-8, not JSON, or nested too deeply.
     """
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise _refusal("MODEL_FILES", f"{path}: has {path.stat().st_size:,} bytes, which no configuration has")
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise _refusal(
+                "MODEL_FILES",
+                f"{path}: has {path.stat().st_size:,} bytes, too many for a configuration; copy the file anew",
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -177,36 +190,37 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     try:
         listed = [(str(module["type"]), str(module["path"])) for module in content]
     except (KeyError, TypeError) as error:
-        raise _refusal("MODEL_FILES", f"{path}: no list of modules ({type(error).__name__}: {error})") from None
+        raise _refusal("MODEL_FILES", f"{path}: is not a list of modules ({type(error).__name__}: {error})") from None
     modules = []
-    for kind, place in listed:
-        known = _MODULE.fullmatch(kind)
+    for kind, subfolder in listed:
+        match = _MODULE.fullmatch(kind)
         if not kind.startswith("sentence_transformers."):
             raise _refusal(
                 "MODEL_CODE",
                 f"{path}: the module {kind!r} is code of its own, which is never run; use a model that is made of "
                 "sentence-transformers' own modules",
             )
-        if known is None or known["name"] not in (*_FIRST, *_OTHERS):
+        if match is None or match["name"] not in (*_FIRST_MODULES, *_LATER_MODULES):
             raise _refusal(
                 "MODEL_KIND",
-                f"{path}: the module {kind!r} is not supported; known are {', '.join((*_FIRST, *_OTHERS))}",
+                f"{path}: the module {kind!r} is not supported; supported are "
+                f"{', '.join((*_FIRST_MODULES, *_LATER_MODULES))}",
             )
-        if not _within(place):
-            raise _refusal("MODEL_FILES", f"{path}: the path {place!r} leads out of the model's folder")
-        modules.append((known["name"], place))
-    if not modules or modules[0][0] not in _FIRST:
+        if not _stays_inside(subfolder):
+            raise _refusal("MODEL_FILES", f"{path}: the path {subfolder!r} leads out of the model's folder")
+        modules.append((match["name"], subfolder))
+    if not modules or modules[0][0] not in _FIRST_MODULES:
         raise _refusal(
             "MODEL_KIND",
             f"{path}: the first module is {modules[0][0] if modules else 'missing'}, but only models that begin with "
             "one transformer can be used; give the folder of a transformer",
         )
-    if any(name in _FIRST for name, _ in modules[1:]):
+    if any(name in _FIRST_MODULES for name, _ in modules[1:]):
         raise _refusal("MODEL_KIND", f"{path}: has several transformers; give a model with one")
     return modules
 
 
-def _within(path: str) -> bool:
+def _stays_inside(path: str) -> bool:
     return not (
         PurePosixPath(path).is_absolute()
         or PureWindowsPath(path).anchor
@@ -216,7 +230,7 @@ def _within(path: str) -> bool:
 
 
 def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
-    """Prompts by name, as `config_sentence_transformers.json` says; none if it says nothing.
+    """Prompts by name from `config_sentence_transformers.json`; empty if it has none.
 
     Raises:
         ModelError: the file is damaged, or says that the model is of another kind.
@@ -224,9 +238,9 @@ def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
     path = folder / "config_sentence_transformers.json"
     content = _object(path)
     model_type = content.get("model_type", "SentenceTransformer")
-    wanted = {"encoder": "SentenceTransformer", "cross-encoder": "CrossEncoder"}[kind]
-    if (folder / "modules.json").is_file() and path.exists() and model_type != wanted:
-        raise _refusal("MODEL_KIND", f"{folder}: is a {str(model_type)[:40]}, where a {wanted} is needed")
+    expected_type = {"encoder": "SentenceTransformer", "cross-encoder": "CrossEncoder"}[kind]
+    if (folder / "modules.json").is_file() and path.exists() and model_type != expected_type:
+        raise _refusal("MODEL_KIND", f"{folder}: is a {str(model_type)[:40]}, but a {expected_type} is needed")
     prompts = content.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise _refusal("MODEL_FILES", f"{path}: prompts must be texts by name")
@@ -234,11 +248,11 @@ def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
 
 
 def _check_no_code(folder: Path) -> None:
-    """Refuse what asks for code of the model's own, adapters without their base, and kernels of the hub."""
+    """Refuse configurations that ask for the model's own code or the hub's kernels, and adapters without their base."""
     if (folder / "adapter_config.json").exists():
         raise _refusal(
             "MODEL_ADAPTERS",
-            f"{folder}: holds adapters of another model and not the model; merge them with peft's merge_and_unload "
+            f"{folder}: holds adapters of another model, without that model; merge them with peft's merge_and_unload "
             "and save that, or give the folder of the model itself",
         )
     for name in _CONFIGS:
@@ -272,28 +286,28 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_library_settings(transformer: Path) -> None:
-    """sentence-transformers hands these on to transformers, where they could name other models and places."""
+    """Refuse settings that sentence-transformers passes to transformers and that could load other models."""
     allowed = {"model_max_length", "padding_side", "truncation_side", "dtype", "torch_dtype", "use_fast", "use_cache"}
     allowed |= {"do_lower_case", "add_prefix_space", "add_pooling_layer", "attn_implementation", "unpad_inputs"}
     for path in sorted(transformer.glob("sentence_*_config.json")):
         content = _object(path)
         task = content.get("transformer_task", "feature-extraction")
         if task not in ("feature-extraction", "sequence-classification"):
-            raise _refusal("MODEL_KIND", f"{path}: transformer_task={_shown(task)} is no encoder's")
+            raise _refusal("MODEL_KIND", f"{path}: transformer_task={_shown(task)} is not the task of an encoder")
         if content.get("tokenizer_name_or_path"):
             raise _refusal(
                 "MODEL_FILES",
                 f"{path}: tokenizer_name_or_path names another model's tokenizer; copy the tokenizer into the folder",
             )
-        for old, new in (("model_args", "model_kwargs"), ("tokenizer_args", "processor_kwargs"),
+        for old_key, new_key in (("model_args", "model_kwargs"), ("tokenizer_args", "processor_kwargs"),
                          ("config_args", "config_kwargs")):  # fmt: skip
-            for key in (old, new):
+            for key in (old_key, new_key):
                 values = content.get(key) or {}
                 if not isinstance(values, dict) or (unknown := sorted(values.keys() - allowed)):
                     names = ", ".join(unknown) if isinstance(values, dict) else _shown(values)
                     raise _refusal(
                         "MODEL_FILES",
-                        f"{path}: {key} has settings that could load something else than this folder ({names}); remove "
+                        f"{path}: {key} has settings that could load other files than this folder's ({names}); remove "
                         "them",
                     )
 
@@ -331,7 +345,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
     try:
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118  # No mapping, whatever it looks like.
+            for name in file.keys():  # noqa: SIM118  # It is not a mapping.
                 yield name, tuple(file.get_slice(name).get_shape())
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -339,16 +353,16 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _check_sizes(path: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-    """A configuration that is larger than its weights would fill the memory before a difference is noticed."""
-    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    """Refuse a configuration that is larger than its weights: building it could fill the memory before any check."""
+    max_width = max((size for shape in shapes.values() for size in shape), default=0)
     for key, value in _pairs(config):
-        bound = len(shapes) if key in _LAYERS else widest if key in _WIDTHS else None
-        bound = _MOST_POSITIONS if key == "max_position_embeddings" else bound
+        bound = len(shapes) if key in _LAYER_KEYS else max_width if key in _WIDTH_KEYS else None
+        bound = _MAX_POSITIONS if key == "max_position_embeddings" else bound
         if bound is not None and isinstance(value, int) and value > bound:
             raise _refusal(
                 "MODEL_WEIGHTS",
-                f"{path}: {key}={_shown(value)} is more than the weights have: {len(shapes)} tensors, the widest of "
-                f"{widest}; weights are missing, or config.json is another model's. Copy the folder anew",
+                f"{path}: {key}={_shown(value)} is more than the weights have: {len(shapes)} tensors with sizes up to "
+                f"{max_width}; weights are missing, or config.json is another model's. Copy the folder anew",
             )
 
 
@@ -359,12 +373,13 @@ def _check_module(folder: Path, name: str) -> None:
         raise _refusal("MODEL_PICKLE", _only_pickles(folder, pickles))
     config = _object(folder / "config.json")
     for key, value in _pairs(config):
-        if isinstance(value, int) and value > _LARGEST_WIDTH:
+        if isinstance(value, int) and value > _MAX_WIDTH:
             raise _refusal("MODEL_FILES", f"{folder / 'config.json'}: {key}={_shown(value)} is too large")
     function = config.get("activation_function", "torch.nn.")
     if name == "Dense" and not str(function).startswith("torch.nn."):
         raise _refusal(
-            "MODEL_CODE", f"{folder / 'config.json'}: activation_function={_shown(function)} is no function of torch.nn"
+            "MODEL_CODE",
+            f"{folder / 'config.json'}: activation_function={_shown(function)} is not a function of torch.nn",
         )
 
 
@@ -375,7 +390,7 @@ def _pickles(folder: Path) -> list[str]:
 def _only_pickles(folder: Path, names: list[str]) -> str:
     return (
         f"{folder}: has its weights only as {', '.join(names[:3])}, which is a pickle and could run code when it is "
-        "read, so it is not. If you trust its origin, load it with transformers yourself and save it again with "
+        "read, so it is refused. If you trust its origin, load it with transformers yourself and save it again with "
         "save_pretrained, which writes model.safetensors"
     )
 

@@ -1,7 +1,7 @@
-"""The inspection: whether a loaded model is the one that was saved, and can read what it will be given.
+"""Checks of a loaded model: whether it is the one that was saved, and can read the texts that it will get.
 
-A transformer that lacks some of its weights is made with random ones there, and one whose configuration names fewer
-layers than the file has is cut; both load without an error, and would show only as poor results.
+transformers fills missing weights with random ones, and leaves weights out if the configuration names fewer layers than
+the file has. Both load without an error and would only show as poor results.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 from hbt_ray.errors import ModelError
 from hbt_ray.model.files import ModelFiles
 
-_PROBE = ["a", "a longer text, so that the other is padded"]
+_SAMPLE = ["a", "a longer text, so that the other is padded"]
 
 
 def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
     """Check a SentenceTransformer.
 
     Args:
-        report: what transformers found when it loaded the weights.
+        report: missing and left-over weights, as transformers reports them when it loads.
 
     Raises:
         ModelError: weights are missing, left over or not finite, or the encoder cannot read a batch of texts.
@@ -42,22 +42,23 @@ def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) 
                 "follows; give an encoder, or a SentenceTransformer folder, which says how its vectors are pooled",
                 code="MODEL_KIND",
             )
-    _check_probe(encoder, files.folder)
+    _check_vectors(encoder, files.folder)
 
 
 def inspect_cross_encoder(model: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
-    """The same for a CrossEncoder, which needs a trained head with one output."""
-    head, wanted = type(model.model).__name__, "ForSequenceClassification"
-    trained = model.config.architectures or [""]
-    if head.endswith(wanted) and not trained[0].endswith(wanted):
+    """Check a CrossEncoder, which needs a trained head with one output."""
+    head, suffix = type(model.model).__name__, "ForSequenceClassification"
+    saved = model.config.architectures or [""]
+    if head.endswith(suffix) and not saved[0].endswith(suffix):
         # sentence-transformers puts a random head on any encoder, whose scores would be noise.
         raise ModelError(
-            f"{files.folder}: is a {trained[0] or 'model'} without a trained head for pairs, so no cross-encoder",
+            f"{files.folder}: is a {saved[0] or 'model'} without a trained head for pairs, so not a cross-encoder; "
+            "give the folder of a cross-encoder",
             code="MODEL_KIND",
         )
     if model.num_labels != 1:
         raise ModelError(
-            f"{files.folder}: gives {model.num_labels} numbers a pair; take a cross-encoder that gives one",
+            f"{files.folder}: gives {model.num_labels} numbers for a pair; use a cross-encoder that gives one",
             code="MODEL_KIND",
         )
     _check_finite(model, files.folder)
@@ -67,17 +68,17 @@ def inspect_cross_encoder(model: Any, files: ModelFiles, report: Mapping[str, An
 
 
 def num_positions(model: nn.Module) -> int | None:
-    """Tokens that a transformer can tell apart by their places; None where there is no bound."""
+    """Maximum number of tokens by a transformer's position embeddings; None if there is no bound."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            # RoBERTa and its kin count from behind the place of padding: of 514 rows, 512 are for tokens.
+            # RoBERTa and similar models count from behind the padding index: of 514 rows, 512 are for tokens.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     limit = getattr(model.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def check_length(model: nn.Module, longest: int, transformer: Path, setting: str) -> None:
-    """Raises: ModelError where a text of `longest` tokens is beyond the transformer's positions."""
+    """Raises: ModelError if a text of `longest` tokens is beyond the transformer's positions."""
     positions = num_positions(model)
     if positions is not None and longest > positions:
         raise ModelError(
@@ -88,42 +89,45 @@ def check_length(model: nn.Module, longest: int, transformer: Path, setting: str
 
 
 def _is_causal(encoder: Any) -> bool:
-    """Whether a transformer's tokens do not see those that follow, as in a decoder."""
-    first = torch.tensor([[5, 6, 7], [5, 6, 8]]) % encoder[0].model.get_input_embeddings().num_embeddings
+    """Whether a transformer's tokens do not attend to those that follow, as in a decoder."""
+    ids = torch.tensor([[5, 6, 7], [5, 6, 8]]) % encoder[0].model.get_input_embeddings().num_embeddings
     with torch.no_grad():
-        vectors = encoder[0]({"input_ids": first, "attention_mask": torch.ones_like(first)})["token_embeddings"]
+        vectors = encoder[0]({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["token_embeddings"]
     return torch.equal(vectors[0, :2], vectors[1, :2]) and not torch.equal(vectors[0, 2], vectors[1, 2])
 
 
 def _check_weights(model: Any, transformer: Path, report: Mapping[str, Any], *, pooler_is_used: bool = False) -> None:
-    # An encoder's pooler is not used, and heads of other tasks are rightly left over.
+    # An encoder's pooler is not used, and heads of other tasks are left over on purpose.
     missing = sorted(
         name for name in report.get("missing_keys", ()) if pooler_is_used or name.split(".")[0] != "pooler"
     )
     if missing:
         raise ModelError(
-            f"{transformer}: {len(missing)} weights are missing ({_some(missing)}) and would be random; the weights "
-            "are of another architecture or cut short, or config.json has too many layers. Copy the folder anew",
+            f"{transformer}: {len(missing)} weights are missing ({_first_names(missing)}) and would be random; "
+            "the weights are of another architecture or cut short, or config.json has too many layers. Copy the folder "
+            "anew",
             code="MODEL_WEIGHTS",
         )
-    own = {_shape(name) for name in model.state_dict()}
-    left = sorted(
-        name for name in report.get("unexpected_keys", ()) if any(_shape(name).endswith(shape) for shape in own)
+    patterns = {_layer_pattern(name) for name in model.state_dict()}
+    left_over = sorted(
+        name
+        for name in report.get("unexpected_keys", ())
+        if any(_layer_pattern(name).endswith(pattern) for pattern in patterns)
     )
-    if left:
+    if left_over:
         raise ModelError(
-            f"{transformer}: {len(left)} weights have no place in the encoder ({_some(left)}) and would be left out; "
-            "config.json has too few layers, or is another encoder's. Copy the folder anew",
+            f"{transformer}: {len(left_over)} weights have no place in the encoder ({_first_names(left_over)}) and "
+            "would be left out; config.json has too few layers, or is another encoder's. Copy the folder anew",
             code="MODEL_WEIGHTS",
         )
 
 
-def _shape(name: str) -> str:
-    """Equal for the same weight of all layers."""
+def _layer_pattern(name: str) -> str:
+    """The name of a weight with its layer number replaced, so that all layers have equal ones."""
     return re.sub(r"\d+", "#", name)
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
 
@@ -131,17 +135,16 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
     damaged = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if damaged:
         raise ModelError(
-            f"{folder}: {len(damaged)} weights are not finite numbers ({_some(damaged)}), so neither are its vectors; "
-            "copy the folder anew, or take an earlier checkpoint",
+            f"{folder}: {len(damaged)} weights are not finite numbers ({_first_names(damaged)}), so its vectors "
+            "would not be either; copy the folder anew, or take an earlier checkpoint",
             code="MODEL_WEIGHTS",
         )
 
 
 def _check_reads_text(encoder: Any, transformer: Path) -> None:
     model = encoder[0].model
-    reads = encoder[0].modality_config.get("text", {}).get("method")
-    if reads != "forward":
-        raise ModelError(f"{transformer}: is a {type(model).__name__}, which reads no texts", code="MODEL_KIND")
+    if encoder[0].modality_config.get("text", {}).get("method") != "forward":
+        raise ModelError(f"{transformer}: is a {type(model).__name__}, which does not read texts", code="MODEL_KIND")
     if getattr(model.config, "is_encoder_decoder", False) and "Encoder" not in type(model).__name__:
         raise ModelError(
             f"{transformer}: is a {type(model).__name__}, whose vectors are those of a decoder; give an encoder",
@@ -151,7 +154,10 @@ def _check_reads_text(encoder: Any, transformer: Path) -> None:
 
 def _check_tokenizer(model: Any, tokenizer: Any, transformer: Path) -> None:
     if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
-        raise ModelError(f"{transformer}: has no tokenizer of texts", code="MODEL_TOKENIZER")
+        raise ModelError(
+            f"{transformer}: has no tokenizer for texts; copy the model's tokenizer into the folder",
+            code="MODEL_TOKENIZER",
+        )
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"{transformer}: its tokenizer has no padding token, so texts of different lengths cannot share a batch; "
@@ -173,14 +179,14 @@ def _check_pooling(encoder: Any, folder: Path) -> None:
         pooled = getattr(module, "embedding_dimension", None)
         if type(module).__name__ in ("Pooling", "WeightedLayerPooling") and pooled != width:
             raise ModelError(
-                f"{folder}: {type(module).__name__} is for vectors of {pooled} numbers, and the transformer makes "
+                f"{folder}: {type(module).__name__} is for vectors of {pooled} numbers, and the transformer computes "
                 f"{width}; correct embedding_dimension in its config.json",
                 code="MODEL_KIND",
             )
 
 
 @contextmanager
-def tokenizer_kept(encoder: Any) -> Iterator[None]:
+def preserved_tokenizer(encoder: Any) -> Iterator[None]:
     """Restore padding and truncation, which the library sets for a batch and would save and fingerprint."""
     backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
     padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
@@ -192,13 +198,13 @@ def tokenizer_kept(encoder: Any) -> Iterator[None]:
             backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
 
 
-def _check_probe(encoder: Any, folder: Path) -> None:
-    with tokenizer_kept(encoder):
-        vectors = encoder.encode(_PROBE, convert_to_tensor=True, show_progress_bar=False)
+def _check_vectors(encoder: Any, folder: Path) -> None:
+    with preserved_tokenizer(encoder):
+        vectors = encoder.encode(_SAMPLE, convert_to_tensor=True, show_progress_bar=False)
     width = encoder.get_embedding_dimension()
-    if vectors.shape != (len(_PROBE), width) or not torch.isfinite(vectors).all():
+    if vectors.shape != (len(_SAMPLE), width) or not torch.isfinite(vectors).all():
         raise ModelError(
-            f"{folder}: gives vectors of shape {tuple(vectors.shape)} for {len(_PROBE)} texts and a width of {width}, "
-            "or such that are not finite; its modules do not fit one another",
+            f"{folder}: gives vectors of shape {tuple(vectors.shape)} for {len(_SAMPLE)} texts and a width of {width}, "
+            "or some that are not finite; its modules do not fit one another",
             code="MODEL_KIND",
         )

@@ -1,4 +1,9 @@
-"""Loading: from a folder to a SentenceTransformer or a CrossEncoder, without pickles and without code of the model."""
+"""Find a model and load it: a SentenceTransformer or a CrossEncoder, without pickles and without the model's own code.
+
+A model is a local folder, or a snapshot of the Hugging Face hub, of which only configuration, tokenizer and safetensors
+are downloaded. Its files are checked before anything is built (`hbt_ray.model.files`), and the loaded model is checked
+before it is used (`hbt_ray.model.inspection`).
+"""
 
 from __future__ import annotations
 
@@ -14,25 +19,79 @@ from hbt_ray.errors import ModelError
 from hbt_ray.model.files import ModelFiles, ModelKind, check_files
 from hbt_ray.model.inspection import check_length, inspect_cross_encoder, inspect_encoder, num_positions
 
+_DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt")
+_NOT_DOWNLOADED = ("onnx/*", "openvino/*")
 _NO_CODE = {"trust_remote_code": False, "local_files_only": True}
-"""Said explicitly to every loader: transformers asks on the terminal where it is not told."""
+"""Passed to every loader explicitly: without it transformers asks on the terminal."""
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model; a model of the hub is downloaded, unless it is in the cache.
+
+    Raises:
+        ModelError: there is no such folder, and the hub does not have the model or cannot be reached.
+    """
+    return find_local_model(name) or _download(name)
+
+
+def find_local_model(name: str) -> Path | None:
+    """The folder of a local model; None for a name that may be one of the hub. The hub is not asked.
+
+    Raises:
+        ModelError: there is no such folder, and the name cannot be one of the hub.
+    """
+    folder = Path(name)
+    try:
+        exists, is_folder = folder.exists(), folder.is_dir()
+    except (OSError, ValueError) as error:  # Too long, or with a NUL.
+        raise ModelError(f"model {name[:100]!r}: no such folder ({error})", code="MODEL_NOT_FOUND") from None
+    if is_folder:
+        return folder
+    if exists:
+        raise ModelError(f"model {name!r} is a file; give the folder that contains it", code="MODEL_NOT_FOUND")
+    if not name or folder.is_absolute() or name.startswith((".", "~")) or len(folder.parts) > 2:
+        raise ModelError(
+            f"model {name!r}: no such folder; give a model's folder or its name on the Hugging Face hub",
+            code="MODEL_NOT_FOUND",
+        )
+    return None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_NOT_DOWNLOADED)))
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise ModelError(
+            f"model {name!r} is neither a folder here nor a model of the Hugging Face hub that you may read "
+            f"({type(error).__name__}); check the spelling, or log in if it is private",
+            code="MODEL_NOT_FOUND",
+        ) from error
+    except Exception as error:  # The HTTP client's errors are those of whichever library it is built on.
+        raise ModelError(
+            f"model {name!r} is not a folder here and cannot be downloaded from the Hugging Face hub: "
+            f"{' '.join(str(error).split())[:200]}. Without network, copy the model's folder here and give its path",
+            code="MODEL_NOT_FETCHED",
+        ) from error
 
 
 def load_encoder(
     folder: Path,
-    model: Mapping[str, Any] | None = None,
-    configuration: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    config_changes: Mapping[str, Any] | None = None,
     *,
     dtype: torch.dtype = torch.float32,
     pooling: str = "mean",
 ) -> Any:
-    """The SentenceTransformer of a folder, on the CPU, without the parameters that would never get a gradient.
+    """The SentenceTransformer of a folder, on the CPU, without parameters that would never get a gradient.
 
     Args:
-        model: what transformers is to know besides.
-        configuration: what to change in the transformer's configuration.
-        dtype: of the weights, whatever they were saved in.
-        pooling: of a plain transformer; a SentenceTransformer has its own.
+        model_options: further arguments of transformers' `from_pretrained`.
+        config_changes: changes to the transformer's configuration.
+        dtype: type of the weights in memory. In training it is float32, as small steps would be lost in less.
+        pooling: pooling for a plain transformer; a SentenceTransformer has its own.
 
     Raises:
         ModelError: the folder holds no encoder, or one that is incomplete, damaged or needs code of its own.
@@ -42,39 +101,29 @@ def load_encoder(
         from sentence_transformers import SentenceTransformer
 
         options = {
-            "model_kwargs": _safely(dtype) | dict(model or {}),
+            "model_kwargs": {**_NO_CODE, "use_safetensors": True, "dtype": dtype, **(model_options or {})},
             "processor_kwargs": dict(_NO_CODE),
-            "config_kwargs": _NO_CODE | dict(configuration or {}),
+            "config_kwargs": {**_NO_CODE, **(config_changes or {})},
         }
         if files.modules:
             encoder = SentenceTransformer(str(files.folder), device="cpu", **options, **_NO_CODE)
         else:
-            encoder = _pooled(files, pooling, options)
+            encoder = _with_pooling(files, pooling, options)
         if files.passage_prompt is not None:
-            # The library looks under `passage` and `corpus` only where `document` is missing, which it never is.
+            # The library looks under `passage` and `corpus` only if `document` is missing, which it never is.
             encoder.prompts["document"] = files.passage_prompt
         if not files.is_static:
             _bound_length(encoder, files.transformer)
         return _without_pooler(encoder)
 
-    return _checked(folder, "encoder", make, inspect_encoder)
-
-
-def _pooled(files: ModelFiles, pooling: str, options: Mapping[str, Any]) -> Any:
-    """The SentenceTransformer that a plain transformer's folder becomes."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    transformer = Transformer(str(files.folder), **options)
-    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
-    return SentenceTransformer(modules=modules, device="cpu", prompts=files.prompts)
+    return _load_checked(folder, "encoder", make, inspect_encoder)
 
 
 def load_cross_encoder(folder: Path, device: str) -> Any:
     """The CrossEncoder of a folder.
 
     Raises:
-        ModelError: see `load_encoder`; or it is no cross-encoder with one output.
+        ModelError: see `load_encoder`; or it is not a cross-encoder with one output.
     """
 
     def make(files: ModelFiles) -> Any:
@@ -91,10 +140,10 @@ def load_cross_encoder(folder: Path, device: str) -> Any:
         _bound_length(model, files.transformer)
         return model
 
-    return _checked(folder, "cross-encoder", make, inspect_cross_encoder)
+    return _load_checked(folder, "cross-encoder", make, inspect_cross_encoder)
 
 
-def _checked(
+def _load_checked(
     folder: Path,
     kind: ModelKind,
     make: Callable[[ModelFiles], Any],
@@ -108,7 +157,7 @@ def _checked(
             inspect(model, files, report)
     except ModelError:
         raise
-    except Exception as error:  # What is wrong with a foreign folder shows anywhere in what reads it.
+    except Exception as error:  # A broken folder can fail anywhere in the libraries that read it.
         raise ModelError(
             f"{folder}: cannot be loaded as {'an' if kind == 'encoder' else 'a'} {kind}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:400]}",
@@ -119,17 +168,17 @@ def _checked(
 
 @contextmanager
 def _loading_report() -> Iterator[dict[str, Any]]:
-    """What transformers finds missing or left over within the block. sentence-transformers does not pass it on."""
+    """Weights that transformers finds missing or left over within the block; sentence-transformers does not tell."""
     from transformers import PreTrainedModel
 
     report: dict[str, Any] = {}
     original = PreTrainedModel.__dict__["from_pretrained"]
 
     def reporting(cls: Any, *arguments: Any, **options: Any) -> Any:
-        wanted = options.pop("output_loading_info", False)
-        model, found = original.__func__(cls, *arguments, output_loading_info=True, **options)
-        report.update(found)
-        return (model, found) if wanted else model
+        returns_info = options.pop("output_loading_info", False)
+        model, info = original.__func__(cls, *arguments, output_loading_info=True, **options)
+        report.update(info)
+        return (model, info) if returns_info else model
 
     setattr(PreTrainedModel, "from_pretrained", classmethod(reporting))  # noqa: B010  # A method is replaced.
     try:
@@ -138,11 +187,21 @@ def _loading_report() -> Iterator[dict[str, Any]]:
         setattr(PreTrainedModel, "from_pretrained", original)  # noqa: B010
 
 
+def _with_pooling(files: ModelFiles, pooling: str, options: Mapping[str, Any]) -> Any:
+    """A SentenceTransformer of a plain transformer's folder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    transformer = Transformer(str(files.folder), **options)
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+    return SentenceTransformer(modules=modules, device="cpu", prompts=files.prompts)
+
+
 def _bound_length(model: Any, transformer: Path) -> None:
-    """Keep the library's own limit within the positions; refuse one that the model's files name and that is not."""
+    """Keep the library's own limit within the positions; refuse a limit in the model's files that is beyond them."""
     first = model[0]
     positions = num_positions(first.model)
-    # The library takes max_position_embeddings for the limit, though RoBERTa has two less.
+    # The library takes max_position_embeddings for the limit, though RoBERTa has two positions less.
     if positions is not None and first.max_seq_length == getattr(first.config, "max_position_embeddings", None):
         first.max_seq_length = min(first.max_seq_length, positions)
     for setting in ("max_seq_length", "query_length", "document_length"):
@@ -151,30 +210,25 @@ def _bound_length(model: Any, transformer: Path) -> None:
 
 
 def _without_pooler(encoder: Any) -> Any:
-    """Its output is never used; DistributedDataParallel would wait for its gradient."""
+    """Remove the transformer's pooler: it is never used, and DistributedDataParallel would wait for its gradient."""
     model: Any = getattr(encoder[0], "model", None)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return encoder
 
 
-def _safely(dtype: torch.dtype) -> dict[str, Any]:
-    """No pickles, no code. In training the weights are float32, as small steps would be lost in less."""
-    return {**_NO_CODE, "use_safetensors": True, "dtype": dtype}
-
-
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without bars and reports of unused poolers: what matters of the latter, `inspect_encoder` looks at."""
-    from transformers.utils import logging as reports
+    """Without progress bars, warnings and reports of unused weights, which `inspect_encoder` checks itself."""
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    reports.set_verbosity_error()
-    reports.disable_progress_bar()
+    level, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        reports.set_verbosity(level)
-        if bars:
-            reports.enable_progress_bar()
+        transformers_logging.set_verbosity(level)
+        if has_bars:
+            transformers_logging.enable_progress_bar()

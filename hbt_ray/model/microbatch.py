@@ -1,7 +1,7 @@
-"""Chunks: texts that go through the encoder together, of about equal length, so that little of them is padding.
+"""Micro-batches: texts that go through the encoder together, of about equal length to save padding.
 
-All texts of a batch, questions and passages alike, are sorted by length and cut. A chunk ends after `chunk_rows` texts,
-or earlier where one more text would waste more padding than another pass through the encoder costs.
+All texts of a batch, questions and passages alike, are sorted by length and cut. A micro-batch ends after `max_rows`
+texts, or earlier if one more text would waste more on padding than another pass through the encoder costs.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from torch import Tensor
 from hbt_ray.data.stream.tokenise import Tokens
 
 PASS_TOKENS = {"cpu": 64, "cuda": 2_048}
-"""Tokens whose encoding takes about as long as what a pass costs besides, by the kind of device."""
+"""Type of device → tokens whose encoding takes about as long as the fixed cost of one pass."""
 
 
-def microbatch_rows(lengths: NDArray[np.int32], chunk_rows: int, pass_tokens: int) -> list[NDArray[np.int64]]:
-    """The rows of every chunk, the longest first."""
-    # Stable, so that equal lengths give equal chunks on any machine.
+def microbatch_rows(lengths: NDArray[np.int32], max_rows: int, pass_tokens: int) -> list[NDArray[np.int64]]:
+    """The rows of every micro-batch, the longest texts first."""
+    # A stable sort: equal lengths give equal micro-batches on any machine.
     order = np.argsort(-lengths, kind="stable")
-    chunks, start = [], 0
+    microbatches, start = [], 0
     while start < len(order):
-        some = lengths[order[start : start + chunk_rows]].astype(np.int64)
-        waste = some[0] * np.arange(1, len(some) + 1) - np.cumsum(some)
-        end = start + int(np.searchsorted(waste, pass_tokens, side="right"))
-        chunks.append(order[start:end])
+        candidates = lengths[order[start : start + max_rows]].astype(np.int64)
+        # Padding tokens if the micro-batch ended after 1, 2, … candidates; the first one is the longest.
+        padding = candidates[0] * np.arange(1, len(candidates) + 1) - np.cumsum(candidates)
+        end = start + int(np.searchsorted(padding, pass_tokens, side="right"))
+        microbatches.append(order[start:end])
         start = end
-    return chunks
+    return microbatches
 
 
 def encoder_features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
-    """Ids and attention mask, [rows, longest row], as the encoder takes them."""
+    """Token ids and attention mask, [texts, longest text], as the encoder takes them."""
     ids = to_device(tokens.padded(padding_id), device).long()
     lengths = to_device(tokens.lengths, device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
@@ -42,7 +43,7 @@ def encoder_features(tokens: Tokens, padding_id: int, device: torch.device) -> d
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array there; on a GPU by way of pinned memory, so that the copy runs beside the computation."""
+    """The array on the device; for a GPU through pinned memory, so that the copy overlaps with computation."""
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # The stream's arrays are read-only.
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -25,8 +25,7 @@ from hbt_ray.errors import ModelError
 from hbt_ray.host import keep_freed_memory, usable_cpus
 from hbt_ray.model.files import ModelKind, check_files
 from hbt_ray.model.inspection import check_length
-from hbt_ray.model.loading import load_encoder
-from hbt_ray.model.source import find_local_model, find_model
+from hbt_ray.model.loading import find_local_model, find_model, load_encoder
 from hbt_ray.retrieval.vector_cache import QUESTIONS, SIDES, Texts, TextSet, VectorCache, Vectors
 
 _OTHER_FILES = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")

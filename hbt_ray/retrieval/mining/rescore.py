@@ -19,8 +19,7 @@ from hbt_ray.config import Config
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.errors import ModelError
 from hbt_ray.host import usable_cpus
-from hbt_ray.model.loading import load_cross_encoder
-from hbt_ray.model.source import find_model
+from hbt_ray.model.loading import find_model, load_cross_encoder
 from hbt_ray.retrieval.encoder import map_blocks
 from hbt_ray.retrieval.search.exact_scores import Floats
 

@@ -24,7 +24,7 @@ from hbt_ray.data.index.negatives import Negatives
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledRank, ValidationFailed
-from hbt_ray.model.base_model import provide_base
+from hbt_ray.model.build import provide_base
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.ray_session import session_folder
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text

@@ -8,8 +8,8 @@ import pytest
 
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import DamagedFile
-from hbt_ray.model import base_model as bases
-from hbt_ray.model.base_model import provide_base
+from hbt_ray.model import build as bases
+from hbt_ray.model.build import provide_base
 from hbt_ray.model.config import ModelConfig
 from tests.worlds import LANGUAGES, small_run, small_store
 
