@@ -1,5 +1,5 @@
-"""Model folders: one way for every command to find, check and load an encoder or a cross-encoder.
+"""Models: one way for every command to find, check, build and load an encoder or a cross-encoder.
 
-Weights are read from safetensors, and no code that comes with a model is run. What is wrong with a folder is a
-`ModelError` of one line, before the model is used.
+Weights are read from safetensors, and no code that comes with a model is run. A broken folder is a `ModelError` of one
+line, before the model is used.
 """

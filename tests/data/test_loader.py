@@ -117,7 +117,7 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def auxiliary_texts(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
     return (
-        AuxiliaryTexts("question_versions", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        AuxiliaryTexts("question_translations", "question", "other", how.tokenizer_json, how.question_prompt, 12),
         AuxiliaryTexts("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
     )
 
@@ -196,7 +196,7 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
 
 def test_auxiliary_texts_with_invalid_rules_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, _, how = world
-    auxiliary = AuxiliaryTexts("question_versions", "question", "any", how.tokenizer_json, "", 12)
+    auxiliary = AuxiliaryTexts("question_translations", "question", "any", how.tokenizer_json, "", 12)
     with refused(PlanError, "TRANSLATION_RULE", "'any'"):
         Loader(LoaderConfig(path, PlanConfig(), how, auxiliary_texts=(auxiliary,)))
 

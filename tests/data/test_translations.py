@@ -109,7 +109,7 @@ def test_items_in_one_language_have_no_other() -> None:
 @pytest.mark.parametrize("settings", POLICIES[::3], ids=lambda settings: "-".join(map(str, settings.values())))
 def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) -> None:
     made = plan(GROUPS, [(("de", "en"), 140), (("en",), 300)], batch_size=200, **settings)
-    shares = require_translations(made, "question_versions", rule)
+    shares = require_translations(made, "question_translations", rule)
     served: dict[str, list[float]] = {}
     by_dataset = {
         info.name: TranslationSampler(info, made.languages, "question", TranslationRule.parse(rule), 0)
@@ -124,24 +124,24 @@ def test_shares_are_those_of_the_rows(rule: str, settings: dict[str, object]) ->
 
 def test_what_the_data_cannot_serve_is_said_before(caplog: pytest.LogCaptureFixture) -> None:
     alone = plan([(("en",), 50), (("de",), 30)], policy="mono")
-    with refused(PlanError, "NO_TRANSLATIONS", "question_versions: other", "de, en"):
-        require_translations(alone, "question_versions", "other")
+    with refused(PlanError, "NO_TRANSLATIONS", "question_translations: other", "de, en"):
+        require_translations(alone, "question_translations", "other")
     with refused(PlanError, "NO_TRANSLATIONS", "teacher_passages: pivot:en", "in another language too"):
         require_translations(alone, "teacher_passages", "pivot:en")
     with refused(PlanError, "NO_TRANSLATIONS", "texts in fr", "only de, en"):
-        require_translations(alone, "question_versions", "pivot:fr")
+        require_translations(alone, "question_translations", "pivot:fr")
     apart = plan([(("en",), 50)], [(("de", "ru"), 30)], policy="mono", languages=("de", "ru"))
     with refused(PlanError, "NO_TRANSLATIONS", "exactly:en", "exists in en"):
         require_translations(apart, "teacher_questions", "exactly:en")
     assert not caplog.text
     few = plan([(("de", "en"), 10), (("en",), 90)], policy="hybrid", batch_size=10)
     # German rows, every second batch, are all parallel; of the English ones a tenth.
-    assert require_translations(few, "question_versions", "other") == pytest.approx({"mono": 0.55, "cross": 1.0})
+    assert require_translations(few, "question_translations", "other") == pytest.approx({"mono": 0.55, "cross": 1.0})
     assert not caplog.text
     assert require_translations(few, "teacher_passages", "exactly:de")["mono"] == pytest.approx(0.55)
     little = plan([(("de", "en"), 10), (("en",), 90)], policy="mixed", batch_size=10)
-    assert require_translations(little, "question_versions", "other") == pytest.approx({"mixed": 0.1})
-    assert "question_versions: other exists for only 10.0% of the rows of mixed batches" in caplog.text
+    assert require_translations(little, "question_translations", "other") == pytest.approx({"mixed": 0.1})
+    assert "question_translations: other exists for only 10.0% of the rows of mixed batches" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "others", "pivot", "pivot:", "exactly", "other:en", "other:", ":en"])

@@ -124,11 +124,11 @@ def test_flash_attention_is_refused_where_it_cannot_run(base: Path) -> None:
         with refused(ModelError, "MODEL_OPTION", "model.attention=flash_attention_2"):
             load_for_training(base, small(attention="flash_attention_2"))
     values: dict[str, Any] = {"name": "run", "store": "store", "model": {"attention": "flash_attention_2"}}
-    with pytest.raises(ValidationError, match="model.attention=flash_attention_2"):
+    with pytest.raises(ValidationError, match=r"model\.attention=flash_attention_2"):
         TrainConfig.model_validate(values)
     values["workers"] = {"gpu": True}
     TrainConfig.model_validate(values)
-    with pytest.raises(ValidationError, match="model.attention=flash_attention_2"):
+    with pytest.raises(ValidationError, match=r"model\.attention=flash_attention_2"):
         TrainConfig.model_validate({**values, "optimiser": {"precision": "fp32"}})
 
 

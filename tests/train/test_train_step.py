@@ -150,6 +150,17 @@ def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
     )
 
 
+def test_a_rank_without_a_text_for_the_teacher_takes_part() -> None:
+    plain = batch(1, mined=True, views=True)
+    missing = Tokens.from_lengths(np.empty(0, np.int32), np.zeros(NUM_ROWS, np.int32))
+    sections = {name: plain.texts[name] for name in plain.texts.bounds}
+    sections |= dict.fromkeys(("teacher_questions", "teacher_passages"), missing)
+    without = replace(plain, texts=TokenSections.concatenate(sections))
+    result = learner(torch.float64, loss=LossConfig(imitation={"weight": 0.5})).run(without)
+    assert result.parts["imitation"] == 0
+    assert result.loss == pytest.approx(learner(torch.float64).run(plain).loss, abs=1e-12)
+
+
 @pytest.mark.parametrize("activation_tokens", [None, 0, 40])
 def test_dropout_is_a_function_of_the_step_whatever_is_cached(activation_tokens: int | None) -> None:
     first = learner(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=None)

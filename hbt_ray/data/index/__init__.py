@@ -1,0 +1,1 @@
+"""What plan, store and stream share: the manifest, its index by language, keyed permutations, mined negatives."""

@@ -1,1 +1,1 @@
-"""The plan: which global batch a step trains on. Pure functions; nothing here reads data or knows a rank."""
+"""Which global batch a step trains on: pure functions that read no data and know no rank."""

@@ -1,1 +1,1 @@
-"""The stream: from the plan's rows to tokens in the training process."""
+"""From the rows of the plan to token ids in the training process."""

@@ -134,7 +134,7 @@ class TokenSections:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Whether each text is there, [texts]."""
+        """Whether each text exists, [texts]."""
         return self.tokens.lengths > 0
 
     def select(self, names: Sequence[str]) -> TokenSections:
