@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +47,7 @@ def write_text_keys(
     num_languages: NDArray[np.int64],
     num_shares: int,
 ) -> None:
-    """Write the hashes of the rows' texts, for `FindDuplicates`.
+    """Write the hashes of the rows' texts, for `find_duplicates`.
 
     Args:
         table: rows of the bucket that stay.
@@ -62,38 +61,31 @@ def write_text_keys(
     write_buckets(folder, f"{bucket.name}.keys.arrow", key_table, bucket_of(keys, num_shares), num_shares)
 
 
-@dataclass(frozen=True, slots=True)
-class FindDuplicates:
-    """Task: compare one share of the text hashes and write the duplicates, by bucket."""
+def find_duplicates(folder: Folder, keys: Folder, share: int, num_buckets: int) -> TaskResult:
+    """Task: compare one share of the text hashes and write the duplicates, by bucket.
 
-    folder: Folder
-    keys: Folder
-    """Folder with the files of `write_text_keys`."""
-    share: int
-    num_buckets: int
+    Args:
+        keys: folder with the files of `write_text_keys`.
 
-    def __call__(self) -> TaskResult:
-        """Dataset → number of duplicates."""
-        files = [(self.keys, f"{bucket:05d}.keys.arrow") for bucket in range(self.num_buckets)]
-        table = read_bucket(files, self.share)
-        dataset = table["dataset"].dictionary_encode().combine_chunks()
-        # Position of each dataset in alphabetical order.
-        ranks = np.argsort(np.argsort(np.array(dataset.dictionary.to_pylist(), dtype=object)))
-        key, num_languages, hashes, bucket = (
-            table[name].to_numpy() for name in ("key", "num_languages", "hash", "bucket")
-        )
-        dataset_rank = ranks[dataset.indices.to_numpy()] if len(table) else np.empty(0, np.int64)
-        order = np.lexsort((hashes, dataset_rank, -num_languages, key))
-        # All rows of a key but the first one.
-        duplicates = order[1:][key[order][1:] == key[order][:-1]]
-        removed = table.take(pa.array(duplicates))
-        write_buckets(
-            self.folder, f"{self.share:05d}.arrow", removed.select(["row"]), bucket[duplicates], self.num_buckets
-        )
-        return {"duplicates": Counter(removed["dataset"].to_pylist())}
+    Returns:
+        Dataset → number of duplicates.
+    """
+    files = [(keys, f"{bucket:05d}.keys.arrow") for bucket in range(num_buckets)]
+    table = read_bucket(files, share)
+    dataset = table["dataset"].dictionary_encode().combine_chunks()
+    # Position of each dataset in alphabetical order.
+    ranks = np.argsort(np.argsort(np.array(dataset.dictionary.to_pylist(), dtype=object)))
+    key, num_languages, hashes, bucket = (table[name].to_numpy() for name in ("key", "num_languages", "hash", "bucket"))
+    dataset_rank = ranks[dataset.indices.to_numpy()] if len(table) else np.empty(0, np.int64)
+    order = np.lexsort((hashes, dataset_rank, -num_languages, key))
+    # All rows of a key but the first one.
+    duplicates = order[1:][key[order][1:] == key[order][:-1]]
+    removed = table.take(pa.array(duplicates))
+    write_buckets(folder, f"{share:05d}.arrow", removed.select(["row"]), bucket[duplicates], num_buckets)
+    return {"duplicates": Counter(removed["dataset"].to_pylist())}
 
 
 def read_duplicates(folder: Folder, bucket: int, num_shares: int) -> NDArray[np.int64]:
-    """Sorted row numbers of a bucket's duplicates, which `FindDuplicates` wrote."""
+    """Sorted row numbers of a bucket's duplicates, which `find_duplicates` wrote."""
     shares = ((folder, f"{share:05d}.arrow") for share in range(num_shares))
     return np.sort(read_bucket(shares, bucket)["row"].to_numpy()).astype(np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from hbt_ray.console import Screen
@@ -13,10 +15,10 @@ from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.prepare.buckets import Bucket
 from hbt_ray.data.prepare.config import StoreConfig
 from hbt_ray.data.prepare.decontaminate import Decontaminator
-from hbt_ray.data.prepare.deduplicate import FindDuplicates
-from hbt_ray.data.prepare.group import GroupBucket
-from hbt_ray.data.prepare.read import ReadPart
-from hbt_ray.data.prepare.relevant_passages import FindEqualTexts, FindRelevantPassages, truncation_warning
+from hbt_ray.data.prepare.deduplicate import find_duplicates
+from hbt_ray.data.prepare.group import group_bucket
+from hbt_ray.data.prepare.read import read_part
+from hbt_ray.data.prepare.relevant_passages import find_equal_texts, find_relevant_passages, truncation_warning
 from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult, TaskRunner, in_process
 from hbt_ray.data.prepare.work_folder import (
     READ_FOLDER,
@@ -26,7 +28,7 @@ from hbt_ray.data.prepare.work_folder import (
     open_work_folder,
     remove_stale_shards,
 )
-from hbt_ray.data.prepare.write import AssembleBucket, dataset_layouts
+from hbt_ray.data.prepare.write import assemble_bucket, dataset_layouts, write_dataset_shard
 from hbt_ray.data.sources.source import SourcePart
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
@@ -102,25 +104,53 @@ class _Pipeline:
     def run(self) -> PrepareResult:
         reads = self._read()
         self._check_rejections(reads, groups=[])
-        buckets = self._buckets(reads)
+        files = tuple(
+            (self.runner.folder / read["key"], f"{number:05d}.arrow")
+            for read in reads
+            for number in range(read["num_files"])
+        )
+        buckets = [Bucket(files, number) for number in range(self.num_buckets)] if files else []
         num_shares = max(1, self.num_buckets // _BUCKETS_PER_SHARE) if buckets else 0
 
-        groups = self._group(buckets, num_shares)
+        folders = [self._folder(stage) for stage in ("group", "duplicates", "equal", "relevant", "assemble")]
+        grouped, duplicates, equal, relevant, assembled = folders
+        decontaminator, deduplicate = self._decontaminator(), self.config.deduplicate
+        groups = self._run("group", "grouping", [
+            partial(group_bucket, grouped, bucket, decontaminator, num_shares, deduplicate) for bucket in buckets
+        ])  # fmt: skip
         self._check_rejections(reads, groups)
-        duplicates = self._find_duplicates(len(buckets), num_shares)
-        self._find_relevant_passages(len(buckets), num_shares)
-        assembled = self._assemble(buckets, num_shares)
-        manifest = Manifest(datasets=self._write_shards(assembled, reads), spec=self.fingerprint)
+        duplicate_counts = self._run("duplicates", "finding duplicates", [
+            partial(find_duplicates, duplicates, grouped, share, len(buckets))
+            for share in range(num_shares if deduplicate else 0)
+        ])  # fmt: skip
+        self._run("equal", "finding equal questions and passages", [
+            partial(find_equal_texts, equal, grouped, share, len(buckets)) for share in range(num_shares)
+        ])  # fmt: skip
+        truncated = self._run("relevant", "finding right passages", [
+            partial(find_relevant_passages, relevant, equal, num_shares, len(buckets)) for _ in buckets[:1]
+        ])  # fmt: skip
+        if warning := truncation_warning(truncated):
+            self.runner.screen.say(warning)
+        removed = duplicates if deduplicate else None
+        items = self._run("assemble", "assembling items", [
+            partial(assemble_bucket, assembled, bucket, grouped, removed, relevant, num_shares) for bucket in buckets
+        ])  # fmt: skip
+
+        manifest = Manifest(datasets=self._write_shards(assembled, items, reads), spec=self.fingerprint)
         result = PrepareResult(
             manifest,
             num_read=sum(read["num_read"] for read in reads),
             rejected=_sum_counts([*reads, *groups], "rejected"),
             overlapping=_sum_counts(groups, "overlapping"),
-            duplicates=_sum_counts(duplicates, "duplicates"),
+            duplicates=_sum_counts(duplicate_counts, "duplicates"),
         )
         self._check_result(result)
         self._publish(manifest, reads, len(buckets))
         return result
+
+    def _run(self, stage: str, description: str, tasks: Sequence[Task]) -> list[TaskResult]:
+        keys = (f"{self.fingerprint}/{stage}/{number:05d}" for number in range(len(tasks)))
+        return self.runner.run(description, dict(zip(keys, tasks, strict=True)))
 
     def _read(self) -> list[TaskResult]:
         tasks: dict[str, Task] = {}
@@ -130,34 +160,9 @@ class _Pipeline:
             parts: Sequence[SourcePart] = source.parts()
             for part_number, part in enumerate(parts):
                 key = f"{name}/{part_number:05d}"
-                tasks[key] = ReadPart(
-                    self.runner.folder / key,
-                    source.name,
-                    source.licence,
-                    part,
-                    self.config.languages,
-                    self.num_buckets,
-                    self.config.seed,
-                )
+                folder, config = self.runner.folder / key, self.config
+                tasks[key] = partial(read_part, folder, source, part, config.languages, self.num_buckets, config.seed)
         return self.runner.run("reading", tasks)
-
-    def _buckets(self, reads: Sequence[TaskResult]) -> list[Bucket]:
-        files = tuple(
-            (self.runner.folder / read["key"], f"{number:05d}.arrow")
-            for read in reads
-            for number in range(read["num_files"])
-        )
-        return [Bucket(files, number) for number in range(self.num_buckets)] if files else []
-
-    def _group(self, buckets: Sequence[Bucket], num_shares: int) -> list[TaskResult]:
-        decontaminator, folder = self._decontaminator(), self._folder("group")
-        tasks = {
-            self._key("group", bucket.number): GroupBucket(
-                folder, bucket, decontaminator, num_shares, self.config.deduplicate
-            )
-            for bucket in buckets
-        }
-        return self.runner.run("grouping", tasks)
 
     def _decontaminator(self) -> Decontaminator | None:
         if not self.config.decontaminate:
@@ -166,49 +171,19 @@ class _Pipeline:
         rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, SourceRow))
         return Decontaminator(text for row in rows for text in (row.question, row.passage))
 
-    def _find_duplicates(self, num_buckets: int, num_shares: int) -> list[TaskResult]:
-        folder, grouped = self._folder("duplicates"), self._folder("group")
-        tasks = {
-            self._key("duplicates", share): FindDuplicates(folder, grouped, share, num_buckets)
-            for share in range(num_shares if self.config.deduplicate else 0)
-        }
-        return self.runner.run("finding duplicates", tasks)
-
-    def _find_relevant_passages(self, num_buckets: int, num_shares: int) -> None:
-        grouped, pairs = self._folder("group"), self._folder("equal")
-        share_tasks = {
-            self._key("equal", share): FindEqualTexts(pairs, grouped, share, num_buckets) for share in range(num_shares)
-        }
-        self.runner.run("finding equal questions and passages", share_tasks)
-        if num_buckets:
-            task = FindRelevantPassages(self._folder("relevant"), pairs, num_shares, num_buckets)
-            results = self.runner.run("finding right passages", {self._key("relevant", 0): task})
-            if warning := truncation_warning(results):
-                self.runner.screen.say(warning)
-
-    def _assemble(self, buckets: Sequence[Bucket], num_shares: int) -> list[TaskResult]:
-        duplicates = self._folder("duplicates") if self.config.deduplicate else None
-        folder, grouped, relevant = (self._folder(stage) for stage in ("assemble", "group", "relevant"))
-        tasks = {
-            self._key("assemble", bucket.number): AssembleBucket(
-                folder, bucket, grouped, duplicates, relevant, num_shares
-            )
-            for bucket in buckets
-        }
-        return self.runner.run("assembling items", tasks)
-
-    def _write_shards(self, assembled: Sequence[TaskResult], reads: Sequence[TaskResult]) -> tuple[DatasetInfo, ...]:
-        layouts = list(dataset_layouts(self.store, self._folder("assemble"), assembled, self.config.shard_items))
+    def _write_shards(
+        self, assembled: Folder, items: Sequence[TaskResult], reads: Sequence[TaskResult]
+    ) -> tuple[DatasetInfo, ...]:
+        layouts = list(dataset_layouts(items, self.config.shard_items))
         check_dataset_folders(self.store, [layout.name for layout in layouts])
-        keys = {
-            layout.name: [self._key(f"write/{layout.name}", shard.number) for shard in layout.shards]
+        tasks: dict[str, Task] = {
+            f"{self.fingerprint}/write/{layout.name}/{number:05d}": partial(
+                write_dataset_shard, self.store, assembled, layout.name, number, slices, layout.text_columns
+            )
             for layout in layouts
+            for number, slices in enumerate(layout.shards)
         }
-        tasks = {key: shard for layout in layouts for key, shard in zip(keys[layout.name], layout.shards, strict=True)}
-        shards = {
-            result["key"]: Shard(**{field: result[field] for field in Shard.model_fields})
-            for result in self.runner.run("writing shards", tasks)
-        }
+        results = iter(self.runner.run("writing shards", tasks))
         licences: defaultdict[str, dict[str, str]] = defaultdict(dict)  # Dataset → source → licence
         for read in reads:
             for name in read["datasets"]:
@@ -218,7 +193,10 @@ class _Pipeline:
                 name=layout.name,
                 groups=layout.groups,
                 max_right=layout.max_right,
-                shards=tuple(shards[key] for key in keys[layout.name]),
+                shards=tuple(
+                    Shard(**{field: result[field] for field in Shard.model_fields})
+                    for result in islice(results, len(layout.shards))
+                ),
                 sources=tuple(licences[layout.name]),
                 licences=tuple(sorted({*licences[layout.name].values()} - {""})),
             )
@@ -282,9 +260,6 @@ class _Pipeline:
 
     def _folder(self, stage: str) -> Folder:
         return self.runner.folder / self.fingerprint / stage
-
-    def _key(self, stage: str, number: int) -> str:
-        return f"{self.fingerprint}/{stage}/{number:05d}"
 
 
 def _sum_counts(results: Iterable[TaskResult], name: str) -> Counter[str]:

@@ -17,7 +17,7 @@ from hbt_ray.data.formats.source_row import BadRow, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.buckets import ROW_SCHEMA, bucket_of, rejection_record, write_buckets
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
-from hbt_ray.data.sources.source import SourcePart
+from hbt_ray.data.sources.source import Source, SourcePart
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.folder import Folder
 
@@ -29,54 +29,48 @@ _DATASET_NAME = re.compile(r"(?!(?:manifest\.json|rejected\.jsonl|removed\.jsonl
 """Names of folders that do not collide with these files; 60 characters are at most 240 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadPart:
-    """Task: read one part of a source into files of buckets in `folder`."""
+def read_part(
+    folder: Folder, source: Source, part: SourcePart, languages: Mapping[str, str], num_buckets: int, seed: int
+) -> TaskResult:
+    """Task: read one part of a source into files of buckets in `folder`.
 
-    folder: Folder
-    name: str
-    """Name of the source; the dataset of rows that name none."""
-    licence: str
-    part: SourcePart
-    languages: Mapping[str, str]
-    """Language in the source → language in the store."""
-    num_buckets: int
-    seed: int
+    Args:
+        languages: language in the source → language in the store.
 
-    def __call__(self) -> TaskResult:
-        """Numbers of rows and files, reasons of rejections, and the datasets in this part.
+    Returns:
+        Numbers of rows and files, reasons of rejections, and the datasets in this part.
 
-        Raises:
-            SourceError: the source is missing or malformed.
-        """
-        writer = _RowWriter(self.folder, self.num_buckets)
-        rejections: list[dict[str, str]] = []
-        datasets: set[str] = set()
-        languages = _LanguageNames(self.languages)
-        num_read = 0
-        for row in self.part.rows():
-            num_read += 1
-            if isinstance(row, BadRow):
-                rejections.append(rejection_record(row.where, row.reason))
-                continue
-            dataset = row.dataset or self.name
-            language = languages[row.language]
-            if reason := _problem(row, dataset, language):
-                rejections.append(rejection_record(row.where, reason, row.item_id, row.language))
-                continue
-            datasets.add(dataset)
-            writer.add(row, dataset, language, make_key(self.seed, dataset, row.item_id))
-        writer.flush()
-        self.folder.write("rejected.jsonl", encode_json_lines(rejections))
-        return {
-            "num_read": num_read,
-            "num_files": writer.num_files,
-            "rejected": Counter(record["reason"] for record in rejections),
-            "first_rejected": rejections[0] if rejections else None,
-            "datasets": sorted(datasets),
-            "source": self.name,
-            "licence": self.licence,
-        }
+    Raises:
+        SourceError: the source is missing or malformed.
+    """
+    writer = _RowWriter(folder, num_buckets)
+    rejections: list[dict[str, str]] = []
+    datasets: set[str] = set()
+    language_names = _LanguageNames(languages)
+    num_read = 0
+    for row in part.rows():
+        num_read += 1
+        if isinstance(row, BadRow):
+            rejections.append(rejection_record(row.where, row.reason))
+            continue
+        dataset = row.dataset or source.name
+        language = language_names[row.language]
+        if reason := _problem(row, dataset, language):
+            rejections.append(rejection_record(row.where, reason, row.item_id, row.language))
+            continue
+        datasets.add(dataset)
+        writer.add(row, dataset, language, make_key(seed, dataset, row.item_id))
+    writer.flush()
+    folder.write("rejected.jsonl", encode_json_lines(rejections))
+    return {
+        "num_read": num_read,
+        "num_files": writer.num_files,
+        "rejected": Counter(record["reason"] for record in rejections),
+        "first_rejected": rejections[0] if rejections else None,
+        "datasets": sorted(datasets),
+        "source": source.name,
+        "licence": source.licence,
+    }
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ is relevant ("right") for a question if any item of the question's class has it.
 with passages (the loss and its terms, mined negatives, the validation measures) reads the keys written here, so that a
 relevant passage never counts as a negative.
 
-    GroupBucket ─keys of ids and texts─▶ FindEqualTexts ─pairs of items─▶ FindRelevantPassages ─▶ AssembleBucket
+    group_bucket ─keys of ids and texts─▶ find_equal_texts ─pairs of items─▶ find_relevant_passages ─▶ assemble_bucket
 
 Items are identified by the hash of (dataset, item id). The key of a class of passages is the smallest hash of an item
-in it. `FindRelevantPassages` is a single task. It needs about 100 bytes for each item that shares a question or a
+in it. `find_relevant_passages` is a single task. It needs about 100 bytes for each item that shares a question or a
 passage with another item; items that share nothing do not reach it.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +45,7 @@ _ITEMS_AT_ONCE = 4_096
 
 
 def write_identity_keys(folder: Folder, bucket: Bucket, table: pa.Table, num_shares: int) -> None:
-    """Write the hashes of ids and texts of all questions and passages, for `FindEqualTexts`.
+    """Write the hashes of ids and texts of all questions and passages, for `find_equal_texts`.
 
     Args:
         table: rows of the bucket that stay.
@@ -83,53 +82,45 @@ def _hash(*parts: str) -> int:
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "little")
 
 
-@dataclass(frozen=True, slots=True)
-class FindEqualTexts:
-    """Task: compare one share of the identity keys and write pairs of items with equal keys."""
+def find_equal_texts(folder: Folder, keys: Folder, share: int, num_buckets: int) -> TaskResult:
+    """Task: compare one share of the identity keys and write pairs of items with equal keys.
 
-    folder: Folder
-    keys: Folder
-    """Folder with the files of `write_identity_keys`."""
-    share: int
-    num_buckets: int
-
-    def __call__(self) -> TaskResult:
-        files = [(self.keys, f"{bucket:05d}.identity.arrow") for bucket in range(self.num_buckets)]
-        key, is_passage, item = (read_bucket(files, self.share)[name].to_numpy() for name in _IDENTITY_KEYS.names)
-        order = np.lexsort((item, key))
-        key, is_passage, item = key[order], is_passage[order], item[order]
-        new_key, new_item = (np.append(True, column[1:] != column[:-1])[: len(key)] for column in (key, item))
-        starts = np.flatnonzero(new_key)
-        first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))
-        # Pair each item of a key with the first one only: a star has the same connected components as all pairs.
-        pairs = new_item & ~new_key
-        with self.folder.create_arrow(f"{self.share:05d}.arrow", _PAIRS) as writer:
-            writer.write(pa.table([is_passage[pairs], first[pairs], item[pairs]], schema=_PAIRS))
-        return {}
+    Args:
+        keys: folder with the files of `write_identity_keys`.
+    """
+    files = [(keys, f"{bucket:05d}.identity.arrow") for bucket in range(num_buckets)]
+    key, is_passage, item = (read_bucket(files, share)[name].to_numpy() for name in _IDENTITY_KEYS.names)
+    order = np.lexsort((item, key))
+    key, is_passage, item = key[order], is_passage[order], item[order]
+    new_key, new_item = (np.append(True, column[1:] != column[:-1])[: len(key)] for column in (key, item))
+    starts = np.flatnonzero(new_key)
+    first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))
+    # Pair each item of a key with the first one only: a star has the same connected components as all pairs.
+    pairs = new_item & ~new_key
+    with folder.create_arrow(f"{share:05d}.arrow", _PAIRS) as writer:
+        writer.write(pa.table([is_passage[pairs], first[pairs], item[pairs]], schema=_PAIRS))
+    return {}
 
 
-@dataclass(frozen=True, slots=True)
-class FindRelevantPassages:
-    """Task: join the pairs to classes and write, by bucket, the items that share a question or passage."""
+def find_relevant_passages(folder: Folder, pairs: Folder, num_shares: int, num_buckets: int) -> TaskResult:
+    """Task: join the pairs to classes and write, by bucket, the items that share a question or passage.
 
-    folder: Folder
-    pairs: Folder
-    """Folder with the files of `FindEqualTexts`."""
-    num_shares: int
-    num_buckets: int
+    Args:
+        pairs: folder with the files of `find_equal_texts`.
 
-    def __call__(self) -> TaskResult:
-        """The number of questions with more relevant passages than an item lists."""
-        tables = [self.pairs.open_arrow(f"{share:05d}.arrow").read_all() for share in range(self.num_shares)]
-        is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
-        questions, passages = (_find_classes(first[side], other[side]) for side in (~is_passage, is_passage))
-        relevant = _passages_by_question(questions, passages)
-        items = np.union1d(questions.items, passages.items)
-        ends = np.searchsorted(bucket_of(items, self.num_buckets), np.arange(self.num_buckets), side="right")
-        with self.folder.create_arrow(_FILE, _ITEMS) as writer:
-            for bucket_items in np.split(items, ends[:-1]):
-                writer.write(_item_records(bucket_items, questions, passages, relevant))
-        return {"num_truncated": int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())}
+    Returns:
+        The number of questions with more relevant passages than an item lists.
+    """
+    tables = [pairs.open_arrow(f"{share:05d}.arrow").read_all() for share in range(num_shares)]
+    is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
+    questions, passages = (_find_classes(first[side], other[side]) for side in (~is_passage, is_passage))
+    relevant = _passages_by_question(questions, passages)
+    items = np.union1d(questions.items, passages.items)
+    ends = np.searchsorted(bucket_of(items, num_buckets), np.arange(num_buckets), side="right")
+    with folder.create_arrow(_FILE, _ITEMS) as writer:
+        for bucket_items in np.split(items, ends[:-1]):
+            writer.write(_item_records(bucket_items, questions, passages, relevant))
+    return {"num_truncated": int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())}
 
 
 def truncation_warning(results: Sequence[TaskResult]) -> str:
@@ -144,7 +135,7 @@ def truncation_warning(results: Sequence[TaskResult]) -> str:
 
 
 class RelevantPassages:
-    """The result of `FindRelevantPassages` for the items of one bucket."""
+    """The result of `find_relevant_passages` for the items of one bucket."""
 
     def __init__(self, folder: Folder, bucket: int) -> None:
         self._batch = folder.open_arrow(_FILE).get_batch(bucket)

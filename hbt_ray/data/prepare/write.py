@@ -8,7 +8,6 @@ numbers of items, and every shard is a list of slices of sorted buckets.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,47 +31,44 @@ LanguageCounts = dict[tuple[str, ...], int]
 """Set of languages → number of items."""
 
 
-@dataclass(frozen=True, slots=True)
-class AssembleBucket:
-    """Task: write the items of a bucket, one file per dataset."""
+def assemble_bucket(
+    folder: Folder, bucket: Bucket, grouped: Folder, duplicates: Folder | None, relevant: Folder, num_shares: int
+) -> TaskResult:
+    """Task: write the items of a bucket, one file per dataset.
 
-    folder: Folder
-    bucket: Bucket
-    grouped: Folder
-    """Folder of `GroupBucket`."""
-    duplicates: Folder | None
-    """Folder of `FindDuplicates`; None if duplicates are kept."""
-    relevant: Folder
-    """Folder of `FindRelevantPassages`."""
-    num_shares: int
+    Args:
+        grouped: folder of `group_bucket`.
+        duplicates: folder of `find_duplicates`; None if duplicates are kept.
+        relevant: folder of `find_relevant_passages`.
 
-    def __call__(self) -> TaskResult:
-        """For each dataset: its sets of languages with numbers of items, whether it has answers, and the largest number
-        of right passages of a question."""
-        table, name = self.bucket.table(), self.bucket.name
-        rows = self.grouped.open_arrow(f"{name}.arrow").read_all()["row"].to_numpy()
-        duplicates = np.empty(0, np.int64)
-        if self.duplicates is not None:
-            duplicates = read_duplicates(self.duplicates, self.bucket.number, self.num_shares)
-        removals = (
-            removal_record(table, row, "another item has the same text", table["question"][row].as_py(), num_rows=1)
-            for row in duplicates.tolist()
-        )
-        self.folder.write(f"{name}.removed.jsonl", encode_json_lines(removals))
-        table = table.take(pa.array(np.setdiff1d(rows, duplicates)))
-        datasets, relevant = {}, RelevantPassages(self.relevant, self.bucket.number)
-        for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
-            dataset_rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
-            items, groups = _assemble(dataset_rows, relevant)
-            # Uncompressed, because `WriteShard` takes slices of the memory-mapped file.
-            with self.folder.create_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as writer:
-                writer.write(items)
-            datasets[dataset] = {
-                "groups": groups,
-                "answers": any(column.startswith("answer.") for column in items.column_names),
-                "max_right": 1 + pc.max(pc.list_value_length(items[RIGHT_KEYS])).as_py(),
-            }
-        return {"datasets": datasets}
+    Returns:
+        For each dataset: its sets of languages with numbers of items, whether it has answers, and the largest number of
+        right passages of a question.
+    """
+    table, name = bucket.table(), bucket.name
+    rows = grouped.open_arrow(f"{name}.arrow").read_all()["row"].to_numpy()
+    copies = np.empty(0, np.int64)
+    if duplicates is not None:
+        copies = read_duplicates(duplicates, bucket.number, num_shares)
+    removals = (
+        removal_record(table, row, "another item has the same text", table["question"][row].as_py(), num_rows=1)
+        for row in copies.tolist()
+    )
+    folder.write(f"{name}.removed.jsonl", encode_json_lines(removals))
+    table = table.take(pa.array(np.setdiff1d(rows, copies)))
+    datasets, passages = {}, RelevantPassages(relevant, bucket.number)
+    for dataset in sorted(pc.unique(table["dataset"]).to_pylist()):
+        dataset_rows = table.filter(pc.equal(table["dataset"], dataset)).combine_chunks()
+        items, groups = _assemble(dataset_rows, passages)
+        # Uncompressed, because `write_dataset_shard` takes slices of the memory-mapped file.
+        with folder.create_arrow(f"{name}/{dataset}.arrow", items.schema, compression=None) as writer:
+            writer.write(items)
+        datasets[dataset] = {
+            "groups": groups,
+            "answers": any(column.startswith("answer.") for column in items.column_names),
+            "max_right": 1 + pc.max(pc.list_value_length(items[RIGHT_KEYS])).as_py(),
+        }
+    return {"datasets": datasets}
 
 
 def _assemble(rows: pa.Table, relevant: RelevantPassages) -> tuple[pa.Table, list[tuple[list[str], int]]]:
@@ -119,44 +115,41 @@ class Slice(NamedTuple):
     num_items: int
 
 
-@dataclass(frozen=True, slots=True)
-class WriteShard:
-    """Task: write one shard from slices of the assembled buckets."""
+def write_dataset_shard(
+    store: Folder, assembled: Folder, dataset: str, number: int, slices: Sequence[Slice], text_columns: Sequence[str]
+) -> TaskResult:
+    """Task: write one shard from slices of the assembled buckets.
 
-    folder: Folder
-    """Folder of the store."""
-    assembled: Folder
-    """Folder of `AssembleBucket`."""
-    dataset: str
-    number: int
-    slices: tuple[Slice, ...]
-    text_columns: tuple[str, ...]
-    """Such as `question.de`."""
+    Args:
+        assembled: folder of `assemble_bucket`.
+        text_columns: such as `question.de`.
 
-    def __call__(self) -> TaskResult:
-        """File, number of items and checksums, for the manifest."""
-        schema = pa.schema(
-            [("item_id", pa.string()), ("passage_id", pa.string())]
-            + [(PASSAGE_KEY, pa.int64()), (RIGHT_KEYS, pa.list_(pa.int64()))]
-            + [(column, pa.string()) for column in self.text_columns]
-        )
-        file = f"{self.dataset}/{self.number:05d}.arrow"
-        table = pa.concat_tables([self._items(part, schema) for part in self.slices])
-        # Rebuilt from Python values: slices and concatenations have equal values, but not always equal bytes.
-        batches = [
-            pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
-            for start in range(0, len(table), BATCH_ITEMS)
-        ]
-        with self.folder.create(file) as stream:
-            checksums = write_shard(stream, batches)
-        return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
+    Returns:
+        File, number of items and checksums, for the manifest.
+    """
+    schema = pa.schema(
+        [("item_id", pa.string()), ("passage_id", pa.string())]
+        + [(PASSAGE_KEY, pa.int64()), (RIGHT_KEYS, pa.list_(pa.int64()))]
+        + [(column, pa.string()) for column in text_columns]
+    )
+    file = f"{dataset}/{number:05d}.arrow"
+    table = pa.concat_tables([_items(assembled, dataset, part, schema) for part in slices])
+    # Rebuilt from Python values: slices and concatenations have equal values, but not always equal bytes.
+    batches = [
+        pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
+        for start in range(0, len(table), BATCH_ITEMS)
+    ]
+    with store.create(file) as stream:
+        checksums = write_shard(stream, batches)
+    return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
 
-    def _items(self, part: Slice, schema: pa.Schema) -> pa.Table:
-        items = self.assembled.open_arrow(f"{part.bucket:05d}/{self.dataset}.arrow").read_all()
-        items = items.slice(part.start, part.num_items)
-        absent = pa.nulls(len(items), pa.string())
-        columns = [items[name] if name in items.column_names else absent for name in schema.names]
-        return pa.table(columns, schema=schema)
+
+def _items(assembled: Folder, dataset: str, part: Slice, schema: pa.Schema) -> pa.Table:
+    items = assembled.open_arrow(f"{part.bucket:05d}/{dataset}.arrow").read_all()
+    items = items.slice(part.start, part.num_items)
+    absent = pa.nulls(len(items), pa.string())
+    columns = [items[name] if name in items.column_names else absent for name in schema.names]
+    return pa.table(columns, schema=schema)
 
 
 class DatasetLayout(NamedTuple):
@@ -164,18 +157,18 @@ class DatasetLayout(NamedTuple):
 
     name: str
     groups: tuple[LanguageGroup, ...]
-    shards: tuple[WriteShard, ...]
+    shards: tuple[tuple[Slice, ...], ...]
+    text_columns: tuple[str, ...]
+    """Such as `question.de`."""
     max_right: int
     """Largest number of right passages of a question."""
 
 
-def dataset_layouts(
-    store: Folder, assembled: Folder, results: Sequence[TaskResult], shard_items: int
-) -> Iterator[DatasetLayout]:
+def dataset_layouts(results: Sequence[TaskResult], shard_items: int) -> Iterator[DatasetLayout]:
     """The layout of every dataset.
 
     Args:
-        results: of `AssembleBucket`, bucket by bucket.
+        results: of `assemble_bucket`, bucket by bucket.
     """
     for name in sorted({name for result in results for name in result["datasets"]}):
         empty = {"groups": [], "answers": False, "max_right": 1}
@@ -185,11 +178,8 @@ def dataset_layouts(
         sides = SIDES if any(part["answers"] for part in parts) else SIDES[:2]
         languages = sorted({language for group in groups for language in group.languages})
         columns = tuple(f"{side}.{language}" for language in languages for side in sides)
-        shards = tuple(
-            WriteShard(store, assembled, name, number, slices, columns)
-            for number, slices in enumerate(shard_slices(buckets, shard_items))
-        )
-        yield DatasetLayout(name, groups, shards, max(part["max_right"] for part in parts))
+        shards = tuple(shard_slices(buckets, shard_items))
+        yield DatasetLayout(name, groups, shards, columns, max(part["max_right"] for part in parts))
 
 
 def language_groups(buckets: Sequence[LanguageCounts]) -> tuple[LanguageGroup, ...]:
