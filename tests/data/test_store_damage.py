@@ -187,6 +187,7 @@ def test_a_task_that_crashes_its_process_is_not_retried_for_ever(
     store = write_store(tmp_path / "store", shard_items=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
+    monkeypatch.setattr("hbt_ray.data.stream.stream._MAX_RETRIES", 1)  # Each retry starts a process.
     loader = CrashingLoaderConfig(store.location, PlanConfig(batch_size=24), how)
     with pytest.raises(HbtError) as caught:
         list(stream(loader, range(6), 0, 1, StreamConfig(rows_per_task=24)))
