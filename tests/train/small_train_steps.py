@@ -1,4 +1,4 @@
-"""Learners on small bases that have learned a little."""
+"""Train steps on small base encoders, some after a few steps of training."""
 
 from __future__ import annotations
 

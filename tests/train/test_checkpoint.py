@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, copies of a moment, and no code in them."""
+"""Checkpoints: undamaged or refused, copies of one moment, and without code in them."""
 
 from __future__ import annotations
 

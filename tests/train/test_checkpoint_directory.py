@@ -1,4 +1,4 @@
-"""The shelf: whole checkpoints only, the newest of them, and nothing lost by a kill, a full disk or a clean-up."""
+"""The checkpoint directory: undamaged checkpoints only, and nothing lost by a kill, a full disk or clean-up."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
 from tests.train.test_train_step import learner
 
 
-def publish(shelf: CheckpointDirectory, step: int) -> None:
-    with shelf.publishing(step) as folder:
+def publish(checkpoints: CheckpointDirectory, step: int) -> None:
+    with checkpoints.publishing(step) as folder:
         checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), step, PLAN))
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> CheckpointDirectory:
-    made = CheckpointDirectory(tmp_path / "checkpoints")
+def checkpoints(tmp_path: Path) -> CheckpointDirectory:
+    directory = CheckpointDirectory(tmp_path / "checkpoints")
     for step in (10, 20, 30):
-        publish(made, step)
-    return made
+        publish(directory, step)
+    return directory
 
 
-def newest_step(shelf: CheckpointDirectory) -> int:
-    found = shelf.newest()
+def newest_step(checkpoints: CheckpointDirectory) -> int:
+    found = checkpoints.newest()
     assert found is not None
-    assert found[0] == shelf.path(found[1].step)
+    assert found[0] == checkpoints.path(found[1].step)
     return found[1].step
 
 
-def test_an_empty_shelf_has_no_newest(tmp_path: Path) -> None:
+def test_an_empty_directory_has_no_newest(tmp_path: Path) -> None:
     assert CheckpointDirectory(tmp_path / "nothing").newest() is None
     assert CheckpointDirectory(tmp_path / "nothing").steps() == []
 
@@ -49,32 +49,34 @@ def test_an_empty_shelf_has_no_newest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
 def test_a_damaged_one_is_passed_over_with_a_warning(
-    shelf: CheckpointDirectory, name: str, damage: str, caplog: pytest.LogCaptureFixture
+    checkpoints: CheckpointDirectory, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert newest_step(shelf) == 30
-    spoil(shelf.path(30) / name, damage)
+    assert newest_step(checkpoints) == 30
+    spoil(checkpoints.path(30) / name, damage)
     with caplog.at_level(logging.WARNING):
-        assert newest_step(shelf) == 20
+        assert newest_step(checkpoints) == 20
     assert "step-00000030: damaged checkpoint" in caplog.text
     assert "going on from step 20 instead" in caplog.text
 
 
-def test_one_under_another_name_is_passed_over(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_under_another_name_is_passed_over(
+    checkpoints: CheckpointDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its files are whole, but its step is not the one it stands for."""
-    shelf.path(30).rename(shelf.path(35))
-    assert newest_step(shelf) == 20
+    checkpoints.path(30).rename(checkpoints.path(35))
+    assert newest_step(checkpoints) == 20
     assert "step-00000035" in caplog.text
 
 
-def test_when_none_is_whole_all_are_named(shelf: CheckpointDirectory) -> None:
-    for step in shelf.steps():
-        spoil(shelf.path(step) / FILES[0], "cut")
+def test_when_none_is_whole_all_are_named(checkpoints: CheckpointDirectory) -> None:
+    for step in checkpoints.steps():
+        spoil(checkpoints.path(step) / FILES[0], "cut")
     with pytest.raises(CheckpointError, match=r"step-00000030.*step-00000020.*step-00000010"):
-        shelf.newest()
+        checkpoints.newest()
 
 
-def test_a_block_that_fails_leaves_nothing(shelf: CheckpointDirectory) -> None:
-    before = sorted(path.name for path in shelf.root.rglob("*"))
+def test_a_block_that_fails_leaves_nothing(checkpoints: CheckpointDirectory) -> None:
+    before = sorted(path.name for path in checkpoints.root.rglob("*"))
     number = 0
 
     def full_disk(path: Path) -> None:
@@ -83,21 +85,21 @@ def test_a_block_that_fails_leaves_nothing(shelf: CheckpointDirectory) -> None:
         if number == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StorageError), shelf.publishing(40) as folder:
+    with pytest.raises(StorageError), checkpoints.publishing(40) as folder:
         checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), 40, PLAN), full_disk)
-    assert sorted(path.name for path in shelf.root.rglob("*")) == before
-    assert newest_step(shelf) == 30
+    assert sorted(path.name for path in checkpoints.root.rglob("*")) == before
+    assert newest_step(checkpoints) == 30
 
 
-def test_the_same_step_again_replaces_it(shelf: CheckpointDirectory) -> None:
-    with shelf.publishing(30) as folder:
+def test_the_same_step_again_replaces_it(checkpoints: CheckpointDirectory) -> None:
+    with checkpoints.publishing(30) as folder:
         checkpoint_format.write_checkpoint(
             folder, checkpoint_format.take_snapshot(learner(torch.float32), 30, {"seed": 5})
         )
-    found = shelf.newest()
+    found = checkpoints.newest()
     assert found is not None
     assert found[1].plan == {"seed": 5}
-    assert shelf.steps() == [10, 20, 30]
+    assert checkpoints.steps() == [10, 20, 30]
 
 
 @pytest.mark.parametrize(
@@ -117,44 +119,44 @@ def test_what_is_deleted(steps: list[int], needed: list[int], keep: int, gone: l
     assert steps_to_delete(steps, needed, keep) == gone
 
 
-def test_cleaning_up(shelf: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
-    shelf.prune(1, needed=[10])
-    assert shelf.steps() == [10, 30]
-    left = shelf.root / ".step-00000040.deadbeef"
+def test_cleaning_up(checkpoints: CheckpointDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints.prune(1, needed=[10])
+    assert checkpoints.steps() == [10, 30]
+    left = checkpoints.root / ".step-00000040.deadbeef"
     left.mkdir()
     (left / "weights.safetensors").write_bytes(b"half")
-    assert shelf.steps() == [10, 30]
-    shelf.delete_partial()
-    assert sorted(path.name for path in shelf.root.iterdir()) == ["step-00000010", "step-00000030"]
+    assert checkpoints.steps() == [10, 30]
+    checkpoints.delete_partial()
+    assert sorted(path.name for path in checkpoints.root.iterdir()) == ["step-00000010", "step-00000030"]
 
 
 SAVING = """
 import sys
 from pathlib import Path
 from tests.train.test_checkpoint_directory import CheckpointDirectory, publish
-shelf = CheckpointDirectory(Path(sys.argv[1]))
-shelf.delete_partial()
+checkpoints = CheckpointDirectory(Path(sys.argv[1]))
+checkpoints.delete_partial()
 print("ready", flush=True)
 for step in range(int(sys.argv[2]), 10_000):
-    publish(shelf, step)
-    shelf.prune(2)
+    publish(checkpoints, step)
+    checkpoints.prune(2)
     print(step, flush=True)
 """
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    shelf, chance, reached = CheckpointDirectory(tmp_path), random.Random(4), 0
-    publish(shelf, 1)
+    checkpoints, chance, reached = CheckpointDirectory(tmp_path), random.Random(4), 0
+    publish(checkpoints, 1)
     for _ in range(5):
-        command = [sys.executable, "-c", SAVING, str(tmp_path), str(newest_step(shelf) + 1)]
+        command = [sys.executable, "-c", SAVING, str(tmp_path), str(newest_step(checkpoints) + 1)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"ready\n"
             writer.stdout.readline()  # One is published.
             time.sleep(chance.uniform(0.01, 0.3))
             writer.send_signal(signal.SIGKILL)
-        steps = shelf.steps()
-        assert all(checkpoint_format.verify_checkpoint(shelf.path(step)).step == step for step in steps)
-        assert newest_step(shelf) == steps[-1] >= reached
+        steps = checkpoints.steps()
+        assert all(checkpoint_format.verify_checkpoint(checkpoints.path(step)).step == step for step in steps)
+        assert newest_step(checkpoints) == steps[-1] >= reached
         reached = steps[-1]
     assert reached > 1

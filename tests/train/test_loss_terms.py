@@ -1,4 +1,4 @@
-"""Terms: each by hand in plain numpy, and the same value and gradients on any number of ranks."""
+"""Loss terms: each equals a calculation in plain numpy, with the same value and gradients on any number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimiser: rates by table and by property, which parameters share one, and the average of the weights."""
+"""The optimiser: learning rates by table and by property, its parameter groups, and the average of the weights."""
 
 from __future__ import annotations
 

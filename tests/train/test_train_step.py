@@ -1,4 +1,5 @@
-"""The learner: ranks, chunks, caches and tiles learn what one plain pass learns; what is not finite stops all."""
+"""The train step: ranks, micro-batches, caches and tiles learn what one plain pass learns; a loss that is not finite
+stops all ranks."""
 
 from __future__ import annotations
 
@@ -102,9 +103,9 @@ def expected() -> dict[str, list[Tensor]]:
     for name, (settings, mined) in OBJECTIVES.items():
         encoder, config = TinyEncoder(torch.float64), LossConfig(**settings)
         log_scale = Objective(config).double().log_scale  # It was rounded to float32 before.
-        heat = torch.tensor(config.temperature, dtype=torch.float64) if log_scale is None else (-log_scale).exp()
+        temperature = torch.tensor(config.temperature, dtype=torch.float64) if log_scale is None else (-log_scale).exp()
         some = batch(1, mined=mined, views=bool(config.terms))
-        loss = reference_loss.loss(encoder, some, config, heat.double(), a_teacher(torch.float64))
+        loss = reference_loss.loss(encoder, some, config, temperature.double(), a_teacher(torch.float64))
         loss.backward()
         gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
         made[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]

@@ -1,4 +1,4 @@
-"""What a rank that is stuck says, and that it ends whatever happens to its words."""
+"""The watchdog reports place a rank is stuck, and ends the process whatever happens to the report."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from hbt_ray.train.driver.metrics_actor import MetricsActor
 from hbt_ray.train.worker.watchdog import Watchdog
 
 
-def test_a_stuck_rank_says_where_and_ends_after_it() -> None:
-    said: list[tuple[int, str]] = []
-    ended = threading.Event()
-    deadline = Watchdog(0.05, lambda step, where: said.append((step, where)), ended.set)
-    deadline.start(6)
-    deadline.start(7)
-    assert ended.wait(60)
-    assert [step for step, _ in said] == [7]
-    assert "threading.py" in said[0][1]
-    assert said[0][1].endswith("in wait")
+def test_a_stuck_rank_reports_where_and_exits_after_it() -> None:
+    reports: list[tuple[int, str]] = []
+    exited = threading.Event()
+    watchdog = Watchdog(0.05, lambda step, place: reports.append((step, place)), exited.set)
+    watchdog.start(6)
+    watchdog.start(7)
+    assert exited.wait(60)
+    assert [step for step, _ in reports] == [7]
+    assert "threading.py" in reports[0][1]
+    assert reports[0][1].endswith("in wait")
 
 
-def test_no_time_runs_while_it_rests() -> None:
-    ended = threading.Event()
-    deadline = Watchdog(0.05, lambda step, where: None, ended.set)
-    deadline.start(1)
-    deadline.pause()
-    assert not ended.wait(0.5)
+def test_no_time_runs_while_paused() -> None:
+    exited = threading.Event()
+    watchdog = Watchdog(0.05, lambda step, place: None, exited.set)
+    watchdog.start(1)
+    watchdog.pause()
+    assert not exited.wait(0.5)
 
 
-def test_a_rank_that_cannot_say_it_ends_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(step: int, where: str) -> None:
+def test_a_rank_whose_report_fails_exits_too(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(step: int, place: str) -> None:
         raise TimeoutError
 
-    ended = threading.Event()
-    Watchdog(0.05, refuse, ended.set).start(1)
-    assert ended.wait(60)
+    exited = threading.Event()
+    Watchdog(0.05, refuse, exited.set).start(1)
+    assert exited.wait(60)
     assert "step 1 was stuck at" in caplog.text
 
 
