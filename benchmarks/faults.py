@@ -53,7 +53,7 @@ class Trace(Hooks):
     pause: float = 0.0
     """Seconds added to every step, so that it takes about as long as one of a real model."""
 
-    def batch(self, rank: int, batch: RankBatch) -> None:
+    def on_batch(self, rank: int, batch: RankBatch) -> None:
         self.tell("batch", rank, batch.step)
         self._meet(batch.step, rank, "batch")
         time.sleep(self.pause)
@@ -239,7 +239,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
         ask(trace, rank)
     loader = LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model))
     for batch in stream(loader, range(start, config.optimiser.steps), rank, world_size, config.stream):
-        trace.batch(rank, batch)
+        trace.on_batch(rank, batch)
         learner.run(batch)
         trace.after_update(rank, batch.step)
         step = batch.step + 1

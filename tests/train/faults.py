@@ -56,7 +56,7 @@ class Faults(Hooks):
         """Places: batch, before_update, after_update, written (when the weights are on the disk, and no more)."""
         return replace(self, plan=(*self.plan, (step, rank, place, do)))
 
-    def batch(self, rank: int, batch: RankBatch) -> None:
+    def on_batch(self, rank: int, batch: RankBatch) -> None:
         seen = {"step": batch.step, "rank": rank, "items": batch.items.tolist(), "time": time.time()}
         with (self.folder / f"seen-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(seen) + "\n")

@@ -19,7 +19,7 @@ LOST_AFTER = 12
 class Unhurried(Hooks):
     """Leaves time for a node to be lost before the run is over."""
 
-    def batch(self, rank: int, batch: RankBatch) -> None:
+    def on_batch(self, rank: int, batch: RankBatch) -> None:
         time.sleep(0.3)
 
 

@@ -44,8 +44,8 @@ def settings(world: Path) -> TrainConfig:
 class Unhurried(faults.Faults):
     """Steps so slow that ranks have time to hear of what happens to the cluster before the run is over."""
 
-    def batch(self, rank: int, batch: RankBatch) -> None:
-        super().batch(rank, batch)
+    def on_batch(self, rank: int, batch: RankBatch) -> None:
+        super().on_batch(rank, batch)
         world_size = 12 // len(batch.items)
         time.sleep({1: 1.0, 2: 0.0, 3: 0.15}[world_size])
 
