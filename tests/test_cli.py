@@ -116,7 +116,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (("evaluate", "x/y", "--task", "worldfacts", "--task", "worldfacts=dev"), "is the name of 2 tasks"),
         (("evaluate", "x/y", "--task", "worldfacts", "--languages", "fr"), "worldfacts has no templates for fr"),
         (("report", "nowhere"), "no such run"),
-        (("report", "store"), "nothing was judged yet"),
+        (("report", "store"), "there are no results"),
         (("store", "inspect", "nowhere"), "StoreError: nowhere: no store"),
         (("store", "verify", "file:///nowhere"), "StoreError: file:///nowhere: no store"),
         (("train",), "Missing argument"),

@@ -1,22 +1,18 @@
-"""The figures of the study, from the results of the runs of recipes.sh.
+"""Draw the charts of the study, docs/study-*.svg.
 
-They need matplotlib, which nothing else here does:
-
-    pip install matplotlib
     python benchmarks/study/figures.py [--part NAME …] [--runs runs/study] [--docs docs]
+
+Charts over systems are drawn from docs/study.csv, which results.py writes; those by language need the runs themselves.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
+import altair as alt
 from results import arguments
 from systems import (
     DISTANCE,
@@ -27,119 +23,138 @@ from systems import (
     TRAINED,
     UNSEEN,
     WHOLE_TRAINED,
+    Figure,
     System,
     find_systems,
 )
 
+from hbt_ray.report.charts import Axis, Canvas, Row, picture, widened
+from hbt_ray.retrieval.significance import SeedInterval
+
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
-MARKS = {"lakda": "s", "alignment": "^", "erasure": "D"} | {fix: f"${fix[0]}$" for fix in FIXES}
-LEFT = ("cross-rows", "hybrid+erasure-30", "cross-12-layers-cold")  # Whose names would lie on another's.
-LINES = {"untrained": "#999999", "mono": "#b3541e", "hybrid-0.5": "#00696b", "cross-rows": "#4b3f9e"}
-plt.rcParams |= {
-    "svg.hashsalt": "hbt_ray",  # The same results give the same file.
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "figure.facecolor": "white",
-}
+POLICY_COLOURS = {"untrained": "muted", "mono": "cross", "hybrid": "mono", "cross": "mixed"}
+LABEL_LEFT = ("cross-rows", "hybrid+erasure-30", "cross-12-layers-cold")
+"""Systems with their name on the left, as another one stands on the right."""
+Values = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""System → run without its name, such as `-seed1` → title of a figure → value."""
 
 
-def over_alpha(systems: Mapping[str, System]) -> Any:
-    """The four figures over the share of monolingual batches: seeds as dots, means joined, Student's intervals."""
-    whole, axes = plt.subplots(1, len(FIGURES), figsize=(11, 2.7), layout="constrained")
-    points = {alpha: systems[name] for alpha, name in BY_ALPHA.items() if name in systems}
-    for axis, figure in zip(axes, FIGURES, strict=True):
-        estimates = [system.estimate(figure) for system in points.values()]
-        axis.errorbar(
-            list(points),
-            [estimate.mean for estimate in estimates],
-            [estimate.half or 0 for estimate in estimates],
-            color=LINES["hybrid-0.5"],
-            capsize=3,
+def read_values(path: Path, part: str) -> Values:
+    """The values of one part of the study from docs/study.csv."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["part"] == part:
+                seed = re.search(r"-seed\d+", row["run"])
+                numbers = {figure.title: float(row[figure.title]) for figure in FIGURES}
+                values.setdefault(row["system"], {})[seed[0] if seed else ""] = numbers
+    return values
+
+
+def over_alpha(values: Values) -> alt.HConcatChart:
+    """The four figures by the share of monolingual batches: seeds as dots, means joined, Student's intervals."""
+    points = {alpha: values[name] for alpha, name in BY_ALPHA.items() if name in values}
+    panels = []
+    for figure in FIGURES:
+        estimates = {
+            alpha: SeedInterval.of([run[figure.title] for run in runs.values()]) for alpha, runs in points.items()
+        }
+        rows = [
+            Row(alpha, estimate.mean, low=(estimate.interval or (estimate.mean,) * 2)[0],
+                high=(estimate.interval or (estimate.mean,) * 2)[1])
+            for alpha, estimate in estimates.items()
+        ]  # fmt: skip
+        seeds = [Row(alpha, value) for alpha, estimate in estimates.items() for value in estimate.values]
+        domain = widened(min(row.low for row in rows), max(row.high for row in rows))
+        canvas = Canvas(Axis("alpha", (-0.05, 1.05), ticks=tuple(BY_ALPHA)), Axis("", domain), {"": "mono"})
+        layers = alt.layer(
+            canvas.intervals(rows),
+            canvas.line(rows, width=1.25),
+            canvas.points(seeds, size=16, opacity=0.5, xOffset=6),
+            canvas.points(rows, size=49),
         )
-        for alpha, estimate in zip(points, estimates, strict=True):
-            axis.plot([alpha + 0.03] * len(estimate.values), estimate.values, ".", color="#00000070", markersize=4)
-        axis.set_title(figure.title + (" (higher is better)" if figure.higher else " (lower is better)"), fontsize=9)
-        axis.set_xticks(list(BY_ALPHA))
-        axis.set_xlabel("alpha: share of monolingual batches")
-    return whole
+        direction = "higher is better" if figure.higher else "lower is better"
+        panels.append(layers.properties(width=230, height=170, title=f"{figure.title} ({direction})"))
+    return alt.hconcat(*panels)
 
 
-def methods(systems: Mapping[str, System], trained: Sequence[str] = TRAINED, fixes: Sequence[str] = FIXES) -> Any:
-    """What each buys in one pool, and at which price in one language, for the seeds that all have.
+def methods(values: Values, trained: Sequence[str] = TRAINED, fixes: Sequence[str] = FIXES) -> alt.HConcatChart:
+    """What each system gains in one pool, and its price in one language, for the seeds that all systems have.
 
-    Thin lines lead from an encoder to its fixes.
+    Thin lines lead from an encoder to its transforms, each of which is marked by its first letter.
     """
-    fixed = [f"{name}+{fix}" for name in trained for fix in fixes]
-    names = [name for name in [*trained, *fixed] if name in systems]
-    seeds = frozenset.intersection(*(frozenset(systems[name].group) for name in names))
-    systems = {name: systems[name].only(seeds) for name in names}
-    whole, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for axis, figure in zip(axes, (MULTI_AP, DISTANCE), strict=True):
-        for name in (name for name in trained if name in systems):
-            colour = next(colour for policy, colour in LINES.items() if policy[:4] == name[:4])
-            at = [systems[name].estimate(each).mean for each in (MONO_AP, figure)]
-            axis.plot(*at, marker=next((mark for term, mark in MARKS.items() if term in name), "o"), color=colour)
-            side = -1 if name in LEFT else 1
-            axis.annotate(
-                re.sub(r"-([\d.]+|12-layers-cold)$", "", name), at, xytext=(6 * side, -10), textcoords="offset points",
-                ha="right" if side < 0 else "left", fontsize=8, color=colour,
-            )  # fmt: skip
-            for fix in (fix for fix in fixes if f"{name}+{fix}" in systems):
-                to = [systems[f"{name}+{fix}"].estimate(each).mean for each in (MONO_AP, figure)]
-                axis.plot([at[0], to[0]], [at[1], to[1]], "-", color=colour, linewidth=0.5, alpha=0.4)
-                axis.plot(*to, marker=MARKS[fix], color=colour, markersize=6)
-        axis.set_xlabel("mono AP")
-        axis.set_ylabel(figure.title + ("" if figure.higher else " (less is up)"))
-    axes[0].set_title("one pool of all languages: up and right is better", fontsize=9)
-    axes[1].set_title("language bias: up and right is better", fontsize=9)
-    axes[1].invert_yaxis()
-    handles = [
-        plt.Line2D([], [], marker=MARKS[fix], linestyle="", color="#555555", label=f"then {fix}") for fix in fixes
-    ]
-    axes[0].legend(handles=handles, fontsize=7, frameon=False)
-    return whole
+    transformed = [f"{name}+{fix}" for name in trained for fix in fixes]
+    names = [name for name in [*trained, *transformed] if name in values]
+    seeds = frozenset.intersection(*(frozenset(values[name]) for name in names))
 
+    def mean(name: str, figure: Figure) -> float:
+        return sum(values[name][seed][figure.title] for seed in seeds) / len(seeds)
 
-def by_language(systems: Mapping[str, System]) -> Any:
-    """AP by the language of the question, in its own corpus and in one pool of all; unseen languages stand apart."""
-    whole, axes = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained", sharex=True)
-    shown = {name: systems[name].mean.result for name in LINES if name in systems}
-    languages = sorted(next(iter(shown.values())).languages, key=lambda language: (language in UNSEEN, language))
-    for name, result in shown.items():
-        values = (
-            [result.pairs[language][language]["AP"] for language in languages],
-            [result.pool[language]["AP"] for language in languages],
+    panels = []
+    for figure, title in ((MULTI_AP, "one pool of all languages"), (DISTANCE, "language bias")):
+        places = {name: (mean(name, MONO_AP), mean(name, figure)) for name in names}
+        xs, ys = zip(*places.values(), strict=True)
+        label = figure.title if figure.higher else f"{figure.title} (less is up)"
+        axes = (
+            Axis("mono AP", widened(min(xs), max(xs))),
+            Axis(label, widened(min(ys), max(ys)), reverse=not figure.higher),
         )
-        for axis, heights in zip(axes, values, strict=True):
-            axis.plot(languages, heights, "o-", color=LINES[name], label=name, markersize=4, linewidth=0.8)
-    for axis, title in zip(axes, ("own language (mono AP)", "one pool of all languages (multi AP)"), strict=True):
-        axis.set_title(title, fontsize=9)
-        axis.axvspan(len(languages) - len(UNSEEN) - 0.5, len(languages) - 0.5, color="#00000010", linewidth=0)
-        axis.set_xlabel("language of the question; shaded: not trained on")
-        axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize=8, frameon=False)
-    return whole
+        canvas = Canvas(*axes, {policy: colour for policy, colour in POLICY_COLOURS.items() if policy != "untrained"})
+        encoders, moves, letters = [], [], []
+        for name in (name for name in trained if name in places):
+            policy = next(policy for policy in POLICY_COLOURS if name.startswith(policy[:4]))
+            encoders.append(Row(*places[name], re.sub(r"-([\d.]+|12-layers-cold)$", "", name), policy, group=name))
+            for fix in (fix for fix in fixes if f"{name}+{fix}" in places):
+                ends = (places[name], places[f"{name}+{fix}"])
+                moves += [Row(*end, series=policy, group=f"{name}+{fix}") for end in ends]
+                letters.append(Row(*ends[1], fix[0], policy))
+        left = [row for row in encoders if row.group in LABEL_LEFT]
+        layers = alt.layer(
+            canvas.line(moves, width=0.75, opacity=0.5),
+            canvas.points(encoders, size=64),
+            canvas.labels(letters, align="center", dx=0, dy=0, fontWeight="bold"),
+            canvas.labels([row for row in encoders if row not in left], dy=9),
+            canvas.labels(left, align="right", dx=-7, dy=9),
+        )
+        legend = ", ".join(f"{fix[0]}: then {fix}" for fix in fixes)
+        title = f"{title}: up and right is better ({legend})"
+        panels.append(layers.properties(width=470, height=330, title=title))
+    return alt.hconcat(*panels)
 
 
-DRAWN = {
-    "policies": {"alpha": over_alpha, "languages": by_language},
-    "methods": {"methods": methods},
-    "whole": {"whole": partial(methods, trained=WHOLE_TRAINED, fixes=["shift"])},
-}
+def by_language(systems: Mapping[str, System]) -> alt.HConcatChart:
+    """AP by question language, in its own corpus and in one pool of all; unseen languages come last, with a star."""
+    colours = {"untrained": "muted", "mono": "cross", "hybrid-0.5": "mono", "cross-rows": "mixed"}
+    results = {name: systems[name].mean.result for name in colours if name in systems}
+    languages = sorted(next(iter(results.values())).languages, key=lambda language: (language in UNSEEN, language))
+    ticks = {language: language + " *" * (language in UNSEEN) for language in languages}
+    axis = Axis("question language (*: not trained on)", scale="names", names=tuple(ticks.values()))
+    panels = []
+    for title, pooled in (("own language (mono AP)", False), ("one pool of all languages (multi AP)", True)):
+        rows = [
+            Row(tick, result.pool[tag]["AP"] if pooled else result.pairs[tag][tag]["AP"], series=name)
+            for name, result in results.items()
+            for tag, tick in ticks.items()
+        ]
+        canvas = Canvas(axis, Axis("", (0, max(row.y for row in rows))), {name: colours[name] for name in results})
+        layers = alt.layer(canvas.line(rows, width=1), canvas.points(rows, size=36))
+        panels.append(layers.properties(width=470, height=220, title=title))
+    return alt.hconcat(*panels)
 
 
 def main() -> None:
     options = arguments(__doc__)
-    systems = find_systems(options.runs)
-    for part in options.part:
-        for name, draw in DRAWN.get(part, {}).items():
-            figure = draw(systems)
-            figure.savefig(options.docs / f"study-{name}.svg", bbox_inches="tight", metadata={"Date": None})
-            plt.close(figure)
+    table, charts = options.docs / "study.csv", {}
+    if "policies" in options.part:
+        charts["alpha"] = over_alpha(read_values(table, "policies"))
+        if systems := find_systems(options.runs):
+            charts["languages"] = by_language(systems)
+    if "methods" in options.part:
+        charts["methods"] = methods(read_values(table, "methods"))
+    if "whole" in options.part:
+        charts["whole"] = methods(read_values(table, "whole"), WHOLE_TRAINED, ["shift"])
+    for name, chart in charts.items():
+        (options.docs / f"study-{name}.svg").write_text(picture(chart), encoding="utf-8")
 
 
 if __name__ == "__main__":

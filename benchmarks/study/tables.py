@@ -22,6 +22,7 @@ from systems import (
 )
 
 from hbt_ray.languages.families import family
+from hbt_ray.markdown import pipe_table
 from hbt_ray.retrieval.result import Artifacts
 from hbt_ray.retrieval.significance import CONFIDENCE, compare_systems, holm
 from hbt_ray.train.config import TrainConfig
@@ -52,7 +53,7 @@ def plain_table(systems: Mapping[str, System], names: Mapping[str, str]) -> str:
         [shown, str(len(system.group)), *(system.shown(figure) for figure in FIGURES)]
         for shown, system in there.items()
     ]
-    return table(["system", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)], rows)
+    return pipe_table(["system", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)], rows)
 
 
 def claims_table(systems: Mapping[str, System], comparisons: Comparisons, names: Mapping[str, str]) -> str:
@@ -71,7 +72,7 @@ def claims_table(systems: Mapping[str, System], comparisons: Comparisons, names:
             f"[{signed(seeds[0], figure)}, {signed(seeds[1], figure)}]" if seeds else "–",
             decided(sign * difference.difference, p, seeds),
         ])  # fmt: skip
-    return table(["claim", "difference", "over questions, 95 %", "p (Holm)", "over seeds, 95 %", "outcome"], rows)
+    return pipe_table(["claim", "difference", "over questions, 95 %", "p (Holm)", "over seeds, 95 %", "outcome"], rows)
 
 
 def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
@@ -93,7 +94,7 @@ def against_table(systems: Mapping[str, System], comparisons: Comparisons, names
         rows[name].append(signed(difference.difference, figure) + (" *" if sure else ""))
     itself = [to, str(len(systems[to].group)), *(systems[to].shown(figure) for figure in FIGURES)]
     heads = [f"minus {to}", "seeds", *(f.title + (" ↑" if f.higher else " ↓") for f in FIGURES)]
-    return table(heads, [itself, *rows.values()])
+    return pipe_table(heads, [itself, *rows.values()])
 
 
 def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
@@ -123,7 +124,7 @@ def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
         cells = [mean([value for a, b, value in pairs if fits(a, b)]) for fits in classes.values()]
         pool = [mean([row["AP"] for a, row in result.pool.items() if unseen(a) == which]) for which in (0, 1)]
         rows.append([name, *(MONO_AP.text(cell) for cell in [*cells, *pool])])
-    return table(["AP", *classes, "multi, seen", "unseen"], rows)
+    return pipe_table(["AP", *classes, "multi, seen", "unseen"], rows)
 
 
 def others_table(runs: Path, names: Sequence[str], to: str) -> str:
@@ -160,7 +161,7 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
                     yield MONO_AP.text(mean(accuracies))
 
     heads = ["seed 0", "Tatoeba R@1", "by margin", "trained on", "not", "SciFact nDCG@10", "R@100"]
-    return table(heads, [[name, *cells(name)] for name in names if any((name, task) in found for task in OTHERS)])
+    return pipe_table(heads, [[name, *cells(name)] for name in names if any((name, task) in found for task in OTHERS)])
 
 
 def signed(value: float, figure: Figure) -> str:
@@ -169,8 +170,3 @@ def signed(value: float, figure: Figure) -> str:
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -117,12 +117,11 @@ class Canvas:
         band: alt.Chart = mark.encode(x=self.x.encoding("x"), x2=alt.X2(field="high"))
         return band
 
-    def labels(self, rows: Sequence[Row]) -> alt.Chart:
-        """The tooltip of each row as text beside its point."""
-        mark = alt.Chart(_data(rows)).mark_text(align="left", dx=7, dy=-7, aria=False, color="var(--ink)", limit=150)
-        text = alt.Text(field="tooltip", type="nominal")
-        labels: alt.Chart = mark.encode(x=self.x.encoding("x"), y=self.y.encoding("y"), text=text)
-        return labels
+    def labels(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
+        """The tooltip of each row as text beside its point, in the colour of its series."""
+        options: Any = {"align": "left", "dx": 7, "dy": -7, "aria": False, "limit": 150} | mark
+        chart = self._encoded(alt.Chart(_data(rows)).mark_text(**options))
+        return chart.encode(text=alt.Text(field="tooltip", type="nominal"))
 
     def _encoded(self, chart: alt.Chart, described: bool = False) -> alt.Chart:
         chart = chart.encode(x=self.x.encoding("x"), y=self.y.encoding("y"), color=self._color())
@@ -166,6 +165,7 @@ def draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
             titleColor="var(--muted)", titleFontSize=12, titleFontWeight="normal", titleAnchor="end", labelPadding=6,
         ),
         axisX=alt.AxisConfig(grid=False, domain=True, domainColor="var(--line)"),
+        axisY=alt.AxisConfig(titleAnchor="middle"),
         legend=alt.LegendConfig(
             aria=False, orient="top", labelColor="var(--muted)", labelFontSize=12, labelLimit=420, symbolSize=90,
             symbolStrokeWidth=2.5, columnPadding=14,

@@ -107,7 +107,7 @@ def front_chart(state: SearchState, x: str, y: str, varied: str) -> Chart | None
     )
     # Between two trials of the front, no trial is better than the corner of the step.
     steps = canvas.line(rows(front, "front"), interpolate="step-before")
-    labels = _spread([Row(*places[t.trial_id], setting_value(t.values.get(varied))) for t in front], canvas)
+    labels = _spread([Row(*places[t.trial_id], setting_value(t.values.get(varied)), "front") for t in front], canvas)
     return Chart(
         f"{_title(y)} by {objective_name(x)}",
         f"{len(places)} trials by {objective_name(x)} and {objective_name(y)}. "

@@ -12,7 +12,7 @@ from scipy import stats
 
 from hbt_ray.cli.evaluate import results_as_saved
 from hbt_ray.errors import TaskError
-from hbt_ray.report.runs import judged, make_report
+from hbt_ray.report.runs import load_results, make_report
 from hbt_ray.retrieval.compare import SEEDS_NOTE, compare, mean_over_seeds
 from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY_FILE, Artifacts, EvaluationResult
 from hbt_ray.retrieval.significance import compare_systems, with_task_fingerprint
@@ -104,15 +104,15 @@ def test_a_report_sets_runs_and_baselines_on_other_data_apart(tmp_path: Path, ca
     on_other_data(Artifacts.load(runs[2].result("toy") / "result.json"))
     table = queries(0.3, 1)
     base = kept(runs[0].result("toy", of_base=True), result_of("untrained", table, "toy"), table)
-    own, baselines = judged(runs, seeds=True)
+    own, baselines = load_results(runs, seeds=True)
     assert [each.result.model for each in own] == ["a, 2 of 3 seeds", "a, 1 of 3 seeds"]
     comparisons = compare([each.result for each in own], [each.result for each in baselines])
     assert [(c.task, len(c.systems)) for c in comparisons] == [("toy (data data)", 2), ("toy (data other)", 1)]
     assert "toy (data other)" in make_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     kept(base.folder, base.result.model_copy(update={"task_fingerprint": "third"}), table)
     with caplog.at_level("WARNING"):
-        assert judged(runs)[1] == []
-    assert "judged on other queries, documents or judgements" in caplog.text
+        assert load_results(runs)[1] == []
+    assert "evaluated on other queries, documents or judgements" in caplog.text
 
 
 def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
@@ -144,10 +144,10 @@ def test_runs_are_grouped_by_all_but_names_and_seeds(tmp_path: Path) -> None:
         for seed in range(2)
     ]
     runs.append(a_run(tmp_path, "alone", 0.5, "optimiser.steps=7"))
-    own, _ = judged(runs, seeds=True)
+    own, _ = load_results(runs, seeds=True)
     assert [each.result.model for each in own] == ["mono, 2 seeds", "cross, 2 seeds", "alone"]
     assert [len(each.result.seed_values.get(MULTILINGUAL, {}).get("AP", [])) for each in own] == [2, 2, 0]
-    assert len(judged(runs)[0]) == 5
+    assert len(load_results(runs)[0]) == 5
 
 
 def test_the_page_and_the_tables_tell_the_spread(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_mean_says_how_many_of_its_runs_were_judged(tmp_path: Path) -> None:
     for run in runs[:2]:
         kept(run.result("other"), whole, table)
     kept(runs[0].result("other", variant="bf16"), whole.model_copy(update={"variant": "bf16"}), table)
-    own, _ = judged(runs, seeds=True)
+    own, _ = load_results(runs, seeds=True)
     assert [(each.result.task, each.result.model) for each in own if each.result.task == "other"] == [
         ("other", "a, 2 of 3 seeds"),
         ("other", "a+bf16, 1 of 3 seeds"),
