@@ -150,6 +150,8 @@ def start(arguments: tuple[str, ...], folder: Path, mark: str = "") -> subproces
         stderr=subprocess.STDOUT if "--json" not in arguments else subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # A shell's background job ignores SIGINT, and its processes would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
