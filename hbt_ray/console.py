@@ -50,7 +50,7 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, redact(text))
 
 
-def one_line(text: str) -> str:
+def printable_line(text: str) -> str:
     """The same with all white space as single spaces."""
     return " ".join(printable(text).split())
 
@@ -132,7 +132,7 @@ class Screen:
     def rich(self) -> Console:
         return self._console
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line, with the seconds since the command began."""
         seconds = f"{time.monotonic() - self._begin:5.0f} s"
         self._console.print(Text.assemble((seconds, "dim"), "  ", printable(text).replace("\n", " ")))
@@ -145,7 +145,7 @@ class Screen:
         self._console.print(text, soft_wrap=not self.is_terminal)
 
     @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Progress of work on `total` things; call what is yielded with how many more are done."""
         last_line = time.monotonic()
         done, first = 0, None
@@ -156,7 +156,7 @@ class Screen:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
-            task = bar.add_task(one_line(what), total=total)
+            task = bar.add_task(printable_line(what), total=total)
 
             def advance(count: int) -> None:
                 nonlocal done, first, last_line
@@ -169,7 +169,7 @@ class Screen:
                     last_line = now
                     since, before = first
                     left = f", {(now - since) / (done - before) * (total - done):,.0f} s left" if done > before else ""
-                    self.say(f"{what}: {done:,} of {total:,}{left}")
+                    self.log(f"{what}: {done:,} of {total:,}{left}")
 
             yield advance
 
@@ -224,7 +224,7 @@ class TrainingProgress:
     def watch(self, outcome: Any) -> None:
         now = time.monotonic()
         if outcome.step < self._next:
-            self._screen.say(
+            self._screen.log(
                 f"the workers were started again: on from step {outcome.step + 1:,} with the same batches, after "
                 f"{self._next:,} steps that were done"
             )
@@ -235,11 +235,11 @@ class TrainingProgress:
         self._loss = _smoothed(self._loss, outcome.loss)
         self._speed = _smoothed(self._speed, outcome.pairs_per_second)
         done = outcome.step + 1
-        self._bar.update(self._task, completed=done, state=one_line(self._state(outcome)))
+        self._bar.update(self._task, completed=done, state=printable_line(self._state(outcome)))
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._num_steps
         if due and not self._screen.is_terminal:
             self._last_line = time.monotonic()
-            self._screen.say(f"step {done:,} of {self._num_steps:,}: {self._state(outcome)}")
+            self._screen.log(f"step {done:,} of {self._num_steps:,}: {self._state(outcome)}")
 
     def _notice_silence(self) -> None:
         """Steps are late when they take three times as long as any before; then twice as long, and so on."""
@@ -250,7 +250,7 @@ class TrainingProgress:
                 said = 0.0
             if since > max(SECONDS_OF_SILENCE, 3 * self._longest, 2 * said):
                 said = since
-                self._screen.say(f"{self._what_is_missing()} for {since:,.0f} s{self._trouble()}")
+                self._screen.log(f"{self._what_is_missing()} for {since:,.0f} s{self._trouble()}")
 
     def _what_is_missing(self) -> str:
         if self._next >= self._num_steps:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hbt_ray import console
-from hbt_ray.console import Screen, TrainingProgress, one_line, printable
+from hbt_ray.console import Screen, TrainingProgress, printable, printable_line
 from hbt_ray.train.step.train_step import StepMetrics
 
 
@@ -32,7 +32,7 @@ def _every_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_with_json_standard_output_holds_the_object_alone(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(as_json=True)
-    screen.say("for people [not markup]")
+    screen.log("for people [not markup]")
     screen.result({"ü": 1})
     told = capsys.readouterr()
     assert json.loads(told.out) == {"ü": 1}
@@ -45,7 +45,7 @@ def test_without_json_there_is_no_object(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Screen().counting("encoding", 10) as advance:
+    with Screen().progress("encoding", 10) as advance:
         advance(4)
         advance(6)
     lines = capsys.readouterr().out.splitlines()
@@ -86,8 +86,8 @@ def test_silence_is_told_with_what_may_be_the_reason(
 
 def test_a_silent_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(silent=True)
-    screen.say("hello")
-    with screen.counting("encoding", 3) as advance:
+    screen.log("hello")
+    with screen.progress("encoding", 3) as advance:
         advance(3)
     assert capsys.readouterr().out == ""
 
@@ -127,7 +127,7 @@ def row(*cells: Text | str, title: str | None = None) -> Table:
 @pytest.mark.parametrize(
     "show",
     [
-        lambda screen: screen.say(HOSTILE),
+        lambda screen: screen.log(HOSTILE),
         lambda screen: screen.text(HOSTILE),
         lambda screen: screen.text(Text("x ").append(HOSTILE.replace("\r", "").replace("\x07", ""), style="bold")),
         lambda screen: screen.table(row(HOSTILE)),
@@ -145,7 +145,7 @@ def test_foreign_text_is_shown_and_never_obeyed(show: Callable[[Screen], None], 
 
 
 def test_labels_of_progress_are_shown_and_never_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
-    with Screen().counting(HOSTILE, 2) as advance:
+    with Screen().progress(HOSTILE, 2) as advance:
         advance(1)
     assert f"{SHOWN}: 1 of 2" in capsys.readouterr().out
 
@@ -163,7 +163,7 @@ def test_styles_stay_on_the_letters_that_they_were_on() -> None:
 def test_texts_of_all_scripts_stay_as_they_are() -> None:
     text = "لون می‌شود \u200fעברית\u200e ไทย 👩‍👩‍👧 naïve\ttab\nline"
     assert printable(text) == text
-    assert one_line(text) == " ".join(text.split())
+    assert printable_line(text) == " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_texts_of_all_scripts_stay_as_they_are() -> None:
 def test_secrets_in_uris_are_left_out(uri: str, without: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert printable(uri) == without
     screen = Screen(as_json=True)
-    screen.say(uri)
+    screen.log(uri)
     screen.result({uri: [uri, Path("x")]})
     told = capsys.readouterr()
     assert json.loads(told.out) == {without: [without, "x"]}

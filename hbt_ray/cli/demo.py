@@ -62,8 +62,8 @@ def demo(
     screen = Screen(as_json)
     outcome = run_demo(out.absolute(), screen, overrides or ())
     screen.table(headline_table([outcome.trained], outcome.untrained))
-    screen.say(outcome.summary)
-    screen.say(f"Report: {outcome.report}    encoder: {outcome.config.run.model}")
+    screen.log(outcome.summary)
+    screen.log(f"Report: {outcome.report}    encoder: {outcome.config.run.model}")
     screen.result({"results": [outcome.untrained.model_dump(), outcome.trained.model_dump()], "report": outcome.report})
 
 

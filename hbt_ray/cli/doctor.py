@@ -51,7 +51,7 @@ def doctor(
             network=settings.network,
             workers=run.workers if run else None,
             seconds=settings.seconds,
-            progress=screen.say,
+            progress=screen.log,
         )
     screen.table(_findings_table(report.findings))
     screen.result(

@@ -143,7 +143,7 @@ def evaluate_bm25(
     retrieval_tasks = [task for task in tasks if isinstance(task, Task)]
     for task in tasks:
         if not isinstance(task, Task):
-            screen.say(f"{task.name}: left out, because BM25 matches words and not translations")
+            screen.log(f"{task.name}: left out, because BM25 matches words and not translations")
     if not retrieval_tasks:
         raise TaskError("bm25 cannot be evaluated on bitexts alone; name a task with queries and documents")
     folders = [run.result(task.name) for task in retrieval_tasks]
@@ -215,5 +215,5 @@ def _print_results(
     from hbt_ray.retrieval.compare import headline_table
 
     screen.table(headline_table(results, baseline or saved or None))
-    screen.say(f"results are in {run.root / 'results'}; `hbt report {run.root}` makes a page of them")
+    screen.log(f"results are in {run.root / 'results'}; `hbt report {run.root}` makes a page of them")
     screen.result({"results": [result.model_dump() for result in [*baseline, *results]]})

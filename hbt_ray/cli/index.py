@@ -58,7 +58,7 @@ def build(
     fetch_model(encoder.model)
     with session():
         saved = build_index(encoder, table, Path(index), settings.index, screen)
-    screen.say(f'`hbt search {index} "a question"` searches it')
+    screen.log(f'`hbt search {index} "a question"` searches it')
     screen.result({"index": index, **saved.about.model_dump(mode="json")})
 
 
@@ -78,18 +78,18 @@ def build_index(
 
     folder = check_index_folder(folder)  # Report errors before anything is encoded.
     with exclusive_lock(folder, "indexing"):
-        screen.say(f"encoding {len(documents):,} documents")
-        with screen.counting("encoding", len(documents)) as advance:
+        screen.log(f"encoding {len(documents):,} documents")
+        with screen.progress("encoding", len(documents)) as advance:
             encoded = encode(encoder, [], documents["text"], advance)
-        screen.say(f"indexing ({config.factory})")
+        screen.log(f"indexing ({config.factory})")
         local = local_model_folder(encoder.model)
         anywhere = encoder.model_copy(update={"model": str(local.absolute()) if local else encoder.model})
-        with screen.counting("indexing", len(documents)) as advance:
+        with screen.progress("indexing", len(documents)) as advance:
             saved = save_index(
                 folder, documents, encoded.passages, anywhere, encoded.fingerprint, config, usable_cpus(), advance
             )
     counts = ", ".join(f"{language} {count:,}" for language, count in saved.about.languages.items())
-    screen.say(f"{folder}: {counts}")
+    screen.log(f"{folder}: {counts}")
     return saved
 
 

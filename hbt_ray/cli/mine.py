@@ -80,7 +80,7 @@ def mine_store(
     from hbt_ray.retrieval.mining.mine import mine as mine_negatives
     from hbt_ray.storage import exclusive_lock
 
-    screen.say(f"mining {store.manifest.num_items:,} items with {name}")
+    screen.log(f"mining {store.manifest.num_items:,} items with {name}")
     with exclusive_lock(folder, "mining"):
         mining = mine_negatives(store, encoder, config, folder, name=name, rescorer=rescorer, screen=screen)
     table = Table(box=None, pad_edge=False)
@@ -90,15 +90,15 @@ def mine_store(
         counts = [f"{mined.num_items:,}", f"{mined.num_served:,}", f"{mined.num_negatives / mined.num_items:.1f}"]
         table.add_row(mined.name, mined.language, *counts, *(f"{mined.dropped[reason]:,}" for reason in DROP_REASONS))
     screen.table(table)
-    screen.say(
+    screen.log(
         f"the last {len(DROP_REASONS)} columns count passages of ranks {config.ranks[0]} to {config.ranks[1]} that "
         "were left out"
     )
     for example in mining.examples:
-        screen.say(f"{example.dataset}: {_shortened(example.question)}")
-        screen.say(f"    positive {example.positive_score:.3f}  {_shortened(example.positive)}")
-        screen.say(f"    negative {example.negative_score:.3f}  {_shortened(example.negative)}")
-    screen.say(f"negatives are in {folder}; train with negatives={folder} plan.negatives=1")
+        screen.log(f"{example.dataset}: {_shortened(example.question)}")
+        screen.log(f"    positive {example.positive_score:.3f}  {_shortened(example.positive)}")
+        screen.log(f"    negative {example.negative_score:.3f}  {_shortened(example.negative)}")
+    screen.log(f"negatives are in {folder}; train with negatives={folder} plan.negatives=1")
     return mining
 
 

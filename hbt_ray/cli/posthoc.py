@@ -46,7 +46,7 @@ def posthoc(
     fetch_model(encoder.model)
     with session():
         transform = fit_transform(opened, encoder, settings.method, path, run.vectors, screen)
-    screen.say(f"`hbt evaluate {model} posthoc={out or transform.name}` evaluates the model with it")
+    screen.log(f"`hbt evaluate {model} posthoc={out or transform.name}` evaluates the model with it")
     screen.result(
         {
             "posthoc": path,
@@ -70,8 +70,8 @@ def fit_transform(
     from hbt_ray.storage import exclusive_lock
 
     def encode_texts(questions: Sequence[str], passages: Sequence[str]) -> EncodedTexts:
-        screen.say(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
-        with screen.counting(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
+        screen.log(f"{method.kind}: encoding {len(questions):,} questions and {len(passages):,} passages")
+        with screen.progress(f"{method.kind}: encoding", len(questions) + len(passages)) as advance:
             return encode(encoder, questions, passages, advance, cache=cache)
 
     with exclusive_lock(path, "fitting"):
@@ -79,9 +79,9 @@ def fit_transform(
         transform.save(path)
     for side in method.sides:
         counts = ", ".join(f"{language} {count:,}" for language, count in transform.texts[side].items())
-        screen.say(f"{side}s fitted on: {counts}")
+        screen.log(f"{side}s fitted on: {counts}")
         fitted = {*transform.texts[side], method.anchor}
         if missing := [tag for tag in method.languages or store.manifest.languages if tag not in fitted]:
-            screen.say(f"{side}s in {', '.join(missing)} are too few to fit on, so their vectors stay unchanged")
-    screen.say(f"the transform is in {path}")
+            screen.log(f"{side}s in {', '.join(missing)} are too few to fit on, so their vectors stay unchanged")
+    screen.log(f"the transform is in {path}")
     return transform

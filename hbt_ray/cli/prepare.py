@@ -53,21 +53,21 @@ def make_store(config: StoreConfig, screen: Screen) -> PrepareResult:
     from hbt_ray.data.prepare import prepare as prepare_store
     from hbt_ray.ray_session import session
 
-    screen.say(f"preparing {config.path}")
+    screen.log(f"preparing {config.path}")
     if config.num_source_bytes() >= _MIN_RAY_BYTES or os.environ.get("RAY_ADDRESS"):
         with session(spare_cpus=False):
             prepared = prepare_store(config, on_ray, screen)
     else:
         prepared = prepare_store(config, screen=screen)
     if prepared.already_existed:
-        screen.say(f"{config.path} was there already and is up to date")
+        screen.log(f"{config.path} was there already and is up to date")
         return prepared
     screen.table(_store_table(prepared))
     for reason, count in prepared.rejected.most_common():
-        screen.say(f"rejected: {reason}: {count:,} (see {config.path}/{REJECTED})")
+        screen.log(f"rejected: {reason}: {count:,} (see {config.path}/{REJECTED})")
     if prepared.overlapping or prepared.duplicates:
-        screen.say(f"removed rows, with the texts that they equal, are in {config.path}/{REMOVED}")
-    screen.say(
+        screen.log(f"removed rows, with the texts that they equal, are in {config.path}/{REMOVED}")
+    screen.log(
         f"{prepared.num_read:,} rows read = {prepared.num_kept:,} kept + {prepared.rejected.total():,} rejected + "
         f"{prepared.overlapping.total():,} of items that overlap with evaluation data + "
         f"{prepared.duplicates.total():,} duplicates"

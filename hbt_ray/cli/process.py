@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO, TypeGuard
 
 from hbt_ray import console
-from hbt_ray.console import one_line, printable
+from hbt_ray.console import printable, printable_line
 from hbt_ray.errors import HbtError, InputError, Interrupted, StorageError
 from hbt_ray.ray_session import catch_termination, configure_command, received_signal, session_folder
 
@@ -108,7 +108,7 @@ def _report(error: BaseException) -> int:
     signal_code = 128 + (received_signal() or signal.SIGINT)
     known = _known_error(error)
     if known is not None:
-        _print_error(one_line(f"{type(known).__name__}: {known}"))
+        _print_error(printable_line(f"{type(known).__name__}: {known}"))
         return signal_code if isinstance(known, Interrupted) else known.exit_code
     if isinstance(error, KeyboardInterrupt):
         _print_error("Interrupted: stopped")

@@ -32,7 +32,7 @@ def report(
     results, baselines = ([each.result for each in group] for group in load_results(folders, seeds=seeds))
     screen.table(headline_table(results, baselines))
     tables = [path for path in (markdown, latex) if path]
-    screen.say(f"open {page}")
+    screen.log(f"open {page}")
     for path in tables:
-        screen.say(f"the headline is also in {path}")
+        screen.log(f"the headline is also in {path}")
     screen.result({"report": page, "tables": tables})

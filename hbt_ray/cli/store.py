@@ -46,12 +46,12 @@ def verify_store(store: StoreArgument, as_json: JsonOption = False) -> None:
 
     screen = Screen(as_json)
     num_shards = sum(len(info.shards) for info in read_manifest(store).datasets)
-    with screen.counting("shards", num_shards) as advance:
+    with screen.progress("shards", num_shards) as advance:
         verified = verify(store, advance)
     for problem in verified.problems:
-        screen.say(str(problem))
+        screen.log(str(problem))
     problems = [problem._asdict() for problem in verified.problems]
     screen.result({"store": store, **verified._asdict(), "problems": problems})
     raise_for_problems(store, verified)
     shards = f"{verified.num_shards:,} shard{'s' * (verified.num_shards != 1)}"
-    screen.say(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as in the manifest")
+    screen.log(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as in the manifest")

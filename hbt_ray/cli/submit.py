@@ -40,7 +40,7 @@ def submit(
         return
     job.check()
     check_job_server(job.address, name)
-    Screen(as_json=True).say(job.line)  # Standard output is the job's.
+    Screen(as_json=True).log(job.line)  # Standard output is the job's.
     raise typer.Exit(job.submit())
 
 

@@ -101,28 +101,28 @@ def _train(config: TrainConfig, screen: Screen, until: int | None, opened: Opene
 
     check_shared(config.run.root)
     steps = config.optimiser.steps
-    screen.say(
+    screen.log(
         f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
     )
     run = opened or open_run(config)
     earlier_kinds = (row["kind"] for row in config.run.curve() if row["step"] < run.step)
     with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
-        done = fit(config, progress.watch, until, opened=run, on_wait=screen.say)
+        done = fit(config, progress.watch, until, opened=run, on_wait=screen.log)
     status = run_status(config, done)
     if status.best is not None:
         screen.table(_validation_table(config, status.best))
     if not status.complete:
-        screen.say(f"stopped after step {done:,} of {steps:,}; the same command continues")
+        screen.log(f"stopped after step {done:,} of {steps:,}; the same command continues")
         return status
     with lock_card(config.run):
         exported = export(config.run)
         write_card(config.run)
     if status.reason:
-        screen.say(
+        screen.log(
             f"stopped early at step {done:,} of {steps:,}: {status.reason}; a larger validation.patience continues"
         )
     which = "" if exported == done else f" of step {exported:,}"
-    screen.say(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
+    screen.log(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
     return status
 
 

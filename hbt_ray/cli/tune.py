@@ -114,14 +114,14 @@ def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     max_concurrent = search.max_concurrent(ray.cluster_resources())
     concurrent = min(settings.concurrent or max_concurrent, max_concurrent)
     if settings.concurrent and settings.concurrent > max_concurrent:
-        screen.say(f"search.concurrent={settings.concurrent}, but only {max_concurrent} trials fit; the others wait")
+        screen.log(f"search.concurrent={settings.concurrent}, but only {max_concurrent} trials fit; the others wait")
     begun = len(search.state.trials)
     earlier = f", continuing with {begun} trials that began before" if begun else ""
-    screen.say(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{earlier}")
+    screen.log(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{earlier}")
     with _progress(search, screen):
         state = search.run(concurrent)
     if reason := exhausted_budget(state, settings.budget, state.last):
-        screen.say(f"the budget ended the search: {reason}")
+        screen.log(f"the budget ended the search: {reason}")
     return conclude(search, question, screen)
 
 
@@ -138,7 +138,7 @@ def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     configs = write_results(search.folder, state, objectives, search.config)
     page = write_search_page(search.folder, state, search.space, search.settings, question)
     screen.table(results_table(state, objectives))
-    screen.say(f"open {page}; the best configurations are in {search.folder / 'best'}")
+    screen.log(f"open {page}; the best configurations are in {search.folder / 'best'}")
     return SearchOutcome(state, front, page, configs)
 
 
@@ -179,7 +179,7 @@ def _print_lines(search: Search, screen: Screen, done: threading.Event) -> None:
     last = ""
     while not done.wait(SECONDS_BETWEEN_LINES):
         if (line := _state_line(search)) != last:
-            screen.say(line)
+            screen.log(line)
             last = line
 
 

@@ -62,17 +62,17 @@ def evaluate_task(
         name = f"{name}+{variant}"
     begin = time.perf_counter()
     asked, found = _sides(task)
-    screen.say(f"{task.name}: encoding {asked.num_rows:,} questions and {found.num_rows:,} passages")
-    with screen.counting(f"{task.name}: encoding", asked.num_rows + found.num_rows) as advance:
+    screen.log(f"{task.name}: encoding {asked.num_rows:,} questions and {found.num_rows:,} passages")
+    with screen.progress(f"{task.name}: encoding", asked.num_rows + found.num_rows) as advance:
         encoded = encode(encoder, asked["text"], found["text"], advance, cache=cache)
     if fix:
         encoded = _fixed(encoded, fix, asked["language"].to_pylist(), found["language"].to_pylist())
     middle = time.perf_counter()
-    screen.say(f"{task.name}: searching {len(task.languages)} languages")
+    screen.log(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
         if isinstance(task, BitextTask):
             if trec_depth:
-                screen.say(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
+                screen.log(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
             table, card = score_bitext(task, encoded.questions)
         else:
             with ShardedIndex.of_task(task, encoded.passages, search) as index:
@@ -89,7 +89,7 @@ def evaluate_task(
         )
         _save(result, table, scratch)
     _say_what_is_odd(screen, result)
-    screen.say(
+    screen.log(
         f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
         f"peak memory of a process {result.peak_memory_bytes / 2**30:.1f} GiB"
     )
@@ -106,10 +106,10 @@ def evaluate_task_bm25(
     """
     screen = screen or Screen(silent=True)
     begin = time.perf_counter()
-    screen.say(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
+    screen.log(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
     index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     middle = time.perf_counter()
-    screen.say(f"{task.name}: searching {len(task.languages)} languages")
+    screen.log(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
         table, card = _ranked(task, queries, index, trec_depth, scratch, name)
         seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
@@ -123,13 +123,13 @@ def evaluate_task_bm25(
         )
         _save(result, table, scratch)
     _say_what_is_odd(screen, result)
-    screen.say(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
+    screen.log(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
     return result
 
 
 def _say_what_is_odd(screen: Screen, result: EvaluationResult) -> None:
     for note in result.notes:
-        screen.say(f"{result.task}: {note}")
+        screen.log(f"{result.task}: {note}")
 
 
 def variant_of(encoder: EncoderConfig, fix: Transform | None) -> str:

@@ -130,7 +130,7 @@ class _Pipeline:
             partial(find_relevant_passages, relevant, equal, num_shares, len(buckets)) for _ in buckets[:1]
         ])  # fmt: skip
         if warning := truncation_warning(truncated):
-            self.runner.screen.say(warning)
+            self.runner.screen.log(warning)
         removed = duplicates if deduplicate else None
         items = self._run("assemble", "assembling items", [
             partial(assemble_bucket, assembled, bucket, grouped, removed, relevant, num_shares) for bucket in buckets
@@ -167,7 +167,7 @@ class _Pipeline:
     def _decontaminator(self) -> Decontaminator | None:
         if not self.config.decontaminate:
             return None
-        self.runner.screen.say("reading the evaluation data")
+        self.runner.screen.log("reading the evaluation data")
         rows = (row for source in self.config.decontaminate for row in source.rows() if isinstance(row, SourceRow))
         return Decontaminator(text for row in rows for text in (row.question, row.passage))
 

@@ -109,8 +109,8 @@ class TaskRunner:
             _RecordedTask(self.store, self.folder, key, task) for key, task in tasks.items() if key not in results
         ]
         if results and remaining:
-            self.screen.say(f"{stage}: {len(results):,} of {len(tasks):,} tasks were done before")
-        with self.screen.counting(stage, len(tasks)) as advance:
+            self.screen.log(f"{stage}: {len(results):,} of {len(tasks):,} tasks were done before")
+        with self.screen.progress(stage, len(tasks)) as advance:
             advance(len(results))
             for result in self.executor(remaining) if remaining else ():
                 results[result["key"]] = result

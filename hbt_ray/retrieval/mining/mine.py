@@ -110,12 +110,12 @@ def mine(
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
             if language is None:
-                screen.say(f"{info.name}: no item has {config.language}, so nothing is mined")
+                screen.log(f"{info.name}: no item has {config.language}, so nothing is mined")
                 continue
             candidates = read_candidates(store, info, language)
             what = f"{info.name} ({language})"
             encoded = _encoded(encoder, candidates, what, screen)
-            with screen.counting(f"{what}: searching", len(candidates.questions)) as advance:
+            with screen.progress(f"{what}: searching", len(candidates.questions)) as advance:
                 found = search_negatives(candidates, encoded, config, search, advance)
             examples += _examples(info.name, candidates, found)
             if rescorer:
@@ -147,8 +147,8 @@ def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
 
 def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> EncodedTexts:
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
-    screen.say(f"{what}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
-    with screen.counting(f"{what}: encoding", num_questions + num_documents) as advance:
+    screen.log(f"{what}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
+    with screen.progress(f"{what}: encoding", num_questions + num_documents) as advance:
         return encode(encoder, candidates.questions, candidates.documents, advance)
 
 
@@ -194,8 +194,8 @@ def _rescored(
     row, place = np.nonzero(documents >= 0)
     asked = np.concatenate([np.arange(len(documents)), row])
     pairs = np.column_stack([asked, np.concatenate([candidates.positives, documents[row, place]])])
-    screen.say(f"{what}: scoring {len(pairs):,} pairs with {rescorer.model}")
-    with screen.counting(f"{what}: scoring", len(pairs)) as advance:
+    screen.log(f"{what}: scoring {len(pairs):,} pairs with {rescorer.model}")
+    with screen.progress(f"{what}: scoring", len(pairs)) as advance:
         given = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
     scores = np.full(documents.shape, np.nan, np.float32)
     scores[row, place] = given[len(documents) :]
