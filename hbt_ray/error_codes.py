@@ -96,7 +96,6 @@ ERROR_CODES: dict[str, str] = {
     "NO_FILE": "A file is missing, or a folder has no file of the right kind.",
     "NO_FOLDER": "A task on the command line names no folder.",
     "NO_HEADER": "A CSV or TSV file has no header.",
-    "NO_JSON": "A file is not valid JSON.",
     "NO_NEGATIVES": "There are no mined negatives at a location.",
     "NO_PAIR": "A bitext task has fewer than two languages.",
     "NO_PARAGRAPHS": "A file of an evaluation task holds no paragraphs.",

@@ -245,7 +245,8 @@ def _literal(module: str, node: ast.expr) -> str:
 @cache
 def _scope(module: str) -> _Scope:
     path = Path(hbt_ray.__file__).parent.joinpath(*module.split(".")[1:])
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not (path := path.with_suffix(".py")).exists():
+        path = path.with_suffix("") / "__init__.py"
     scope = _Scope({}, {})
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
