@@ -6,8 +6,7 @@ import bz2
 import gzip
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.errors import ConfigError, InputError
+from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.tasks import BitextTask, Task, open_task
 from hbt_ray.retrieval.tasks.bitext_task import LanguagePair, multiway
+from tests.refused import refused
 
 
 def zstd(content: bytes) -> bytes:
@@ -34,16 +34,6 @@ def write(path: Path, lines: Iterable[Any]) -> Path:
     pack = PACK.get(path.suffix, bytes)
     path.write_bytes(pack(text.encode()))
     return path
-
-
-@contextmanager
-def refused(code: str, *words: str) -> Iterator[None]:
-    """Expects an error with this code, whose message has these words: what is wrong, and where."""
-    with pytest.raises(InputError) as caught:
-        yield
-    assert caught.value.code == code, str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def task(spec: str) -> Task:

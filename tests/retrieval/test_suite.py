@@ -12,7 +12,8 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import BitextTask, Suite, Task, distinct, open_task
-from tests.retrieval.test_readers import refused, write
+from tests.refused import refused
+from tests.retrieval.test_readers import write
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from hbt_ray.data.formats.source_row import BadRowError, SourceRow
 from hbt_ray.retrieval.tasks import Task, parallel_task, read_lareqa
 from hbt_ray.retrieval.tasks.bitext_task import multiway
-from tests.retrieval.test_readers import refused
+from tests.refused import refused
 
 XQUAD_R = {
     "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244,

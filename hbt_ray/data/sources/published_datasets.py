@@ -5,7 +5,7 @@ The formats are read by `hbt_ray.data.formats`; a source says which files to rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -21,10 +21,11 @@ from hbt_ray.data.formats.judged_collection import (
 from hbt_ray.data.formats.qrels import Threshold, read_judgements, read_mmarco_pairs
 from hbt_ray.data.formats.source_row import BadRow, SourceRow
 from hbt_ray.data.formats.squad import SquadParagraph, SquadQuestion, read_squad
+from hbt_ray.data.sources.source import PathSource, Source
 from hbt_ray.storage.location import Location
 
 
-class SquadSource(Config):
+class SquadSource(Source):
     """SQuAD-format JSON files that share their question ids.
 
     An item is a question id, so files with equal ids are translations of one another. The passage id is the paragraph's
@@ -33,10 +34,6 @@ class SquadSource(Config):
     """
 
     kind: Literal["squad"]
-    name: str
-    """Name of the source; also that of its dataset."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
     files: ByLanguage[Location]
     """Language → file."""
     passage: Literal["paragraph", "sentence"] = "paragraph"
@@ -45,7 +42,7 @@ class SquadSource(Config):
     def locations(self) -> list[str]:
         return list(self.files.values())
 
-    def parts(self) -> list[SquadSource]:
+    def parts(self) -> Sequence[SquadSource]:
         return [self.model_copy(update={"files": {language: path}}) for language, path in self.files.items()]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
@@ -69,12 +66,10 @@ class SquadSource(Config):
         )
 
 
-class BeirSource(Config):
+class BeirSource(PathSource):
     """A BEIR folder, all of it in one language. An item is a judgement of relevance 1 or more."""
 
     kind: Literal["beir"]
-    name: str
-    """Name of the source; also that of its dataset."""
     path: Location
     """Folder with `corpus.jsonl`, `queries.jsonl` and `qrels/`."""
     language: Language
@@ -84,14 +79,6 @@ class BeirSource(Config):
     threshold: Threshold = None
     """Relevance from which a document is right, if relevance is a fraction. Default: relevance is a grade, and
     documents are right from 1 on."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
-
-    def locations(self) -> list[str]:
-        return [self.path]
-
-    def parts(self) -> list[BeirSource]:
-        return [self]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         yield from relevant_rows(read_beir(self.path, self.split, self.language), self.threshold)
@@ -108,17 +95,13 @@ class MiraclFiles(Config):
     """A file, or a folder of `.jsonl` files, plain or packed."""
 
 
-class MiraclSource(Config):
+class MiraclSource(Source):
     """MIRACL, Mr. TyDi, or any data with their layout.
 
     The languages are not parallel, so an item is `<language>/<qid>/<docid>` and exists in one language.
     """
 
     kind: Literal["miracl"]
-    name: str
-    """Name of the source; also that of its dataset."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
     threshold: Threshold = None
     """Relevance from which a passage is right, if relevance is a fraction. Default: relevance is a grade, and passages
     are right from 1 on."""
@@ -128,7 +111,7 @@ class MiraclSource(Config):
     def locations(self) -> list[str]:
         return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]
 
-    def parts(self) -> list[MiraclSource]:
+    def parts(self) -> Sequence[MiraclSource]:
         return [self.model_copy(update={"languages": {name: files}}) for name, files in self.languages.items()]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
@@ -143,7 +126,7 @@ class MiraclSource(Config):
             yield from relevant_rows(collection, self.threshold)
 
 
-class MmarcoSource(Config):
+class MmarcoSource(Source):
     """mMARCO: passages and queries of MS MARCO in fourteen languages, or any data with its layout.
 
     Ids are the same in all languages, so items are parallel. Published as unicamp-dl/mmarco:
@@ -154,16 +137,12 @@ class MmarcoSource(Config):
     """
 
     kind: Literal["mmarco"]
-    name: str
-    """Name of the source; also that of its dataset."""
     queries: ByLanguage[Location] = Field(min_length=1)
     """Language → file of queries."""
     collections: ByLanguage[Location]
     """Language → file of passages; the same languages as `queries`."""
     triples: Location
     """Triples, pairs or qrels of ids."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
 
     @model_validator(mode="after")
     def _same_languages(self) -> MmarcoSource:
@@ -173,9 +152,6 @@ class MmarcoSource(Config):
 
     def locations(self) -> list[str]:
         return [*self.queries.values(), *self.collections.values(), self.triples]
-
-    def parts(self) -> list[MmarcoSource]:
-        return [self]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         pairs = yield from relevant_judgements(read_mmarco_pairs(self.triples))

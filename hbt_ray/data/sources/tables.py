@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hbt_ray.config import Config, Language
+from hbt_ray.config import Language
 from hbt_ray.data.formats.parallel_sentences import SentenceColumns, sentence_of
 from hbt_ray.data.formats.records import FilePart, file_parts, read_records
 from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow
 from hbt_ray.data.formats.training_pairs import ColumnNames, PairReader
+from hbt_ray.data.sources.source import PathSource, Source
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import Location, without_options
+from hbt_ray.storage.location import without_options
 
 
-class TableSource(Config):
+class TableSource(PathSource):
     """A file of `hbt_ray.data.formats.records.FORMATS`, or a folder of them.
 
     A record is one language version of an item, or has one of the layouts of `hbt_ray.data.formats.training_pairs`.
     """
 
     kind: Literal["table"]
-    name: str
-    """Name of the source; also that of its dataset unless a column holds it."""
-    path: Location
-    """File or folder, or a URI such as `s3://bucket/folder`."""
     language: Language | Literal[""] = ""
     """Language of all rows. Empty: a column holds it."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
     columns: ColumnNames = ColumnNames()
     """Which column holds what."""
 
-    def locations(self) -> list[str]:
-        return [self.path]
-
-    def parts(self) -> list[TablePart]:
+    def parts(self) -> Sequence[TablePart]:
         parts = enumerate(file_parts(self.path))
         return [TablePart(part, self.columns, self.language, self.path, number == 0) for number, part in parts]
 
@@ -66,7 +58,7 @@ class TablePart(NamedTuple):
         reader.log_notes(self.part.location, negatives=self.is_first)
 
 
-class HubSource(Config):
+class HubSource(Source):
     """A split of a Hugging Face data set: on the hub, or a local folder that `datasets.load_dataset` reads.
 
     Rows are streamed, so nothing is downloaded as a whole. The library is optional: `pip install 'hbt-ray[hub]'`.
@@ -74,8 +66,6 @@ class HubSource(Config):
     """
 
     kind: Literal["hub"]
-    name: str
-    """Name of the source; also that of its dataset unless a column holds it."""
     path: str
     """Name on the hub, such as `miracl/miracl`, or a local folder."""
     config: str = ""
@@ -86,16 +76,11 @@ class HubSource(Config):
     """Commit, tag or branch on the hub. Only a commit keeps the data the same for ever."""
     language: Language | Literal[""] = ""
     """Language of all rows. Empty: a column holds it."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
     columns: ColumnNames = ColumnNames()
     """Which column holds what."""
 
     def locations(self) -> list[str]:
         return [self.path] if Path(self.path).exists() else []
-
-    def parts(self) -> list[HubSource]:
-        return [self]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         where = f"{self.path} {self.split}"
@@ -126,7 +111,7 @@ class HubSource(Config):
             raise SourceError(f"{self.path}: datasets cannot read it ({reason})", code="HUB") from None
 
 
-class BitextSource(Config):
+class BitextSource(PathSource):
     """Parallel sentences: question and passage of a row are the same sentence.
 
     Use it in cross-lingual batches only: in a monolingual batch a sentence would look for itself. A record is one
@@ -135,20 +120,8 @@ class BitextSource(Config):
     """
 
     kind: Literal["bitext"]
-    name: str
-    """Name of the source; also that of its dataset."""
-    path: Location
-    """File or folder, or a URI such as `s3://bucket/folder`."""
-    licence: str = ""
-    """Licence of the data, for the manifest."""
     columns: SentenceColumns = SentenceColumns()
     """Which column holds what."""
-
-    def locations(self) -> list[str]:
-        return [self.path]
-
-    def parts(self) -> list[BitextSource]:
-        return [self]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         columns = set(self.columns.by_field().values())

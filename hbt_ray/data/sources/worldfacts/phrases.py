@@ -23,8 +23,9 @@ import yaml
 from babel.lists import format_list
 from pydantic import field_validator
 
-from hbt_ray.config import Config, Languages
+from hbt_ray.config import Languages
 from hbt_ray.data.formats.source_row import SourceRow
+from hbt_ray.data.sources.source import Source
 from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, name
 from hbt_ray.data.sources.worldfacts.facts import Fact, Split, split_facts, stable_hash
 
@@ -140,7 +141,7 @@ def phrasebook(language: str) -> Phrasebook:
     return Phrasebook(language, yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-class WorldfactsSource(Config):
+class WorldfactsSource(Source):
     """Questions and passages made from Unicode CLDR; needs no file and no network."""
 
     kind: Literal["worldfacts"] = "worldfacts"
@@ -162,9 +163,6 @@ class WorldfactsSource(Config):
 
     def locations(self) -> list[str]:
         return []
-
-    def parts(self) -> list[WorldfactsSource]:
-        return [self]
 
     def rows(self) -> Iterator[SourceRow]:
         return rows(self.split, self.languages)
