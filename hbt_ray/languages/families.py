@@ -1,7 +1,7 @@
-"""Families: where a language belongs, so that results can be read by family, branch and script.
+"""Family, branch and script of a language, so that results can be grouped by them.
 
-Family and branch come from `families.yaml`, which names its sources; the script is the tag's own where it has one, and
-else the one that CLDR holds for likely (`zh` → `Hans`, `zh-TW` → `Hant`, `pa-PK` → `Arab`).
+Family and branch come from `families.yaml`, which names its sources. The script is that of the tag if it has one, and
+else the script that CLDR calls most likely (`zh` → `Hans`, `zh-TW` → `Hant`, `pa-PK` → `Arab`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Family:
-    """Each is `unknown` where nothing is known."""
+    """Where a language belongs; `unknown` stands for what is not known."""
 
     family: str
-    """`Indo-European`."""
+    """Family, such as `Indo-European`."""
     branch: str
-    """`Germanic`."""
+    """Branch of the family, such as `Germanic`."""
     script: str
-    """By its code of ISO 15924, `Latn`."""
+    """Code of ISO 15924, such as `Latn`."""
 
 
 @lru_cache(maxsize=4096)
 def family(tag: str) -> Family:
-    """`de` → Indo-European, Germanic, Latn. Any spelling that `normalise_tag` takes; else unknown, no error."""
+    """The family of a language in any spelling that `normalise_tag` takes: `de` → Indo-European, Germanic, Latn.
+
+    A text that is not a language tag gives `unknown`, not an error.
+    """
     try:
         language, *finer = normalise_tag(tag).split("-")
     except ValueError:

@@ -1,12 +1,12 @@
-"""Language tags: BCP-47 (RFC 5646), checked where they enter and written in one canonical way.
+"""Language tags: BCP-47 (RFC 5646), checked when they are read and written in one canonical way.
 
-One language has one tag, however a data set spells it, so that it never stands on both sides of a cross-lingual row:
+One language has one tag, however a data set spells it, so that a cross-lingual row never has it on both sides:
 
 - Codes of three letters become two where the language has them (`deu` → `de`), as BCP-47 demands, and where CLDR calls
   them another name of such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`).
 - Retired codes become their successors (`iw` → `he`, `zh-min-nan` → `nan`, `zh-yue` → `yue`, `en-UK` → `en-GB`).
-- A script that CLDR holds for likely is left out (`eng-Latn` → `en`, `zho-Hans` → `zh`, `zh-Hant-TW` → `zh-TW`), any
-  other one stays (`zh-Hant`, `sr-Latn`), as does that of a language that CLDR does not know.
+- The script that CLDR calls most likely is left out (`eng-Latn` → `en`, `zho-Hans` → `zh`, `zh-Hant-TW` → `zh-TW`).
+  Any other script stays (`zh-Hant`, `sr-Latn`), as does the script of a language that CLDR does not know.
 
 Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen. Other three-letter codes are
 accepted as they are, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but registered
@@ -32,14 +32,14 @@ _GRANDFATHERED = {
     "i-pwn": "pwn", "i-tao": "tao", "i-tay": "tay", "i-tsu": "tsu", "no-bok": "nb", "no-nyn": "nn",
     "zh-guoyu": "zh", "zh-hakka": "hak", "zh-min": "nan", "zh-min-nan": "nan", "zh-xiang": "hsn",
 }  # fmt: skip
-"""Tags that IANA's registry keeps under another one; `babel` does not carry them."""
+"""Grandfathered tags of IANA's registry → their successors; `babel` does not have them."""
 _EXTENDED = {"ar", "kok", "lv", "ms", "sgn", "sw", "uz", "zh"}
-"""Languages that may stand before one of theirs: `zh-yue` is `yue`."""
+"""Macrolanguages that may come before one of their languages: `zh-yue` is `yue`."""
 _MACROLANGUAGES = {
     "bal", "bik", "bnc", "bua", "chm", "del", "den", "din", "doi", "gba", "gon", "grb", "hai", "hmn", "jrb", "kln",
     "kok", "kpe", "lah", "luy", "man", "mwr", "raj", "rom", "srx", "syr", "tmh", "zap", "zza",
 }  # fmt: skip
-"""CLDR gives these as another name of one of their languages (`mhr` → `chm`): no code is retired, so both stay."""
+"""Macrolanguages that CLDR takes for one of their languages (`mhr` → `chm`). No code is retired, so both stay."""
 _KEPT_APART = {"ajp", "kzj", "daf"}
 """ISO 639-3 merged the first two into `apc` and `dtp`, but FLORES-200 and Tatoeba publish both as languages of their
 own; it split the last into two, which CLDR does not say."""
@@ -54,7 +54,7 @@ def _registered() -> frozenset[str]:
 
 @cache
 def _successors() -> dict[str, tuple[str, str, str]]:
-    """Code → language, script and region that stand for it today, as CLDR has them."""
+    """Code → the language, script and region that replace it today, from CLDR."""
     from babel.core import get_global, parse_locale
 
     successors = {}
@@ -62,14 +62,14 @@ def _successors() -> dict[str, tuple[str, str, str]]:
         language, region, script, *_ = parse_locale(tag)
         if len(language) == 2 or (language not in _MACROLANGUAGES and code not in _KEPT_APART):
             successors[code] = language, script or "", region or ""
-    # CLDR takes Tagalog for Filipino and Twi for Akan; ISO 639-1 has codes of their own for them.
+    # CLDR merges Tagalog into Filipino and Twi into Akan, but ISO 639-1 has separate codes for them.
     tagalog, twi = ("tl", "", ""), ("tw", "", "")
     return {**successors, "tl": tagalog, "tgl": tagalog, "tw": twi, "twi": twi}
 
 
 @lru_cache(maxsize=4096)
 def normalise_tag(tag: str) -> str:
-    """`ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`: the one canonical spelling of a BCP-47 tag.
+    """The canonical spelling of a BCP-47 tag: `ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`.
 
     Raises:
         ValueError: the tag is malformed or its two-letter language is unknown; the text says which.
@@ -104,7 +104,7 @@ def _successor(code: str) -> tuple[str, str, str]:
 
 
 def _region(code: str, language: str) -> str:
-    """A retired region (`UK`, `DD`) or a number (`840`) as today's code; of several, the one where it is spoken."""
+    """Today's code of a retired region (`UK`, `DD`) or number (`840`); of several, the one where it is spoken."""
     from babel.core import get_global, parse_locale
 
     today = get_global("territory_aliases").get(code, [code])
@@ -117,11 +117,11 @@ def _variants(text: str) -> str:
     from babel.core import get_global
 
     aliases = get_global("variant_aliases")
-    return "".join(f"-{aliases.get(one, one)}" for one in text.split("-")[1:])
+    return "".join(f"-{aliases.get(variant, variant)}" for variant in text.split("-")[1:])
 
 
 def likely_script(language: str, region: str = "") -> str:
-    """The script that CLDR holds for likely (`zh` → `Hans`, `zh`, `TW` → `Hant`); empty if it does not know."""
+    """The most likely script by CLDR (`zh` → `Hans`; `zh`, `TW` → `Hant`); empty if CLDR does not know it."""
     from babel.core import get_global, parse_locale
 
     known = get_global("likely_subtags")
@@ -134,7 +134,7 @@ def likely_script(language: str, region: str = "") -> str:
 
 
 def english_name(tag: str) -> str:
-    """`zh-Hant` → `Chinese (Traditional)`, as CLDR says; the tag itself where CLDR does not know the language."""
+    """CLDR's English name of a tag: `zh-Hant` → `Chinese (Traditional)`; the tag itself if CLDR does not know it."""
     from babel import Locale
 
     english = Locale("en")
