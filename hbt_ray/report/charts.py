@@ -118,9 +118,11 @@ class Canvas:
         return band
 
     def labels(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
-        """The tooltip of each row as text beside its point, in the colour of its series."""
+        """The tooltip of each row as text beside its point, in the colour of its series or in `color`."""
         options: Any = {"align": "left", "dx": 7, "dy": -7, "aria": False, "limit": 150} | mark
         chart = self._encoded(alt.Chart(_data(rows)).mark_text(**options))
+        if "color" in mark:
+            chart = chart.encode(color=alt.value(mark["color"]))
         return chart.encode(text=alt.Text(field="tooltip", type="nominal"))
 
     def _encoded(self, chart: alt.Chart, described: bool = False) -> alt.Chart:

@@ -116,7 +116,7 @@ def front_chart(state: SearchState, x: str, y: str, varied: str) -> Chart | None
             steps,
             canvas.points(rows(others, "other trials"), size=36, opacity=0.5),
             canvas.points(rows(front, "front"), size=81),
-            canvas.labels(labels),
+            canvas.labels(labels, color="var(--ink)"),
         ),
     )
 
