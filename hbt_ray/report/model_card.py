@@ -54,7 +54,7 @@ Questions are read with the prompt {question_prompt} and passages with {passage_
 
 def write_card(run: RunDir) -> None:
     """Write `README.md` into the exported model of a run, with all evaluations; nothing without a model."""
-    exported = ExportRecord.of(run)
+    exported = ExportRecord.load(run)
     if exported is None or not run.config.exists():
         return
     config = TrainConfig.load(run.config)

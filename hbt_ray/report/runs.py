@@ -34,7 +34,7 @@ def make_report(
     results, baselines = load_results(runs, seeds=seeds)
     single = runs[0] if len(runs) == 1 else None
     config = TrainConfig.load(single.config) if single and single.config.exists() else None
-    exported = ExportRecord.of(single) if single else None
+    exported = ExportRecord.load(single) if single else None
     return write_evaluation_page(
         path,
         title=", ".join(run.name for run in runs),

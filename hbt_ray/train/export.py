@@ -1,4 +1,4 @@
-"""Export: the weights of a checkpoint as a SentenceTransformer folder that anyone can load."""
+"""Export: the weights of a checkpoint as a SentenceTransformer folder."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ class ExportRecord:
     """Which weights an exported encoder has."""
 
     steps: int
-    """Of training."""
+    """Training steps of the checkpoint."""
     best: bool = False
-    """By the dev measure; else the newest."""
+    """Whether it is the best checkpoint by the dev measure; otherwise it is the newest."""
     averaged: bool = False
-    """Over the steps."""
+    """Whether the weights are averaged over the steps."""
     lora_rank: int | None = None
-    """Of the adapters that were merged, if any."""
+    """Rank of the adapters that were trained and merged; None without adapters."""
     measure: str = ""
-    """On the dev store, if it was validated there."""
+    """Measure on the dev store; empty if the checkpoint was not validated."""
     value: float | None = None
+    """Value of the measure."""
 
     @classmethod
-    def of(cls, run: RunDir) -> ExportRecord | None:
-        """What lies in `run.model`; None where nothing does.
+    def load(cls, run: RunDir) -> ExportRecord | None:
+        """The record of the encoder in `run.model`; None if there is none.
 
         Raises:
-            DamagedFile: the record was cut short or changed.
+            DamagedFile: the record is truncated or was changed.
         """
         try:
             return cls(**read_checked_json(run.model_info))
@@ -45,12 +46,16 @@ class ExportRecord:
 
 
 def export(run: RunDir) -> int:
-    """Write `run.model` from the run's best checkpoint, or the newest where `validation.export` says so or nothing was
-    validated; from the average of the weights where the run has one. Returns the number of its training steps.
+    """Write `run.model` from the best checkpoint of the run, with averaged weights if the run has them.
+
+    The newest checkpoint is taken if `validation.export` says so or if none was validated.
+
+    Returns:
+        The training steps of the checkpoint.
 
     Raises:
         CheckpointError: there is no checkpoint yet, or the one to export is damaged.
-        ModelError: the run trained adapters, and peft is missing here.
+        ModelError: the run trained adapters, and peft is not installed.
     """
     checkpoints = CheckpointDirectory(run.checkpoints)
     if not checkpoints.steps():
@@ -61,26 +66,26 @@ def export(run: RunDir) -> int:
     if best is None:
         newest = checkpoints.newest()
         assert newest is not None
-        state = restore_weights(newest[0], encoder, newest[1], averaged=True)
+        info = restore_weights(newest[0], encoder, newest[1], averaged=True)
     else:
-        state = restore_weights(checkpoints.path(best), encoder, averaged=True)
+        info = restore_weights(checkpoints.path(best), encoder, averaged=True)
     if config.model.lora:
         merge_adapters(encoder)
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
-        record = asdict(_described(run, config, state, best=best is not None))
+        record = asdict(_export_record(run, config, info, is_best=best is not None))
         write_json(folder / run.model_info.name, with_checksum(record))
-    return state.step
+    return info.step
 
 
-def _described(run: RunDir, config: TrainConfig, state: CheckpointInfo, *, best: bool) -> ExportRecord:
+def _export_record(run: RunDir, config: TrainConfig, info: CheckpointInfo, *, is_best: bool) -> ExportRecord:
     measure, lora = config.validation.measure, config.model.lora
-    rows = ValidationRecord(run.validation).results() if config.validation.store else {}
-    value = rows.get(state.step, {}).get(measure)
+    results = ValidationRecord(run.validation).results() if config.validation.store else {}
+    value = results.get(info.step, {}).get(measure)
     return ExportRecord(
-        steps=state.step,
-        best=best,
-        averaged=EMA in state.files,
+        steps=info.step,
+        best=is_best,
+        averaged=EMA in info.files,
         lora_rank=lora.rank if lora else None,
         measure=measure if value is not None else "",
         value=value,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_checked_json
-from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
+from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.logger import TrackerLogger
 from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows
 
 
@@ -19,9 +20,9 @@ def main() -> None:
     log = TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
     for step in range(STEPS_BEFORE):
         recorded(run, outcome(step))
-        log.outcome(outcome(step))
+        log.log_step(outcome(step))
         if step == 6:
-            log.dev(VALIDATED)
+            log.log_validations(VALIDATED)
     while not all_are_there(run, len(names)):
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)

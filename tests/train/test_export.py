@@ -20,7 +20,7 @@ from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.train.export import ExportRecord, export
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.train_step import TrainStep
-from hbt_ray.train.trackers import TrackersConfig
+from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
 from tests.model.model_folders import edited, saved
@@ -65,9 +65,10 @@ def vectors(config: TrainConfig) -> torch.Tensor:
 def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
     config = small_run(world, "name=empty")
     open_run(config)
-    with pytest.raises(CheckpointError, match="train it first"):
+    with pytest.raises(CheckpointError, match="train it first") as error:
         export(config.run)
-    assert ExportRecord.of(config.run) is None
+    assert error.value.code == "NO_CHECKPOINT"
+    assert ExportRecord.load(config.run) is None
 
 
 @pytest.mark.parametrize("lora", ["null", "{rank: 4, targets: all-linear}"])
@@ -86,7 +87,7 @@ def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average:
     expected = encoder.encode_query(TEXTS, convert_to_tensor=True)
     assert (vectors(config) - expected).abs().max() < 1e-6
     assert ((expected - last).abs().max() > 1e-4) == (learner.ema is not None)
-    made = ExportRecord.of(config.run)
+    made = ExportRecord.load(config.run)
     assert made == ExportRecord(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
 
 
@@ -107,7 +108,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
     record.append({**rows[1], "AP": 0.5})
 
     assert export(config.run) == 10
-    assert ExportRecord.of(config.run) == ExportRecord(10, True, True, 4, "AP", 0.75)
+    assert ExportRecord.load(config.run) == ExportRecord(10, True, True, 4, "AP", 0.75)
     write_card(config.run)
     card = (config.run.model / "README.md").read_text(encoding="utf-8")
     assert (
@@ -118,7 +119,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
     last = small_run(world, "name=best", "validation.export=last", *overrides(config))
     last.run.config.write_text(last.to_yaml(), encoding="utf-8")
     assert export(last.run) == 20
-    assert ExportRecord.of(last.run) == ExportRecord(20, False, True, 4, "AP", 0.5)
+    assert ExportRecord.load(last.run) == ExportRecord(20, False, True, 4, "AP", 0.5)
     write_card(last.run)
     assert "- weights: the last checkpoint, after 20 steps" in (last.run.model / "README.md").read_text()
 

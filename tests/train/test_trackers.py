@@ -21,9 +21,10 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
+from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.logger import ResumeFile, TrackerLogger, flatten
 from hbt_ray.train.trackers import logger as log
-from hbt_ray.train.trackers.backends import ResumeFile, TensorBoard, TrackerRow, flatten
+from hbt_ray.train.trackers.backends import TensorBoard, TrackerRow
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
@@ -46,8 +47,8 @@ def go_on(run: RunDir, *names: str) -> None:
     """From step 5, after a driver died at 8: steps 5 to 11, some of them twice as workers restart, and validations."""
     with TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as made:
         for step in [*range(5, 9), 6, 7, 8, *range(9, 12)]:
-            made.outcome(outcome(step))
-        made.dev({10: {"step": 10, "AP": 0.4}, **VALIDATED})
+            made.log_step(outcome(step))
+        made.log_validations({10: {"step": 10, "AP": 0.4}, **VALIDATED})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_what_a_tracker_missed_is_made_up_for_when_the_run_goes_on(
         with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
             for step in range(5):
                 recorded(run, outcome(step))
-                made.outcome(outcome(step))
+                made.log_step(outcome(step))
     assert caplog.text.count("the server is gone") == 1
     go_on(run, "tensorboard")
     read = events.EventAccumulator(str(tmp_path / "tensorboard"))
@@ -155,8 +156,8 @@ def test_a_tracker_that_hangs_holds_up_nobody(
     monkeypatch.setattr(log, "CLOSING_SECONDS", 0.2)
     with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0) as made:
         for step in range(3):
-            made.outcome(outcome(step))  # Returns, though the answer comes only below.
-    assert "tensorboard has not taken the run's last numbers within 0.2 s" in caplog.text
+            made.log_step(outcome(step))  # Returns, though the answer comes only below.
+    assert "tensorboard has not taken the last rows of the run within 0.2 s" in caplog.text
     answer.set()
 
 
@@ -167,9 +168,9 @@ def test_a_server_that_is_not_there_is_a_warning(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), config, SETTINGS, 0) as made:
-        made.outcome(outcome(0))
-    assert caplog.text.count("mlflow no longer takes the run's numbers") == 1
-    assert ResumeFile(tmp_path / "trackers.json").of("tensorboard").step == 0
+        made.log_step(outcome(0))
+    assert caplog.text.count("mlflow no longer takes the rows of the run") == 1
+    assert ResumeFile(tmp_path / "trackers.json").read("tensorboard").step == 0
 
 
 def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,20 +185,20 @@ def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_another_place_does_not_know_the_run() -> None:
     config = TrackersConfig(use=("mlflow",), mlflow_uri="http://here")
-    assert config.place("mlflow") == config.model_copy().place("mlflow")
-    assert config.place("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).place("mlflow")
-    assert config.place("mlflow") != config.model_copy(update={"project": "other"}).place("mlflow")
+    assert config.destination("mlflow") == config.model_copy().destination("mlflow")
+    assert config.destination("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).destination("mlflow")
+    assert config.destination("mlflow") != config.model_copy(update={"project": "other"}).destination("mlflow")
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "hbt_ray.train.trackers.config.find_spec", lambda name: None if name in ("wandb", "alembic") else sys
     )
-    TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://server").require()
-    with pytest.raises(ConfigError, match=r"wandb is not installed; run `pip install 'hbt-ray\[wandb\]'"):
-        TrackersConfig(use=("tensorboard", "wandb")).require()
-    with pytest.raises(ConfigError, match=r"alembic is not installed; run `pip install 'hbt-ray\[mlflow\]'"):
-        TrackersConfig(use=("mlflow",)).require()
+    TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://server").check_packages()
+    with pytest.raises(ConfigError, match=r"wandb is not installed"):
+        TrackersConfig(use=("tensorboard", "wandb")).check_packages()
+    with pytest.raises(ConfigError, match=r"alembic is not installed"):
+        TrackersConfig(use=("mlflow",)).check_packages()
 
 
 def test_marks_that_were_changed_are_a_warning_and_begin_no_second_run(
@@ -205,10 +206,10 @@ def test_marks_that_were_changed_are_a_warning_and_begin_no_second_run(
 ) -> None:
     run = RunDir(tmp_path)
     with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
-        made.outcome(outcome(0))
+        made.log_step(outcome(0))
     changed = run.trackers.read_bytes().replace(b'"step": 0', b'"step": 8')
     run.trackers.write_bytes(changed)
     with caplog.at_level(logging.WARNING), TrackerLogger(run, TrackersConfig(), SETTINGS, 1) as made:
-        made.outcome(outcome(1))
+        made.log_step(outcome(1))
     assert str(run.trackers) in caplog.text
     assert run.trackers.read_bytes() == changed

@@ -36,7 +36,7 @@ from hbt_ray.train.driver.metrics_actor import metrics_actor
 from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers import TrackerLogger
+from hbt_ray.train.trackers.logger import TrackerLogger
 from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
 from hbt_ray.train.worker.settings import Hooks, WorkerSettings
 
@@ -83,7 +83,7 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
             "row; use fewer workers or larger batches",
             code="BATCH_TOO_SMALL",
         )
-    config.trackers.require()
+    config.trackers.check_packages()
     require_auxiliary_texts(config.loss, config.teacher, plan, negatives)
     check_validation(config)
     is_new = not run.config.exists()
@@ -157,8 +157,8 @@ def fit(
 
     def on_row(row: dict[str, Any]) -> None:
         metrics = StepMetrics(**row)
-        trackers.outcome(metrics)
-        trackers.dev(validations.fresh())
+        trackers.log_step(metrics)
+        trackers.log_validations(validations.fresh())
         on_step(metrics)
 
     with trackers, metrics_actor(on_row) as actor:
@@ -166,7 +166,7 @@ def fit(
             config.absolute(), stop_step, opened.plan_identity, opened.checkpoint, actor, hooks or Hooks()
         )
         error = _run(_make_trainer(settings), actor, config)
-        trackers.dev(validations.fresh())  # The last results come after the last step.
+        trackers.log_validations(validations.fresh())  # The last results come after the last step.
         if error is not None:
             raise error
     return _require_validated(config) if config.validation.store else stop_step

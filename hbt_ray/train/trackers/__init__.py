@@ -1,13 +1,7 @@
-"""Trackers: what a step learned, as curves in TensorBoard, MLflow or Weights & Biases.
+"""Trackers: the measures of a run as curves in TensorBoard, MLflow or Weights & Biases.
 
-They run in the driver, fed by the journal of rank 0: so one tracker sees one continuous run through any number of
-worker restarts, steps that are repeated after a restart are not logged twice, and no key has to reach the workers. What
-a tracker cannot take is in `metrics.jsonl` all the same, so its failure is a warning and never the end of a run; what
-it lacks is made up for when the run goes on.
+They run in the driver and take the rows that rank 0 sends to the metrics actor. So one tracker sees one continuous run
+through any number of worker restarts, steps that are repeated after a restart are not logged twice, and the workers
+need no API key. All rows are in `metrics.jsonl` as well, so the failure of a tracker is a warning and does not end the
+run. Rows that a tracker lacks are logged when the run continues.
 """
-
-from hbt_ray.train.trackers.backends import Tracker
-from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.logger import TrackerLogger
-
-__all__ = ["Tracker", "TrackerLogger", "TrackersConfig"]

@@ -1,4 +1,4 @@
-"""Which trackers a run has."""
+"""Configuration of the trackers."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ _PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "mlflow": (("mlflow",), "hbt-ray[mlflow]"),
     "wandb": (("wandb",), "hbt-ray[wandb]"),
 }
-"""Name → modules, and what to install."""
-_FOR_A_DATABASE = ("sqlalchemy", "alembic")
+"""Tracker → modules that it needs, and the package to install."""
+_DATABASE_MODULES = ("sqlalchemy", "alembic")
+"""Modules that MLflow needs to write into a database without a server."""
 
 
 class TrackersConfig(Config):
-    """Where curves are drawn."""
+    """Where the curves of a run are logged."""
 
     use: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
-    """Any of tensorboard (files in RUN/tensorboard), mlflow and wandb (extras to install)."""
+    """Any of tensorboard (files in RUN/tensorboard), mlflow and wandb (both need an extra)."""
     mlflow_uri: str = ""
-    """Tracking server or database; by default RUN/mlflow.db."""
+    """URI of an MLflow tracking server or database; by default the file RUN/mlflow.db."""
     project: str = "hbt_ray"
-    """MLflow's experiment, or the project of Weights & Biases."""
+    """Name of the MLflow experiment, or of the project of Weights & Biases."""
 
-    def place(self, name: str) -> str:
-        """Where the tracker of this name puts runs: the same place knows a continued run."""
+    def destination(self, name: str) -> str:
+        """Where a tracker logs to. A continued run goes on in the same destination, and begins anew in another one."""
         return {
             "mlflow": f"mlflow {without_secrets(self.mlflow_uri)} {self.project}",
             "wandb": f"wandb {self.project}",
         }.get(name, name)
 
-    def require(self) -> None:
-        """Raises: ConfigError where a tracker's package is not installed."""
+    def check_packages(self) -> None:
+        """Raises: ConfigError if a package that a tracker needs is not installed."""
         for name in self.use:
             modules, package = _PACKAGES[name]
             if name == "mlflow" and not self.mlflow_uri.startswith(("http", "databricks")):
-                modules += _FOR_A_DATABASE
+                modules += _DATABASE_MODULES
             if missing := [module for module in modules if find_spec(module) is None]:
                 raise ConfigError(
                     f"trackers.use names {name}, but {' and '.join(missing)} is not installed; run "
-                    f"`pip install '{package}'`, or leave it out"
+                    f"`pip install '{package}'`, or remove {name} from trackers.use",
+                    code="MISSING_PACKAGE",
                 )

@@ -1,1 +1,1 @@
-"""The dev measure beside training: a fixed pool, its measures, their record, the best checkpoint, when to stop."""
+"""Validation beside training: the dev set, its measures, their record, the best checkpoint, early stopping."""

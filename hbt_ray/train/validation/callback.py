@@ -1,4 +1,8 @@
-"""How a validation is run on the cluster: by Ray Train for every checkpoint that is reported, or as a plain task."""
+"""Validation during training: how the ranks start it, wait for it and decide to stop.
+
+Ray Train validates the checkpoints that are reported to it, one at a time, in a task beside the training workers. A
+plain Ray task validates those whose validation was lost in an earlier session.
+"""
 
 from __future__ import annotations
 
@@ -17,67 +21,7 @@ from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import verify_checkpoint
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.early_stopping import early_stopping_state
-from hbt_ray.train.validation.record import Row, ValidationRecord, measure_values, validation_schedule
-
-
-def ray_validation_config(config: TrainConfig) -> ray.train.ValidationConfig | None:
-    """For the trainer: one validation at a time, and `fit` waits for those that were asked for."""
-    if not config.validation.store:
-        return None
-    judge = _judge(config)
-
-    def validate(checkpoint: ray.train.Checkpoint, step: int) -> dict[str, Any]:
-        return judge(checkpoint.path, step)
-
-    return ray.train.ValidationConfig(fn=validate, ray_remote_kwargs=task_options(config))
-
-
-def report_options(config: TrainConfig, step: int) -> ray.train.ValidationTaskConfig:
-    """For the report of a checkpoint."""
-    return ray.train.ValidationTaskConfig({"step": step}, config.validation.timeout_seconds)
-
-
-def launch_validations(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
-    """Validate checkpoints that were reported earlier, in turn; the task ends with the process that launched it."""
-    judge, folders = _judge(config), [str(CheckpointDirectory(config.run.checkpoints).path(step)) for step in steps]
-
-    def validate() -> None:
-        for folder, step in zip(folders, steps, strict=True):
-            judge(folder, step)
-
-    return ray.remote(validate).options(**task_options(config)).remote()
-
-
-def _judge(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
-    settings, threads = config.absolute().model_dump(mode="json"), _threads(config)
-
-    def judge(folder: str, step: int) -> dict[str, Any]:
-        # Nested, so that Ray sends it by value: its controller need not import torch to pass it on.
-        from hbt_ray.train.validation.runner import step_back, validate
-
-        step_back(threads)
-        return validate(settings, Path(folder), step)
-
-    return judge
-
-
-def _threads(config: TrainConfig) -> int:
-    return max(1, int(config.validation.cpus))
-
-
-def task_options(config: TrainConfig) -> dict[str, Any]:
-    """What the task asks of the cluster.
-
-    With no CPU of its own it starts where workers hold every one. Variables of its own give it processes that serve
-    nothing else, so that their low priority harms nobody.
-    """
-    variables = {"OMP_NUM_THREADS": str(_threads(config)), "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
-    return {
-        "num_cpus": config.validation.cpus,
-        "num_gpus": 1 if config.validation.gpu else 0,
-        "runtime_env": {"env_vars": variables},
-    }
-
+from hbt_ray.train.validation.record import ValidationRecord, ValidationRow, measure_values, validation_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -85,101 +29,160 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1
 
 
+def ray_validation_config(config: TrainConfig) -> ray.train.ValidationConfig | None:
+    """Validation for Ray Train's trainer, whose `fit` waits for all that were started; None without a dev store."""
+    if not config.validation.store:
+        return None
+    validate_folder = _validation_function(config)
+
+    def validate(checkpoint: ray.train.Checkpoint, step: int) -> dict[str, Any]:
+        return validate_folder(checkpoint.path, step)
+
+    return ray.train.ValidationConfig(fn=validate, ray_remote_kwargs=task_options(config))
+
+
+def launch_validations(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
+    """Validate earlier checkpoints one after the other in a Ray task, which ends with the process that calls this."""
+    validate_folder = _validation_function(config)
+    folders = [str(CheckpointDirectory(config.run.checkpoints).path(step)) for step in steps]
+
+    def validate() -> None:
+        for folder, step in zip(folders, steps, strict=True):
+            validate_folder(folder, step)
+
+    return ray.remote(validate).options(**task_options(config)).remote()
+
+
+def task_options(config: TrainConfig) -> dict[str, Any]:
+    """Options of a Ray task that validates.
+
+    By default it needs no CPU, so it can start while the training workers hold all of them. With environment variables
+    of its own it gets a process that runs nothing else, so that the low priority of that process harms nothing else.
+    """
+    threads = str(_num_threads(config))
+    variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
+    return {
+        "num_cpus": config.validation.cpus,
+        "num_gpus": 1 if config.validation.gpu else 0,
+        "runtime_env": {"env_vars": variables},
+    }
+
+
+def _validation_function(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
+    settings, threads = config.absolute().model_dump(mode="json"), _num_threads(config)
+
+    def validate_folder(folder: str, step: int) -> dict[str, Any]:
+        # Nested, so that Ray pickles it by value: its controller need not import torch to pass it on.
+        from hbt_ray.train.validation.runner import lower_priority, validate
+
+        lower_priority(threads)
+        return validate(settings, Path(folder), step)
+
+    return validate_folder
+
+
+def _num_threads(config: TrainConfig) -> int:
+    return max(1, int(config.validation.cpus))
+
+
 class ValidationCallback:
-    """Of one rank; all ranks call `stop_at` for the same steps. Only rank 0 reads the record.
+    """Validation and early stopping of one rank. Only rank 0 reads the record.
+
+    Checkpoints up to `start` without a result, whose validation was lost with the driver or the cluster, are validated
+    first.
 
     Args:
-        start: the step that training goes on with. Checkpoints up to there that lack a result, as their validation was
-            lost with the driver or the cluster, are validated again.
+        start: the step that training continues from.
     """
 
     def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
         self._config, self._is_first = config, rank == 0
         self._schedule = validation_schedule(config)
         self._record = ValidationRecord(config.run.validation)
-        self._asked: set[int] = set()
-        self._late: ray.ObjectRef | None = None
+        self._started: set[int] = set()
+        """Steps whose validation is recorded or was started."""
+        self._launched: ray.ObjectRef | None = None
         self.stopped = False
         if self._is_first:
-            self._asked = set(self._record.cut(start))
-            self._catch_up(start)
-        if start and self.stop_at(start):
+            self._started = set(self._record.cut(start))
+            self._validate_missing(start)
+        if start and self.should_stop(start):
             logger.info("no improvement up to step %d; nothing is left to train", start)
 
     def due(self, step: int) -> bool:
+        """Whether the checkpoint of this step is validated."""
         return self._schedule.due(step)
 
-    def ask(self, step: int) -> bool | ray.train.ValidationTaskConfig:
-        """What to report the checkpoint of `step` with."""
+    def report_option(self, step: int) -> bool | ray.train.ValidationTaskConfig:
+        """The argument `validation` for reporting this step's checkpoint to Ray Train."""
         if not (self._is_first and self.due(step)):
             return False
-        self._asked.add(step)
-        return report_options(self._config, step)
+        self._started.add(step)
+        return ray.train.ValidationTaskConfig({"step": step}, self._config.validation.timeout_seconds)
 
-    def stop_at(self, step: int) -> bool:
-        """Whether training ends here; waits for the results that the decision rests on.
+    def should_stop(self, step: int) -> bool:
+        """Whether training ends here. Collective; waits for the results that the decision uses.
 
         Raises:
-            ValidationFailed: on all ranks alike.
+            ValidationFailed: on all ranks.
         """
-        answer: bool | HbtError = False
+        decision: bool | HbtError = False
         if self._is_first:
             try:
-                answer = self._decide(step)
+                decision = self._decide(step)
             except HbtError as error:
-                answer = error
-        answer = broadcast_from_rank_zero(answer)
-        if isinstance(answer, HbtError):
-            raise answer
-        self.stopped = answer
-        return answer
+                decision = error
+        decision = broadcast_from_rank_zero(decision)
+        if isinstance(decision, HbtError):
+            raise decision
+        self.stopped = decision
+        return decision
 
     def until_stopped(self, batches: Iterator[T]) -> Iterator[T]:
-        """The batches up to the step at which `stop_at` said so."""
+        """The batches, up to the step at which `should_stop` returned True."""
         while not self.stopped and (batch := next(batches, None)) is not None:
             yield batch
 
     def finish(self) -> None:
-        """Wait for what this rank launched; Ray Train waits for what was reported."""
-        if self._late:
-            ray.wait([self._late])
+        """Wait for the validations that this rank launched; Ray Train waits for those of reported checkpoints."""
+        if self._launched:
+            ray.wait([self._launched])
 
-    def _catch_up(self, start: int) -> None:
+    def _validate_missing(self, start: int) -> None:
         missing = []
-        shelf = CheckpointDirectory(self._config.run.checkpoints)
-        for step in shelf.steps():
-            if step > start or not self.due(step) or step in self._asked:
+        directory = CheckpointDirectory(self._config.run.checkpoints)
+        for step in directory.steps():
+            if step > start or not self.due(step) or step in self._started:
                 continue
             try:
-                verify_checkpoint(shelf.path(step))
+                verify_checkpoint(directory.path(step))
             except CheckpointError as error:
                 logger.warning("step %d is not validated: %s", step, error)
                 continue
             missing.append(step)
         if missing:
             logger.info("validating the checkpoints of steps %s first, which have no result", missing)
-            self._asked.update(missing)
-            self._late = launch_validations(self._config, missing)
+            self._started.update(missing)
+            self._launched = launch_validations(self._config, missing)
 
     def _decide(self, step: int) -> bool:
         horizon = self._schedule.horizon(step)
-        rows = self._results({at for at in self._asked if at <= horizon})
+        rows = self._wait_for({at for at in self._started if at <= horizon})
         visible = self._schedule.visible(measure_values(rows, self._config), step)
         return early_stopping_state(visible, self._config.validation.rule).stop
 
-    def _results(self, wanted: set[int]) -> dict[int, Row]:
-        """Those of these steps, once all are there; the first failure among them is raised at once."""
-        end = time.monotonic() + self._config.validation.timeout_seconds
+    def _wait_for(self, steps: set[int]) -> dict[int, ValidationRow]:
+        """The rows of these steps, as soon as all exist; raises the first failure among them at once."""
+        timeout = self._config.validation.timeout_seconds
+        deadline = time.monotonic() + timeout
         while True:
-            rows = {step: row for step, row in self._record.rows().items() if step in wanted}
+            rows = {step: row for step, row in self._record.rows().items() if step in steps}
             for step, row in rows.items():
                 if "error" in row:
                     raise ValidationFailed(step, row["error"])
-            if missing := wanted - rows.keys():
-                if time.monotonic() > end:
-                    raise ValidationFailed(
-                        min(missing), f"no result within {self._config.validation.timeout_seconds:g} s"
-                    )
-                time.sleep(_POLL_SECONDS)
-            else:
+            missing = steps - rows.keys()
+            if not missing:
                 return rows
+            if time.monotonic() > deadline:
+                raise ValidationFailed(min(missing), f"no result within {timeout:g} s")
+            time.sleep(_POLL_SECONDS)

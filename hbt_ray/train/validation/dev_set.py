@@ -1,12 +1,14 @@
-"""The dev pool: questions and passages drawn once from a dev store, the same in any process, for any world size."""
+"""The dev set: questions and passages drawn from a dev store, and the measures of their vectors.
+
+The draw is a function of the store and the configuration, so it is the same in every process and for any world size.
+The measures neither depend on the batches nor on the ranks of training.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,102 +18,136 @@ from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices, make_key, permute
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError
+from hbt_ray.retrieval.measures import RANK_DISTANCE, Values, measure, relevant_ranks
+from hbt_ray.retrieval.search.exact_scores import Floats, score_matrix
 from hbt_ray.train.validation.config import ValidationConfig
 
-Codes = NDArray[np.int16]
-_TRIES_AT_ONCE = 64
+LanguageCodes = NDArray[np.int16]
+"""Indices into a tuple of languages."""
+AP, MONO_AP, CROSS_AP, POOL_LOSS = "AP", "mono_AP", "cross_AP", "pool_loss"
+_QUESTION_BATCH = 256
+"""Questions whose scores with all passages are in memory at once."""
+_CHUNK = 64
+"""Items of a permutation to compute at once: a data set may have millions, and few are drawn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DevSet:
-    """Each question stands in one language, its passage in all that it has; ties in a ranking go to the greater row."""
+    """Each question is in one language, its passages in all that they have. Ties in rankings go to the greater row."""
 
     languages: tuple[str, ...]
     questions: list[str]
-    question_languages: Codes
-    """[questions], numbers of `languages`."""
+    question_languages: LanguageCodes
+    """[questions]"""
     right_keys: Indices
-    """[questions, n]: keys of the passages that answer; one of them is repeated where there are fewer than n."""
+    """[questions, n]: keys of the passages that answer. One of them is repeated if a question has fewer than n."""
     passages: list[str]
-    passage_languages: Codes
+    passage_languages: LanguageCodes
+    """[passages]"""
     passage_keys: Indices
-    """[passages]; equal for all versions of a passage."""
+    """[passages]; equal for all translations of a passage."""
 
 
 def dev_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ...]:
-    """Raises: ConfigError where the dev store lacks one that the configuration names."""
-    if lacking := sorted(set(config.languages) - set(manifest.languages)):
+    """The languages of the dev set.
+
+    Raises:
+        ConfigError: the dev store lacks a language that the configuration names.
+    """
+    if missing := sorted(set(config.languages) - set(manifest.languages)):
         raise ConfigError(
-            f"validation.languages: {config.store} has nothing in {', '.join(lacking)}; it has "
-            f"{', '.join(manifest.languages)}"
+            f"validation.languages: {config.store} has no texts in {', '.join(missing)}; it has "
+            f"{', '.join(manifest.languages)}",
+            code="DEV_LANGUAGES",
         )
     return config.languages or manifest.languages
 
 
 def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
-    """Equal where measures can be compared: the same texts, the same temperature."""
+    """Equal if measures can be compared: the same texts and the same temperature."""
     languages = dev_languages(manifest, config)
     return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
 
 
 def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
-    """Draw the pool. Data sets that hold fewer items than their even share give all that they have.
+    """Draw the dev set, spread evenly over data sets. A data set with fewer items than its share gives all of them.
 
-    A passage stands in it once in each language, whatever the number of its items, ids and data sets.
+    A passage is in it once in each language, however many items, ids and data sets it has.
+
+    Raises:
+        ConfigError: the store has no item in the languages.
     """
     languages = dev_languages(store.manifest, config)
-    parts = []
-    infos = store.manifest.datasets
-    for info, count in zip(infos, _shares([info.num_items for info in infos], config.items), strict=True):
+    questions: list[str] = []
+    question_languages, right_keys = [], []
+    passages: dict[tuple[int, int], str] = {}  # (key, language) → text
+    datasets = store.manifest.datasets
+    counts = _even_shares([info.num_items for info in datasets], config.items)
+    for info, count in zip(datasets, counts, strict=True):
         items, codes = draw_items(info, languages, count, make_key(config.seed, "validation", info.name))
-        if len(items):
-            parts.append(_part(store, info.name, items, codes, languages))
-    if not parts:
-        raise ConfigError(f"validation.store={config.store}: no item in {', '.join(languages)}; name other languages")
-    return _joined(parts, languages)
+        if not len(items):
+            continue
+        keys = store.right_keys(info.name, items)
+        questions += store.texts_of(info.name, "question", items, codes, languages)
+        question_languages.append(codes)
+        right_keys.append(keys)
+        for code in range(len(languages)):
+            texts = store.texts_of(info.name, "passage", items, np.full(len(items), code, np.int16), languages)
+            for key, text in zip(keys[:, 0].tolist(), texts, strict=True):
+                if text:  # Items may share a passage, and one may have it in a language that another lacks.
+                    passages.setdefault((key, code), text)
+    if not questions:
+        raise ConfigError(
+            f"validation.store={config.store}: no item in {', '.join(languages)}; name other languages",
+            code="DEV_LANGUAGES",
+        )
+    width = max(keys.shape[1] for keys in right_keys)
+    return DevSet(
+        languages,
+        questions,
+        np.concatenate(question_languages),
+        np.concatenate([np.pad(keys, ((0, 0), (0, width - keys.shape[1])), "edge") for keys in right_keys]),
+        list(passages.values()),
+        np.array([code for _, code in passages], np.int16),
+        np.array([key for key, _ in passages], np.int64),
+    )
 
 
-def draw_items(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> tuple[Indices, Codes]:
-    """`count` different items and the language each is asked in, the languages in turn; fewer if there are no more.
+def draw_items(info: DatasetInfo, languages: Sequence[str], count: int, key: int) -> tuple[Indices, LanguageCodes]:
+    """Draw different items, and the language of the question of each; languages take turns.
 
-    A language takes items in the order of a permutation of its own, so that a sample is the head of any larger one
-    of the same languages.
+    Each language draws in the order of a permutation of its own, so a sample is the head of any larger sample of the
+    same languages.
+
+    Returns:
+        [n] items and [n] language codes; n is less than `count` if there are no more items.
     """
-    coverage = LanguageIndex(info, languages, 0.0)
-    orders = {code: _Order(coverage, code, make_key(key, language)) for code, language in enumerate(languages)}
-    taken: dict[int, int] = {}
+    index = LanguageIndex(info, languages, 0.0)
+    orders = {code: _permuted_items(index, code, make_key(key, language)) for code, language in enumerate(languages)}
+    language_of: dict[int, int] = {}  # item → language code
     turns = cycle(list(orders))
-    while len(taken) < count and orders:
+    while len(language_of) < count and orders:
         code = next(turns)
-        if code in orders and (item := orders[code].next_but(taken)) is not None:
-            taken[item] = code
+        if code not in orders:
+            continue
+        item = next((item for item in orders[code] if item not in language_of), None)
+        if item is None:
+            del orders[code]
         else:
-            orders.pop(code, None)
-    return np.array(list(taken), np.int64), np.array(list(taken.values()), np.int16)
+            language_of[item] = code
+    return np.array(list(language_of), np.int64), np.array(list(language_of.values()), np.int16)
 
 
-class _Order:
-    """The items of a language in a random order, some at a time: the data set may be large."""
-
-    def __init__(self, coverage: LanguageIndex, code: int, key: int) -> None:
-        self._pool, self._key, self._place = coverage.pool(code), key, 0
-        self._ahead: list[int] = []
-
-    def next_but(self, taken: dict[int, int]) -> int | None:
-        """The next one that is not taken; None where there is none."""
-        while True:
-            if not self._ahead:
-                stop = min(self._place + _TRIES_AT_ONCE, self._pool.size)
-                numbers = permute(self._key, np.arange(self._place, stop), self._pool.size)
-                self._ahead, self._place = self._pool.items(numbers).tolist()[::-1], stop
-            if not self._ahead:
-                return None
-            if (item := self._ahead.pop()) not in taken:
-                return item
+def _permuted_items(index: LanguageIndex, code: int, key: int) -> Iterator[int]:
+    """The items of a language in random order."""
+    pool = index.pool(code)
+    for start in range(0, pool.size, _CHUNK):
+        numbers = permute(key, np.arange(start, min(start + _CHUNK, pool.size)), pool.size)
+        yield from pool.items(numbers).tolist()
 
 
-def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Even shares; what a small data set cannot give, the others do."""
+def _even_shares(sizes: Sequence[int], total: int) -> list[int]:
+    """Even shares of a total; what a small data set lacks, the others give."""
     shares = [0] * len(sizes)
     order = sorted(range(len(sizes)), key=lambda number: sizes[number])
     for position, number in enumerate(order):
@@ -120,98 +156,69 @@ def _shares(sizes: Sequence[int], total: int) -> list[int]:
     return shares
 
 
-class _Part(NamedTuple):
-    """What one data set gives to the pool."""
+def dev_measures(questions: Floats, passages: Floats, dev_set: DevSet, temperature: float) -> dict[str, float]:
+    """Measures of the dev set's vectors; a setting without any pair of languages is left out.
 
-    questions: list[str]
-    question_languages: Codes
-    right_keys: Indices
-    """[questions, n]"""
-    passages: dict[tuple[int, int], str]
-    """Key and language of a passage → its text."""
+    AP: mean average precision in the pool of all languages. mono_AP, cross_AP: among the passages in the question's
+    language, and in each other one. RankDistance: worst minus best rank of a question's answers in the pool. They are
+    those of `hbt evaluate`, over the full list: means are taken over the questions of a language or pair of languages,
+    then over languages or pairs (2408.10536, section 3). pool_loss: InfoNCE of a question q and a translation p of a
+    passage that answers it,
 
+        -log  exp(q·p / t) / (exp(q·p / t) + Σ_j exp(q·p_j / t))       j over the passages that do not answer q
 
-def _part(store: Store, dataset: str, items: Indices, codes: Codes, languages: tuple[str, ...]) -> _Part:
-    right_keys = store.right_keys(dataset, items)
-    # Items may share a passage, and one of them may have it in a language that the other lacks.
-    passages: dict[tuple[int, int], str] = {}
-    for code in range(len(languages)):
-        column = np.full(len(items), code, np.int16)
-        texts = store.texts_of(dataset, "passage", items, column, languages)
-        for key, text in zip(right_keys[:, 0].tolist(), texts, strict=True):
-            if text:
-                passages.setdefault((key, code), text)
-    return _Part(store.texts_of(dataset, "question", items, codes, languages), codes, right_keys, passages)
-
-
-def _joined(parts: list[_Part], languages: tuple[str, ...]) -> DevSet:
-    """All parts; keys are those of the store, so data sets may share passages."""
-    passages: dict[tuple[int, int], str] = {}
-    for part in parts:
-        passages |= {place: text for place, text in part.passages.items() if place not in passages}
-    width = max(part.right_keys.shape[1] for part in parts)
-    return DevSet(
-        languages,
-        [text for part in parts for text in part.questions],
-        np.concatenate([part.question_languages for part in parts]),
-        np.concatenate([np.pad(p.right_keys, ((0, 0), (0, width - p.right_keys.shape[1])), "edge") for p in parts]),
-        list(passages.values()),
-        np.array([code for _, code in passages], np.int16),
-        np.array([key for key, _ in passages], np.int64),
-    )
-
-
-Floats = NDArray[np.float32]
-AP, MONO_AP, CROSS_AP, POOL_LOSS, RANK_DISTANCE = "AP", "mono_AP", "cross_AP", "pool_loss", "RankDistance"
-"""AP in the pool of all languages, within the question's language, in each other one; the loss over the pool; how far
-apart a question's answers stand in the pool, the worst rank minus the best."""
-
-
-def dev_measures(questions: Floats, passages: Floats, pool: DevSet, temperature: float) -> dict[str, float]:
-    """Name → value; a setting that the pool has no pair for is left out.
+    (2408.10536, equation 1), averaged over all q and p.
 
     Args:
-        questions: [questions, width], as the pool's, unit length.
-        passages: [passages, width], as the pool's.
+        questions: [questions, width], unit length.
+        passages: [passages, width], unit length.
     """
-    scores = _scores(questions, passages)
-    pairs: dict[tuple[int, int], list[float]] = defaultdict(list)
-    pooled: dict[int, list[float]] = defaultdict(list)
-    distances: dict[int, list[float]] = defaultdict(list)
-    losses = []
-    for row, right_keys, asked in zip(scores, pool.right_keys, pool.question_languages.tolist(), strict=True):
-        relevant = np.isin(pool.passage_keys, right_keys)
-        losses.append(_losses(row, relevant, temperature))
-        order = np.argsort(row, kind="stable")[::-1]
-        hits, languages = relevant[order], pool.passage_languages[order]
-        pooled[asked].append(_average_precision(hits))
-        distances[asked].append(float(np.ptp(np.flatnonzero(hits))))
-        for found in np.unique(languages[hits]).tolist():
-            pairs[asked, found].append(_average_precision(hits[languages == found]))
-    settings = {
-        AP: list(pooled.values()),
-        MONO_AP: [values for (asked, found), values in pairs.items() if asked == found],
-        CROSS_AP: [values for (asked, found), values in pairs.items() if asked != found],
-        RANK_DISTANCE: list(distances.values()),
+    pool: dict[str, list[Values]] = {AP: [], RANK_DISTANCE: []}
+    language_parts, losses = [], []
+    for start in range(0, len(questions), _QUESTION_BATCH):
+        batch = slice(start, start + _QUESTION_BATCH)
+        scores = score_matrix(questions[batch], passages)
+        relevant = np.stack([np.isin(dev_set.passage_keys, keys) for keys in dev_set.right_keys[batch]])
+        for name, values in measure((AP, RANK_DISTANCE), relevant_ranks(scores, relevant)).items():
+            pool[name].append(values)
+        language_parts.append(_ap_in_languages(scores, relevant, dev_set))
+        losses += [_losses(row, hits, temperature) for row, hits in zip(scores, relevant, strict=True)]
+    asked, by_language = dev_set.question_languages, np.concatenate(language_parts)
+    mono, cross = list[float](), list[float]()  # by pair of languages
+    for language in np.unique(asked):
+        for code, values in enumerate(by_language[asked == language].T):
+            if not np.isnan(values).all():
+                (mono if code == language else cross).append(float(np.nanmean(values)))
+    means = {
+        AP: _macro_average(np.concatenate(pool[AP]), asked),
+        MONO_AP: float(np.mean(mono)) if mono else None,
+        CROSS_AP: float(np.mean(cross)) if cross else None,
+        RANK_DISTANCE: _macro_average(np.concatenate(pool[RANK_DISTANCE]), asked),
+        POOL_LOSS: float(np.concatenate(losses).mean()),
     }
-    found_means = {name: float(np.mean([np.mean(values) for values in of])) for name, of in settings.items() if of}
-    return {**found_means, POOL_LOSS: float(np.concatenate(losses).mean())}
+    return {name: value for name, value in means.items() if value is not None}
 
 
-def _scores(questions: Floats, passages: Floats) -> Floats:
-    """[questions, passages]; rounded, so that vectors that are equal tie whatever order BLAS adds them in."""
-    return (questions.astype(np.float64) @ passages.astype(np.float64).T).astype(np.float32)
+def _ap_in_languages(scores: Floats, relevant: NDArray[np.bool_], dev_set: DevSet) -> Values:
+    """AP among the passages of each language: [questions, languages], NaN if none of them is relevant."""
+    precision = np.full((len(scores), len(dev_set.languages)), np.nan)
+    for code in range(len(dev_set.languages)):
+        columns = dev_set.passage_languages == code
+        rows = relevant[:, columns].any(axis=1)
+        if rows.any():
+            cells = np.ix_(rows, columns)
+            precision[rows, code] = measure([AP], relevant_ranks(scores[cells], relevant[cells]))[AP]
+    return precision
 
 
-def _average_precision(hits: NDArray[np.bool_]) -> float:
-    """Of a ranking, best first; at least one hit."""
-    ranks = np.flatnonzero(hits) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+def _macro_average(values: Values, groups: LanguageCodes) -> float:
+    """Mean over groups of their means."""
+    return float(np.mean([values[groups == group].mean() for group in np.unique(groups)]))
 
 
 def _losses(scores: Floats, relevant: NDArray[np.bool_], temperature: float) -> NDArray[np.float64]:
-    """One a relevant passage."""
+    """InfoNCE of one question with each of its relevant passages: [passages] scores → [relevant]."""
     logits = scores.astype(np.float64) / temperature
-    others = np.logaddexp.reduce(logits[~relevant], initial=-np.inf)
-    losses: NDArray[np.float64] = np.logaddexp(logits[relevant], others) - logits[relevant]
+    negatives = np.logaddexp.reduce(logits[~relevant], initial=-np.inf)
+    losses: NDArray[np.float64] = np.logaddexp(logits[relevant], negatives) - logits[relevant]
     return losses

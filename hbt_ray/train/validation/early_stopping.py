@@ -1,8 +1,8 @@
-"""When to stop, as pure functions of steps: no clock and no order of arrival enters.
+"""Early stopping as pure functions of steps: neither a clock nor the order in which results arrive matters.
 
-Validations run beside training, so a result is there some time after its checkpoint. At checkpoint k the ranks look
-only at results up to k - lag, however many more have come in. So every rank decides alike, and a run that is repeated,
-or killed and continued, stops at the same step.
+Validations run beside training, so a result comes some time after its checkpoint. At checkpoint k the ranks look only
+at results up to k - lag, however many more have arrived. So all ranks decide alike, and a run that is repeated, or
+killed and continued, stops at the same step.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import NamedTuple
 
 
 class StoppingRule(NamedTuple):
-    """What counts as better, and how long to wait for it."""
+    """When training stops."""
 
     lower_is_better: bool
     patience: int | None
-    """Validations in a row without an improvement; None never stops."""
+    """Consecutive validations without an improvement after which training stops; None never stops."""
     min_delta: float = 0.0
-    """The least that counts as an improvement over the last one."""
+    """Smallest difference to the last improvement that counts as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingState:
-    """Where a run stands after some validations."""
+    """What follows from the validations so far."""
 
     best: int | None = None
-    """The step of the best value, the first of equal ones."""
+    """Step of the best value, the first of equal ones; None without a validation."""
     waited: int = 0
     """Validations since the last improvement."""
     stop: bool = False
@@ -35,32 +35,37 @@ class EarlyStoppingState:
 
 @dataclass(frozen=True, slots=True)
 class ValidationSchedule:
-    """Which steps are validated, and which of them a decision may see."""
+    """Which steps are validated, and which results a decision may use."""
 
     every: int
     last: int
-    """The run's last step, which is validated whether it is a multiple or not."""
+    """Last step of the run. It is validated even if it is not a multiple of `every`."""
     lag: int = 1
 
     def due(self, step: int) -> bool:
+        """Whether the checkpoint of this step is validated."""
         return step > 0 and (step % self.every == 0 or step == self.last)
 
     def horizon(self, step: int) -> int:
-        """The last step whose result counts at `step`; none does if it is 0 or less."""
+        """Last step whose result is used at `step`; 0 or less if none is."""
         return (step // self.every - self.lag) * self.every
 
     def visible(self, values: Mapping[int, float], step: int) -> dict[int, float]:
-        """The results that count at `step`.
+        """The results that are used at `step`.
 
-        Checkpoints off the grid (the last step, one made at a preemption) do not: a run that has none must stop at the
-        same step.
+        Checkpoints that are not on the grid (the last step, one made at a preemption) are not used: a run without them
+        must stop at the same step.
         """
         horizon = self.horizon(step)
         return {at: value for at, value in values.items() if at <= horizon and at % self.every == 0}
 
 
 def early_stopping_state(values: Mapping[int, float], rule: StoppingRule) -> EarlyStoppingState:
-    """The best step so far, and whether patience has run out; `values` are finite, by step."""
+    """The best step, and whether patience is exhausted.
+
+    Args:
+        values: step → finite value.
+    """
     sign = 1.0 if rule.lower_is_better else -1.0
     best: tuple[float, int] | None = None
     reference, waited = float("inf"), 0

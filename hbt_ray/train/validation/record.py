@@ -1,8 +1,9 @@
-"""The record: `validation.jsonl` of a run, one line a validation, written by whichever process made it.
+"""The record of a run's validations, and what it says about the run: best checkpoint, early stop, missing validations.
 
-A line is one write at the file's end, synchronised before the validation counts as done, so a result that a decision
-rests on survives every process. Each row has a checksum, as one changed digit would choose another checkpoint; readers
-skip a row that is damaged, and its checkpoint is validated again.
+The record is `validation.jsonl` of the run, one line a validation. Whichever process validates appends the line with
+one write and syncs it before the validation counts as done, so a result that a decision used survives every process.
+Each line has a checksum, as one changed digit would choose another checkpoint. Readers skip damaged lines, and their
+checkpoints are validated again.
 """
 
 from __future__ import annotations
@@ -18,62 +19,64 @@ from hbt_ray.storage import append_json_lines, read_json_lines, write_json_lines
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.dev_set import dev_languages, fingerprint
-from hbt_ray.train.validation.early_stopping import EarlyStoppingState, ValidationSchedule, early_stopping_state
+from hbt_ray.train.validation.early_stopping import ValidationSchedule, early_stopping_state
 
-Row = dict[str, Any]
-"""`step`, `pool` (its fingerprint), the measures and `seconds`; or `step`, `pool` and `error`."""
+ValidationRow = dict[str, Any]
+"""`step`, `dev_set` (its fingerprint), the measures and `seconds`; or `step`, `dev_set` and `error`."""
 
 
 class ValidationRecord:
-    """The file at `path`, which need not be there yet."""
+    """The record at `path`, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._size, self._told = 0, frozenset[int]()
+        self._size, self._seen = 0, frozenset[int]()
 
-    def rows(self) -> dict[int, Row]:
-        """Step → its last line, failures among them, in the order of steps."""
+    def rows(self) -> dict[int, ValidationRow]:
+        """Step → its last row, including failures, in the order of steps."""
         rows = {row["step"]: row for row in read_json_lines(self._path, checked=True) if "step" in row}
         return {step: rows[step] for step in sorted(rows)}
 
-    def results(self) -> dict[int, Row]:
-        """The same without failures."""
+    def results(self) -> dict[int, ValidationRow]:
+        """Step → its last row, without failures, in the order of steps."""
         return {step: row for step, row in self.rows().items() if "error" not in row}
 
-    def fresh(self) -> dict[int, Row]:
-        """Results that came since the last call; the file is read only where it has changed."""
+    def fresh(self) -> dict[int, ValidationRow]:
+        """Results that were added since the last call. The file is only read if its size changed."""
         if not self._path.exists() or (size := self._path.stat().st_size) == self._size:
             return {}
         rows = self.results()
-        new = {step: row for step, row in rows.items() if step not in self._told}
-        self._size, self._told = size, frozenset(rows)
-        return new
+        fresh = {step: row for step, row in rows.items() if step not in self._seen}
+        self._size, self._seen = size, frozenset(rows)
+        return fresh
 
-    def append(self, row: Row) -> None:
+    def append(self, row: ValidationRow) -> None:
         append_json_lines(self._path, [row], checked=True)
 
-    def cut(self, step: int) -> dict[int, Row]:
-        """Forget failures and what came after `step`, from where training goes on; returns what is left."""
-        left = {at: row for at, row in self.results().items() if at <= step}
-        if left != self.rows():
-            write_json_lines(self._path, left.values(), checked=True)
-        return left
+    def cut(self, step: int) -> dict[int, ValidationRow]:
+        """Remove failures and rows after `step`, from which training continues; returns the rest."""
+        kept = {at: row for at, row in self.results().items() if at <= step}
+        if kept != self.rows():
+            write_json_lines(self._path, kept.values(), checked=True)
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands after so many steps."""
+    """Where a run stands."""
 
     done: int
+    """Steps that are trained."""
     complete: bool
+    """Whether nothing is left to train."""
     reason: str = ""
-    """Why training ended before its last step; empty if it did not."""
+    """Why training stopped before the last step; empty if it did not."""
     best: int | None = None
-    """Of the checkpoints that were validated; None without validation."""
+    """Step of the best validated checkpoint; None without validation."""
     value: float | None = None
-    """Its measure."""
+    """Its value of `validation.measure`."""
     missing: tuple[int, ...] = ()
-    """Checkpoints that are there and were to be validated, but have no result."""
+    """Existing checkpoints that should have been validated but have no result."""
 
 
 def validation_schedule(config: TrainConfig) -> ValidationSchedule:
@@ -81,75 +84,73 @@ def validation_schedule(config: TrainConfig) -> ValidationSchedule:
     return ValidationSchedule(every, config.optimiser.steps, config.validation.lag)
 
 
-def measure_values(rows: Mapping[int, Row], config: TrainConfig) -> dict[int, float]:
-    """Step → the measure that decides."""
+def measure_values(rows: Mapping[int, ValidationRow], config: TrainConfig) -> dict[int, float]:
+    """Step → value of `validation.measure`."""
     return {step: row[config.validation.measure] for step, row in rows.items()}
 
 
 def run_status(config: TrainConfig, done: int) -> RunStatus:
-    """Of a run whose newest checkpoint is after `done` steps."""
+    """The status of a run whose newest checkpoint is that of step `done`."""
     steps = config.optimiser.steps
     if not config.validation.store:
         return RunStatus(done, done >= steps)
-    plan, rule = validation_schedule(config), config.validation.rule
-    values = measure_values(
-        {at: row for at, row in ValidationRecord(config.run.validation).results().items() if at <= done}, config
-    )
+    schedule, rule = validation_schedule(config), config.validation.rule
+    results = ValidationRecord(config.run.validation).results()
+    values = measure_values({step: row for step, row in results.items() if step <= done}, config)
     best = early_stopping_state(values, rule).best
-    seen = early_stopping_state(plan.visible(values, done), rule)
-    there = CheckpointDirectory(config.run.checkpoints).steps()
-    missing = tuple(step for step in there if step <= done and plan.due(step) and step not in values)
-    reason = _reason(config, seen) if seen.stop and done < steps else ""
+    state = early_stopping_state(schedule.visible(values, done), rule)
+    checkpoints = CheckpointDirectory(config.run.checkpoints).steps()
+    missing = tuple(step for step in checkpoints if step <= done and schedule.due(step) and step not in values)
+    reason = ""
+    if state.stop and done < steps:
+        count = f"{state.waited} validation{'s' * (state.waited != 1)}"
+        reason = f"no improvement of {config.validation.measure} for {count}; best at step {state.best:,}"
     value = None if best is None else values[best]
-    return RunStatus(done, done >= steps or seen.stop, reason, best, value, missing)
+    return RunStatus(done, done >= steps or state.stop, reason, best, value, missing)
 
 
 def best_step(config: TrainConfig) -> int | None:
-    """The checkpoint to export or to keep: the best of those that are still there; None without a result."""
-    rows = ValidationRecord(config.run.validation).results() if config.validation.store else {}
-    there = set(CheckpointDirectory(config.run.checkpoints).steps())
-    return early_stopping_state(
-        measure_values({at: rows[at] for at in rows.keys() & there}, config), config.validation.rule
-    ).best
+    """Step of the best checkpoint among those that still exist; None without a result."""
+    results = ValidationRecord(config.run.validation).results() if config.validation.store else {}
+    existing = results.keys() & set(CheckpointDirectory(config.run.checkpoints).steps())
+    values = measure_values({step: results[step] for step in existing}, config)
+    return early_stopping_state(values, config.validation.rule).best
 
 
 def checkpoints_to_keep(config: TrainConfig) -> set[int]:
-    """Checkpoints that are not to be deleted, however old: the best one, and those yet to be validated."""
+    """Checkpoints that must not be deleted, however old: the best one, and those still to be validated."""
     if not config.validation.store:
         return set()
-    plan, results = validation_schedule(config), ValidationRecord(config.run.validation).results()
-    pending = {
-        step for step in CheckpointDirectory(config.run.checkpoints).steps() if plan.due(step) and step not in results
-    }
+    schedule, results = validation_schedule(config), ValidationRecord(config.run.validation).results()
+    steps = CheckpointDirectory(config.run.checkpoints).steps()
+    pending = {step for step in steps if schedule.due(step) and step not in results}
     best = best_step(config)
     return pending if best is None else pending | {best}
 
 
 def check_validation(config: TrainConfig) -> None:
-    """Refuse a validation that cannot be done, or that could not be compared with the one on record.
+    """Check that validation is possible, and that its results can be compared with those on record.
 
     Raises:
-        ConfigError, StoreError
+        ConfigError: the dev store lacks a language, is the training store, or differs from that of earlier results.
+        StoreError: the dev store cannot be read.
     """
     if not config.validation.store:
         return
-    dev = Store(config.validation.store, config.stream.cache).manifest
-    dev_languages(dev, config.validation)
-    if dev.checksum == read_manifest(config.store).checksum:
+    manifest = Store(config.validation.store, config.stream.cache).manifest
+    dev_languages(manifest, config.validation)
+    if manifest.checksum == read_manifest(config.store).checksum:
         raise ConfigError(
-            f"validation.store={config.validation.store} holds what the run trains on, and would call memorising "
-            "progress; prepare a dev store of other items"
+            f"validation.store={config.validation.store} holds the training data, so its measures would show how well "
+            "the model memorises; prepare a dev store of other items",
+            code="DEV_IS_TRAINING",
         )
-    pool = fingerprint(dev, config.validation)
+    dev_set = fingerprint(manifest, config.validation)
     for step, row in ValidationRecord(config.run.validation).results().items():
-        if row.get("dev_set") != pool:
+        if row.get("dev_set") != dev_set:
             raise ConfigError(
                 f"{config.run.validation}: step {step} was validated on other texts or at another temperature, so its "
-                "measures cannot be compared; restore validation.store, items, languages, seed and temperature, or "
-                "remove the file: the checkpoints that are there are then validated anew"
+                "measures cannot be compared with new ones; restore validation.store, items, languages, seed and "
+                "temperature, or delete the file: the checkpoints that still exist are then validated again",
+                code="OTHER_DEV_SET",
             )
-
-
-def _reason(config: TrainConfig, seen: EarlyStoppingState) -> str:
-    count = f"{seen.waited} validation{'s' * (seen.waited != 1)}"
-    return f"no improvement of {config.validation.measure} for {count}; best at step {seen.best:,}"

@@ -93,10 +93,10 @@ class StepCallbacks:
         # Before the checkpoint, which may replace one that is still being validated.
         if self._validation and step != self._settings.stop_step and self._validation.due(step):
             self._watchdog.pause()  # Validation has its own timeout.
-            self._validation.stop_at(step)
+            self._validation.should_stop(step)
         self._watchdog.start(step)  # The rank may get stuck in storage.
         self._metrics_file.flush()  # Before the checkpoint counts: the steps before it are never trained again.
-        self._checkpoints.save(step, validation=self._validation.ask(step) if self._validation else False)
+        self._checkpoints.save(step, validation=self._validation.report_option(step) if self._validation else False)
         self._watchdog.start(step)
 
     def _poll_preemption(self, step: int) -> None:
