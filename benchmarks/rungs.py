@@ -67,8 +67,8 @@ def searched(folder: Path, options: argparse.Namespace, name: str, **settings: A
         "validation": {"store": str(folder / "dev"), "items": 128},
     }  # fmt: skip
     search = Search(SPACE, "benchmark", TrainConfig.make(values, "benchmark"), TuneConfig.make(settings, "benchmark"))
-    board = search.run(search.max_concurrent(ray.cluster_resources()))
-    return board, time.perf_counter() - begin
+    state = search.run(search.max_concurrent(ray.cluster_resources()))
+    return state, time.perf_counter() - begin
 
 
 def expected(scores: list[float], trials: int) -> float:

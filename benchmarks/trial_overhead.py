@@ -86,9 +86,9 @@ def ours(place: Path, folder: Path, options: argparse.Namespace) -> float:
 
     space = Space({"plan.alpha": [round(0.1 * (1 + number), 1) for number in range(options.trials)]})
     search = Search(space, "benchmark", config(folder, options, place.name), TuneConfig())
-    board = search.run(concurrent=1)
-    assert [trial.status for trial in board.trials] == ["finished"] * options.trials
-    rows = [row for trial in board.trials for row in trial_run(search.folder, trial).curve()]
+    state = search.run(concurrent=1)
+    assert [trial.status for trial in state.trials] == ["finished"] * options.trials
+    rows = [row for trial in state.trials for row in trial_run(search.folder, trial).curve()]
     return sum(ROWS / row["pairs_per_second"] - row["stall_seconds"] for row in rows)
 
 

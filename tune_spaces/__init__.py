@@ -1,1 +1,1 @@
-"""Search spaces: what `hbt tune` varies, each a question. The library never imports them."""
+"""Search spaces for `hbt tune`. Each one answers a question; the library never imports them."""

@@ -1,9 +1,10 @@
-"""Is there a schedule of alpha and of the learning rate that no constant reaches?
+"""Is there a schedule of alpha and the learning rate that beats every constant?
 
 A population trains side by side. After every segment the worse half takes over the weights of the better half, with
-alpha and learning rate changed. What it found is a schedule in stages, a configuration like any other (1711.09846).
+alpha and the learning rate changed. The result is a schedule in stages, which is a configuration like any other
+(1711.09846).
 
-Costs as many runs of the configuration as the population has members, and one start of the workers a segment.
+Costs one run of the configuration for each member of the population, and one start of the workers for each segment.
 """
 
 from ray import tune

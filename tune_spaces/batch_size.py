@@ -1,10 +1,10 @@
 """Up to which batch size do larger batches still save steps?
 
-In the manner of 2410.21676: a constant learning rate, weights averaged over the steps, steps until a fixed value on the
-dev store, at the best learning rate of each batch size. The report fits steps = a + b / batch and says where larger
-batches stop paying.
+As in 2410.21676: a constant learning rate, weights averaged over the steps, and the number of steps to a fixed value on
+the dev store at the best learning rate of each batch size. The report fits steps = a + b / batch and gives the batch
+size beyond which larger batches stop paying.
 
-Costs 30 runs: five batch sizes, three learning rates, two seeds; all see as many pairs.
+Costs 30 runs: five batch sizes, three learning rates, two seeds. All of them see the same number of pairs.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def configure(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         "optimiser.learning_rate": base["optimiser"]["learning_rate"] * values["rate"],
         "optimiser.decay": "none",
         "optimiser.warmup": 0.05,
-        # Half of the average's weight lies in the last twentieth of the steps, whatever their number.
+        # For any number of steps, the last twentieth has half of the weight in the average.
         "optimiser.ema": max(0.5, 1 - 14 / steps) if steps > 28 else 0.5,
         "optimiser.steps": every * 20,
         "checkpoints.every": every,

@@ -1,9 +1,9 @@
-"""What lowers language bias, and what does it cost: batches, terms of the loss, fixes after training?
+"""What lowers language bias, and what does it cost: batches, loss terms, or post-hoc transforms?
 
-Four batch policies, and hybrid batches with each term against language bias. Every trained encoder is measured as it is
-and with each fix of its vectors (`posthoc`), which costs no training.
+Four batch policies, and hybrid batches with each loss term against language bias. Every trained encoder is measured
+without and with each post-hoc transform of its vectors (`posthoc`), which costs no training.
 
-Costs seven runs of the configuration a seed.
+Costs seven runs of the configuration for each seed.
 """
 
 from typing import Any

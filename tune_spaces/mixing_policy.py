@@ -1,9 +1,10 @@
-"""How should batches be mixed: how many are monolingual, how are languages paired, how much do small ones count?
+"""How should batches be mixed: which share is monolingual, how are languages paired, how much do small languages count?
 
-Alpha is drawn from all of [0, 1]; a cross-lingual batch pairs languages row by row or one pair for all of its rows; the
-exponent makes languages count by size (1), or all the same (0). Optuna looks for the front of all objectives at once.
+Alpha is drawn from [0, 1]. A cross-lingual batch pairs languages row by row, or one pair for all of its rows. The
+exponent makes languages count by their size (1) or all the same (0). Optuna searches for the Pareto front of all
+objectives.
 
-Costs as many runs of the configuration as there are samples.
+Costs one run of the configuration for each sample.
 """
 
 from ray import tune

@@ -1,8 +1,8 @@
-"""Which share of monolingual batches is best, for what?
+"""Which share of monolingual batches is best, and for which setting?
 
-Five values of alpha from purely cross-lingual (0) to purely monolingual (1), three seeds each. 2408.10536 found 0.4 to
-0.6 best for pretrained encoders. All trials see batches of one plan: at every alpha the monolingual batches are taken
-from one sequence and the cross-lingual ones from another.
+Five values of alpha from purely cross-lingual (0) to purely monolingual (1), with three seeds each. 2408.10536 found
+0.4 to 0.6 best for pretrained encoders. All trials take their batches from one plan: at every alpha the monolingual
+batches come from one sequence and the cross-lingual ones from another.
 
 Costs fifteen runs of the configuration.
 """

@@ -1,9 +1,9 @@
-"""What does a language family gain from the others, if it is never trained on?
+"""What does a language family gain from the others if it is not trained on?
 
-For each family of the store a pair of runs, with its languages and without them, both measured on questions and
+For each family of the store a pair of runs, one with its languages and one without. Both are measured on questions and
 passages in these languages and in English. The families are those of `hbt_ray.languages.families`.
 
-Costs two runs a family.
+Costs two runs for each family.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ PIVOT = "en"
 
 def configure(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     languages = read_manifest(base["store"]).languages
-    own = [tag for tag in languages if family(tag).family == values["family"] and tag != PIVOT]
-    if not own:
-        raise ConfigError(f"the store has no language of the family {values['family']!r}; take it out of FAMILIES")
+    members = [tag for tag in languages if family(tag).family == values["family"] and tag != PIVOT]
+    if not members:
+        raise ConfigError(f"the store has no language of the family {values['family']!r}; remove it from FAMILIES")
     if values["trained"] == "without":
-        languages = tuple(tag for tag in languages if tag not in own)
-    return {"plan.languages": list(languages), "validation.languages": [PIVOT, *own]}
+        languages = tuple(tag for tag in languages if tag not in members)
+    return {"plan.languages": list(languages), "validation.languages": [PIVOT, *members]}
 
 
 SPACE = Space(search={"family": FAMILIES, "trained": ["with", "without"]}, configure=configure)

@@ -1,8 +1,8 @@
-"""The critical batch size: up to where larger batches still save nearly as many steps as they cost examples.
+"""The critical batch size: up to it, larger batches save nearly as many steps as they cost examples.
 
 How Does Critical Batch Size Scale in Pre-training? (Zhang et al., ICLR 2025, 2410.21676): train at several batch sizes
 until a fixed value is reached, take the best learning rate of each size, and fit steps(B) = a + b / B to them. Linear
-scaling promises a reference size's steps times reference / B; the critical size is where 1.2 times that is needed.
+scaling predicts the steps of a reference size times reference / B. At the critical size 1.2 times that is needed.
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from hbt_ray.tune.config import LOWER_IS_BETTER
+from hbt_ray.tune.config import sign
 from hbt_ray.tune.space import SEED
 from hbt_ray.tune.state import Trial
 
 EXCESS = 1.2
-"""Times the steps of linear scaling that are still accepted."""
+"""Factor over the steps of linear scaling that defines the critical size."""
 LEVEL = 0.95
+"""Confidence level of the interval."""
 _MIN_SIZES = 3
-_RESAMPLES = 2000
-_TURNS = 1001  # Candidates for b / a, 2 % apart.
+_NUM_RESAMPLES = 2000
+_NUM_RATIOS = 1001  # Candidates for b / a, 2 % apart.
 
 Floats = NDArray[np.float64]
 Curve = list[tuple[int, float]]
-"""Steps, ascending, and the objective; higher is better."""
+"""Steps, ascending, and the objective with a sign such that higher is better."""
 Choices = dict[str, list[tuple[Trial, Curve]]]
-"""Values other than the batch size → their seeds."""
+"""Values other than the batch size and the seed → the trials of all seeds."""
 
 
 @dataclass(frozen=True)
 class BatchSizePoint:
-    """A batch size at its best values."""
+    """A batch size with its best other values."""
 
     batch: float
     values: Mapping[str, Any]
-    """Of the other keys, such as the learning rate."""
+    """The other keys, such as the learning rate."""
     steps: tuple[float, ...]
-    """To the target, one for each seed."""
+    """Steps to the target, one for each seed."""
 
 
 @dataclass(frozen=True)
 class NoFit:
-    """Why there is no fit."""
+    """No critical batch size could be fitted."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class CriticalBatchFit:
-    """The fit, and what follows from it."""
+    """The fit, and the critical batch size that follows from it."""
 
     objective: str
     target: float
@@ -64,40 +65,41 @@ class CriticalBatchFit:
     a: float
     """Steps that no batch size saves."""
     b: float
-    """Examples that small batches need: their steps are b / B."""
+    """Examples that small batches need: they take b / B steps."""
     estimate: float
-    """Batch size at which `EXCESS` times the steps of linear scaling are needed; infinite where a = 0."""
+    """Batch size that needs `EXCESS` times the steps of linear scaling; infinite if a = 0."""
     interval: tuple[float, float]
-    """Of the estimate, 95 %; the upper end is infinite where the steps agree with linear scaling."""
+    """95 % interval of the estimate; its upper end is infinite if the steps agree with linear scaling."""
     reference: float = 0
-    """Batch size whose steps linear scaling starts from; 0 is the limit of small batches."""
+    """Batch size from which linear scaling starts; 0 is the limit of small batches."""
     left_out: Mapping[float, str] = field(default_factory=dict)
     """Batch size → why it is not in the fit."""
 
     @property
     def critical(self) -> float | None:
-        """The estimate, where it lies among the sizes tried; beyond them a fit is a guess."""
+        """The estimate if it lies among the sizes that were tried; None otherwise, as a fit does not extrapolate."""
         return self.estimate if self.points[0].batch <= self.estimate <= self.points[-1].batch else None
 
     def steps(self, batch: Floats) -> Floats:
-        """By the fit."""
+        """Steps by the fit."""
         return self.a + self.b / batch
 
     def linear(self, batch: Floats) -> Floats:
-        """By linear scaling from the reference."""
+        """Steps by linear scaling from the reference."""
         return (self.a * self.reference + self.b) / batch
 
     @property
     def text(self) -> str:
-        """A sentence."""
+        """The result as a sentence."""
         low, high = self.interval
-        first, last = self.points[0].batch, self.points[-1].batch
-        if self.estimate > last:
-            bound = f"; the critical batch size is at least {low:,.0f}" if low > first else ""
-            return f"No limit seen up to a batch size of {last:,.0f}: steps still fall nearly in proportion{bound}."
-        if self.estimate < first:
+        smallest, largest = self.points[0].batch, self.points[-1].batch
+        if self.estimate > largest:
+            bound = f"; the critical batch size is at least {low:,.0f}" if low > smallest else ""
+            return f"No limit seen up to a batch size of {largest:,.0f}: steps still fall nearly in proportion{bound}."
+        if self.estimate < smallest:
             return (
-                f"The critical batch size is below {first:,.0f}, the smallest that was tried; larger ones save little."
+                f"The critical batch size is below {smallest:,.0f}, the smallest that was tried; larger ones save "
+                "little."
             )
         upper = f"to {high:,.0f}" if math.isfinite(high) else "upwards, so linear scaling is not ruled out"
         return f"The critical batch size is {self.estimate:,.0f} (95 % interval: {low:,.0f} {upper})."
@@ -111,45 +113,49 @@ def critical_batch(
     reference: float = 0,
     seed: int = 0,
 ) -> CriticalBatchFit | NoFit:
-    """The critical batch size of a search.
+    """Fit the critical batch size of a search.
 
     Args:
-        trials: those that ended count, with two rows or more; the others say nothing of when a target is reached.
-        target: value of the objective; default: the best one that all batch sizes reach, each with all seeds at one
-            choice of its other values. The size that does worst then reaches it just so.
-        reference: batch size whose steps linear scaling starts from. 0, the limit of small batches, does not depend on
-            the sizes that were tried; the paper has 256, which moves the estimate up by 1.2 × 256.
-        seed: of the interval's resampling.
+        trials: only finished and stopped trials with at least two rows are used.
+        target: value of the objective. By default the best value that every batch size reaches with all seeds, each
+            with its best other values; the worst batch size then just reaches it.
+        reference: batch size from which linear scaling starts. 0, the limit of small batches, does not depend on the
+            sizes that were tried. The paper uses 256, which raises the estimate by 1.2 × 256.
+        seed: seed for the resampling of the interval.
 
     Returns:
-        The fit. Where fewer than three sizes reach the target, the reason.
+        The fit, or the reason why there is none: fewer than three batch sizes reach the target.
     """
     curves = _curves(trials, objective, batch_key)
     if not curves:
         return NoFit(f"no trial that ended has two rows with {objective} and a value of {batch_key}")
-    sign = -1 if objective in LOWER_IS_BETTER else 1
-    goal = _shared(curves) if target is None else sign * target
+    goal = _common_target(curves) if target is None else sign(objective) * target
     points, left_out = [], {}
     for batch, choices in sorted(curves.items()):
-        point = _best(batch, choices, goal, batch_key)
+        point = _best_choice(batch, choices, goal, batch_key)
         if isinstance(point, BatchSizePoint):
             points.append(point)
         else:
             left_out[batch] = point
+    target = sign(objective) * goal
     if len(points) < _MIN_SIZES:
-        return NoFit(_too_few(points, left_out, objective, sign * goal))
+        reasons = "".join(f"; {batch:,.0f} {reason}" for batch, reason in left_out.items())
+        return NoFit(
+            f"{len(points)} batch sizes tell when they reach {objective} = {target:.4g}, and a fit of a + b / B needs "
+            f"{_MIN_SIZES}{reasons}"
+        )
     sizes = np.array([point.batch for point in points for _ in point.steps])
     steps = np.array([steps for point in points for steps in point.steps])
     a, b = fit(sizes, steps)
     interval = _interval(sizes, steps, (a, b), reference, seed)
-    estimate = _critical(b / a if a else math.inf, reference)
-    return CriticalBatchFit(objective, sign * goal, tuple(points), a, b, estimate, interval, reference, left_out)
+    estimate = _critical_size(b / a if a else math.inf, reference)
+    return CriticalBatchFit(objective, target, tuple(points), a, b, estimate, interval, reference, left_out)
 
 
 def steps_to(curve: Curve, target: float) -> float | None:
-    """When a curve reaches a target for the first time: between two rows by a straight line; None where it does not.
+    """Steps until a curve first reaches a target, interpolated linearly between rows; None if it does not reach it.
 
-    A curve that begins at the target or above it tells no more than the step of its first row.
+    If the first row has reached it already, its step is returned.
     """
     previous = None
     for step, value in curve:
@@ -162,40 +168,44 @@ def steps_to(curve: Curve, target: float) -> float | None:
 
 
 def fit(sizes: Floats, steps: Floats) -> tuple[float, float]:
-    """The a ≥ 0 and b > 0 of steps = a + b / size with the least squares of log steps.
+    """Fit steps = a + b / size with a ≥ 0 and b > 0 by least squares of log steps.
 
-    Relative errors, since steps span orders of magnitude. Under a given b / a the level is the mean residual, so this
-    is a search along one line, among values of b / a from a thousandth of the smallest to a thousand times the largest
-    size, and infinity: a = 0.
+    Errors are relative, since steps span orders of magnitude. For a given b / a the best level is the mean residual, so
+    this is a one-dimensional search over b / a, from a thousandth of the smallest size to a thousand times the largest
+    one, and infinity (a = 0).
 
     Args:
         sizes: [n]
         steps: [n]
+
+    Returns:
+        a and b.
     """
     logs = np.log(steps)
-    turns = _turns(sizes)
-    nearest = int(np.argmin(_errors(logs[None], sizes, turns)[0]))
-    turn = turns[nearest]
-    if math.isfinite(turn):
-        low, high = (np.log(turns[place]) for place in (max(nearest - 1, 0), min(nearest + 1, _TURNS - 1)))
-        found = optimize.minimize_scalar(
-            lambda x: _errors(logs[None], sizes, np.exp([x]))[0, 0], bounds=(low, high), method="bounded",
+    ratios = _candidate_ratios(sizes)
+    nearest = int(np.argmin(_squared_errors(logs[None], sizes, ratios)[0]))
+    ratio = ratios[nearest]
+    if math.isfinite(ratio):
+        low, high = (np.log(ratios[index]) for index in (max(nearest - 1, 0), min(nearest + 1, _NUM_RATIOS - 1)))
+        refined = optimize.minimize_scalar(
+            lambda x: _squared_errors(logs[None], sizes, np.exp([x]))[0, 0], bounds=(low, high), method="bounded",
             options={"xatol": 1e-9},
         )  # fmt: skip
-        turn = float(np.exp(found.x))
-    b = float(np.exp((logs - np.log(1 / sizes + 1 / turn)).mean()))
-    return b / turn, b
+        ratio = float(np.exp(refined.x))
+    b = float(np.exp((logs - np.log(1 / sizes + 1 / ratio)).mean()))
+    return b / ratio, b
 
 
-def _turns(sizes: Floats) -> Floats:
-    """Candidates for b / a: the size at which steps are twice a."""
-    return np.append(np.geomspace(sizes.min() / 1000, sizes.max() * 1000, _TURNS), np.inf)
+def _candidate_ratios(sizes: Floats) -> Floats:
+    """Candidates for b / a, the size at which steps are twice a."""
+    return np.append(np.geomspace(sizes.min() / 1000, sizes.max() * 1000, _NUM_RATIOS), np.inf)
 
 
-def _errors(logs: Floats, sizes: Floats, turns: Floats) -> Floats:
-    """Mean squares of what is left of log steps [r, n] under each candidate [t], up to what no candidate changes."""
-    shapes = np.log(1 / sizes[:, None] + 1 / turns)
+def _squared_errors(logs: Floats, sizes: Floats, ratios: Floats) -> Floats:
+    """Mean squared residuals for each row of log steps [r, n] and each ratio [t], up to a constant of the row."""
+    shapes = np.log(1 / sizes[:, None] + 1 / ratios)  # [n, t]
     shapes = shapes - shapes.mean(0)
+    # |y - s|² = |s|² - 2 y·s + |y|² with y and s centred; |y|² is the same for all ratios.
     squares: Floats = (shapes**2).mean(0) - 2 * (logs - logs.mean(1, keepdims=True)) @ shapes / len(sizes)
     return squares
 
@@ -203,68 +213,60 @@ def _errors(logs: Floats, sizes: Floats, turns: Floats) -> Floats:
 def _interval(
     sizes: Floats, steps: Floats, fitted: tuple[float, float], reference: float, seed: int
 ) -> tuple[float, float]:
-    """Bootstrap over residuals of log steps, percentiles.
+    """Percentile interval of a bootstrap over the residuals of log steps.
 
-    Residuals are drawn from all sizes together: two or three seeds of one size would say too little of its spread.
-    Two parameters took part of the spread, and few residuals do not know it well: they are widened as Student's t
-    widens a normal interval. What the choice among few learning rates adds is in it as far as it disturbs the fit.
+    Residuals are drawn from all sizes together, as the two or three seeds of one size say too little about its spread.
+    They are widened because the fit took two degrees of freedom and because there are few of them, as Student's t
+    widens a normal interval. The choice of the best learning rate is covered only as far as it disturbs the fit.
     """
     free = len(sizes) - 2
     expected = np.log(fitted[0] + fitted[1] / sizes)
-    wide = math.sqrt(len(sizes) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2)
-    residuals = wide * (np.log(steps) - expected)
-    drawn = np.random.default_rng(seed).choice(residuals, (_RESAMPLES, len(sizes)))
-    turns = _turns(sizes)
-    found = turns[np.argmin(_errors(expected + drawn, sizes, turns), axis=1)]
-    ends = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")  # No mean with infinity.
-    return _critical(float(ends[0]), reference), _critical(float(ends[1]), reference)
+    widening = math.sqrt(len(sizes) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2)
+    residuals = widening * (np.log(steps) - expected)
+    resampled = np.random.default_rng(seed).choice(residuals, (_NUM_RESAMPLES, len(sizes)))
+    ratios = _candidate_ratios(sizes)
+    best = ratios[np.argmin(_squared_errors(expected + resampled, sizes, ratios), axis=1)]
+    # Nearest values, as a mean with infinity would be infinite.
+    low, high = np.quantile(best, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    return _critical_size(float(low), reference), _critical_size(float(high), reference)
 
 
-def _critical(turn: float, reference: float) -> float:
-    """The B of a + b / B = OVER (a reference + b) / B, from b / a."""
-    return (EXCESS - 1) * turn + EXCESS * reference
+def _critical_size(ratio: float, reference: float) -> float:
+    """Solve a + b / B = EXCESS (a reference + b) / B for B, given b / a."""
+    return (EXCESS - 1) * ratio + EXCESS * reference
 
 
 def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[float, Choices]:
-    """By batch size."""
-    sign = -1 if objective in LOWER_IS_BETTER else 1
+    """The curves of all usable trials, by batch size and other values."""
     curves: dict[float, Choices] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         values = {step: row.get(objective, math.nan) for step, row in sorted(trial.rows.items())}
-        curve = [(step, sign * value) for step, value in values.items() if math.isfinite(value)]
+        curve = [(step, sign(objective) * value) for step, value in values.items() if math.isfinite(value)]
         batch = trial.values.get(batch_key)
         if trial.status in ("finished", "stopped") and len(curve) > 1 and batch is not None:
             curves[float(batch)][repr(trial.group)].append((trial, curve))
     return curves
 
 
-def _shared(curves: Mapping[float, Choices]) -> float:
-    """The best value that all batch sizes reach."""
+def _common_target(curves: Mapping[float, Choices]) -> float:
+    """The best value that every batch size reaches with all seeds of one choice."""
     return min(
         max(min(max(value for _, value in curve) for _, curve in seeds) for seeds in choices.values())
         for choices in curves.values()
     )
 
 
-def _best(batch: float, choices: Choices, goal: float, batch_key: str) -> BatchSizePoint | str:
-    """The choice with the fewest steps, as a mean of seeds that all reach the goal; or why there is none."""
-    reached: list[tuple[float, BatchSizePoint, bool]] = []
+def _best_choice(batch: float, choices: Choices, goal: float, batch_key: str) -> BatchSizePoint | str:
+    """The choice with the fewest steps to the goal (mean over seeds, which must all reach it), or why there is none."""
+    candidates: list[tuple[float, BatchSizePoint, bool]] = []  # mean steps, point, whether the first row reaches it
     for seeds in choices.values():
         steps = [steps_to(curve, goal) for _, curve in seeds]
-        known = tuple(step for step in steps if step is not None)
-        if len(known) == len(steps):
+        reached = tuple(step for step in steps if step is not None)
+        if len(reached) == len(steps):
             values = {key: value for key, value in seeds[0][0].values.items() if key not in (SEED, batch_key)}
-            at_once = any(curve[0][1] >= goal for _, curve in seeds)
-            reached.append((sum(known) / len(known), BatchSizePoint(batch, values, known), at_once))
-    if not reached:
+            at_first_row = any(curve[0][1] >= goal for _, curve in seeds)
+            candidates.append((sum(reached) / len(reached), BatchSizePoint(batch, values, reached), at_first_row))
+    if not candidates:
         return "does not reach the target"
-    _, point, at_once = min(reached, key=lambda one: one[0])
-    return "reaches the target before its first validation" if at_once else point
-
-
-def _too_few(points: list[BatchSizePoint], left_out: Mapping[float, str], objective: str, target: float) -> str:
-    told = "".join(f"; {batch:,.0f} {why}" for batch, why in left_out.items())
-    return (
-        f"{len(points)} batch sizes tell when they reach {objective} = {target:.4g}, and a fit of a + b / B needs "
-        f"{_MIN_SIZES}{told}"
-    )
+    _, point, at_first_row = min(candidates, key=lambda candidate: candidate[0])
+    return "reaches the target before its first validation" if at_first_row else point

@@ -21,10 +21,10 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.logger import ResumeFile, TrackerLogger, flatten
 from hbt_ray.train.trackers import logger as log
 from hbt_ray.train.trackers.backends import TensorBoard, TrackerRow
+from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers.logger import ResumeFile, TrackerLogger, flatten
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
@@ -186,7 +186,9 @@ def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_another_place_does_not_know_the_run() -> None:
     config = TrackersConfig(use=("mlflow",), mlflow_uri="http://here")
     assert config.destination("mlflow") == config.model_copy().destination("mlflow")
-    assert config.destination("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).destination("mlflow")
+    assert config.destination("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).destination(
+        "mlflow"
+    )
     assert config.destination("mlflow") != config.model_copy(update={"project": "other"}).destination("mlflow")
 
 
