@@ -23,7 +23,7 @@ from typing import Any, Literal
 from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_json_lines
-from hbt_ray.tune.config import LOWER_IS_BETTER, sign
+from hbt_ray.tune.config import sign
 from hbt_ray.tune.space import SEED
 
 EVENTS = "events.jsonl"
@@ -76,11 +76,6 @@ class Trial:
     def pause(self, now: float) -> None:
         """It does not run from `now` on."""
         self.seconds, self.since = self.seconds_until(now), 0
-
-    def best(self, objective: str) -> float | None:
-        """The best value over its rows."""
-        values = [row[objective] for row in self.rows.values() if objective in row]
-        return (min if objective in LOWER_IS_BETTER else max)(values) if values else None
 
     def last(self, objective: str) -> float | None:
         """The value at its last step."""

@@ -1,4 +1,4 @@
-"""Validation: one pool anywhere, the measures of evaluation and of training, a stop that depends on steps alone."""
+"""Validation: the same dev set everywhere, the measures of evaluation, early stopping that depends only on steps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LOWER = StoppingRule(lower_is_better=True, patience=2)
         ({100: 0.3, 200: 0.2, 300: 0.1}, HIGHER._replace(patience=None), EarlyStoppingState(100, 2)),
     ],
 )
-def test_standing(values: dict[int, float], rule: StoppingRule, expected: EarlyStoppingState) -> None:
+def test_early_stopping_state(values: dict[int, float], rule: StoppingRule, expected: EarlyStoppingState) -> None:
     assert early_stopping_state(values, rule) == expected
 
 
@@ -84,7 +84,7 @@ def test_a_run_stops_at_the_same_step_however_late_results_come_and_wherever_it_
     assert first[0] == 400 + 100 * lag
 
 
-# ---- the pool
+# ---- the dev set
 
 
 @pytest.fixture(scope="module")
@@ -114,28 +114,28 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(folder / "store")
 
 
-def test_the_pool_is_spread_over_data_sets_and_languages(uneven: Store) -> None:
+def test_the_dev_set_is_spread_over_data_sets_and_languages(uneven: Store) -> None:
     config = ValidationConfig(store=uneven.location, items=24)
-    pool = make_dev_set(uneven, config)
-    assert pool.languages == ("ar", "de", "en")
+    dev_set = make_dev_set(uneven, config)
+    assert dev_set.languages == ("ar", "de", "en")
     # Six from the small data set, which has no more, 18 from the other; a third in each language.
-    assert [sum(text.startswith(name) for text in pool.questions) for name in ("large", "small")] == [18, 6]
-    assert np.bincount(pool.question_languages).tolist() == [8, 8, 8]
-    assert len(set(pool.questions)) == 24
+    assert [sum(text.startswith(name) for text in dev_set.questions) for name in ("large", "small")] == [18, 6]
+    assert np.bincount(dev_set.question_languages).tolist() == [8, 8, 8]
+    assert len(set(dev_set.questions)) == 24
     again = make_dev_set(Store(uneven.location), config)
-    assert (again.questions, again.passages) == (pool.questions, pool.passages)
-    assert make_dev_set(uneven, config.model_copy(update={"seed": 1})).questions != pool.questions
+    assert (again.questions, again.passages) == (dev_set.questions, dev_set.passages)
+    assert make_dev_set(uneven, config.model_copy(update={"seed": 1})).questions != dev_set.questions
 
 
 def test_passages_are_there_once_in_every_language_and_known_by_their_answers(uneven: Store) -> None:
-    pool = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=46))
-    assert len(pool.questions) == 46
-    assert len(pool.passages) == len(set(pool.passages)) == 20 * 2 + 10 + 3 * 3
-    for text, keys, code in zip(pool.questions, pool.right_keys, pool.question_languages, strict=True):
+    dev_set = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=46))
+    assert len(dev_set.questions) == 46
+    assert len(dev_set.passages) == len(set(dev_set.passages)) == 20 * 2 + 10 + 3 * 3
+    for text, keys, code in zip(dev_set.questions, dev_set.right_keys, dev_set.question_languages, strict=True):
         name, _, number, language = text.split()
-        assert pool.languages[code] == language
-        answers = [pool.passages[row] for row in np.flatnonzero(np.isin(pool.passage_keys, keys))]
-        there = [tag for tag in pool.languages if f"{name} passage {int(number) // 2} {tag}" in pool.passages]
+        assert dev_set.languages[code] == language
+        answers = [dev_set.passages[row] for row in np.flatnonzero(np.isin(dev_set.passage_keys, keys))]
+        there = [tag for tag in dev_set.languages if f"{name} passage {int(number) // 2} {tag}" in dev_set.passages]
         assert answers == [f"{name} passage {int(number) // 2} {tag}" for tag in there]
 
 
@@ -158,7 +158,7 @@ def test_the_dev_figures_do_not_depend_on_the_form_of_the_source(tmp_path: Path)
         "an id a passage": lambda number: {"passage_id": f"passage {number // 8}"},
         "two data sets": lambda number: {"dataset": "ab"[number % 2]},
     }
-    found = {}
+    result = {}
     for form, columns in forms.items():
         rows = [
             {"item_id": f"i{number}", "language": "en", "question": question, "passage": passage, **columns(number)}
@@ -168,16 +168,16 @@ def test_the_dev_figures_do_not_depend_on_the_form_of_the_source(tmp_path: Path)
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         source = {"kind": "table", "name": "set", "path": str(path), "columns": {name: name for name in columns(0)}}
         prepare(StoreConfig.make({"path": str(tmp_path / form), "sources": [source]}, "test"))
-        pool = make_dev_set(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
-        assert (len(pool.questions), len(pool.passages)) == (96, 12)
-        found[form] = dev_measures(by_name(pool.questions, 2.0), by_name(pool.passages, 0.0), pool, 0.05)
-    first = found.pop("no ids")
+        dev_set = make_dev_set(Store(tmp_path / form), ValidationConfig(store=str(tmp_path / form), items=96))
+        assert (len(dev_set.questions), len(dev_set.passages)) == (96, 12)
+        result[form] = dev_measures(by_name(dev_set.questions, 2.0), by_name(dev_set.passages, 0.0), dev_set, 0.05)
+    first = result.pop("no ids")
     assert 0.5 < first["AP"] < 0.95
-    for form, others in found.items():
+    for form, others in result.items():
         assert others == pytest.approx(first, rel=1e-9), form
 
 
-def test_all_right_passages_of_a_question_are_right_in_the_pool(tmp_path: Path) -> None:
+def test_all_right_passages_of_a_question_are_relevant(tmp_path: Path) -> None:
     """Each question has three, and each passage answers two questions; one question is known by its id alone."""
     rows = [
         {"item_id": f"{q}/{d}", "language": "en", "question": f"question {q}{'!' * d if q == 4 else ''}",
@@ -188,11 +188,11 @@ def test_all_right_passages_of_a_question_are_right_in_the_pool(tmp_path: Path) 
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     source = {"kind": "table", "name": "set", "path": str(path), "columns": {"question_id": "question_id"}}
     prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
-    pool = make_dev_set(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
-    assert len(pool.passages) == 12
-    for question, keys in zip(pool.questions, pool.right_keys, strict=True):
+    dev_set = make_dev_set(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
+    assert len(dev_set.passages) == 12
+    for question, keys in zip(dev_set.questions, dev_set.right_keys, strict=True):
         number = int(question.rstrip("!").split()[1])
-        answers = {int(pool.passages[row].split()[1]) for row in np.flatnonzero(np.isin(pool.passage_keys, keys))}
+        answers = {int(dev_set.passages[row].split()[1]) for row in np.flatnonzero(np.isin(dev_set.passage_keys, keys))}
         assert answers == {(2 * number + d) % 12 for d in range(3)}
 
 
@@ -226,27 +226,27 @@ def quantised(count: int, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("ties", [True, False])
 def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool) -> None:
-    pool = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=30))
+    dev_set = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=30))
     rng = np.random.default_rng(5)
-    sides = [len(pool.questions), len(pool.passages)]
+    sides = [len(dev_set.questions), len(dev_set.passages)]
     if ties:
         questions, passages = (quantised(count, rng) for count in sides)
     else:
         questions, passages = (rng.normal(size=(count, 24)).astype(np.float32) for count in sides)
-    tags, ids = pool.languages, [f"{row:04}" for row in range(len(pool.passages))]
+    tags, ids = dev_set.languages, [f"{row:04}" for row in range(len(dev_set.passages))]
     task = Task.from_rows(
         "dev",
-        [(one, tags[code], one) for one, code in zip(ids, pool.passage_languages, strict=True)],
-        [(f"q{row}", tags[code], "?") for row, code in enumerate(pool.question_languages)],
-        [(f"q{row}", ids[at]) for row, keys in enumerate(pool.right_keys)
-         for at in np.flatnonzero(np.isin(pool.passage_keys, keys))],
+        [(one, tags[code], one) for one, code in zip(ids, dev_set.passage_languages, strict=True)],
+        [(f"q{row}", tags[code], "?") for row, code in enumerate(dev_set.question_languages)],
+        [(f"q{row}", ids[at]) for row, keys in enumerate(dev_set.right_keys)
+         for at in np.flatnonzero(np.isin(dev_set.passage_keys, keys))],
     )  # fmt: skip
     with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:
         card = score_rankings(task, questions, index)[1]
-    found = dev_measures(questions, passages, pool, 0.05)
+    result = dev_measures(questions, passages, dev_set, 0.05)
     expected = [card.settings[setting]["AP"] for setting in (MULTILINGUAL, MONOLINGUAL, CROSS_LINGUAL)]
-    assert [found[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
-    assert found["RankDistance"] == pytest.approx(card.settings[MULTILINGUAL]["RankDistance"], rel=1e-12)
+    assert [result[name] for name in ("AP", "mono_AP", "cross_AP")] == pytest.approx(expected, rel=1e-12)
+    assert result["RankDistance"] == pytest.approx(card.settings[MULTILINGUAL]["RankDistance"], rel=1e-12)
 
 
 def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
@@ -255,8 +255,8 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
     questions, versions = rng.normal(size=(9, 6)), rng.normal(size=(8, 6))
     keys = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])
     zeros = np.zeros(9, np.int16)
-    pool = DevSet(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
-    found = dev_measures(questions.astype(np.float32), versions.astype(np.float32), pool, 0.2)
+    dev_set = DevSet(("en",), [""] * 9, zeros, keys[:, None], [""] * 8, zeros[:8], keys[:8])
+    result = dev_measures(questions.astype(np.float32), versions.astype(np.float32), dev_set, 0.2)
     rows = [torch.tensor(side, dtype=torch.float32) for side in (questions, versions[keys])]
     # The batch has passage 7 twice, the pool once, so that the other questions would see it twice.
     losses = [
@@ -267,19 +267,19 @@ def test_the_pool_loss_is_the_training_loss_where_both_are_defined() -> None:
         -torch.log_softmax(rows[0][row] @ torch.tensor(versions, dtype=torch.float32).T / 0.2, 0)[keys[row]].item()
         for row in range(9)
     )
-    assert found["pool_loss"] == pytest.approx(shared / 9, rel=1e-5)
+    assert result["pool_loss"] == pytest.approx(shared / 9, rel=1e-5)
     alone = [-torch.log_softmax(rows[0][row] @ rows[1][:8].T / 0.2, 0)[keys[row]].item() for row in (7, 8)]
-    assert found["pool_loss"] == pytest.approx((losses[0] + alone[1]) / 9, rel=1e-5)
+    assert result["pool_loss"] == pytest.approx((losses[0] + alone[1]) / 9, rel=1e-5)
     assert losses[1] - alone[1] == pytest.approx(losses[0] - alone[0], rel=1e-5)
 
 
 def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
     zeros = np.zeros(1, np.int16)
-    pool = DevSet(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
+    dev_set = DevSet(("de", "en"), ["q"], zeros, np.array([[0]]), ["a", "b", "c"], np.array([0, 1, 0], np.int16),
                 np.array([0, 0, 1]))  # fmt: skip
-    found = dev_measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), pool, 0.5)
-    assert found["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)
-    assert found["AP"] == found["mono_AP"] == found["cross_AP"] == 1
+    result = dev_measures(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8], [0, 1]]), dev_set, 0.5)
+    assert result["pool_loss"] == pytest.approx((np.log1p(np.exp(-1.6)) + np.log1p(np.exp(-1.2))) / 2, rel=1e-6)
+    assert result["AP"] == result["mono_AP"] == result["cross_AP"] == 1
 
 
 # ---- the record
@@ -340,9 +340,9 @@ def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopp
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert all({"dev_set", "pool_loss", "AP", "mono_AP", "cross_AP", "RankDistance"} < row.keys() for row in rows)
     assert [row["step"] for row in stopped.run.curve()] == list(range(40))
-    end = run_status(stopped, 40)
-    assert (end.complete, end.missing) == (True, ())
-    assert end.reason.startswith("no improvement of AP for 2 validations; best at step ")
+    status = run_status(stopped, 40)
+    assert (status.complete, status.missing) == (True, ())
+    assert status.reason.startswith("no improvement of AP for 2 validations; best at step ")
 
 
 def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, world: Path) -> None:
@@ -370,15 +370,15 @@ def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConf
 
 def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path) -> None:
     config = small_run(tmp_path, "validation.store=dev", "checkpoints.every=5", "validation.every=10")
-    shelf = CheckpointDirectory(config.run.checkpoints)
+    checkpoints = CheckpointDirectory(config.run.checkpoints)
     for step in (5, 10, 15, 20, 25, 30):
-        shelf.path(step).mkdir(parents=True)
+        checkpoints.path(step).mkdir(parents=True)
     assert checkpoints_to_keep(config) == {10, 20, 30}
     record = ValidationRecord(config.run.validation)
     record.append({"step": 10, "AP": 0.5})
     record.append({"step": 20, "AP": 0.4})
     assert checkpoints_to_keep(config) == {10, 30}
-    shelf.path(10).rmdir()
+    checkpoints.path(10).rmdir()
     assert checkpoints_to_keep(config) == {20, 30}
     assert checkpoints_to_keep(small_run(tmp_path, "validation.store=null")) == set()
 
@@ -386,14 +386,14 @@ def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path)
 def test_the_command_says_why_it_stopped_and_what_it_exported(
     stopped: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    end = train_run(stopped, Screen())
-    told = capsys.readouterr().out
-    assert (end.done, end.complete, end.best) == (40, True, best_step(stopped))
-    assert f"stopped early at step 40 of 80: {end.reason}" in told
-    marked = [line.split()[0] for line in told.splitlines() if line.rstrip().endswith("best")]
-    assert marked == [str(end.best)]
-    assert f"the encoder of step {end.best} is in" in told or end.best == 40
-    assert f"{end.best} steps, temperature" in (stopped.run.model / "README.md").read_text(encoding="utf-8")
+    status = train_run(stopped, Screen())
+    output = capsys.readouterr().out
+    assert (status.done, status.complete, status.best) == (40, True, best_step(stopped))
+    assert f"stopped early at step 40 of 80: {status.reason}" in output
+    marked = [line.split()[0] for line in output.splitlines() if line.rstrip().endswith("best")]
+    assert marked == [str(status.best)]
+    assert f"the encoder of step {status.best} is in" in output or status.best == 40
+    assert f"{status.best} steps, temperature" in (stopped.run.model / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path, stopped: TrainConfig) -> None:

@@ -28,11 +28,11 @@ def searched(search: Search) -> SearchOutcome:
     return run_search(search, "Which?", Screen(silent=True))
 
 
-def measured(board: SearchState) -> dict[str, dict[int, dict[str, float]]]:
+def measured(state: SearchState) -> dict[str, dict[int, dict[str, float]]]:
     """What trials measured, by their values; without how long that took."""
     return {
         json.dumps(trial.values): {
             step: {name: value for name, value in row.items() if name != "seconds"} for step, row in trial.rows.items()
         }
-        for trial in board.trials
+        for trial in state.trials
     }

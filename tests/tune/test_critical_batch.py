@@ -32,9 +32,9 @@ def search(a: float, b: float, noise: float, rng: np.random.Generator, seeds: in
 
 
 def fitted(trials: list[Trial], target: float | None = 0.5, reference: float = 0) -> CriticalBatchFit:
-    found = critical_batch(trials, "AP", target=target, reference=reference)
-    assert isinstance(found, CriticalBatchFit)
-    return found
+    result = critical_batch(trials, "AP", target=target, reference=reference)
+    assert isinstance(result, CriticalBatchFit)
+    return result
 
 
 def test_a_target_is_reached_between_two_rows() -> None:
@@ -59,16 +59,16 @@ PAPER = {  # Million parameters → steps at batch sizes 64, 128, …, 16384; th
 def test_the_papers_critical_sizes_follow_from_its_steps(model: int) -> None:
     """From hlzhang109/critical-batch-size, plots/chinchilla.ipynb; linear scaling starts from 256."""
     steps, critical = PAPER[model]
-    found = fitted([straight(64 * 2**i, count) for i, count in enumerate(steps)], reference=256)
-    assert found.critical == pytest.approx(critical, rel=0.0005)
-    assert found.interval[0] < critical < found.interval[1]
+    result = fitted([straight(64 * 2**i, count) for i, count in enumerate(steps)], reference=256)
+    assert result.critical == pytest.approx(critical, rel=0.0005)
+    assert result.interval[0] < critical < result.interval[1]
 
 
 def test_the_rule_holds_at_the_critical_size() -> None:
     for reference in (0.0, 64.0):
-        found = fitted(search(100, 64000, 0, np.random.default_rng(0)), reference=reference)
-        at = np.array([found.estimate])
-        assert found.steps(at) == pytest.approx(1.2 * found.linear(at))
+        result = fitted(search(100, 64000, 0, np.random.default_rng(0)), reference=reference)
+        at = np.array([result.estimate])
+        assert result.steps(at) == pytest.approx(1.2 * result.linear(at))
     assert fitted(search(100, 64000, 0, np.random.default_rng(0))).critical == pytest.approx(128)
 
 
@@ -98,15 +98,15 @@ def test_linear_scaling_shows_no_limit() -> None:
     assert exact.critical is None
     assert "No limit seen up to a batch size of 1,024" in exact.text
     noisy = [fitted(search(0, 64000, 0.05, np.random.default_rng(seed))) for seed in range(20)]
-    assert sum(math.isinf(found.interval[1]) for found in noisy) >= 18
-    bounded = next(found for found in noisy if found.critical is None)
+    assert sum(math.isinf(result.interval[1]) for result in noisy) >= 18
+    bounded = next(result for result in noisy if result.critical is None)
     assert f"at least {bounded.interval[0]:,.0f}" in bounded.text
 
 
 def test_sizes_above_the_critical_one_are_told_apart() -> None:
-    found = fitted(search(1000, 3200, 0, np.random.default_rng(0)))
-    assert found.critical is None
-    assert found.text.startswith("The critical batch size is below 32")
+    result = fitted(search(1000, 3200, 0, np.random.default_rng(0)))
+    assert result.critical is None
+    assert result.text.startswith("The critical batch size is below 32")
 
 
 def test_the_best_rate_of_each_size_counts_with_all_its_seeds() -> None:
@@ -118,19 +118,19 @@ def test_the_best_rate_of_each_size_counts_with_all_its_seeds() -> None:
             trials.append(straight(size, 2 * steps, seed, rate=2.0))
         trials.append(straight(size, steps / 3, 0, rate=4.0))
         trials.append(trial(size, {0: 0.0, 10: 0.1}, 1, rate=4.0))  # Fast once, and never again.
-    found = fitted(trials)
-    assert [point.values for point in found.points] == [{"rate": 1.0}] * len(SIZES)
-    assert [point.batch for point in found.points] == list(SIZES)
-    assert found.points[0].steps == pytest.approx((2100, 2121))
+    result = fitted(trials)
+    assert [point.values for point in result.points] == [{"rate": 1.0}] * len(SIZES)
+    assert [point.batch for point in result.points] == list(SIZES)
+    assert result.points[0].steps == pytest.approx((2100, 2121))
 
 
 def test_the_target_is_what_every_size_reaches() -> None:
     trials = [trial(size, {0: 0.0, 100: 0.3, 200: top}) for size, top in ((32, 0.5), (64, 0.45), (128, 0.6))]
     trials.append(trial(64, {0: 0.0, 100: 0.1, 200: 0.2}, rate=3.0))
-    found = fitted(trials, target=None)
-    assert found.target == 0.45
-    assert found.points[1].steps == (200,)
-    assert found.points[0].steps == pytest.approx((175,))
+    result = fitted(trials, target=None)
+    assert result.target == 0.45
+    assert result.points[1].steps == (200,)
+    assert result.points[0].steps == pytest.approx((175,))
 
 
 def test_a_loss_has_to_fall() -> None:
@@ -138,16 +138,16 @@ def test_a_loss_has_to_fall() -> None:
         trial(size, {0: 5.0, 100: 3.0, 200: low}, measure="pool_loss")
         for size, low in ((32, 1.0), (64, 2.0), (128, 1.5))
     ]
-    found = critical_batch(trials, "pool_loss")
-    assert isinstance(found, CriticalBatchFit)
-    assert found.target == 2.0
-    assert [point.steps for point in found.points] == [(150,), (200,), (pytest.approx(100 + 100 / 1.5),)]
+    result = critical_batch(trials, "pool_loss")
+    assert isinstance(result, CriticalBatchFit)
+    assert result.target == 2.0
+    assert [point.steps for point in result.points] == [(150,), (200,), (pytest.approx(100 + 100 / 1.5),)]
 
 
 def test_too_few_sizes_are_a_reason_and_no_error() -> None:
     trials = [straight(size, 100) for size in (32, 64)] + [trial(128, {0: 0.0, 100: 0.2}), trial(256, {10: 0.7, 20: 1})]
-    found = critical_batch(trials, "AP", target=0.5)
-    assert found == NoFit(
+    result = critical_batch(trials, "AP", target=0.5)
+    assert result == NoFit(
         "2 batch sizes tell when they reach AP = 0.5, and a fit of a + b / B needs 3; 128 does not reach the target; "
         "256 reaches the target before its first validation"
     )

@@ -1,4 +1,4 @@
-"""What a member of a population hands over and takes over: whole, with checksums, and again after a kill."""
+"""Handing over and taking over in a population: complete, with checksums, and repeatable after a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINEAGE = [LineageStage(from_step=0, values={"plan.alpha": 0.2})]
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Path:
+def handed_over(tmp_path: Path) -> Path:
     """What a donor hands over at step 20."""
     donor, folder = RunDir(tmp_path / "donor"), tmp_path / "given"
     publish(CheckpointDirectory(donor.checkpoints), 20)
@@ -26,12 +26,12 @@ def given(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, given: Path) -> None:
+def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, handed_over: Path) -> None:
     run = RunDir(tmp_path / "member")
     publish(CheckpointDirectory(run.checkpoints), 10)
     run.validation.write_text("its own\n")
     for _ in range(2):  # It may be killed within, and then takes over again.
-        lineage = take_over(given, run, {"plan.alpha": 0.8})
+        lineage = take_over(handed_over, run, {"plan.alpha": 0.8})
         assert [ancestor.from_step for ancestor in lineage] == [0, 20]
         assert read_lineage(run) == lineage
         assert CheckpointDirectory(run.checkpoints).steps() == [20]
@@ -39,11 +39,11 @@ def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, give
         assert not run.validation.exists()
 
 
-def test_a_lineage_that_was_changed_is_named(tmp_path: Path, given: Path) -> None:
+def test_a_lineage_that_was_changed_is_named(tmp_path: Path, handed_over: Path) -> None:
     """It says which values held from which step on, and is what a configuration is made of."""
     run = RunDir(tmp_path / "member")
     assert read_lineage(run) == []
-    take_over(given, run, {"plan.alpha": 0.8})
+    take_over(handed_over, run, {"plan.alpha": 0.8})
     path = run.root / "lineage.json"
     path.write_bytes(path.read_bytes().replace(b"20", b"10"))
     with pytest.raises(DamagedFile):

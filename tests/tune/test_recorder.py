@@ -1,4 +1,4 @@
-"""The recorder goes on with what one before it left, who may have been killed within a line."""
+"""The event recorder continues the file of an earlier session, which may have been killed within a line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STARTED = json.dumps(with_checksum({"event": "started", "time": 110.0, **ABOUT})
 ROW = json.dumps(with_checksum({"event": "row", "time": 130.0, "row": {"step": 10}, **ABOUT}))
 
 
-@pytest.mark.parametrize("left", [f"{STARTED}\n{ROW}\n", f"{STARTED}\n{ROW}\n{ROW[:40]}", f"{STARTED}\n{ROW}"])
-def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize("content", [f"{STARTED}\n{ROW}\n", f"{STARTED}\n{ROW}\n{ROW[:40]}", f"{STARTED}\n{ROW}"])
+def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, content: str) -> None:
     """Else the trial would run on, on the board, from before the driver died."""
-    (tmp_path / EVENTS).write_text(left)
+    (tmp_path / EVENTS).write_text(content)
     EventRecorder(tmp_path, ("AP",), 1.0).start_session()
     board = SearchState.load(tmp_path)
     assert board.trials[0].seconds_until(board.last + 3600) == 20

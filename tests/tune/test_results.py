@@ -1,4 +1,4 @@
-"""What a search leaves: a table, curves for machines, configurations to train."""
+"""Results of a search: the table, the curves as files, the best configurations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OBJECTIVES = ("AP", "RankDistance")
 
 def trial(name: str, alpha: float | list[float], ap: float, distance: float, status: str = "finished") -> Trial:
     rows = {step: {"step": step, "AP": ap * step / 20, "RankDistance": distance} for step in (10, 20)}
-    made = Trial(name, f"alpha-{name}", {"plan.alpha": alpha, "seed": 0}, 20, rows=rows, seconds=3.14159)
-    made.status = status  # type: ignore[assignment]
-    return made
+    result = Trial(name, f"alpha-{name}", {"plan.alpha": alpha, "seed": 0}, 20, rows=rows, seconds=3.14159)
+    result.status = status  # type: ignore[assignment]
+    return result
 
 
 BOARD = SearchState(
@@ -69,15 +69,15 @@ def test_files_hold_every_curve_and_the_best_configurations(tmp_path: Path) -> N
     assert len(table) == 8
     assert table[1] == {"trial": "a", "name": "alpha-a", "status": "finished", "plan.alpha": 0.2, "seed": 0,
                         "step": 20, "AP": 0.31, "RankDistance": 1214.4}  # fmt: skip
-    told = json.loads((tmp_path / "trials.json").read_text())
-    assert [one["status"] for one in told] == ["finished", "finished", "finished", "stopped", "failed"]
-    assert told[0]["curve"][0] == {"step": 10, "AP": 0.155, "RankDistance": 1214.4}
-    assert told[4]["error"] == "NonFiniteLoss: step 3"
+    summaries = json.loads((tmp_path / "trials.json").read_text())
+    assert [summary["status"] for summary in summaries] == ["finished", "finished", "finished", "stopped", "failed"]
+    assert summaries[0]["curve"][0] == {"step": 10, "AP": 0.155, "RankDistance": 1214.4}
+    assert summaries[4]["error"] == "NonFiniteLoss: step 3"
 
 
 def test_values_of_several_kinds_share_a_column(tmp_path: Path) -> None:
-    board = SearchState([trial("a", 0.2, 0.3, 1.0), trial("b", [0.1, 0.9], 0.4, 1.0)])
-    write_results(tmp_path, board, OBJECTIVES, lambda best, name: small_run(tmp_path))
+    state = SearchState([trial("a", 0.2, 0.3, 1.0), trial("b", [0.1, 0.9], 0.4, 1.0)])
+    write_results(tmp_path, state, OBJECTIVES, lambda best, name: small_run(tmp_path))
     column = pq.read_table(tmp_path / "trials.parquet")["plan.alpha"].to_pylist()
     assert column == ["0.2", "0.2", "[0.1, 0.9]", "[0.1, 0.9]"]
 

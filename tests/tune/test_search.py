@@ -1,4 +1,4 @@
-"""A search before it begins: what cannot be is said before a trial starts, and a folder holds one search."""
+"""A search before it begins: errors come before a trial starts, and a folder holds one search."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
 DRAWN = Space({"plan.alpha": tune.uniform(0, 1)})
 
 
-def search(folder: Path, space: Space = ALPHAS, *overrides: str, dev: bool = True, **settings: Any) -> Search:
+def make_search(folder: Path, space: Space = ALPHAS, *overrides: str, dev: bool = True, **settings: Any) -> Search:
     options = ["name=sweep", *([f"validation.store={folder / 'dev'}"] if dev else []), *overrides]
     return Search(space, "a space", small_run(folder, *options), TuneConfig.make(settings, "test"))
 
 
 def test_a_grid_has_all_combinations_with_all_seeds(tmp_path: Path) -> None:
     both = Space({"plan.alpha": [0.2, 0.5, 0.8], "plan.cross": ["rows", "pair"]}, seeds=2)
-    assert search(tmp_path / "a", both).num_trials == 12
-    assert search(tmp_path / "b", both, algorithm="random", samples=4).num_trials == 8
-    assert search(tmp_path / "c", both, budget={"trials": 5}).num_trials == 5
+    assert make_search(tmp_path / "a", both).num_trials == 12
+    assert make_search(tmp_path / "b", both, algorithm="random", samples=4).num_trials == 8
+    assert make_search(tmp_path / "c", both, budget={"trials": 5}).num_trials == 5
 
 
-def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
+def test_a_search_that_cannot_work_is_refused_before_a_trial_starts(tmp_path: Path) -> None:
     refused: list[tuple[str, Space, dict[str, Any]]] = [
         ("INVALID_CONFIG", Space({"plan.alfa": [1]}), {}),
         ("SMALL_BUDGET", ALPHAS, {"budget": {"steps": 30}}),
@@ -46,10 +46,10 @@ def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
     ]
     for code, space, settings in refused:
         with pytest.raises(ConfigError) as error:
-            search(tmp_path, space, **settings)
+            make_search(tmp_path, space, **settings)
         assert error.value.code == code
     with pytest.raises(ConfigError) as error:
-        search(tmp_path, dev=False)
+        make_search(tmp_path, dev=False)
     assert error.value.code == "NO_DEV_STORE"
     assert not (tmp_path / "runs").exists(), "nothing is written for a search that cannot be"
 
@@ -65,46 +65,46 @@ def test_what_cannot_be_is_said_before_a_trial_starts(tmp_path: Path) -> None:
         (r"budget\.hours", {"budget": {"hours": 0}}),
     ],
 )
-def test_settings_that_do_not_fit_are_named(message: str, settings: dict[str, Any]) -> None:
+def test_settings_that_exclude_each_other_are_refused(message: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=message):
         TuneConfig.make(settings, "test")
 
 
 def test_a_folder_holds_one_search(tmp_path: Path) -> None:
-    search(tmp_path).open()
-    search(tmp_path).open()
-    search(tmp_path, budget={"steps": 1_000}, concurrent=1, retries=3)  # Which may change.
+    make_search(tmp_path).open()
+    make_search(tmp_path).open()
+    make_search(tmp_path, budget={"steps": 1_000}, concurrent=1, retries=3)  # Which may change.
     with pytest.raises(ConfigError, match=r"another varies\.plan\.alpha \(\[0\.2, 0\.5, 0\.8\], and now \[0\.1\]\)"):
-        search(tmp_path, Space({"plan.alpha": [0.1]}, seeds=2))
+        make_search(tmp_path, Space({"plan.alpha": [0.1]}, seeds=2))
     with pytest.raises(ConfigError, match=r"another base\.plan\.batch_size \(12, and now 16\)"):
-        search(tmp_path, ALPHAS, "plan.batch_size=16")
+        make_search(tmp_path, ALPHAS, "plan.batch_size=16")
     with pytest.raises(ConfigError, match=r"another settings\.samples \(1, and now 2\)"):
-        search(tmp_path, samples=2)
+        make_search(tmp_path, samples=2)
     other = tmp_path / "runs" / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("all my work")
     with pytest.raises(ConfigError) as error:
-        search(tmp_path, ALPHAS, "name=thesis")
+        make_search(tmp_path, ALPHAS, "name=thesis")
     assert error.value.code == "NOT_A_SEARCH"
     assert [path.name for path in other.iterdir()] == ["chapter.txt"]
 
 
 def test_trials_at_a_time_follow_from_what_the_cluster_has(tmp_path: Path) -> None:
-    made = search(tmp_path, ALPHAS, "workers.count=2", "workers.cpus=3", "validation.cpus=0.5")
-    assert made.max_concurrent({"CPU": 13.0}) == 2
-    assert made.max_concurrent({"CPU": 12.9}) == 1
+    search = make_search(tmp_path, ALPHAS, "workers.count=2", "workers.cpus=3", "validation.cpus=0.5")
+    assert search.max_concurrent({"CPU": 13.0}) == 2
+    assert search.max_concurrent({"CPU": 12.9}) == 1
     with pytest.raises(ResourceError, match=r"a trial needs 6\.5 CPU, and the cluster has 4 CPU"):
-        made.max_concurrent({"CPU": 4.0})
-    on_gpus = search(tmp_path / "gpus", ALPHAS, "workers.count=2", "workers.gpu=true", "validation.gpu=true")
+        search.max_concurrent({"CPU": 4.0})
+    on_gpus = make_search(tmp_path / "gpus", ALPHAS, "workers.count=2", "workers.gpu=true", "validation.gpu=true")
     assert on_gpus.max_concurrent({"CPU": 64.0, "GPU": 8.0}) == 2
     with pytest.raises(ResourceError, match=r"3 GPU.* has 64 CPU, 0 GPU"):
         on_gpus.max_concurrent({"CPU": 64.0})
 
 
 def test_the_best_configuration_is_the_users_with_the_values_of_the_trial(tmp_path: Path) -> None:
-    made = search(tmp_path, ALPHAS, "workers.start_seconds=33")
+    search = make_search(tmp_path, ALPHAS, "workers.start_seconds=33")
     trial = Trial("ab_1", "x", {"plan.alpha": 0.8, "seed": 1, "posthoc": "lir"}, 40, posthoc="lir")
-    config = made.config(trial, "best-AP")
+    config = search.config(trial, "best-AP")
     assert (config.plan.alpha, config.model.seed, config.workers.start_seconds) == (0.8, 1, 33)
     assert config.stream == small_run(tmp_path).stream
     assert config.run.root == tmp_path / "runs" / "sweep-best-AP"
@@ -115,19 +115,19 @@ def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
 
     def variants() -> LimitedVariantGenerator:
         SessionLimits(concurrent=2, budget=SearchBudget(trials=3)).save(tmp_path)
-        made = LimitedVariantGenerator(tmp_path, together=False, random_state=0)
+        search = LimitedVariantGenerator(tmp_path, together=False, random_state=0)
         space = {"a": tune.grid_search([1, 2, 3, 4, 5])}
-        made.add_configurations([Experiment("limits", lambda config: None, config=space, storage_path=str(tmp_path))])
-        return made
+        search.add_configurations([Experiment("limits", lambda config: None, config=space, storage_path=str(tmp_path))])
+        return search
 
-    made = variants()
-    begun = [made.next_trial(), made.next_trial()]
-    assert made.next_trial() is None, "two at a time"
+    search = variants()
+    started = [search.next_trial(), search.next_trial()]
+    assert search.next_trial() is None, "two at a time"
     SessionLimits(concurrent=3, budget=SearchBudget(trials=3)).save(tmp_path)
-    begun.append(made.next_trial())
-    assert [trial.config["a"] for trial in begun] == [1, 2, 3]
-    assert made.is_finished()
-    state = made.get_state()
+    started.append(search.next_trial())
+    assert [trial.config["a"] for trial in started] == [1, 2, 3]
+    assert search.is_finished()
+    state = search.get_state()
     SessionLimits(concurrent=9, budget=SearchBudget(trials=4)).save(tmp_path)
     again = LimitedVariantGenerator(tmp_path, together=False)
     again.set_state(state)
@@ -143,24 +143,24 @@ def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
     now = time.time()
     trial = Trial("a", "a", {}, 40, gpus=4, rows={20: {"step": 20}}, seconds=1800)
     fixed = Trial("a+lir", "a", {}, 40, rows={40: {"step": 40}}, posthoc="lir")
-    board = SearchState([trial, fixed], seconds=3600, last=now)
-    assert exhausted_budget(board, SearchBudget(), now) == ""
-    assert exhausted_budget(board, SearchBudget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
-    assert exhausted_budget(board, SearchBudget(steps=20), now) == "20 of 20 steps are used"
-    assert exhausted_budget(board, SearchBudget(hours=1), now) == "1 of 1 hours are used"
-    assert exhausted_budget(board, SearchBudget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are used"
-    assert exhausted_budget(board, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are used"
+    state = SearchState([trial, fixed], seconds=3600, last=now)
+    assert exhausted_budget(state, SearchBudget(), now) == ""
+    assert exhausted_budget(state, SearchBudget(steps=21, hours=1.1, gpu_hours=2.1), now) == ""
+    assert exhausted_budget(state, SearchBudget(steps=20), now) == "20 of 20 steps are used"
+    assert exhausted_budget(state, SearchBudget(hours=1), now) == "1 of 1 hours are used"
+    assert exhausted_budget(state, SearchBudget(hours=1.5), now + 1800) == "1.5 of 1.5 hours are used"
+    assert exhausted_budget(state, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are used"
 
 
 def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
-    made = search(tmp_path)
-    made.open()
-    (made.folder / "tune").mkdir()
-    (made.folder / "tune" / "tuner.pkl").write_bytes(b"torn")
-    recorder = EventRecorder(made.folder, ("AP",), 0.0)
+    search = make_search(tmp_path)
+    search.open()
+    (search.folder / "tune").mkdir()
+    (search.folder / "tune" / "tuner.pkl").write_bytes(b"torn")
+    recorder = EventRecorder(search.folder, ("AP",), 0.0)
     with pytest.raises(DamagedFile) as caught:
-        make_tuner(ALPHAS, made.settings, made._factory, recorder, 10)
-    assert caught.value.path == str(made.folder)
+        make_tuner(ALPHAS, search.settings, search._factory, recorder, 10)
+    assert caught.value.path == str(search.folder)
 
 
 def test_a_state_of_ray_tune_that_a_full_disk_cut_short_is_passed_over(tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_a_state_of_ray_tune_that_a_full_disk_cut_short_is_passed_over(tmp_path:
 
 
 def test_a_torn_description_is_named(tmp_path: Path) -> None:
-    made = search(tmp_path)
-    made.open()
+    search = make_search(tmp_path)
+    search.open()
     for torn in ("[1, 2]", "space: [", "\0"):
-        (made.folder / "search.yaml").write_text(torn)
+        (search.folder / "search.yaml").write_text(torn)
         with pytest.raises(DamagedFile):
-            search(tmp_path)
+            make_search(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
@@ -193,10 +193,10 @@ def test_limits_that_were_changed_are_named(tmp_path: Path, damage: str) -> None
 
 
 @pytest.mark.parametrize(("error", "full"), [("StorageError: x: No space left on device", True), ("NaN", False)])
-def test_a_trial_that_met_a_full_disk_ends_its_session_alone(tmp_path: Path, error: str, full: bool) -> None:
-    made = search(tmp_path)
+def test_a_full_disk_of_a_trial_ends_only_its_session(tmp_path: Path, error: str, full: bool) -> None:
+    search = make_search(tmp_path)
     about = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 0.0}
     events = [{"event": "session"}, {"event": "started", **about}, {"event": "failed", "error": error, **about}]
-    append_json_lines(made.folder / EVENTS, [{**event, "time": 1.0} for event in events], checked=True)
-    assert (made._storage_failure({}) is not None) == full
-    assert made._storage_failure({"a": 1}) is None, "it failed in an earlier session"
+    append_json_lines(search.folder / EVENTS, [{**event, "time": 1.0} for event in events], checked=True)
+    assert (search._storage_failure({}) is not None) == full
+    assert search._storage_failure({"a": 1}) is None, "it failed in an earlier session"

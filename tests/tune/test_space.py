@@ -1,4 +1,4 @@
-"""Spaces: values become a configuration, or an error that says what is wrong before a trial starts."""
+"""Search spaces: values become a configuration, or an error before a trial starts."""
 
 from __future__ import annotations
 

@@ -66,12 +66,12 @@ def test_a_family_that_the_store_lacks_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_space_runs_to_its_end(world: Path, ray_session: None, name: str) -> None:
     search, _ = prepared(world, name)
-    found = searched(search)
-    trained = [trial for trial in found.state.trials if not trial.posthoc]
+    outcome = searched(search)
+    trained = [trial for trial in outcome.state.trials if not trial.posthoc]
     assert [trial.status for trial in trained] == ["finished"] * search.num_trials
-    assert found.front
-    assert len(found.configs) == len(search.settings.objectives)
-    html = found.report.read_text(encoding="utf-8")
+    assert outcome.front
+    assert len(outcome.configs) == len(search.settings.objectives)
+    html = outcome.report.read_text(encoding="utf-8")
     assert ("Critical batch size" in html) == (name == "batch_size")
     if search.settings.posthoc:
-        assert len(found.state.trials) == len(trained) * (1 + len(search.settings.posthoc))
+        assert len(outcome.state.trials) == len(trained) * (1 + len(search.settings.posthoc))

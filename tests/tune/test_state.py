@@ -44,7 +44,7 @@ def test_a_trial_is_told_from_start_to_end(tmp_path: Path) -> None:
     )
     (trial,) = state.finished
     assert (trial.name, trial.steps, trial.step, trial.attempts) == ("alpha-a", 20, 20, 1)
-    assert (trial.last("AP"), trial.best("AP"), trial.last("pool_loss")) == (0.3, 0.4, None)
+    assert (trial.last("AP"), trial.last("pool_loss")) == (0.3, None)
     assert (trial.seconds, state.seconds, state.last, state.steps) == (50, 60, 160, 20)
     assert state.gpu_hours(now=10_000) == pytest.approx(2 * 50 / 3600)  # It does not run any more.
 
@@ -159,7 +159,6 @@ def test_the_best_is_by_the_last_step_and_in_the_objectives_own_sense() -> None:
     state = SearchState([early, finished("late", AP=0.5, RankDistance=40)])
     best = [state.best(name) for name in ("AP", "RankDistance", "pool_loss")]
     assert [trial and trial.name for trial in best] == ["late", "early", None]
-    assert early.best("AP") == 0.9
 
 
 def test_a_group_leaves_out_the_seed_and_takes_nested_values() -> None:
@@ -209,17 +208,17 @@ def test_groups_hold_finished_trials_alone_and_are_in_the_order_of_numbers() -> 
     )
     half, one = seed_groups(state, "alpha")
     assert (half.values, one.values) == ({"alpha": 0.5}, {"alpha": 1})
-    found = half.estimate("AP")
-    assert found is not None
-    assert found.values == (0.5, 0.6)  # At the last step; the earlier one was better.
+    groups = half.estimate("AP")
+    assert groups is not None
+    assert groups.values == (0.5, 0.6)  # At the last step; the earlier one was better.
     assert half.estimate("RankDistance") is None
 
 
 def test_groups_of_other_values_stay_as_they_began() -> None:
     state = SearchState([seeded({"policy": {"kind": name}}, AP=0.5) for name in ("mono", "cross", "mono")])
-    found = seed_groups(state, "policy")
-    assert [group.values["policy"]["kind"] for group in found] == ["mono", "cross"]
-    assert len(found[0].trials) == 2
+    groups = seed_groups(state, "policy")
+    assert [group.values["policy"]["kind"] for group in groups] == ["mono", "cross"]
+    assert len(groups[0].trials) == 2
 
 
 def test_the_best_is_the_lowest_where_lower_is_better_and_what_is_not_finite_counts_for_nothing() -> None:
@@ -230,6 +229,6 @@ def test_the_best_is_the_lowest_where_lower_is_better_and_what_is_not_finite_cou
             seeded({"alpha": 2}, RankDistance=50.0, AP=0.6),
         ]
     )
-    found = seed_groups(state, "alpha")
-    assert [group.values["alpha"] for group, _ in ranked_groups(found, "RankDistance")] == [1, 0, 2]
-    assert [group.values["alpha"] for group, _ in ranked_groups(found, "AP")] == [2, 0]
+    groups = seed_groups(state, "alpha")
+    assert [group.values["alpha"] for group, _ in ranked_groups(groups, "RankDistance")] == [1, 0, 2]
+    assert [group.values["alpha"] for group, _ in ranked_groups(groups, "AP")] == [2, 0]

@@ -79,8 +79,8 @@ def undisturbed(world: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
 
 
 def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, SearchOutcome]) -> None:
-    search, found = undisturbed
-    trials = found.state.trials
+    search, outcome = undisturbed
+    trials = outcome.state.trials
     assert [(trial.status, trial.step, trial.posthoc) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
         ("finished", 20, ""),
         ("finished", 20, "centering"),
@@ -89,29 +89,29 @@ def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, 
     plain, centered, _ = (trial.rows[20] for trial in trials if trial.values["plan.alpha"] == 0.2)
     assert {"AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"} < plain.keys()
     assert plain["AP"] != centered["AP"]
-    assert found.state.steps == 40
-    assert searched(search).state.seconds >= found.state.seconds, "and the same command runs nothing again"
-    assert measured(search.state) == measured(found.state)
+    assert outcome.state.steps == 40
+    assert searched(search).state.seconds >= outcome.state.seconds, "and the same command runs nothing again"
+    assert measured(search.state) == measured(outcome.state)
 
 
 def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None:
-    search, found = undisturbed
+    search, outcome = undisturbed
     table = pq.read_table(search.folder / "trials.parquet").to_pylist()
     assert len(table) == 2 * 2 + 2 * 2
-    told = json.loads((search.folder / "trials.json").read_text())
-    assert [len(trial["curve"]) for trial in told if "posthoc" not in trial["values"]] == [2, 2]
-    front = {trial.name for trial in found.front}
-    for trial in found.state.trials:
+    summaries = json.loads((search.folder / "trials.json").read_text())
+    assert [len(trial["curve"]) for trial in summaries if "posthoc" not in trial["values"]] == [2, 2]
+    front = {trial.name for trial in outcome.front}
+    for trial in outcome.state.trials:
         assert trial_run(search.folder, trial).checkpoints.exists() == (trial.name in front)
         assert trial_run(search.folder, trial).model.exists() == (trial.name in front)
-    assert found.report.stat().st_size > 10_000
+    assert outcome.report.stat().st_size > 10_000
 
 
 def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, SearchOutcome]) -> None:
-    search, found = undisturbed
-    config = TrainConfig.load(next(path for path in found.configs if path.stem == "AP"))
+    search, outcome = undisturbed
+    config = TrainConfig.load(next(path for path in outcome.configs if path.stem == "AP"))
     fit(config, lambda outcome: None)
-    best = found.state.best("AP")
+    best = outcome.state.best("AP")
     assert best is not None
     trained = search.config(best, "x").model_copy(update={"name": best.name, "storage_path": search.folder / "trials"})
     assert weights(config) == weights(trained)
@@ -142,10 +142,10 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    found = searched(search)
+    outcome = searched(search)
     assert not thread.is_alive()
     expected = measured(undisturbed[1].state)
-    assert measured(found.state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    assert measured(outcome.state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
 
 
 @pytest.mark.soak
@@ -156,23 +156,23 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     expected = measured(undisturbed[1].state)
-    board = SearchState.load(world / "runs" / script)
-    assert measured(board) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
-    assert [trial.status for trial in board.trials] == ["finished", "finished"]
+    state = SearchState.load(world / "runs" / script)
+    assert measured(state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    assert [trial.status for trial in state.trials] == ["finished", "finished"]
 
 
 def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e-2, 1e-7, 1e-8]})
     search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, concurrent=1)
-    board = searched(search).state
-    assert [(trial.status, trial.step) for trial in board.trials] == [
+    state = searched(search).state
+    assert [(trial.status, trial.step) for trial in state.trials] == [
         ("finished", 20),
         ("stopped", 10),
         ("stopped", 10),
     ]
-    assert all(trial.steps == 20 for trial in board.trials)
-    assert board.steps == 40
-    stopped = trial_run(search.folder, board.trials[1])
+    assert all(trial.steps == 20 for trial in state.trials)
+    assert state.steps == 40
+    stopped = trial_run(search.folder, state.trials[1])
     assert not stopped.checkpoints.exists()
     assert stopped.validation.exists(), "its curve stays"
 
@@ -180,19 +180,19 @@ def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
 def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(world: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e38, 1e-3]})
     search = prepared(world, "failing", rates, retries=1, concurrent=1)
-    found = searched(search)
-    failed, fine = found.state.trials
+    outcome = searched(search)
+    failed, fine = outcome.state.trials
     assert (failed.status, failed.attempts, fine.status) == ("failed", 2, "finished")
     assert "NonFiniteLoss" in failed.error
-    assert [trial.trial_id for trial in found.front] == [fine.trial_id]
+    assert [trial.trial_id for trial in outcome.front] == [fine.trial_id]
 
 
 def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
     four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
     search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
-    board = searched(search).state
-    assert [trial.status for trial in board.trials] == ["finished", "stopped"]
-    assert board.steps == 30
+    state = searched(search).state
+    assert [trial.status for trial in state.trials] == ["finished", "stopped"]
+    assert state.steps == 30
 
 
 @pytest.mark.soak
@@ -203,10 +203,10 @@ def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None
         configure=lambda values, base: {"plan.policy": "hybrid", **values},
     )
     search = prepared(world, "population", space, "optimiser.steps=30")
-    board = searched(search).state
-    assert [(trial.status, trial.step) for trial in board.trials] == [("finished", 30)] * 3
-    lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial)) for trial in board.trials}
-    changed = [trial for trial in board.trials if len(lineages[trial.trial_id]) > 1]
+    state = searched(search).state
+    assert [(trial.status, trial.step) for trial in state.trials] == [("finished", 30)] * 3
+    lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial)) for trial in state.trials}
+    changed = [trial for trial in state.trials if len(lineages[trial.trial_id]) > 1]
     assert changed, "the worst took over from the best"
     trial = changed[0]
     starts = [ancestor.from_step for ancestor in lineages[trial.trial_id]]
@@ -230,7 +230,7 @@ def test_optuna_looks_for_the_front_of_all_objectives(world: Path) -> None:
     pytest.importorskip("optuna")
     space = Space({"plan.alpha": tune.uniform(0.0, 1.0), "plan.cross": ["rows", "pair"]}, seeds=2)
     search = prepared(world, "optuna", space, "optimiser.steps=10", algorithm="optuna", samples=3)
-    board = searched(search).state
-    assert [trial.status for trial in board.trials] == ["finished"] * 3
-    assert len({trial.values["plan.alpha"] for trial in board.trials}) == 3
-    assert {trial.values["plan.cross"] for trial in board.trials} <= {"rows", "pair"}
+    state = searched(search).state
+    assert [trial.status for trial in state.trials] == ["finished"] * 3
+    assert len({trial.values["plan.alpha"] for trial in state.trials}) == 3
+    assert {trial.values["plan.cross"] for trial in state.trials} <= {"rows", "pair"}
