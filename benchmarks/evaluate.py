@@ -5,7 +5,7 @@ width 384, so every rank occurs. The script is what one writes down: all scores 
 a question for the pool and one for each language, average precision and recall from it. Ours starts its shards in the
 time that is measured. Both have all cores.
 
-    python benchmarks/result.py [--json] [--questions 1190] [--sentences 1183]
+    python benchmarks/evaluate.py [--json] [--questions 1190] [--sentences 1183]
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def evaluate_tasks(
                 folder,
                 name=name,
                 search=search,
-                fix=transform,
+                transform=transform,
                 trec_depth=trec_depth,
                 cache=run.vectors,
                 screen=screen,

@@ -59,7 +59,7 @@ def build(
     with session():
         saved = build_index(encoder, table, Path(index), settings.index, screen)
     screen.log(f'`hbt search {index} "a question"` searches it')
-    screen.result({"index": index, **saved.about.model_dump(mode="json")})
+    screen.result({"index": index, **saved.manifest.model_dump(mode="json")})
 
 
 def build_index(
@@ -88,7 +88,7 @@ def build_index(
             saved = save_index(
                 folder, documents, encoded.passages, anywhere, encoded.fingerprint, config, usable_cpus(), advance
             )
-    counts = ", ".join(f"{language} {count:,}" for language, count in saved.about.languages.items())
+    counts = ", ".join(f"{language} {count:,}" for language, count in saved.manifest.languages.items())
     screen.log(f"{folder}: {counts}")
     return saved
 

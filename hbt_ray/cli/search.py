@@ -62,7 +62,9 @@ def search_index(
     from hbt_ray.model.loading import quiet_transformers
     from hbt_ray.retrieval.encoder import EncoderActor, local_model_folder
 
-    config = index.about.encoder.model_copy(update={"gpu": False, "workers": 1} | ({"model": model} if model else {}))
+    config = index.manifest.encoder.model_copy(
+        update={"gpu": False, "workers": 1} | ({"model": model} if model else {})
+    )
     local_model_folder(config.model)
     with quiet_transformers():
         encoder = EncoderActor(config)

@@ -1,12 +1,21 @@
-"""Lexical: BM25, the baseline that has learned nothing. What it misses and an encoder finds, dense training bought.
+"""BM25: a lexical baseline without training. An encoder's gain over it is what dense retrieval adds.
 
 Scores are those of `bm25s` in Lucene's variant, with k1 and b of the literature's baselines (Anserini; MIRACL, BEIR).
-Each language's documents have statistics of their own, so that monolingual figures are those of the usual BM25, and
-so has the pool. Documents that share no word with a query all score 0, and stand at the end in the order of ids.
+Each language's documents have their own statistics, so that monolingual figures are those of the usual BM25; so has the
+pool of all languages. Documents that share no word with a query all score 0 and are ranked last, in the order of ids.
+`bm25s` selects documents without our order of ties, so documents are selected here by `ranking_keys`.
+
+Texts are case-folded under NFKC. Words between spaces are stemmed if Snowball has a stemmer for the language. Scripts
+without spaces between words, and Hangul, whose words carry their particles, become overlapping pairs of characters, as
+in Lucene's analyser for Chinese, Japanese and Korean. A character is a grapheme, so vowel signs stay with their
+consonant. `bm25s` has a tokeniser for words only, which would read a Thai or Chinese sentence as one word.
+
+It needs the extra `bm25`: bm25s, PyStemmer, regex.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -28,112 +37,8 @@ K1, B = 0.9, 0.4
 FINGERPRINT = f"bm25-lucene-{K1}-{B}"
 Words = npt.NDArray[np.object_]
 """[n] lists of words."""
-
-
-class Bm25Index:
-    """A corpus in postings, in this process."""
-
-    def __init__(self, ids: Sequence[str], languages: Sequence[str], texts: Sequence[str]) -> None:
-        """One id, language and text a document."""
-        self.ids = list(ids)
-        self._order = np.empty(len(ids), np.int64)
-        self._order[sorted(range(len(ids)), key=self.ids.__getitem__)] = np.arange(len(ids))
-        self._row_of_order = np.argsort(self._order)
-        self._language = np.asarray(languages)
-        read = tokenise_texts(texts, languages)
-        self._pool = _Postings(np.arange(len(read)), read)
-        names: list[str] = np.unique(self._language).tolist()
-        parts = {name: np.flatnonzero(self._language == name) for name in names}
-        self._own = {
-            name: _Postings(rows, read[rows]) if len(names) > 1 else self._pool for name, rows in parts.items()
-        }
-
-    @classmethod
-    def of_task(cls, task: Task) -> Self:
-        return cls(*(task.documents[name].to_pylist() for name in ("doc_id", "language", "text")))
-
-    def search(self, queries: Words, k: int) -> Hits:
-        """The first k documents that share a word with the query, in the pool: queries are rows of `tokenise_texts`."""
-        k = min(k, len(self.ids))
-        documents = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        for number, query in enumerate(queries):
-            keys = top_keys(self._keys(self._pool, query)[None], k)[0]
-            found = key_scores(keys) > 0
-            documents[number, : found.sum()] = self._row_of_order[key_orders(keys[found])]
-            scores[number, : found.sum()] = key_scores(keys[found])
-        return Hits(documents, scores)
-
-    def places(self, queries: Words, documents: Integers) -> DocumentRanks:
-        """Exact ranks of rows of the corpus [n, g], -1 as padding."""
-        own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
-        for number, query in enumerate(queries):
-            given = documents[number] >= 0
-            rows = documents[number, given]
-            pool[number, given] = self._ranks(self._pool, query, rows)
-            ranks = np.empty(len(rows), np.int64)
-            for name in np.unique(self._language[rows]).tolist():
-                of = self._language[rows] == name
-                ranks[of] = self._ranks(self._own[name], query, rows[of])
-            own[number, given] = ranks
-        return DocumentRanks(own, pool)
-
-    def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
-        keys = self._keys(postings, query)
-        wanted = keys[np.searchsorted(postings.rows, rows)]
-        return 1 + np.asarray((keys > wanted[:, None]).sum(axis=1), np.int64)
-
-    def _keys(self, postings: _Postings, query: list[str]) -> Integers:
-        return ranking_keys(postings.scores(query), self._order[postings.rows])
-
-
-class _Postings:
-    """Some documents, and BM25 over their words."""
-
-    def __init__(self, rows: Integers, read: Words) -> None:
-        """Rows of the corpus, ascending, and what is read there."""
-        self.rows = rows
-        self._bm25 = _bm25()
-        self._any = any(map(len, read))
-        if self._any:
-            self._bm25.index(read.tolist(), create_empty_token=False, show_progress=False)
-
-    def scores(self, query: list[str]) -> Floats:
-        """[documents]"""
-        known = self._bm25.get_tokens_ids(query) if self._any else []
-        if not known:
-            return np.zeros(len(self.rows), np.float32)
-        return np.asarray(self._bm25.get_scores_from_ids(known), np.float32)
-
-
-def tokenise_texts(texts: Sequence[str], languages: Sequence[str]) -> Words:
-    """What is read in each text [n], by the rules of its language."""
-    tags = np.asarray(languages)
-    read = np.empty(len(texts), object)
-    given = np.asarray(texts, object)
-    for name in np.unique(tags).tolist():
-        rows = np.flatnonzero(tags == name)
-        read[rows] = np.fromiter(tokenise_words(given[rows].tolist(), name), object, len(rows))
-    return read
-
-
-def tokenise_queries(queries: pa.Table) -> Words:
-    """A task's queries as `Bm25Index` takes them."""
-    return tokenise_texts(queries["text"].to_pylist(), queries["language"].to_pylist())
-
-
-def _bm25() -> Any:
-    try:
-        import bm25s
-    except ImportError:
-        raise ConfigError(f"bm25 scores with the package bm25s, which is not installed; {NEEDED}") from None
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # It shows everything by default.
-    return bm25s.BM25(k1=K1, b=B, method="lucene")
-
-
-NEEDED = "`pip install 'hbt-ray[bm25]'` brings what BM25 needs"
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー"
-# A mark belongs to the script of the letter before it, though some have none of their own.
+# A mark belongs to the script of the letter before it, though some marks have no script of their own.
 _PIECES = rf"(?P<pairs>[{_UNSPACED}][{_UNSPACED}\p{{M}}]*)|(?P<word>(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+)"
 _STEMMERS = {
     "ar": "arabic", "ca": "catalan", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
@@ -144,42 +49,142 @@ _STEMMERS = {
 }  # fmt: skip
 
 
+class Bm25Index:
+    """Postings of a corpus in this process: for each language, and for the pool of all languages."""
+
+    def __init__(self, ids: Sequence[str], languages: Sequence[str], texts: Sequence[str]) -> None:
+        """One id, language and text a document.
+
+        Raises:
+            ConfigError: the extra `bm25` is not installed.
+        """
+        self.ids = list(ids)
+        self._order = np.empty(len(ids), np.int64)
+        self._order[sorted(range(len(ids)), key=self.ids.__getitem__)] = np.arange(len(ids))
+        self._row_of_order = np.argsort(self._order)
+        self._languages = np.asarray(languages)
+        tokens = tokenise_texts(texts, languages)
+        self._pool = _Postings(np.arange(len(tokens)), tokens)
+        names: list[str] = np.unique(self._languages).tolist()
+        rows = {name: np.flatnonzero(self._languages == name) for name in names}
+        self._by_language = {
+            name: _Postings(rows[name], tokens[rows[name]]) if len(names) > 1 else self._pool for name in names
+        }
+
+    @classmethod
+    def of_task(cls, task: Task) -> Self:
+        """An index of a task's documents."""
+        return cls(*(task.documents[name].to_pylist() for name in ("doc_id", "language", "text")))
+
+    def search(self, queries: Words, k: int) -> Hits:
+        """The first k documents in the pool that share a word with the query; queries are rows of `tokenise_texts`."""
+        k = min(k, len(self.ids))
+        documents = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for number, query in enumerate(queries):
+            keys = top_keys(self._keys(self._pool, query)[None], k)[0]
+            keys = keys[key_scores(keys) > 0]
+            documents[number, : len(keys)] = self._row_of_order[key_orders(keys)]
+            scores[number, : len(keys)] = key_scores(keys)
+        return Hits(documents, scores)
+
+    def document_ranks(self, queries: Words, documents: Integers) -> DocumentRanks:
+        """Exact ranks of rows of the corpus [n, g], -1 as padding."""
+        own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
+        for number, query in enumerate(queries):
+            held = documents[number] >= 0
+            rows = documents[number, held]
+            pool[number, held] = self._ranks(self._pool, query, rows)
+            ranks = np.empty(len(rows), np.int64)
+            for name in np.unique(self._languages[rows]).tolist():
+                mask = self._languages[rows] == name
+                ranks[mask] = self._ranks(self._by_language[name], query, rows[mask])
+            own[number, held] = ranks
+        return DocumentRanks(own, pool)
+
+    def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
+        keys = self._keys(postings, query)
+        targets = keys[np.searchsorted(postings.rows, rows)]
+        return 1 + np.asarray((keys > targets[:, None]).sum(axis=1), np.int64)
+
+    def _keys(self, postings: _Postings, query: list[str]) -> Integers:
+        return ranking_keys(postings.scores(query), self._order[postings.rows])
+
+
+class _Postings:
+    """BM25 over the words of some documents."""
+
+    def __init__(self, rows: Integers, tokens: Words) -> None:
+        """Rows of the corpus, ascending, and the words of each."""
+        self.rows = rows
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # It logs all debug messages by default.
+        self._bm25 = _import("bm25s").BM25(k1=K1, b=B, method="lucene")
+        self._has_words = any(map(len, tokens))
+        if self._has_words:
+            self._bm25.index(tokens.tolist(), create_empty_token=False, show_progress=False)
+
+    def scores(self, query: list[str]) -> Floats:
+        """Scores of all documents, [documents]."""
+        known = self._bm25.get_tokens_ids(query) if self._has_words else []
+        if not known:
+            return np.zeros(len(self.rows), np.float32)
+        return np.asarray(self._bm25.get_scores_from_ids(known), np.float32)
+
+
+def tokenise_queries(queries: pa.Table) -> Words:
+    """A task's queries as `Bm25Index` takes them."""
+    return tokenise_texts(queries["text"].to_pylist(), queries["language"].to_pylist())
+
+
+def tokenise_texts(texts: Sequence[str], languages: Sequence[str]) -> Words:
+    """The words of each text by the rules of its language, [n]."""
+    tags, column = np.asarray(languages), np.asarray(texts, object)
+    tokens = np.empty(len(texts), object)
+    for name in np.unique(tags).tolist():
+        rows = np.flatnonzero(tags == name)
+        tokens[rows] = np.fromiter(tokenise_words(column[rows].tolist(), name), object, len(rows))
+    return tokens
+
+
 def tokenise_words(texts: Sequence[str], language: str) -> list[list[str]]:
-    """The words of each text, in order, with their repetitions.
+    """The words of each text of one language, in order, with repetitions.
 
     Raises:
         ConfigError: the extra `bm25` is not installed.
     """
     pieces, graphemes = _patterns()
     stem = _stemmer(language.split("-")[0])
-    found = []
+    tokens = []
     for text in texts:
-        own: list[str] = []
+        words: list[str] = []
         for piece in pieces.finditer(unicodedata.normalize("NFKC", text).casefold()):
             if run := piece["pairs"]:
                 letters = graphemes.findall(run)
-                own += [left + right for left, right in pairwise(letters)] or letters
+                words += [left + right for left, right in pairwise(letters)] or letters
             else:
-                own.append(piece["word"])
-        found.append(list(filter(None, stem(own))))  # Some words are nothing but an ending.
-    return found
+                words.append(piece["word"])
+        tokens.append(list(filter(None, stem(words))))  # A stem may be empty.
+    return tokens
 
 
 @cache
 def _patterns() -> tuple[Any, Any]:
-    try:
-        import regex
-    except ImportError:
-        raise ConfigError(f"bm25 reads words with the package regex, which is not installed; {NEEDED}") from None
+    regex = _import("regex")
     return regex.compile(_PIECES), regex.compile(r"\X")
 
 
 @cache
 def _stemmer(language: str) -> Callable[[list[str]], list[str]]:
-    try:
-        import Stemmer
-    except ImportError:
-        raise ConfigError(f"bm25 stems words with the package PyStemmer, which is not installed; {NEEDED}") from None
     name = _STEMMERS.get(language)
-    stem: Callable[[list[str]], list[str]] = Stemmer.Stemmer(name).stemWords if name else list
+    stem: Callable[[list[str]], list[str]] = _import("Stemmer").Stemmer(name).stemWords if name else list
     return stem
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ConfigError(
+            f"bm25 needs the package of {module}, which is not installed; `pip install 'hbt-ray[bm25]'`",
+            code="MISSING_EXTRA",
+        ) from None

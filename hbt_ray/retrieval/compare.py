@@ -1,4 +1,14 @@
-"""Columns: which measures are shown, in the order of the tables of 2408.10536, and how their values are written."""
+"""Results on one task side by side: columns, the headline table, and means over training seeds.
+
+`Column` says which measures are shown and how their values are written, in the order of the tables of 2408.10536.
+`compare` groups results by task into `Comparison`s, which the HTML report and the terminal both read, so that they
+cannot disagree. Numbers are compared as they are shown: equal text shares the mark of the best, and every difference
+adds up on the page.
+
+`mean_over_seeds` turns results of models that differ in their training seeds into one result of a mean system. Scores
+of queries are averaged too, so a test over queries compares mean systems: it says whether other questions would tell
+the two apart. The interval over seeds says how far a mean would move with other batches and initial weights.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +38,7 @@ _LABELS = {
     SHARE_DISTANCE: "share distance",
     RANK_CORRELATION: "agreement",
 }
-"""Of the measures of language bias, which belong to the pool, so that no setting needs to be named."""
+"""Labels of measures of language bias. Only the pool has these, so a column needs no setting in its name."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +50,22 @@ class Column:
 
     @property
     def counts_ranks(self) -> bool:
-        """Whole numbers without an upper end."""
+        """Whether values are ranks: whole numbers without an upper bound."""
         return self.measure in (RANK_DISTANCE, MAX_RANK)
 
     @property
     def lower_is_better(self) -> bool:
+        """Whether smaller values are better."""
         return self.counts_ranks or self.measure == SHARE_DISTANCE
 
     @property
     def has_better(self) -> bool:
-        """Whether an end is the good one: of equal answers, users may well want that in their language first."""
+        """Whether values can be better or worse. Users may well want the answer in their language first."""
         return self.measure != OWN_LANGUAGE_FIRST
 
     @property
     def label(self) -> str:
+        """The measure's name to show."""
         return _LABELS.get(self.measure, self.measure)
 
     @property
@@ -63,16 +75,18 @@ class Column:
 
     @property
     def name(self) -> str:
+        """Setting and label, or the label alone for measures that only the pool has."""
         return self.label if self.measure in _LABELS else f"{self.setting} {self.label}"
 
     def of(self, measures: Mapping[str, float]) -> float | None:
-        """The value as it is shown: three decimals, or a whole number of ranks; None where it is missing."""
+        """The value among measures, rounded as it is shown: three decimals, or whole ranks; None if it is missing."""
         value = measures.get(self.measure)
         if value is None or not math.isfinite(value):
             return None
         return round(value, 0 if self.counts_ranks else 3) + 0.0
 
     def value(self, result: EvaluationResult) -> float | None:
+        """The value of a result, rounded as it is shown; None if it is missing."""
         return self.of(result.settings.get(self.setting, {}))
 
     def text(self, value: float | None) -> str:
@@ -89,9 +103,11 @@ class Column:
         return ("+" if difference > 0 else "±" if difference == 0 else "") + self.text(difference)
 
     def is_better(self, value: float, other: float) -> bool:
+        """Whether `value` is better than `other`."""
         return value < other if self.lower_is_better else value > other
 
     def best(self, values: Iterable[float | None]) -> float | None:
+        """The best value; None if all are missing."""
         known = [value for value in values if value is not None]
         return (min if self.lower_is_better else max)(known, default=None)
 
@@ -108,21 +124,21 @@ COLUMNS = (
 
 
 def mean_over_seeds(group: Sequence[Artifacts], model: str) -> Artifacts:
-    """The mean of results on one task.
+    """The mean of results on one task, of models that differ in their training seeds.
 
     Args:
-        model: what to call it.
+        model: name of the mean system.
 
     Raises:
         TaskError: the results are not on the same questions and documents.
     """
     first = group[0].result
-    for each in group[1:]:
-        for fact in ("task", "task_fingerprint", "languages", "num_queries", "num_documents"):
-            if getattr(each.result, fact) != getattr(first, fact):
+    for artifacts in group[1:]:
+        for field in ("task", "task_fingerprint", "languages", "num_queries", "num_documents"):
+            if getattr(artifacts.result, field) != getattr(first, field):
                 raise TaskError(
-                    f"{each.folder}: judged on other {fact} than {group[0].folder}, so there is no mean of the two; "
-                    "evaluate both again on the same task",
+                    f"{artifacts.folder}: has other {field} than {group[0].folder}, so they have no mean; evaluate "
+                    "both again on the same task",
                     code="OTHER_TASK",
                 )
     means = {
@@ -140,7 +156,7 @@ def mean_over_seeds(group: Sequence[Artifacts], model: str) -> Artifacts:
 
 @dataclass(frozen=True)
 class _Mean(Artifacts):
-    """Questions to read are those of the first seed."""
+    """The mean of a group. The table of failures is that of the first seed."""
 
     group: tuple[Artifacts, ...]
 
@@ -157,7 +173,7 @@ class _Mean(Artifacts):
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Of numbers, or of what all mappings have."""
+    """The mean of numbers, or of the values of each key that all mappings have."""
     if not isinstance(values[0], Mapping):
         return sum(values) / len(values)
     return {key: _mean([each[key] for each in values]) for key in values[0] if all(key in each for each in values)}
@@ -169,28 +185,32 @@ Baseline = EvaluationResult | Sequence[EvaluationResult] | None
 
 @dataclass(frozen=True)
 class TableCell:
-    """A number with its difference to the baseline."""
+    """A value and its difference to the baseline."""
 
     value: float | None
     text: str
     spread: str = ""
-    """Half of the interval over seeds, where it is a mean over some."""
+    """Half of the interval over seeds, for a mean over seeds."""
     change: str = ""
     better: bool | None = None
-    """Against the baseline; None where both look the same or there is nothing to compare with."""
+    """Whether it is better than the baseline; None if both look the same or there is no baseline."""
     best: bool = False
+    """Whether it is the best of its column."""
 
 
 @dataclass(frozen=True)
 class System:
+    """One result of a comparison."""
+
     label: str
+    """The model's name, made unique within the comparison."""
     result: EvaluationResult
     is_baseline: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems that were judged on one task, the baseline first."""
+    """All systems that were evaluated on one task, the baseline first."""
 
     task: str
     """The task's name, with a part of its fingerprint if several tasks have that name."""
@@ -198,30 +218,33 @@ class Comparison:
 
     @property
     def baseline(self) -> System | None:
+        """The system that the others are compared with; None if there is none."""
         return self.systems[0] if self.systems[0].is_baseline else None
 
     @property
     def candidates(self) -> tuple[System, ...]:
+        """All systems but the baseline."""
         return tuple(system for system in self.systems if not system.is_baseline)
 
     @property
     def has_seeds(self) -> bool:
+        """Whether any system is a mean over seeds."""
         return any(system.result.seed_values for system in self.systems)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The task's own measures, or `COLUMNS`, with a value; a setting with none of them shows what it does have."""
+        """The task's own measures, or `COLUMNS`, that have a value; a setting without any of them shows all it has."""
         shown: list[Column] = []
         headline = dict.fromkeys(name for system in self.systems for name in system.result.headline)
         for setting in (MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL):
-            wanted = [Column(setting, name) for name in headline] or [c for c in COLUMNS if c.setting == setting]
-            own = [c for c in wanted if any(c.value(s.result) is not None for s in self.systems)]
+            default = [Column(setting, name) for name in headline] or [c for c in COLUMNS if c.setting == setting]
+            present = [c for c in default if any(c.value(s.result) is not None for s in self.systems)]
             names = dict.fromkeys(name for s in self.systems for name in s.result.settings.get(setting, {}))
-            shown += own or [Column(setting, name) for name in names]
+            shown += present or [Column(setting, name) for name in names]
         return tuple(shown)
 
     def row(self, column: Column, of: Mapping[str, Mapping[str, float]]) -> list[TableCell]:
-        """One cell a system; `of` has the measures by system label."""
+        """One cell per system; `of` maps a system's label to its measures."""
         values = [column.of(of[system.label]) for system in self.systems]
         comparable = column.has_better and sum(value is not None for value in values) > 1
         best = column.best(values) if comparable else None
@@ -241,7 +264,7 @@ class Comparison:
 
     @cached_property
     def headline(self) -> tuple[tuple[System, tuple[TableCell, ...]], ...]:
-        """System → one cell a column."""
+        """Each system with one cell per column."""
         by_column = [self._with_spread(column) for column in self.columns]
         return tuple((system, tuple(row[i] for row in by_column)) for i, system in enumerate(self.systems))
 
@@ -257,25 +280,25 @@ def _spread(column: Column, result: EvaluationResult) -> str:
 
 
 def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> list[Comparison]:
-    """One comparison a task, in the order in which the tasks first occur.
+    """One comparison per task, in the order in which the tasks first occur.
 
-    Results on tasks of one name but with other queries, documents or judgements are not compared: each data has a
-    comparison of its own, with a part of its fingerprint in the name.
+    Results on tasks of one name but with different queries, documents or judgements are not compared. Each has its own
+    comparison, with a part of the task's fingerprint in the name.
 
     Raises:
-        TaskError: there is nothing to compare, or a baseline was judged on a task that no result has.
+        TaskError: there is nothing to compare, or a baseline was evaluated on a task that no result has.
     """
     if not results:
-        raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first")
+        raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first", code="NO_RESULT")
     baselines = {v.data: v for v in ([baseline] if isinstance(baseline, EvaluationResult) else baseline or ())}
     groups: dict[tuple[str, str], list[EvaluationResult]] = {}
     for result in results:
         groups.setdefault(result.data, []).append(result)
-    if strangers := sorted(baselines.keys() - groups.keys()):
+    if unmatched := sorted(baselines.keys() - groups.keys()):
         known = {task for task, _ in groups}
-        other = "other queries, documents or judgements of that task" if strangers[0][0] in known else ", ".join(known)
+        other = "other queries, documents or judgements of that task" if unmatched[0][0] in known else ", ".join(known)
         raise TaskError(
-            f"the baseline was judged on {strangers[0][0]}, the results on {other}, so no difference can be shown; "
+            f"the baseline was evaluated on {unmatched[0][0]}, the results on {other}, so no difference can be shown; "
             "evaluate the baseline on the same task, or leave it out",
             code="OTHER_TASK",
         )
@@ -287,14 +310,16 @@ def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> l
 
 
 def _comparison(task: str, results: Sequence[EvaluationResult], baseline: EvaluationResult | None) -> Comparison:
-    own = [result for result in results if result != baseline]
-    if not own:
-        raise TaskError(f"the only result on {task} is the baseline itself; give another result, or no baseline")
-    everyone = [baseline, *own] if baseline else own
-    names = Counter(result.model for result in everyone)
+    candidates = [result for result in results if result != baseline]
+    if not candidates:
+        raise TaskError(
+            f"the only result on {task} is the baseline itself; give another result, or no baseline", code="NO_RESULT"
+        )
+    ordered = [baseline, *candidates] if baseline else candidates
+    names = Counter(result.model for result in ordered)
     labels: Counter[str] = Counter()
     systems = []
-    for result in everyone:
+    for result in ordered:
         label = result.model if names[result.model] == 1 else f"{result.model} ({result.fingerprint[:7]})"
         labels[label] += 1
         label = label if labels[label] == 1 else f"{label} #{labels[label]}"
@@ -303,7 +328,7 @@ def _comparison(task: str, results: Sequence[EvaluationResult], baseline: Evalua
 
 
 def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = None) -> Table:
-    """The headline of the report for the terminal: bold is the best of its column, small print the difference."""
+    """The headline table for the terminal: the best of each column is bold, the difference to the baseline is dim."""
     comparisons = compare(results, baseline)
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     several = len(comparisons) > 1

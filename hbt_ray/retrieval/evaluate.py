@@ -1,4 +1,13 @@
-"""Evaluation: one system on one task, from texts to a saved result."""
+"""Evaluation of one system on one task, from texts to a saved result.
+
+    encode questions and passages → transform the vectors → search → score → `result.json` beside
+
+    queries.parquet     one row per query, setting and passage language
+    failures.parquet    questions whose first document is wrong, with texts to read
+    run.trec, qrels.trec    if asked for
+
+`evaluate_task` evaluates an encoder, `evaluate_task_bm25` BM25.
+"""
 
 from __future__ import annotations
 
@@ -30,167 +39,11 @@ from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION
 from hbt_ray.retrieval.trec import write_qrels, write_run
 from hbt_ray.storage import atomic_folder
 
-
-def evaluate_task(
-    encoder: EncoderConfig,
-    task: Task | BitextTask,
-    folder: Path,
-    *,
-    name: str,
-    search: SearchConfig | None = None,
-    fix: Transform | None = None,
-    trec_depth: int = 0,
-    cache: Path | None = None,
-    screen: Screen | None = None,
-) -> EvaluationResult:
-    """Encode, search, measure; write `result.json` and its evidence into `folder`. Needs a Ray session.
-
-    Args:
-        name: what the result calls the model; the variant is added to it.
-        search: how a corpus is cut and asked; a bitext has none.
-        fix: what vectors go through before they are indexed and asked.
-        trec_depth: also write `run.trec`, so many passages a question from the pool of all languages, and `qrels.trec`.
-        cache: a folder where vectors of texts are kept for the next time.
-        screen: told what happens, for progress; by default nobody is.
-
-    Raises:
-        ModelError: the fix was fitted to another encoder, or see `encode`.
-        TaskError, ResourceError: see `ShardedIndex` and `score_bitext`.
-    """
-    screen = screen or Screen(silent=True)
-    if variant := variant_of(encoder, fix):
-        name = f"{name}+{variant}"
-    begin = time.perf_counter()
-    asked, found = _sides(task)
-    screen.log(f"{task.name}: encoding {asked.num_rows:,} questions and {found.num_rows:,} passages")
-    with screen.progress(f"{task.name}: encoding", asked.num_rows + found.num_rows) as advance:
-        encoded = encode(encoder, asked["text"], found["text"], advance, cache=cache)
-    if fix:
-        encoded = _fixed(encoded, fix, asked["language"].to_pylist(), found["language"].to_pylist())
-    middle = time.perf_counter()
-    screen.log(f"{task.name}: searching {len(task.languages)} languages")
-    with atomic_folder(folder) as scratch:
-        if isinstance(task, BitextTask):
-            if trec_depth:
-                screen.log(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
-            table, card = score_bitext(task, encoded.questions)
-        else:
-            with ShardedIndex.of_task(task, encoded.passages, search) as index:
-                table, card = _ranked(task, encoded.questions, index, trec_depth, scratch, name)
-        end = time.perf_counter()
-        result = EvaluationResult(
-            model=name,
-            fingerprint=encoded.fingerprint,
-            variant=variant,
-            headline=list(task.measures),
-            seconds={"encode": middle - begin, "search": end - middle},
-            peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
-            **card.fields(),
-        )
-        _save(result, table, scratch)
-    _say_what_is_odd(screen, result)
-    screen.log(
-        f"{task.name}: encoded in {middle - begin:,.0f} s, searched in {end - middle:,.1f} s, "
-        f"peak memory of a process {result.peak_memory_bytes / 2**30:.1f} GiB"
-    )
-    return result
-
-
-def evaluate_task_bm25(
-    task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
-) -> EvaluationResult:
-    """The same for BM25, which needs neither model nor Ray session; for the arguments see `evaluate_task`.
-
-    Raises:
-        ConfigError: the extra `bm25` is not installed.
-    """
-    screen = screen or Screen(silent=True)
-    begin = time.perf_counter()
-    screen.log(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
-    index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
-    middle = time.perf_counter()
-    screen.log(f"{task.name}: searching {len(task.languages)} languages")
-    with atomic_folder(folder) as scratch:
-        table, card = _ranked(task, queries, index, trec_depth, scratch, name)
-        seconds = {"encode": middle - begin, "search": time.perf_counter() - middle}
-        result = EvaluationResult(
-            model=name,
-            fingerprint=FINGERPRINT,
-            headline=list(task.measures),
-            seconds=seconds,
-            peak_memory_bytes=_peak_memory(),
-            **card.fields(),
-        )
-        _save(result, table, scratch)
-    _say_what_is_odd(screen, result)
-    screen.log(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
-    return result
-
-
-def _say_what_is_odd(screen: Screen, result: EvaluationResult) -> None:
-    for note in result.notes:
-        screen.log(f"{result.task}: {note}")
-
-
-def variant_of(encoder: EncoderConfig, fix: Transform | None) -> str:
-    """What distinguishes this way to run the model from the one in which it is saved; empty if nothing does."""
-    return "+".join(filter(None, [fix.name if fix else "", encoder.precision if encoder.precision != "fp32" else ""]))
-
-
-def _sides(task: Task | BitextTask) -> tuple[pa.Table, pa.Table]:
-    """What is encoded as questions, and what as passages.
-
-    The sides of a bitext are alike, so both are questions, as the E5 models want it (2212.03533).
-    """
-    if isinstance(task, BitextTask):
-        return task.sentences, task.sentences.slice(0, 0)
-    return task.queries, task.documents
-
-
-def _ranked(
-    task: Task, queries: npt.NDArray[Any], index: RankingIndex, trec_depth: int, folder: Path, name: str
-) -> tuple[pa.Table, Scorecard]:
-    """Per-query table and scorecard; failures to read in the folder, and TREC files where they are wanted."""
-    hits = top_documents(task, queries, index, max(RANKING_DEPTH, trec_depth))
-    judged = score_rankings(task, queries, index, hits.documents)
-    shown = collect_failures(task, judged[0], queries, index, hits.documents[:, 0])
-    pq.write_table(shown, folder / FAILURES_FILE)
-    if trec_depth:
-        hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
-        write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
-        write_qrels(folder / "qrels.trec", task)
-    return judged
-
-
-def _save(result: EvaluationResult, table: pa.Table, folder: Path) -> None:
-    pq.write_table(table, folder / PER_QUERY_FILE)
-    result.save(folder)
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _fixed(encoded: EncodedTexts, fix: Transform, asked: list[str], found: list[str]) -> EncodedTexts:
-    if fix.encoder != encoded.fingerprint:
-        raise ModelError(
-            f"posthoc {fix.name} was fitted to an encoder with fingerprint {fix.encoder}, this one has "
-            f"{encoded.fingerprint}: its weights, prompts or length are others. Run `hbt posthoc` again with the same "
-            "model and options"
-        )
-    return replace(
-        encoded,
-        questions=fix.apply(encoded.questions, asked, QUESTION),
-        passages=fix.apply(encoded.passages, found, PASSAGE),
-        fingerprint=hashlib.sha256(f"{encoded.fingerprint} {fix.fingerprint}".encode()).hexdigest()[:16],
-    )
-
-
 MAX_FAILURES_PER_LANGUAGE = 50
 MAX_FAILURES = 2000
-"""Of all languages together."""
+"""Failures of all languages together."""
 MAX_CHARACTERS = 500
-"""Of a text."""
+"""Characters of a text in the table of failures."""
 FAILURES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("query_id", "language", "question")),
@@ -202,6 +55,164 @@ FAILURES_SCHEMA = pa.schema(
 )
 
 
+def evaluate_task(
+    encoder: EncoderConfig,
+    task: Task | BitextTask,
+    folder: Path,
+    *,
+    name: str,
+    search: SearchConfig | None = None,
+    transform: Transform | None = None,
+    trec_depth: int = 0,
+    cache: Path | None = None,
+    screen: Screen | None = None,
+) -> EvaluationResult:
+    """Encode, search and score; write the result's files into `folder`. Needs a Ray session.
+
+    Args:
+        name: what the result calls the model; the variant is added to it.
+        search: how the corpus is sharded and searched; not used for a bitext.
+        transform: applied to all vectors before they are indexed and searched.
+        trec_depth: passages a question in `run.trec`, from the pool of all languages; 0 writes no TREC files.
+        cache: a folder where vectors of texts are kept for the next evaluation.
+        screen: where progress is shown. Default: nowhere.
+
+    Raises:
+        ModelError: the transform was fitted to another encoder, or see `encode`.
+        TaskError, ResourceError: see `ShardedIndex` and `score_bitext`.
+    """
+    screen = screen or Screen(silent=True)
+    if variant := variant_of(encoder, transform):
+        name = f"{name}+{variant}"
+    begin = time.perf_counter()
+    questions, passages = _texts_to_encode(task)
+    screen.log(f"{task.name}: encoding {questions.num_rows:,} questions and {passages.num_rows:,} passages")
+    with screen.progress(f"{task.name}: encoding", questions.num_rows + passages.num_rows) as advance:
+        encoded = encode(encoder, questions["text"], passages["text"], advance, cache=cache)
+    if transform:
+        encoded = _transformed(encoded, transform, questions["language"].to_pylist(), passages["language"].to_pylist())
+    middle = time.perf_counter()
+    screen.log(f"{task.name}: searching {len(task.languages)} languages")
+    with atomic_folder(folder) as scratch:
+        if isinstance(task, BitextTask):
+            if trec_depth:
+                screen.log(f"{task.name}: pairs of languages are searched one by one, so no pool has a TREC run")
+            table, card = score_bitext(task, encoded.questions)
+        else:
+            with ShardedIndex.of_task(task, encoded.passages, search) as index:
+                table, card = _score(task, encoded.questions, index, trec_depth, scratch, name)
+        result = EvaluationResult(
+            model=name,
+            fingerprint=encoded.fingerprint,
+            variant=variant,
+            headline=list(task.measures),
+            seconds={"encode": middle - begin, "search": time.perf_counter() - middle},
+            peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
+            **card.fields(),
+        )
+        _save(result, table, scratch)
+    _show_notes(screen, result)
+    screen.log(
+        f"{task.name}: encoded in {result.seconds['encode']:,.0f} s, searched in {result.seconds['search']:,.1f} s, "
+        f"peak memory of a process {result.peak_memory_bytes / 2**30:.1f} GiB"
+    )
+    return result
+
+
+def evaluate_task_bm25(
+    task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
+) -> EvaluationResult:
+    """`evaluate_task` for BM25, which needs neither a model nor a Ray session.
+
+    Raises:
+        ConfigError: the extra `bm25` is not installed.
+    """
+    screen = screen or Screen(silent=True)
+    begin = time.perf_counter()
+    screen.log(f"{task.name}: reading the words of {task.documents.num_rows:,} passages")
+    index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
+    middle = time.perf_counter()
+    screen.log(f"{task.name}: searching {len(task.languages)} languages")
+    with atomic_folder(folder) as scratch:
+        table, card = _score(task, queries, index, trec_depth, scratch, name)
+        result = EvaluationResult(
+            model=name,
+            fingerprint=FINGERPRINT,
+            headline=list(task.measures),
+            seconds={"encode": middle - begin, "search": time.perf_counter() - middle},
+            peak_memory_bytes=_peak_memory(),
+            **card.fields(),
+        )
+        _save(result, table, scratch)
+    _show_notes(screen, result)
+    seconds = result.seconds
+    screen.log(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
+    return result
+
+
+def variant_of(encoder: EncoderConfig, transform: Transform | None) -> str:
+    """Transform and precision, as far as they differ from how the model is saved; empty if neither does."""
+    precision = encoder.precision if encoder.precision != "fp32" else ""
+    return "+".join(filter(None, [transform.name if transform else "", precision]))
+
+
+def _texts_to_encode(task: Task | BitextTask) -> tuple[pa.Table, pa.Table]:
+    """Tables to encode as questions and as passages.
+
+    The two sides of a bitext are alike, so both are encoded as questions, as the E5 models need it (2212.03533).
+    """
+    if isinstance(task, BitextTask):
+        return task.sentences, task.sentences.slice(0, 0)
+    return task.queries, task.documents
+
+
+def _transformed(
+    encoded: EncodedTexts, transform: Transform, question_languages: list[str], passage_languages: list[str]
+) -> EncodedTexts:
+    if transform.encoder != encoded.fingerprint:
+        raise ModelError(
+            f"posthoc {transform.name} was fitted to an encoder with fingerprint {transform.encoder}, this one has "
+            f"{encoded.fingerprint}: its weights, prompts or length differ. Run `hbt posthoc` again with the same "
+            "model and options",
+            code="OTHER_ENCODER",
+        )
+    return replace(
+        encoded,
+        questions=transform.apply(encoded.questions, question_languages, QUESTION),
+        passages=transform.apply(encoded.passages, passage_languages, PASSAGE),
+        fingerprint=hashlib.sha256(f"{encoded.fingerprint} {transform.fingerprint}".encode()).hexdigest()[:16],
+    )
+
+
+def _score(
+    task: Task, queries: npt.NDArray[Any], index: RankingIndex, trec_depth: int, folder: Path, name: str
+) -> tuple[pa.Table, Scorecard]:
+    """Per-query table and scorecard; writes the table of failures and the TREC files."""
+    hits = top_documents(task, queries, index, max(RANKING_DEPTH, trec_depth))
+    table, card = score_rankings(task, queries, index, hits.documents)
+    failures = collect_failures(task, table, queries, index, hits.documents[:, 0])
+    pq.write_table(failures, folder / FAILURES_FILE)
+    if trec_depth:
+        hits = Hits(hits.documents[:, :trec_depth], hits.scores[:, :trec_depth])
+        write_run(folder / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, name)
+        write_qrels(folder / "qrels.trec", task)
+    return table, card
+
+
+def _save(result: EvaluationResult, table: pa.Table, folder: Path) -> None:
+    pq.write_table(table, folder / PER_QUERY_FILE)
+    result.save(folder)
+
+
+def _show_notes(screen: Screen, result: EvaluationResult) -> None:
+    for note in result.notes:
+        screen.log(f"{result.task}: {note}")
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def collect_failures(
     task: Task,
     per_query: pa.Table,
@@ -209,56 +220,57 @@ def collect_failures(
     index: RankingIndex,
     first: npt.NDArray[np.int64],
 ) -> pa.Table:
-    """The failures with the lowest AP in the pool, at most
-    `MAX_FAILURES_PER_LANGUAGE` of each question language, worst first.
+    """Questions whose first document is wrong, with texts to read, so that a report needs neither task nor index.
+
+    They are those with the lowest AP in the pool, at most `MAX_FAILURES_PER_LANGUAGE` per question language, worst
+    first.
 
     Args:
-        per_query: the table of `judge`.
-        queries: the task's, as the index takes them.
-        first: [queries] the row of the first document in the pool, see `top_documents`; -1 where nothing was found.
+        per_query: the table of `score_rankings`.
+        queries: one a row, as the index takes them, in the task's order.
+        first: [queries] the row of the first document in the pool, see `top_documents`; -1 if nothing was found.
 
     Returns:
         Columns of `FAILURES_SCHEMA`. The gold is the relevant document with the best rank in the pool; AP is that of
         the pool.
     """
     precision = per_query.filter(pc.equal(per_query["setting"], MULTILINGUAL))["AP"].to_numpy()
-    # Without a right document in the corpus there is no text to show beside the wrong one.
+    # Questions without a relevant document in the corpus are left out: there is no text to show beside the wrong one.
     wrong = (first >= 0) & (task.relevant != first[:, None]).all(axis=1) & (task.relevant >= 0).any(axis=1)
-    rows = _worst(precision, np.asarray(task.queries["language"].to_pylist()), wrong)
+    rows = _worst_queries(precision, np.asarray(task.queries["language"].to_pylist()), wrong)
     relevant = task.relevant[rows]
     languages = np.asarray(task.documents["language"].to_pylist())
-    places = ranks_excluding(index, queries[rows], relevant, task.own_documents[rows], languages).pool
-    ranks = np.where(places > 0, places, np.iinfo(np.int64).max)
+    pool_ranks = ranks_excluding(index, queries[rows], relevant, task.own_documents[rows], languages).pool
+    ranks = np.where(pool_ranks > 0, pool_ranks, np.iinfo(np.int64).max)
     best = ranks.argmin(axis=1)[:, None]
-    asked = task.queries.take(pa.array(rows))
+    questions = task.queries.take(pa.array(rows))
     gold, shown = (
-        task.documents.take(pa.array(found)) for found in (np.take_along_axis(relevant, best, 1)[:, 0], first[rows])
+        task.documents.take(pa.array(documents))
+        for documents in (np.take_along_axis(relevant, best, 1)[:, 0], first[rows])
     )
     columns = [
-        *(asked["query_id"], asked["language"], _cut(asked["text"])),
+        *(questions["query_id"], questions["language"], _shorten(questions["text"])),
         pa.array(precision[rows]),
-        *(gold["doc_id"], gold["language"], _cut(gold["text"])),
+        *(gold["doc_id"], gold["language"], _shorten(gold["text"])),
         pa.array(np.take_along_axis(ranks, best, 1)[:, 0]),
-        *(shown["doc_id"], shown["language"], _cut(shown["text"])),
+        *(shown["doc_id"], shown["language"], _shorten(shown["text"])),
     ]
     return pa.table(columns, schema=FAILURES_SCHEMA)
 
 
-def _worst(
-    precision: npt.NDArray[np.float64], asked: npt.NDArray[np.str_], wrong: npt.NDArray[np.bool_]
+def _worst_queries(
+    precision: npt.NDArray[np.float64], languages: npt.NDArray[np.str_], wrong: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Rows of queries, by precision, with no language above its share."""
-    names = np.unique(asked)
-    share = min(MAX_FAILURES_PER_LANGUAGE, MAX_FAILURES // len(names))
+    """Rows of queries with a wrong first document, lowest precision first, with an equal limit per language."""
+    names = np.unique(languages)
+    limit = min(MAX_FAILURES_PER_LANGUAGE, MAX_FAILURES // len(names))
     order = np.argsort(precision, kind="stable")
     order = order[wrong[order]]
-    kept = np.concatenate([order[asked[order] == name][:share] for name in names])
+    kept = np.concatenate([order[languages[order] == name][:limit] for name in names])
     return np.asarray(kept[np.argsort(precision[kept], kind="stable")], dtype=np.int64)
 
 
-def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def _shorten(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     long = pc.greater(pc.utf8_length(texts), MAX_CHARACTERS)
-    cut = pc.binary_join_element_wise(
-        pc.utf8_rtrim_whitespace(pc.utf8_slice_codeunits(texts, 0, MAX_CHARACTERS)), "…", ""
-    )
-    return pc.if_else(long, cut, texts)
+    start = pc.utf8_rtrim_whitespace(pc.utf8_slice_codeunits(texts, 0, MAX_CHARACTERS))
+    return pc.if_else(long, pc.binary_join_element_wise(start, "…", ""), texts)

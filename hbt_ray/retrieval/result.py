@@ -1,9 +1,11 @@
-"""The result: what one model is worth on one task, in the three settings of the literature (2408.10536, section 3).
+"""Evaluation results: how good one model is on one task, in the three settings of the literature (2408.10536, §3).
 
-Measures go by their `ir-measures` names (`AP`, `R@1`, `nDCG@10`); `RankDistance` is ours: worst minus best rank of a
-question's parallel answers in the multilingual ranking, the language bias (KD-SPD, 2305.09025). More of that bias is in
-`MaxR`, `OwnLanguageFirst`, `MRC@10` and `ShareDistance@10` (see `bias` and `preference`). Means are macro averages:
-over queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
+Measures have their `ir-measures` names (`AP`, `R@1`, `nDCG@10`). `RankDistance` is ours: worst minus best rank of a
+question's parallel answers in the multilingual ranking, the language bias of KD-SPD (2305.09025). `MaxR`,
+`OwnLanguageFirst`, `MRC@10` and `ShareDistance@10` measure that bias too (see `bias`). Means are macro averages: over
+queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
+
+A result's folder holds `result.json`, the per-query table, the table of failures and the checksums of these files.
 """
 
 from __future__ import annotations
@@ -23,32 +25,38 @@ from hbt_ray.storage import checked_file, write_checksums, write_text
 
 Measures = dict[str, float]
 MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL = "monolingual", "cross-lingual", "multilingual"
+PER_QUERY_FILE = "queries.parquet"
+FAILURES_FILE = "failures.parquet"
 
 
 class EvaluationResult(BaseModel):
-    """Read back with `EvaluationResult.load`; written as `result.json` beside the per-query table."""
+    """The content of `result.json`; read it with `EvaluationResult.load`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
+    """Name of the task."""
     task_fingerprint: str
-    """Checksum of queries, documents and judgements: results with another one are on other data, whatever the task's
-    name (`Task.fingerprint`)."""
+    """Checksum of queries, documents and judgements (`Task.fingerprint`). Results with another one are on other data,
+    whatever the task's name."""
     model: str
-    """The name to show: of a run, a folder or a hub model."""
+    """Name to show: of a run, a folder or a hub model."""
     fingerprint: str
-    """Checksum of weights, tokenizer and prompts, and of the post-hoc fix."""
+    """Checksum of weights, tokenizer, prompts and post-hoc transform."""
     variant: str = ""
-    """Where it was not run as it is saved: the fix of its vectors, the precision; the model's name ends with it too."""
+    """Transform and precision, if they differ from how the model is saved; `model` ends with it too."""
     headline: list[str] = []
-    """Measures that the task is known by, shown in place of the columns of 2408.10536; empty: those columns."""
+    """Measures that the task is known by, shown in place of the columns of 2408.10536; empty means these columns."""
     languages: list[str]
+    """Languages of questions and passages, sorted."""
     num_queries: dict[str, int]
+    """Question language → number of queries."""
     num_documents: dict[str, int]
+    """Passage language → number of documents."""
     num_identical_ids: int = 0
-    """Queries that have the id of a document, which was left out of their rankings."""
+    """Number of queries that have the id of a document, which was left out of their rankings."""
     num_missing: int = 0
-    """Relevant documents, counted once a query, that the corpus lacks; they count as not found."""
+    """Number of relevant documents, counted once per query, that the corpus lacks; they count as not found."""
     settings: dict[str, Measures]
     """Setting → macro-averaged measures; those of language bias only in the multilingual one."""
     pairs: dict[str, dict[str, Measures]]
@@ -56,30 +64,30 @@ class EvaluationResult(BaseModel):
     pool: dict[str, Measures]
     """Question language → measures in the pool of all languages, those of language bias among them."""
     language_share: dict[str, Measures] = {}
-    """Question language → passage language → mean share of the first ten documents in the pool; empty where documents
+    """Question language → passage language → mean share of the first ten documents in the pool; empty if all documents
     have one language."""
     seed_values: dict[str, dict[str, list[float]]] = {}
-    """Setting → measure → one value a seed, where this is a mean over some (`evaluate.seeds`)."""
+    """Setting → measure → one value per seed, if this result is a mean over seeds (`compare.mean_over_seeds`)."""
     seconds: dict[str, float] = {}
     """Wall-clock time of `encode` and `search`."""
     peak_memory_bytes: int = 0
-    """Largest resident set of any one process that took part."""
+    """Largest resident set of any process that took part."""
 
     @property
     def data(self) -> tuple[str, str]:
-        """Task and its fingerprint: results with the same ones can be compared."""
+        """Task and its fingerprint: results that agree in both can be compared."""
         return self.task, self.task_fingerprint
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures should know of the task, as sentences."""
+        """Sentences about the task that a reader of the figures should know."""
         of = f"of the {sum(self.num_queries.values()):,} questions"
         identical = f"{self.num_identical_ids:,} {of} are documents themselves (same id): left out of their rankings."
         missing = f"{self.num_missing:,} documents that answer a question are not in the corpus: counted as not found."
         return [*([identical] if self.num_identical_ids else []), *([missing] if self.num_missing else [])]
 
     def save(self, folder: Path) -> Path:
-        """Write `result.json` and the checksums of all files of the folder; to be called last."""
+        """Write `result.json` and the checksums of all files in the folder. Call it after the other files exist."""
         path = write_text(folder / "result.json", self.model_dump_json(indent=1))
         write_checksums(folder)
         return path
@@ -87,41 +95,42 @@ class EvaluationResult(BaseModel):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises:
-        TaskError: the file is missing or is no result.
-        DamagedFile: it was changed.
+        TaskError: the file is missing or is not a result.
+        DamagedFile: the file was changed.
         """
         try:
             return cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
         except (OSError, ValidationError) as error:
-            raise TaskError(f"{path}: no readable result ({error}); run `hbt evaluate` again") from None
-
-
-PER_QUERY_FILE = "queries.parquet"
-FAILURES_FILE = "failures.parquet"
+            raise TaskError(
+                f"{path}: is not a readable result ({error}); run `hbt evaluate` again", code="INVALID_RESULT"
+            ) from None
 
 
 @dataclass(frozen=True)
 class Artifacts:
+    """A result and the tables beside it."""
+
     result: EvaluationResult
     folder: Path
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Of the file `result.json`. Raises: TaskError where it is missing or is no result."""
+        """Load the file `result.json`. Raises as `EvaluationResult.load`."""
         return cls(EvaluationResult.load(path), path.parent)
 
     @cached_property
     def queries(self) -> pa.Table | None:
-        """The per-query table of the judge; None where there is none.
+        """The per-query table of `score_rankings` or `score_bitext`; None if there is none.
 
         Raises:
             DamagedFile: the file was changed.
+            TaskError: the file is not a Parquet table.
         """
         return self._read(PER_QUERY_FILE)
 
     @cached_property
     def failures(self) -> pa.Table | None:
-        """Questions to read, see `failures.SCHEMA`; None where there is no table. Raises as `queries`."""
+        """The table of `evaluate.collect_failures`; None if there is none, as for bitexts. Raises as `queries`."""
         return self._read(FAILURES_FILE)
 
     def _read(self, name: str) -> pa.Table | None:
@@ -132,9 +141,11 @@ class Artifacts:
         try:
             return pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise TaskError(f"{path}: no readable table ({error}); run `hbt evaluate` again") from None
+            raise TaskError(
+                f"{path}: is not a readable table ({error}); run `hbt evaluate` again", code="INVALID_RESULT"
+            ) from None
 
 
-def find_artifacts(result: EvaluationResult, evidence: Sequence[Artifacts]) -> Artifacts | None:
-    """That on this very result, which is one object in both."""
-    return next((each for each in evidence if each.result is result), None)
+def find_artifacts(result: EvaluationResult, artifacts: Sequence[Artifacts]) -> Artifacts | None:
+    """The artifacts that hold this very result object; None if none of them does."""
+    return next((each for each in artifacts if each.result is result), None)

@@ -1,17 +1,19 @@
-"""The comparison of two systems over the same queries: differences, intervals, effects and p-values.
+"""Comparison of two systems over the same queries: differences, bootstrap intervals, effect sizes and p-values.
 
-What is resampled is the item and not the row. Eleven translations of a question fail together, so that eleven rows are
-not eleven independent observations: a test that takes them so finds differences where there are none. Query ids are
-`<language>_<item>`, and a row's item is what follows the language. In a test over several languages or pairs of them,
-all rows of an item are flipped, or drawn, together. Ids that only happen to be equal in two languages do no harm:
-flipping independent rows together is as valid. Items themselves are taken as independent, as is the custom.
+The unit of resampling is the item, not the row. The eleven translations of a question fail together, so their rows are
+not independent observations; a test that treats them so finds differences that do not exist. Query ids are
+`<language>_<item>`; a row's item is the part behind the language. In a test over several languages or pairs, all rows
+of an item are flipped, or drawn, together. Ids that are equal in two languages by chance do no harm: flipping
+independent rows together is valid too. Items are taken as independent of each other, as is usual.
 
-The figures are the macro averages of the result, means over groups (languages, or ordered pairs) of means over
-queries. Such an average is a sum of one number an item, so the tests are those of a mean. Where all groups ask the same
-items, that number is the item's mean over groups. Where they do not (MLQA-R: two to four languages an item), a row
-weighs 1 / (groups × rows of its group) in the randomisation test, which is exact for the macro average; the interval
-takes the linearised values of an average of ratios, as in cluster sampling (Särndal et al. 1992, section 5.5), since
-the rows of a group vary from draw to draw.
+The figures are the macro averages of a result: means over groups (languages, or ordered pairs) of means over queries.
+Such an average is a sum with one number per item, so the tests are those of a mean. If all groups have the same items,
+that number is the item's mean over groups. Otherwise (MLQA-R: two to four languages an item) a row weighs
+1 / (groups × rows of its group) in the randomisation test, which is exact for the macro average. The interval uses the
+linearised values of an average of ratios, as in cluster sampling (Särndal et al. 1992, section 5.5), since the number
+of rows of a group varies from draw to draw.
+
+Pure NumPy and SciPy, no Ray.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from scipy import stats
 from hbt_ray.errors import TaskError
 
 ROW_KEYS = ("setting", "language", "passage_language", "query_id")
-"""What names a row of a per-query table."""
+"""Columns that identify a row of a per-query table."""
 _TASK = b"task_fingerprint"
 
 
@@ -40,67 +42,72 @@ class Difference:
     measure: str
     setting: str
     language: str
-    """Of the questions; empty for the macro average over all."""
+    """Question language; empty for the macro average over all."""
     num_items: int
-    """Units of the test: questions, with their translations counted once."""
+    """Number of units of the test: questions, with their translations counted once."""
     num_rows: int
-    """Rows of the per-query table that went in."""
+    """Number of rows of the per-query table."""
     mean_a: float
     mean_b: float
     difference: float
     """mean_a - mean_b."""
     low: float
     high: float
-    """Bootstrap interval of the difference; infinite for a single item."""
+    """End of the bootstrap interval of the difference, as `low`; both are infinite for a single item."""
     effect: float
     """Paired Cohen's d: mean over standard deviation of the items' differences; NaN for a single item. An item's mean
     over languages spreads less than one of its rows, so compare effects only among rows with `language`, or without."""
     p: float
-    """Two-sided, of the paired randomisation test."""
+    """Two-sided p-value of the paired randomisation test."""
     p_holm: float
     """Holm's correction of `p` over the languages of the setting; for macro averages, over the settings."""
 
 
 def with_task_fingerprint(table: pa.Table, fingerprint: str) -> pa.Table:
-    """A per-query table that says on which queries, documents and judgements it was measured (`Task.fingerprint`)."""
+    """The per-query table with the fingerprint of its queries, documents and judgements (`Task.fingerprint`)."""
     return table.replace_schema_metadata({_TASK: fingerprint.encode()})
 
 
 def compare_systems(
     a: pa.Table, b: pa.Table, measure: str, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> list[Difference]:
-    """Compare two systems by one column of their per-query tables (`judge`), whose rows may be in any order.
+    """Compare two systems by one column of their per-query tables, whose rows may be in any order.
 
-    For each setting that has the measure: first its macro average, then each question language. The same tables and
-    seed give the same figures.
+    Returns:
+        For each setting that has the measure: first its macro average, then each question language. The same tables
+        and seed give the same figures.
 
     Raises:
-        TaskError: a table lacks the measure or a column that names its rows, the two were measured on other data or do
-            not hold the same queries, a row occurs twice, a value is not finite, or no setting has the measure.
+        TaskError: a table lacks the measure or a column of `ROW_KEYS`, the tables are of different data or queries, a
+            row occurs twice, a value is not finite, or no setting has the measure.
     """
     if resamples < 1 or not 0 < level < 1:
-        raise TaskError(f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1")
+        raise TaskError(
+            f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1",
+            code="INVALID_TABLE",
+        )
     _check_task(a, b)
     a, b = _rows(a, "a", measure), _rows(b, "b", measure)
     _check_same(a, b)
-    defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same names.
+    defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same keys.
     a, b = a.filter(defined), b.filter(defined)
     setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in ROW_KEYS)
     item = item_ids(query_id, language)
-    rows = _Rows(measure, setting, language, passage_language, item, _values(a, "a", measure), _values(b, "b", measure))
+    values = _values(a, "a", measure), _values(b, "b", measure)
+    rows = _PairedRows(measure, setting, language, passage_language, item, *values)
     settings = [rows.where(rows.setting == setting) for setting in np.unique(rows.setting)]
     macro = _corrected([_difference(part, "", seed, resamples, level) for part in settings])
-    found = []
+    differences = []
     for overall, part in zip(macro, settings, strict=True):
         languages = np.unique(part.language).tolist()
         single = [_difference(part.where(part.language == name), name, seed, resamples, level) for name in languages]
-        found += [overall, *_corrected(single)]
-    return found
+        differences += [overall, *_corrected(single)]
+    return differences
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows of both tables side by side, each [rows]."""
+class _PairedRows:
+    """Rows of both tables side by side; each array is [rows]."""
 
     measure: str
     setting: npt.NDArray[np.str_]
@@ -110,8 +117,8 @@ class _Rows:
     a: Floats
     b: Floats
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> _Rows:
-        return _Rows(
+    def where(self, mask: npt.NDArray[np.bool_]) -> _PairedRows:
+        return _PairedRows(
             measure=self.measure,
             setting=self.setting[mask],
             language=self.language[mask],
@@ -122,7 +129,7 @@ class _Rows:
         )
 
 
-def _difference(rows: _Rows, language: str, seed: int, resamples: int, level: float) -> Difference:
+def _difference(rows: _PairedRows, language: str, seed: int, resamples: int, level: float) -> Difference:
     _, group = np.unique(np.char.add(np.char.add(rows.language, "\t"), rows.passage_language), return_inverse=True)
     items, item = np.unique(rows.item, return_inverse=True)
     counts = np.bincount(group)
@@ -163,17 +170,21 @@ def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -
 
 
 def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
-    """The rows of the settings that have the measure, sorted by their names."""
+    """The rows of the settings that have the measure, sorted by `ROW_KEYS`."""
     if missing := [name for name in (*ROW_KEYS, measure) if name not in table.column_names]:
         raise TaskError(
             f"the table of system {system} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. Give "
-            "per-query tables as the evaluation writes them, and one of their measures"
+            "per-query tables as the evaluation writes them, and one of their measures",
+            code="INVALID_TABLE",
         )
     table = table.select([*ROW_KEYS, measure])
     having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
     table = table.filter(pc.is_in(table["setting"], value_set=having))
     if not table.num_rows:
-        raise TaskError(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
+        raise TaskError(
+            f"system {system} has no value of {measure} in any setting, so there is nothing to compare",
+            code="INVALID_TABLE",
+        )
     return table.sort_by([(key, "ascending") for key in ROW_KEYS])
 
 
@@ -181,7 +192,7 @@ def _check_task(a: pa.Table, b: pa.Table) -> None:
     tasks = [(table.schema.metadata or {}).get(_TASK) for table in (a, b)]
     if None not in tasks and tasks[0] != tasks[1]:
         raise TaskError(
-            "the two systems were judged on other queries, documents or judgements (their fingerprints are "
+            "the two systems were evaluated on different queries, documents or judgements (their fingerprints are "
             f"{' and '.join(task.decode() for task in tasks if task)}). Evaluate both on one task",
             code="OTHER_TASK",
         )
@@ -191,21 +202,28 @@ def _check_same(a: pa.Table, b: pa.Table) -> None:
     names = [list(zip(*(table[key].to_pylist() for key in ROW_KEYS), strict=True)) for table in (a, b)]
     for system, rows in zip("ab", names, strict=True):
         if twice := len(rows) - len(set(rows)):
-            raise TaskError(f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")
+            raise TaskError(
+                f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous",
+                code="INVALID_TABLE",
+            )
     only = [sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))]
     if any(only):
         first = " ".join(filter(None, (only[0] or only[1])[0]))
         raise TaskError(
-            f"the two systems were not asked the same: {len(names[0])} rows of a and {len(names[1])} of b, of which "
-            f"{len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate both on one "
-            "task with the same languages"
+            f"the two systems do not have the same queries: {len(names[0])} rows of a and {len(names[1])} of b, of "
+            f"which {len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate "
+            "both on one task with the same languages",
+            code="OTHER_QUERIES",
         )
 
 
 def _values(table: pa.Table, system: str, measure: str) -> Floats:
     values = np.asarray(table[measure].cast(pa.float64()).fill_null(float("nan")).to_numpy(), dtype=np.float64)
     if bad := int((~np.isfinite(values)).sum()):
-        raise TaskError(f"{bad} of the {len(values)} values of {measure} of system {system} are missing or not finite")
+        raise TaskError(
+            f"{bad} of the {len(values)} values of {measure} of system {system} are missing or not finite",
+            code="INVALID_TABLE",
+        )
     return values
 
 
@@ -217,14 +235,14 @@ def sign_flip_p(values: npt.ArrayLike, *, resamples: int, seed: int) -> float:
     """Two-sided p-value of the paired randomisation test: values [n] that are symmetric around 0 under the null.
 
     Swapping the two systems on a unit flips the sign of its difference; p is the share of flips with a sum at least as
-    far from 0 as the observed one. All 2^n flips are taken where these are at most `resamples`, and p is exact; else p
+    far from 0 as the observed one. If all 2^n flips are at most `resamples`, all are taken and p is exact. Otherwise p
     is (b + 1) / (resamples + 1) for b of `resamples` random flips, as in `scipy.stats.permutation_test`, and never 0.
-    Phipson and Smyth (2010) on the + 1, Smucker et al. (CIKM 2007) on the test for retrieval. Time and draws grow with
+    See Phipson and Smyth (2010) on the + 1 and Smucker et al. (CIKM 2007) on the test for retrieval. Time grows with
     n × resamples, memory does not.
     """
     array = np.asarray(values, dtype=np.float64)
     exact = 2 ** min(len(array), 62) <= resamples
-    # Sums of the same values in another order differ in their last bits, and must count as equal.
+    # The tolerance makes sums equal that differ in their last bits because of the order of addition.
     extreme = abs(array.sum()) - 1e-10 * np.abs(array).sum()
     total = 2 ** len(array) if exact else resamples
     step = max(1, _ELEMENTS // max(1, len(array)))
@@ -249,13 +267,13 @@ def _random_flips(rng: np.random.Generator, rows: int, n: int) -> npt.NDArray[np
 def mean_interval(values: npt.ArrayLike, *, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """The bootstrap interval of the mean of values [n], low and high (BCa, Efron 1987; `scipy.stats.bootstrap`).
 
-    BCa and not percentiles, since differences of ranks are skewed. Values that are all the same have an interval of no
-    width; a single one says nothing of its spread, and has (-inf, inf).
+    BCa instead of percentiles, since differences of ranks are skewed. Equal values have an interval of width zero. A
+    single value tells nothing about the spread and has (-inf, inf).
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return -math.inf, math.inf
-    if _alike(array):  # BCa divides by the spread
+    if _all_equal(array):  # BCa would divide by a spread of zero
         return float(array.min()), float(array.max())
     interval = stats.bootstrap(
         (array,),
@@ -272,27 +290,27 @@ def mean_interval(values: npt.ArrayLike, *, level: float, resamples: int, seed: 
 def paired_effect(values: npt.ArrayLike) -> float:
     """Cohen's d for paired values: mean / standard deviation of the differences [n] (Cohen 1988, d_z).
 
-    0 where all differences are 0, infinite where all are one other number, NaN for a single one.
+    0 if all differences are 0, infinite if all are one other number, NaN for a single difference.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return math.nan
     mean = float(array.mean())
-    if _alike(array):
+    if _all_equal(array):
         return math.copysign(math.inf, mean) if mean else 0.0
     return mean / float(array.std(ddof=1))
 
 
-def _alike(values: Floats) -> bool:
-    """Whether they differ in their last bits at most."""
+def _all_equal(values: Floats) -> bool:
+    """Whether the values differ in their last bits at most."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def holm(p: npt.ArrayLike) -> Floats:
     """Holm's step-down correction (1979): p-values [m] → adjusted p-values, in the same order.
 
-    Rejecting those at most 0.05 keeps the chance of any false rejection among the m below 5 %, whatever their
-    dependence. SciPy has the false discovery rate only.
+    Rejecting those of at most 0.05 keeps the chance of any false rejection among the m below 5 %, whatever their
+    dependence. SciPy only has corrections for the false discovery rate.
     """
     array = np.asarray(p, dtype=np.float64)
     order = np.argsort(array)
@@ -307,17 +325,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class SeedInterval:
-    """A mean over seeds, with Student's interval."""
+    """A mean over training seeds, with Student's interval: how far it would move with other seeds."""
 
     values: tuple[float, ...]
-    """One a seed."""
+    """One value per seed."""
     mean: float
     interval: tuple[float, float] | None
-    """Low and high; one seed has none."""
+    """Low and high; None for one seed."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> SeedInterval:
-        """Of at least one value."""
+        """Mean and interval of at least one value."""
         mean = sum(values) / len(values)
         if len(values) < 2:
             return cls(tuple(values), mean, None)
@@ -326,11 +344,11 @@ class SeedInterval:
 
     @property
     def half(self) -> float | None:
-        """Of the interval's width."""
+        """Half of the interval's width; None for one seed."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
     def overlaps(self, other: SeedInterval) -> bool | None:
-        """Whether the intervals share a value; None where one of the two has none."""
+        """Whether the intervals share a value; None if one of the two does not exist."""
         if self.interval is None or other.interval is None:
             return None
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]

@@ -1,7 +1,7 @@
 """TREC files: runs (`qid Q0 docid rank score tag`) and judgements (`qid 0 docid grade`), as trec_eval reads them.
 
-Scores are written so that reading them gives the same float32 back; with ids as tie break, trec_eval then ranks the
-documents exactly as we do.
+Scores are written so that reading them gives the same float32 back. trec_eval breaks ties by document id as we do, so
+it ranks the documents exactly as we do.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from hbt_ray.storage import atomic_file
 
 
 def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits: Hits, tag: str = "hbt_ray") -> Path:
-    """Write the hits of each query, best first; `doc_ids` are those of the index. Ranks count from 1.
+    """Write the hits of each query, best first; ranks count from 1.
+
+    Args:
+        doc_ids: of all documents of the index.
 
     Raises:
         TaskError: an id or the tag holds white space, which separates the fields, or counts do not match.
     """
     if len(query_ids) != len(hits.documents):
-        raise TaskError(f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries")
-    _check_words(path, (tag, *query_ids))
-    _check_words(path, (doc_ids[row] for row in np.unique(hits.documents).tolist() if row >= 0))
+        raise TaskError(
+            f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries", code="OTHER_QUERIES"
+        )
+    _check_fields(path, (tag, *query_ids))
+    _check_fields(path, (doc_ids[row] for row in np.unique(hits.documents).tolist() if row >= 0))
     return _write(
         path,
         (
@@ -39,26 +44,27 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
 
 
 def write_qrels(path: Path, task: Task) -> Path:
-    """Write the relevant pairs of a task with their grades, those among them that the corpus lacks.
+    """Write the relevant pairs of a task with their grades, including documents that the corpus lacks.
 
     Raises:
         TaskError: an id holds white space, which separates the fields.
     """
     columns = [task.qrels[name].to_pylist() for name in ("query_id", "doc_id", "relevance")]
-    _check_words(path, {*columns[0], *columns[1]})
+    _check_fields(path, {*columns[0], *columns[1]})
     return _write(path, (f"{query_id} 0 {doc_id} {grade}\n" for query_id, doc_id, grade in zip(*columns, strict=True)))
 
 
-def _check_words(path: Path, words: Iterable[str]) -> None:
-    for word in words:
-        if word.split() != [word]:
+def _check_fields(path: Path, fields: Iterable[str]) -> None:
+    for value in fields:
+        if value.split() != [value]:
             raise TaskError(
-                f"{path}: {word!r} is empty or holds white space, which separates the fields of a TREC file"
+                f"{path}: {value!r} is empty or holds white space, which separates the fields of a TREC file",
+                code="TREC_FIELD",
             )
 
 
 def _write(path: Path, lines: Iterable[str]) -> Path:
-    """Under another name first: a run that was cut short must not look like a run."""
+    """Write under a temporary name first: a run that was cut short must not look complete."""
     with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
     return path

@@ -23,8 +23,8 @@ from tests.disks import small_disk
 from tests.mutations import mutations
 from tests.report.test_evidence import failure, kept, queries, result_of
 from tests.retrieval.corpora import clustered, corpus
-from tests.retrieval.test_saved import ENCODER, documents_of
-from tests.transforms.test_methods import fitted
+from tests.retrieval.test_saved_index import ENCODER, documents_of
+from tests.transforms.test_transform import fitted
 
 
 def outcomes(path: Path, number: int, read: Callable[[], object]) -> Counter[str]:
@@ -48,7 +48,7 @@ def outcomes(path: Path, number: int, read: Callable[[], object]) -> Counter[str
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
 def test_a_damaged_index_is_named(tmp_path: Path, factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hbt_ray.retrieval.search.faiss_index._FEW", 100)
+    monkeypatch.setattr("hbt_ray.retrieval.search.faiss_index._MIN_ROWS", 100)
     documents = clustered(900, 1)
     ids = [str(number) for number in range(900)]
     folder = tmp_path / "index"

@@ -15,7 +15,7 @@ from hbt_ray.retrieval.evaluate import FAILURES_SCHEMA, collect_failures
 from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, Artifacts, EvaluationResult
 from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.tasks import Task
-from tests.retrieval.test_preference import DE, EN, Ranked, first, numbers, parallel
+from tests.retrieval.test_language_preference import DE, EN, Ranked, first, numbers, parallel
 
 
 def of(task: Task, *rankings: list[int]) -> pa.Table:

@@ -15,7 +15,7 @@ import ray
 
 from hbt_ray.errors import HbtError, ResourceError, TaskError
 from hbt_ray.retrieval.search.sharded_index import ShardedIndex, VectorPlacement
-from tests.retrieval.corpora import DIM, corpus, flat_ranking, vectors
+from tests.retrieval.corpora import corpus, flat_ranking, vectors
 
 
 @pytest.mark.parametrize("kind", ["ties", "float"])
@@ -42,7 +42,7 @@ def test_sharded_equals_flat(
 
     targets = np.random.default_rng(3).integers(-1, 200, (30, 4))
     position = np.argsort(rows, axis=1)
-    for language, counts in zip(index.languages, index.preceding(queries, targets), strict=True):
+    for language, counts in zip(index.languages, index.count_preceding(queries, targets), strict=True):
         member = np.array(languages) == language
         for (query, column), target in np.ndenumerate(targets):
             before = member & (position[query] < position[query, target]) if target >= 0 else member & False
@@ -52,8 +52,8 @@ def test_sharded_equals_flat(
 def test_large_languages_are_cut_and_small_ones_share_a_process(index_of: Callable[..., ShardedIndex]) -> None:
     ids, _, documents = corpus("ties", 200, 2)
     index = index_of(ids, ["de"] * 150 + ["en"] * 50, documents, max_rows=60, num_actors=2)
-    assert sorted(part.language for part in index._parts) == ["de", "de", "de", "en"]
-    assert [sum(part.actor is actor for part in index._parts) for actor in index._actors()] == [2, 2]
+    assert sorted(part.language for part in index._shards) == ["de", "de", "de", "en"]
+    assert [sum(part.actor is actor for part in index._shards) for actor in index._actors()] == [2, 2]
 
 
 def arm(index: ShardedIndex, method: str, at_call: int) -> None:
@@ -74,7 +74,7 @@ def arm(index: ShardedIndex, method: str, at_call: int) -> None:
 
         setattr(shard, method, counted)
 
-    ray.get(index._parts[0].actor._actor.__ray_call__.remote(trap))
+    ray.get(index._shards[0].actor._actor.__ray_call__.remote(trap))
 
 
 def test_a_killed_shard_is_rebuilt_and_the_answer_is_the_same(
@@ -84,7 +84,7 @@ def test_a_killed_shard_is_rebuilt_and_the_answer_is_the_same(
     queries = vectors("ties", 50, 2)
     targets = np.random.default_rng(3).integers(0, 200, (50, 2))
     index = index_of(ids, languages, documents, chunk_size=5, num_actors=2)
-    whole, counts = index.search(queries, 20), index.preceding(queries, targets)
+    whole, counts = index.search(queries, 20), index.count_preceding(queries, targets)
     assert np.array_equal(whole.documents, flat_ranking(ids, queries, documents)[0][:, :20])
 
     arm(index, "search", at_call=4)
@@ -94,12 +94,12 @@ def test_a_killed_shard_is_rebuilt_and_the_answer_is_the_same(
     assert np.array_equal(again.scores, whole.scores)
     assert caplog.text.count("starting it again, 1 of 3 times") == 1
 
-    arm(index, "preceding", at_call=7)
+    arm(index, "count_preceding", at_call=7)
     with caplog.at_level(logging.WARNING):
-        assert np.array_equal(index.preceding(queries, targets), counts)
+        assert np.array_equal(index.count_preceding(queries, targets), counts)
     assert caplog.text.count("starting it again, 2 of 3 times") == 1
 
-    ray.kill(index._parts[-1].actor._actor)  # between two searches
+    ray.kill(index._shards[-1].actor._actor)  # between two searches
     assert np.array_equal(index.search(queries, 20).documents, whole.documents)
 
 
@@ -107,9 +107,7 @@ def test_a_shard_that_keeps_dying_ends_the_search(index_of: Callable[..., Sharde
     ids, languages, documents = corpus("ties", 20, 2)
     index = index_of(ids, languages, documents, num_actors=1, max_rebuilds=0)
     arm(index, "search", at_call=1)
-    with pytest.raises(
-        HbtError, match=r"shard actor 0 \(de 12, ar 8\) died \(was started again 0 times\).*lower search"
-    ):
+    with pytest.raises(HbtError, match=r"shard actor 0 \(de 12, ar 8\) died \(was restarted 0 times\).*lower search"):
         index.search(documents, 3)
 
 
@@ -122,40 +120,51 @@ def test_close_ends_the_processes(index_of: Callable[..., ShardedIndex]) -> None
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}/exe")]
-    with pytest.raises(TaskError, match="the index is closed"):
+    with pytest.raises(TaskError) as error:
         index.search(documents, 1)
+    assert error.value.code == "INVALID_SEARCH"
 
 
 def test_wrong_input_is_named(index_of: Callable[..., ShardedIndex]) -> None:
     ids, languages, documents = corpus("ties", 20, 2)
     broken = documents.copy()
     broken[5, 3] = np.nan
-    with pytest.raises(TaskError, match=f"the first is that of document '{ids[5]}'"):
+    with pytest.raises(TaskError) as error:
         index_of(ids, languages, broken)
-    with pytest.raises(TaskError, match="document ids are not unique"):
+    assert error.value.code == "INVALID_VECTORS"
+    with pytest.raises(TaskError) as error:
         index_of([ids[1], *ids[1:]], languages, documents)
-    with pytest.raises(TaskError, match="20 ids, 20 languages and 19 vectors"):
+    assert error.value.code == "INVALID_CORPUS"
+    with pytest.raises(TaskError) as error:
         index_of(ids, languages, documents[1:])
-    with pytest.raises(TaskError, match="0 ids"):
+    assert error.value.code == "INVALID_CORPUS"
+    with pytest.raises(TaskError) as error:
         index_of([], [], documents[:0])
+    assert error.value.code == "INVALID_CORPUS"
     index = index_of(ids, languages, documents)
-    with pytest.raises(TaskError, match="query number 5"):
+    with pytest.raises(TaskError) as error:
         index.search(broken, 3)
-    with pytest.raises(TaskError, match=rf"shape \[20, {DIM - 1}\], expected \[n, {DIM}\]"):
-        index.preceding(documents[:, 1:], np.zeros((20, 1), dtype=np.int64))
-    with pytest.raises(TaskError, match="no documents in 'fr'; the corpus has ar, de"):
+    assert error.value.code == "INVALID_VECTORS"
+    with pytest.raises(TaskError) as error:
+        index.count_preceding(documents[:, 1:], np.zeros((20, 1), dtype=np.int64))
+    assert error.value.code == "INVALID_VECTORS"
+    with pytest.raises(TaskError) as error:
         index.search(documents, 3, ["fr"])
-    with pytest.raises(TaskError, match="no languages"):
+    assert error.value.code == "INVALID_SEARCH"
+    with pytest.raises(TaskError) as error:
         index.search(documents, 3, [])
-    with pytest.raises(TaskError, match="k=0"):
+    assert error.value.code == "INVALID_SEARCH"
+    with pytest.raises(TaskError) as error:
         index.search(documents, 0)
+    assert error.value.code == "INVALID_SEARCH"
     assert index.search(documents[:0], 3).documents.shape == (0, 3)
 
 
 def test_a_cluster_without_room_is_named_and_nothing_waits_on(index_of: Callable[..., ShardedIndex]) -> None:
     ids, languages, documents = corpus("ties", 20, 2)
-    with pytest.raises(ResourceError, match=r"within 0\.5 s: it asks for 100 CPUs, .* of the cluster's 6"):
+    with pytest.raises(ResourceError) as error:
         index_of(ids, languages, documents, cpus_per_actor=100, start_timeout_seconds=0.5)
+    assert error.value.code == "RESOURCES"
     index = index_of(ids, languages, documents, cpus_per_actor=0)
     assert index.search(documents, 1).documents.shape == (20, 1)
 
@@ -169,15 +178,15 @@ def test_vectors_that_do_not_fit_are_read_from_disk_and_found_alike(
     np.save(tmp_path / "vectors.npy", documents)
     allowed = documents.nbytes / 3 / 2**30
     index = index_of(ids, languages, np.load(tmp_path / "vectors.npy", mmap_mode="r"), memory_gib=allowed, max_rows=200)
-    assert index._keeping is VectorPlacement.STREAMED
+    assert index._placement is VectorPlacement.ON_DISK
     held = index_of(ids, languages, documents)
-    assert held._keeping is VectorPlacement.HELD
+    assert held._placement is VectorPlacement.IN_MEMORY
     rows, scores = flat_ranking(ids, queries, documents)
     hits = index.search(queries, 50)
     assert np.array_equal(hits.documents, rows[:, :50])
     assert np.array_equal(hits.scores, scores[:, :50])
     targets = np.random.default_rng(3).integers(-1, 900, (30, 4))
-    assert np.array_equal(index.preceding(queries, targets), held.preceding(queries, targets))
+    assert np.array_equal(index.count_preceding(queries, targets), held.count_preceding(queries, targets))
     files = list(index._scratch.iterdir()) if index._scratch else []
     assert len(files) > 3
     index.close()

@@ -71,8 +71,9 @@ def test_a_seed_without_queries_leaves_the_mean_without(seeds: list[Artifacts]) 
 
 def test_other_questions_have_no_mean(seeds: list[Artifacts]) -> None:
     other = EvaluationResult(**{**seeds[1].result.model_dump(), "num_queries": {"ar": 1, "de": 1, "en": 1}})
-    with pytest.raises(TaskError, match=r"1: judged on other num_queries than .*0, so there is no mean of the two"):
+    with pytest.raises(TaskError) as error:
         mean_over_seeds([seeds[0], Artifacts(other, seeds[1].folder)], "all")
+    assert error.value.code == "OTHER_TASK"
 
 
 def on_other_data(evidence: Artifacts) -> Artifacts:
@@ -125,7 +126,7 @@ def test_a_variant_is_shown_beside_the_saved_model_on_the_same_data_alone(
     on_other_data(saved)
     with caplog.at_level("WARNING"):
         assert results_as_saved(run, [variant]) == []
-    assert "judged on other queries, documents or judgements" in caplog.text
+    assert "queries, documents or judgements" in caplog.text
 
 
 def test_the_interval_is_students(seeds: list[Artifacts]) -> None:

@@ -45,7 +45,7 @@ def test_shard_preceding_equals_brute_force(kind: str, num: int) -> None:
     targets = np.hstack([orders[:3], orders[-2:] + 1, [0, 1]])[: scores.shape[1]]
     own = all_scores(queries, documents)[:, None, :]
     expected = (own > scores[:, :, None]) | ((own == scores[:, :, None]) & (orders > targets[:, None]))
-    counts = VectorShard(orders, documents).preceding(queries, ranking_keys(scores, targets))
+    counts = VectorShard(orders, documents).count_preceding(queries, ranking_keys(scores, targets))
     assert np.array_equal(counts, expected.sum(axis=2))
 
 

@@ -163,18 +163,24 @@ def test_settings_without_the_measure_are_left_out() -> None:
 def test_tables_that_cannot_be_compared_are_refused() -> None:
     rows: list[Row] = [("multilingual", "de", "", f"de_{i}", 0.5) for i in range(4)]
     whole = table(rows)
-    with pytest.raises(TaskError, match=r"4 rows of a and 3 of b, of which 1 are only in a and 0 only in b.*de_3"):
+    with pytest.raises(TaskError) as error:
         compare_systems(whole, table(rows[:3]), "AP")
-    with pytest.raises(TaskError, match=r"1 of the 5 rows of system b occur twice"):
+    assert error.value.code == "OTHER_QUERIES"
+    with pytest.raises(TaskError) as error:
         compare_systems(whole, table([*rows, rows[0]]), "AP")
-    with pytest.raises(TaskError, match="system a has no column 'RR'"):
+    assert error.value.code == "INVALID_TABLE"
+    with pytest.raises(TaskError) as error:
         compare_systems(whole, whole, "RR")
-    with pytest.raises(TaskError, match="1 of the 4 values of AP of system b are missing or not finite"):
+    assert error.value.code == "INVALID_TABLE"
+    with pytest.raises(TaskError) as error:
         compare_systems(whole, table([*rows[:3], (*rows[3][:4], None)]), "AP")
-    with pytest.raises(TaskError, match="no value of AP in any setting"):
+    assert error.value.code == "INVALID_TABLE"
+    with pytest.raises(TaskError) as error:
         compare_systems(table((*row[:4], None) for row in rows), whole, "AP")
-    with pytest.raises(TaskError, match=r"level=1\.5"):
+    assert error.value.code == "INVALID_TABLE"
+    with pytest.raises(TaskError) as error:
         compare_systems(whole, whole, "AP", level=1.5)
+    assert error.value.code == "INVALID_TABLE"
 
 
 def test_the_item_is_what_follows_the_language() -> None:

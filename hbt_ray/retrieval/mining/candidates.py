@@ -1,9 +1,9 @@
-"""Candidates: the passages of one dataset in one language, and which of them are negatives of a question.
+"""Candidates for hard negatives: the passages of a dataset in one language, and the rules that choose among them.
 
 A candidate is a passage that the model ranks near the question and that is not the question's own. It may answer the
-question all the same: of the top passages of MS MARCO that nobody had marked, RocketQA (2010.08191) found some 70 % to
-do so. A negative must therefore be clearly outscored by the question's own passage, as in NV-Retriever (2407.15831),
-and must not look like an answer. Everything here is pure: vectors and scores come from outside.
+question all the same: RocketQA (2010.08191) found about 70 % of the top unlabelled passages of MS MARCO to do so. A
+negative must therefore score clearly below the question's own passage, as in NV-Retriever (2407.15831), and must not
+look like an answer. All functions here are pure: vectors and scores are arguments.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from hbt_ray.retrieval.search.exact_scores import Floats
 Flags = npt.NDArray[np.bool_]
 
 DROP_REASONS = ("scores near the positive", "same text", "answers the question", "holds the answer")
-"""Why a candidate is no negative, in the order in which it is asked; the first that holds counts."""
-SHORTEST_ANSWER = 3
-"""Characters; shorter answers occur in half of all passages."""
+"""Why a candidate is not a negative, in the order in which the rules are applied; the first that holds counts."""
+MIN_ANSWER_LENGTH = 3
+"""Minimum length of an answer in characters for the rule `holds the answer`; shorter ones occur in half of all
+passages."""
 
 
 def _parsed_ranks(value: Any) -> Any:
@@ -55,25 +56,27 @@ Ranks = Annotated[
 
 
 class MineConfig(Config):
-    """Which passages become negatives of a question."""
+    """Rules by which passages become negatives of a question."""
 
     language: Language | None = None
-    """That questions and passages are compared in; by default, for each dataset, the one that most items have."""
+    """Language in which questions and passages are compared. Default: for each dataset, the one of most items."""
     datasets: tuple[str, ...] = ()
-    """To mine, of the store; empty means all."""
+    """Datasets of the store to mine; empty means all."""
     ranks: Ranks = (1, 100)
-    """First and last rank, counted from 1 over all passages but the question's own. `10:100` leaves out the nine
-    nearest, which are most often answers that nobody marked."""
+    """First and last rank, counted from 1 over all passages except the question's own. `10:100` leaves out the nine
+    nearest, which are most often unlabelled answers."""
     max_share: float = Field(0.95, gt=0, le=1)
-    """A negative scores below this share of the positive's score (TopK-PercPos of 2407.15831); 1 asks for less."""
+    """A negative must score below this share of the positive's score (TopK-PercPos of 2407.15831); 1 disables it."""
     margin: float = Field(0.0, ge=0)
-    """A negative scores below the positive's score less this; cosines of unlike models need unlike margins."""
+    """A negative must score below the positive's score minus this margin. Suitable values depend on the model."""
     keep: int = Field(10, gt=0)
-    """Negatives of an item at most, those of the highest ranks; training takes some of them in turn."""
+    """Maximum number of negatives per item, those of the best ranks; training uses some of them in turn."""
 
     def ceiling(self, positive: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """What a negative must score below. Of a positive score below zero the share is taken as far to the other side,
-        so that the ceiling is never above the positive."""
+        """Scores that negatives must stay below, for positives' scores [n].
+
+        For a negative positive score, the share is subtracted from it, so that the ceiling is never above it.
+        """
         return np.minimum(positive - self.margin, positive - (1 - self.max_share) * np.abs(positive))
 
 
@@ -81,31 +84,31 @@ class MineConfig(Config):
 class Candidates:
     """The questions and the distinct passages of a dataset in one language.
 
-    Items that have the same passage, by id or text, are one document, that of the first of them.
+    Items with the same passage, by id or text, share one document, that of the first of them.
     """
 
     items: Indices
-    """Item numbers that have the language, [questions]."""
+    """Numbers of the items that have the language, [questions]."""
     questions: list[str]
     answers: list[str]
-    """Normalised, empty where there is none or it is too short to tell anything, [questions]."""
+    """Normalised answers, [questions]; empty if there is none or it is shorter than `MIN_ANSWER_LENGTH`."""
     positives: Indices
     """The document that answers each question, [questions]."""
     documents: list[str]
     document_items: Indices
-    """The item that each document stands for, [documents]."""
+    """The item of each document, [documents]."""
     texts: list[str]
-    """The documents, normalised."""
+    """The normalised documents."""
     text_numbers: Indices
-    """Equal where normalised texts are, [documents]."""
+    """Equal for equal normalised texts, [documents]."""
     question_numbers: Indices
-    """Equal where normalised questions are, [questions]."""
+    """Equal for equal normalised questions, [questions]."""
     answered: Indices
-    """Sorted: question number · documents + text number, for every passage that answers a question by the data."""
+    """Sorted codes `question number * documents + text number` of all passages that answer a question by the data."""
 
 
 def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidates:
-    """The candidates of a dataset, of whose items some have the language."""
+    """The candidates of a dataset, some of whose items have the language."""
 
     def texts(side: str, items: Indices) -> list[str]:
         return store.texts_of(info.name, side, items, np.zeros(len(items), np.int16), (language,))
@@ -115,20 +118,23 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     questions, right_keys = texts("question", items), store.right_keys(info.name, items)
     keys, first, positives = np.unique(right_keys[:, 0], return_index=True, return_inverse=True)
     documents = texts("passage", items[first])
-    plain = [normalised(text) for text in documents]
-    question_numbers, text_numbers = _numbers([normalised(question) for question in questions]), _numbers(plain)
-    # Other passages that answer a question may lack the language; those that have it are documents.
+    normalised_documents = [normalised(text) for text in documents]
+    question_numbers, text_numbers = (
+        _numbers([normalised(question) for question in questions]),
+        _numbers(normalised_documents),
+    )
+    # Relevant passages that lack the language are not among the documents: their keys find no equal one.
     right = np.minimum(np.searchsorted(keys, right_keys), len(keys) - 1)
     row, place = np.nonzero(keys[right] == right_keys)
     answered = np.unique(question_numbers[row] * len(documents) + text_numbers[right[row, place]])
     return Candidates(
         items,
         questions,
-        [_telling(answer) for answer in texts("answer", items)],
+        [_comparable_answer(answer) for answer in texts("answer", items)],
         positives,
         documents,
         items[first],
-        plain,
+        normalised_documents,
         text_numbers,
         question_numbers,
         answered,
@@ -139,26 +145,27 @@ class NegativeChoice(NamedTuple):
     """The negatives of some questions."""
 
     documents: Indices
-    """[questions, keep], hardest first, -1 where there are fewer."""
+    """[questions, keep], hardest first; -1 if there are fewer."""
     scores: Floats
-    """[questions, keep], NaN where there is no document."""
+    """[questions, keep]; NaN where there is no document."""
     dropped: npt.NDArray[np.int64]
-    """Candidates within the window of ranks that are no negatives, for each of `DROP_REASONS`."""
+    """Number of candidates within the window of ranks that were dropped, for each of `DROP_REASONS`."""
 
 
 def choose_negatives(
-    candidates: Candidates, rows: slice, found: Indices, scores: Floats, positive: Floats, config: MineConfig
+    candidates: Candidates, rows: slice, retrieved: Indices, scores: Floats, positive: Floats, config: MineConfig
 ) -> NegativeChoice:
-    """Which of the documents found become negatives.
+    """The retrieved documents that become negatives.
 
     Args:
-        rows: of the questions.
-        found: [rows, k] documents of the highest scores, best first, with k > the last rank or all documents.
-        scores: [rows, k]
+        rows: slice of the questions.
+        retrieved: [rows, k] documents with the highest scores, best first; k is more than the last rank, or all
+            documents.
+        scores: [rows, k] scores of `retrieved`.
         positive: [rows] score of each question with its own passage.
     """
     own = candidates.positives[rows]
-    other = found != own[:, None]
+    other = retrieved != own[:, None]
     ranks = np.cumsum(other, axis=1)
     kept = other & (ranks >= config.ranks[0]) & (ranks <= config.ranks[1])
     dropped = np.zeros(len(DROP_REASONS), dtype=np.int64)
@@ -168,41 +175,43 @@ def choose_negatives(
         kept[which] = False
 
     drop(0, scores.astype(np.float64) >= config.ceiling(positive.astype(np.float64))[:, None])
-    drop(1, candidates.text_numbers[found] == candidates.text_numbers[own][:, None])
-    pairs = candidates.question_numbers[rows][:, None] * len(candidates.documents) + candidates.text_numbers[found]
+    drop(1, candidates.text_numbers[retrieved] == candidates.text_numbers[own][:, None])
+    pairs = candidates.question_numbers[rows][:, None] * len(candidates.documents) + candidates.text_numbers[retrieved]
+    # `searchsorted` may return the length, one past the last code.
     places = np.minimum(np.searchsorted(candidates.answered, pairs), len(candidates.answered) - 1)
     drop(2, candidates.answered[places] == pairs)
-    drop(3, _holds_answer(candidates, rows, found, kept))
+    drop(3, _holds_answer(candidates, rows, retrieved, kept))
     order = np.cumsum(kept, axis=1) - 1
     row, place = np.nonzero(kept & (order < config.keep))
-    chosen = np.full((len(found), config.keep), -1, dtype=np.int64)
-    chosen[row, order[row, place]] = found[row, place]
-    given = np.full(chosen.shape, np.nan, dtype=np.float32)
-    given[row, order[row, place]] = scores[row, place]
-    return NegativeChoice(chosen, given, dropped)
+    chosen = np.full((len(retrieved), config.keep), -1, dtype=np.int64)
+    chosen[row, order[row, place]] = retrieved[row, place]
+    chosen_scores = np.full(chosen.shape, np.nan, dtype=np.float32)
+    chosen_scores[row, order[row, place]] = scores[row, place]
+    return NegativeChoice(chosen, chosen_scores, dropped)
 
 
 def normalised(text: str) -> str:
-    """Words in lower case without punctuation, a space between each; in unspaced scripts, characters."""
+    """Words in lower case without punctuation, separated by spaces; characters in scripts without spaces."""
     return " ".join(normalised_tokens(text))
 
 
-def _holds_answer(candidates: Candidates, rows: slice, found: Indices, asked: Flags) -> Flags:
-    """Where a document holds the answer of the question, anywhere: words bend and grow at both ends."""
-    holds = np.zeros(found.shape, dtype=bool)
+def _holds_answer(candidates: Candidates, rows: slice, retrieved: Indices, mask: Flags) -> Flags:
+    """Whether a document of `mask` holds the answer of its question anywhere in its text, also within a word, since
+    words are inflected at both ends: [rows, k]."""
+    holds = np.zeros(retrieved.shape, dtype=bool)
     answers = candidates.answers[rows]
-    told = np.array([bool(answer) for answer in answers], dtype=bool)
-    row, place = np.nonzero(asked & told[:, None])
-    documents = found[row, place].tolist()
+    has_answer = np.array([bool(answer) for answer in answers], dtype=bool)
+    row, place = np.nonzero(mask & has_answer[:, None])
+    documents = retrieved[row, place].tolist()
     holds[row, place] = [
         answers[number] in candidates.texts[document] for number, document in zip(row.tolist(), documents, strict=True)
     ]
     return holds
 
 
-def _telling(answer: str) -> str:
+def _comparable_answer(answer: str) -> str:
     text = normalised(answer)
-    return text if len(text.replace(" ", "")) >= SHORTEST_ANSWER else ""
+    return text if len(text.replace(" ", "")) >= MIN_ANSWER_LENGTH else ""
 
 
 def _numbers(texts: list[str]) -> Indices:

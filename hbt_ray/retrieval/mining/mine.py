@@ -1,7 +1,7 @@
-"""Mining: a model run over a store, to find for every item the passages that only seem to answer its question.
+"""Hard-negative mining: a model is run over a store to find passages that only seem to answer a question.
 
-Dataset by dataset, as a batch is of one: encode questions and distinct passages in one language (`encode`), search
-(`ShardedIndex`), choose (`candidates`), write item numbers (`hbt_ray.data.index.negatives`).
+Datasets are mined one by one, since a batch holds one dataset: encode questions and distinct passages in one language
+(`encoder`), search (`ShardedIndex`), choose (`candidates`), and write item numbers (`hbt_ray.data.index.negatives`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.storage import atomic_folder
 
 _PAIRS = 1 << 20
-"""Questions times ranks that are searched and sifted at a time: some 50 MB."""
+"""Questions times ranks that are searched and filtered at a time: about 50 MB."""
 
 
 class MinedExample(NamedTuple):
-    """A question with its own passage and the hardest negative that was found."""
+    """A question with its own passage and its hardest negative."""
 
     dataset: str
     question: str
@@ -49,14 +49,14 @@ class MinedExample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MiningResult:
-    """What was made, and some of it to look at."""
+    """The mined negatives' manifest, and some examples."""
 
     manifest: NegativesManifest
     examples: tuple[MinedExample, ...]
 
 
 def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
-    """Dataset → the language that it is mined in; without those that do not have the one that is asked for.
+    """Dataset → the language that it is mined in, without datasets that lack the configured language.
 
     Raises:
         ConfigError: no dataset has the language, or the store lacks one that is named.
@@ -64,19 +64,25 @@ def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
     chosen, language = store.chosen(config.datasets), config.language
     if language is None:
         counts = {info.name: info.items_by_language for info in chosen}
-        # Of equals the first by name, so that the choice is the same at every call.
+        # Ties go to the first by name, so that the choice is deterministic.
         return {name: max(sorted(by), key=by.__getitem__) for name, by in counts.items() if by}
-    found = {info.name: language for info in chosen if language in info.languages}
-    if not found:
-        there = sorted({each for info in chosen for each in info.languages})
-        raise ConfigError(f"language={language}: no item of the store has it; mine in one of {', '.join(there)}")
-    return found
+    mined = {info.name: language for info in chosen if language in info.languages}
+    if not mined:
+        present = sorted({each for info in chosen for each in info.languages})
+        raise ConfigError(
+            f"language={language}: no item of the store has it; mine in one of {', '.join(present)}",
+            code="UNKNOWN_LANGUAGE",
+        )
+    return mined
 
 
 def check_output_folder(folder: Path) -> Path:
-    """Raises: ConfigError where something is there already, which could be hours of work."""
+    """The folder. Raises ConfigError if it exists and is not empty, as it could hold hours of work."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: is there already, so it is left alone; give another --out, or remove it first")
+        raise ConfigError(
+            f"{folder}: exists already; nothing was changed. Give another --out, or remove it first",
+            code="OUTPUT_EXISTS",
+        )
     return folder
 
 
@@ -91,21 +97,21 @@ def mine(
     search: SearchConfig | None = None,
     screen: Screen | None = None,
 ) -> MiningResult:
-    """Mine every dataset of a store into `folder`, which appears whole or not at all. Needs a Ray session.
+    """Mine every dataset of a store into `folder`, which is written completely or not at all. Needs a Ray session.
 
     Args:
-        name: what the manifest calls the model.
-        rescorer: a cross-encoder whose scores are kept in place of the model's; it chooses no negatives.
-        screen: told what happens, for progress; by default nobody is.
+        name: the model's name in the manifest.
+        rescorer: a cross-encoder whose scores replace those of the model; it does not choose negatives.
+        screen: where progress is shown. Default: nowhere.
 
     Raises:
-        ConfigError: no dataset has the language, something is in the place of `folder`, or no negative was found.
+        ConfigError: no dataset has the language, `folder` is not empty, or no negative is left.
         ModelError, TaskError, ResourceError: see `encode`, `rescore` and `ShardedIndex`.
     """
     screen = screen or Screen(silent=True)
     languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
-    runs = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
+    models = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
     with atomic_folder(check_output_folder(folder)) as scratch:
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
@@ -113,14 +119,14 @@ def mine(
                 screen.log(f"{info.name}: no item has {config.language}, so nothing is mined")
                 continue
             candidates = read_candidates(store, info, language)
-            what = f"{info.name} ({language})"
-            encoded = _encoded(encoder, candidates, what, screen)
-            with screen.progress(f"{what}: searching", len(candidates.questions)) as advance:
-                found = search_negatives(candidates, encoded, config, search, advance)
-            examples += _examples(info.name, candidates, found)
+            label = f"{info.name} ({language})"
+            encoded = _encoded(encoder, candidates, label, screen)
+            with screen.progress(f"{label}: searching", len(candidates.questions)) as advance:
+                negatives = search_negatives(candidates, encoded, config, search, advance)
+            examples += _examples(info.name, candidates, negatives)
             if rescorer:
-                found = _rescored(rescorer, candidates, found, what, screen)
-            mined.append(_write(scratch, info, language, candidates, found))
+                negatives = _rescored(rescorer, candidates, negatives, label, screen)
+            mined.append(_write(scratch, info, language, candidates, negatives))
             fingerprint = encoded.fingerprint
         _require_some(mined, config)
         manifest = NegativesManifest(
@@ -129,7 +135,7 @@ def mine(
             fingerprint=fingerprint,
             teacher=rescorer.model if rescorer else name,
             keep=config.keep,
-            settings=config.model_dump(mode="json") | {part: run.model_dump(mode="json") for part, run in runs.items()},
+            settings=config.model_dump(mode="json") | {key: run.model_dump(mode="json") for key, run in models.items()},
             datasets=tuple(mined),
         )
         write_manifest(scratch, manifest)
@@ -140,24 +146,25 @@ def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
     if not any(record.num_negatives for record in mined):
         reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in DROP_REASONS]
         raise ConfigError(
-            f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (left out: "
-            f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin"
+            f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (dropped: "
+            f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin",
+            code="NOTHING_MINED",
         )
 
 
-def _encoded(encoder: EncoderConfig, candidates: Candidates, what: str, screen: Screen) -> EncodedTexts:
+def _encoded(encoder: EncoderConfig, candidates: Candidates, label: str, screen: Screen) -> EncodedTexts:
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
-    screen.log(f"{what}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
-    with screen.progress(f"{what}: encoding", num_questions + num_documents) as advance:
+    screen.log(f"{label}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
+    with screen.progress(f"{label}: encoding", num_questions + num_documents) as advance:
         return encode(encoder, candidates.questions, candidates.documents, advance)
 
 
-class SearchResult(NamedTuple):
-    """What a model finds for the questions of a dataset."""
+class MinedNegatives(NamedTuple):
+    """The negatives of a dataset's questions, and the scores of their own passages."""
 
     choice: NegativeChoice
     positive: Floats
-    """[questions], the score of each with its own passage."""
+    """[questions] score of each question with its own passage."""
 
 
 def search_negatives(
@@ -166,7 +173,7 @@ def search_negatives(
     config: MineConfig,
     search: SearchConfig | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> SearchResult:
+) -> MinedNegatives:
     """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
@@ -181,33 +188,36 @@ def search_negatives(
             parts.append(choose_negatives(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
     documents, scores, dropped = zip(*parts, strict=True)
-    return SearchResult(
+    return MinedNegatives(
         NegativeChoice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive
     )
 
 
 def _rescored(
-    rescorer: RescorerConfig, candidates: Candidates, found: SearchResult, what: str, screen: Screen
-) -> SearchResult:
-    """The same negatives with the scores of a cross-encoder."""
-    documents, _, dropped = found.choice
+    rescorer: RescorerConfig, candidates: Candidates, mined: MinedNegatives, label: str, screen: Screen
+) -> MinedNegatives:
+    """The same negatives, with the scores of a cross-encoder."""
+    documents, _, dropped = mined.choice
     row, place = np.nonzero(documents >= 0)
-    asked = np.concatenate([np.arange(len(documents)), row])
-    pairs = np.column_stack([asked, np.concatenate([candidates.positives, documents[row, place]])])
-    screen.log(f"{what}: scoring {len(pairs):,} pairs with {rescorer.model}")
-    with screen.progress(f"{what}: scoring", len(pairs)) as advance:
-        given = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
+    # The pairs of questions with their own passages, then those with their negatives.
+    question = np.concatenate([np.arange(len(documents)), row])
+    pairs = np.column_stack([question, np.concatenate([candidates.positives, documents[row, place]])])
+    screen.log(f"{label}: scoring {len(pairs):,} pairs with {rescorer.model}")
+    with screen.progress(f"{label}: scoring", len(pairs)) as advance:
+        rescored = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
     scores = np.full(documents.shape, np.nan, np.float32)
-    scores[row, place] = given[len(documents) :]
-    return SearchResult(NegativeChoice(documents, scores, dropped), given[: len(documents)])
+    scores[row, place] = rescored[len(documents) :]
+    return MinedNegatives(NegativeChoice(documents, scores, dropped), rescored[: len(documents)])
 
 
-def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, found: SearchResult) -> MinedDataset:
-    documents, scores, dropped = found.choice
+def _write(
+    folder: Path, info: DatasetInfo, language: str, candidates: Candidates, mined: MinedNegatives
+) -> MinedDataset:
+    documents, scores, dropped = mined.choice
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
     scored = TeacherScores(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
-    scored.positive[candidates.items], scored.negatives[candidates.items] = found.positive, scores
+    scored.positive[candidates.items], scored.negatives[candidates.items] = mined.positive, scores
     file, checksum = write_rows(folder, info.name, negatives, scored)
     return MinedDataset(
         name=info.name,
@@ -222,9 +232,9 @@ def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidate
     )
 
 
-def _examples(dataset: str, candidates: Candidates, found: SearchResult, limit: int = 3) -> list[MinedExample]:
-    """Some questions that have a negative, evenly spaced."""
-    documents, scores, _ = found.choice
+def _examples(dataset: str, candidates: Candidates, mined: MinedNegatives, limit: int = 3) -> list[MinedExample]:
+    """At most `limit` questions that have a negative, evenly spaced."""
+    documents, scores, _ = mined.choice
     served = np.flatnonzero(documents[:, 0] >= 0)
     rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]
     return [
@@ -232,7 +242,7 @@ def _examples(dataset: str, candidates: Candidates, found: SearchResult, limit: 
             dataset,
             candidates.questions[row],
             candidates.documents[candidates.positives[row]],
-            float(found.positive[row]),
+            float(mined.positive[row]),
             candidates.documents[documents[row, 0]],
             float(scores[row, 0]),
         )

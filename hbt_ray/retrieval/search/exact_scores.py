@@ -1,17 +1,17 @@
 """The canonical score of a query and a document, and the one order in which every ranking lists its documents.
 
-BLAS adds up in an order that depends on the shapes of the matrices, on the CPU and on the number of threads, so that
-its scores differ in the last bits, and ties come and go. Here a score is a definition: the products in float64 (exact
-for float32 vectors), added in one fixed binary tree, rounded to float32. It is the same on every machine, in every
-batch and shard, and equal vectors always tie.
+BLAS adds up in an order that depends on the shapes of the matrices, the CPU and the number of threads, so its scores
+differ in the last bits and ties come and go. Here a score has a definition: the products in float64 (exact for float32
+vectors), added in one fixed binary tree, rounded to float32. It is the same on every machine, in every batch and shard,
+and equal vectors always tie.
 
-`score_matrix` gets these scores at the speed of a float64 matrix product. Both ways of adding are within `g` of the
-true sum, g = 2 (dim + 8) 2^-53 |q| |d|, and rounding is monotone: where v - g and v + g round to the same float32,
-that is the canonical score. The few pairs where they do not (about one in a million) are scored by the definition.
+`score_matrix` computes these scores at the speed of a float64 matrix product. Both orders of addition are within `g` of
+the true sum, g = 2 (dim + 8) 2^-53 |q| |d|, and rounding is monotone: if v - g and v + g round to the same float32,
+that is the canonical score. The few pairs for which they do not (about one in a million) are scored by the definition.
 
-Ties are broken as trec_eval does: the greater document id first. Documents carry their *order number* (the rank of
-their id among all ids of the corpus), and score and order number are packed into one integer, the *ranking key*:
-the document with the greater key comes first. So ranking is sorting integers.
+Ties are broken as in trec_eval: the greater document id comes first. Documents carry their *order number* (the rank of
+their id among all ids of the corpus). Score and order number are packed into one integer, the *ranking key*; the
+document with the greater key comes first. So ranking is sorting integers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 NO_KEY = np.int64(np.iinfo(np.int64).min)
-"""Padding: smaller than the key of any document."""
+"""Padding, smaller than the key of any document."""
 MAX_NORM = 1e18
-"""Products of longer vectors would leave the range of float32."""
+"""Longest vector; products of longer ones would leave the range of float32."""
 _ELEMENTS = 1 << 19  # float64 numbers at a time: 4 MiB, what a core's cache holds
 
 
@@ -44,7 +44,8 @@ def pair_scores(queries: Floats, documents: Floats | VectorFile, query: Integers
         products = queries[query[pairs]].astype(np.float64)
         products *= documents[document[pairs]]
         width = dim
-        while width > 1:  # fold the right half onto the left one; elementwise, so nothing is left to the CPU's choice
+        # Fold the right half onto the left one. Elementwise additions have one result on every CPU.
+        while width > 1:
             half = (width + 1) // 2
             products[:, : width - half] += products[:, half:width]
             width = half
@@ -56,7 +57,7 @@ def score_matrix(queries: Floats, documents: Floats) -> Floats:
     """The canonical score of every query with every document: [n, dim] and [m, dim] → [n, m]."""
     approximate = queries.astype(np.float64) @ documents.astype(np.float64).T
     reach = 2 * (queries.shape[1] + 8) * 2.0**-53 * norms(queries) * norms(documents).max(initial=0.0)
-    # same_kind lets NumPy round to float32 in cache, without a second float64 matrix.
+    # same_kind makes NumPy round to float32 block by block, without a second float64 matrix.
     low = np.empty(approximate.shape, dtype=np.float32)
     high = np.empty(approximate.shape, dtype=np.float32)
     np.subtract(approximate, reach[:, None], out=low, dtype=np.float64, casting="same_kind")
@@ -67,14 +68,15 @@ def score_matrix(queries: Floats, documents: Floats) -> Floats:
 
 
 def norms(vectors: Floats) -> npt.NDArray[np.float64]:
-    """Euclidean lengths: [n, dim] → [n]; in float64, so that they are infinite only where a vector is."""
+    """Euclidean lengths, [n, dim] → [n]; in float64, so that they are infinite only if a vector is."""
     squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
     return np.sqrt(squared)
 
 
 def ranking_keys(scores: Floats, orders: Integers) -> Integers:
     """Pack scores and order numbers (0 to 2^32 - 1, same or broadcastable shape) into keys; greater comes first."""
-    # Adding 0 turns -0.0 into 0.0. Read as integers, floats of one sign sort by size; negative ones the wrong way.
+    # Adding 0 turns -0.0 into 0.0. Read as integers, positive floats sort by size and negative ones in reverse, so
+    # the lower 31 bits of negative ones are flipped.
     bits = (scores + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
     keys = bits.astype(np.int64)
@@ -94,22 +96,28 @@ def key_orders(keys: Integers) -> Integers:
 
 
 def checked_vectors(vectors: npt.ArrayLike, name: Callable[[int], str], dim: int | None = None) -> Floats:
-    """The vectors as contiguous float32; `name(row)` says what a row is, for the error.
+    """The vectors as contiguous float32.
+
+    Args:
+        name: gives the name of a row, for errors.
+        dim: expected width. Default: any.
 
     Raises:
         TaskError: not [n, dim], or a vector that is not finite or longer than `MAX_NORM`.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is refused below.
         array = np.ascontiguousarray(vectors, dtype=np.float32)
     if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] != (dim or array.shape[1]):
         raise TaskError(
             f"vectors of {name(0)} and following have shape {list(array.shape)}, expected [n, {dim or 'dim'}]; "
-            "encode queries and documents with one model and one dimension"
+            "encode queries and documents with one model and one dimension",
+            code="INVALID_VECTORS",
         )
     bad = np.flatnonzero(~(norms(array) <= MAX_NORM))
     if len(bad):
         raise TaskError(
             f"{len(bad)} of {len(array)} vectors hold NaN, infinity or numbers beyond {MAX_NORM:g}, the first is that "
-            f"of {name(int(bad[0]))}; its scores would mean nothing, so check the model's weights and its precision"
+            f"of {name(int(bad[0]))}; its scores would mean nothing, so check the model's weights and its precision",
+            code="INVALID_VECTORS",
         )
     return array

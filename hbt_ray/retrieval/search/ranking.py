@@ -1,4 +1,4 @@
-"""Ranking: what the judge asks of a system, be it vectors in shards (`search`) or words in postings (`lexical`)."""
+"""What every retrieval system offers to evaluation, be it vectors in shards (`sharded_index`) or BM25 (`bm25`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Hits:
     """The first documents of each query in canonical order, best first."""
 
     documents: Integers
-    """[n, k] rows of the corpus; -1 where fewer were found."""
+    """[queries, k] rows of the corpus; -1 where fewer were found."""
     scores: Floats
-    """[n, k]; -inf there."""
+    """[queries, k]; -inf there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,37 +26,38 @@ class DocumentRanks:
     """Exact ranks of given documents, counted from 1; 0 at the padding."""
 
     own: Integers
-    """[n, g] among the documents of the same language."""
+    """[queries, g] among the documents of the same language."""
     pool: Integers
-    """[n, g] among all documents."""
+    """[queries, g] among all documents."""
 
 
 class RankingIndex(Protocol):
-    """A corpus that is ranked for queries. What a query is, a row of `queries`, only the system knows."""
+    """An index of a corpus that ranks documents. Each system defines what a row of `queries` is."""
 
     ids: list[str]
+    """Document ids, in the order of the corpus."""
 
     def search(self, queries: npt.NDArray[Any], k: int) -> Hits:
         """The first k documents in the pool of all languages."""
 
-    def places(self, queries: npt.NDArray[Any], documents: Integers) -> DocumentRanks:
-        """Where these documents stand: rows of the corpus [n, g], -1 as padding."""
+    def document_ranks(self, queries: npt.NDArray[Any], documents: Integers) -> DocumentRanks:
+        """Ranks of documents, given as rows of the corpus [queries, g], -1 as padding."""
 
 
-def search_excluding(index: RankingIndex, queries: npt.NDArray[Any], k: int, left_out: Integers) -> Hits:
-    """The first k documents of each query, with one document left out of its ranking.
+def search_excluding(index: RankingIndex, queries: npt.NDArray[Any], k: int, excluded: Integers) -> Hits:
+    """The first k documents of each query, without one excluded document.
 
     Args:
-        left_out: [n] rows of the corpus, -1 for a query that loses none.
+        excluded: [queries] rows of the corpus, -1 for a query that excludes none.
     """
-    if (left_out < 0).all():
+    if (excluded < 0).all():
         return index.search(queries, k)
     hits = index.search(queries, k + 1)
-    gone = (hits.documents == left_out[:, None]) & (left_out[:, None] >= 0)
-    # Stable: what stays keeps its order.
-    order = np.argsort(gone, axis=1, kind="stable")
-    documents = np.take_along_axis(np.where(gone, -1, hits.documents), order, axis=1)
-    scores = np.take_along_axis(np.where(gone, np.float32(-np.inf), hits.scores), order, axis=1)
+    drop = (hits.documents == excluded[:, None]) & (excluded[:, None] >= 0)
+    # A stable sort moves the excluded document to the end and keeps the order of the others.
+    order = np.argsort(drop, axis=1, kind="stable")
+    documents = np.take_along_axis(np.where(drop, -1, hits.documents), order, axis=1)
+    scores = np.take_along_axis(np.where(drop, np.float32(-np.inf), hits.scores), order, axis=1)
     return Hits(documents[:, :k], scores[:, :k])
 
 
@@ -64,23 +65,24 @@ def ranks_excluding(
     index: RankingIndex,
     queries: npt.NDArray[Any],
     documents: Integers,
-    left_out: Integers,
+    excluded: Integers,
     languages: npt.NDArray[np.str_],
 ) -> DocumentRanks:
-    """Exact ranks of documents where one document is left out of each query's ranking.
+    """Exact ranks of documents in rankings without one excluded document for each query.
 
     Args:
-        documents: [n, g] rows of the corpus, -1 as padding; not among what is left out.
-        left_out: [n], see `search_excluding`.
+        documents: [queries, g] rows of the corpus, -1 as padding; the excluded document is not among them.
+        excluded: [queries], see `search_excluding`.
         languages: [corpus] of all documents.
     """
-    if (left_out < 0).all():
-        return index.places(queries, documents)
-    places = index.places(queries, np.hstack([documents, left_out[:, None]]))
-    gone = left_out[:, None] >= 0
-    own, pool = places.own[:, :-1], places.pool[:, :-1]
-    same = languages[documents] == languages[left_out][:, None]
+    if (excluded < 0).all():
+        return index.document_ranks(queries, documents)
+    ranks = index.document_ranks(queries, np.hstack([documents, excluded[:, None]]))
+    drop = excluded[:, None] >= 0
+    own, pool = ranks.own[:, :-1], ranks.pool[:, :-1]
+    same = languages[documents] == languages[excluded][:, None]
+    # Documents that were ranked behind the excluded one move up by one.
     return DocumentRanks(
-        own - (gone & same & (places.own[:, -1:] < own)),
-        pool - (gone & (places.pool[:, -1:] < pool)),
+        own - (drop & same & (ranks.own[:, -1:] < own)),
+        pool - (drop & (ranks.pool[:, -1:] < pool)),
     )

@@ -1,13 +1,13 @@
-"""A saved index: documents, their vectors and what finds them, in a folder that a person can ask by hand.
+"""A saved index: documents, their vectors and their FAISS indexes in a folder, to search by hand.
 
-INDEX/index.json             what it holds, and which encoder made it
-INDEX/<language>.arrow       doc_id, language, text and the place of the id among all, memory-mapped
+INDEX/index.json             what the index holds, and which encoder made it
+INDEX/<language>.arrow       doc_id, language, text, and the order number of each document; memory-mapped
 INDEX/<language>.npy         vectors, [documents, width], float32
-INDEX/<language>.faiss       the index, where it is not `Flat`
-INDEX/checksums.json         of these files, which are compared with it when they are opened
+INDEX/<language>.faiss       the index, unless it is `Flat`
+INDEX/checksums.json         checksums of these files, which are compared when they are opened
 
-One process asks it, without Ray: exact search reads vectors from disk
-block by block, so it needs no more memory than a block.
+It is searched in one process, without Ray. Exact search reads vectors from disk block by block, so it needs the memory
+of one block. `read_documents` reads the documents of a new index from a file.
 """
 
 from __future__ import annotations
@@ -36,27 +36,31 @@ from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
 from hbt_ray.retrieval.vector_file import VectorFile, create_vector_file
 from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
 
-_ABOUT = "index.json"
+_MANIFEST = "index.json"
 _BLOCK = 65_536
 
 
 class IndexManifest(BaseModel):
-    """What `index.json` says."""
+    """The content of `index.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = 1
+    """Version of the folder's layout."""
     encoder: EncoderConfig
+    """The encoder of the documents."""
     fingerprint: str
-    """Of the vectors."""
+    """Fingerprint of the encoder's vectors."""
     index: IndexConfig
+    """Index of each language."""
     width: int
+    """Width of the vectors."""
     languages: dict[Name, int]
-    """Documents of each."""
+    """Language → number of documents."""
 
 
 class FoundDocument(NamedTuple):
-    """One document that was found."""
+    """One search result."""
 
     score: float
     doc_id: str
@@ -66,32 +70,40 @@ class FoundDocument(NamedTuple):
 
 @dataclass(frozen=True)
 class SavedIndex:
-    """Opened by `load`."""
+    """An index on disk; open it with `load`."""
 
     folder: Path
-    about: IndexManifest
-    _sound: set[str] = field(default_factory=set, repr=False, compare=False)
-    """Files that this object has compared with their checksums."""
+    manifest: IndexManifest
+    _verified: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Files that were compared with their checksums."""
 
     @classmethod
     def load(cls, folder: Path) -> SavedIndex:
         """Raises:
-        TaskError: the folder holds no index, or one of another version.
-        DamagedFile: it was changed.
+        TaskError: the folder does not hold an index, or holds one of another version.
+        DamagedFile: the index was changed.
         """
-        path = folder / _ABOUT
+        path = folder / _MANIFEST
         if not path.exists():
-            raise TaskError(f"{folder}: holds no {_ABOUT}, so it is no index; make one with `hbt index build`")
+            raise TaskError(
+                f"{folder}: holds no {_MANIFEST}, so it is not an index; make one with `hbt index build`",
+                code="INVALID_INDEX",
+            )
         try:
-            content = checked_file(folder, _ABOUT).read_bytes()
-            about = IndexManifest.model_validate_json(content)
+            content = checked_file(folder, _MANIFEST).read_bytes()
+            manifest = IndexManifest.model_validate_json(content)
         except FileNotFoundError:
-            raise DamagedFile(str(folder / CHECKSUMS), f"it is missing or does not name {_ABOUT}") from None
+            raise DamagedFile(str(folder / CHECKSUMS), f"it is missing or does not name {_MANIFEST}") from None
         except ValidationError as error:
-            raise TaskError(f"{path}: {error.errors()[0]['msg']}; build the index again") from None
-        if about.version != 1:
-            raise TaskError(f"{path}: is of version {about.version}, this release reads 1; build the index again")
-        return cls(folder, about)
+            raise TaskError(
+                f"{path}: {error.errors()[0]['msg']}; build the index again", code="INVALID_INDEX"
+            ) from None
+        if manifest.version != 1:
+            raise TaskError(
+                f"{path}: is of version {manifest.version}, this release reads 1; build the index again",
+                code="INVALID_INDEX",
+            )
+        return cls(folder, manifest)
 
     def search(
         self, queries: Floats, fingerprint: str, k: int, languages: Collection[str] = (), threads: int = 1
@@ -99,53 +111,62 @@ class SavedIndex:
         """The first k documents (fewer where there are fewer) of each query, best first: queries [n, width].
 
         Args:
-            fingerprint: of the encoder that made the queries.
-            languages: only these; empty for all.
+            fingerprint: of the encoder of the queries.
+            languages: search only these; empty for all.
 
         Raises:
             TaskError: another encoder or width, a vector that is not finite, an unknown language, or k < 1.
         """
         self._require(fingerprint, k, languages)
-        checked = checked_vectors(queries, lambda row: f"query number {row}", self.about.width)
-        chosen = [language for language in self.about.languages if not languages or language in languages]
+        checked = checked_vectors(queries, lambda row: f"query number {row}", self.manifest.width)
+        chosen = [language for language in self.manifest.languages if not languages or language in languages]
         tables = [self._documents(language) for language in chosen]
         orders = [table["order"].to_numpy() for table in tables]
         shards = (self._shard(language, own, threads) for language, own in zip(chosen, orders, strict=True))
         merged = top_keys(np.hstack([shard.search(checked, k) for shard in shards]), k)
 
-        def answer(order: int, score: float) -> FoundDocument:
+        def found_document(order: int, score: float) -> FoundDocument:
             for table, own in zip(tables, orders, strict=True):
                 row = int(np.searchsorted(own, order))
                 if row < len(own) and own[row] == order:
-                    found = table.slice(row, 1).to_pylist()[0]
-                    return FoundDocument(score, found["doc_id"], found["language"], found["text"])
-            raise TaskError(f"{self.folder}: its files do not belong together; build the index again")
+                    document = table.slice(row, 1).to_pylist()[0]
+                    return FoundDocument(score, document["doc_id"], document["language"], document["text"])
+            raise TaskError(
+                f"{self.folder}: its files do not belong together; build the index again", code="INVALID_INDEX"
+            )
 
         return [
-            [answer(*one) for one in zip(key_orders(own).tolist(), key_scores(own).tolist(), strict=True)]
-            for own in (keys[keys != NO_KEY] for keys in merged)
+            [
+                found_document(order, score)
+                for order, score in zip(key_orders(keys).tolist(), key_scores(keys).tolist(), strict=True)
+            ]
+            for keys in (row[row != NO_KEY] for row in merged)
         ]
 
     def _require(self, fingerprint: str, k: int, languages: Collection[str]) -> None:
-        if fingerprint != self.about.fingerprint:
+        if fingerprint != self.manifest.fingerprint:
             raise TaskError(
-                f"{self.folder} holds vectors of an encoder with fingerprint {self.about.fingerprint} "
-                f"({self.about.encoder.model}), the query comes from one with {fingerprint}: their vectors have "
-                "nothing to do with each other. Ask with that encoder, or build the index again"
+                f"{self.folder} holds vectors of an encoder with fingerprint {self.manifest.fingerprint} "
+                f"({self.manifest.encoder.model}), the query comes from one with {fingerprint}: their vectors "
+                "cannot be compared. Search with that encoder, or build the index again",
+                code="OTHER_ENCODER",
             )
         if k < 1:
-            raise TaskError(f"k={k} asks for no documents; ask for at least one")
-        if unknown := sorted(set(languages) - set(self.about.languages)):
-            raise TaskError(f"{self.folder}: no documents in {unknown[0]!r}; it has {', '.join(self.about.languages)}")
+            raise TaskError(f"k={k} asks for no documents; ask for at least one", code="INVALID_SEARCH")
+        if unknown := sorted(set(languages) - set(self.manifest.languages)):
+            raise TaskError(
+                f"{self.folder}: no documents in {unknown[0]!r}; it has {', '.join(self.manifest.languages)}",
+                code="INVALID_SEARCH",
+            )
 
     def _shard(self, language: str, orders: Integers, threads: int) -> VectorShard:
         built = None
-        with suppress(FileNotFoundError):  # `Flat`, or too few documents.
+        with suppress(FileNotFoundError):  # There is none for `Flat`, or for too few documents.
             path = self._checked(f"{language}.faiss")
             import faiss
 
             built = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        return VectorShard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.about.index, built)
+        return VectorShard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.manifest.index, built)
 
     def _documents(self, language: str) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self._required(f"{language}.arrow")))).read_all()
@@ -157,10 +178,10 @@ class SavedIndex:
             raise DamagedFile(str(self.folder / name), "it is missing") from None
 
     def _checked(self, name: str) -> Path:
-        """Compared with its checksum when it is first opened."""
-        if name not in self._sound:
+        """The path of a file, which is compared with its checksum when it is first opened."""
+        if name not in self._verified:
             checked_file(self.folder, name)
-            self._sound.add(name)
+            self._verified.add(name)
         return self.folder / name
 
 
@@ -174,14 +195,18 @@ def save_index(
     threads: int = 1,
     advance: Callable[[int], None] = lambda _: None,
 ) -> SavedIndex:
-    """Write documents (doc_id, language, text) with their vectors [documents, width]; `advance` hears of documents.
+    """Write an index of documents (doc_id, language, text) with their vectors [documents, width].
+
+    Args:
+        fingerprint: of the encoder's vectors.
+        advance: called with the number of documents that were written.
 
     Raises:
         ConfigError: FAISS does not know the index.
         TaskError: no documents, or a vector that is not finite.
     """
     if not len(documents):
-        raise TaskError(f"{folder}: there are no documents to index")
+        raise TaskError(f"{folder}: there are no documents to index", code="INVALID_CORPUS")
     folder = check_index_folder(folder)
     index.empty(vectors.shape[1])
     language_of = np.asarray(documents["language"].to_pylist())
@@ -195,22 +220,22 @@ def save_index(
             _write_shard(scratch, language, documents.take(pa.array(rows)), vectors, rows, index, threads)
             counts[language] = len(rows)
             advance(len(rows))
-        about = IndexManifest(
+        manifest = IndexManifest(
             encoder=encoder, fingerprint=fingerprint, index=index, width=vectors.shape[1], languages=counts
         )
-        write_json(scratch / _ABOUT, about.model_dump(mode="json"))
+        write_json(scratch / _MANIFEST, manifest.model_dump(mode="json"))
         write_checksums(scratch)
-    return SavedIndex(folder, about)
+    return SavedIndex(folder, manifest)
 
 
 def check_index_folder(folder: Path) -> Path:
-    """The absolute path of a folder where an index may be written: nothing is there, or another index.
+    """The absolute path of a folder that is unused or holds another index, so that an index may be written there.
 
     Raises:
-        TaskError: something else is there.
+        TaskError: the folder holds something else.
     """
-    folder = Path(os.path.abspath(folder))  # `..` would be replaced whole.
-    if not is_unused(folder) and not (folder / _ABOUT).is_file():
+    folder = Path(os.path.abspath(folder))  # With `..`, the folder above would be replaced.
+    if not is_unused(folder) and not (folder / _MANIFEST).is_file():
         raise TaskError(
             f"{folder}: exists but is not an index; nothing was changed. Give another folder", code="NOT_AN_INDEX"
         )
@@ -230,10 +255,10 @@ def _write_shard(
     path = folder / f"{language}.npy"
     file = create_vector_file(path, (len(rows), vectors.shape[1]))
     for start in range(0, len(rows), _BLOCK):
-        some = ids[start : start + _BLOCK]
+        block_ids = ids[start : start + _BLOCK]
         file[start : start + _BLOCK] = checked_vectors(
             vectors[rows[start : start + _BLOCK]],
-            lambda row, some=some: f"document {some[row]!r}",  # type: ignore[misc]
+            lambda row, ids=block_ids: f"document {ids[row]!r}",  # type: ignore[misc]
         )
     file.flush()
     with pa.OSFile(str(folder / f"{language}.arrow"), "wb") as sink, pa.ipc.new_file(sink, documents.schema) as writer:
@@ -246,13 +271,16 @@ def _write_shard(
 
 
 def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
-    """Columns doc_id, language, text; with `languages` only these.
+    """Documents of a JSON Lines, Parquet or other table file: columns doc_id, language, text.
 
-    Ids and texts are read as they are stored: nothing is made of a text that looks like a number or a date.
+    Ids and texts are read as they are stored; a text that looks like a number or a date stays a text.
+
+    Args:
+        languages: keep only these; empty for all.
 
     Raises:
-        TaskError: no file or of another format, columns that are missing, an empty value, an id twice, an unknown
-            language, or nothing that is left.
+        TaskError: the file is missing or of another format, a column is missing, a value is empty, an id occurs twice,
+            a language is unknown, or no document is left.
     """
     try:
         table = table_of(_rows(path), DOCUMENTS, str(path))
@@ -261,37 +289,37 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
     for name in DOCUMENTS.names:
         empty = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
         if count := pc.sum(empty).as_py():
-            at = pc.index(empty, True).as_py()
-            raise TaskError(f"{path}: {name} is empty in {count} rows, the first is row {at + 1}; remove these rows")
-    table = table.set_column(1, DOCUMENTS.field("language"), [_canonical(path, table["language"])])
+            first = pc.index(empty, True).as_py() + 1
+            raise _corpus_error(f"{path}: {name} is empty in {count} rows, the first is row {first}; remove these rows")
+    tag_of = {}
+    for tag in table["language"].unique().to_pylist():
+        try:
+            tag_of[tag] = normalise_tag(tag)
+        except ValueError as error:
+            raise _corpus_error(f"{path}: {error}") from None
+    tags = pa.array([tag_of[tag] for tag in table["language"].to_pylist()], pa.string())
+    table = table.set_column(1, DOCUMENTS.field("language"), [tags])
     if languages:
-        table = table.filter(
-            pc.is_in(table["language"], value_set=pa.array(map(normalise_tag, languages), pa.string()))
-        )
+        kept = pa.array(map(normalise_tag, languages), pa.string())
+        table = table.filter(pc.is_in(table["language"], value_set=kept))
     if not len(table):
-        raise TaskError(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
+        raise _corpus_error(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
     if len(table["doc_id"].unique()) < len(table):
-        raise TaskError(f"{path}: some doc_id occur twice; ids must be unique over all languages")
+        raise _corpus_error(f"{path}: some doc_id occur twice; ids must be unique over all languages")
     return table
 
 
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
     columns = {name: name for name in DOCUMENTS.names}
     for record in read_records(str(path), DOCUMENTS.names):
-        found = text_values(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
-        if not isinstance(found, dict):
-            raise TaskError(f"{found.where}: {found.reason}; repair or remove the row")
-        row = tuple(found[name] for name in DOCUMENTS.names)
+        values = text_values(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
+        if not isinstance(values, dict):
+            raise _corpus_error(f"{values.where}: {values.reason}; repair or remove the row")
+        row = tuple(values[name] for name in DOCUMENTS.names)
         if problem := next(filter(None, map(unstorable_reason, row)), ""):
-            raise TaskError(f"{record.where}: holds {problem}; repair or remove the row")
+            raise _corpus_error(f"{record.where}: holds {problem}; repair or remove the row")
         yield row
 
 
-def _canonical(path: Path, tags: pa.ChunkedArray) -> pa.Array:
-    known = {}
-    for tag in tags.unique().to_pylist():
-        try:
-            known[tag] = normalise_tag(tag)
-        except ValueError as error:
-            raise TaskError(f"{path}: {error}") from None
-    return pa.array([known[tag] for tag in tags.to_pylist()], pa.string())
+def _corpus_error(message: str) -> TaskError:
+    return TaskError(message, code="INVALID_CORPUS")

@@ -1,7 +1,7 @@
-"""A shard: some documents of one language, held in one process. It knows nothing of Ray.
+"""A shard: documents of one language, held and scored in one process, without Ray.
 
-Both questions that it answers are answered in canonical order (`scores`), so that adding up or merging the answers of
-any shards gives, to the last rank, what one flat index over all their documents would give.
+Both methods answer in canonical order (`exact_scores`), so merging or adding up the answers of any shards gives exactly
+what one flat index over all their documents would give.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
 from hbt_ray.retrieval.vector_file import VectorFile
 
 SPARE = 16
-"""Candidates that FAISS is asked for beyond k, for what float32 may have put in the wrong order."""
-_SCAN_SHARE = 100  # FAISS pays off where it spares 100 documents for each candidate: measured, 384 dimensions, 2 cores
+"""Candidates requested from FAISS beyond k, since float32 scores may order near ties wrongly."""
+_SCAN_SHARE = 100  # Scan below this many documents per candidate. Measured with 384 dimensions on 2 cores.
 _BLOCK = 2048  # documents scored at a time: 16 MB of float64 for 1,000 queries
 
 
 class VectorShard:
-    """Documents as order numbers [m] and vectors [m, dim]; see `scores` for keys and order numbers.
+    """Documents as order numbers [m] and vectors [m, dim]; see `exact_scores` for keys and order numbers.
 
     Args:
-        vectors: in memory, or in a file that is read block by block for every call.
-        index: what `search` asks; `preceding` always looks at every document.
-        built: that index, if it is there already.
+        vectors: in memory, or in a file that is read block by block in each call.
+        index: kind of index for `search`; `count_preceding` always scores every document.
+        built: that index, if it has been built already.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class VectorShard:
         self._orders, self._vectors, self._threads = orders, vectors, threads
         self._index = index or IndexConfig()
         if built is not None:
-            self._proposing = built
+            self._proposal_index = built
 
-    def preceding(self, queries: Floats, keys: Integers) -> Integers:
-        """How many documents of this shard come before each key: [n, dim] and [n, g] → [n, g]."""
+    def count_preceding(self, queries: Floats, keys: Integers) -> Integers:
+        """Number of documents of this shard that come before each key: [n, dim] and [n, g] → [n, g]."""
         counts = np.zeros(keys.shape, dtype=np.int64)
         for start in range(0, len(self._orders), _BLOCK):
             block = np.sort(self._keys(queries, slice(start, start + _BLOCK)), axis=1)
-            counts += block.shape[1] - _not_above(block, keys)
+            counts += block.shape[1] - _count_up_to(block, keys)
         return counts
 
     def search(self, queries: Floats, k: int) -> Integers:
         """The keys of the first k documents (fewer where the shard has fewer), best first: [n, dim] → [n, k].
 
-        An index other than `Flat` may miss some of them, and find fewer than k: the rest is `NO_KEY`.
+        An index other than `Flat` may miss some of them, or find fewer than k; the rest is `NO_KEY`.
         """
         k, num_candidates = min(k, len(self._orders)), k + SPARE
-        if self._proposes:
-            return self._proposed(queries, k)
+        if self._is_approximate:
+            return self._search_approximately(queries, k)
         if isinstance(self._vectors, VectorFile):
             return self._scan(queries, k)
         if num_candidates * _SCAN_SHARE > len(self._orders):
@@ -88,22 +88,22 @@ class VectorShard:
             best = top_keys(np.hstack([best, self._keys(queries, slice(start, start + _BLOCK))]), k)
         return best
 
-    def _proposed(self, queries: Floats, k: int) -> Integers:
-        """`search` by exact scores among what the index proposes."""
-        _, positions = self._proposing.search(queries, min(k * self._index.proposals, len(self._orders)))
-        query, column = np.nonzero(positions >= 0)
-        found = positions[query, column]
+    def _search_approximately(self, queries: Floats, k: int) -> Integers:
+        """`search` by exact scores among the documents that the index proposes."""
+        _, positions = self._proposal_index.search(queries, min(k * self._index.proposals, len(self._orders)))
+        query, column = np.nonzero(positions >= 0)  # FAISS pads with -1.
+        rows = positions[query, column]
         keys = np.full(positions.shape, NO_KEY, dtype=np.int64)
-        keys[query, column] = ranking_keys(pair_scores(queries, self._vectors, query, found), self._orders[found])
+        keys[query, column] = ranking_keys(pair_scores(queries, self._vectors, query, rows), self._orders[rows])
         return top_keys(keys, k)
 
     def _candidates(self, queries: Floats, k: int, num_candidates: int) -> tuple[Integers, npt.NDArray[np.bool_]]:
-        """`search` by FAISS, and for which queries no document can have been missed.
+        """`search` by FAISS's float32 scores: keys [n, k], and the queries [n] for which no document can be missing.
 
-        A float32 score, added in whatever order, is within `reach` of the canonical one: `dim` roundings of
-        2^-24 |q| |d|, one more for the canonical score itself, and whatever falls below 2^-126. FAISS's last
-        candidate bounds what it left out: nothing of that belongs in where this bound, plus the reach, is below the
-        k-th canonical score.
+        A float32 score, added in any order, is within `reach` of the canonical one: `dim` roundings of 2^-24 |q| |d|,
+        one more for the canonical score itself, and whatever falls below 2^-126. The score of FAISS's last candidate
+        bounds those of all documents that it left out. If that bound plus the reach is below the k-th canonical score,
+        none of them belongs to the first k.
         """
         dim = queries.shape[1]
         assert isinstance(self._vectors, np.ndarray)
@@ -121,7 +121,7 @@ class VectorShard:
 
     @cached_property
     def _faiss(self) -> Any:
-        # Made on the first search: `preceding` needs no index, and the index copies the vectors.
+        # Built on the first search: `count_preceding` needs no index, and the index copies the vectors.
         import faiss
 
         faiss.omp_set_num_threads(self._threads)
@@ -130,23 +130,23 @@ class VectorShard:
         return index
 
     @cached_property
-    def _proposes(self) -> bool:
+    def _is_approximate(self) -> bool:
         return not self._index.exact and not self._index.too_few(*self._vectors.shape)
 
     @cached_property
-    def _proposing(self) -> Any:
+    def _proposal_index(self) -> Any:
         return self._index.build(self._vectors, self._threads)
 
 
 def top_keys(keys: Integers, k: int) -> Integers:
-    """The k greatest keys of each row (all, where there are fewer), greatest first: [n, m] → [n, k]."""
+    """The k greatest keys of each row (all, if there are fewer), greatest first: [n, m] → [n, k]."""
     if k < keys.shape[1]:
         keys = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
     return np.ascontiguousarray(np.sort(keys, axis=1)[:, ::-1])
 
 
-def _not_above(rows: Integers, keys: Integers) -> Integers:
-    """How many entries of each row are not above each key, by halving: sorted [n, m] and [n, g] → [n, g]."""
+def _count_up_to(rows: Integers, keys: Integers) -> Integers:
+    """Number of entries of each row up to each key, by binary search: sorted [n, m] and [n, g] → [n, g]."""
     low = np.zeros(keys.shape, dtype=np.int64)
     high = np.full(keys.shape, rows.shape[1], dtype=np.int64)
     for _ in range(rows.shape[1].bit_length()):

@@ -1,9 +1,8 @@
-"""Shards in a process of their own: a Ray actor that is made again when it dies, and asked again what it owes.
+"""Shards in a Ray actor that is restarted when it dies, and then repeats the calls that it owes.
 
 One process may hold several shards: a process costs about half a second of CPU and 200 MB before it holds anything,
-which eleven small languages on two cores would feel.
-
-Ray's own restarts would do this silently; a search that keeps losing processes must say so, and end.
+which is much for eleven small languages on two cores. Ray's own restarts would be silent; a search whose processes keep
+dying must report it and end.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class ShardGroup:
-    """What runs in the process: order numbers and vectors of one shard after the other."""
+    """The actor's process: several `VectorShard`s. `contents` alternates order numbers and vectors of each."""
 
     def __init__(self, threads: int, index: IndexConfig, *contents: Any) -> None:
         self._shards = [
@@ -33,23 +32,25 @@ class ShardGroup:
             for orders, vectors in zip(contents[::2], contents[1::2], strict=True)
         ]
 
-    def ask(self, members: Sequence[int], method: str, queries: Floats, other: Any) -> list[Integers]:
-        """One answer a member, of `VectorShard.search` or `VectorShard.preceding`."""
-        return [getattr(self._shards[member], method)(queries, other) for member in members]
+    def call(self, members: Sequence[int], method: str, queries: Floats, argument: Any) -> list[Integers]:
+        """The result of each member shard, of `VectorShard.search` or `VectorShard.count_preceding`."""
+        return [getattr(self._shards[member], method)(queries, argument) for member in members]
 
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """A question that an actor was asked; `life` says in which of its lives."""
+    """A call that was sent to an actor."""
 
     arguments: tuple[Any, ...]
-    life: int
-    answer: Any
-    """The reference to the answer."""
+    """Arguments of `ShardGroup.call`."""
+    num_restarts: int
+    """Number of restarts of the actor before the call."""
+    reference: Any
+    """Reference to the results."""
 
 
 class ShardActor:
-    """The driver's side; `contents` are references to the order numbers and vectors of `ShardGroup`."""
+    """The driver's handle of a `ShardGroup`; `contents` are references to its order numbers and vectors."""
 
     def __init__(
         self,
@@ -62,44 +63,45 @@ class ShardActor:
     ) -> None:
         self.name, self._index = name, index
         self._contents, self._num_cpus, self._max_rebuilds, self._timeout = contents, num_cpus, max_rebuilds, timeout
-        self._life = 0
+        self._num_restarts = 0
         self._actor: Any = None
         self._start()
 
-    def ask(self, *arguments: Any) -> ShardRequest:
-        """Send the arguments of `ShardGroup.ask`, some of them references to objects, and do not wait."""
-        return ShardRequest(arguments, self._life, self._actor.ask.remote(*arguments))
+    def call(self, *arguments: Any) -> ShardRequest:
+        """Send a call of `ShardGroup.call`, whose arguments may be references to objects, without waiting."""
+        return ShardRequest(arguments, self._num_restarts, self._actor.call.remote(*arguments))
 
-    def answer(self, request: ShardRequest) -> list[Integers]:
-        """Wait for the answers; where the process died over them, start it again and repeat the question.
+    def results(self, request: ShardRequest) -> list[Integers]:
+        """Wait for the results; if the process died, restart it and repeat the call.
 
         Raises:
             HbtError: the process died more than `max_rebuilds` times.
-            ResourceError: the cluster has no room for it any more.
+            ResourceError: the cluster has no free CPUs for it any more.
         """
         while True:
             try:
-                answers: list[Integers] = ray.get(request.answer)
+                results: list[Integers] = ray.get(request.reference)
             except (RayActorError, ObjectLostError) as error:
-                # Other questions of the lost life fail as well, after the process was started again.
-                if request.life == self._life:
+                # Other calls to the lost process fail as well, after it was restarted for the first of them.
+                if request.num_restarts == self._num_restarts:
                     self._rebuild(error)
-                request = self.ask(*request.arguments)
+                request = self.call(*request.arguments)
             else:
-                return answers
+                return results
 
     def wait_until_ready(self) -> None:
-        """Raises ResourceError where the process does not start in time."""
-        request = self.ask((), "", None, None)
-        done, _ = ray.wait([request.answer], timeout=self._timeout)
+        """Wait until the process has started. Raises ResourceError if it does not start in time."""
+        request = self.call((), "", None, None)
+        done, _ = ray.wait([request.reference], timeout=self._timeout)
         if not done:
             free = ray.available_resources().get("CPU", 0.0)
             raise ResourceError(
                 f"{self.name} did not start within {self._timeout:g} s: it asks for {self._num_cpus:g} CPUs, "
                 f"{free:g} of the cluster's {ray.cluster_resources().get('CPU', 0.0):g} are free. Free some, or lower "
-                "search.cpus_per_actor (0 reserves none)."
+                "search.cpus_per_actor (0 reserves none).",
+                code="RESOURCES",
             )
-        self.answer(request)
+        self.results(request)
 
     def stop(self) -> None:
         """End the process."""
@@ -115,13 +117,14 @@ class ShardActor:
         self._actor = remote.remote(threads, self._index, *self._contents)
 
     def _rebuild(self, cause: Exception) -> None:
-        if self._life == self._max_rebuilds:
+        if self._num_restarts == self._max_rebuilds:
             raise HbtError(
-                f"{self.name} died (was started again {self._life} times): {str(cause).splitlines()[0]} If it ran "
-                "out of memory, lower search.max_rows or search.chunk_size; else see the logs of Ray."
+                f"{self.name} died (was restarted {self._num_restarts} times): {str(cause).splitlines()[0]} If it ran "
+                "out of memory, lower search.max_rows or search.chunk_size; else see the logs of Ray.",
+                code="WORKER_DIED",
             ) from cause
-        self._life += 1
+        self._num_restarts += 1
         logger.warning("%s died (%s): starting it again, %d of %d times", self.name, type(cause).__name__,
-                       self._life, self._max_rebuilds)  # fmt: skip
+                       self._num_restarts, self._max_rebuilds)  # fmt: skip
         self._start()
         self.wait_until_ready()

@@ -1,9 +1,9 @@
-"""Exact search over shards: one shard = one language (large ones are cut further), held by Ray actors.
+"""Search over shards in Ray actors: one shard per language, and large languages are cut further.
 
-The same shards serve all settings: a question searches those of one language, or all, and answers are merged by
-ranking key (`scores`), so that they do not depend on how the corpus is cut. Beside top-k search, `preceding` counts the
-documents before given ones: that is enough for ranks, and so for every measure over the full list, and it moves a few
-numbers a question instead of a list as long as the corpus.
+The same shards serve all settings: a question searches those of one language, or all. Results are merged by ranking key
+(`exact_scores`), so they do not depend on how the corpus is cut. Beside top-k search, `count_preceding` counts the
+documents before given ones. That is enough for ranks, and so for every measure over the full list, and it transfers a
+few numbers per question instead of a list as long as the corpus.
 """
 
 from __future__ import annotations
@@ -47,51 +47,85 @@ from hbt_ray.storage import temporary_folder
 logger = logging.getLogger(__name__)
 
 _BLOCK = 65_536
+_FLAT_COPIES = 2
+"""Copies of a corpus in memory: shared by the processes, and in FAISS's flat index."""
 
 
 class SearchConfig(Config):
-    """How a corpus is cut into shards and how these are asked."""
+    """How a corpus is cut into shards, and how they are searched."""
 
     index: IndexConfig = IndexConfig()
+    """Index of each shard."""
     memory_gib: float | None = Field(default=None, gt=0)
-    """What vectors and indexes of a corpus may take in all processes. Default: half of the cluster's memory."""
+    """Limit of vectors and indexes of a corpus over all processes, in GiB. Default: half of the cluster's memory."""
     scratch: Path | None = None
-    """Where vectors lie that are read from disk; on a cluster, a folder that all nodes see."""
+    """Folder for vectors that are searched on disk; on a cluster, one that all nodes see. Default: a temporary one."""
     max_rows: int = Field(default=1_000_000, gt=0)
-    """Documents of one shard; a larger language is cut into equal parts."""
+    """Maximum number of documents in a shard; a larger language is cut into equal parts."""
     chunk_size: int = Field(default=1000, gt=0)
-    """Queries that a shard scores at once; well below 1,000 the matrix products get slow."""
+    """Queries that a shard scores at once. Matrix products get slow well below 1,000."""
     num_chunks_in_flight: int = Field(default=4, gt=0)
-    """Chunks that are under way at a time; bounds the object store."""
+    """Maximum number of chunks that are processed at a time; limits the memory of the object store."""
     num_actors: int | None = Field(default=None, gt=0)
-    """Processes that share the shards, at most one a shard. Default: half of the cluster's CPUs."""
+    """Number of processes for the shards, at most one per shard. Default: half of the cluster's CPUs."""
     cpus_per_actor: float | None = Field(default=None, ge=0)
-    """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less where half of them is less."""
+    """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less if half of the CPUs are fewer."""
     max_rebuilds: int = Field(default=3, ge=0)
-    """How often a process that died is started again before the search gives up."""
+    """How often a process that died is restarted before the search gives up."""
     start_timeout_seconds: float = Field(default=120, gt=0)
-    """How long a process may wait for room on the cluster."""
+    """How long a process may wait for free CPUs of the cluster."""
+
+
+class VectorPlacement(Enum):
+    """Where the vectors of a corpus are while it is searched."""
+
+    IN_MEMORY = "in memory"
+    ON_DISK = "on disk, read again for every chunk of queries"
+
+
+def place_vectors(num_rows: int, width: int, index: IndexConfig, allowance: float) -> VectorPlacement:
+    """Where vectors can be with `allowance` bytes of memory over all processes.
+
+    Exact search falls back to reading from disk. An index other than `Flat` must be in memory; its vectors, which only
+    score its proposals, need not be.
+
+    Raises:
+        ResourceError: the index does not fit; the message has the sizes.
+    """
+    vectors = 4 * num_rows * width
+    if index.exact:
+        fits = _FLAT_COPIES * vectors <= allowance
+        return VectorPlacement.IN_MEMORY if fits else VectorPlacement.ON_DISK
+    needed = index.bytes_for(num_rows, width)
+    if needed > allowance:
+        raise ResourceError(
+            f"an index {index.factory} over {num_rows:,} vectors of width {width} takes {gib(needed)}, and "
+            f"{gib(allowance)} are allowed for it; raise search.memory_gib, add nodes, take a smaller code such as "
+            "IVF1024,PQ48, or search exactly (Flat), which reads from disk what does not fit",
+            code="RESOURCES",
+        )
+    return VectorPlacement.IN_MEMORY if needed + vectors <= allowance else VectorPlacement.ON_DISK
+
+
+def gib(num_bytes: float) -> str:
+    """`1.5 GiB`, `0.003 GiB`."""
+    return f"{num_bytes / 2**30:.3g} GiB"
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One shard: member `member` of its actor."""
+class _ShardHandle:
+    """One shard: number `member` within its actor."""
 
     language: str
     actor: ShardActor
     member: int
 
 
-_Answers = list[tuple[_Part, Integers]]
+_Results = list[tuple[_ShardHandle, Integers]]
 
 
 class ShardedIndex:
-    """A corpus in shards. Use it in a `with`, or call `close`: it holds processes.
-
-    Raises (on making):
-        TaskError: no documents, ids that are not unique, counts that differ, or a vector that is not finite.
-        ResourceError: the cluster has no room for the shards.
-    """
+    """A corpus in shards. Use it in a `with` block, or call `close`: it holds processes."""
 
     def __init__(
         self,
@@ -100,26 +134,36 @@ class ShardedIndex:
         vectors: npt.ArrayLike,
         config: SearchConfig | None = None,
     ) -> None:
-        """One id, language and vector a document; vectors [documents, dim] become float32."""
+        """One id, language and vector per document; vectors [documents, dim] become float32.
+
+        Raises:
+            TaskError: no documents, ids that are not unique, counts that differ, or a vector that is not finite.
+            ConfigError: FAISS does not know the index.
+            ResourceError: the cluster has no memory or CPUs for the shards.
+        """
         if not len(ids) == len(languages) == len(np.asarray(vectors)) > 0:
             raise TaskError(
                 f"a corpus of {len(ids)} ids, {len(languages)} languages and {len(np.asarray(vectors))} vectors cannot "
-                "be indexed; give one of each for every document, and at least one document"
+                "be indexed; give one of each for every document, and at least one document",
+                code="INVALID_CORPUS",
             )
         self._vectors = _checked_corpus(vectors, ids)
         if len(set(ids)) < len(ids):
-            raise TaskError("document ids are not unique, so ties could not be broken; add the language to the ids")
+            raise TaskError(
+                "document ids are not unique, so ties could not be broken; add the language to the ids",
+                code="INVALID_CORPUS",
+            )
         self.ids = list(ids)
         self.languages = sorted(set(languages))
         self._language_of_row = np.searchsorted(self.languages, np.asarray(languages))
-        # Python compares strings by code point, which is the byte order of UTF-8 and so the order of trec_eval.
+        # Python compares strings by code point. That is the byte order of UTF-8, and so the order of trec_eval.
         self._row_of_order = np.array(sorted(range(len(ids)), key=self.ids.__getitem__), dtype=np.int64)
         self._order_of_row = np.argsort(self._row_of_order)
         self._config = config or SearchConfig()
-        self._config.index.empty(self._vectors.shape[1])  # What FAISS does not know shows before a process starts.
+        self._config.index.empty(self._vectors.shape[1])  # Refuse an unknown index before a process starts.
         self._scratch: Path | None = None
         self._cleanup = ExitStack()
-        self._parts: list[_Part] = []
+        self._shards: list[_ShardHandle] = []
         try:
             self._start(np.asarray(languages))
         except BaseException:
@@ -128,7 +172,7 @@ class ShardedIndex:
 
     @classmethod
     def of_task(cls, task: Task, vectors: npt.ArrayLike, config: SearchConfig | None = None) -> Self:
-        """The documents of a task with their vectors [documents, dim], row by row."""
+        """An index of a task's documents, whose vectors are [documents, dim] in the same order."""
         return cls(task.documents["doc_id"].to_pylist(), task.documents["language"].to_pylist(), vectors, config)
 
     def __len__(self) -> int:
@@ -141,10 +185,10 @@ class ShardedIndex:
         self.close()
 
     def close(self) -> None:
-        """End the shards' processes; a second call does nothing."""
+        """End the processes of the shards; a second call does nothing."""
         for actor in self._actors():
             actor.stop()
-        self._parts.clear()
+        self._shards.clear()
         self._cleanup.close()
 
     def search(self, queries: npt.ArrayLike, k: int, languages: Collection[str] | None = None) -> Hits:
@@ -154,38 +198,44 @@ class ShardedIndex:
             TaskError: a query vector that is not finite or of another dimension, an unknown language, or k < 1.
         """
         if k < 1:
-            raise TaskError(f"k={k} asks for no documents; ask for at least one")
+            raise TaskError(f"k={k} asks for no documents; ask for at least one", code="INVALID_SEARCH")
         checked = self._checked(queries)
-        keys = [
-            top_keys(np.hstack([keys for _, keys in answers]), k)
-            for _, answers in self._ask(self._parts_of(languages), "search", checked, k)
+        chunks = [
+            top_keys(np.hstack([keys for _, keys in results]), k)
+            for _, results in self._call_shards(self._shards_of(languages), "search", checked, k)
         ]
-        merged = np.concatenate(keys) if keys else np.empty((0, k), dtype=np.int64)
-        found = merged != NO_KEY
-        documents = np.where(found, self._row_of_order[np.where(found, key_orders(merged), 0)], -1)
-        return Hits(documents, np.where(found, key_scores(merged), -np.inf).astype(np.float32))
+        merged = np.concatenate(chunks) if chunks else np.empty((0, k), dtype=np.int64)
+        valid = merged != NO_KEY
+        documents = np.where(valid, self._row_of_order[np.where(valid, key_orders(merged), 0)], -1)
+        return Hits(documents, np.where(valid, key_scores(merged), -np.inf).astype(np.float32))
 
-    def preceding(self, queries: npt.ArrayLike, documents: Integers) -> Integers:
-        """How many documents of each language come before the given ones: an exact rank is 1 + such counts.
+    def count_preceding(self, queries: npt.ArrayLike, documents: Integers) -> Integers:
+        """Number of documents of each language that come before given ones; an exact rank is one more.
 
-        Queries [n, dim], rows of the corpus [n, g] with -1 as padding → [languages, n, g]; 0 at the padding.
+        Args:
+            queries: [n, dim].
+            documents: [n, g] rows of the corpus, -1 as padding.
+
+        Returns:
+            [languages, n, g]; 0 at the padding.
 
         Raises:
             TaskError: a query vector that is not finite or of another dimension.
         """
         checked = self._checked(queries)
         counts = np.zeros((len(self.languages), *documents.shape), dtype=np.int64)
-        for rows, answers in self._ask(self._parts_of(None), "preceding", checked, self._keys(checked, documents)):
-            for part, answer in answers:
-                counts[self.languages.index(part.language), rows] += answer
+        keys = self._keys(checked, documents)
+        for rows, results in self._call_shards(self._shards_of(None), "count_preceding", checked, keys):
+            for shard, preceding in results:
+                counts[self.languages.index(shard.language), rows] += preceding
         counts[:, documents < 0] = 0
         return counts
 
-    def places(self, queries: npt.ArrayLike, documents: Integers) -> DocumentRanks:
-        """Exact ranks of rows of the corpus [n, g], -1 as padding: one more than precede them."""
-        counts, given = self.preceding(queries, documents), documents >= 0
+    def document_ranks(self, queries: npt.ArrayLike, documents: Integers) -> DocumentRanks:
+        """Exact ranks of rows of the corpus [n, g], -1 as padding."""
+        counts, held = self.count_preceding(queries, documents), documents >= 0
         own = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
-        return DocumentRanks(np.where(given, own + 1, 0), np.where(given, counts.sum(axis=0) + 1, 0))
+        return DocumentRanks(np.where(held, own + 1, 0), np.where(held, counts.sum(axis=0) + 1, 0))
 
     def _keys(self, queries: Floats, documents: Integers) -> Integers:
         query, column = np.nonzero(documents >= 0)
@@ -197,56 +247,65 @@ class ShardedIndex:
     def _checked(self, queries: npt.ArrayLike) -> Floats:
         return checked_vectors(queries, lambda row: f"query number {row}", self._vectors.shape[1])
 
-    def _parts_of(self, languages: Collection[str] | None) -> list[_Part]:
-        if not self._parts:
-            raise TaskError("the index is closed; search inside its `with`")
-        wanted = self.languages if languages is None else languages
-        if not wanted:
-            raise TaskError("no languages to search; name at least one, or give None for all")
-        if unknown := sorted(set(wanted) - set(self.languages)):
-            raise TaskError(f"no documents in {unknown[0]!r}; the corpus has {', '.join(self.languages)}")
-        return [part for part in self._parts if part.language in wanted]
+    def _shards_of(self, languages: Collection[str] | None) -> list[_ShardHandle]:
+        if not self._shards:
+            raise TaskError("the index is closed; search inside its `with` block", code="INVALID_SEARCH")
+        requested = self.languages if languages is None else languages
+        if not requested:
+            raise TaskError("no languages to search; name at least one, or give None for all", code="INVALID_SEARCH")
+        if unknown := sorted(set(requested) - set(self.languages)):
+            raise TaskError(
+                f"no documents in {unknown[0]!r}; the corpus has {', '.join(self.languages)}", code="INVALID_SEARCH"
+            )
+        return [shard for shard in self._shards if shard.language in requested]
 
-    def _ask(self, parts: list[_Part], method: str, queries: Floats, other: Any) -> Iterator[tuple[slice, _Answers]]:
-        """Chunk by chunk the answers of the parts; `other` is an argument for all, or an array with a row a query."""
-        asked: dict[ShardActor, list[_Part]] = {}
-        for part in parts:
-            asked.setdefault(part.actor, []).append(part)
+    def _call_shards(
+        self, shards: list[_ShardHandle], method: str, queries: Floats, argument: Any
+    ) -> Iterator[tuple[slice, _Results]]:
+        """Results of the shards for one chunk of queries after the other.
+
+        Args:
+            argument: second argument of the method, the same for all queries, or an array with a row per query.
+        """
+        by_actor: dict[ShardActor, list[_ShardHandle]] = {}
+        for shard in shards:
+            by_actor.setdefault(shard.actor, []).append(shard)
         pending: deque[tuple[slice, list[ShardRequest]]] = deque()
         for start in range(0, len(queries), self._config.chunk_size):
             rows = slice(start, start + self._config.chunk_size)
             chunk = ray.put(queries[rows])
-            argument = ray.put(other[rows]) if isinstance(other, np.ndarray) else other
+            chunk_argument = ray.put(argument[rows]) if isinstance(argument, np.ndarray) else argument
             requests = [
-                actor.ask([part.member for part in held], method, chunk, argument) for actor, held in asked.items()
+                actor.call([shard.member for shard in members], method, chunk, chunk_argument)
+                for actor, members in by_actor.items()
             ]
             pending.append((rows, requests))
             if len(pending) == self._config.num_chunks_in_flight:
-                yield _collect(asked, *pending.popleft())
+                yield _collect(by_actor, *pending.popleft())
         while pending:
-            yield _collect(asked, *pending.popleft())
+            yield _collect(by_actor, *pending.popleft())
 
     def _start(self, languages: npt.NDArray[np.str_]) -> None:
         cuts = [(language, rows) for language in self.languages for rows in self._cut(languages, language)]
         config, cpus = self._config, self._num_cluster_cpus()
-        logger.debug("%s: vectors are %s", self.languages, self._keeping.value)
+        logger.debug("%s: vectors are %s", self.languages, self._placement.value)
         num_actors = min(len(cuts), config.num_actors or max(1, int(cpus / 2)))
-        # Half, so that Ray Data and the driver's own tasks cannot starve beside a long-lived index.
+        # Half of the CPUs, so that Ray Data and the driver's tasks cannot starve beside a long-lived index.
         num_cpus = min(1.0, round(cpus / 2 / num_actors, 3)) if config.cpus_per_actor is None else config.cpus_per_actor
-        for number, held in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
-            contents = [content for cut in held for content in self._contents(cut, cuts[cut][1])]
-            name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in held)})"
+        for number, members in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
+            contents = [content for cut in members for content in self._contents(cut, cuts[cut][1])]
+            name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in members)})"
             actor = ShardActor(
                 name, contents, config.index, num_cpus, config.max_rebuilds, config.start_timeout_seconds
             )
-            self._parts += [_Part(cuts[cut][0], actor, member) for member, cut in enumerate(held)]
+            self._shards += [_ShardHandle(cuts[cut][0], actor, member) for member, cut in enumerate(members)]
         for actor in self._actors():
             actor.wait_until_ready()
 
     def _contents(self, number: int, rows: Integers) -> tuple[Any, Any]:
-        """References to the order numbers and vectors of one shard."""
+        """Reference to the order numbers of one shard, and its vectors: a reference, or a file."""
         orders = ray.put(self._order_of_row[rows])
-        if self._keeping is VectorPlacement.HELD:
+        if self._placement is VectorPlacement.IN_MEMORY:
             return orders, ray.put(self._vectors[rows])
         if self._scratch is None:
             self._scratch = self._cleanup.enter_context(temporary_folder("shards", self._config.scratch))
@@ -258,14 +317,14 @@ class ShardedIndex:
         return orders, VectorFile(path)
 
     @cached_property
-    def _keeping(self) -> VectorPlacement:
+    def _placement(self) -> VectorPlacement:
         config = self._config
         allowance = config.memory_gib * 2**30 if config.memory_gib else ray.cluster_resources().get("memory", 0.0) / 2
         num_rows, width = self._vectors.shape
         return place_vectors(num_rows, width, config.index, allowance)
 
     def _actors(self) -> list[ShardActor]:
-        return list(dict.fromkeys(part.actor for part in self._parts))
+        return list(dict.fromkeys(part.actor for part in self._shards))
 
     @staticmethod
     def _num_cluster_cpus() -> float:
@@ -280,65 +339,29 @@ class ShardedIndex:
 
 
 def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
-    """See `checked_vectors`; block by block where they are in a file."""
+    """See `checked_vectors`; vectors in a file are checked block by block."""
     corpus = as_vector_file(vectors) if isinstance(vectors, np.ndarray) else vectors
     if not isinstance(corpus, VectorFile):
         return checked_vectors(corpus, lambda row: f"document {ids[row]!r}")
     for start in range(0, len(corpus), _BLOCK):
-        some = ids[start : start + _BLOCK]
-        checked_vectors(corpus[start : start + _BLOCK], lambda row, some=some: f"document {some[row]!r}")  # type: ignore[misc]
+        block_ids = ids[start : start + _BLOCK]
+        checked_vectors(corpus[start : start + _BLOCK], lambda row, ids=block_ids: f"document {ids[row]!r}")  # type: ignore[misc]
     return corpus
 
 
-def _collect(asked: dict[ShardActor, list[_Part]], rows: slice, requests: list[ShardRequest]) -> tuple[slice, _Answers]:
-    """Wait for one chunk's answers of all actors."""
-    answers: _Answers = []
-    for (actor, held), request in zip(asked.items(), requests, strict=True):
-        answers += zip(held, actor.answer(request), strict=True)
-    return rows, answers
+def _collect(
+    by_actor: dict[ShardActor, list[_ShardHandle]], rows: slice, requests: list[ShardRequest]
+) -> tuple[slice, _Results]:
+    """Wait for the results of all actors for one chunk."""
+    results: _Results = []
+    for (actor, members), request in zip(by_actor.items(), requests, strict=True):
+        results += zip(members, actor.results(request), strict=True)
+    return rows, results
 
 
 def _balance(sizes: list[int], num_groups: int) -> list[list[int]]:
-    """Positions of `sizes` in groups of about equal sums: the largest first, each to the least full group."""
+    """Positions of `sizes` in groups of about equal sums: the largest first, each into the emptiest group."""
     groups: list[list[int]] = [[] for _ in range(num_groups)]
     for position in sorted(range(len(sizes)), key=lambda position: -sizes[position]):
         min(groups, key=lambda group: sum(sizes[member] for member in group)).append(position)
     return groups
-
-
-_COPIES = 2
-"""Of a corpus in memory: what the processes share, and what FAISS's flat index copies."""
-
-
-class VectorPlacement(Enum):
-    """Where vectors are."""
-
-    HELD = "in memory"
-    STREAMED = "on disk, read anew for every chunk of queries"
-
-
-def place_vectors(num_rows: int, width: int, index: IndexConfig, allowance: float) -> VectorPlacement:
-    """What an allowance, in bytes over all processes, has room for.
-
-    Exact search falls back to reading from disk. An index other than `Flat` has to be in memory, and its vectors, which
-    only put its proposals in order, need not be.
-
-    Raises:
-        ResourceError: the index does not fit; with figures.
-    """
-    vectors = 4 * num_rows * width
-    if index.exact:
-        return VectorPlacement.HELD if _COPIES * vectors <= allowance else VectorPlacement.STREAMED
-    needed = index.bytes_for(num_rows, width)
-    if needed > allowance:
-        raise ResourceError(
-            f"an index {index.factory} over {num_rows:,} vectors of width {width} takes {gib(needed)}, and "
-            f"{gib(allowance)} are allowed for it; raise search.memory_gib, add nodes, take a smaller code such as "
-            "IVF1024,PQ48, or search exactly (Flat), which reads from disk what does not fit"
-        )
-    return VectorPlacement.HELD if needed + vectors <= allowance else VectorPlacement.STREAMED
-
-
-def gib(num_bytes: float) -> str:
-    """`1.5 GiB`, `0.003 GiB`."""
-    return f"{num_bytes / 2**30:.3g} GiB"

@@ -2,11 +2,11 @@
 
     centering    x - mean of the language's vectors                          questions and passages
     lir          x - its projection on the language's top directions         questions and passages
-    shift        x - alpha * (mean of its language - mean of English)        passages only, when they are indexed
+    shift        x - alpha * (mean of its language - mean of English)        passages only
 
-A transform is fitted on the texts of a store (`fit_to_store`), saved in one file beside the model (`Transform.save`)
-and applied to vectors whose languages are known (`Transform.apply`). The languages of documents are known in an index
-by language. The languages of questions must be known too for the first two methods.
+A transform is fitted to the texts of a store (`fit_to_store`), saved in one file beside the model (`Transform.save`)
+and applied to vectors whose languages are known (`Transform.apply`). An index by language knows the languages of its
+documents. The first two methods also need those of questions, unless `documents_only` is set.
 """
 
 from hbt_ray.retrieval.transforms.fit import fit, fit_to_store

@@ -1,7 +1,7 @@
-"""The methods: what each learns of a language, and how it moves that language's vectors.
+"""Post-hoc methods: what each fits to a language's vectors, and how it moves that language's vectors.
 
-Each is its own configuration. What is learned of a language and a side is a matrix [k, width]. Questions and passages
-are learned apart, as their prompts move them to different places.
+Each method is its own configuration. The parameters of a language and a side are a matrix [k, width]. Questions and
+passages are fitted separately, as their prompts move them to different places.
 """
 
 from __future__ import annotations
@@ -24,98 +24,104 @@ SIDES = (QUESTION, PASSAGE)
 
 
 class Method(Config):
-    """What all have in common."""
+    """Settings and functions that all methods have."""
 
     kind: str
-    """Its name."""
+    """Name of the method."""
     texts: int = Field(1_000, gt=1)
-    """To learn from, of each language and side; all where the store has fewer."""
+    """Texts per language and side to fit on; all texts if the store has fewer."""
     languages: Languages = ()
-    """To learn, these alone; empty means all of the store."""
+    """Languages to fit; empty means all languages of the store."""
     datasets: tuple[str, ...] = ()
-    """To learn from, these of the store alone; empty means all. Where languages have texts of other kinds, what is
-    learned of a language is what is learned of its texts: a parallel set leaves that out."""
+    """Datasets of the store to fit on; empty means all. If languages have texts of different kinds, the method fits the
+    kind of text as well; a parallel dataset avoids that."""
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Whose vectors it moves."""
+        """Sides whose vectors are moved."""
         return SIDES
 
     @property
     def anchor(self) -> str | None:
-        """The language that the others are compared with, text by parallel text; it stays where it is."""
+        """The language that the others are compared with, by parallel texts; its vectors are not moved."""
         return None
 
     @property
-    def least(self) -> int:
-        """Texts below which nothing can be learned of a language."""
+    def min_texts(self) -> int:
+        """Minimum number of texts of a language; languages with fewer are not fitted."""
         return 2
 
     @abstractmethod
-    def learned(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
-        """[k, width] from a language's vectors [n, width] and, row by row, those of the anchor's parallel texts."""
+    def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
+        """Parameters of a language, [k, width].
+
+        Args:
+            vectors: [n, width] of the language's texts.
+            anchors: [n, width] of their translations into the anchor language, if the method has one.
+        """
 
     @abstractmethod
-    def moved(self, vectors: Doubles, learned: Doubles) -> Doubles:
-        """The vectors of that language [m, width] without what was learned."""
+    def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
+        """Vectors of that language without what is typical of it: [m, width] → [m, width]."""
 
 
-class _EitherSide(Method):
+class _BothSides(Method):
     documents_only: bool = False
-    """Questions stay where they are, so that an index can be mended and its users need not know."""
+    """Move passages only. An index can then be corrected without a change for those who search it."""
 
     @property
     def sides(self) -> tuple[str, ...]:
         return (PASSAGE,) if self.documents_only else SIDES
 
 
-class Centering(_EitherSide):
-    """x - m, with m the mean of the language's vectors (2004.05160)."""
+class Centering(_BothSides):
+    """x - m, where m is the mean of the language's vectors (2004.05160)."""
 
     kind: Literal["centering"] = "centering"
 
-    def learned(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
+    def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         mean: Doubles = vectors.mean(axis=0, keepdims=True)
         return mean
 
-    def moved(self, vectors: Doubles, learned: Doubles) -> Doubles:
-        return vectors - learned
+    def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
+        return vectors - parameters
 
 
-class Lir(_EitherSide):
-    """x - V Vᵀ x, with V the first right-singular vectors of the language's vectors, which are not centred first
+class Lir(_BothSides):
+    """x - V Vᵀ x, where V has the first right-singular vectors of the language's vectors, which are not centred first
     (2109.04727; one direction is best there)."""
 
     kind: Literal["lir"] = "lir"
     directions: int = Field(1, gt=0)
-    """How many are removed."""
+    """Number of directions to remove."""
 
     @property
-    def least(self) -> int:
+    def min_texts(self) -> int:
         return self.directions + 1
 
-    def learned(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
+    def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         width = vectors.shape[1]
         if self.directions >= width:
             raise ConfigError(f"directions={self.directions}: vectors of {width} numbers would have nothing left")
         directions: Doubles = np.linalg.svd(vectors, full_matrices=False)[2][: self.directions]
         return directions
 
-    def moved(self, vectors: Doubles, learned: Doubles) -> Doubles:
-        # Not by BLAS, whose sums depend on a row's place: equal vectors stay equal, and tie.
-        shadows = np.einsum("nw,kw->nk", vectors, learned)
-        rest: Doubles = vectors - np.einsum("nk,kw->nw", shadows, learned)
-        return rest
+    def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
+        # einsum, not BLAS, whose sums depend on a row's position: equal vectors must stay equal, so that they tie.
+        projections = np.einsum("nw,kw->nk", vectors, parameters)
+        moved: Doubles = vectors - np.einsum("nk,kw->nw", projections, parameters)
+        return moved
 
 
 class Shift(Method):
-    """x - alpha · v, with v the mean of f(text) - f(its translation into the source language), over parallel passages
-    (2606.18801, equation 1 and algorithm 1). Questions stay as they are, and so do passages in the source language."""
+    """x - alpha · v, where v is the mean of f(text) - f(its translation into the source language) over parallel
+    passages (2606.18801, equation 1 and algorithm 1). Questions and passages in the source language are not moved."""
 
     kind: Literal["shift"] = "shift"
     alpha: float = Field(1.0, gt=0, le=1)
-    """1 takes the whole offset; 0.6 to 1 are best there, by encoder."""
+    """Share of the offset to subtract; 1 subtracts all of it. 0.6 to 1 are best in the paper, depending on encoder."""
     source: Language = "en"
+    """Language that the others are compared with."""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -125,14 +131,14 @@ class Shift(Method):
     def anchor(self) -> str:
         return self.source
 
-    def learned(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
+    def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         if anchors is None or anchors.shape != vectors.shape:
-            raise ConfigError("shift compares a language with its translations, so it needs as many of these, in order")
+            raise ConfigError("shift compares texts with their translations; give a translation of each, in order")
         offset: Doubles = (vectors - anchors).mean(axis=0, keepdims=True)
         return offset
 
-    def moved(self, vectors: Doubles, learned: Doubles) -> Doubles:
-        return vectors - self.alpha * learned
+    def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
+        return vectors - self.alpha * parameters
 
 
 AnyMethod = Annotated[Centering | Lir | Shift, Field(discriminator="kind")]
@@ -142,9 +148,14 @@ METHODS: Mapping[str, type[Method]] = {"centering": Centering, "lir": Lir, "shif
 def make_method(kind: str, origin: str = "the command line", **settings: Any) -> Method:
     """The method of that name; settings that are None keep their defaults.
 
+    Args:
+        origin: where the settings come from, for errors.
+
     Raises:
-        ConfigError: no such method, or a setting that it does not have.
+        ConfigError: an unknown method, or a setting that it does not have.
     """
     if kind not in METHODS:
-        raise ConfigError(f"{origin}: no method is called {kind!r}; known are {', '.join(METHODS)}")
+        raise ConfigError(
+            f"{origin}: no method is called {kind!r}; known are {', '.join(METHODS)}", code="UNKNOWN_METHOD"
+        )
     return METHODS[kind].make({key: value for key, value in settings.items() if value is not None}, f"{origin}: {kind}")

@@ -1,7 +1,7 @@
-"""The fix: what a method has learned of each language, in one file, and the way of vectors through it.
+"""A fitted transform: the parameters of a method for each language, in one file, and their application to vectors.
 
-MODEL/posthoc/centering.safetensors    tensors `<side>.<language>` [k, width]; the header's `hbt_ray` is JSON that
-                                       says which method, fitted to which encoder, on how many texts
+MODEL/posthoc/centering.safetensors    tensors `<side>.<language>` [k, width]; the header's `hbt_ray` is JSON with the
+                                       method, the encoder's fingerprint and the numbers of texts
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ SUFFIX = ".safetensors"
 _HEADER, _CHECKSUM = "hbt_ray", "checksum"
 _NAME = re.compile(r"[\w.-]+")
 _ROWS_AT_ONCE = 65_536
-_NONE = 1e-12
-"""A vector shorter than it has no direction that could be kept."""
+_MIN_LENGTH = 1e-12
+"""Lower limit of the length by which a moved vector is divided."""
 
 
 def check_transform_path(path: Path) -> Path:
-    """Raises: ConfigError where results could not be named after the file."""
+    """The path. Raises ConfigError if results could not be named after the file."""
     if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
-        raise ConfigError(f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'")
+        raise ConfigError(
+            f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'", code="INVALID_NAME"
+        )
     valid_name(path.stem, "posthoc")
     return path
 
@@ -51,102 +53,116 @@ class Transform:
     """A fitted method."""
 
     name: str
-    """What results call it, and the stem of its file."""
+    """Name in results, and stem of the file."""
     method: Method
-    learned: Mapping[str, Mapping[str, Vectors]]
+    parameters: Mapping[str, Mapping[str, Vectors]]
     """Side → language → [k, width]."""
     unit: bool
-    """The encoder's vectors have length one, so they get it back."""
+    """Whether the encoder's vectors have unit length; moved vectors are then normalised."""
     encoder: str
-    """Fingerprint of the encoder that it was fitted to, with its prompts and length."""
+    """Fingerprint of the encoder that the transform was fitted to, with its prompts and length."""
     texts: Mapping[str, Mapping[str, int]]
-    """Side → language → how many it was learned from."""
+    """Side → language → number of texts that the transform was fitted on."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all that decides where vectors go."""
+        """Checksum of everything that determines the moved vectors."""
         digest = hashlib.sha256(self._header().encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + tensor.tobytes())
         return digest.hexdigest()[:16]
 
     def apply(self, vectors: npt.ArrayLike, languages: Sequence[str], side: str) -> Vectors:
-        """The vectors [n, width] of texts of one side in these languages [n], moved; those given stay as they are.
+        """Moved copies of vectors, [n, width].
 
-        Vectors in a language that the fix does not know stay where they are, and a warning names it.
+        Vectors in a language that was not fitted are not moved, and a warning names the language.
+
+        Args:
+            vectors: [n, width] of texts of one side.
+            languages: [n] of these texts.
+            side: `QUESTION` or `PASSAGE`.
 
         Raises:
-            ConfigError: as many languages as vectors are needed, of the width that the fix was fitted to.
+            ConfigError: the numbers of languages and vectors differ, or the width is not that of the fit.
         """
-        fixed = np.array(vectors, np.float32)
-        if fixed.ndim != 2 or len(fixed) != len(languages):
+        moved = np.array(vectors, np.float32)
+        if moved.ndim != 2 or len(moved) != len(languages):
             raise ConfigError(
-                f"posthoc {self.name}: vectors of shape {fixed.shape} for {len(languages)} languages; give [n, width] "
-                "and a language for each"
+                f"posthoc {self.name}: vectors of shape {moved.shape} for {len(languages)} languages; give [n, width] "
+                "and a language for each",
+                code="INVALID_VECTORS",
             )
-        known = self.learned.get(side, {})
-        if unknown := self.unknown(languages, side):
+        fitted = self.parameters.get(side, {})
+        if unfitted := self.unfitted_languages(languages, side):
             logger.warning(
-                "posthoc %s was not fitted for %s: these %ss stay where they are, beside others that moved",
-                self.name, ", ".join(unknown), side,
+                "posthoc %s was not fitted for %s: these %ss are not moved, while others are",
+                self.name, ", ".join(unfitted), side,
             )  # fmt: skip
-        asked = np.asarray(languages, dtype=np.str_)
-        for language in sorted(set(languages) & known.keys()):
-            if fixed.shape[1] != (width := known[language].shape[1]):
-                raise ConfigError(f"posthoc {self.name}: made for vectors of {width} numbers, not of {fixed.shape[1]}")
-            rows = np.flatnonzero(asked == language)
+        tags = np.asarray(languages, dtype=np.str_)
+        for language in sorted(set(languages) & fitted.keys()):
+            if moved.shape[1] != (width := fitted[language].shape[1]):
+                raise ConfigError(
+                    f"posthoc {self.name}: made for vectors of {width} numbers, not of {moved.shape[1]}",
+                    code="OTHER_ENCODER",
+                )
+            rows = np.flatnonzero(tags == language)
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 part = rows[start : start + _ROWS_AT_ONCE]
-                fixed[part] = self._moved(fixed[part].astype(np.float64), known[language].astype(np.float64))
-        return fixed
+                moved[part] = self._move(moved[part].astype(np.float64), fitted[language].astype(np.float64))
+        return moved
 
-    def unknown(self, languages: Sequence[str], side: str) -> list[str]:
-        """Those of a side that it moves which it was not fitted for."""
+    def unfitted_languages(self, languages: Sequence[str], side: str) -> list[str]:
+        """Languages of a side that should be moved but were not fitted."""
         if side not in self.method.sides:
             return []
-        return sorted(set(languages) - {*self.learned.get(side, {}), self.method.anchor or ""})
+        return sorted(set(languages) - {*self.parameters.get(side, {}), self.method.anchor or ""})
 
-    def _moved(self, vectors: npt.NDArray[np.float64], learned: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        moved = self.method.moved(vectors, learned)
+    def _move(self, vectors: npt.NDArray[np.float64], parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        moved = self.method.move(vectors, parameters)
         if self.unit:
             lengths = np.sqrt(np.einsum("nw,nw->n", moved, moved))[:, None]
-            moved = moved / np.maximum(lengths, _NONE)
+            moved = moved / np.maximum(lengths, _MIN_LENGTH)
         return moved
 
     def save(self, path: Path) -> Path:
-        """Write the file `path`, whole or not at all.
+        """Write the file `path`, completely or not at all.
 
         Raises:
-            ConfigError: see `check_transform_path`, or the place refuses.
+            ConfigError: see `check_transform_path`, or the file cannot be written.
         """
         check_transform_path(path)
         try:
             with atomic_file(path) as scratch:
                 save_file(self._tensors(), scratch, {_HEADER: self._header(), _CHECKSUM: self.fingerprint})
         except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path}: cannot be written ({error}); name another place with --out") from None
+            raise ConfigError(
+                f"{path}: cannot be written ({error}); name another place with --out", code="STORAGE"
+            ) from None
         return path
 
     @classmethod
     def load(cls, path: Path) -> Transform:
-        """Raises: ModelError where the file is missing or is no fix."""
+        """Raises: ModelError if the file is missing or is not a transform."""
         if not path.is_file():
             others = sorted(file.stem for file in path.parent.glob(f"*{SUFFIX}"))
-            there = f"there are {', '.join(others)}" if others else "none was fitted yet"
-            raise ModelError(f"{path}: no such fix; {there}. Make one with `hbt posthoc MODEL --store STORE`")
+            known = f"there are {', '.join(others)}" if others else "none was fitted yet"
+            raise ModelError(
+                f"{path}: does not exist; {known}. Make a transform with `hbt posthoc MODEL --store STORE`",
+                code="INVALID_TRANSFORM",
+            )
         try:
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
                 header: dict[str, Any] = json.loads(metadata[_HEADER])
                 method = TypeAdapter[Method](AnyMethod).validate_python(header.pop("method"))
-                learned: dict[str, dict[str, Vectors]] = {}
-                for name in file.keys():  # noqa: SIM118  # no mapping, whatever it looks like
+                parameters: dict[str, dict[str, Vectors]] = {}
+                for name in file.keys():  # noqa: SIM118  # `safe_open` is not a mapping.
                     side, _, language = name.partition(".")
-                    learned.setdefault(side, {})[language] = file.get_tensor(name)
-            fix = cls(path.stem, method, learned, **header)
-            if fix.fingerprint != metadata[_CHECKSUM]:
+                    parameters.setdefault(side, {})[language] = file.get_tensor(name)
+            transform = cls(path.stem, method, parameters, **header)
+            if transform.fingerprint != metadata[_CHECKSUM]:
                 raise ValueError("its checksum does not match its content")
-            return fix
+            return transform
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, ValidationError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
@@ -155,7 +171,11 @@ class Transform:
             ) from None
 
     def _tensors(self) -> dict[str, Vectors]:
-        return {f"{side}.{language}": of for side, by in self.learned.items() for language, of in by.items()}
+        return {
+            f"{side}.{language}": matrix
+            for side, by_language in self.parameters.items()
+            for language, matrix in by_language.items()
+        }
 
     def _header(self) -> str:
         header = {"method": self.method.model_dump(mode="json"), "unit": self.unit, "encoder": self.encoder}

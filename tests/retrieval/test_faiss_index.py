@@ -11,7 +11,7 @@ from hbt_ray.errors import ConfigError, ResourceError
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
 from hbt_ray.retrieval.search.shard import VectorShard
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex, VectorPlacement, place_vectors
-from tests.retrieval.corpora import DIM, clustered, corpus, vectors
+from tests.retrieval.corpora import clustered, corpus, vectors
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_an_approximate_index_proposes_and_exact_scores_choose(factory: str, par
     exact = VectorShard(orders, documents).search(queries, 10)
     shard = VectorShard(orders, documents, index=IndexConfig(factory=factory, parameters=parameters))
     found = shard.search(queries, 10)
-    assert "_proposing" in vars(shard), "the other way of searching was tested"
+    assert "_proposal_index" in vars(shard), "the other way of searching was tested"
     assert (np.diff(found, axis=1) < 0).all()
     shared = [len(np.intersect1d(own, other)) for own, other in zip(exact, found, strict=True)]
     assert np.mean(shared) / 10 >= recall  # Of keys, so what both found has the same score in both.
@@ -59,26 +59,26 @@ def test_a_small_shard_is_scanned_whatever_the_index() -> None:
 def test_memory_is_planned_before_anything_is_loaded() -> None:
     flat, million = IndexConfig(), 1_000_000
     vectors_gib = 4 * million * 384 / 2**30
-    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30) is VectorPlacement.HELD
-    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is VectorPlacement.STREAMED
+    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30) is VectorPlacement.IN_MEMORY
+    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is VectorPlacement.ON_DISK
     coded = IndexConfig(factory="IVF1024,PQ48")
     assert coded.bytes_for(million, 384) == million * (48 + 2 + 8)  # Code, number of the list, number of the row.
-    assert place_vectors(million, 384, coded, 2**28) is VectorPlacement.STREAMED
-    with pytest.raises(ResourceError, match=r"HNSW32 over 1,000,000 vectors of width 384 takes 1\.68 GiB, and 1 GiB"):
+    assert place_vectors(million, 384, coded, 2**28) is VectorPlacement.ON_DISK
+    with pytest.raises(ResourceError) as error:
         place_vectors(million, 384, IndexConfig(factory="HNSW32"), 2**30)
+    assert error.value.code == "RESOURCES"
 
 
 def test_what_faiss_does_not_know_is_refused_before_a_process_starts() -> None:
     ids, languages, documents = corpus("ties", 20, 2)
-    for values, match in (
-        ({"factory": "IVFx"}, "FAISS makes no index 'IVFx'"),
-        ({"factory": "PQ5"}, f"for vectors of width {DIM}"),
-        ({"factory": "IVF4,Flat", "parameters": "nprobes=3"}, "with 'nprobes=3'"),
-    ):
-        with pytest.raises(ConfigError, match=match):
+    # DIM is not a multiple of 5.
+    for values in ({"factory": "IVFx"}, {"factory": "PQ5"}, {"factory": "IVF4,Flat", "parameters": "nprobes=3"}):
+        with pytest.raises(ConfigError) as error:
             ShardedIndex(ids, languages, documents, SearchConfig(index=IndexConfig(**values)))
+        assert error.value.code == "UNKNOWN_FACTORY"
     import faiss
 
     if not hasattr(faiss, "StandardGpuResources"):
-        with pytest.raises(ConfigError, match=r"built for CPUs; install hbt-ray\[gpu\]"):
+        with pytest.raises(ConfigError) as error:
             on_device(faiss.IndexFlatIP(4), True)
+        assert error.value.code == "NO_GPU"

@@ -84,9 +84,12 @@ def test_vectors_without_meaning_are_refused() -> None:
     for value in (np.nan, np.inf, -np.inf, 1e19, 1e300):
         broken = np.ones((4, 3))
         broken[2, 1] = value
-        with pytest.raises(TaskError, match=r"1 of 4 vectors hold NaN, infinity .* the first is that of row 2"):
+        with pytest.raises(TaskError) as error:
             checked_vectors(broken, lambda row: f"row {row}")
-    with pytest.raises(TaskError, match=r"shape \[4, 3\], expected \[n, 5\]"):
+        assert error.value.code == "INVALID_VECTORS"
+    with pytest.raises(TaskError) as error:
         checked_vectors(np.ones((4, 3)), lambda row: f"row {row}", dim=5)
-    with pytest.raises(TaskError, match=r"shape \[3\]"):
+    assert error.value.code == "INVALID_VECTORS"
+    with pytest.raises(TaskError) as error:
         checked_vectors(np.ones(3), lambda row: f"row {row}")
+    assert error.value.code == "INVALID_VECTORS"

@@ -76,7 +76,7 @@ def test_scores_ranks_and_hits_are_those_of_the_formula() -> None:
     index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     ids, tags = task.documents["doc_id"].to_pylist(), np.array(task.documents["language"].to_pylist())
     read = tokenise_texts(task.documents["text"].to_pylist(), tags.tolist())
-    places, hits = index.places(queries, task.relevant), index.search(queries, len(ids))
+    places, hits = index.document_ranks(queries, task.relevant), index.search(queries, len(ids))
 
     def ranking(rows: np.ndarray, query: list[str]) -> list[int]:
         scores = by_formula([read[row] for row in rows], query)
@@ -109,8 +109,8 @@ def test_a_corpus_or_a_query_without_words_scores_nothing() -> None:
     )
     index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     assert (index.search(queries, 2).documents == -1).all()
-    assert index.places(queries, task.relevant).pool.tolist() == [[3], [1]]  # All tie: the greater id first.
-    assert index.places(queries, task.relevant).own.tolist() == [[2], [1]]
+    assert index.document_ranks(queries, task.relevant).pool.tolist() == [[3], [1]]  # All tie: the greater id first.
+    assert index.document_ranks(queries, task.relevant).own.tolist() == [[2], [1]]
 
 
 def hbt(*arguments: object) -> tuple[int, str, str]:
@@ -195,7 +195,7 @@ def test_bitexts_are_left_out(beir: Path, tmp_path: Path) -> None:
     assert "tatoeba: left out" in out + error
     code, _, error = hbt(*arguments)
     assert code != 0
-    assert "bm25 cannot be judged on bitexts alone" in error
+    assert "bitexts" in error
 
 
 @pytest.mark.parametrize("package", ["bm25s", "Stemmer", "regex"])
@@ -203,5 +203,6 @@ def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: py
     monkeypatch.setitem(sys.modules, package, None)
     for cached in (words_module._patterns, words_module._stemmer):
         cached.cache_clear()
-    with pytest.raises(ConfigError, match=r"which is not installed; `pip install 'hbt-ray\[bm25\]'`"):
+    with pytest.raises(ConfigError) as error:
         Bm25Index(["a"], ["de"], ["Haus"])
+    assert error.value.code == "MISSING_EXTRA"

@@ -54,25 +54,28 @@ def test_an_approximate_index_is_saved_with_its_vectors(tmp_path: Path) -> None:
     assert [answers[0].score for answers in found] == pytest.approx([1.0] * 20, abs=1e-6)
 
 
-def test_strangers_are_refused(tmp_path: Path) -> None:
+def test_other_encoders_languages_and_folders_are_refused(tmp_path: Path) -> None:
     ids, languages, documents = corpus("ties", 20, 2)
     index = save_index(tmp_path / "index", documents_of(ids, languages), documents, ENCODER, "f1", IndexConfig())
-    for arguments, match in (
-        ((documents, "f2", 3), r"fingerprint f1 \(somewhere\), the query comes from one with f2"),
-        ((documents[:, 1:], "f1", 3), r"shape \[20, 11\], expected \[n, 12\]"),
-        ((documents, "f1", 0), "k=0 asks for no documents"),
-        ((documents, "f1", 3, ["th"]), "no documents in 'th'; it has ar, de"),
+    for arguments, code in (
+        ((documents, "f2", 3), "OTHER_ENCODER"),
+        ((documents[:, 1:], "f1", 3), "INVALID_VECTORS"),
+        ((documents, "f1", 0), "INVALID_SEARCH"),
+        ((documents, "f1", 3, ["th"]), "INVALID_SEARCH"),
     ):
-        with pytest.raises(TaskError, match=match):
+        with pytest.raises(TaskError) as error:
             index.search(*arguments)
+        assert error.value.code == code
     assert len(index.search(documents[:1], "f1", 99)[0]) == 20
-    with pytest.raises(TaskError, match=r"holds no index\.json, so it is no index"):
+    with pytest.raises(TaskError) as error:
         SavedIndex.load(tmp_path)
-    about = tmp_path / "index" / "index.json"
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 2}))
-    write_checksums(about.parent)
-    with pytest.raises(TaskError, match="is of version 2, this release reads 1"):
+    assert error.value.code == "INVALID_INDEX"
+    manifest = tmp_path / "index" / "index.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 2}))
+    write_checksums(manifest.parent)
+    with pytest.raises(TaskError) as error:
         SavedIndex.load(tmp_path / "index")
+    assert error.value.code == "INVALID_INDEX"
 
 
 def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path) -> None:
@@ -97,8 +100,9 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
         read_documents(lines)
     with pytest.raises(TaskError, match="no such file"):
         read_documents(tmp_path / "nowhere.jsonl")
-    with pytest.raises(TaskError, match="has no documents in fr"):
+    with pytest.raises(TaskError) as error:
         read_documents(tmp_path / "documents.parquet", ["fr"])
+    assert error.value.code == "INVALID_CORPUS"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
@@ -140,7 +144,7 @@ def test_documents_of_other_types_are_refused(tmp_path: Path, column: str, value
 
 
 @pytest.mark.usefixtures("ray_session", "encode_here")
-def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
+def test_an_index_is_built_and_searched_by_commands(tmp_path: Path) -> None:
     from hbt_ray.cli.app import app
 
     model, other = tmp_path / "model", tmp_path / "other"
@@ -163,4 +167,4 @@ def test_a_model_can_be_asked_by_hand(tmp_path: Path) -> None:
     assert "d7" in run(app, ["search", index, texts[7], "--languages", "en"]).stdout
     refused = run(app, ["search", index, texts[7], "--model", str(other)])
     assert isinstance(refused.exception, TaskError)
-    assert "have nothing to do with each other" in str(refused.exception)
+    assert refused.exception.code == "OTHER_ENCODER"

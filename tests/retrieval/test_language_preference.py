@@ -33,7 +33,7 @@ class Ranked:
         self._of = np.asarray(task.documents["language"].to_pylist())
         self.documents = np.array(rankings)
 
-    def places(self, queries: Any, documents: np.ndarray) -> DocumentRanks:
+    def document_ranks(self, queries: Any, documents: np.ndarray) -> DocumentRanks:
         own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for query, column in np.argwhere(documents >= 0):
             ranking, row = self.documents[int(queries[query, 0])].tolist(), documents[query, column]

@@ -119,11 +119,13 @@ def test_measures_of_the_task_stand_beside_the_judges_own(ray_session: None, une
 def test_vectors_of_another_task_are_refused(ray_session: None, uneven: Task) -> None:
     documents = by_angle(*ANGLES.values())
     with ShardedIndex.of_task(uneven, documents) as index:
-        with pytest.raises(TaskError, match="task uneven: 2 query vectors for 3 queries"):
+        with pytest.raises(TaskError) as error:
             score_rankings(uneven, by_angle(1, 2), index)
+        assert error.value.code == "OTHER_TASK"
         other = Task.from_rows("other", [("x", "de", "x")], [("q", "de", "q")], [("q", "x")])
-        with pytest.raises(TaskError, match="task other: the index holds other documents"):
+        with pytest.raises(TaskError) as error:
             score_rankings(other, by_angle(1), index)
+        assert error.value.code == "OTHER_TASK"
 
 
 def quantised(num: int, rng: np.random.Generator) -> np.ndarray:
@@ -327,11 +329,14 @@ def test_scores_survive_the_run_file_to_the_last_bit(tmp_path: Path) -> None:
 def test_ids_that_would_break_the_format_are_refused(tmp_path: Path) -> None:
     hits = Hits(np.array([[0]]), np.array([[1.0]], dtype=np.float32))
     for query_id, doc_id, tag in (("q 1", "d", "t"), ("q", "d\n", "t"), ("q", "", "t"), ("q", "d", "my run")):
-        with pytest.raises(TaskError, match="white space"):
+        with pytest.raises(TaskError) as error:
             write_run(tmp_path / "run", [query_id], [doc_id], hits, tag)
-    with pytest.raises(TaskError, match="2 query ids for the hits of 1 queries"):
+        assert error.value.code == "TREC_FIELD"
+    with pytest.raises(TaskError) as error:
         write_run(tmp_path / "run", ["q", "r"], ["d"], hits)
+    assert error.value.code == "OTHER_QUERIES"
     task = Task.from_rows("t", [("d 1", "de", "d")], [("q", "de", "q")], [("q", "d 1")])
-    with pytest.raises(TaskError, match="'d 1'"):
+    with pytest.raises(TaskError) as error:
         write_qrels(tmp_path / "qrels", task)
+    assert error.value.code == "TREC_FIELD"
     assert not list(tmp_path.iterdir())
