@@ -182,7 +182,7 @@ class Interrupted(HbtError):
 
 
 class ValidationFailed(HbtError):
-    """A checkpoint could not be judged on the dev store; training stopped, as it decides by those results."""
+    """A checkpoint could not be evaluated on the dev store. Training stopped, since it depends on those results."""
 
     code = "VALIDATION_FAILED"
 

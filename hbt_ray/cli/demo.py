@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from hbt_ray.cli.options import JsonOption, Overrides
 
@@ -97,5 +96,7 @@ def run_demo(folder: Path, screen: Screen, overrides: Sequence[str] = ()) -> Dem
 
 
 def _values(name: str) -> dict[str, Any]:
+    import yaml
+
     values: dict[str, Any] = yaml.safe_load((files("hbt_ray.demo") / name).read_text(encoding="utf-8"))
     return values
