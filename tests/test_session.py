@@ -47,7 +47,7 @@ def test_a_cluster_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, error:
         raise error
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(sessions, "_knock", lambda _: None)
+    monkeypatch.setattr(sessions, "_check_reachable", lambda _: None)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ResourceError, match=f"RAY_ADDRESS=10.0.0.1:6379 {message}") as caught, session():
@@ -103,7 +103,7 @@ def test_the_folder_is_elsewhere_where_it_cannot_be(monkeypatch: pytest.MonkeyPa
     folder, lock = sessions._make_folder()
     assert folder.parent == Path("/tmp")
     assert len(str(folder)) <= sessions._MAX_FOLDER_BYTES
-    folder.joinpath(sessions._FOLDER_MARK).unlink()
+    folder.joinpath(sessions._FOLDER_MARKER).unlink()
     folder.rmdir()
     os.close(lock)
 
@@ -130,7 +130,7 @@ def test_folders_of_killed_commands_are_removed_and_no_others(monkeypatch: pytes
     (users / "sub").mkdir(parents=True)
     link = short / f"{sessions._FOLDER_PREFIX}link"
     (short / "target").mkdir()
-    (short / "target" / sessions._FOLDER_MARK).touch()
+    (short / "target" / sessions._FOLDER_MARKER).touch()
     link.symlink_to(short / "target")
     assert (killed / "session").is_dir()
     alive, lock = sessions._make_folder()
@@ -139,7 +139,7 @@ def test_folders_of_killed_commands_are_removed_and_no_others(monkeypatch: pytes
     assert alive.is_dir()
     assert after.is_dir()
     assert (users / "sub").is_dir()
-    assert (short / "target" / sessions._FOLDER_MARK).is_file()
+    assert (short / "target" / sessions._FOLDER_MARKER).is_file()
     os.close(lock)
     os.close(second)
 

@@ -151,14 +151,14 @@ def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
         for content in mutations(sound, 150):
             path.write_bytes(content)
             try:
-                same = np.array_equal(Negatives.open(folder, store).of("set1"), table)
+                same = np.array_equal(Negatives.open(folder, store).table("set1"), table)
                 codes.append("same" if same else "OTHER")
             except NegativesError as error:
                 codes.append(error.code)
         assert set(codes) <= {"same", "DAMAGED_FILE"}
         assert codes.count("DAMAGED_FILE") > 75
         path.write_bytes(sound)
-    assert np.array_equal(Negatives.open(folder, store).of("set1"), table)
+    assert np.array_equal(Negatives.open(folder, store).table("set1"), table)
     record = json.loads((folder / "negatives.json").read_bytes())
     record["datasets"][0]["file"] = "../outside.arrow"
     write_json(folder / "negatives.json", with_checksum(record))

@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hbt_ray.data.stream.tokenise import Tokens
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
@@ -37,7 +36,7 @@ def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> lis
     """Vectors and gradients of one batch, with dropout."""
     encoder = load_for_training(base, config).train()
     tower = GradCacheEncoder(encoder, padding_id=1, limits=EncodeLimits(4, tokens), world_size=1, device=CPU)
-    texts: Tokens = batch(0).passages
+    texts = batch(0).texts["passages"]
     encoding = tower.encode(texts, 3)
     encoding.backward(torch.randn(encoding.vectors.shape, generator=torch.Generator().manual_seed(5)))
     return [encoding.vectors, *(value.grad for value in encoder.parameters() if value.grad is not None)]

@@ -124,9 +124,9 @@ def test_mining_keeps_the_scores_of_a_cross_encoder_and_the_choice_of_the_model(
     made = mine(store, encoder, config, world / "rescored", name="scratch", rescorer=teacher)
     assert (made.manifest.model, made.manifest.teacher) == ("scratch", teacher.model)
     plain, rescored = (Negatives.open(world / name, store.manifest) for name in ("plain", "rescored"))
-    rows = require_scores(rescored).of("colours")
+    rows = require_scores(rescored).table("colours")
     assert rows is not None
-    assert np.array_equal(rows, plain.of("colours"))
+    assert np.array_equal(rows, plain.table("colours"))
     assert rescored.checksum != plain.checksum  # Another teacher teaches another run.
     known = read_candidates(store, store.manifest.datasets[0], "en")
     document_of = {item: document for document, item in enumerate(known.document_items.tolist())}
