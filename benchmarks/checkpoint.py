@@ -135,7 +135,7 @@ def compare(training: Training, folder: Path, rounds: int) -> dict[str, Figures]
 
 
 def measure(training: Training, save: Callable[[int], None], writer: Writer, step: int) -> Figures:
-    usual = Span.median([Span.of(training.learn) for _ in range(STEPS_BEFORE)])
+    usual = Span.median([Span.of(training.run) for _ in range(STEPS_BEFORE)])
     beside = 0
 
     def train_beside() -> None:
