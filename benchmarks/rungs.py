@@ -24,8 +24,8 @@ from hbt_ray.ray_session import session
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
+from hbt_ray.tune.search_state import SearchState
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState
 
 SPACE = Space({"optimiser.learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], "plan.alpha": [0.2, 0.8]})
 

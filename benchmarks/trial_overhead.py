@@ -81,8 +81,8 @@ def ours(place: Path, folder: Path, options: argparse.Namespace) -> float:
     """Seconds of all trials' steps."""
     from hbt_ray.tune.config import TuneConfig
     from hbt_ray.tune.search import Search
+    from hbt_ray.tune.search_state import trial_run
     from hbt_ray.tune.space import Space
-    from hbt_ray.tune.state import trial_run
 
     space = Space({"plan.alpha": [round(0.1 * (1 + number), 1) for number in range(options.trials)]})
     search = Search(space, "benchmark", config(folder, options, place.name), TuneConfig())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray.exceptions
 
-from hbt_ray.cli import process
+from hbt_ray.cli import entry_point as process
 from hbt_ray.doctor.probe import listening_sockets
 from hbt_ray.errors import ConfigError, Interrupted
 from hbt_ray.ray_session import _FOLDER_PREFIX
@@ -164,7 +164,7 @@ def test_a_bug_is_called_one_with_a_short_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["hbt_ray.cli.process.run", "hbt_ray.cli.process._invoke", "hbt_ray.cli.process._report"]
+    "where", ["hbt_ray.cli.entry_point.run", "hbt_ray.cli.entry_point._invoke", "hbt_ray.cli.entry_point._report"]
 )
 def test_ctrl_c_anywhere_ends_without_a_traceback(where: str) -> None:
     """While modules are imported, in a command, and while the command says why it ends."""

@@ -14,7 +14,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command that `sys.argv` names, and end the process with its exit code."""
     try:
-        from hbt_ray.cli.process import run
+        from hbt_ray.cli.entry_point import run
 
         code = run()
     except KeyboardInterrupt:  # While modules are imported, or a second time while the command ends.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hbt_ray.console import Screen
     from hbt_ray.run_dir import RunDir
     from hbt_ray.tune.search import Search
-    from hbt_ray.tune.state import SearchState, Trial
+    from hbt_ray.tune.search_state import SearchState, Trial
 
 _STATUSES = ("finished", "stopped", "failed", "running")
 
@@ -55,8 +55,8 @@ def tune(
     from hbt_ray.console import Screen
     from hbt_ray.ray_session import session
     from hbt_ray.tune.search import Search as TrialSearch
+    from hbt_ray.tune.search_state import trial_run
     from hbt_ray.tune.space import load_space
-    from hbt_ray.tune.state import trial_run
 
     screen = Screen(as_json)
     loaded, question = load_space(space)
@@ -129,7 +129,7 @@ def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
     """Write tables, report and configurations of the results so far."""
     from hbt_ray.report.search_page import write_search_page
     from hbt_ray.tune.results import results_table, write_results
-    from hbt_ray.tune.state import trial_run
+    from hbt_ray.tune.search_state import trial_run
 
     state, objectives = search.state, search.settings.objectives
     front = state.front(objectives)

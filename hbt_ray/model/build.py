@@ -25,7 +25,7 @@ from hbt_ray.model.export_parity import require_export_parity
 from hbt_ray.model.files import ModelFiles, check_files
 from hbt_ray.model.inspection import check_length, preserved_tokenizer
 from hbt_ray.model.loading import find_model, load_encoder, quiet_transformers
-from hbt_ray.model.options import check_options
+from hbt_ray.model.trainable_encoder import check_options
 from hbt_ray.storage import (
     atomic_folder,
     blocking_lock,

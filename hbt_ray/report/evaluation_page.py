@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.report import paper
+from hbt_ray.report import paper_tables as paper
 from hbt_ray.report.evaluation_tables import (
     FamilyTransfer,
     LanguageBias,

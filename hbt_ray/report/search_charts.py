@@ -19,7 +19,7 @@ from hbt_ray.report.formatting import (
 )
 from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.critical_batch import CriticalBatchFit
-from hbt_ray.tune.state import SearchState, SeedGroup, Trial, is_number
+from hbt_ray.tune.search_state import SearchState, SeedGroup, Trial, is_number
 
 SERIES_COLOURS = ("mono", "cross", "mixed", "plain")
 FRONTS = (("mono_AP", "cross_AP"), ("AP", "RankDistance"))

@@ -32,8 +32,8 @@ from hbt_ray.report.tables import Cell, Table, count, number
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
 from hbt_ray.tune.critical_batch import NoFit, critical_batch
+from hbt_ray.tune.search_state import SearchState, SeedGroup, Trial, is_number, seed_groups
 from hbt_ray.tune.space import SEED, Space
-from hbt_ray.tune.state import SearchState, SeedGroup, Trial, is_number, seed_groups
 
 
 @dataclass(frozen=True)

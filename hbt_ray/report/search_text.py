@@ -16,7 +16,7 @@ from hbt_ray.report.formatting import (
 from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.tune.config import LOWER_IS_BETTER
 from hbt_ray.tune.critical_batch import CriticalBatchFit, NoFit
-from hbt_ray.tune.state import SearchState, SeedGroup, ranked_groups
+from hbt_ray.tune.search_state import SearchState, SeedGroup, ranked_groups
 
 STATUSES = ("finished", "stopped", "running", "failed")
 

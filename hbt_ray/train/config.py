@@ -16,8 +16,8 @@ from hbt_ray.model.config import FLASH, ModelConfig
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import Name
 from hbt_ray.storage.location import Location, absolute
-from hbt_ray.train.auxiliary_texts import TeacherConfig
 from hbt_ray.train.loss.objective import LossConfig
+from hbt_ray.train.loss_requirements import TeacherConfig
 from hbt_ray.train.step.optimizer import OptimiserConfig
 from hbt_ray.train.trackers.config import TrackersConfig
 from hbt_ray.train.validation.config import ValidationConfig

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model.lora import merge_adapters
-from hbt_ray.model.options import load_for_checkpoint
+from hbt_ray.model.trainable_encoder import load_for_checkpoint
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory

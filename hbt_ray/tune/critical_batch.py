@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from hbt_ray.tune.config import sign
+from hbt_ray.tune.search_state import Trial
 from hbt_ray.tune.space import SEED
-from hbt_ray.tune.state import Trial
 
 EXCESS = 1.2
 """Factor over the steps of linear scaling that defines the critical size."""

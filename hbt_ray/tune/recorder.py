@@ -18,7 +18,7 @@ from hbt_ray import ray_compat
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
 from hbt_ray.train.driver.placement_group import release_placement_group
-from hbt_ray.tune.state import EVENTS, SearchState, trial_run
+from hbt_ray.tune.search_state import EVENTS, SearchState, trial_run
 from hbt_ray.tune.trainable import ACTOR, COMPLETE, DEV_SET, STEPS, TRANSFORMED, trial_folder
 
 _RELEASE_SECONDS = 30.0

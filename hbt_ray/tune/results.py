@@ -14,8 +14,8 @@ from rich.table import Table
 from hbt_ray.storage import atomic_file, write_text
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.config import LOWER_IS_BETTER, sign
+from hbt_ray.tune.search_state import SearchState, Trial
 from hbt_ray.tune.space import format_value
-from hbt_ray.tune.state import SearchState, Trial
 
 ConfigOf = Callable[[Trial, str], TrainConfig]
 """The configuration that trains a trial's encoder again, under a name."""

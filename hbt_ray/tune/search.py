@@ -29,8 +29,8 @@ from hbt_ray.train.validation.record import check_validation
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.pbt import lineage_config, read_lineage
 from hbt_ray.tune.recorder import EventRecorder
+from hbt_ray.tune.search_state import SearchState, Trial, trial_run
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState, Trial, trial_run
 from hbt_ray.tune.trainable import TrialFactory
 from hbt_ray.tune.tuner import SessionLimits, make_tuner
 

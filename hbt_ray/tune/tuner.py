@@ -21,8 +21,8 @@ from hbt_ray.errors import ConfigError, DamagedFile
 from hbt_ray.storage import read_checked_json, with_checksum, write_json
 from hbt_ray.tune.config import LOWER_IS_BETTER, SearchBudget, TuneConfig
 from hbt_ray.tune.recorder import EventRecorder
+from hbt_ray.tune.search_state import EVENTS, SearchState
 from hbt_ray.tune.space import SEED, Space
-from hbt_ray.tune.state import EVENTS, SearchState
 from hbt_ray.tune.trainable import TrialFactory, run_trial
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hbt_ray.data.index.negatives import TeacherScores
+from hbt_ray.data.plan.auxiliary_translations import TranslationRule, TranslationSampler
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.translations import TranslationRule, TranslationSampler
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.loader import AuxiliaryTexts, Loader, LoaderConfig

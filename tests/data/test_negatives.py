@@ -291,7 +291,7 @@ def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
 
 def test_sampling_starts_from_a_position_that_item_and_stream_decide(store: Manifest) -> None:
     from hbt_ray.data.index.language_index import LanguageIndex
-    from hbt_ray.data.plan.kinds import BatchRows
+    from hbt_ray.data.plan.batch_kinds import BatchRows
 
     table = np.arange(1, 41).repeat(8).reshape(40, 8) % 40
     table = (table + np.arange(8)) % 40

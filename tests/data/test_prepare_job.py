@@ -27,7 +27,7 @@ from hbt_ray.data.prepare.deduplicate import text_key
 from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult
 from hbt_ray.data.prepare.work_folder import WORK_FOLDER
 from hbt_ray.data.prepare.write import language_groups, shard_slices
-from hbt_ray.data.sources.tables import TableSource
+from hbt_ray.data.sources.generic_datasets import TableSource
 from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
 from hbt_ray.storage import exclusive_lock

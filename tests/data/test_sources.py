@@ -24,8 +24,8 @@ from hbt_ray.data.formats.source_row import FLOAT_IDS, BadRow, SourceRow
 from hbt_ray.data.formats.training_pairs import UNANSWERABLE
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.prepare.config import AnySource
+from hbt_ray.data.sources.generic_datasets import TableSource
 from hbt_ray.data.sources.source import Source
-from hbt_ray.data.sources.tables import TableSource
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, InputError, LocationError, SourceError
 from tests.refused import refused

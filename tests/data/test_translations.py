@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hbt_ray.data.plan.auxiliary_translations import Side, TranslationRule, TranslationSampler, require_translations
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Side, TranslationRule, TranslationSampler, require_translations
 from hbt_ray.errors import PlanError
 from tests.data.test_plan import GROUPS, POLICIES, plan, spoken
 from tests.refusals import refused

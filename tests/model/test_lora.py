@@ -15,7 +15,7 @@ from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.model.lora import LoraConfig, adapter_targets, add_adapters, merge_adapters
-from hbt_ray.model.options import load_for_checkpoint, load_for_training
+from hbt_ray.model.trainable_encoder import load_for_checkpoint, load_for_training
 from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from tests.model.model_folders import TEXTS, saved, small, there
 from tests.refusals import refused

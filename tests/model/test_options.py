@@ -15,7 +15,7 @@ from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.lora import LoraConfig
-from hbt_ray.model.options import load_for_checkpoint, load_for_training
+from hbt_ray.model.trainable_encoder import load_for_checkpoint, load_for_training
 from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder

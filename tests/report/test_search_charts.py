@@ -12,7 +12,7 @@ import pytest
 from hbt_ray.report.charts import Chart
 from hbt_ray.report.search_charts import critical_chart, curve_chart, front_chart, objective_chart, value_axis
 from hbt_ray.tune.critical_batch import BatchSizePoint, CriticalBatchFit
-from hbt_ray.tune.state import SearchState, seed_groups
+from hbt_ray.tune.search_state import SearchState, seed_groups
 from tests.report.test_search_page import TWO, board, trial
 
 SIZES = (32, 64, 128, 256, 512)

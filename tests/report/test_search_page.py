@@ -14,7 +14,7 @@ from hbt_ray.report.search_page import trial_table, write_search_page
 from hbt_ray.report.search_text import answer, caveats, summary
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
-from hbt_ray.tune.state import SearchState, Status, Trial, seed_groups
+from hbt_ray.tune.search_state import SearchState, Status, Trial, seed_groups
 from tests.worlds import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)

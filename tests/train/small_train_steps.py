@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.model.options import load_for_training
+from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.train.loss.objective import LossConfig, Objective
 from hbt_ray.train.step.optimizer import OptimiserConfig
 from hbt_ray.train.step.train_step import TrainStep

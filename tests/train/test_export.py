@@ -11,7 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.model.options import load_for_training
+from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.report.model_card import write_card
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory

@@ -18,7 +18,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.loader import Loader, LoaderConfig
 from hbt_ray.errors import ConfigError, StalledRank, StorageError
 from hbt_ray.model.build import tokenising_config
-from hbt_ray.model.options import load_for_training
+from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory

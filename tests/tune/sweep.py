@@ -10,8 +10,8 @@ from hbt_ray.cli.tune import SearchOutcome, run_search
 from hbt_ray.console import Screen
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
+from hbt_ray.tune.search_state import SearchState
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState
 from tests.worlds import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.8]})

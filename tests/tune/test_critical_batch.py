@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.tune.critical_batch import CriticalBatchFit, NoFit, critical_batch, fit, steps_to
-from hbt_ray.tune.state import Trial
+from hbt_ray.tune.search_state import Trial
 
 SIZES = (32, 64, 128, 256, 512, 1024)
 

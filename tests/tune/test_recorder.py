@@ -9,7 +9,7 @@ import pytest
 
 from hbt_ray.storage import with_checksum
 from hbt_ray.tune.recorder import EventRecorder
-from hbt_ray.tune.state import EVENTS, SearchState
+from hbt_ray.tune.search_state import EVENTS, SearchState
 
 ABOUT = {"trial": "a", "name": "a", "values": {}, "steps": 20, "gpus": 1.0}
 STARTED = json.dumps(with_checksum({"event": "started", "time": 110.0, **ABOUT}))

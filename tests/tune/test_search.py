@@ -14,8 +14,8 @@ from hbt_ray.storage import append_json_lines
 from hbt_ray.tune.config import SearchBudget, TuneConfig
 from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.search import Search
+from hbt_ray.tune.search_state import EVENTS, SearchState, Trial
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import EVENTS, SearchState, Trial
 from hbt_ray.tune.tuner import LimitedVariantGenerator, SessionLimits, _remove_torn_states, exhausted_budget, make_tuner
 from tests.worlds import small_run
 

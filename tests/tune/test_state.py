@@ -11,7 +11,7 @@ import pytest
 
 from hbt_ray.retrieval.significance import SeedInterval
 from hbt_ray.storage import write_json_lines
-from hbt_ray.tune.state import EVENTS, OTHER_DEV_SET, SearchState, Status, Trial, ranked_groups, seed_groups
+from hbt_ray.tune.search_state import EVENTS, OTHER_DEV_SET, SearchState, Status, Trial, ranked_groups, seed_groups
 
 
 def session(time: float) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
 from hbt_ray.tune.pbt import read_lineage
 from hbt_ray.tune.search import Search
+from hbt_ray.tune.search_state import SearchState, trial_run
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.state import SearchState, trial_run
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
 from tests.worlds import small_store
 

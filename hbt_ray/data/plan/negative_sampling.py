@@ -11,7 +11,7 @@ import numpy as np
 
 from hbt_ray.data.index.language_index import LanguageIndex
 from hbt_ray.data.index.permutation import Indices, make_key, uniform
-from hbt_ray.data.plan.kinds import BatchRows
+from hbt_ray.data.plan.batch_kinds import BatchRows
 
 NO_NEGATIVE = -1
 """Stands in place of an item number."""

@@ -30,9 +30,9 @@ from pydantic import TypeAdapter
 from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices, make_key
+from hbt_ray.data.plan.batch_kinds import BatchKind, Cross, CrossPair, Mixed, Mono
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.interleave import Interleaving
-from hbt_ray.data.plan.kinds import BatchKind, Cross, CrossPair, Mixed, Mono
 from hbt_ray.data.plan.mixing import Alpha
 from hbt_ray.data.plan.mixing import alpha_before as alpha_before
 from hbt_ray.data.plan.mixing import alpha_split as alpha_split

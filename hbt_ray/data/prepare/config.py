@@ -12,8 +12,8 @@ from pydantic import Field
 from hbt_ray.config import Config, Language
 from hbt_ray.data.formats.files import fingerprint
 from hbt_ray.data.index.manifest import VERSION
+from hbt_ray.data.sources.generic_datasets import BitextSource, HubSource, TableSource
 from hbt_ray.data.sources.published_datasets import BeirSource, MiraclSource, MmarcoSource, SquadSource
-from hbt_ray.data.sources.tables import BitextSource, HubSource, TableSource
 from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.storage.location import Location
 

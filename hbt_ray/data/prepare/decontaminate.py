@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from hbt_ray.data.index.permutation import make_key
-from hbt_ray.data.prepare.buckets import Hashes
+from hbt_ray.data.prepare.hash_buckets import Hashes
 
 RUN_WORDS = 13
 _UNSPACED_SCRIPTS = {

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hbt_ray.data.prepare.buckets import Bucket, bucket_of, read_bucket, write_buckets
+from hbt_ray.data.prepare.hash_buckets import Bucket, bucket_of, read_bucket, write_buckets
 from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.folder import Folder
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hbt_ray.data.prepare.buckets import Bucket, rejection_record, removal_record
 from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.deduplicate import write_text_keys
+from hbt_ray.data.prepare.hash_buckets import Bucket, rejection_record, removal_record
 from hbt_ray.data.prepare.relevant_passages import write_identity_keys
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
 from hbt_ray.storage.folder import Folder

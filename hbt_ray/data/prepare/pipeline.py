@@ -12,11 +12,11 @@ from typing import NamedTuple
 from hbt_ray.console import Screen
 from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
-from hbt_ray.data.prepare.buckets import Bucket
 from hbt_ray.data.prepare.config import StoreConfig
 from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.deduplicate import find_duplicates
 from hbt_ray.data.prepare.group import group_bucket
+from hbt_ray.data.prepare.hash_buckets import Bucket
 from hbt_ray.data.prepare.read import read_part
 from hbt_ray.data.prepare.relevant_passages import find_equal_texts, find_relevant_passages, truncation_warning
 from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult, TaskRunner, in_process

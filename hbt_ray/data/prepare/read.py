@@ -15,7 +15,7 @@ import pyarrow as pa
 from hbt_ray.data.formats.files import explained
 from hbt_ray.data.formats.source_row import BadRow, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
-from hbt_ray.data.prepare.buckets import ROW_SCHEMA, bucket_of, rejection_record, write_buckets
+from hbt_ray.data.prepare.hash_buckets import ROW_SCHEMA, bucket_of, rejection_record, write_buckets
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
 from hbt_ray.data.sources.source import Source, SourcePart
 from hbt_ray.languages.tags import normalise_tag

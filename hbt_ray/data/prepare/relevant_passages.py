@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hbt_ray.data.prepare.buckets import Bucket, Hashes, bucket_of, read_bucket, write_buckets
 from hbt_ray.data.prepare.deduplicate import normalise_text
+from hbt_ray.data.prepare.hash_buckets import Bucket, Hashes, bucket_of, read_bucket, write_buckets
 from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.folder import Folder
 

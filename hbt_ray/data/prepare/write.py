@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import LanguageGroup
-from hbt_ray.data.prepare.buckets import Bucket, removal_record
 from hbt_ray.data.prepare.deduplicate import read_duplicates
+from hbt_ray.data.prepare.hash_buckets import Bucket, removal_record
 from hbt_ray.data.prepare.relevant_passages import RelevantPassages
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
 from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES

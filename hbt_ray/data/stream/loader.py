@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.negatives import Negatives, require_scores
+from hbt_ray.data.plan.auxiliary_translations import Side, TranslationRule, TranslationSampler
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.data.plan.translations import Side, TranslationRule, TranslationSampler
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.rank_batch import NEGATIVES, PASSAGES, QUESTIONS, RankBatch
@@ -36,7 +36,7 @@ class AuxiliaryTexts:
     """Section of `RankBatch.texts`."""
     side: Side
     rule: str
-    """`other`, `pivot:LANG` or `exactly:LANG` (`hbt_ray.data.plan.translations`)."""
+    """`other`, `pivot:LANG` or `exactly:LANG` (`hbt_ray.data.plan.auxiliary_translations`)."""
     tokenizer_json: str = field(repr=False)
     prompt: str
     max_length: int

@@ -28,13 +28,13 @@ from hbt_ray.model.build import provide_base
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.ray_session import session_folder
 from hbt_ray.storage import is_unused, naming_storage_errors, write_text
-from hbt_ray.train.auxiliary_texts import require_auxiliary_texts
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import CheckpointInfo
 from hbt_ray.train.config import TrainConfig, WorkersConfig
 from hbt_ray.train.driver.metrics_actor import metrics_actor
 from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.loss_requirements import require_auxiliary_texts
 from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers.logger import TrackerLogger
 from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status

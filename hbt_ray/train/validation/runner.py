@@ -14,7 +14,7 @@ import torch
 
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError
-from hbt_ray.model.options import load_for_checkpoint
+from hbt_ray.model.trainable_encoder import load_for_checkpoint
 from hbt_ray.retrieval.encoder import encode_texts
 from hbt_ray.retrieval.search.exact_scores import Floats
 from hbt_ray.retrieval.transforms.fit import fit_to_store

@@ -18,12 +18,12 @@ from hbt_ray.data.stream.stream import stream
 from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, ValidationFailed
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
-from hbt_ray.model.options import load_for_training
+from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.storage import write_text
-from hbt_ray.train.auxiliary_texts import auxiliary_texts
 from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.loss.objective import Objective
+from hbt_ray.train.loss_requirements import auxiliary_texts
 from hbt_ray.train.step.encoder_inputs import Teacher
 from hbt_ray.train.step.train_step import TrainStep, train
 from hbt_ray.train.validation.callback import ValidationCallback

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from hbt_ray.config import Config, Language
 from hbt_ray.data.index.negatives import Negatives, require_scores
+from hbt_ray.data.plan.auxiliary_translations import Side, require_translations
 from hbt_ray.data.plan.plan import Plan
-from hbt_ray.data.plan.translations import Side, require_translations
 from hbt_ray.data.stream.loader import AuxiliaryTexts
 from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.errors import ConfigError, ModelError
