@@ -15,7 +15,7 @@ from hbt_ray import ray_compat
 
 ROOT = Path(ray_compat.__file__).parent
 PRIVATE = re.compile(
-    r"ray\._private|_raylet|ray\.\w+(\.\w+)*\._internal|from ray[\w.]* import .*\b_[a-z]\w+|\w\._server_ray"
+    r"ray\._private|import _raylet|ray\.\w+(\.\w+)*\._internal|from ray[\w.]* import .*\b_[a-z]\w+|\w\._server_ray"
 )
 EXCEPTIONS = {"ray_compat.py", "doctor/probe.py"}
 
