@@ -6,11 +6,11 @@ BIN = .venv/bin
 .PHONY: help install demo test soak lint bench clean
 
 help:
-	@echo "make demo     install, then train and judge a small model on embedded data (about five minutes)"
+	@echo "make demo     install, then train and evaluate a small model on embedded data (about five minutes)"
 	@echo "make test     install, then lint and run the tests"
 	@echo "make soak     the tests that take minutes each: lost nodes, whole searches, slow networks"
 	@echo "make install  only the environment: .venv/bin/hbt"
-	@echo "make bench    the benchmarks, each beside a peer (benchmarks/agreement*.py want a judged run)"
+	@echo "make bench    the benchmarks, each beside a peer (benchmarks/agreement*.py need an evaluated run)"
 
 install: .venv/installed
 

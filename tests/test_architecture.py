@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +131,36 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
 
 def test_no_module_is_called_utils() -> None:
     assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in MODULES}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_sentences_about_what_exists(path: Path) -> None:
+    """A docstring names only modules that exist, and none begins with "Of", a fragment that leans on its name."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r'^\s+"""Of ', text, re.MULTILINE)
+    for name in re.findall(r"`(hbt_ray(?:\.\w+)+)", text):
+        parts = name.split(".")
+        modules = [ROOT.parent.joinpath(*parts[:length]) for length in (len(parts), len(parts) - 1)]
+        assert any(module.is_dir() or module.with_suffix(".py").is_file() for module in modules), name
+
+
+def test_imports_take_a_small_share_of_the_lines() -> None:
+    """Many small modules make readers jump: each costs an import, a name and a file."""
+    lines = imports = 0
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        lines += len(text.splitlines())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imports += (node.end_lineno or 0) - node.lineno + 1
+    assert imports / lines < 0.09

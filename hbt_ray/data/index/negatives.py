@@ -45,11 +45,11 @@ class TeacherScores(NamedTuple):
     """Scores with their negatives, [items, keep]."""
 
 
-class _Record(BaseModel):
+class _NegativesRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class MinedDataset(_Record):
+class MinedDataset(_NegativesRecord):
     """The mined negatives of one dataset."""
 
     name: Name
@@ -69,7 +69,7 @@ class MinedDataset(_Record):
     """Reason → candidates within the window of ranks that were not taken as negatives."""
 
 
-class NegativesManifest(_Record):
+class NegativesManifest(_NegativesRecord):
     """The contents of a folder of mined negatives."""
 
     version: int = VERSION
