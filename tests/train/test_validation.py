@@ -424,7 +424,7 @@ def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainCo
     folder.mkdir()
     with pytest.raises(CheckpointError) as error:
         validate(config.model_dump(mode="json"), folder, 10)
-    assert error.value.code == "INVALID_CHECKPOINT"
+    assert error.value.code == "DAMAGED_CHECKPOINT"
     assert "CheckpointError" in ValidationRecord(config.run.validation).rows()[10]["error"]
     assert ValidationRecord(config.run.validation).results() == {}
 
@@ -436,7 +436,7 @@ def test_validations_that_cannot_be_done_or_compared_are_refused(world: Path, st
     with pytest.raises(ConfigError) as error:
         open_run(validated_run(world, "name=french", "validation.languages=[fr]"))
     assert error.value.code == "DEV_LANGUAGES"
-    with pytest.raises(ConfigError, match=r"every=15 is no multiple of checkpoints\.every=10"):
+    with pytest.raises(ConfigError, match=r"every=15 is not a multiple of checkpoints\.every=10"):
         validated_run(world, "name=uneven", "validation.every=15")
     with pytest.raises(ConfigError) as error:
         open_run(validated_run(world, "name=stopped", "validation.seed=1"))
