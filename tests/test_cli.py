@@ -80,7 +80,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (("mine", "empty", "model"), "StoreError: empty: not a store"),
         (("mine", "store", "./nowhere"), "ModelError: model './nowhere': no such folder"),
         (("mine", "store", "model", "rescorer.model=./nowhere"), "ModelError: model './nowhere': no such folder"),
-        (("mine", "store", "model", "--out", "store"), "ConfigError: store: is there already, so it is left alone"),
+        (("mine", "store", "model", "--out", "store"), "ConfigError: store: exists already; nothing was changed"),
         (("evaluate", "nowhere/model", "--task", "worldfact"), "TaskError: --task worldfact: no such task; known are"),
         (("evaluate", "./nowhere", "--task", "worldfacts"), "ModelError: model './nowhere': no such folder"),
         (
@@ -103,10 +103,10 @@ def test_the_version_is_that_of_the_package() -> None:
         ),
         (("posthoc", "x/y", "--store", "store", "--method", "shift", "method.alpha=2"), "alpha: Input should be less"),
         (("posthoc", "x/y", "--store", "store", "--method", "lir", "--out", "a b"), "call it NAME.safetensors"),
-        (("evaluate", "x/y", "--task", "worldfacts", "posthoc=lir"), "no such fix; none was fitted yet"),
+        (("evaluate", "x/y", "--task", "worldfacts", "posthoc=lir"), "does not exist; none was fitted yet"),
         (
             ("evaluate", "x/y", "--task", "worldfacts", "posthoc=x/lir.safetensors"),
-            "no such fix; none was",
+            "does not exist; none was",
         ),
         (("evaluate", "x/y", "--task", "xquad-r"), "TaskError: --task xquad-r: has no folder"),
         (("evaluate", "x/y"), "ConfigError: no task to evaluate on; give --task"),
@@ -173,7 +173,7 @@ def test_a_store_is_verified(world: Path) -> None:
     done = hbt("store", "verify", "store", cwd=world)
     assert done.returncode == 0, done.stderr
     assert "1 shard, 60 items" in done.stdout
-    assert "all as the manifest says" in done.stdout
+    assert "all as in the manifest" in done.stdout
     shutil.copytree(world / "store", world / "damaged")
     shard = world / "damaged" / "colours" / "00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-9])

@@ -180,7 +180,7 @@ def test_what_cannot_be_tested_is_said_in_a_line(tmp_path: Path, pair: tuple[Art
     html = page(tmp_path, **given(better, old, other, baseline=base))
     notes = html.text("p", "note")
     assert notes[0] == "Not tested: old: no per-query results lie beside its result."
-    assert notes[1].startswith("Not tested: other: the two systems were not asked the same")
+    assert notes[1].startswith("Not tested: other: the two systems do not have the same queries")
     assert {row[0] for row in titled(html, "System", "Measure")[0]} == {"better"}
 
 

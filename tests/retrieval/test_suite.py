@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "key": ({"kind": "beir", "path": "x", "splt": "dev"}, r"tasks\.0\.beir: unknown key 'splt'; did you mean 'split'"),
     "path": ({"kind": "beir"}, r"tasks\.0\.beir\.path: Field required"),
     "measure": ({"kind": "beir", "path": "x", "measures": ["AP", "P@5"]},
-                r"tasks\.0\.beir\.measures\.1: 'P@5' cannot be had from the ranks of relevant documents"),
+                r"tasks\.0\.beir\.measures\.1: 'P@5' cannot be computed from the ranks of relevant documents"),
     "language": ({"kind": "beir", "path": "x", "language": "xx"}, r"tasks\.0\.beir\.language: 'xx' starts with 'xx'"),
     "name": ({"kind": "beir", "path": "x", "name": "a/b"}, r"tasks\.0\.beir\.name: String should match pattern"),
     "split": ({"kind": "worldfacts", "split": "train"}, r"tasks\.0\.worldfacts\.split: Input should be 'dev' or"),
