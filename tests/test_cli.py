@@ -179,7 +179,7 @@ def test_a_store_is_verified(world: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-9])
     done = hbt("store", "verify", "damaged", "--json", cwd=world)
     assert done.returncode == 2
-    assert [problem["what"] for problem in json.loads(done.stdout)["problems"]] == ["sha256", "content"]
+    assert [problem["subject"] for problem in json.loads(done.stdout)["problems"]] == ["sha256", "content"]
     assert "StoreError: damaged: 2 problems in 1 shard" in done.stderr
     assert "colours/00000.arrow: sha256: expected" in done.stderr
 
