@@ -121,7 +121,7 @@ def test_without_any_folder_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_folders_of_killed_commands_are_removed_and_no_others(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(short))
     script = (
-        "import os, signal; from hbt_ray import session\n"
+        "import os, signal; from hbt_ray import ray_session as session\n"
         "folder, _ = session._make_folder(); (folder / 'session').mkdir(); print(folder, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
