@@ -58,7 +58,7 @@ def test_every_combination_is_a_configuration(world: Path, name: str) -> None:
 
 def test_a_family_that_the_store_lacks_is_named(tmp_path: Path) -> None:
     small_store(tmp_path / "store")
-    with pytest.raises(ConfigError, match="no language of the family 'Turkic'; take it out of FAMILIES"):
+    with pytest.raises(ConfigError, match="no language of the family 'Turkic'; remove it from FAMILIES"):
         prepared(tmp_path, "transfer")
 
 
