@@ -60,6 +60,7 @@ _MAX_FOLDER_BYTES = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/socke
 """Limit for a session folder: the kernel allows 107 bytes for the path of a socket."""
 _FOLDER_VARIABLE = "HBT_SESSION_FOLDER"
 """Environment variable of all processes of a cluster that a command started on this machine."""
+_STOPPED = "stopped; the same command goes on from the last checkpoint"
 _signal_received: int | None = None
 
 
@@ -137,7 +138,14 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
             _silence_ray_loggers()
             yield
     except KeyboardInterrupt:
-        raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
+        raise Interrupted(_STOPPED) from None
+    except SystemExit as error:
+        # Until Ray has started, its own handler of SIGTERM ends the process with the signal's number as exit code.
+        if error.code != signal.SIGTERM:
+            raise
+        global _signal_received
+        _signal_received = signal.SIGTERM
+        raise Interrupted(_STOPPED) from None
 
 
 @contextmanager

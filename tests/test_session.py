@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
 
 from hbt_ray import ray_session as sessions
-from hbt_ray.errors import ResourceError
+from hbt_ray.errors import Interrupted, ResourceError
 from hbt_ray.ray_session import session
 
 MISMATCH = """Version mismatch: The cluster was started with:
@@ -179,3 +181,20 @@ def short() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
+
+
+def test_sigterm_while_ray_starts_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler, which it sets before ours is back, raises SystemExit with the signal's number."""
+
+    @contextmanager
+    def starting(_: int) -> Iterator[None]:
+        sys.exit(signal.SIGTERM)
+        yield
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(sessions, "_local_cluster", starting)
+    monkeypatch.setattr(sessions, "_signal_received", None)
+    with pytest.raises(Interrupted), session():
+        pass
+    assert sessions.received_signal() == signal.SIGTERM
