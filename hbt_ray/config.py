@@ -108,7 +108,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _unusable(value: Any) -> Iterator[str]:
-    """What no part of the system can store or count with, though it is of the right type."""
+    """Yield a reason for each value that has the right type but cannot be stored or used in arithmetic."""
     if isinstance(value, str | Path):
         text = str(value)
         if "\0" in text:

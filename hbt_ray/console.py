@@ -114,7 +114,7 @@ def _printable_text(text: Text) -> Text:
 
 
 class Screen:
-    """Where a command speaks."""
+    """Output of a command: log lines, progress, tables and the result."""
 
     def __init__(self, as_json: bool = False, *, silent: bool = False) -> None:
         self._as_json = as_json

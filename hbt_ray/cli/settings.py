@@ -63,7 +63,7 @@ class PosthocSettings(Config):
     storage_path: Path = Path("runs")
     """Folder of the runs."""
     method: AnyMethod
-    """What is fitted; `--method` names the kind."""
+    """Transform to fit. `--method` sets its kind."""
     encoder: EncodingConfig = EncodingConfig()
 
 

@@ -43,7 +43,7 @@ class Setting:
     key: str
     type: str
     default: str | None
-    """As in YAML; None if the key is required or has keys below it."""
+    """Default value as YAML writes it; None if the key is required or has keys below it."""
     meaning: str
     condition: str = ""
     """The kind of entry that has the key, such as `kind=squad`."""
@@ -70,9 +70,9 @@ def command_settings(command: str) -> list[Setting]:
     assert isinstance(table, ast.Dict)
     for key, value in zip(table.keys, table.values, strict=True):
         if isinstance(key, ast.Constant) and key.value == command and isinstance(value, ast.Name):
-            found = _resolve(_SETTINGS_MODULE, value.id)
-            assert found is not None
-            return list(_settings_of(_Class(*found), ""))  # type: ignore[arg-type]
+            resolved = _resolve(_SETTINGS_MODULE, value.id)
+            assert resolved is not None
+            return list(_settings_of(_Class(*resolved), ""))  # type: ignore[arg-type]
     return []
 
 
@@ -132,9 +132,9 @@ def _fields(owner: _Class) -> dict[str, tuple[str, ast.AnnAssign, str]]:
     """Name → module, assignment and docstring of each field, those of base classes first."""
     fields: dict[str, tuple[str, ast.AnnAssign, str]] = {}
     for base in owner.node.bases:
-        found = _resolve(owner.module, ast.unparse(base))
-        if found and isinstance(found[1], ast.ClassDef):
-            fields |= _fields(_Class(found[0], found[1]))
+        resolved = _resolve(owner.module, ast.unparse(base))
+        if resolved and isinstance(resolved[1], ast.ClassDef):
+            fields |= _fields(_Class(resolved[0], resolved[1]))
     body = owner.node.body
     for statement, following in zip(body, [*body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -151,19 +151,19 @@ def _nested(module: str, annotation: ast.expr) -> Iterator[_Class]:
     """The configuration classes that an annotation names, also through aliases."""
     names = [node for node in ast.walk(annotation) if isinstance(node, ast.Name) and node.id not in _TYPES]
     for node in sorted(names, key=lambda node: (node.lineno, node.col_offset)):
-        if found := _resolve(module, node.id):
-            if isinstance(found[1], ast.ClassDef):
-                if _is_config(_Class(found[0], found[1])):
-                    yield _Class(found[0], found[1])
+        if resolved := _resolve(module, node.id):
+            if isinstance(resolved[1], ast.ClassDef):
+                if _is_config(_Class(resolved[0], resolved[1])):
+                    yield _Class(resolved[0], resolved[1])
             else:
-                yield from _nested(found[0], found[1])
+                yield from _nested(resolved[0], resolved[1])
 
 
 def _is_config(owner: _Class) -> bool:
     for base in map(ast.unparse, owner.node.bases):
-        found = _resolve(owner.module, base)
+        resolved = _resolve(owner.module, base)
         if base == "Config" or (
-            found and isinstance(found[1], ast.ClassDef) and _is_config(_Class(found[0], found[1]))
+            resolved and isinstance(resolved[1], ast.ClassDef) and _is_config(_Class(resolved[0], resolved[1]))
         ):
             return True
     return False
@@ -179,12 +179,15 @@ def _type_text(module: str, node: ast.expr) -> str:
         case ast.Name(id=name) if name in _TYPES:
             return _TYPES[name]
         case ast.Name(id=name):
-            found = _resolve(module, name)
-            if found is None:
+            resolved = _resolve(module, name)
+            if resolved is None:
                 return name
-            if isinstance(found[1], ast.ClassDef):
-                return _kind_of(_Class(found[0], found[1])) or f"{{{', '.join(_fields(_Class(found[0], found[1])))}}}"
-            return _type_text(found[0], found[1])
+            if isinstance(resolved[1], ast.ClassDef):
+                return (
+                    _kind_of(_Class(resolved[0], resolved[1]))
+                    or f"{{{', '.join(_fields(_Class(resolved[0], resolved[1])))}}}"
+                )
+            return _type_text(resolved[0], resolved[1])
         case ast.BinOp(left=left, right=right):
             parts = [_type_text(module, part) for part in (left, right) if ast.unparse(part) != "None"]
             return " | ".join(parts)
@@ -222,17 +225,17 @@ def _default(module: str, node: ast.expr | None) -> str | None:
         return None if node is None else _literal(module, node)
     if ast.unparse(node.func) != "Field":
         return _literal(module, node.args[0]) if node.args else None  # `Path("runs")`, or a section.
-    given = {keyword.arg: keyword.value for keyword in node.keywords}
-    if "default_factory" in given:
-        return {"dict": "{}", "list": "[]", "tuple": "[]"}.get(ast.unparse(given["default_factory"]))
-    value = node.args[0] if node.args else given.get("default")
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+    if "default_factory" in keywords:
+        return {"dict": "{}", "list": "[]", "tuple": "[]"}.get(ast.unparse(keywords["default_factory"]))
+    value = node.args[0] if node.args else keywords.get("default")
     return None if value is None or ast.unparse(value) == "..." else _default(module, value)
 
 
 def _literal(module: str, node: ast.expr) -> str:
     """A constant as YAML has it; names of constants are looked up."""
-    if isinstance(node, ast.Name) and (found := _resolve(module, node.id)) and isinstance(found[1], ast.expr):
-        return _literal(found[0], found[1])
+    if isinstance(node, ast.Name) and (resolved := _resolve(module, node.id)) and isinstance(resolved[1], ast.expr):
+        return _literal(resolved[0], resolved[1])
     if isinstance(node, ast.Tuple | ast.List):
         return f"[{', '.join(_literal(module, item) for item in node.elts)}]"
     try:

@@ -29,7 +29,7 @@ _STATUSES = ("finished", "stopped", "failed", "running")
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search leaves."""
+    """Result of a search."""
 
     state: SearchState
     front: list[Trial]

@@ -71,7 +71,7 @@ class LanguageIndex:
         return self._ranges(np.flatnonzero(self._has.sum(axis=1) >= num_languages))
 
     def draw_language(self, items: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
-        """For each item one of its languages, by weight; `chance` is uniform in [0, 1)."""
+        """Draw one language of each item, by weight. `chance` holds uniform numbers in [0, 1), one per item."""
         return self._shares.draw(self._groups_of(items), chance)
 
     def draw_pair(
