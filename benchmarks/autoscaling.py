@@ -59,7 +59,7 @@ def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[st
     """Prepare data and train where nodes have to come first, and wait each time until they have gone."""
     from prepare import LANGUAGES, generate
 
-    from hbt_ray.cli.prepare import make_store
+    from hbt_ray.cli.store import make_store
     from hbt_ray.cli.train import train_run
     from hbt_ray.console import Screen
     from hbt_ray.data.prepare import StoreConfig

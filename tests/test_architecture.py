@@ -16,7 +16,7 @@ LAYERS = [
     {"error_codes", "errors", "languages", "host", "markdown"},
     {"storage", "strict_yaml"},
     {"config", "run_dir", "console", "ray_compat", "ray_errors"},
-    {"ray_session", "job_submission"},
+    {"ray_session"},
     {"data"},
     {"model"},
     {"retrieval"},

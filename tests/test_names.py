@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hbt_ray.cli.model_argument import results_folder, transform_file
+from hbt_ray.cli.arguments import results_folder, transform_file
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.errors import ConfigError, InputError
 from hbt_ray.retrieval.tasks import Task, open_task

@@ -10,18 +10,15 @@ from typing import Annotated
 import typer
 
 from hbt_ray import __version__
-from hbt_ray.cli.config import config
 from hbt_ray.cli.demo import demo
 from hbt_ray.cli.doctor import doctor
 from hbt_ray.cli.evaluate import evaluate
-from hbt_ray.cli.index import build
+from hbt_ray.cli.index import build, search
 from hbt_ray.cli.mine import mine
 from hbt_ray.cli.posthoc import posthoc
-from hbt_ray.cli.prepare import prepare
 from hbt_ray.cli.report import report
-from hbt_ray.cli.search import search
-from hbt_ray.cli.settings_help import SettingsCommand
-from hbt_ray.cli.store import inspect_store, verify_store
+from hbt_ray.cli.settings_help import SettingsCommand, config
+from hbt_ray.cli.store import inspect_store, prepare, verify_store
 from hbt_ray.cli.submit import submit
 from hbt_ray.cli.train import train
 from hbt_ray.cli.tune import tune

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hbt_ray.cli.options import JsonOption, Overrides
+from hbt_ray.cli.arguments import JsonOption, Overrides
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
@@ -70,7 +70,7 @@ def run_demo(folder: Path, screen: Screen, overrides: Sequence[str] = ()) -> Dem
     """Prepare, evaluate untrained, train, evaluate, report; everything is written below `folder`. A second call
     continues the first."""
     from hbt_ray.cli.evaluate import evaluate_tasks
-    from hbt_ray.cli.prepare import make_store
+    from hbt_ray.cli.store import make_store
     from hbt_ray.cli.train import exclusive_run, train_run
     from hbt_ray.data.prepare import StoreConfig
     from hbt_ray.ray_session import session

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.options import JsonOption, Overrides
+from hbt_ray.cli.arguments import JsonOption, Overrides
 from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:

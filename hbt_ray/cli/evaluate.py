@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.model_argument import encoder_path, find_run, results_folder, transform_file
-from hbt_ray.cli.options import JsonOption, LanguagesOption, Overrides, language_tags
+from hbt_ray.cli.arguments import (
+    JsonOption,
+    LanguagesOption,
+    Overrides,
+    encoder_path,
+    find_run,
+    language_tags,
+    results_folder,
+    transform_file,
+)
 from hbt_ray.cli.train import lock_card
 from hbt_ray.errors import ConfigError, TaskError
 from hbt_ray.storage import exclusive_lock

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.model_argument import encoder_path, find_run
-from hbt_ray.cli.options import JsonOption, ModelArgument, Overrides, StoreArgument
+from hbt_ray.cli.arguments import JsonOption, ModelArgument, Overrides, StoreArgument, encoder_path, find_run
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen

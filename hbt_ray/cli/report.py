@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hbt_ray.cli.options import JsonOption
+from hbt_ray.cli.arguments import JsonOption
 
 
 def report(

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
 import hbt_ray
+from hbt_ray.errors import ConfigError
 
 _SETTINGS_MODULE = "hbt_ray.cli.settings"
 _TYPES = {
@@ -25,6 +27,7 @@ _TYPES = {
     "Location": "path or URI", "Language": "language tag", "Languages": "list of language tags", "Any": "any value",
     "Ranks": "FIRST:LAST",
 }  # fmt: skip
+COMMANDS = ("prepare", "mine", "train", "posthoc", "evaluate", "index build", "tune", "doctor")
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _RENAMED_OPTIONS = {
     "rescore": "rescorer.model=VALUE",
@@ -62,6 +65,31 @@ class _Scope:
 class _Class:
     module: str
     node: ast.ClassDef
+
+
+def config(
+    section: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SECTION]",
+            help="A command such as evaluate, or a section of a training configuration such as plan.",
+        ),
+    ] = "train",
+) -> None:
+    """List the settings of a command or of a section of a training configuration."""
+    command, _, inner = section.partition(".")
+    command = "index build" if command == "index" else command
+    if command not in COMMANDS:
+        command, inner = "train", section
+    settings = command_settings(command)
+    shown = [setting for setting in settings if not inner or f"{setting.key}.".startswith(f"{inner}.")]
+    if not shown:
+        sections = dict.fromkeys(setting.key.partition(".")[0] for setting in settings if "." in setting.key)
+        raise ConfigError(
+            f"{section!r} is neither a command nor a section of a training configuration. Commands: "
+            f"{', '.join(COMMANDS)}; sections: {', '.join(sections)}"
+        )
+    print(format_settings(shown))
 
 
 def command_settings(command: str) -> list[Setting]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.options import JsonOption, Overrides
+from hbt_ray.cli.arguments import JsonOption, Overrides
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import blocking_lock, exclusive_lock
 

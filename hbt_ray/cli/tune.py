@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.options import JsonOption, Overrides
+from hbt_ray.cli.arguments import JsonOption, Overrides
 from hbt_ray.storage import exclusive_lock
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from hbt_ray import job_submission
+from hbt_ray.cli import submit
+from hbt_ray.cli.submit import ADDRESS_VARIABLE, check_job_server, job_server_address
 from hbt_ray.errors import ConfigError, ResourceError
-from hbt_ray.job_submission import ADDRESS_VARIABLE, check_job_server, job_server_address
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def test_a_closed_port() -> None:
 
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_submission, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(submit, "ANSWER_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hbt_ray import ray_compat
+from hbt_ray.cli.submit import Job
 from hbt_ray.errors import ConfigError
-from hbt_ray.job_submission import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "http://127.0.0.1:8265"

@@ -1,12 +1,39 @@
-"""What the argument MODEL of a command stands for: a run, a model folder, or a name on the Hugging Face hub."""
+"""Arguments and options that several commands have, and what the argument MODEL stands for."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from hbt_ray.errors import ModelError
+import typer
+
+from hbt_ray.errors import ConfigError, ModelError
+from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import valid_name
+
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")]
+IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="The folder of the index.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; all keys are listed below.")
+]
+LanguagesOption = Annotated[str, typer.Option("--languages", help="Use only these languages, such as en,de,ar.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")
+]
+
+
+def language_tags(names: str) -> list[str]:
+    """The canonical tags of an option such as `--languages en,de`.
+
+    Raises:
+        ConfigError: a name is not a language tag.
+    """
+    try:
+        return list(dict.fromkeys(normalise_tag(name.strip()) for name in names.split(",") if name.strip()))
+    except ValueError as error:
+        raise ConfigError(f"--languages: {error}", code="INVALID_LANGUAGE") from None
 
 
 def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
