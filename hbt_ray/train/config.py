@@ -19,7 +19,7 @@ from hbt_ray.storage.location import Location, absolute
 from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.loss_requirements import TeacherConfig
 from hbt_ray.train.step.optimizer import OptimiserConfig
-from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.validation.config import ValidationConfig
 
 Count = Annotated[int, Field(gt=0)]

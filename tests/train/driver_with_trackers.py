@@ -10,29 +10,28 @@ from pathlib import Path
 
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import read_checked_json
-from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.logger import TrackerLogger
-from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, outcome, recorded, wandb_rows
+from hbt_ray.train.trackers import TrackerLogger, TrackersConfig
+from tests.train.test_trackers import SETTINGS, STEPS_BEFORE, VALIDATED, record, step_metrics, wandb_rows
 
 
 def main() -> None:
     run, names = RunDir(Path(sys.argv[1])), sys.argv[2:]
-    log = TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0)
-    for step in range(STEPS_BEFORE):
-        recorded(run, outcome(step))
-        log.log_step(outcome(step))
-        if step == 6:
-            log.log_validations(VALIDATED)
-    while not all_are_there(run, len(names)):
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGKILL)
+    with TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 0) as trackers:
+        for step in range(STEPS_BEFORE):
+            record(run, step_metrics(step))
+            trackers.log_step(step_metrics(step))
+            if step == 6:
+                trackers.log_validations(VALIDATED)
+        while not all_logged(run, len(names)):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def all_are_there(run: RunDir, num_trackers: int) -> bool:
+def all_logged(run: RunDir, num_trackers: int) -> bool:
     if not run.trackers.exists():
         return False
-    marks = read_checked_json(run.trackers).values()
-    done = [mark for mark in marks if mark["step"] == STEPS_BEFORE - 1 and mark["validated"]]
+    positions = read_checked_json(run.trackers).values()
+    done = [row for row in positions if row["step"] == STEPS_BEFORE - 1 and row["validated"]]
     # W&B's process writes in its own time.
     written = [row["step"] for path in run.root.glob("wandb/offline-run-*/*.wandb") for row in wandb_rows(path)]
     return len(done) == num_trackers and len(written) == STEPS_BEFORE + len(VALIDATED)

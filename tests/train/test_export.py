@@ -20,7 +20,7 @@ from hbt_ray.train.driver.trainer import open_run
 from hbt_ray.train.export import ExportRecord, export
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.train_step import TrainStep
-from hbt_ray.train.trackers.config import TrackersConfig
+from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
 from tests.model.model_folders import edited, saved

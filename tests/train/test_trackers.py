@@ -1,4 +1,4 @@
-"""Trackers: what they were given can be read back, once; a continued run goes on; a failure harms nothing."""
+"""Trackers: every row can be read back once, a continued run goes on, and a failure harms nothing."""
 
 from __future__ import annotations
 
@@ -19,36 +19,33 @@ import pytest
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import append_json_lines
+from hbt_ray.storage import append_json_lines, read_checked_json
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers import logger as log
-from hbt_ray.train.trackers.backends import TensorBoard, TrackerRow
-from hbt_ray.train.trackers.config import TrackersConfig
-from hbt_ray.train.trackers.logger import ResumeFile, TrackerLogger, flatten
+from hbt_ray.train.trackers import TensorBoard, TrackerLogger, TrackerRow, TrackersConfig, flatten
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
-"""That a driver logs before it dies; its last checkpoint is that of step 5."""
+"""Steps that a driver logs before it dies; its last checkpoint is that of step 5."""
 VALIDATED = {5: {"step": 5, "AP": 0.3, "dev_set": "abc"}}
 
 
-def outcome(step: int) -> StepMetrics:
+def step_metrics(step: int) -> StepMetrics:
     kind = "mono" if step % 2 else "cross"
     parts = {"info_nce": 0.5, "lakda": 0.25}
     return StepMetrics(step, kind, "de", 1.0 / (step + 1), 0.1, 2.0, 300.0, 0.0, parts, 0.05 + step / 100)
 
 
-def recorded(run: RunDir, told: StepMetrics) -> None:
-    """As the first rank does it."""
-    append_json_lines(run.metrics, [asdict(told)])
+def record(run: RunDir, metrics: StepMetrics) -> None:
+    """Append the row of a step, as rank 0 does."""
+    append_json_lines(run.metrics, [asdict(metrics)])
 
 
-def go_on(run: RunDir, *names: str) -> None:
+def continue_run(run: RunDir, *names: str) -> None:
     """From step 5, after a driver died at 8: steps 5 to 11, some of them twice as workers restart, and validations."""
-    with TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as made:
+    with TrackerLogger(run, TrackersConfig.make({"use": names}, "test"), SETTINGS, 5) as trackers:
         for step in [*range(5, 9), 6, 7, 8, *range(9, 12)]:
-            made.log_step(outcome(step))
-        made.log_validations({10: {"step": 10, "AP": 0.4}, **VALIDATED})
+            trackers.log_step(step_metrics(step))
+        trackers.log_validations({10: {"step": 10, "AP": 0.4}, **VALIDATED})
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +56,11 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     run, names = RunDir(tmp_path_factory.mktemp("tracked")), ("tensorboard", "mlflow", "wandb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        patch.setattr(log, "CLOSING_SECONDS", 300.0)
+        patch.setattr("hbt_ray.train.trackers.CLOSING_SECONDS", 300.0)
         command = [sys.executable, "-m", "tests.train.driver_with_trackers", str(run.root), *names]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
-        go_on(run, *names)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert result.returncode == -signal.SIGKILL, result.stderr[-2_000:]
+        continue_run(run, *names)
     return run
 
 
@@ -124,66 +121,66 @@ def wandb_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
 
 
-def test_what_a_tracker_missed_is_made_up_for_when_the_run_goes_on(
+def test_rows_that_a_tracker_missed_are_logged_when_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run, whole = RunDir(tmp_path), TensorBoard.log
+    run, log = RunDir(tmp_path), TensorBoard.log
 
-    def gone(self: TensorBoard, rows: Sequence[TrackerRow]) -> None:
+    def fail(self: TensorBoard, rows: Sequence[TrackerRow]) -> None:
         if any(row.step >= 2 for row in rows):
             raise ConnectionError("the server is gone")
-        whole(self, rows)
+        log(self, rows)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(TensorBoard, "log", gone)
-        with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
+        patch.setattr(TensorBoard, "log", fail)
+        with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as trackers:
             for step in range(5):
-                recorded(run, outcome(step))
-                made.log_step(outcome(step))
+                record(run, step_metrics(step))
+                trackers.log_step(step_metrics(step))
     assert caplog.text.count("the server is gone") == 1
-    go_on(run, "tensorboard")
+    continue_run(run, "tensorboard")
     read = events.EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert [event.step for event in read.Scalars("loss/all")] == list(range(12))
 
 
-def test_a_tracker_that_hangs_holds_up_nobody(
+def test_a_tracker_that_hangs_delays_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = threading.Event()
     monkeypatch.setattr(TensorBoard, "log", lambda *_: answer.wait())
-    monkeypatch.setattr(log, "CLOSING_SECONDS", 0.2)
-    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0) as made:
+    monkeypatch.setattr("hbt_ray.train.trackers.CLOSING_SECONDS", 0.2)
+    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0) as trackers:
         for step in range(3):
-            made.log_step(outcome(step))  # Returns, though the answer comes only below.
+            trackers.log_step(step_metrics(step))  # Returns, though the answer comes only below.
     assert "tensorboard has not taken the last rows of the run within 0.2 s" in caplog.text
     answer.set()
 
 
-def test_a_server_that_is_not_there_is_a_warning(
+def test_an_unreachable_server_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://127.0.0.1:9")
-    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), config, SETTINGS, 0) as made:
-        made.log_step(outcome(0))
+    with caplog.at_level(logging.WARNING), TrackerLogger(RunDir(tmp_path), config, SETTINGS, 0) as trackers:
+        trackers.log_step(step_metrics(0))
     assert caplog.text.count("mlflow no longer takes the rows of the run") == 1
-    assert ResumeFile(tmp_path / "trackers.json").read("tensorboard").step == 0
+    assert read_checked_json(tmp_path / "trackers.json")["tensorboard"]["step"] == 0
 
 
-def test_a_run_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr(TensorBoard, "close", lambda self, *, failed: told.append(failed))
+def test_a_tracker_learns_whether_the_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[bool] = []
+    monkeypatch.setattr(TensorBoard, "close", lambda self, *, failed: failures.append(failed))
     with pytest.raises(KeyError), TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0):
         raise KeyError
     with TrackerLogger(RunDir(tmp_path), TrackersConfig(), SETTINGS, 0):
         pass
-    assert told == [True, False]
+    assert failures == [True, False]
 
 
-def test_another_place_does_not_know_the_run() -> None:
+def test_destinations_differ_by_server_and_project() -> None:
     config = TrackersConfig(use=("mlflow",), mlflow_uri="http://here")
     assert config.destination("mlflow") == config.model_copy().destination("mlflow")
     assert config.destination("mlflow") != config.model_copy(update={"mlflow_uri": "http://there"}).destination(
@@ -193,9 +190,7 @@ def test_another_place_does_not_know_the_run() -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "hbt_ray.train.trackers.config.find_spec", lambda name: None if name in ("wandb", "alembic") else sys
-    )
+    monkeypatch.setattr("hbt_ray.train.trackers.find_spec", lambda name: None if name in ("wandb", "alembic") else sys)
     TrackersConfig(use=("tensorboard", "mlflow"), mlflow_uri="http://server").check_packages()
     with pytest.raises(ConfigError, match=r"wandb is not installed"):
         TrackersConfig(use=("tensorboard", "wandb")).check_packages()
@@ -203,15 +198,15 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         TrackersConfig(use=("mlflow",)).check_packages()
 
 
-def test_marks_that_were_changed_are_a_warning_and_begin_no_second_run(
+def test_damaged_positions_are_a_warning_and_begin_no_second_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunDir(tmp_path)
-    with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as made:
-        made.log_step(outcome(0))
+    with TrackerLogger(run, TrackersConfig(), SETTINGS, 0) as trackers:
+        trackers.log_step(step_metrics(0))
     changed = run.trackers.read_bytes().replace(b'"step": 0', b'"step": 8')
     run.trackers.write_bytes(changed)
-    with caplog.at_level(logging.WARNING), TrackerLogger(run, TrackersConfig(), SETTINGS, 1) as made:
-        made.log_step(outcome(1))
+    with caplog.at_level(logging.WARNING), TrackerLogger(run, TrackersConfig(), SETTINGS, 1) as trackers:
+        trackers.log_step(step_metrics(1))
     assert str(run.trackers) in caplog.text
     assert run.trackers.read_bytes() == changed

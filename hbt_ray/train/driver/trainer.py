@@ -36,7 +36,7 @@ from hbt_ray.train.driver.resources import wait_for_resources
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.loss_requirements import require_auxiliary_texts
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers.logger import TrackerLogger
+from hbt_ray.train.trackers import TrackerLogger
 from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
 from hbt_ray.train.worker.settings import Hooks, WorkerSettings
 
