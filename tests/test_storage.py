@@ -205,7 +205,7 @@ def test_a_storage_error_is_found_in_wrapped_errors() -> None:
 @pytest.mark.parametrize("change", [b"3", b"", b"{}"])
 def test_a_changed_character_is_detected(tmp_path: Path, change: bytes) -> None:
     path = tmp_path / "a.json"
-    storage.write_json(path, storage.with_checksum({"step": 200, "files": {"a": "b"}}))
+    storage.write_checked_json(path, {"step": 200, "files": {"a": "b"}})
     assert storage.read_checked_json(path) == {"step": 200, "files": {"a": "b"}}
     path.write_bytes(path.read_bytes().replace(b"2", change, 1) if change == b"3" else change)
     with pytest.raises(DamagedFile):

@@ -33,8 +33,7 @@ from hbt_ray.storage import (
     read_checked_json,
     temporary_folder,
     text_sha256,
-    with_checksum,
-    write_json,
+    write_checked_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -79,9 +78,9 @@ def _build_base(folder: Path, config: ModelConfig, store: Store, languages: tupl
     encoder = build_encoder(config, store.sample_texts(languages))
     encoder.save_pretrained(str(folder), create_model_card=False)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    write_json(
+    write_checked_json(
         folder / CHECKSUMS,
-        with_checksum({str(path.relative_to(folder)): file_sha256(path) for path in files}),
+        {str(path.relative_to(folder)): file_sha256(path) for path in files},
     )
 
 

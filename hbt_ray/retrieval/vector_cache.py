@@ -30,9 +30,8 @@ from hbt_ray.storage import (
     atomic_folder,
     checked_file,
     read_checked_json,
-    with_checksum,
+    write_checked_json,
     write_checksums,
-    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class VectorCache:
 
     def write_fingerprint(self, fingerprint: str) -> None:
         """Write the model's fingerprint, after its first vectors: without it nothing is found."""
-        write_json(self._root / _MODEL, with_checksum({"fingerprint": fingerprint}))
+        write_checked_json(self._root / _MODEL, {"fingerprint": fingerprint})
 
     def _folder(self, texts: TextSet) -> Path:
         return self._root / texts.checksum

@@ -19,20 +19,23 @@ from hbt_ray.storage.atomic import (
     is_unused,
     remove_tree,
     temporary_folder,
-    write_json,
     write_text,
 )
-from hbt_ray.storage.checksums import (
+from hbt_ray.storage.json_files import (
     CHECKSUMS,
+    append_json_lines,
     checked_file,
     file_sha256,
     parse_checked_json,
     read_checked_json,
+    read_json_lines,
     text_sha256,
     with_checksum,
+    write_checked_json,
     write_checksums,
+    write_json,
+    write_json_lines,
 )
-from hbt_ray.storage.json_lines import append_json_lines, read_json_lines, write_json_lines
 from hbt_ray.storage.locks import LOCK_TIMEOUT_SECONDS, blocking_lock, exclusive_lock
 from hbt_ray.storage.names import Name, RelativePath, valid_name
 from hbt_ray.storage.storage_errors import naming_storage_errors, storage_error
@@ -61,6 +64,7 @@ __all__ = [
     "text_sha256",
     "valid_name",
     "with_checksum",
+    "write_checked_json",
     "write_checksums",
     "write_json",
     "write_json_lines",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import glob
-import json
 import os
 import secrets
 import shutil
@@ -19,7 +18,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.storage.locks import blocking_lock
 from hbt_ray.storage.storage_errors import naming_storage_errors
@@ -47,11 +45,6 @@ def write_text(path: Path, text: str) -> Path:
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write a JSON file atomically. Returns its path."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 @contextmanager

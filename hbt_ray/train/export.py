@@ -8,7 +8,7 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.model.lora import merge_adapters
 from hbt_ray.model.trainable_encoder import load_for_checkpoint
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import atomic_folder, read_checked_json, with_checksum, write_json
+from hbt_ray.storage import atomic_folder, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import EMA, CheckpointInfo, restore_weights
 from hbt_ray.train.config import TrainConfig
@@ -74,7 +74,7 @@ def export(run: RunDir) -> int:
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
         record = asdict(_export_record(run, config, info, is_best=best is not None))
-        write_json(folder / run.model_info.name, with_checksum(record))
+        write_checked_json(folder / run.model_info.name, record)
     return info.step
 
 

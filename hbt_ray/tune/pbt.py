@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import atomic_file, atomic_folder, read_checked_json, with_checksum, write_json
+from hbt_ray.storage import atomic_file, atomic_folder, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 
@@ -122,7 +122,7 @@ def read_lineage(run: RunDir) -> list[LineageStage]:
 
 
 def _write_lineage(path: Path, lineage: Sequence[LineageStage]) -> None:
-    write_json(path, with_checksum({"stages": [stage.model_dump(mode="json") for stage in lineage]}))
+    write_checked_json(path, {"stages": [stage.model_dump(mode="json") for stage in lineage]})
 
 
 def _read_lineage(path: Path) -> list[LineageStage]:

@@ -18,7 +18,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError, DamagedFile
-from hbt_ray.storage import read_checked_json, with_checksum, write_json
+from hbt_ray.storage import read_checked_json, write_checked_json
 from hbt_ray.tune.config import LOWER_IS_BETTER, SearchBudget, TuneConfig
 from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.search_state import EVENTS, SearchState
@@ -47,7 +47,7 @@ class SessionLimits(Config):
 
     def save(self, folder: Path) -> None:
         """Write them into a search's folder."""
-        write_json(folder / "limits.json", with_checksum(self.model_dump(mode="json")))
+        write_checked_json(folder / "limits.json", self.model_dump(mode="json"))
 
 
 class LimitedVariantGenerator(BasicVariantGenerator):  # type: ignore[misc]  # Ray has no types.

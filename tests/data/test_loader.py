@@ -20,7 +20,7 @@ from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
 from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.storage import with_checksum, write_json
+from hbt_ray.storage import write_checked_json
 from tests.data.test_relevant_passages import made as prepared
 from tests.refusals import refused
 from tests.worlds import LANGUAGES, small_store, write_negatives
@@ -93,9 +93,9 @@ def test_datasets_with_different_numbers_of_right_passages_share_a_window(tmp_pa
     batches = list(from_table(to_table(loader.rank_batches(range(12), 0, 1))))
     assert {batch.dataset for batch in batches} == {"one", "three"}
     for batch in batches:
-        stored = store.right_keys(batch.dataset, batch.items)
-        assert batch.right_keys.shape == (4, 3)
-        assert [set(row) for row in batch.right_keys.tolist()] == [set(row) for row in stored.tolist()]
+        stored = store.positive_keys(batch.dataset, batch.items)
+        assert batch.positive_keys.shape == (4, 3)
+        assert [set(row) for row in batch.positive_keys.tolist()] == [set(row) for row in stored.tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_translation_that_the_manifest_only_promises_is_an_error(
     told = json.loads((damaged / "manifest.json").read_text())
     for group in told["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)
-    write_json(damaged / "manifest.json", with_checksum(told))
+    write_checked_json(damaged / "manifest.json", told)
     auxiliary = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
     loader = Loader(
         LoaderConfig(

@@ -19,7 +19,7 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.negative_sampling import NegativeSampler
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
-from hbt_ray.storage import with_checksum, write_json
+from hbt_ray.storage import write_checked_json
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
 from tests.refusals import refused
 from tests.worlds import write_negatives
@@ -89,7 +89,7 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
     with refused(NegativesError, "DAMAGED_FILE", "234 numbers for 40 items with 6 negatives each"):
         Negatives.open(folder, store)
     told = folder / "negatives.json"
-    write_json(told, with_checksum(json.loads(told.read_text().replace('"name": "set1"', '"name": "set9"'))))
+    write_checked_json(told, json.loads(told.read_text().replace('"name": "set1"', '"name": "set9"')))
     with refused(NegativesError, "DAMAGED_FILE", "negatives.json", "the store has no dataset 'set9'"):
         Negatives.open(folder, store)
     for text in ("{}", "[", '{"version": 1}'):
@@ -150,7 +150,7 @@ def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_pa
     told = write_negatives(tmp_path / "mined", store, {"set1": made_up(40)}) / "negatives.json"
     old = json.loads(told.read_text())
     assert old.pop("teacher") == ""
-    write_json(told, with_checksum({**old, "version": 1}))
+    write_checked_json(told, {**old, "version": 1})
     with refused(NegativesError, "LAYOUT_VERSION", "layout version 1, this hbt_ray reads 3"):
         Negatives.open(tmp_path / "mined", store)
 

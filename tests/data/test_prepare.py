@@ -105,7 +105,7 @@ def test_items_with_equal_passages_share_a_key(tmp_path: Path) -> None:
     plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=15, languages=("de",)))
     read = store.texts(plan.batch(0), plan.languages)
     passages = np.array(read.passages)
-    equal = read.right_keys[:, :1] == read.right_keys[:, 0]
+    equal = read.positive_keys[:, :1] == read.positive_keys[:, 0]
     assert np.array_equal(equal, passages[:, None] == passages)
     assert equal.sum() > len(passages)
 
@@ -118,7 +118,7 @@ def test_passage_ids_are_shared_over_languages(tmp_path: Path) -> None:
         Plan(store.manifest, PlanConfig(policy="mono", batch_size=20, languages=("en",))).batch(0), ("en",)
     )
     documents = np.array([int(question.split()[0][1:]) // 4 for question in read.questions])
-    assert np.array_equal(read.right_keys[:, :1] == read.right_keys[:, 0], documents[:, None] == documents)
+    assert np.array_equal(read.positive_keys[:, :1] == read.positive_keys[:, 0], documents[:, None] == documents)
 
 
 def test_preparing_again_changes_nothing_and_another_store_is_not_replaced(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def right(store: Store) -> dict[str, set[str]]:
     for info in store.manifest.datasets:
         numbers = np.arange(info.num_items)
         ids += [store.item(info.name, number).item_id for number in numbers.tolist()]
-        rights = store.right_keys(info.name, numbers)
+        rights = store.positive_keys(info.name, numbers)
         assert rights.shape == (info.num_items, info.max_right)
         assert np.array_equal(rights[:, 0], store.passage_keys(info.name, numbers))
         keys += rights[:, 0].tolist()
@@ -187,10 +187,10 @@ def test_perfect_vectors_have_no_loss(tmp_path: Path, symmetric: bool) -> None:
     how = tokenising_config(build_encoder(TINY, store.sample_texts(("en",))), TINY)
     batch = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=64), how)).rank_batch(0, 0, 1)
     topics = torch.tensor([int(store.item("set", item).item_id[0]) for item in batch.items.tolist()])
-    vectors, right_keys = torch.eye(4)[topics], torch.from_numpy(batch.right_keys)
-    assert info_nce(vectors, vectors, right_keys, 0.05, (64,), symmetric=symmetric).item() < 1e-6
+    vectors, positive_keys = torch.eye(4)[topics], torch.from_numpy(batch.positive_keys)
+    assert info_nce(vectors, vectors, positive_keys, 0.05, (64,), symmetric=symmetric).item() < 1e-6
     # Known by their own passages alone, which stand under two ids, 14 of 15 others of a question would be negatives.
-    assert info_nce(vectors, vectors, right_keys[:, 0], 0.05, (64,)).item() == pytest.approx(np.log(15), abs=1e-4)
+    assert info_nce(vectors, vectors, positive_keys[:, 0], 0.05, (64,)).item() == pytest.approx(np.log(15), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +216,14 @@ def test_a_batch_knows_the_right_passages_of_its_questions(
     loader = Loader(LoaderConfig(store.location, PlanConfig(policy=policy, batch_size=30), how))
     for step in range(4):
         whole, parts = loader.rank_batch(step, 0, 1), [loader.rank_batch(step, rank, 4) for rank in range(4)]
-        assert np.array_equal(np.concatenate([part.right_keys for part in parts]), whole.right_keys)
-        assert whole.right_keys.shape == (30, 4)
-        assert np.array_equal(whole.right_keys[:, 0], store.passage_keys("set", whole.items))
+        assert np.array_equal(np.concatenate([part.positive_keys for part in parts]), whole.positive_keys)
+        assert whole.positive_keys.shape == (30, 4)
+        assert np.array_equal(whole.positive_keys[:, 0], store.passage_keys("set", whole.items))
         pairs = [store.item("set", item).item_id.split("/") for item in whole.items.tolist()]
         questions, passages = (
             np.array(column) for column in zip(*((int(q), 3 * int(q) + int(d)) for q, d in pairs), strict=True)
         )
         answers = np.isin((passages[None, :] - 3 * questions[:, None]) % 36, range(4))
-        known = (whole.right_keys[:, :, None] == whole.right_keys[:, 0]).any(1)
+        known = (whole.positive_keys[:, :, None] == whole.positive_keys[:, 0]).any(1)
         assert np.array_equal(known, answers)
         assert answers.sum() > 60

@@ -74,7 +74,7 @@ def write_store(root: Path, *, shard_items: int, batch_items: int = 7, length: i
     return Store(root)
 
 
-def right_keys(items: NDArray[np.int64]) -> NDArray[np.int64]:
+def positive_keys(items: NDArray[np.int64]) -> NDArray[np.int64]:
     """Right keys of the items of `write_store`: the own key, and for four of five items another one."""
     return np.column_stack([items // 2, np.where(items % 5, -items, items // 2)])
 
@@ -92,7 +92,7 @@ def test_any_layout_gives_the_same_texts(tmp_path: Path, shard_items: int, batch
         ]
         assert store.texts_of("facts", side, items, codes, LANGUAGES) == expected
     assert np.array_equal(store.passage_keys("facts", items), items // 2)
-    assert np.array_equal(store.right_keys("facts", items), right_keys(items))
+    assert np.array_equal(store.positive_keys("facts", items), positive_keys(items))
     answers = store.texts_of("facts", "answer", items, codes, LANGUAGES)
     assert answers == [
         f"a{item}" if LANGUAGES[code] == "en" and item % 3 == 0 else "" for item, code in zip(items, codes, strict=True)
@@ -113,7 +113,7 @@ def test_the_texts_of_a_batch_are_those_of_its_rows(tmp_path: Path, policy: str)
             assert texts == [
                 text(side, plan.languages[c], n, 40) for n, c in zip(batch.items.tolist(), codes, strict=True)
             ]
-        assert np.array_equal(read.right_keys, right_keys(batch.items))
+        assert np.array_equal(read.positive_keys, positive_keys(batch.items))
 
 
 def test_reading_a_few_rows_of_many_shards_copies_no_column(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_store_under_a_uri_gives_the_same_texts(tmp_path: Path, shard_items: i
     for step in range(6):
         theirs, ours = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
         assert (ours.questions, ours.passages) == (theirs.questions, theirs.passages)
-        assert np.array_equal(ours.right_keys, theirs.right_keys)
+        assert np.array_equal(ours.positive_keys, theirs.positive_keys)
     items, codes = np.arange(200), np.full(200, 2, np.int16)
     for side in ("question", "passage", "answer"):
         assert remote.texts_of("facts", side, items, codes, LANGUAGES) == local.texts_of(

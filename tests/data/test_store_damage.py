@@ -20,7 +20,7 @@ from hbt_ray.errors import HbtError, NegativesError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import location as store_location
-from hbt_ray.storage import with_checksum, write_json
+from hbt_ray.storage import write_checked_json
 from tests.data.test_negatives import GROUPS, made_up, made_up_scores, manifest, write_negatives
 from tests.data.test_store import LANGUAGES, cache_in, local_uri, write_store
 from tests.mutations import mutations
@@ -99,12 +99,12 @@ def test_a_manifest_cannot_name_files_outside_the_store(tmp_path: Path, name: st
             dataset["shards"][0]["file"] = name
         else:
             dataset["name"] = name
-        write_json(path, with_checksum(record))
+        write_checked_json(path, record)
         with pytest.raises(StoreError) as caught:
             Store(tmp_path / "store")
         assert caught.value.code == "DAMAGED_MANIFEST"
         dataset["shards"][0]["file"], dataset["name"] = SHARD, "facts"
-        write_json(path, with_checksum(record))
+        write_checked_json(path, record)
 
 
 def test_a_forged_store_does_not_poison_the_cache(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
     assert np.array_equal(Negatives.open(folder, store).table("set1"), table)
     record = json.loads((folder / "negatives.json").read_bytes())
     record["datasets"][0]["file"] = "../outside.arrow"
-    write_json(folder / "negatives.json", with_checksum(record))
+    write_checked_json(folder / "negatives.json", record)
     with pytest.raises(NegativesError):
         Negatives.open(folder, store)
 

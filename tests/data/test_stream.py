@@ -55,7 +55,7 @@ def assert_equal(batch: RankBatch, other: RankBatch) -> None:
     assert batch.texts.bounds == other.texts.bounds
     ours, theirs = (
         (
-            *(b.items, b.right_keys, b.negative_keys, b.question_languages, b.passage_languages, b.teacher_scores),
+            *(b.items, b.positive_keys, b.negative_keys, b.question_languages, b.passage_languages, b.teacher_scores),
             *(b.texts.tokens.flat_ids(), b.texts.tokens.starts, b.texts.tokens.lengths),
         )
         for b in (batch, other)

@@ -12,7 +12,7 @@ import pytest
 
 from hbt_ray.data.store.verify import raise_for_problems, verify
 from hbt_ray.errors import StoreError
-from hbt_ray.storage import with_checksum, write_json
+from hbt_ray.storage import write_checked_json
 from tests.data.test_store import write_store, write_table
 
 SHARD = "facts/00001.arrow"
@@ -33,7 +33,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = root / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest["datasets"][0])
-    write_json(path, with_checksum(manifest))
+    write_checked_json(path, manifest)
 
 
 def flip(root: Path) -> None:

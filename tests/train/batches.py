@@ -33,7 +33,7 @@ def batch(
         )
 
     questions, passages = texts(num_rows), texts(num_rows)
-    right_keys, languages = rng.integers(0, 8, (num_rows, 3)), rng.integers(0, 3, (2, num_rows))
+    positive_keys, languages = rng.integers(0, 8, (num_rows, 3)), rng.integers(0, 3, (2, num_rows))
     negatives, negative_keys = texts(num_rows * PER_ROW, 0.7), rng.integers(0, 12, num_rows * PER_ROW)
     if step:
         last = 2 * num_rows // 3 * PER_ROW
@@ -63,7 +63,7 @@ def batch(
         "de",
         part,
         TokenSections.concatenate(sections),
-        right_keys[part],
+        positive_keys[part],
         *languages[:, part],
         negative_keys[of_rows] if mined else np.empty(0, np.int64),
         scores[part] if mined and views else np.empty((0, 0), np.float32),

@@ -30,7 +30,7 @@ def loss(
 ) -> Tensor:
     """The mean over the rows of InfoNCE, in every asked-for direction and width, and the terms."""
     questions, passages = (vectors(encoder, batch.texts[name]) for name in ("questions", "passages"))
-    sides = questions, passages, torch.from_numpy(batch.right_keys)
+    sides = questions, passages, torch.from_numpy(batch.positive_keys)
     if not len(batch.negative_keys):
         return loss_of_vectors(*sides, config, temperature)
     there, keys = torch.from_numpy(batch.texts["negatives"].lengths > 0), torch.from_numpy(batch.negative_keys)
@@ -61,14 +61,14 @@ def loss(
 def loss_of_vectors(
     questions: Tensor,
     passages: Tensor,
-    right_keys: Tensor,
+    positive_keys: Tensor,
     config: LossConfig,
     temperature: Tensor | float,
     negatives: Tensor | None = None,
     negative_keys: Tensor | None = None,
 ) -> Tensor:
     """The same; of the mined negatives, [some, width], those that are there."""
-    keys = right_keys[:, :1]
+    keys = positive_keys[:, :1]
     candidates, candidate_keys = passages, keys
     if negatives is not None and negative_keys is not None:
         candidates, candidate_keys = torch.cat([passages, negatives]), torch.cat([keys, negative_keys[:, None]])
@@ -77,8 +77,8 @@ def loss_of_vectors(
     for width in widths:
         whole = width == questions.shape[1]
         cut = [s if whole else F.normalize(s[:, :width]) for s in (questions, passages, candidates)]
-        forth = _cross_entropy(cut[0], cut[2], right_keys, candidate_keys, temperature)
-        back = _cross_entropy(cut[1], cut[0], keys, right_keys, temperature)
+        forth = _cross_entropy(cut[0], cut[2], positive_keys, candidate_keys, temperature)
+        back = _cross_entropy(cut[1], cut[0], keys, positive_keys, temperature)
         total = total + ((forth + back) / 2 if config.symmetric else forth)
     return total / len(widths)
 

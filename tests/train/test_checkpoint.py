@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
+from hbt_ray.storage import file_sha256, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.step.train_step import TrainStep
@@ -154,7 +154,7 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     torch.save({"state": Malicious(tmp_path / "was here"), "param_groups": []}, tmp_path / "optimiser.pt")
     record = read_checked_json(tmp_path / "checkpoint.json")
     record["files"]["optimiser.pt"] = file_sha256(tmp_path / "optimiser.pt")  # As an attacker would.
-    write_json(tmp_path / "checkpoint.json", with_checksum(record))
+    write_checked_json(tmp_path / "checkpoint.json", record)
     with refused("optimiser.pt"):
         checkpoint_format.restore_checkpoint(tmp_path, full_learner())
     assert not (tmp_path / "was here").exists()

@@ -73,10 +73,10 @@ def test_right_passages_of_one_question_are_no_negatives_of_each_other() -> None
     """
     vectors = torch.eye(2, dtype=torch.float64).repeat_interleave(8, 0)
     own = torch.arange(16)
-    right_keys = torch.stack([own, *((own // 8 * 8 + (own + shift) % 8) for shift in range(1, 8))], dim=1)
+    positive_keys = torch.stack([own, *((own // 8 * 8 + (own + shift) % 8) for shift in range(1, 8))], dim=1)
     for symmetric in (False, True):
         losses = [
-            info_nce(vectors, vectors, keys, 0.02, (16,), symmetric=symmetric).item() for keys in (own, right_keys)
+            info_nce(vectors, vectors, keys, 0.02, (16,), symmetric=symmetric).item() for keys in (own, positive_keys)
         ]
         assert losses[0] == pytest.approx(math.log(8))
         assert losses[1] == pytest.approx(0, abs=1e-12)

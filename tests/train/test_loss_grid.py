@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
     questions: Tensor
     passages: Tensor
-    right_keys: Tensor
+    positive_keys: Tensor
     mined: Tensor
     mined_keys: Tensor
     there: Tensor
@@ -58,14 +58,14 @@ def rows_of(num_rows: int, kind: torch.dtype = torch.float64) -> Rows:
     keys = torch.tensor([1, 2, 3, 1, 5, 6, 1, 2, 9, 10, 2])[:num_rows]
     # Rows 0 and 2 ask one question; row 4's is also answered by what rows 5 and 9 have, and row 8's by 99, of no row.
     others = {0: (3, 3), 2: (1, 1), 4: (6, 10), 8: (99, 14)}
-    right_keys = torch.stack(
+    positive_keys = torch.stack(
         [torch.tensor([key, *others.get(row, (key, key))]) for row, key in enumerate(keys.tolist())]
     )
     mined = F.normalize(torch.randn(num_rows, PER_ROW, WIDTH, **double), dim=2).to(kind)
     mined_keys = torch.randint(0, 15, (num_rows, PER_ROW), generator=generator)
     there = torch.rand(num_rows, PER_ROW, generator=generator) < 0.7
     there[-3:] = False
-    return Rows(*sides, right_keys, mined, mined_keys, there)
+    return Rows(*sides, positive_keys, mined, mined_keys, there)
 
 
 def ours(case: str, sizes: tuple[int, ...], tile: int, kind: torch.dtype, rank: int) -> list[Tensor]:
@@ -77,7 +77,7 @@ def ours(case: str, sizes: tuple[int, ...], tile: int, kind: torch.dtype, rank: 
         leaf.requires_grad_()
     mined = HardNegatives(rows.mined, rows.mined_keys, rows.there) if with_mined else None
     objective = Objective(LossConfig(tile=tile, **settings)).to(kind)
-    part = objective(LossInputs(*rows[:3], rows.right_keys[:, 0], rows.right_keys[:, 0], mined), sizes)
+    part = objective(LossInputs(*rows[:3], rows.positive_keys[:, 0], rows.positive_keys[:, 0], mined), sizes)
     part.backward()
     return [part.detach(), *(leaf.grad for leaf in (*objective.parameters(), *leaves) if leaf.grad is not None)]
 

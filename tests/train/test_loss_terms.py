@@ -45,7 +45,7 @@ def columns(seed: int = 0, *, bare_end: bool = True) -> dict[str, Tensor]:
     return {
         "questions": vectors(NUM_ROWS),
         "passages": vectors(NUM_ROWS),
-        "right_keys": torch.randint(0, 7, (NUM_ROWS, 3), generator=made),
+        "positive_keys": torch.randint(0, 7, (NUM_ROWS, 3), generator=made),
         "question_languages": torch.randint(0, 3, (NUM_ROWS,), generator=made),
         "passage_languages": torch.randint(0, 3, (NUM_ROWS,), generator=made),
         "mined": vectors(NUM_ROWS, PER_ROW),
@@ -64,7 +64,7 @@ def encoded(of: dict[str, Tensor]) -> LossInputs:
     return LossInputs(
         of["questions"],
         of["passages"],
-        of["right_keys"],
+        of["positive_keys"],
         of["question_languages"],
         of["passage_languages"],
         HardNegatives(of["mined"], of["mined_keys"], of["mined_there"]),
@@ -117,7 +117,7 @@ def kl(p: Floats, q: Floats) -> float:
 def by_hand_lakda(of: dict[str, Floats]) -> float:
     values = []
     for row in np.flatnonzero(of["a"]):
-        seen = [j for j in range(NUM_ROWS) if j == row or of["right_keys"][j, 0] not in of["right_keys"][row]]
+        seen = [j for j in range(NUM_ROWS) if j == row or of["positive_keys"][j, 0] not in of["positive_keys"][row]]
         a, b = (
             softmax(of[side][row] @ of["passages"][seen].T / HEAT) for side in ("questions", "question_translations")
         )
@@ -149,7 +149,7 @@ def by_hand_imitation(of: dict[str, Floats]) -> float:
 def by_hand_distillation(of: dict[str, Floats]) -> float:
     values = []
     for row in range(NUM_ROWS):
-        right = np.isin(of["mined_keys"][row], of["right_keys"][row])
+        right = np.isin(of["mined_keys"][row], of["positive_keys"][row])
         there = [True, *(of["mined_there"][row] & ~right)]
         known = [n for n in range(1 + PER_ROW) if there[n] and not np.isnan(of["scores"][row][n])]
         if len(known) > 1:
@@ -178,7 +178,7 @@ def test_by_hand(name: str, by_hand: Callable[[dict[str, Floats]], float]) -> No
 
 def test_lakda_at_the_temperature_of_its_own() -> None:
     of = columns()
-    of["right_keys"] = torch.arange(NUM_ROWS)[:, None]
+    of["positive_keys"] = torch.arange(NUM_ROWS)[:, None]
     value = Lakda(temperature=1).rank_loss(encoded(of), (NUM_ROWS,), HEAT).item()
     held = {key: column.numpy() for key, column in of.items()}
     a, b = (held[side] @ held["passages"].T for side in ("questions", "question_translations"))

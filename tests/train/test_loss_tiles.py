@@ -94,12 +94,12 @@ def test_a_query_with_its_own_positive_alone_has_no_loss_and_no_gradient(tile: i
 def test_no_tensor_grows_with_the_square_of_the_batch() -> None:
     def largest(num_rows: int, tile: int) -> int:
         questions, passages = sides(num_rows, num_rows)
-        right_keys = torch.stack([torch.arange(num_rows), torch.arange(num_rows).roll(1)], dim=1)
+        keys = torch.stack([torch.arange(num_rows), torch.arange(num_rows).roll(1)], dim=1)
         mined = HardNegatives(
             sides(num_rows, num_rows)[1][:, None], torch.arange(num_rows)[:, None], torch.ones(num_rows, 1) > 0
         )
         settings = {"symmetric": True, "dimensions": (4,), "tile": tile}
-        return watched(lambda: info_nce(questions, passages, right_keys, 0.05, (num_rows,), mined, **settings)).largest
+        return watched(lambda: info_nce(questions, passages, keys, 0.05, (num_rows,), mined, **settings)).largest
 
     assert largest(64, 999) == 64 * (128 + 1)  # The mask is made of steps at its ends, one more than candidates.
     assert largest(64, 16) == 128 * 8  # The candidates; a tile has 256.

@@ -131,7 +131,7 @@ def test_passages_are_there_once_in_every_language_and_known_by_their_answers(un
     dev_set = make_dev_set(uneven, ValidationConfig(store=uneven.location, items=46))
     assert len(dev_set.questions) == 46
     assert len(dev_set.passages) == len(set(dev_set.passages)) == 20 * 2 + 10 + 3 * 3
-    for text, keys, code in zip(dev_set.questions, dev_set.right_keys, dev_set.question_languages, strict=True):
+    for text, keys, code in zip(dev_set.questions, dev_set.positive_keys, dev_set.question_languages, strict=True):
         name, _, number, language = text.split()
         assert dev_set.languages[code] == language
         answers = [dev_set.passages[row] for row in np.flatnonzero(np.isin(dev_set.passage_keys, keys))]
@@ -190,7 +190,7 @@ def test_all_right_passages_of_a_question_are_relevant(tmp_path: Path) -> None:
     prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source]}, "test"))
     dev_set = make_dev_set(Store(tmp_path / "store"), ValidationConfig(store=str(tmp_path / "store"), items=18))
     assert len(dev_set.passages) == 12
-    for question, keys in zip(dev_set.questions, dev_set.right_keys, strict=True):
+    for question, keys in zip(dev_set.questions, dev_set.positive_keys, strict=True):
         number = int(question.rstrip("!").split()[1])
         answers = {int(dev_set.passages[row].split()[1]) for row in np.flatnonzero(np.isin(dev_set.passage_keys, keys))}
         assert answers == {(2 * number + d) % 12 for d in range(3)}
@@ -238,7 +238,7 @@ def test_ap_is_that_of_hbt_evaluate(ray_session: None, uneven: Store, ties: bool
         "dev",
         [(one, tags[code], one) for one, code in zip(ids, dev_set.passage_languages, strict=True)],
         [(f"q{row}", tags[code], "?") for row, code in enumerate(dev_set.question_languages)],
-        [(f"q{row}", ids[at]) for row, keys in enumerate(dev_set.right_keys)
+        [(f"q{row}", ids[at]) for row, keys in enumerate(dev_set.positive_keys)
          for at in np.flatnonzero(np.isin(dev_set.passage_keys, keys))],
     )  # fmt: skip
     with ShardedIndex.of_task(task, passages, SearchConfig(num_actors=1)) as index:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.errors import DamagedFile, NegativesError
-from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, with_checksum, write_json
+from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, write_checked_json
 
 MANIFEST = "negatives.json"
 VERSION = 3
@@ -201,7 +201,7 @@ def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
 
 def write_manifest(folder: Path, manifest: NegativesManifest) -> None:
     """Write the manifest. Call it last: a folder without it does not count as mined negatives."""
-    write_json(folder / MANIFEST, with_checksum(manifest.model_dump(mode="json")))
+    write_checked_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def _read_manifest(path: Path) -> NegativesManifest:

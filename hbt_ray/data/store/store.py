@@ -59,8 +59,8 @@ class BatchTexts:
 
     questions: list[str]
     passages: list[str]
-    right_keys: NDArray[np.int64]
-    """[rows, n]: keys of the passages that answer each row's question (see `Store.right_keys`)."""
+    positive_keys: NDArray[np.int64]
+    """[rows, n]: keys of the passages that answer each row's question (see `Store.positive_keys`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Store:
         (keys,) = self._values(column_lookup(self._item_rows(dataset, items), PASSAGE_KEY))
         return np.array(keys, np.int64)
 
-    def right_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
+    def positive_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
         """For each item the keys of the passages that answer its question, [items, n].
 
         n is the largest number of right passages of a question in the dataset. The first key is that of the item's own

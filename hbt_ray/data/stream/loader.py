@@ -74,7 +74,7 @@ class Loader:
         self.plan = Plan(self.store.manifest, config.plan, negatives)
         self._scored_negatives = require_scores(negatives) if config.teacher_scores else None
         self._tokenising, self._auxiliary_texts = config.tokenising, config.auxiliary_texts
-        self._num_right_keys = max(info.max_right for info in self.plan.datasets)
+        self._num_positive_keys = max(info.max_right for info in self.plan.datasets)
         self._translations = {
             (texts.name, info.name): TranslationSampler(
                 info, self.plan.languages, texts.side, TranslationRule.parse(texts.rule), self.plan.config.seed
@@ -111,7 +111,7 @@ class Loader:
             NEGATIVES: negatives,
             **{auxiliary.name: self._translated(auxiliary, slices) for auxiliary in self._auxiliary_texts},
         }
-        right_keys = self._widened(texts.right_keys)
+        positive_keys = self._widened(texts.positive_keys)
         scores = None
         if self._scored_negatives:
             scores = self._scored_negatives.scores(window.dataset, window.items, window.negatives)
@@ -129,7 +129,7 @@ class Loader:
                 TokenSections.concatenate(
                     {name: tokens[of_negatives if name == NEGATIVES else rows] for name, tokens in sections.items()}
                 ),
-                right_keys[rows],
+                positive_keys[rows],
                 part.question_languages.astype(np.int64),
                 part.passage_languages.astype(np.int64),
                 negative_keys[of_negatives],
@@ -138,10 +138,10 @@ class Loader:
             batches.append(batch)
         return batches
 
-    def _widened(self, right_keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _widened(self, positive_keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """As many keys a row for every dataset of the plan: a table of several batches has columns of one width."""
-        missing = self._num_right_keys - right_keys.shape[1]
-        return np.concatenate([right_keys, *[right_keys[:, :1]] * missing], axis=1) if missing else right_keys
+        missing = self._num_positive_keys - positive_keys.shape[1]
+        return np.concatenate([positive_keys, *[positive_keys[:, :1]] * missing], axis=1) if missing else positive_keys
 
     def _negatives(self, batch: Batch) -> tuple[Tokens, NDArray[np.int64]]:
         """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""

@@ -22,7 +22,7 @@ QUESTIONS, PASSAGES, NEGATIVES = "questions", "passages", "negatives"
 """Sections that the loader itself fills; the names of the others are those of `AuxiliaryTexts`."""
 
 _SCALARS = ("step", "kind", "dataset", "language")
-_ARRAYS = ("items", "right_keys", "question_languages", "passage_languages", "negative_keys", "teacher_scores")
+_ARRAYS = ("items", "positive_keys", "question_languages", "passage_languages", "negative_keys", "teacher_scores")
 _SIZE = "texts."
 """Prefix of the columns with the number of texts of a section."""
 _IDS, _LENGTHS = "ids", "lengths"
@@ -48,7 +48,7 @@ class RankBatch:
     texts: TokenSections
     """Token ids of the questions and passages, [rows] each; of the negatives, [rows · n], n consecutive ones for each
     row; of the auxiliary texts, [rows] each. A negative or an auxiliary text may be missing."""
-    right_keys: NDArray[np.int64]
+    positive_keys: NDArray[np.int64]
     """Keys of the passages that answer each row's question, [rows, n]. The first is that of the row's own passage; it
     is repeated if there are fewer than n. A passage with one of these keys is not a negative of the row's question."""
     question_languages: NDArray[np.int64]

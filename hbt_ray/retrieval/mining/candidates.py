@@ -115,8 +115,8 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
 
     pool = LanguageIndex(info, (language,), 0.0).pool(0)
     items = pool.items(np.arange(pool.size))
-    questions, right_keys = texts("question", items), store.right_keys(info.name, items)
-    keys, first, positives = np.unique(right_keys[:, 0], return_index=True, return_inverse=True)
+    questions, positive_keys = texts("question", items), store.positive_keys(info.name, items)
+    keys, first, positives = np.unique(positive_keys[:, 0], return_index=True, return_inverse=True)
     documents = texts("passage", items[first])
     normalised_documents = [normalised(text) for text in documents]
     question_numbers, text_numbers = (
@@ -124,8 +124,8 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
         _numbers(normalised_documents),
     )
     # Relevant passages that lack the language are not among the documents: their keys find no equal one.
-    right = np.minimum(np.searchsorted(keys, right_keys), len(keys) - 1)
-    row, place = np.nonzero(keys[right] == right_keys)
+    right = np.minimum(np.searchsorted(keys, positive_keys), len(keys) - 1)
+    row, place = np.nonzero(keys[right] == positive_keys)
     answered = np.unique(question_numbers[row] * len(documents) + text_numbers[right[row, place]])
     return Candidates(
         items,

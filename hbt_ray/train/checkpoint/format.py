@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hbt_ray.errors import CheckpointError, DamagedFile
-from hbt_ray.storage import file_sha256, read_checked_json, with_checksum, write_json
+from hbt_ray.storage import file_sha256, read_checked_json, write_checked_json
 from hbt_ray.train.step.optimizer import restore_optimiser
 from hbt_ray.train.step.train_step import TrainStep
 
@@ -96,7 +96,7 @@ def write_checkpoint(
         torch.save(snapshot.optimiser, file)
     on_file_written(folder / OPTIMISER)
     checksums = {name: file_sha256(folder / name) for name in (*snapshot.tensors, OPTIMISER)}
-    write_json(folder / INFO, with_checksum(asdict(replace(snapshot.info, files=checksums))))
+    write_checked_json(folder / INFO, asdict(replace(snapshot.info, files=checksums)))
     on_file_written(folder / INFO)
 
 

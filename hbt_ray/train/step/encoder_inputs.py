@@ -71,7 +71,7 @@ class EncoderInputs:
         return LossInputs(
             questions=sections[QUESTIONS].vectors,
             passages=sections[PASSAGES].vectors,
-            positive_keys=to_device(batch.right_keys, device),
+            positive_keys=to_device(batch.positive_keys, device),
             question_languages=to_device(batch.question_languages, device),
             passage_languages=to_device(batch.passage_languages, device),
             hard_negatives=self._hard_negatives(sections[NEGATIVES]) if NEGATIVES in sections else None,
@@ -81,7 +81,7 @@ class EncoderInputs:
         )
 
     def _hard_negatives(self, section: Translation) -> HardNegatives:
-        shape = (len(self._batch.right_keys), -1)  # [rows · n] → [rows, n]
+        shape = (len(self._batch.positive_keys), -1)  # [rows · n] → [rows, n]
         keys = to_device(self._batch.negative_keys, section.vectors.device)
         return HardNegatives(section.vectors.unflatten(0, shape), keys.view(shape), section.mask.view(shape))
 

@@ -39,7 +39,7 @@ class DevSet:
     questions: list[str]
     question_languages: LanguageCodes
     """[questions]"""
-    right_keys: Indices
+    positive_keys: Indices
     """[questions, n]: keys of the passages that answer. One of them is repeated if a question has fewer than n."""
     passages: list[str]
     passage_languages: LanguageCodes
@@ -79,7 +79,7 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
     """
     languages = dev_languages(store.manifest, config)
     questions: list[str] = []
-    question_languages, right_keys = [], []
+    question_languages, positive_keys = [], []
     passages: dict[tuple[int, int], str] = {}  # (key, language) → text
     datasets = store.manifest.datasets
     counts = _even_shares([info.num_items for info in datasets], config.items)
@@ -87,10 +87,10 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
         items, codes = draw_items(info, languages, count, make_key(config.seed, "validation", info.name))
         if not len(items):
             continue
-        keys = store.right_keys(info.name, items)
+        keys = store.positive_keys(info.name, items)
         questions += store.texts_of(info.name, "question", items, codes, languages)
         question_languages.append(codes)
-        right_keys.append(keys)
+        positive_keys.append(keys)
         for code in range(len(languages)):
             texts = store.texts_of(info.name, "passage", items, np.full(len(items), code, np.int16), languages)
             for key, text in zip(keys[:, 0].tolist(), texts, strict=True):
@@ -101,12 +101,12 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
             f"validation.store={config.store}: no item in {', '.join(languages)}; name other languages",
             code="DEV_LANGUAGES",
         )
-    width = max(keys.shape[1] for keys in right_keys)
+    width = max(keys.shape[1] for keys in positive_keys)
     return DevSet(
         languages,
         questions,
         np.concatenate(question_languages),
-        np.concatenate([np.pad(keys, ((0, 0), (0, width - keys.shape[1])), "edge") for keys in right_keys]),
+        np.concatenate([np.pad(keys, ((0, 0), (0, width - keys.shape[1])), "edge") for keys in positive_keys]),
         list(passages.values()),
         np.array([code for _, code in passages], np.int16),
         np.array([key for key, _ in passages], np.int64),
@@ -178,7 +178,7 @@ def dev_measures(questions: Floats, passages: Floats, dev_set: DevSet, temperatu
     for start in range(0, len(questions), _QUESTION_BATCH):
         batch = slice(start, start + _QUESTION_BATCH)
         scores = score_matrix(questions[batch], passages)
-        relevant = np.stack([np.isin(dev_set.passage_keys, keys) for keys in dev_set.right_keys[batch]])
+        relevant = np.stack([np.isin(dev_set.passage_keys, keys) for keys in dev_set.positive_keys[batch]])
         for name, values in measure((AP, RANK_DISTANCE), relevant_ranks(scores, relevant)).items():
             pool[name].append(values)
         language_parts.append(_ap_in_languages(scores, relevant, dev_set))

@@ -1,0 +1,194 @@
+"""JSON and JSON Lines files with SHA-256 checksums, which survive truncated lines and reveal changed bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.errors import DamagedFile
+from hbt_ray.storage.atomic import write_text
+from hbt_ray.storage.storage_errors import naming_storage_errors
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+"""File in a folder that holds the checksums of the folder's other files."""
+_CHECKSUM_KEY = "checksum"
+_WARNED: set[tuple[Path, int]] = set()
+"""(path, number of damaged lines) of each warning that this process has logged."""
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Hexadecimal SHA-256 of a text in UTF-8; unpaired surrogates are allowed."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object with a SHA-256 of its other keys, so that readers notice a changed bit."""
+    content = {key: value for key, value in record.items() if key != _CHECKSUM_KEY}
+    return {**content, _CHECKSUM_KEY: text_sha256(json.dumps(content, sort_keys=True, ensure_ascii=False))}
+
+
+def _without_checksum(record: object) -> dict[str, Any] | None:
+    """The object without its checksum; None if it is not an object, or its checksum does not match."""
+    if not isinstance(record, dict) or record.get(_CHECKSUM_KEY) != with_checksum(record)[_CHECKSUM_KEY]:
+        return None
+    return {key: value for key, value in record.items() if key != _CHECKSUM_KEY}
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write a JSON file atomically. Returns its path."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def write_checked_json(path: Path, record: dict[str, Any]) -> Path:
+    """Write a JSON object with its checksum atomically. Returns the path."""
+    return write_json(path, with_checksum(record))
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that was written by `write_checked_json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFile: the file is truncated, changed, or has no checksum.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFile(str(path), _one_line(error)) from None
+    return parse_checked_json(content, str(path))
+
+
+def parse_checked_json(content: bytes, location: str) -> dict[str, Any]:
+    """Parse the content of a file as `read_checked_json` does; `location` names the file in errors.
+
+    Raises:
+        DamagedFile: the content is truncated, changed, or has no checksum.
+    """
+    try:
+        record = _without_checksum(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(location, _one_line(error)) from None
+    if record is None:
+        raise DamagedFile(location, "its checksum does not match its content")
+    return record
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every file of a finished folder into `checksums.json`. Call it last."""
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+    write_checked_json(folder / CHECKSUMS, {"files": files})
+
+
+def checked_file(folder: Path, name: str) -> Path:
+    """The path of a file in a folder with `checksums.json`. The whole file is read and compared with its checksum.
+
+    Raises:
+        FileNotFoundError: the folder has no checksums, or `checksums.json` does not list the file.
+        DamagedFile: the file or the checksums are missing in part or changed.
+    """
+    path = folder / name
+    files = read_checked_json(folder / CHECKSUMS).get("files", {})
+    if name not in files:
+        raise FileNotFoundError(path)
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise DamagedFile(str(path), error.strerror or "it cannot be read") from None
+    if sha256 != files[name]:
+        raise DamagedFile(str(path), "its checksum does not match its content")
+    return path
+
+
+def append_json_lines(
+    path: Path, rows: Iterable[dict[str, Any]], *, durable: bool = True, checked: bool = False
+) -> None:
+    """Append one line per row, all in one write.
+
+    If the last line of the file is truncated, a line feed ends it first. If the write fails, the file is cut back to
+    its previous size.
+
+    Args:
+        durable: flush to the disk before returning.
+        checked: add a checksum to every row, for `read_json_lines(path, checked=True)`.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    content = _encode(rows, checked=checked).encode()
+    if not content:
+        return
+    with naming_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            is_truncated = file.read(1) not in (b"", b"\n")
+            try:
+                remaining = memoryview(b"\n" * is_truncated + content)
+                while remaining:  # An unbuffered write may write only a part.
+                    remaining = remaining[file.write(remaining) :]
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
+
+
+def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file; empty if there is no file. Damaged lines are skipped with one warning.
+
+    Args:
+        checked: the rows were written with checksums; a row whose checksum does not match is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    rows, num_damaged = [], 0
+    for line in filter(bytes.strip, content.split(b"\n")):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        row = _without_checksum(row) if checked else row
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            num_damaged += 1
+    if num_damaged and (path, num_damaged) not in _WARNED:  # Progress displays read the same file repeatedly.
+        _WARNED.add((path, num_damaged))
+        logger.warning(
+            "%s: skipped %d damaged lines (a writer was killed, the disk was full, or a bit changed)", path, num_damaged
+        )
+    return rows
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]], *, checked: bool = False) -> None:
+    """Replace a JSON Lines file atomically. For `checked` see `append_json_lines`."""
+    write_text(path, _encode(rows, checked=checked))
+
+
+def _encode(rows: Iterable[dict[str, Any]], *, checked: bool) -> str:
+    records = map(with_checksum, rows) if checked else rows
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
