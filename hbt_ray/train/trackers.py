@@ -25,7 +25,7 @@ from hbt_ray.config import Config, without_secrets
 from hbt_ray.errors import ConfigError, redact
 from hbt_ray.markdown import inline
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import read_checked_json, with_checksum, write_json
+from hbt_ray.storage import read_checked_json, write_checked_json
 from hbt_ray.train.step.train_step import StepMetrics
 
 logger = logging.getLogger(__name__)
@@ -325,7 +325,7 @@ class TrackerThread(Thread):
     def _save_position(self, destination: str, position: TrackerPosition) -> None:
         with _positions_lock:
             positions = {**self._read_positions(), destination: asdict(position)}
-            write_json(self._run_dir.trackers, with_checksum(positions))
+            write_checked_json(self._run_dir.trackers, positions)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
