@@ -111,7 +111,6 @@ ERROR_CODES: dict[str, str] = {
     "NO_PAIR": "A bitext task has fewer than two languages.",
     "NO_PARAGRAPHS": "A file of an evaluation task holds no paragraphs.",
     "NO_QRELS": "A benchmark has queries of a split but no judgements.",
-    "NO_QUERY_RESULTS": "A result has no results by query beside it, so it cannot be tested.",
     "NO_RELEVANT_DOCUMENT": "No query of an evaluation task has a relevant document.",
     "NO_RESULT": "There is no result to show.",
     "NO_RESULTS": "A run has no results of an evaluation yet.",

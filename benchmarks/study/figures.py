@@ -28,7 +28,7 @@ from systems import (
     find_systems,
 )
 
-from hbt_ray.report.charts import Axis, Canvas, Row, picture, widened
+from hbt_ray.report.charts import Axis, Canvas, Row, standalone_svg, widened
 from hbt_ray.retrieval.significance import SeedInterval
 
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
@@ -57,7 +57,8 @@ def over_alpha(values: Values) -> alt.HConcatChart:
     panels = []
     for figure in FIGURES:
         estimates = {
-            alpha: SeedInterval.of([run[figure.title] for run in runs.values()]) for alpha, runs in points.items()
+            alpha: SeedInterval.from_values([run[figure.title] for run in runs.values()])
+            for alpha, runs in points.items()
         }
         rows = [
             Row(alpha, estimate.mean, low=(estimate.interval or (estimate.mean,) * 2)[0],
@@ -125,7 +126,7 @@ def methods(values: Values, trained: Sequence[str] = TRAINED, fixes: Sequence[st
 def by_language(systems: Mapping[str, System]) -> alt.HConcatChart:
     """AP by question language, in its own corpus and in one pool of all; unseen languages come last, with a star."""
     colours = {"untrained": "muted", "mono": "cross", "hybrid-0.5": "mono", "cross-rows": "mixed"}
-    results = {name: systems[name].mean.result for name in colours if name in systems}
+    results = {name: systems[name].mean for name in colours if name in systems}
     languages = sorted(next(iter(results.values())).languages, key=lambda language: (language in UNSEEN, language))
     ticks = {language: language + " *" * (language in UNSEEN) for language in languages}
     axis = Axis("question language (*: not trained on)", scale="names", names=tuple(ticks.values()))
@@ -154,7 +155,7 @@ def main() -> None:
     if "whole" in options.part:
         charts["whole"] = methods(read_values(table, "whole"), WHOLE_TRAINED, ["shift"])
     for name, chart in charts.items():
-        (options.docs / f"study-{name}.svg").write_text(picture(chart), encoding="utf-8")
+        (options.docs / f"study-{name}.svg").write_text(standalone_svg(chart), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def write_csv(path: Path, systems: Mapping[str, System], parts: Collection[str])
     for part in parts:
         for name in (name for name in PARTS[part] if name in systems):
             for each in systems[name].group.values():
-                values = [each.result.settings[figure.setting][figure.measure] for figure in FIGURES]
-                rows.append([part, name, each.result.model, *(f"{value:.6f}" for value in values)])
+                values = [each.settings[figure.setting][figure.measure] for figure in FIGURES]
+                rows.append([part, name, each.model, *(f"{value:.6f}" for value in values)])
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([heads, *sorted(rows)])
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from hbt_ray.retrieval.compare import mean_over_seeds
-from hbt_ray.retrieval.result import Artifacts
+from hbt_ray.retrieval.result import EvaluationResult, mean_over_seeds
 from hbt_ray.retrieval.significance import CONFIDENCE, Difference, SeedInterval, compare_systems
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
@@ -102,38 +101,38 @@ class System:
     """Runs that differ by their seeds alone, judged alike."""
 
     name: str
-    group: Mapping[str, Artifacts]
+    group: Mapping[str, EvaluationResult]
     """By seed; what was not trained has one, of no name."""
 
     @cached_property
-    def mean(self) -> Artifacts:
+    def mean(self) -> EvaluationResult:
         return mean_over_seeds(tuple(self.group.values()), self.name)
 
     def values(self, figure: Figure) -> dict[str, float]:
         """By seed."""
-        return {seed: each.result.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
+        return {seed: each.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
 
     def only(self, seeds: Collection[str]) -> System:
         return System(self.name, {seed: each for seed, each in self.group.items() if seed in seeds})
 
     def estimate(self, figure: Figure) -> SeedInterval:
-        return SeedInterval.of(list(self.values(figure).values()))
+        return SeedInterval.from_values(list(self.values(figure).values()))
 
     def shown(self, figure: Figure) -> str:
         """`.612 ± .004`; of two seeds Student's interval is nearly as wide as the scale, and says nothing."""
         estimate = self.estimate(figure)
-        half = "" if estimate.half is None or len(self.group) < 3 else f" ± {figure.text(estimate.half)}"
+        half = "" if estimate.half_width is None or len(self.group) < 3 else f" ± {figure.text(estimate.half_width)}"
         return figure.text(estimate.mean) + half
 
 
 def find_systems(runs: Path) -> dict[str, System]:
     """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system, a precision
     does not: of a run that was judged in two, bf16 counts."""
-    found: dict[str, dict[str, Artifacts]] = {}
+    found: dict[str, dict[str, EvaluationResult]] = {}
     for path in sorted(runs.glob("*/results/xquad-r*/result.json")):
         name, _, seed = path.parts[-4].partition("-seed")
         fix = path.parts[-2].removeprefix("xquad-r").removesuffix(BF16)
-        found.setdefault(name + fix, {})[seed] = Artifacts.load(path)
+        found.setdefault(name + fix, {})[seed] = EvaluationResult.load(path)
     return {name: System(name, group) for name, group in found.items()}
 
 

@@ -23,7 +23,7 @@ from systems import (
 
 from hbt_ray.languages.families import family
 from hbt_ray.markdown import pipe_table
-from hbt_ray.retrieval.result import Artifacts
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.significance import CONFIDENCE, compare_systems, holm
 from hbt_ray.train.config import TrainConfig
 
@@ -119,7 +119,7 @@ def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
     }
     rows = []
     for name in (name for name in names if name in systems):
-        result = systems[name].mean.result
+        result = systems[name].mean
         pairs = [(a, b, found["AP"]) for a, row in result.pairs.items() for b, found in row.items()]
         cells = [mean([value for a, b, value in pairs if fits(a, b)]) for fits in classes.values()]
         pool = [mean([row["AP"] for a, row in result.pool.items() if unseen(a) == which]) for which in (0, 1)]
@@ -133,7 +133,7 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
     Translations are told apart by the languages that were trained on, so stars stand at their mean over all.
     """
     found = {
-        (name, task): Artifacts.load(path)
+        (name, task): EvaluationResult.load(path)
         for name, task in product(names, OTHERS)
         for path in sorted(runs.glob(f"{name}*/results/{task}*/result.json"))
         if path.parts[-4] in (name, f"{name}-seed0") and path.parts[-2] in (task, task + BF16)
@@ -152,7 +152,7 @@ def others_table(runs: Path, names: Sequence[str], to: str) -> str:
             if (name, task) not in found:
                 yield from ["–"] * (len(measures) + 2 * (task == TATOEBA))
                 continue
-            result = found[name, task].result
+            result = found[name, task]
             for measure in measures:
                 yield MONO_AP.text(result.settings[setting][measure]) + (" *" if (name, measure) in sure else "")
             if task == TATOEBA:

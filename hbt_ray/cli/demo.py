@@ -56,7 +56,7 @@ def demo(
     `plan.policy` can be hybrid, mono, cross or mixed; each policy is a run of its own.
     """
     from hbt_ray.console import Screen
-    from hbt_ray.retrieval.compare import headline_table
+    from hbt_ray.report.headline import headline_table
 
     screen = Screen(as_json)
     outcome = run_demo(out.absolute(), screen, overrides or ())

@@ -188,7 +188,7 @@ def _open_tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[st
 
     if not specs and suite is None:
         raise ConfigError("no task to evaluate on; give --task KIND=PLACE or --suite SUITE.yaml")
-    from_suite = Suite.load(suite).within(languages).open() if suite else []
+    from_suite = Suite.load(suite).with_languages(languages).open() if suite else []
     return distinct([*(open_task(spec, languages) for spec in specs), *from_suite])
 
 
@@ -220,7 +220,7 @@ def _print_results(
     saved: Sequence[EvaluationResult] = (),
 ) -> None:
     """Print the results beside the baseline, or beside those of the saved model if there is no baseline."""
-    from hbt_ray.retrieval.compare import headline_table
+    from hbt_ray.report.headline import headline_table
 
     screen.table(headline_table(results, baseline or saved or None))
     screen.log(f"results are in {run.root / 'results'}; `hbt report {run.root}` makes a page of them")

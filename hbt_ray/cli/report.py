@@ -22,15 +22,14 @@ def report(
 ) -> None:
     """Compare evaluated runs on one self-contained HTML page."""
     from hbt_ray.console import Screen
+    from hbt_ray.report.headline import headline_table
     from hbt_ray.report.runs import load_results, make_report
-    from hbt_ray.retrieval.compare import headline_table
     from hbt_ray.run_dir import RunDir
 
     screen = Screen(as_json)
     folders = [RunDir(path.absolute()) for path in runs]
     page = make_report(folders, out or folders[0].report, seeds=seeds, markdown=markdown, latex=latex)
-    results, baselines = ([each.result for each in group] for group in load_results(folders, seeds=seeds))
-    screen.table(headline_table(results, baselines))
+    screen.table(headline_table(*load_results(folders, seeds=seeds)))
     tables = [path for path in (markdown, latex) if path]
     screen.log(f"open {page}")
     for path in tables:

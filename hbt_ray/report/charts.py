@@ -1,6 +1,6 @@
 """Charts of points, lines and intervals: Altair describes them, vl-convert draws them as SVG.
 
-Colours are CSS variables (`hbt_ray.report.colours`), so one drawing serves light and dark pages. Each point carries its
+Colours are CSS variables (`hbt_ray.report.page`), so one drawing serves light and dark pages. Each point carries its
 tooltip as `aria-label`, which the script of the page shows. Text from data stands in values and titles only, never in
 field names or expressions, so Vega does not interpret it.
 """
@@ -8,7 +8,7 @@ field names or expressions, so Vega does not interpret it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import vl_convert
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from hbt_ray.report.colours import LIGHT
+from hbt_ray.report.page import LIGHT
 
 Floats = NDArray[np.float64]
 ScaleType = Literal["linear", "log", "names"]
@@ -85,49 +85,47 @@ class Canvas:
     x: Axis
     y: Axis
     colours: Mapping[str, str]
-    """Series → name of its colour in `hbt_ray.report.colours`; the legend has them in this order."""
+    """Series → name of its colour in `hbt_ray.report.page`; the legend has them in this order."""
 
     def points(self, rows: Sequence[Row], *, size: int = 16, opacity: float = 1.0, **mark: Any) -> alt.Chart:
         """A dot a row, with a tooltip. `size` is the square of the diameter in pixels."""
         rows = [rows[i] for i in thinned(len(rows))]
-        return self._encoded(alt.Chart(_data(rows)).mark_circle(size=size, opacity=opacity, **mark), described=True)
+        chart = self._encoded(_chart(map(vars, rows)).mark_circle(size=size, opacity=opacity, **mark))
+        return chart.encode(description=alt.Description(field="tooltip", type="nominal"))
 
     def line(self, rows: Sequence[Row], *, width: float = 2.0, **mark: Any) -> alt.Chart:
         """A line for each series and group, from left to right."""
-        chart = self._encoded(alt.Chart(_data(rows)).mark_line(strokeWidth=width, aria=False, **mark))
+        chart = self._encoded(_chart(map(vars, rows)).mark_line(strokeWidth=width, aria=False, **mark))
         return chart.encode(detail=alt.Detail(field="group", type="nominal"))
 
     def intervals(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
         """A vertical stroke from `low` to `high` for each row."""
-        chart = alt.Chart(_data(rows)).mark_rule(strokeWidth=2, opacity=0.75, aria=False, **mark)
-        return self._encoded(chart).encode(y=self.y.encoding("y", "low"), y2=alt.Y2(field="high"))
+        chart = self._encoded(_chart(map(vars, rows)).mark_rule(strokeWidth=2, opacity=0.75, aria=False, **mark))
+        return chart.encode(y=self.y.encoding("y", "low"), y2=alt.Y2(field="high"))
 
     def rule(self, series: str, *, x: float | None = None, y: float | None = None) -> alt.Chart:
         """A dashed line over the whole width at `y`, or over the whole height at `x`."""
-        row = {"x": x, "y": y, "series": series}
-        chart = alt.Chart(alt.Data(values=[row])).mark_rule(strokeDash=[5, 5], strokeWidth=1.5, aria=False)
+        chart = _chart([{"x": x, "y": y, "series": series}]).mark_rule(strokeDash=[5, 5], strokeWidth=1.5, aria=False)
         place: Any = {"y": self.y.encoding("y")} if x is None else {"x": self.x.encoding("x")}
         rule: alt.Chart = chart.encode(**place, color=self._color())
         return rule
 
     def band(self, low: float, high: float, colour: str) -> alt.Chart:
         """A shaded stretch of the horizontal axis."""
-        chart = alt.Chart(alt.Data(values=[{"x": low, "high": high}]))
-        mark = chart.mark_rect(color=f"var(--{colour})", opacity=0.13, aria=False)
+        mark = _chart([{"x": low, "high": high}]).mark_rect(color=f"var(--{colour})", opacity=0.13, aria=False)
         band: alt.Chart = mark.encode(x=self.x.encoding("x"), x2=alt.X2(field="high"))
         return band
 
     def labels(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
         """The tooltip of each row as text beside its point, in the colour of its series or in `color`."""
         options: Any = {"align": "left", "dx": 7, "dy": -7, "aria": False, "limit": 150} | mark
-        chart = self._encoded(alt.Chart(_data(rows)).mark_text(**options))
+        chart = self._encoded(_chart(map(vars, rows)).mark_text(**options))
         if "color" in mark:
             chart = chart.encode(color=alt.value(mark["color"]))
         return chart.encode(text=alt.Text(field="tooltip", type="nominal"))
 
-    def _encoded(self, chart: alt.Chart, described: bool = False) -> alt.Chart:
-        chart = chart.encode(x=self.x.encoding("x"), y=self.y.encoding("y"), color=self._color())
-        return chart.encode(description=alt.Description(field="tooltip", type="nominal")) if described else chart
+    def _encoded(self, chart: alt.Chart) -> alt.Chart:
+        return chart.encode(x=self.x.encoding("x"), y=self.y.encoding("y"), color=self._color())
 
     def _color(self) -> alt.Color:
         scale = alt.Scale(domain=list(self.colours), range=[f"var(--{colour})" for colour in self.colours.values()])
@@ -152,11 +150,17 @@ class Chart:
         """The drawing for a page that defines the colours."""
         width, height = WIDE if self.is_wide else SIZE
         fit = alt.AutoSizeParams(type="fit", contains="padding")
-        drawn = draw(alt.layer(*self.layers).properties(width=width, height=height, autosize=fit))
-        return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", drawn, count=2))  # Within HTML an SVG needs no namespace.
+        svg = _draw(alt.layer(*self.layers).properties(width=width, height=height, autosize=fit))
+        return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))  # Within HTML an SVG needs no namespace.
 
 
-def draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
+def standalone_svg(chart: alt.LayerChart | alt.HConcatChart) -> str:
+    """SVG for a file of its own: colours of the light page on white, no tooltips."""
+    svg = re.sub(r"var\(--([\w-]+)\)", lambda match: LIGHT[match[1]], _draw(chart))
+    return re.sub(r' aria-label="[^"]*"', "", svg).replace('fill="transparent"', 'fill="white"') + "\n"
+
+
+def _draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
     """SVG with CSS variables for colours. Vega has escaped what the data holds."""
     styled = chart.configure(
         background="transparent", font="Arial, Helvetica, sans-serif",
@@ -180,12 +184,6 @@ def draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
     return Markup(re.sub(r' (?:d|transform)="[^"]*"', lambda match: re.sub(r"(\.\d)\d+", r"\1", match[0]), svg))
 
 
-def picture(chart: alt.HConcatChart) -> str:
-    """SVG for a file of its own: colours of the light page on white, no tooltips."""
-    svg = re.sub(r"var\(--([\w-]+)\)", lambda match: LIGHT[match[1]], draw(chart))
-    return re.sub(r' aria-label="[^"]*"', "", svg).replace('fill="transparent"', 'fill="white"') + "\n"
-
-
 def thinned(count: int, limit: int = MAX_POINTS) -> NDArray[np.int64]:
     """Evenly spaced positions among `count`, both ends included."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
@@ -197,10 +195,5 @@ def widened(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def short_number(value: float) -> str:
-    """`0.5`, `2,000`, `2e-05`."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _data(rows: Sequence[Row]) -> alt.Data:
-    return alt.Data(values=[vars(row) for row in rows])
+def _chart(records: Iterable[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=list(records)))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.report import paper_tables as paper
 from hbt_ray.report.evaluation_tables import (
     FamilyTransfer,
     LanguageBias,
@@ -20,13 +19,14 @@ from hbt_ray.report.evaluation_tables import (
 )
 from hbt_ray.report.evaluation_text import achievement, regressions
 from hbt_ray.report.failures import FailureList, failure_lists
+from hbt_ray.report.headline import latex_tables, markdown_tables
 from hbt_ray.report.heat_map import HeatMaps, language_heat_maps
 from hbt_ray.report.page import write_page
 from hbt_ray.report.significance import ALPHA, RESAMPLES, Differences, compare_with_reference
 from hbt_ray.report.tables import Table
 from hbt_ray.report.training import TrainingRecord, training_section
 from hbt_ray.retrieval.compare import Baseline, Comparison, compare
-from hbt_ray.retrieval.result import Artifacts, EvaluationResult
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.storage import write_text
 
 _OTHER_DATA = (
@@ -60,14 +60,12 @@ def write_evaluation_page(
     title: str,
     results: Sequence[EvaluationResult],
     baseline: Baseline = None,
-    artifacts: Sequence[Artifacts] = (),
     metrics: Sequence[Mapping[str, Any]] = (),
     dev: Sequence[Mapping[str, Any]] = (),
     best_step: int | None = None,
     num_steps: int | None = None,
     policy: str = "",
     config_yaml: str = "",
-    notes: Sequence[str] = (),
     markdown: Path | None = None,
     latex: Path | None = None,
 ) -> Path:
@@ -75,7 +73,6 @@ def write_evaluation_page(
 
     Args:
         baseline: what differences are taken to; one result, or one for each task.
-        artifacts: files beside these results and baselines, for tests of significance and for failures to read.
         metrics: training metrics, one row a step (`step`, `loss`, `kind`, `language`, `learning_rate`,
             `pairs_per_second`, `stall_seconds`, any of them missing); of two rows of a step the last counts.
         dev: measures of checkpoints on the dev set, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
@@ -83,7 +80,6 @@ def write_evaluation_page(
         best_step: the step of the best checkpoint.
         num_steps: steps of training of the evaluated encoder; by default those of `metrics`.
         policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
-        notes: paragraphs of plain text for the section on method.
         markdown, latex: files that get the headline as tables for papers.
 
     Raises:
@@ -91,10 +87,28 @@ def write_evaluation_page(
     """
     comparisons = compare(results, baseline)
     record = TrainingRecord.read(metrics)
-    effort = (num_steps or record.num_steps, policy)
-    sections = [_section(comparison, artifacts, effort, len(comparisons) > 1) for comparison in comparisons]
+    sections = []
+    for comparison in comparisons:
+        differences = compare_with_reference(comparison)
+        sections.append(
+            TaskSection(
+                comparison=comparison,
+                lead=achievement(comparison, num_steps or record.num_steps, policy, len(comparisons) > 1),
+                regressions=regressions(comparison),
+                headline=headline(comparison, differences),
+                warning=_OTHER_DATA if comparison.task != comparison.systems[0].result.task else "",
+                maps=language_heat_maps(comparison),
+                differences=differences,
+                by_language=by_language(comparison, differences),
+                families=family_transfer(comparison),
+                bias=language_bias(comparison),
+                failures=failure_lists(comparison),
+                size=task_size(comparison),
+                cost=evaluation_cost(comparison),
+            )
+        )
     headlines = [(section.comparison, section.differences) for section in sections]
-    for file, render in ((markdown, paper.markdown), (latex, paper.latex)):
+    for file, render in ((markdown, markdown_tables), (latex, latex_tables)):
         if file:
             write_text(file, render(headlines))
     return write_page(
@@ -104,28 +118,6 @@ def write_evaluation_page(
         sections=sections,
         training=training_section(record, policy, dev, best_step),
         config_yaml=config_yaml.strip(),
-        notes=notes,
         alpha=ALPHA,
         resamples=RESAMPLES,
-    )
-
-
-def _section(
-    comparison: Comparison, artifacts: Sequence[Artifacts], effort: tuple[int, str], name_task: bool
-) -> TaskSection:
-    differences = compare_with_reference(comparison, artifacts)
-    return TaskSection(
-        comparison=comparison,
-        lead=achievement(comparison, *effort, name_task),
-        regressions=regressions(comparison),
-        headline=headline(comparison, differences),
-        warning=_OTHER_DATA if comparison.task != comparison.systems[0].result.task else "",
-        maps=language_heat_maps(comparison),
-        differences=differences,
-        by_language=by_language(comparison, differences),
-        families=family_transfer(comparison),
-        bias=language_bias(comparison),
-        failures=failure_lists(comparison, artifacts),
-        size=task_size(comparison),
-        cost=evaluation_cost(comparison),
     )

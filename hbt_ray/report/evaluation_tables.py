@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from hbt_ray.report.heat_map import AP, MAX_LANGUAGES, Grid, HeatMaps, heat_maps
 from hbt_ray.report.significance import Differences
 from hbt_ray.report.tables import Cell, Table, count, language_cell, measure_heading, measured, number, system_cell
 from hbt_ray.retrieval.bias import MAX_RANK, OWN_LANGUAGE_FIRST, RANK_CORRELATION, SHARE_DISTANCE
-from hbt_ray.retrieval.compare import MISSING, SEEDS_NOTE, Column, Comparison
+from hbt_ray.retrieval.compare import MISSING, SEEDS_NOTE, Column, Comparison, System
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, EvaluationResult
 
 RELATIONS = (
@@ -49,14 +50,11 @@ def headline(comparison: Comparison, differences: Differences | None) -> Table:
         notes.append(f"{SEEDS_NOTE}.")
     rows = []
     for system, cells in comparison.headline:
-        values = [
-            measured(cell, differences.tooltip(system, column) if differences else "")
-            for column, cell in zip(comparison.columns, cells, strict=True)
-        ]
-        rows.append([system_cell(system), *values])
+        marks = [differences.tooltip(system, column) if differences else "" for column in comparison.columns]
+        rows.append([system_cell(system), *map(measured, cells, marks)])
     settings = groupby(comparison.columns, key=lambda column: column.setting)
     return Table(
-        [Cell("System"), *map(measure_heading, comparison.columns)],
+        [Cell("System"), *_headings(comparison.columns)],
         rows,
         comparison.task,
         " ".join(notes),
@@ -73,6 +71,10 @@ def by_language(comparison: Comparison, differences: Differences | None) -> Tabl
     return _language_table(comparison, columns, setting, differences)
 
 
+def _headings(columns: Sequence[Column]) -> list[Cell]:
+    return [measure_heading(column.label, column.lower_is_better) for column in columns]
+
+
 def _language_table(
     comparison: Comparison, columns: Sequence[Column], setting: str, differences: Differences | None = None
 ) -> Table | None:
@@ -81,8 +83,17 @@ def _language_table(
         return None
     systems = comparison.systems
     tags = list(dict.fromkeys(tag for system in systems for tag in system.result.languages))
+
+    def measures(system: System, tag: str) -> Mapping[str, float]:
+        result = system.result
+        return result.pool.get(tag, {}) if setting == MULTILINGUAL else result.pairs.get(tag, {}).get(tag, {})
+
     # [language, measure, system]
-    cells = [[comparison.row(column, _of_language(comparison, tag, setting)) for column in columns] for tag in tags]
+    cells = [
+        [comparison.row(column, [measures(system, tag).get(column.measure) for system in systems])
+         for column in columns]
+        for tag in tags
+    ]  # fmt: skip
     longest = max(
         [cell.value or 0.0 for row in cells for column, group in zip(columns, row, strict=True) for cell in group
          if column.counts_ranks] + [1.0]
@@ -94,8 +105,7 @@ def _language_table(
             for system, cell in zip(systems, group, strict=True):
                 bar = cell.value / longest if column.counts_ranks and cell.value is not None else None
                 mark = differences.tooltip(system, column, tag) if differences else ""
-                value = measured(cell, mark, bar)
-                row.append(Cell(value.text, value.style, value.sort, mark=mark, bar=bar))
+                row.append(replace(measured(cell, mark, bar), notes=()))
         rows.append(row)
     pool = "Questions of one language against the pool of all languages."
     own = "Questions against passages of their own language."
@@ -104,16 +114,9 @@ def _language_table(
         rows,
         comparison.task,
         (pool if setting == MULTILINGUAL else own) + (" † As above." if differences and differences.tested else ""),
-        groups=[(measure_heading(column), len(systems)) for column in columns],
+        groups=[(heading, len(systems)) for heading in _headings(columns)],
         style="languages dense" if len(systems) > 2 else "languages",
     )
-
-
-def _of_language(comparison: Comparison, tag: str, setting: str) -> dict[str, dict[str, float]]:
-    """System → the measures of questions in one language."""
-    if setting == MULTILINGUAL:
-        return {system.label: system.result.pool.get(tag, {}) for system in comparison.systems}
-    return {system.label: system.result.pairs.get(tag, {}).get(tag, {}) for system in comparison.systems}
 
 
 @dataclass(frozen=True)
@@ -134,28 +137,30 @@ def family_transfer(comparison: Comparison) -> FamilyTransfer | None:
     column = next((column for column in comparison.columns if column.setting == CROSS_LINGUAL), None)
     if column is None:
         return None
-    values = {system.label: _cross_lingual_pairs(system.result, column) for system in comparison.systems}
-    pairs = list(dict.fromkeys(pair for of_system in values.values() for pair in of_system))
+    values = [_cross_lingual_pairs(system.result, column) for system in comparison.systems]
+    pairs = list(dict.fromkeys(pair for of_system in values for pair in of_system))
+    by_relation = [_group_means(of_system, relation) for of_system in values]
     rows = []
     for name in RELATIONS:
-        members = [pair for pair in pairs if relation(*pair) == name]
-        means = {label: {column.measure: _mean(of_system, members)} for label, of_system in values.items()}
-        if members:
-            rows.append([Cell(name), count(len(members)), *map(measured, comparison.row(column, means))])
+        num_pairs = sum(relation(*pair) == name for pair in pairs)
+        if num_pairs:
+            cells = comparison.row(column, [means.get(name) for means in by_relation])
+            rows.append([Cell(name), count(num_pairs), *map(measured, cells)])
     if len(rows) < 2:
         return None
-    systems = [Cell(cell.text, "number", notes=cell.notes) for cell in map(system_cell, comparison.systems)]
-    caption = f"Mean {column.name} of ordered pairs of two languages."
-    headings = [Cell("Question and passage are of the"), number("Pairs"), *systems]
     languages = dict.fromkeys(language for pair in pairs for language in pair)
     names = [name for name, _ in Counter(family(language).family for language in languages).most_common()]
     shown = names[:MAX_LANGUAGES]
-    grids = [_family_grid(of_system, shown, column) for of_system in values.values()]
+    by_families = [_group_means(of_system, lambda q, p: (family(q).family, family(p).family)) for of_system in values]
+    grids: list[Grid] = [[[means.get((q, p)) for p in shown] for q in shown] for means in by_families]
     axes = ("question family", "passage family")
     maps = heat_maps(comparison, grids, shown, column.label, len(names) - len(shown), axes=axes)
-    members_of = [(name, tuple(tag for tag in languages if family(tag).family == name)) for name in names]
+    systems = [replace(system_cell(system), style="number") for system in comparison.systems]
+    headings = [Cell("Question and passage are of the"), number("Pairs"), *systems]
+    caption = f"Mean {column.name} of ordered pairs of two languages."
     table = Table(headings, rows, comparison.task, caption, style="narrow")
-    return FamilyTransfer(column, table, maps if len(shown) > 1 else None, tuple(members_of))
+    members = [(name, tuple(tag for tag in languages if family(tag).family == name)) for name in names]
+    return FamilyTransfer(column, table, maps if len(shown) > 1 else None, tuple(members))
 
 
 def relation(question: str, passage: str) -> str:
@@ -171,24 +176,16 @@ def _cross_lingual_pairs(result: EvaluationResult, column: Column) -> Pairs:
         (question, passage): measures[column.measure]
         for question, row in result.pairs.items()
         for passage, measures in row.items()
-        if question != passage and column.of(measures) is not None
+        if question != passage and column.round(measures.get(column.measure)) is not None
     }
 
 
-def _mean(values: Pairs, pairs: list[tuple[str, str]]) -> float:
-    """NaN, which is shown as missing, if a system has none of the pairs."""
-    known = [values[pair] for pair in pairs if pair in values]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _family_grid(values: Pairs, names: list[str], column: Column) -> Grid:
-    cells: dict[tuple[str, str], list[float]] = {}
-    for (question, passage), value in values.items():
-        cells.setdefault((family(question).family, family(passage).family), []).append(value)
-    return [
-        [column.of({column.measure: float(np.mean(cells[q, p]))}) if (q, p) in cells else None for p in names]
-        for q in names
-    ]
+def _group_means(values: Pairs, group_of: Callable[[str, str], Any]) -> dict[Any, float]:
+    """Group → mean over its pairs."""
+    groups: dict[Any, list[float]] = {}
+    for pair, value in values.items():
+        groups.setdefault(group_of(*pair), []).append(value)
+    return {group: float(np.mean(members)) for group, members in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -205,39 +202,32 @@ class LanguageBias:
 
 def language_bias(comparison: Comparison) -> LanguageBias | None:
     """None if no result has a measure of bias: passages in one language, or a bitext."""
-    columns = [c for c in BIAS_COLUMNS if any(c.value(system.result) is not None for system in comparison.systems)]
+    results = [system.result for system in comparison.systems]
+    columns = [column for column in BIAS_COLUMNS if any(column.value(result) is not None for result in results)]
     if not columns:
         return None
-    settings = {system.label: system.result.settings.get(MULTILINGUAL, {}) for system in comparison.systems}
-    by_column = [comparison.row(column, settings) for column in columns]
+    by_column = [comparison.row(column, [column.value(result) for result in results]) for column in columns]
     rows = [
         [system_cell(system), *map(measured, cells)]
         for system, *cells in zip(comparison.systems, *by_column, strict=True)
     ]
-    table = Table([Cell("System"), *map(measure_heading, columns)], rows, comparison.task)
-    return LanguageBias(
-        table, _language_table(comparison, columns, MULTILINGUAL), _share_maps(comparison), _pool_shares(comparison)
-    )
+    table = Table([Cell("System"), *_headings(columns)], rows, comparison.task)
+    languages = _language_table(comparison, columns, MULTILINGUAL)
+    return LanguageBias(table, languages, _share_maps(comparison), _pool_shares(comparison))
 
 
 def _share_maps(comparison: Comparison) -> HeatMaps | None:
     results = [system.result for system in comparison.systems]
     languages = list(dict.fromkeys(tag for result in results for tag in result.languages))
     names = languages[:MAX_LANGUAGES]
-
-    def share(result: EvaluationResult, question: str, passage: str) -> float | None:
-        value = result.language_share.get(question, {}).get(passage)
-        return None if value is None else round(value, 3)
-
-    grids = [[[share(result, q, p) for p in names] for q in names] for result in results]
+    grids = [[[result.language_share.get(q, {}).get(p) for p in names] for q in names] for result in results]
     return heat_maps(comparison, grids, names, "share of the first ten", len(languages) - len(names))
 
 
 def _pool_shares(comparison: Comparison) -> str:
     counts = sorted((num, tag) for tag, num in comparison.systems[0].result.num_documents.items() if num)
     total = sum(num for num, _ in counts)
-    ends = [f"{AP.text(round(num / total, 3))} ({english_name(tag)})" for num, tag in (counts[0], counts[-1])]
-    return " to ".join(ends)
+    return " to ".join(f"{AP.text(num / total)} ({english_name(tag)})" for num, tag in (counts[0], counts[-1]))
 
 
 def task_size(comparison: Comparison) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hbt_ray.report.formatting import listing, number_word
-from hbt_ray.retrieval.compare import Column, Comparison, System
+from hbt_ray.retrieval.compare import Column, Comparison
 from hbt_ray.retrieval.measures import RANK_DISTANCE
 from hbt_ray.retrieval.result import MULTILINGUAL
 
@@ -16,16 +18,22 @@ def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", na
         policy: how its batches were made.
         name_task: whether the sentence names the task, for pages with several of them.
     """
-    columns = _key_columns(comparison)
+    preferred = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
+    columns = [column for column in preferred if column in comparison.columns] or list(comparison.columns[:1])
     if not columns:
         return f"The results on {comparison.task} hold no measure."
-    place = f"on {comparison.task}, " if name_task else ""
+    steps = f"after {num_steps:,} step{'s' * (num_steps != 1)} of {f'{policy} batches' if policy else 'training'}, "
+    effort = steps if num_steps else f"with {policy} batches, " if policy else ""
     if len(comparison.candidates) > 1:
-        text = place + _ranking(comparison, columns)
+        text = _ranking(comparison, columns)
     elif comparison.baseline:
-        text = place + _change(comparison, columns, _effort(num_steps, policy))
+        before, after = comparison.systems
+        text = (effort or f"from {before.label} to {after.label}, ") + _change(comparison, columns)
     else:
-        text = place + _values(comparison, columns, _effort(num_steps, policy))
+        system = comparison.systems[0]
+        values = [f"{column.name} is {column.text(column.value(system.result))}" for column in columns]
+        text = (effort or f"with {system.label}, ") + " and ".join(values) + "."
+    text = f"on {comparison.task}, {text}" if name_task else text
     return text[0].upper() + text[1:]
 
 
@@ -44,43 +52,28 @@ def regressions(comparison: Comparison) -> str:
     return f"Worse than the baseline on {comparison.task}: {listing(worse)}." if worse else ""
 
 
-def _key_columns(comparison: Comparison) -> list[Column]:
-    preferred = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
-    return [column for column in preferred if column in comparison.columns] or list(comparison.columns[:1])
-
-
-def _effort(num_steps: int, policy: str) -> str:
-    if num_steps:
-        steps = f"{num_steps:,} step{'s' * (num_steps != 1)}"
-        return f"after {steps} of {policy} batches, " if policy else f"after {steps} of training, "
-    return f"with {policy} batches, " if policy else ""
-
-
-def _change(comparison: Comparison, columns: list[Column], effort: str) -> str:
-    """One system against the baseline."""
+def _change(comparison: Comparison, columns: Sequence[Column]) -> str:
+    """One system against the baseline: how each measure changed."""
     before, after = comparison.systems
-    effort = effort or f"from {before.label} to {after.label}, "
-    parts: list[tuple[str, bool | None]] = []
+    parts, outcomes = [], []
     for column in columns:
         old, new = column.value(before.result), column.value(after.result)
+        outcomes.append(None if old is None or new is None or old == new else column.is_better(new, old))
         if old is None or new is None:
-            parts.append((f"{column.name} {'is ' + column.text(new) if new is not None else 'is missing'}", None))
+            change = "is missing" if new is None else f"is {column.text(new)}"
         elif old == new:
-            parts.append((f"{column.name} stayed at {column.text(new)}", None))
+            change = f"stayed at {column.text(new)}"
         else:
-            verb = "rose" if new > old else "fell"
-            text = f"{column.name} {verb} from {column.text(old)} to {column.text(new)}"
-            parts.append((text, column.is_better(new, old)))
-    outcomes = [better for _, better in parts]
-    text = effort + (" but " if len(set(outcomes)) > 1 else " and ").join(text for text, _ in parts)
+            change = f"{'rose' if new > old else 'fell'} from {column.text(old)} to {column.text(new)}"
+        parts.append(f"{column.name} {change}")
+    text = (" but " if len(set(outcomes)) > 1 else " and ").join(parts)
     if all(better is False for better in outcomes):
         return text + ": worse than the baseline" + (" on both." if len(parts) > 1 else ".")
     return text + "."
 
 
-def _ranking(comparison: Comparison, columns: list[Column]) -> str:
+def _ranking(comparison: Comparison, columns: Sequence[Column]) -> str:
     """Several systems: which one leads, and whether it is better than the baseline."""
-    count = len(comparison.candidates)
     baseline = comparison.baseline
     claims: list[tuple[str, str]] = []
     not_better: list[str] = []
@@ -96,16 +89,9 @@ def _ranking(comparison: Comparison, columns: list[Column]) -> str:
         claims.append((f"{listing(leaders)} {verb}", f"the {extreme} {column.name}, {column.text(best)}{aside}"))
         if reference is not None and not column.is_better(best, reference):
             not_better.append(column.name)
-    text = f"of {number_word(count)} systems, "
+    text = f"of {number_word(len(comparison.candidates))} systems, "
     if len(claims) > 1 and len({subject for subject, _ in claims}) == 1:
         text += f"{claims[0][0]} {', and '.join(predicate for _, predicate in claims)}."
     else:
         text += ", and ".join(f"{subject} {predicate}" for subject, predicate in claims) + "."
     return text + (f" No system beats the baseline in {listing(not_better)}." if not_better else "")
-
-
-def _values(comparison: Comparison, columns: list[Column], effort: str) -> str:
-    system: System = comparison.systems[0]
-    facts = [(column.name, column.text(column.value(system.result))) for column in columns]
-    effort = effort or f"with {system.label}, "
-    return effort + " and ".join(f"{name} is {value}" for name, value in facts) + "."

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.languages.families import family
 from hbt_ray.languages.tags import english_name
 from hbt_ray.report.heat_map import AP
 from hbt_ray.retrieval.compare import Comparison, System
-from hbt_ray.retrieval.result import MULTILINGUAL, Artifacts, find_artifacts
+from hbt_ray.retrieval.result import MULTILINGUAL
 
 MAX_SHOWN = 12
 _RIGHT_TO_LEFT = {"Adlm", "Arab", "Aran", "Hebr", "Mand", "Mani", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"}
@@ -63,28 +61,22 @@ class FailureList:
     shown: tuple[Failure, ...]
 
 
-def failure_lists(comparison: Comparison, artifacts: Sequence[Artifacts]) -> list[FailureList]:
+def failure_lists(comparison: Comparison) -> list[FailureList]:
     """One list for each system, without the baseline, that has recorded failures.
 
     Raises:
         TaskError: a table is damaged.
     """
-    baseline = find_artifacts(comparison.baseline.result, artifacts) if comparison.baseline else None
-    baseline_ap = _pool_precision(baseline.queries) if baseline else {}
-    lists = []
-    for system in comparison.candidates:
-        match = find_artifacts(system.result, artifacts)
-        if match and match.failures is not None and match.failures.num_rows:
-            lists.append(_failure_list(system, match.failures.to_pylist(), baseline_ap))
-    return lists
-
-
-def _pool_precision(queries: pa.Table | None) -> dict[str, float]:
-    """Query → AP in the pool."""
-    if queries is None or AP.measure not in queries.column_names:
-        return {}
-    pooled = queries.filter(pc.equal(queries["setting"], MULTILINGUAL))
-    return dict(zip(pooled["query_id"].to_pylist(), pooled[AP.measure].to_pylist(), strict=True))
+    baseline_ap: dict[str, float] = {}
+    table = comparison.baseline.result.queries if comparison.baseline else None
+    if table is not None and AP.measure in table.column_names:
+        pooled = table.filter(pc.equal(table["setting"], MULTILINGUAL))
+        baseline_ap = dict(zip(pooled["query_id"].to_pylist(), pooled[AP.measure].to_pylist(), strict=True))
+    return [
+        _failure_list(system, table.to_pylist(), baseline_ap)
+        for system in comparison.candidates
+        if (table := system.result.failures) is not None and table.num_rows
+    ]
 
 
 def _failure_list(system: System, rows: list[dict[str, Any]], baseline_ap: dict[str, float]) -> FailureList:
@@ -94,7 +86,19 @@ def _failure_list(system: System, rows: list[dict[str, Any]], baseline_ap: dict[
     items: dict[str, dict[str, Any]] = {}
     for row in losses or _by_turns(rows):
         items.setdefault(row["query_id"].removeprefix(f"{row['language']}_"), row)
-    shown = tuple(_failure(row, baseline_ap.get(row["query_id"])) for row in list(items.values())[:MAX_SHOWN])
+    shown = tuple(
+        Failure(
+            question=LanguageText(row["question"], row["language"]),
+            gold=LanguageText(row["gold"], row["gold_language"]),
+            gold_rank=row["gold_rank"],
+            first=LanguageText(row["first"], row["first_language"]),
+            precision=AP.text(AP.round(row["AP"])),
+            baseline_precision=AP.text(AP.round(baseline_ap[row["query_id"]]))
+            if row["query_id"] in baseline_ap
+            else "",
+        )
+        for row in list(items.values())[:MAX_SHOWN]
+    )
     return FailureList(system, bool(losses), len(rows), shown)
 
 
@@ -105,15 +109,4 @@ def _by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         turns.append(seen[row["language"]])
         seen[row["language"]] += 1
-    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (turns[i], i))]
-
-
-def _failure(row: dict[str, Any], baseline_ap: float | None) -> Failure:
-    return Failure(
-        question=LanguageText(row["question"], row["language"]),
-        gold=LanguageText(row["gold"], row["gold_language"]),
-        gold_rank=row["gold_rank"],
-        first=LanguageText(row["first"], row["first_language"]),
-        precision=AP.text(round(row["AP"], 3)),
-        baseline_precision="" if baseline_ap is None else AP.text(round(baseline_ap, 3)),
-    )
+    return [row for _, row in sorted(zip(turns, rows, strict=True), key=lambda pair: pair[0])]

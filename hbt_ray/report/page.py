@@ -1,4 +1,4 @@
-"""Pages: templates, the style sheet and the script that all pages share. A page is one file that loads nothing else."""
+"""Pages: templates, colours and the script that all pages share. A page is one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hbt_ray.languages.tags import english_name
-from hbt_ray.report.colours import css_rules
 from hbt_ray.storage import write_text
+
+LIGHT = {
+    "paper": "#fcfbf8", "ink": "#17191d", "muted": "#5b6069", "line": "#dcd8ce", "soft": "#f2efe8",
+    "mono": "#0b6a82", "cross": "#bf5200", "mixed": "#7a4fa3", "plain": "#3d434c",
+    "good": "#0a6b54", "bad": "#a8321a", "bar": "#b9c3cc",
+}  # fmt: skip
+"""Colours of light pages and of pictures; each is a CSS variable, such as `--ink`."""
+DARK = {
+    "paper": "#121417", "ink": "#eceae4", "muted": "#a3a8b0", "line": "#33383f", "soft": "#1b1e23",
+    "mono": "#57c1d6", "cross": "#f2995a", "mixed": "#bd9be0", "plain": "#c3c8cf",
+    "good": "#5fcaa8", "bad": "#f28b73", "bar": "#4a5561",
+}  # fmt: skip
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Render a template into a file; a file that exists is replaced at once."""
-    return write_text(path, _environment().get_template(template).render(values))
-
-
-def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("hbt_ray.report", "templates"),
         autoescape=True,
@@ -28,9 +35,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": _breakable, "language_name": english_name}
-    # Rules from constants of this package, without any input.
-    environment.globals |= {"light_css": Markup(css_rules(dark=False)), "dark_css": Markup(css_rules(dark=True))}
-    return environment
+    environment.globals |= {"light_css": _css_variables(LIGHT), "dark_css": _css_variables(DARK)}
+    return write_text(path, environment.get_template(template).render(values))
+
+
+def _css_variables(colours: dict[str, str]) -> Markup:
+    return Markup("".join(f"--{name}:{value};" for name, value in colours.items()))  # Constants without any input.
 
 
 def _breakable(name: str) -> Markup:

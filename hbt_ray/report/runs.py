@@ -11,8 +11,7 @@ from typing import Any
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.evaluation_page import write_evaluation_page
-from hbt_ray.retrieval.compare import mean_over_seeds
-from hbt_ray.retrieval.result import Artifacts
+from hbt_ray.retrieval.result import EvaluationResult, mean_over_seeds
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import ExportRecord
@@ -38,9 +37,8 @@ def make_report(
     return write_evaluation_page(
         path,
         title=", ".join(run.name for run in runs),
-        results=[artifacts.result for artifacts in results],
-        baseline=[artifacts.result for artifacts in baselines],
-        artifacts=[*results, *baselines],
+        results=results,
+        baseline=baselines,
         metrics=single.curve() if single else (),
         dev=list(ValidationRecord(single.validation).results().values()) if single else (),
         best_step=best_step(config) if config else None,
@@ -52,7 +50,9 @@ def make_report(
     )
 
 
-def load_results(runs: Sequence[RunDir], *, seeds: bool = False) -> tuple[list[Artifacts], list[Artifacts]]:
+def load_results(
+    runs: Sequence[RunDir], *, seeds: bool = False
+) -> tuple[list[EvaluationResult], list[EvaluationResult]]:
     """All results of the encoders of some runs, and for each task the first result of an untrained encoder.
 
     The latter are the baselines. One on other queries, documents or judgements is left out with a warning.
@@ -67,22 +67,22 @@ def load_results(runs: Sequence[RunDir], *, seeds: bool = False) -> tuple[list[A
         if not run.root.is_dir():
             raise TaskError(f"{run.root}: no such run", code="NOT_A_RUN")
     groups = _seed_groups(runs) if seeds else [[run] for run in runs]
-    results = [artifacts for group in groups for artifacts in _group_results(group)]
+    results = [result for group in groups for result in _group_results(group)]
     if not results:
         names = ", ".join(str(run.root) for run in runs)
         raise TaskError(f"{names}: there are no results; run `hbt evaluate RUN --task …` first", code="NO_RESULTS")
-    baselines: dict[tuple[str, str], Artifacts] = {}
-    for artifacts in (Artifacts.load(path) for run in runs for path in run.results(of_base=True)):
-        baselines.setdefault(artifacts.result.data, artifacts)
-    data = {artifacts.result.data for artifacts in results}
-    tasks = {task for task, _ in data}
-    for (task, fingerprint), artifacts in baselines.items():
-        if task in tasks and (task, fingerprint) not in data:
+    data = {result.data for result in results}
+    baselines: dict[tuple[str, str], EvaluationResult] = {}
+    for path in (path for run in runs for path in run.results(of_base=True)):
+        baseline = EvaluationResult.load(path)
+        if baseline.data in data:
+            baselines.setdefault(baseline.data, baseline)
+        elif baseline.task in {task for task, _ in data}:
             logger.warning(
                 "%s: evaluated on other queries, documents or judgements than the runs, so they are not compared",
-                artifacts.folder,
+                path.parent,
             )
-    return results, [artifacts for key, artifacts in baselines.items() if key in data]
+    return results, list(baselines.values())
 
 
 def _seed_groups(runs: Sequence[RunDir]) -> list[list[RunDir]]:
@@ -108,13 +108,14 @@ def _common_name(group: Sequence[RunDir]) -> str:
     return re.sub(r"[-_.,=]*(seed|s)?[-_.,=]*$", "", prefix) or group[0].name
 
 
-def _group_results(group: Sequence[RunDir]) -> list[Artifacts]:
+def _group_results(group: Sequence[RunDir]) -> list[EvaluationResult]:
     """All results of a single run; of several runs the mean for each task and variant that some of them have."""
+    loaded = [EvaluationResult.load(path) for run in group for path in run.results()]
     if len(group) == 1:
-        return [Artifacts.load(path) for path in group[0].results()]
-    by_task: dict[tuple[str, str, str], list[Artifacts]] = {}
-    for artifacts in (Artifacts.load(path) for run in group for path in run.results()):
-        by_task.setdefault((*artifacts.result.data, artifacts.result.variant), []).append(artifacts)
+        return loaded
+    by_task: dict[tuple[str, str, str], list[EvaluationResult]] = {}
+    for result in loaded:
+        by_task.setdefault((*result.data, result.variant), []).append(result)
     means = []
     for (*_, variant), results in by_task.items():
         number = f"{len(results)} of {len(group)}" if len(results) < len(group) else str(len(group))

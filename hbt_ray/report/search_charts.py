@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,20 +52,25 @@ def objective_chart(groups: Sequence[SeedGroup], objective: str, varied: str) ->
     intervals, lines, seeds, means = [], [], [], []
     for i, (name, points) in enumerate(series.items()):
         shift = 6 * (i - (len(series) - 1) / 2)  # pixels between series, so that none hides the interval of another
-        rows = [_mean_row(value, group, estimate, objective, name, x) for value, group, estimate in points]
-        bars = [
-            Row(row.x, row.y, series=name, low=max(estimate.interval[0], low), high=min(estimate.interval[1], high))
-            for row, (*_, estimate) in zip(rows, points, strict=True)
-            if estimate.interval
-        ]
-        unique = len({row.x for row in rows}) == len(rows)
+        rows, bars, dots = [], [], []
+        for value, group, estimate in points:
+            place = setting_value(value) if x.scale == "names" else float(value)
+            several = len(estimate.values) > 1
+            count = f"mean of {len(estimate.values)} seeds" if several else "one seed"
+            mean = f"{objective_name(objective)} {mean_with_interval(objective, estimate)}"
+            rows.append(Row(place, estimate.mean, f"{settings_text(group.values)}: {mean}, {count}", name))
+            if estimate.interval:
+                ends = max(estimate.interval[0], low), min(estimate.interval[1], high)
+                bars.append(Row(place, estimate.mean, series=name, low=ends[0], high=ends[1]))
+            for trial in group.trials:
+                measure = trial.last(objective)
+                if several and measure is not None and math.isfinite(measure):
+                    dots.append(Row(place, measure, _tooltip(trial, trial.step, objective, measure), name))
         intervals.append(canvas.intervals(bars, xOffset=shift))
+        unique = len({row.x for row in rows}) == len(rows)
         if unique and 1 < len(rows) <= _MAX_JOINED and x.scale != "names":
             lines.append(canvas.line(rows, width=1.25, opacity=0.45, xOffset=shift))
-        repeated = [
-            row for point in points if len(point[2].values) > 1 for row in _seed_rows(point, objective, name, x)
-        ]
-        seeds.append(canvas.points(repeated, size=25, opacity=0.5, xOffset=shift - 7))
+        seeds.append(canvas.points(dots, size=25, opacity=0.5, xOffset=shift - 7))
         means.append(canvas.points(rows, size=81, xOffset=shift))
     described = [
         f"{settings_text(group.values)}: {mean_with_interval(objective, estimate)}"
@@ -82,40 +88,39 @@ def objective_chart(groups: Sequence[SeedGroup], objective: str, varied: str) ->
 
 def front_chart(state: SearchState, x: str, y: str, varied: str) -> Chart | None:
     """Every finished trial by two objectives, with the Pareto front marked; None without a trial that has both."""
-    places = {trial.trial_id: place for trial in state.finished if (place := _place(trial, x, y))}
-    trials = {trial.trial_id: trial for trial in state.finished if trial.trial_id in places}
-    front = sorted(
-        (trial for trial in state.front((x, y)) if trial.trial_id in places), key=lambda t: places[t.trial_id]
-    )
+    best = {trial.trial_id for trial in state.front((x, y))}
+    others: list[Row] = []
+    front: list[tuple[Row, str]] = []
+    for trial in state.finished:
+        right, up = trial.last(x), trial.last(y)
+        if right is None or up is None or not math.isfinite(right + up):
+            continue
+        values = f"{objective_name(x)} {objective_value(x, right)}, {objective_name(y)} {objective_value(y, up)}"
+        tooltip = f"{settings_text(trial.values)}: {values}"
+        if trial.trial_id in best:
+            front.append((Row(right, up, tooltip, "front"), setting_value(trial.values.get(varied))))
+        else:
+            others.append(Row(right, up, tooltip, "other trials"))
     if not front:
         return None
-
-    def tooltip(trial: Trial) -> str:
-        values = f"{objective_name(x)} {objective_value(x, trial.last(x))}, {objective_name(y)}"
-        return f"{settings_text(trial.values)}: {values} {objective_value(y, trial.last(y))}"
-
-    def rows(of: Sequence[Trial], series: str) -> list[Row]:
-        return [Row(*places[trial.trial_id], tooltip(trial), series) for trial in of]
-
-    best = {trial.trial_id for trial in front}
-    others = [trial for trial in trials.values() if trial.trial_id not in best]
-    xs, ys = zip(*places.values(), strict=True)
+    front.sort(key=lambda pair: (pair[0].x, pair[0].y))
+    rows = [row for row, _ in front]
+    xs, ys = zip(*((float(row.x), row.y) for row in (*rows, *others)), strict=True)
     canvas = Canvas(
         Axis(objective_name(x), widened(min(xs), max(xs))),
         Axis("", widened(min(ys), max(ys))),
         {"front": "cross", "other trials": "plain"},
     )
-    # Between two trials of the front, no trial is better than the corner of the step.
-    steps = canvas.line(rows(front, "front"), interpolate="step-before")
-    labels = _spread([Row(*places[t.trial_id], setting_value(t.values.get(varied)), "front") for t in front], canvas)
+    labels = _without_overlaps([replace(row, tooltip=label) for row, label in front], canvas)
     return Chart(
         f"{_title(y)} by {objective_name(x)}",
-        f"{len(places)} trials by {objective_name(x)} and {objective_name(y)}. "
-        f"On the front: {'; '.join(map(tooltip, front))}.",
+        f"{len(xs)} trials by {objective_name(x)} and {objective_name(y)}. "
+        f"On the front: {'; '.join(row.tooltip for row in rows)}.",
         (
-            steps,
-            canvas.points(rows(others, "other trials"), size=36, opacity=0.5),
-            canvas.points(rows(front, "front"), size=81),
+            # Between two trials of the front, no trial is better than the corner of the step.
+            canvas.line(rows, interpolate="step-before"),
+            canvas.points(others, size=36, opacity=0.5),
+            canvas.points(rows, size=81),
             canvas.labels(labels, color="var(--ink)"),
         ),
     )
@@ -123,31 +128,36 @@ def front_chart(state: SearchState, x: str, y: str, varied: str) -> Chart | None
 
 def curve_chart(state: SearchState, objective: str) -> Chart | None:
     """The objective of every trial by step. The best trial stands out, unfinished trials are faint."""
-    curves = [(trial, points) for trial in state.trials if (points := _curve(trial, objective))]
+    curves = [
+        (trial, points)
+        for trial in state.trials
+        if (
+            points := [
+                (step, row[objective])
+                for step, row in sorted(trial.rows.items())
+                if math.isfinite(row.get(objective, math.nan))
+            ]
+        )
+    ]
     if not curves:
         return None
     best = state.best(objective)
     best_name = f"best: {settings_text(best.values)}" if best else ""
-    styles = {"not finished": ("bar", 1.25), "finished": ("plain", 1.5), best_name: ("mono", 2.5)}
-
-    def style(trial: Trial) -> str:
-        return best_name if best and trial is best else "finished" if trial.status == "finished" else "not finished"
-
+    styles = {best_name: ("mono", 2.5), "finished": ("plain", 1.5), "not finished": ("bar", 1.25)}
+    rows: dict[str, list[Row]] = {name: [] for name in styles}
+    for trial, points in curves:
+        name = best_name if best and trial is best else "finished" if trial.status == "finished" else "not finished"
+        for step, value in (points[i] for i in thinned(len(points), max(10, 4000 // len(curves)))):
+            tooltip = _tooltip(trial, step, objective, value)
+            rows[name].append(Row(step, value, tooltip, name, group=trial.trial_id))
+    shown = [name for name in styles if rows[name]]
     xs, ys = ([point[i] for _, points in curves for point in points] for i in (0, 1))
-    shown = [name for name in reversed(styles) if name in {style(trial) for trial, _ in curves}]
     axes = Axis("step", (0, max(xs) or 1)), Axis("", widened(min(ys), max(ys)))
     canvas = Canvas(*axes, {name: styles[name][0] for name in shown})
     layers = []
     for name in reversed(shown):  # The best trial is drawn last, above the others.
-        rows = [
-            Row(step, value, _tooltip(trial, step, objective, value), name, group=trial.trial_id)
-            for trial, points in curves
-            if style(trial) == name
-            for step, value in (points[i] for i in thinned(len(points), max(10, 4000 // len(curves))))
-        ]
-        is_best = name == best_name
-        layers.append(canvas.line(rows, width=styles[name][1], opacity=0.9 if is_best else 0.6))
-        layers.append(canvas.points(rows, size=25 if is_best else 16))
+        layers.append(canvas.line(rows[name], width=styles[name][1], opacity=0.9 if name == best_name else 0.6))
+        layers.append(canvas.points(rows[name], size=25 if name == best_name else 16))
     ends = f"; the best ends at {objective_value(objective, best.last(objective))}" if best else ""
     description = f"{objective_name(objective)} by step of {len(curves)} trials{ends}."
     return Chart(_title(objective), description, tuple(layers))
@@ -158,7 +168,9 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
 
     Both axes are logarithmic, so linear scaling is a straight line.
     """
-    sizes = np.geomspace(critical.points[0].batch, critical.points[-1].batch, 100)
+    batches = [point.batch for point in critical.points]
+    sizes = np.geomspace(batches[0], batches[-1], 100)
+    first, last = sizes[0] / 1.15, sizes[-1] * 1.15
     seeds = [
         Row(
             point.batch,
@@ -169,30 +181,26 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
         for point in critical.points
         for steps in point.steps
     ]
-    fit, linear = critical.steps(sizes).tolist(), critical.linear(sizes).tolist()
-    heights = [*fit, *linear, *(row.y for row in seeds)]
-    first, last = sizes[0] / 1.15, sizes[-1] * 1.15
-    batches = [point.batch for point in critical.points]
+    lines = {
+        name: [Row(*pair, series=name) for pair in zip(sizes.tolist(), steps.tolist(), strict=True)]
+        for name, steps in (("linear scaling", critical.linear(sizes)), ("fit", critical.steps(sizes)))
+    }
+    heights = [row.y for row in (*seeds, *lines["fit"], *lines["linear scaling"])]
     x = Axis("batch size", (first, last), "log", ticks=tuple(batches[:: math.ceil(len(batches) / _MAX_TICKS)]))
-    colours = {"fit": "mono", "linear scaling": "muted", "seeds": "plain"}
+    y = Axis("", (min(heights) / 1.15, max(heights) * 1.15), "log")
     limit = ""
     if critical.critical is not None:
         limit = f"critical batch size {critical.critical:,.0f}, with its 95 % interval"
-        colours[limit] = "cross"
-    canvas = Canvas(x, Axis("", (min(heights) / 1.15, max(heights) * 1.15), "log"), colours)
+    colours = {"fit": "mono", "linear scaling": "muted", "seeds": "plain"} | ({limit: "cross"} if limit else {})
+    canvas = Canvas(x, y, colours)
     low, high = (min(max(end, first), last) for end in critical.interval)
-    layers = [canvas.band(low, high, "cross")] if low < high else []
-    lines: tuple[tuple[str, list[float], dict[str, Any]], ...] = (
-        ("linear scaling", linear, {"strokeDash": [5, 5]}),
-        ("fit", fit, {}),
+    layers = (
+        *([canvas.band(low, high, "cross")] if low < high else []),
+        canvas.line(lines["linear scaling"], strokeDash=[5, 5]),
+        canvas.line(lines["fit"]),
+        *([canvas.rule(limit, x=critical.critical)] if limit else []),
+        canvas.points(seeds, size=81),
     )
-    for name, steps, mark in lines:
-        layers.append(
-            canvas.line([Row(*pair, series=name) for pair in zip(sizes.tolist(), steps, strict=True)], **mark)
-        )
-    if critical.critical is not None:
-        layers.append(canvas.rule(limit, x=critical.critical))
-    layers.append(canvas.points(seeds, size=81))
     measured = "; ".join(
         f"{point.batch:,.0f}: " + ", ".join(f"{steps:,.0f}" for steps in point.steps) for point in critical.points
     )
@@ -201,7 +209,7 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
     return Chart(
         f"Steps to {objective_name(critical.objective)} {objective_value(critical.objective, critical.target)}",
         f"Steps to the target by batch size: {measured}. {critical.text}",
-        tuple(layers),
+        layers,
         f"{formula}. Each point is a seed at the best values of its size.{excluded}",
     )
 
@@ -212,19 +220,14 @@ def value_axis(values: Sequence[Any], title: str) -> Axis:
         return Axis(title, scale="names", names=tuple(dict.fromkeys(map(setting_value, values))))
     numbers = sorted({float(value) for value in values})
     ticks = tuple(numbers) if len(numbers) <= _MAX_TICKS else ()
-    if _are_factors(numbers):
-        margin = (numbers[-1] / numbers[0]) ** 0.05
-        return Axis(title, (numbers[0] / margin, numbers[-1] * margin), "log", ticks)
-    return Axis(title, widened(numbers[0], numbers[-1]), "linear", ticks)
-
-
-def _are_factors(numbers: Sequence[float]) -> bool:
-    """Whether the median lies nearer to the geometric than to the arithmetic middle of the range."""
     low, middle, high = numbers[0], statistics.median(numbers), numbers[-1]
-    if low <= 0 or high / low < _LOG_RATIO:
-        return False
-    by_factor, by_difference = math.log(middle / low) / math.log(high / low), (middle - low) / (high - low)
-    return abs(by_factor - 0.5) < abs(by_difference - 0.5)
+    if low > 0 and high / low >= _LOG_RATIO:
+        # Logarithmic if the median lies nearer to the geometric than to the arithmetic middle of the range.
+        by_factor, by_difference = math.log(middle / low) / math.log(high / low), (middle - low) / (high - low)
+        if abs(by_factor - 0.5) < abs(by_difference - 0.5):
+            margin = (high / low) ** 0.05
+            return Axis(title, (low / margin, high * margin), "log", ticks)
+    return Axis(title, widened(low, high), "linear", ticks)
 
 
 def _title(objective: str) -> str:
@@ -255,52 +258,18 @@ def _range(estimates: Sequence[SeedInterval]) -> tuple[float, float]:
     return max(min([low, *ends]), low - reach), min(max([high, *ends]), high + reach)
 
 
-def _position(value: Any, axis: Axis) -> float | str:
-    return setting_value(value) if axis.scale == "names" else float(value)
-
-
-def _mean_row(value: Any, group: SeedGroup, estimate: SeedInterval, objective: str, series: str, axis: Axis) -> Row:
-    seeds = f"mean of {len(estimate.values)} seeds" if len(estimate.values) > 1 else "one seed"
-    tooltip = (
-        f"{settings_text(group.values)}: {objective_name(objective)} {mean_with_interval(objective, estimate)}, {seeds}"
-    )
-    return Row(_position(value, axis), estimate.mean, tooltip, series)
-
-
-def _seed_rows(point: tuple[Any, SeedGroup, SeedInterval], objective: str, series: str, axis: Axis) -> list[Row]:
-    value, group, _ = point
-    return [
-        Row(_position(value, axis), measure, _tooltip(trial, trial.step, objective, measure), series)
-        for trial in group.trials
-        if (measure := trial.last(objective)) is not None and math.isfinite(measure)
-    ]
-
-
 def _tooltip(trial: Trial, step: float, objective: str, value: float) -> str:
     measure = f"{objective_name(objective)} {objective_value(objective, value)}"
     return f"{settings_text(trial.values)}, step {step:,.0f}: {measure}"
 
 
-def _place(trial: Trial, x: str, y: str) -> tuple[float, float] | None:
-    right, up = trial.last(x), trial.last(y)
-    return None if right is None or up is None or not math.isfinite(right + up) else (right, up)
-
-
-def _spread(rows: Sequence[Row], canvas: Canvas) -> list[Row]:
+def _without_overlaps(rows: Sequence[Row], canvas: Canvas) -> list[Row]:
     """The rows whose labels do not overlap with one before them."""
     kept: list[Row] = []
-    (left, right), (low, high) = canvas.x.domain or (0, 1), canvas.y.domain or (0, 1)
+    width, height = (np.ptp(axis.domain or (0, 1)) for axis in (canvas.x, canvas.y))
     for row in rows:
-        far = (
-            abs(float(row.x) - float(other.x)) > 0.15 * (right - left) or abs(row.y - other.y) > 0.09 * (high - low)
-            for other in kept
-        )
-        if all(far):
+        if all(
+            abs(float(row.x) - float(other.x)) > 0.15 * width or abs(row.y - other.y) > 0.09 * height for other in kept
+        ):
             kept.append(row)
     return kept
-
-
-def _curve(trial: Trial, objective: str) -> list[tuple[int, float]]:
-    """Steps and finite values."""
-    values = [(step, row[objective]) for step, row in sorted(trial.rows.items()) if objective in row]
-    return [(step, value) for step, value in values if math.isfinite(value)]

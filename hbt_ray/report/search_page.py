@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.report.colours import level
 from hbt_ray.report.formatting import (
     duration,
     interval,
@@ -28,9 +27,9 @@ from hbt_ray.report.search_charts import (
     value_axis,
 )
 from hbt_ray.report.search_text import STATUSES, answer, caveats, critical_text, paragraphs, summary
-from hbt_ray.report.tables import Cell, Table, count, number
+from hbt_ray.report.tables import Cell, Table, count, measure_heading, number
 from hbt_ray.strict_yaml import read_yaml
-from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig
+from hbt_ray.tune.config import LOWER_IS_BETTER, OBJECTIVES, TuneConfig, sign
 from hbt_ray.tune.critical_batch import NoFit, critical_batch
 from hbt_ray.tune.search_state import SearchState, SeedGroup, Trial, is_number, seed_groups
 from hbt_ray.tune.space import SEED, Space
@@ -94,7 +93,7 @@ def setting_table(groups: Sequence[SeedGroup], objectives: Sequence[str]) -> Tab
             else:
                 cells.append(number(objective_value(name, None), ""))
         rows.append([Cell(settings_text(group.values), sort=i), count(len(group.trials)), *cells])
-    return Table([Cell("Choice"), number("Seeds"), *map(_objective_heading, objectives)], rows)
+    return Table([Cell("Choice"), number("Seeds"), *_objective_headings(objectives)], rows)
 
 
 def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
@@ -102,96 +101,89 @@ def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
 
     Settings are shaded from the smallest to the largest, objectives from the worst to the best finished trial.
     """
+
+    def order(trial: Trial) -> tuple[int, float]:
+        value = trial.last(objectives[0])
+        is_known = value is not None and math.isfinite(value)
+        return STATUSES.index(trial.status), -sign(
+            objectives[0]
+        ) * value if value is not None and is_known else math.inf
+
     keys = list(dict.fromkeys(key for trial in state.trials for key in trial.values))
-    trials = sorted(state.trials, key=lambda trial: _order(trial, objectives[0]))
+    trials = sorted(state.trials, key=order)
     columns = [_setting_cells([trial.values.get(key) for trial in trials], key != SEED) for key in keys]
     columns += [_objective_cells(trials, name) for name in objectives]
-    rows = [
-        [*cells, count(trial.step), number(duration(seconds), seconds), _status_cell(trial)]
-        for trial, *cells in zip(trials, *columns, strict=True)
-        for seconds in [trial.seconds_until(state.last)]
-    ]
-    headings = [
-        Cell(key, column[0].style.split()[0] if column else "") for key, column in zip(keys, columns, strict=False)
-    ]
-    headings += [*map(_objective_heading, objectives), number("Step"), number("Time"), Cell("Status")]
+    rows = []
+    for trial, *cells in zip(trials, *columns, strict=True):
+        seconds = trial.seconds_until(state.last)
+        notes = [("same", f"after {trial.attempts} attempts")] if trial.attempts > 1 else []
+        notes += [("same", trial.error)] if trial.status == "failed" and trial.error else []
+        status = Cell(trial.status, "state bad" if trial.status == "failed" else "state", notes=tuple(notes))
+        rows.append([*cells, count(trial.step), number(duration(seconds), seconds), status])
+    headings = [Cell(key, column[0].style if column else "") for key, column in zip(keys, columns, strict=False)]
+    headings += [*_objective_headings(objectives), number("Step"), number("Time"), Cell("Status")]
     return Table(headings, rows, style="trials")
 
 
-def _objective_heading(objective: str) -> Cell:
-    notes = (("same", "lower is better"),) if objective in LOWER_IS_BETTER else ()
-    return Cell(objective_name(objective), "number", notes=notes)
-
-
-def _order(trial: Trial, objective: str) -> tuple[int, float]:
-    value = trial.last(objective)
-    if value is None or not math.isfinite(value):
-        return STATUSES.index(trial.status), math.inf
-    return STATUSES.index(trial.status), value if objective in LOWER_IS_BETTER else -value
-
-
-def _status_cell(trial: Trial) -> Cell:
-    notes = [("same", f"after {trial.attempts} attempts")] if trial.attempts > 1 else []
-    if trial.status == "failed" and trial.error:
-        notes.append(("same", trial.error))
-    return Cell(trial.status, f"state{' bad' if trial.status == 'failed' else ''}", notes=tuple(notes))
+def _objective_headings(objectives: Sequence[str]) -> list[Cell]:
+    return [measure_heading(objective_name(name), name in LOWER_IS_BETTER) for name in objectives]
 
 
 def _setting_cells(values: Sequence[Any], is_shaded: bool) -> list[Cell]:
     if not all(map(is_number, values)):
         return [Cell(setting_value(value), "words", setting_value(value)) for value in values]
     log = value_axis(values, "").scale == "log"
-    places = [math.log10(value) if log else float(value) for value in values]
-    shades = _shades(places) if is_shaded else [""] * len(values)
-    return [number(setting_value(value), value, shade) for value, shade in zip(values, shades, strict=True)]
+    places = [(math.log10(value) if log else float(value)) if is_shaded else None for value in values]
+    return [
+        replace(number(setting_value(value), value), level=level)
+        for value, level in zip(values, _levels(places), strict=True)
+    ]
 
 
 def _objective_cells(trials: Sequence[Trial], objective: str) -> list[Cell]:
     """Only finished trials are shaded: the others stand at other steps, so they cannot be compared."""
-    sign = -1 if objective in LOWER_IS_BETTER else 1
     last = [trial.last(objective) for trial in trials]
     known = [value if value is not None and math.isfinite(value) else None for value in last]
     finished = [
-        sign * value if value is not None and trial.status == "finished" else None
+        sign(objective) * value if value is not None and trial.status == "finished" else None
         for trial, value in zip(trials, known, strict=True)
     ]
     return [
-        number(objective_value(objective, value), "" if value is None else value, shade)
-        for value, shade in zip(known, _shades(finished), strict=True)
+        replace(number(objective_value(objective, value), "" if value is None else value), level=level)
+        for value, level in zip(known, _levels(finished), strict=True)
     ]
 
 
-def _shades(values: Sequence[float | None]) -> list[str]:
+def _levels(values: Sequence[float | None]) -> list[float | None]:
+    """Places of values between the smallest and the largest, from 0 to 1; None without a range."""
     known = [value for value in values if value is not None]
     if not known or min(known) == max(known):
-        return [""] * len(values)
+        return [None] * len(values)
     low, span = min(known), max(known) - min(known)
-    return ["" if value is None else f"shaded {level((value - low) / span)}" for value in values]
+    return [None if value is None else (value - low) / span for value in values]
 
 
 def _best_configs(folder: Path, state: SearchState) -> list[BestConfig]:
-    paths = sorted((folder / "best").glob("*.yaml"))
-    return [BestConfig(str(path), _reason(path.stem, state), _posthoc_command(path, state)) for path in paths]
+    configs = []
+    for path in sorted((folder / "best").glob("*.yaml")):
+        objective = path.stem
+        if (trial := state.best(objective) if objective in OBJECTIVES else None) is None:
+            configs.append(BestConfig(str(path), ""))
+            continue
+        extreme = "Lowest" if objective in LOWER_IS_BETTER else "Highest"
+        value = objective_value(objective, trial.last(objective))
+        reason = f"{extreme} {objective_name(objective)} of a single trial, {value}: {settings_text(trial.values)}"
+        configs.append(BestConfig(str(path), reason, _posthoc_command(path, trial.posthoc) if trial.posthoc else ""))
+    return configs
 
 
-def _reason(objective: str, state: SearchState) -> str:
-    trial = state.best(objective) if objective in OBJECTIVES else None
-    if trial is None:
-        return ""
-    extreme = "Lowest" if objective in LOWER_IS_BETTER else "Highest"
-    value = objective_value(objective, trial.last(objective))
-    return f"{extreme} {objective_name(objective)} of a single trial, {value}: {settings_text(trial.values)}"
-
-
-def _posthoc_command(path: Path, state: SearchState) -> str:
-    trial = state.best(path.stem) if path.stem in OBJECTIVES else None
-    if trial is None or not trial.posthoc:
-        return ""
+def _posthoc_command(path: Path, method: str) -> str:
+    """The command that transforms the vectors of the run of a configuration; empty if the file was edited since."""
     try:
         config = read_yaml(path)
     except (OSError, ValueError):
         return ""
     if not isinstance(config, dict) or not {"name", "store", "storage_path"} <= config.keys():
-        return ""  # The file was edited since.
-    parts = ["hbt", "posthoc", config["name"], "--method", trial.posthoc, "--store", config["store"]]
+        return ""
+    parts = ["hbt", "posthoc", config["name"], "--method", method, "--store", config["store"]]
     return shlex.join([*parts, f"storage_path={config['storage_path']}"])

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from hbt_ray.errors import TaskError
 from hbt_ray.report.tables import Cell, Table, count, language_cell, number
 from hbt_ray.retrieval.compare import MISSING, Column, Comparison, System
-from hbt_ray.retrieval.result import Artifacts, find_artifacts
 from hbt_ray.retrieval.significance import Difference, compare_systems
 
 ALPHA = 0.05
@@ -29,46 +28,34 @@ class MeasuredDifference:
     test: Difference
 
     @property
-    def is_significant(self) -> bool:
-        return self.test.p_holm < ALPHA
-
-    @property
     def interval(self) -> str:
-        if not math.isfinite(self.test.low + self.test.high):
-            return MISSING
-        return f"{self._signed(self.test.low)} to {self._signed(self.test.high)}"
+        low, high = (self.column.signed(self.column.round(end)) for end in (self.test.low, self.test.high))
+        return f"{low} to {high}" if math.isfinite(self.test.low + self.test.high) else MISSING
 
     @property
     def tooltip(self) -> str:
-        """The test in short, for daggers in other tables."""
-        return f"p (Holm) {p_value(self.test.p_holm, '= ')}, 95 % interval {self.interval}"
+        """The test in short, for daggers in tables; empty if the difference is not significant."""
+        significant = self.test.p_holm < ALPHA
+        return f"p (Holm) {p_value(self.test.p_holm, '= ')}, 95 % interval {self.interval}" if significant else ""
 
     def row(self, with_system: bool) -> list[Cell]:
         """Cells of the table of differences."""
-        better = (self.test.difference < 0) == self.column.lower_is_better
-        style = "same" if not self.is_significant else "better" if better else "worse"
-        finite = math.isfinite(self.test.effect)
-        effect = f"{self.test.effect:+.2f}".replace("-", "−") if finite else MISSING
-        difference = self.test.difference
+        test, difference = self.test, self.test.difference
+        better = (difference < 0) == self.column.lower_is_better
+        style = "same" if not self.tooltip else "better" if better else "worse"
+        finite = math.isfinite(test.effect)
+        shown = self.column.signed(self.column.round(difference))
         return [
             *([Cell(self.system.label)] if with_system else []),
             Cell(self.column.name),
-            *([language_cell(self.test.language)] if self.test.language else []),
-            Cell(
-                self._signed(difference),
-                f"number {style}",
-                difference,
-                mark=self.tooltip if self.is_significant else "",
-            ),
+            *([language_cell(test.language)] if test.language else []),
+            Cell(shown, f"number {style}", difference, mark=self.tooltip),
             number(self.interval, difference),
-            number(effect, self.test.effect if finite else ""),
-            number(p_value(self.test.p), self.test.p),
-            number(p_value(self.test.p_holm), self.test.p_holm),
-            count(self.test.num_items),
+            number(f"{test.effect:+.2f}".replace("-", "−") if finite else MISSING, test.effect if finite else ""),
+            number(p_value(test.p), test.p),
+            number(p_value(test.p_holm), test.p_holm),
+            count(test.num_items),
         ]
-
-    def _signed(self, value: float) -> str:
-        return self.column.signed(self.column.of({self.column.measure: value}))
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class Differences:
     def tooltip(self, system: System, column: Column, language: str = "") -> str:
         """The test behind a number of another table, if it is significant after Holm's correction; else empty."""
         tested = self._index.get((system.label, column, language))
-        return tested.tooltip if tested and tested.is_significant else ""
+        return tested.tooltip if tested else ""
 
     def table(self, with_system: bool, by_language: bool) -> Table | None:
         """The tests over all languages, or those of each language; None without any."""
@@ -97,7 +84,7 @@ class Differences:
         return Table([*map(Cell, names), *map(number, numbers)], [tested.row(with_system) for tested in chosen])
 
 
-def compare_with_reference(comparison: Comparison, artifacts: Sequence[Artifacts]) -> Differences | None:
+def compare_with_reference(comparison: Comparison) -> Differences | None:
     """Test every system against the reference; None for a single system.
 
     A system without per-query results, or with results on other queries, is listed as untested.
@@ -108,14 +95,18 @@ def compare_with_reference(comparison: Comparison, artifacts: Sequence[Artifacts
     reference, *others = comparison.systems
     if not others:
         return None
-    base = _queries(reference, artifacts)
-    if base is None or all(_queries(system, artifacts) is None for system in others):
+    base = reference.result.queries
+    if base is None or all(system.result.queries is None for system in others):
         return Differences(reference, (), ("There are no per-query results of two systems beside the results.",))
     tested: list[MeasuredDifference] = []
     untested = []
     for system in others:
+        table = system.result.queries
+        if table is None:
+            untested.append(f"{system.label}: no per-query results lie beside its result.")
+            continue
         try:
-            tested += _test(system, _queries(system, artifacts), base, comparison.columns)
+            tested += _test(system, table, base, comparison.columns)
         except TaskError as error:
             untested.append(f"{system.label}: {error}.")
     index = {(each.system.label, each.column, each.test.language): each for each in tested}
@@ -127,17 +118,8 @@ def p_value(p: float, equals: str = "") -> str:
     return "< .001" if p < 0.0005 else equals + (f"{p:.3f}".removeprefix("0"))
 
 
-def _queries(system: System, artifacts: Sequence[Artifacts]) -> pa.Table | None:
-    match = find_artifacts(system.result, artifacts)
-    return match.queries if match else None
-
-
-def _test(
-    system: System, table: pa.Table | None, base: pa.Table, columns: Sequence[Column]
-) -> list[MeasuredDifference]:
+def _test(system: System, table: pa.Table, base: pa.Table, columns: Sequence[Column]) -> list[MeasuredDifference]:
     """Tests in the order of the columns. Holm's correction is over the settings that are shown."""
-    if table is None:
-        raise TaskError("no per-query results lie beside its result", code="NO_QUERY_RESULTS")
     tests: dict[Column, list[Difference]] = {column: [] for column in columns}
     for measure in dict.fromkeys(column.measure for column in columns):
         settings = pa.array([column.setting for column in columns if column.measure == measure])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbt_ray.languages.tags import english_name
-from hbt_ray.retrieval.compare import Column, System, TableCell
+from hbt_ray.retrieval.compare import System, TableCell
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Cell:
 
     text: str
     style: str = ""
-    """CSS classes: `number`, `best`, a level of the heat scale, …"""
+    """CSS classes: `number`, `best`, …"""
     sort: float | str | None = None
     """What the column is sorted by: the text if None; an empty string sorts last."""
     title: str = ""
@@ -28,6 +28,8 @@ class Cell:
     """Tooltip of a dagger after the text, which has no dagger if this is empty."""
     bar: float | None = None
     """Length of a bar beside the text, from 0 to 1."""
+    level: float | None = None
+    """Place on the colour scale of heat maps, from 0 to 1, for the background."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,9 @@ def system_cell(system: System) -> Cell:
     return Cell(system.label, notes=(("tag", "baseline"),) if system.is_baseline else ())
 
 
-def measure_heading(column: Column, label: str = "") -> Cell:
+def measure_heading(label: str, lower_is_better: bool) -> Cell:
     """The name of a measure, with its direction if lower is better."""
-    notes = (("same", "lower is better"),) if column.lower_is_better else ()
-    return Cell(label or column.label, "number", notes=notes)
+    return Cell(label, "number", notes=(("same", "lower is better"),) if lower_is_better else ())
 
 
 def measured(cell: TableCell, mark: str = "", bar: float | None = None) -> Cell:

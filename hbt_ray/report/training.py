@@ -6,20 +6,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hbt_ray.report.charts import Axis, Canvas, Chart, Floats, Row, short_number, thinned, widened
+from hbt_ray.report.charts import Axis, Canvas, Chart, Floats, Row, thinned, widened
 from hbt_ray.report.formatting import duration
 from hbt_ray.report.tables import Cell, Table, language_cell, number
 
 KINDS = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
-"""Kind of batch → its name in legends."""
-COLOURS = {"mono": "mono", "cross": "cross", "mixed": "mixed", "": "plain"}
+"""Kind of batch → its name in legends. The name of its colour is the kind itself, or `plain`."""
 DEV_MEASURES = {
     "mono_AP": ("monolingual", "mono"),
     "cross_AP": ("cross-lingual", "cross"),
@@ -102,13 +101,15 @@ def training_section(
     """
     if not len(record.steps):
         return None
+    first, last = float(record.steps[0]), float(record.num_steps)
+    steps = Axis("step", (first, last) if first < last else widened(first, last))
     charts = (
-        _loss_chart(record),
-        dev_chart(dev, best_step, _step_axis(record)),
-        _mixture_chart(record, target_share(policy)),
-        dev_loss_chart(dev, best_step, _step_axis(record)),
-        _throughput_chart(record),
-        _learning_rate_chart(record),
+        _loss_chart(record, steps),
+        dev_chart(dev, best_step, steps),
+        _mixture_chart(record, target_share(policy), steps),
+        dev_loss_chart(dev, best_step, steps),
+        _throughput_chart(record, steps),
+        _learning_rate_chart(record, steps),
     )
     shown = tuple(chart for chart in charts if chart)
     return TrainingSection(_summary(record, policy), shown, _batch_table(record.mono_batches))
@@ -132,54 +133,48 @@ def smooth(values: Floats, width: int) -> Floats:
 
 def dev_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
     """AP on the dev set in the three settings, by step; None without a row."""
-    names = {measure: name for measure, (name, _) in DEV_MEASURES.items() if any(measure in row for row in rows)}
-    if not names:
+    points = _dev_points(rows, {measure: (name, f"{name} AP", ".3f") for measure, (name, _) in DEV_MEASURES.items()})
+    if not points:
         return None
-    points = [
-        Row(row["step"], row[measure], f"step {row['step']:,}: {name} AP {row[measure]:.3f}", name)
-        for measure, name in names.items()
-        for row in sorted(rows, key=lambda row: int(row["step"]))
-        if measure in row
-    ]
-    last = "; ".join(
-        f"{name} {[point.y for point in points if point.series == name][-1]:.3f}" for name in names.values()
-    )
-    highest = max(point.y for point in points)
-    return _checkpoint_chart(
-        "Dev AP",
-        points,
-        (steps, Axis("", (0, highest or 1))),
-        {name: colour for measure, (name, colour) in DEV_MEASURES.items() if measure in names},
-        best_step,
-        f"AP of the last checkpoint: {last}. Measured on the dev set; the results above are on the test tasks",
-        is_wide=True,
-    )
+    names = dict.fromkeys(point.series for point in points)
+    colours = {name: colour for name, colour in DEV_MEASURES.values() if name in names}
+    last = "; ".join(f"{name} {[p.y for p in points if p.series == name][-1]:.3f}" for name in names)
+    note = f"AP of the last checkpoint: {last}. Measured on the dev set; the results above are on the test tasks"
+    domain = (0, max(point.y for point in points) or 1)
+    return _checkpoint_chart("Dev AP", Canvas(steps, Axis("", domain), colours), points, best_step, note, is_wide=True)
 
 
 def dev_loss_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
     """Loss of checkpoints over the fixed pool of the dev set, by step; None without a row."""
-    points = [
-        Row(row["step"], row["pool_loss"], f"step {row['step']:,}: dev loss {row['pool_loss']:.4g}", "dev loss")
-        for row in sorted(rows, key=lambda row: int(row["step"]))
-        if "pool_loss" in row
-    ]
+    points = _dev_points(rows, {"pool_loss": ("dev loss", "dev loss", ".4g")})
     if not points:
         return None
     losses = [point.y for point in points]
-    axes = (steps, Axis("", widened(min(losses), max(losses))))
-    last = f"Loss of the last checkpoint: {losses[-1]:.3f}"
-    return _checkpoint_chart("Dev loss over the fixed pool", points, axes, {"dev loss": "plain"}, best_step, last)
+    canvas = Canvas(steps, Axis("", widened(min(losses), max(losses))), {"dev loss": "plain"})
+    note = f"Loss of the last checkpoint: {losses[-1]:.3f}"
+    return _checkpoint_chart("Dev loss over the fixed pool", canvas, points, best_step, note)
+
+
+def _dev_points(rows: Rows, measures: Mapping[str, tuple[str, str, str]]) -> list[Row]:
+    """Points of checkpoints; `measures` maps a measure to its series, its label and the format of its values."""
+    ordered = sorted(rows, key=lambda row: int(row["step"]))
+    return [
+        Row(row["step"], row[measure], f"step {row['step']:,}: {label} {row[measure]:{digits}}", series)
+        for measure, (series, label, digits) in measures.items()
+        for row in ordered
+        if measure in row
+    ]
 
 
 def _checkpoint_chart(
-    title: str, points: list[Row], axes: tuple[Axis, Axis], colours: dict[str, str], best_step: int | None, note: str,
-    is_wide: bool = False,
-) -> Chart:  # fmt: skip
-    best = f"best checkpoint: step {best_step:,}" if best_step is not None else ""
-    canvas = Canvas(*axes, colours | ({best: "muted"} if best else {}))
-    layers = [canvas.line(points), canvas.points(points, size=49)]
-    if best:
-        layers.insert(0, canvas.rule(best, x=best_step))
+    title: str, canvas: Canvas, points: list[Row], best_step: int | None, note: str, is_wide: bool = False
+) -> Chart:
+    layers = []
+    if best_step is not None:
+        best = f"best checkpoint: step {best_step:,}"
+        canvas = replace(canvas, colours={**canvas.colours, best: "muted"})
+        layers = [canvas.rule(best, x=best_step)]
+    layers += [canvas.line(points), canvas.points(points, size=49)]
     return Chart(title, f"{title} by step. {note}.", tuple(layers), note, is_wide)
 
 
@@ -190,10 +185,6 @@ def _batch_table(batches: Mapping[str, int]) -> Table | None:
     rows = [[language_cell(tag), Cell(f"{num:,}", "number", num, bar=num / longest)] for tag, num in batches.items()]
     headings = [Cell("Language"), number("Batches")]
     return Table(headings, rows, "Monolingual batches by language", style="batches")
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _summary(record: TrainingRecord, policy: str) -> str:
@@ -210,24 +201,26 @@ def _summary(record: TrainingRecord, policy: str) -> str:
     return text + "."
 
 
-def _step_axis(record: TrainingRecord) -> Axis:
-    first, last = float(record.steps[0]), float(record.num_steps)
-    return Axis("step", (first, last) if first < last else widened(first, last))
-
-
 def _window(count: int) -> int:
     """Width of the running mean over `count` values: 4 % of them, odd, at least 5."""
     return max(5, count // 25) | 1
 
 
-def _curve(steps: Floats, values: Floats, series: str = "") -> list[Row]:
+def _curve(steps: Floats, values: Floats, series: str) -> list[Row]:
     keep = thinned(len(steps))
     return [Row(x, y, series=series) for x, y in zip(steps[keep].tolist(), values[keep].tolist(), strict=True)]
 
 
-def _loss_chart(record: TrainingRecord) -> Chart | None:
-    steps, losses = record.series("loss")
-    if not len(steps):
+def _dots(steps: Floats, values: Floats, series: str, label: str, top: float) -> list[Row]:
+    """A point for each value up to `top`; `label` formats the tooltip from `step` and `value`."""
+    visible = values <= top
+    pairs = zip(steps[visible].tolist(), values[visible].tolist(), strict=True)
+    return [Row(step, value, label.format(step=step, value=value), series) for step, value in pairs]
+
+
+def _loss_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
+    _, losses = record.series("loss")
+    if not len(losses):
         return None
     kinds = [kind for kind in KINDS if kind and len(record.series("loss", kind)[0])] or [""]
     series = {kind: record.series("loss", kind or None) for kind in kinds}
@@ -236,65 +229,58 @@ def _loss_chart(record: TrainingRecord) -> Chart | None:
     highest = max(float(np.quantile(losses, CLIP_QUANTILE)), *(float(values.max()) for values in smoothed.values()))
     lowest = float(losses.min())
     low, top = widened(min(0.0, lowest) if lowest < 0.4 * highest else lowest, highest)
-    canvas = Canvas(_step_axis(record), Axis("", (min(0.0, lowest) if low < 0 else low, top)), _colours(kinds))
-    points, curves = [], []
+    colours = {KINDS[kind]: kind or "plain" for kind in kinds}
+    canvas = Canvas(steps, Axis("", (min(0.0, lowest) if low < 0 else low, top)), colours)
+    dots, curves = [], []
     for kind, (xs, ys) in series.items():
-        visible = ys <= top
-        points += [
-            Row(step, loss, f"step {step:,.0f}, {KINDS[kind]}: loss {loss:.4g}", KINDS[kind])
-            for step, loss in zip(xs[visible].tolist(), ys[visible].tolist(), strict=True)
-        ]
+        dots += _dots(xs, ys, KINDS[kind], f"step {{step:,.0f}}, {KINDS[kind]}: loss {{value:.4g}}", top)
         curves += _curve(xs, smoothed[kind], KINDS[kind])
     ends = [f"{KINDS[kind]} from {smoothed[kind][0]:.3g} to {smoothed[kind][-1]:.3g}" for kind in kinds]
     notes = [f"dots: single batches; lines: running mean over {window:,} batches of a kind"]
     if above := int((losses > top).sum()):
         notes.append(f"{above:,} above the axis, at most {float(losses.max()):.3g}")
-    if bad := int(len(record.steps) - len(steps)):
+    if bad := len(record.steps) - len(losses):
         notes.append(f"{bad:,} step{'s' * (bad != 1)} without a finite loss")
-    layers = (canvas.points(points, opacity=0.35), canvas.line(curves))
+    layers = (canvas.points(dots, opacity=0.35), canvas.line(curves))
     return Chart("Loss", f"Loss by step: {'; '.join(ends)}.", layers, "; ".join(notes), is_wide=True)
 
 
-def _colours(kinds: Sequence[str]) -> dict[str, str]:
-    return {KINDS[kind]: COLOURS[kind] for kind in kinds}
-
-
-def _mixture_chart(record: TrainingRecord, target: float | None) -> Chart | None:
-    steps, shares = record.mono_share
-    if not len(steps):
+def _mixture_chart(record: TrainingRecord, target: float | None, steps: Axis) -> Chart | None:
+    xs, shares = record.mono_share
+    if not len(xs):
         return None
     current = f"so far: {shares[-1]:.1%}"
     goal = "" if target is None else f"target: {100 * target:.3g}%"
-    shares_axis = Axis("", (0, 1), ticks=(0, 0.25, 0.5, 0.75, 1), as_percentage=True)
-    canvas = Canvas(_step_axis(record), shares_axis, {current: "mono"} | ({goal: "muted"} if goal else {}))
-    layers = [canvas.line(_curve(steps, shares, current))]
-    if target is not None:
-        layers.insert(0, canvas.rule(goal, y=target))
+    axis = Axis("", (0, 1), ticks=(0, 0.25, 0.5, 0.75, 1), as_percentage=True)
+    canvas = Canvas(steps, axis, {current: "mono"} | ({goal: "muted"} if goal else {}))
+    goal_line = () if target is None else (canvas.rule(goal, y=target),)
     title = "Share of monolingual batches so far"
-    return Chart(title, f"{title}, by step: {'; '.join(canvas.colours)}.", tuple(layers))
+    layers = (*goal_line, canvas.line(_curve(xs, shares, current)))
+    return Chart(title, f"{title}, by step: {'; '.join(canvas.colours)}.", layers)
 
 
-def _throughput_chart(record: TrainingRecord) -> Chart | None:
-    steps, speeds = record.series("pairs_per_second")
-    if not len(steps):
+def _throughput_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
+    xs, speeds = record.series("pairs_per_second")
+    if not len(xs):
         return None
     median, top = float(np.median(speeds)), float(np.quantile(speeds, CLIP_QUANTILE)) * 1.02
     legend = f"median: {median:,.0f}" if median >= 10 else f"median: {median:.2g}"
-    canvas = Canvas(_step_axis(record), Axis("", (0, top or 1)), {legend: "plain"})
-    rows = [
-        Row(step, speed, f"step {step:,.0f}: {speed:,.0f} pairs per second", legend)
-        for step, speed in zip(steps.tolist(), speeds.tolist(), strict=True)
-        if speed <= top
-    ]
+    canvas = Canvas(steps, Axis("", (0, top or 1)), {legend: "plain"})
+    dots = _dots(xs, speeds, legend, "step {step:,.0f}: {value:,.0f} pairs per second", top)
     mean = np.minimum(smooth(speeds, _window(len(speeds))), top)
-    layers = (canvas.points(rows, opacity=0.35), canvas.line(_curve(steps, mean, legend)))
+    layers = (canvas.points(dots, opacity=0.35), canvas.line(_curve(xs, mean, legend)))
     return Chart("Pairs per second", f"Training pairs per second, by step; {legend}.", layers)
 
 
-def _learning_rate_chart(record: TrainingRecord) -> Chart | None:
-    steps, rates = record.series("learning_rate")
-    if not len(steps):
+def _learning_rate_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
+    xs, rates = record.series("learning_rate")
+    if not len(xs):
         return None
-    legend = f"highest: {short_number(float(rates.max()))}"
-    canvas = Canvas(_step_axis(record), Axis("", (0, float(rates.max()) or 1)), {legend: "plain"})
-    return Chart("Learning rate", f"Learning rate by step; {legend}.", (canvas.line(_curve(steps, rates, legend)),))
+    highest = float(rates.max())
+    legend = f"highest: {highest:,.0f}" if highest >= 1000 else f"highest: {highest:.3g}"
+    canvas = Canvas(steps, Axis("", (0, highest or 1)), {legend: "plain"})
+    return Chart("Learning rate", f"Learning rate by step; {legend}.", (canvas.line(_curve(xs, rates, legend)),))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

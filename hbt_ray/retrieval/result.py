@@ -6,21 +6,25 @@ question's parallel answers in the multilingual ranking, the language bias of KD
 queries within a language or pair, then over languages or pairs. Every query of the qrels counts.
 
 A result's folder holds `result.json`, the per-query table, the table of failures and the checksums of these files.
+
+`mean_over_seeds` turns results of models that differ in their training seeds into one result of a mean system. Scores
+of queries are averaged too, so a test over queries compares mean systems: it says whether other questions would tell
+the two apart. The interval over seeds says how far a mean would move with other batches and initial weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from hbt_ray.errors import TaskError
+from hbt_ray.retrieval.significance import ROW_KEYS, with_task_fingerprint
 from hbt_ray.storage import checked_file, write_checksums, write_text
 
 Measures = dict[str, float]
@@ -67,11 +71,23 @@ class EvaluationResult(BaseModel):
     """Question language → passage language → mean share of the first ten documents in the pool; empty if all documents
     have one language."""
     seed_values: dict[str, dict[str, list[float]]] = {}
-    """Setting → measure → one value per seed, if this result is a mean over seeds (`compare.mean_over_seeds`)."""
+    """Setting → measure → one value per seed, if this result is a mean over seeds (`mean_over_seeds`)."""
     seconds: dict[str, float] = {}
     """Wall-clock time of `encode` and `search`."""
     peak_memory_bytes: int = 0
     """Largest resident set of any process that took part."""
+    _folder: Path | None = PrivateAttr(None)
+    _seeds: tuple[EvaluationResult, ...] = PrivateAttr(())
+    """The results that this one is the mean of."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the content is equal, wherever the results were loaded from."""
+        return isinstance(other, EvaluationResult) and self.model_dump() == other.model_dump()
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the result was loaded from; None for a result in memory, which has no tables."""
+        return self._folder
 
     @property
     def data(self) -> tuple[str, str]:
@@ -94,29 +110,18 @@ class EvaluationResult(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises:
-        TaskError: the file is missing or is not a result.
-        DamagedFile: the file was changed.
+        """Read a file `result.json`; `queries` and `failures` then read the tables beside it.
+
+        Raises:
+            TaskError: the file is missing or is not a result.
+            DamagedFile: the file was changed.
         """
         try:
-            return cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
+            result = cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
         except (OSError, ValidationError) as error:
-            raise TaskError(
-                f"{path}: is not a readable result ({error}); run `hbt evaluate` again", code="INVALID_RESULT"
-            ) from None
-
-
-@dataclass(frozen=True)
-class Artifacts:
-    """A result and the tables beside it."""
-
-    result: EvaluationResult
-    folder: Path
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Load the file `result.json`. Raises as `EvaluationResult.load`."""
-        return cls(EvaluationResult.load(path), path.parent)
+            raise _unreadable(path, "result", error) from None
+        result._folder = path.parent
+        return result
 
     @cached_property
     def queries(self) -> pa.Table | None:
@@ -126,26 +131,78 @@ class Artifacts:
             DamagedFile: the file was changed.
             TaskError: the file is not a Parquet table.
         """
-        return self._read(PER_QUERY_FILE)
+        return _mean_queries(self._seeds) if self._seeds else self._read(PER_QUERY_FILE)
 
     @cached_property
     def failures(self) -> pa.Table | None:
-        """The table of `evaluate.collect_failures`; None if there is none, as for bitexts. Raises as `queries`."""
+        """The table of `evaluate.collect_failures`, for a mean that of the first seed; None if there is none, as for
+        bitexts. Raises as `queries`."""
         return self._read(FAILURES_FILE)
 
     def _read(self, name: str) -> pa.Table | None:
+        if self._folder is None:
+            return None
         try:
-            path = checked_file(self.folder, name)
+            path = checked_file(self._folder, name)
         except FileNotFoundError:
             return None
         try:
             return pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise TaskError(
-                f"{path}: is not a readable table ({error}); run `hbt evaluate` again", code="INVALID_RESULT"
-            ) from None
+            raise _unreadable(path, "table", error) from None
 
 
-def find_artifacts(result: EvaluationResult, artifacts: Sequence[Artifacts]) -> Artifacts | None:
-    """The artifacts that hold this very result object; None if none of them does."""
-    return next((each for each in artifacts if each.result is result), None)
+def _unreadable(path: Path, kind: str, error: Exception) -> TaskError:
+    return TaskError(f"{path}: is not a readable {kind} ({error}); run `hbt evaluate` again", code="INVALID_RESULT")
+
+
+def mean_over_seeds(group: Sequence[EvaluationResult], model: str) -> EvaluationResult:
+    """The mean of results on one task, of models that differ in their training seeds.
+
+    Args:
+        model: name of the mean system.
+
+    Raises:
+        TaskError: the results are not on the same questions and documents.
+    """
+    first = group[0]
+    for result in group[1:]:
+        for field in ("task", "task_fingerprint", "languages", "num_queries", "num_documents"):
+            if getattr(result, field) != getattr(first, field):
+                raise TaskError(
+                    f"{result._folder or result.model}: has other {field} than {first._folder or first.model}, so they "
+                    "have no mean; evaluate both again on the same task",
+                    code="OTHER_TASK",
+                )
+    means = {
+        name: _mean([getattr(result, name) for result in group])
+        for name in ("settings", "pairs", "pool", "language_share", "seconds")
+    }
+    seed_values = {
+        setting: {name: [result.settings[setting][name] for result in group] for name in measures}
+        for setting, measures in means["settings"].items()
+    }
+    memory = max(result.peak_memory_bytes for result in group)
+    changes = {**means, "model": model, "seed_values": seed_values, "peak_memory_bytes": memory}
+    mean = EvaluationResult.model_validate(first.model_dump() | changes)
+    mean._folder, mean._seeds = first._folder, tuple(group)
+    return mean
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers, or of the values of each key that all mappings have."""
+    if not isinstance(values[0], Mapping):
+        return sum(values) / len(values)
+    return {key: _mean([each[key] for each in values]) for key in values[0] if all(key in each for each in values)}
+
+
+def _mean_queries(seeds: Sequence[EvaluationResult]) -> pa.Table | None:
+    """The mean of each row over the seeds; None if a seed has no per-query table."""
+    tables = [table for seed in seeds if (table := seed.queries) is not None]
+    if len(tables) < len(seeds):
+        return None
+    names = [name for name in tables[0].column_names if name not in ROW_KEYS]
+    stacked = pa.concat_tables([table.select([*ROW_KEYS, *names]) for table in tables])
+    means = stacked.group_by(ROW_KEYS).aggregate([(name, "mean") for name in names])
+    means = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+    return with_task_fingerprint(means, seeds[0].task_fingerprint)

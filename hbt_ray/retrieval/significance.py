@@ -334,7 +334,7 @@ class SeedInterval:
     """Low and high; None for one seed."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> SeedInterval:
+    def from_values(cls, values: Sequence[float]) -> SeedInterval:
         """Mean and interval of at least one value."""
         mean = sum(values) / len(values)
         if len(values) < 2:
@@ -343,7 +343,7 @@ class SeedInterval:
         return cls(tuple(values), mean, (mean - half, mean + half))
 
     @property
-    def half(self) -> float | None:
+    def half_width(self) -> float | None:
         """Half of the interval's width; None for one seed."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 

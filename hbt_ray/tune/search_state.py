@@ -219,7 +219,7 @@ class SeedGroup:
         """Mean and interval over the trials with a finite value; None if there is none."""
         last = [trial.last(objective) for trial in self.trials]
         values = [value for value in last if value is not None and math.isfinite(value)]
-        return SeedInterval.of(values) if values else None
+        return SeedInterval.from_values(values) if values else None
 
 
 def seed_groups(state: SearchState, varied: str) -> list[SeedGroup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -15,11 +16,11 @@ from rich.console import Console
 
 from hbt_ray.errors import TaskError
 from hbt_ray.report.charts import MAX_POINTS, Axis, Canvas, Chart, Row
-from hbt_ray.report.colours import LEVELS, Rgb, level_colour
 from hbt_ray.report.evaluation_page import write_evaluation_page
 from hbt_ray.report.formatting import duration, size
+from hbt_ray.report.headline import headline_table
 from hbt_ray.report.training import TrainingRecord, dev_chart, dev_loss_chart, smooth, target_share
-from hbt_ray.retrieval.compare import COLUMNS, Column, compare, headline_table
+from hbt_ray.retrieval.compare import COLUMNS, Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 
 LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
@@ -142,7 +143,7 @@ def changed(result: EvaluationResult, **settings: dict[str, float]) -> Evaluatio
     return result.model_copy(update={"settings": merged, "model": "other"})
 
 
-FULL: dict[str, Any] = {"baseline": BASELINE, "metrics": sample_curve(), "policy": "hybrid(0.5)", "notes": ["A note."]}
+FULL: dict[str, Any] = {"baseline": BASELINE, "metrics": sample_curve(), "policy": "hybrid(0.5)"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "one system": {},
@@ -203,26 +204,44 @@ def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
         for row, question in zip(table[1:], LANGUAGES, strict=True):
             values = [result.pairs[question][passage]["AP"] for passage in LANGUAGES]
             assert row == [question, *(f"{v:.3f}".lstrip("0") for v in [*values, result.pool[question]["AP"]])]
-    styles = [value for tag, name, value in html.attributes if (tag, name) == ("td", "class") and value[0] == "h"]
-    assert len(styles) > 2 * 11 * 12, "the families come after"
-    styles = styles[: 2 * 11 * 12]
-    outlined = [i for i, style in enumerate(styles[:132]) if style.endswith(" own")]
+    styles = [v for tag, name, v in html.attributes if (tag, name) == ("td", "class") and v.startswith("cell")]
+    outlined = [i for i, style in enumerate(styles[:132]) if " own" in style]
     assert outlined == [row * 12 + row for row in range(11)]
-    baseline, trained = ({int(s.split()[0][1:]) for s in part} for part in (styles[:132], styles[132:]))
-    assert max(baseline) <= 1, "on a shared scale the bad baseline stays at the pale end"
-    assert min(trained) > 20
+    levels = [float(v[8:]) for _, name, v in html.attributes if name == "style" and v.startswith("--level:")]
+    assert len(levels) > 2 * 11 * 12, "the families come after"
+    assert max(levels[:132]) < 0.04, "on a shared scale the bad baseline stays at the pale end"
+    assert min(levels[132:264]) > 0.5
     assert ("abbr", "title", "Vietnamese") in html.attributes
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_colours_are_even_and_readable(dark: bool) -> None:
-    def luminance(rgb: Rgb) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def test_the_colour_scale_is_even_and_readable(tmp_path: Path) -> None:
+    """Every cell has a contrast above 5 to its text, black on light screens and white on dark ones."""
+    page(tmp_path, **FULL)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    scales = re.findall(r"background: oklch\(((?:calc\([^()]*\(--level\)\) ?){3})\)", source)
+    for scale, dark in zip(scales, (False, True), strict=True):
+        terms = re.findall(r"calc\(([\d.]+) ([+-]) ([\d.]+)", scale)
+        light = []
+        for step in range(41):
+            lightness, chroma, hue = (float(a) + float(sign + b) * step / 40 for a, sign, b in terms)
+            rgb = linear_srgb(lightness, chroma, hue)
+            assert all(-0.003 <= channel <= 1.003 for channel in rgb), "a screen can show it"
+            light.append(sum(w * channel for w, channel in zip((0.2126, 0.7152, 0.0722), rgb, strict=True)))
+        assert light == sorted(light, reverse=not dark)
+        assert min(1.05 / (y + 0.05) if dark else (y + 0.05) / 0.05 for y in light) > 5
 
-    lights = [luminance(level_colour(i / (LEVELS - 1), dark)) for i in range(LEVELS)]
-    assert lights == sorted(lights, reverse=not dark)
-    assert min(1.05 / (y + 0.05) if dark else (y + 0.05) / 0.05 for y in lights) > 5
+
+def linear_srgb(lightness: float, chroma: float, hue: float) -> tuple[float, ...]:
+    """Björn Ottosson's OKLab, inverse matrices of 2021-01-25."""
+    a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
+    rows = ((0.3963377774, 0.2158037573), (-0.1055613458, -0.0638541728), (-0.0894841775, -1.2914855480))
+    cones = [(lightness + x * a + y * b) ** 3 for x, y in rows]
+    to_rgb = (
+        (4.0767416621, -3.3077115913, 0.2309699292),
+        (-1.2684380046, 2.6097574011, -0.3413193965),
+        (-0.0041960863, -0.7034186147, 1.7076147010),
+    )
+    return tuple(sum(factor * cone for factor, cone in zip(row, cones, strict=True)) for row in to_rgb)
 
 
 def test_table_by_language(tmp_path: Path) -> None:
@@ -278,7 +297,7 @@ def test_sentence_for_several_systems(tmp_path: Path) -> None:
 def test_input_is_escaped(tmp_path: Path) -> None:
     name = "<b>&</script>"
     model = TRAINED.model_copy(update={"model": name})
-    html = page(tmp_path, title=name, results=[model], policy=name, config_yaml=f"a: {name}", notes=[name])
+    html = page(tmp_path, title=name, results=[model], policy=name, config_yaml=f"a: {name}")
     assert html.text("h1") == [name]
     assert html.tables[0][2][0] == name
     assert html.text("code")[-1] == f"a: {name}"
@@ -388,7 +407,7 @@ def test_measures_of_another_task_are_shown(tmp_path: Path) -> None:
 def test_numbers_as_people_write_them() -> None:
     ap = COLUMNS[0]
     assert [ap.text(v) for v in (0.797, 1.0, 0.0, -0.012, None)] == [".797", "1.000", ".000", "−.012", "–"]
-    assert [ap.of({"AP": v}) for v in (0.00049, float("nan"))] == [0.0, None]
+    assert [ap.round(v) for v in (0.00049, float("nan"))] == [0.0, None]
     times = [duration(s).replace("\u00a0", " ") for s in (0.4, 9.97, 59.6, 192, 7440)]
     assert times == ["0.4 s", "10 s", "1 min 0 s", "3 min 12 s", "2 h 4 min"]
     assert [size(n).replace("\u00a0", " ") for n in (512, 851_443_712, 3_650_722_201)] == [

@@ -25,7 +25,6 @@ from hbt_ray.retrieval.result import (
     MONOLINGUAL,
     MULTILINGUAL,
     PER_QUERY_FILE,
-    Artifacts,
     EvaluationResult,
 )
 from hbt_ray.retrieval.score import score_bitext
@@ -35,6 +34,7 @@ from hbt_ray.run_dir import RunDir
 from tests.report.test_evaluation_page import BASELINE, LANGUAGES, TRAINED, Page, page, sample
 
 TAGS = ["ar", "de", "en"]
+Pair = tuple[EvaluationResult, EvaluationResult]
 NUM_ITEMS = 40
 
 
@@ -94,19 +94,18 @@ def failure(query_id: str, precision: float, gold: str = "de", first: str = "en"
 
 def kept(
     folder: Path, result: EvaluationResult, table: pa.Table | None = None, failed: Sequence[dict[str, Any]] = ()
-) -> Artifacts:
+) -> EvaluationResult:
     """The result's folder as evaluation writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     if table is not None:
         pq.write_table(table, folder / PER_QUERY_FILE)
     if failed:
         pq.write_table(pa.Table.from_pylist(failed, FAILURES_SCHEMA), folder / FAILURES_FILE)
-    result.save(folder)
-    return Artifacts(result, folder)
+    return EvaluationResult.load(result.save(folder))
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Artifacts, Artifacts]:
+def pair(tmp_path: Path) -> Pair:
     """A baseline, and a system that is better in everything but the rank distance, which is the same but for noise."""
     tables = queries(0.5, 1), queries(0.6, 2)
     return kept(tmp_path / "a", result_of("base", tables[0]), tables[0]), kept(
@@ -114,12 +113,8 @@ def pair(tmp_path: Path) -> tuple[Artifacts, Artifacts]:
     )
 
 
-def given(*own: Artifacts, baseline: Artifacts | None = None) -> dict[str, Any]:
-    return {
-        "results": [each.result for each in own],
-        "baseline": baseline and baseline.result,
-        "artifacts": [*own, *([baseline] if baseline else [])],
-    }
+def given(*own: EvaluationResult, baseline: EvaluationResult | None = None) -> dict[str, Any]:
+    return {"results": own, "baseline": baseline}
 
 
 def titled(html: Page, *head: str) -> list[list[list[str]]]:
@@ -127,7 +122,7 @@ def titled(html: Page, *head: str) -> list[list[list[str]]]:
     return [table[1:] for table in html.tables if table and tuple(table[0][: len(head)]) == head]
 
 
-def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
+def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: Pair) -> None:
     base, better = pair
     html = page(tmp_path, **given(better, baseline=base))
     headline = html.tables[0][3]
@@ -161,17 +156,17 @@ def test_marks_and_rows_are_those_of_the_comparison(tmp_path: Path, pair: tuple[
     assert all(re.fullmatch(r"p \(Holm\) (<|=) \.\d{3}, 95 % interval \+\.\d{3} to \+\.\d{3}", mark) for mark in marks)
 
 
-def test_without_a_baseline_the_first_system_is_the_reference(
-    tmp_path: Path, pair: tuple[Artifacts, Artifacts]
-) -> None:
+def test_without_a_baseline_the_first_system_is_the_reference(tmp_path: Path, pair: Pair) -> None:
     html = page(tmp_path, **given(*pair))
     assert html.text("h3")[0] == "toy: differences to base"
     assert len(titled(html, "Measure")[0]) == 7
 
 
-def test_what_cannot_be_tested_is_said_in_a_line(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
+def test_what_cannot_be_tested_is_said_in_a_line(tmp_path: Path, pair: Pair) -> None:
     base, better = pair
-    notes = page(tmp_path, results=[better.result], baseline=base.result).text("p", "note")
+    notes = page(
+        tmp_path, results=[result_of("better", queries(0.6, 2))], baseline=result_of("base", queries(0.5, 1))
+    ).text("p", "note")
     assert notes[:1] == ["Not tested: There are no per-query results of two systems beside the results."]
     assert "Differences" not in page(tmp_path, **given(better)).text("h2")
     old = kept(tmp_path / "old", result_of("old", queries(0.7, 3)))
@@ -248,7 +243,7 @@ def test_columns_of_bias_know_their_ends_and_units() -> None:
     worst, own, distance = (Column(MULTILINGUAL, name) for name in ("MaxR", "OwnLanguageFirst", "ShareDistance@10"))
     assert [column.lower_is_better for column in (worst, own, distance)] == [True, False, True]
     assert [column.has_better for column in (worst, own, distance)] == [True, False, True]
-    assert [column.text(column.of({column.measure: 12.3456})) for column in (worst, distance)] == ["12", "12.346"]
+    assert [column.text(column.round(12.3456)) for column in (worst, distance)] == ["12", "12.346"]
     assert [worst.name, own.name] == ["worst rank", "own language first"]
     assert [worst.signed(value) for value in (3.0, -1200.0, 0.0, None)] == ["+3", "−1,200", "±0", "–"]
 
@@ -273,7 +268,7 @@ def test_failures_are_ordered_by_what_was_lost(tmp_path: Path) -> None:
     lost = {"de_1": 0.1, "de_2": 0.4, "en_2": 0.3, "ar_3": 0.2, "ar_4": -0.2}
     rows = [failure(query, before[query] - loss) for query, loss in lost.items()]
     own = kept(tmp_path / "own", result_of("own", queries(0.4, 2)), failed=sorted(rows, key=lambda row: row["AP"]))
-    compared = failure_lists(compare([own.result], base.result)[0], [own, base])[0]
+    compared = failure_lists(compare([own], base)[0])[0]
     asked = [each.question.text.removeprefix("question ") for each in compared.shown]
     assert asked == ["de_2", "ar_3", "de_1"], "one of the translations of 2, and no gain"
     assert (compared.is_loss, compared.num_recorded) == (True, 5)
@@ -284,17 +279,17 @@ def test_without_a_baseline_the_worst_of_each_language_come_first(tmp_path: Path
     worst = ["de_1", "de_2", "de_3", "ar_4", "ar_2", "en_5"]
     rows = [failure(query, 0.1 + i / 100) for i, query in enumerate(worst)]
     own = kept(tmp_path, result_of("own", queries(0.4, 2)), failed=rows)
-    alone = failure_lists(compare([own.result])[0], [own])[0]
+    alone = failure_lists(compare([own])[0])[0]
     assert not alone.is_loss
     asked = [each.question.text.removeprefix("question ") for each in alone.shown]
     assert asked == ["de_1", "ar_4", "en_5", "de_2", "de_3"], "ar_2 is de_2 in another language"
     assert alone.shown[0].baseline_precision == ""
 
 
-def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Artifacts, Artifacts]) -> None:
+def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: Pair) -> None:
     base, better = pair
     name = r"50%_of|a\b{c}~^&#$*<x>"
-    renamed = Artifacts(better.result.model_copy(update={"model": name}), better.folder)
+    renamed = better.model_copy(update={"model": name})
     files = {"markdown": tmp_path / "t.md", "latex": tmp_path / "deep" / "t.tex"}
     page(tmp_path, **given(renamed, baseline=base), **files)
     lines = files["markdown"].read_text(encoding="utf-8").splitlines()
@@ -302,7 +297,7 @@ def test_tables_for_papers_are_escaped_and_whole(tmp_path: Path, pair: tuple[Art
     assert [len(row) for row in rows] == [8] * 4
     assert rows[3][0].strip() == r"50%\_of\|a\\b\{c\}\~\^&amp;\#\$\*&lt;x&gt;"
     assert re.sub(r"\\(.)", r"\1", unescape(rows[3][0].strip())) == name
-    value = f"{better.result.settings[MONOLINGUAL]['AP']:.3f}".lstrip("0")
+    value = f"{better.settings[MONOLINGUAL]['AP']:.3f}".lstrip("0")
     assert rows[3][1].strip() == f"**{value}**†"
     assert lines[-1].startswith("† differs from base")
 
@@ -368,4 +363,4 @@ def test_runs_with_several_tasks_bitexts_and_old_results(tmp_path: Path) -> None
         assert ("tatoeba: differences to one" in titles) == (systems == 2)
     relations = [table for table in html.tables if table[0][0] == "Question and passage are of the"]
     assert len(relations) == 3, "a bitext has pairs of languages, and so families"
-    assert compare_with_reference(compare([bitexts[0][0]])[0], []) is None
+    assert compare_with_reference(compare([bitexts[0][0]])[0]) is None

@@ -167,9 +167,9 @@ def test_the_summary_counts_states_steps_and_hours() -> None:
 def test_the_table_is_in_order_of_the_first_objective_and_shades_finished_trials_alone() -> None:
     table = trial_table(board(trial(0.0, 0, 0.4), trial(1.0, 0, 0.9, "stopped"), trial(0.5, 0, 0.5)), ("AP",))
     assert [row[0].text for row in table.rows] == ["0.5", "0", "1"]
-    assert [row[2].style for row in table.rows] == ["number shaded h40", "number shaded h0", "number"]
-    assert [row[0].style for row in table.rows] == ["number shaded h20", "number shaded h0", "number shaded h40"]
-    assert [row[1].style for row in table.rows] == ["number"] * 3  # A seed is a name, not an amount.
+    assert [row[2].level for row in table.rows] == [1, 0, None]
+    assert [row[0].level for row in table.rows] == [0.5, 0, 1]
+    assert [row[1].level for row in table.rows] == [None] * 3  # A seed is a name, not an amount.
 
 
 def of_size(size: int, rate: float) -> Trial:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.errors import HbtError, InputError, StorageError, TaskError
-from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, Artifacts
+from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, EvaluationResult
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
 from hbt_ray.retrieval.transforms import Transform
@@ -111,8 +111,8 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     path = folder / "result.json"
 
     def read() -> object:
-        evidence = Artifacts.load(path)
-        return evidence.result, evidence.queries, evidence.failures
+        evidence = EvaluationResult.load(path)
+        return evidence, evidence.queries, evidence.failures
 
     for file in sorted(folder.iterdir()):
         found = outcomes(file, 60, read)

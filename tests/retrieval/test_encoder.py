@@ -16,7 +16,7 @@ from hbt_ray.model.config import ModelConfig
 from hbt_ray.retrieval import encoder as encoding
 from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig, encode
 from hbt_ray.retrieval.evaluate import evaluate_task
-from hbt_ray.retrieval.result import Artifacts, EvaluationResult
+from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import Task
 from hbt_ray.retrieval.vector_cache import TextSet
 
@@ -92,7 +92,7 @@ def test_an_evaluation_leaves_result_queries_and_trec_files(library: tuple[Path,
     config = EncoderConfig(model=str(library[0]))
     result = evaluate_task(config, task, tmp_path / "toy", name="small", trec_depth=40)
     assert EvaluationResult.load(tmp_path / "toy" / "result.json") == result
-    evidence = Artifacts.load(tmp_path / "toy" / "result.json")
+    evidence = EvaluationResult.load(tmp_path / "toy" / "result.json")
     assert evidence.queries is not None
     assert evidence.queries.num_rows == 40 * 3
     assert evidence.failures is not None

@@ -12,7 +12,7 @@ import pytest
 from hbt_ray.errors import DamagedFile
 from hbt_ray.retrieval import evaluate as module
 from hbt_ray.retrieval.evaluate import FAILURES_SCHEMA, collect_failures
-from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, Artifacts, EvaluationResult
+from hbt_ray.retrieval.result import FAILURES_FILE, PER_QUERY_FILE, EvaluationResult
 from hbt_ray.retrieval.score import score_rankings
 from hbt_ray.retrieval.tasks import Task
 from tests.retrieval.test_language_preference import DE, EN, Ranked, first, numbers, parallel
@@ -68,17 +68,17 @@ def test_evidence_is_what_is_there(tmp_path: Path) -> None:
     table, card = score_rankings(task, numbers(task), index)
     result = EvaluationResult(model="m", fingerprint="f", **card.fields())
     path = result.save(tmp_path)
-    old = Artifacts.load(path)
+    old = EvaluationResult.load(path)
     assert (old.queries, old.failures) == (None, None)
     pq.write_table(table, tmp_path / PER_QUERY_FILE)
     pq.write_table(of(task, first()), tmp_path / FAILURES_FILE)
     result.save(tmp_path)
-    now = Artifacts.load(path)
+    now = EvaluationResult.load(path)
     assert now.queries is not None
     assert now.queries.equals(table)
     assert now.failures is not None
     assert now.failures["query_id"].to_pylist() == ["de_5"]
     (tmp_path / PER_QUERY_FILE).write_bytes(b"half")
     with pytest.raises(DamagedFile) as caught:
-        _ = Artifacts.load(path).queries
+        _ = EvaluationResult.load(path).queries
     assert caught.value.path == str(tmp_path / PER_QUERY_FILE)

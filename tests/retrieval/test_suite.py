@@ -64,12 +64,12 @@ def test_the_command_line_says_the_same_as_a_suite(data: Path) -> None:
 def test_languages_of_the_command_line_win(data: Path) -> None:
     flores = {"kind": "flores", "path": str(data), "languages": ["eng", "fra"]}
     read = Suite.load(suite(data, flores))
-    assert read.within([]).open()[0].languages == ["en", "fr"]
-    assert read.within(["de", "EN"]).open()[0].languages == ["de", "en"]
+    assert read.with_languages([]).open()[0].languages == ["en", "fr"]
+    assert read.with_languages(["de", "EN"]).open()[0].languages == ["de", "en"]
     with pytest.raises(ConfigError, match=r"--languages: tasks\.0\.flores\.languages\.0: 'german' is no BCP-47"):
-        read.within(["german"])
+        read.with_languages(["german"])
     with refused("MISSING_LANGUAGE", "'pt'", "de, en, fr"):
-        read.within(["pt"]).open()
+        read.with_languages(["pt"]).open()
 
 
 def test_two_tasks_of_one_name_are_refused(data: Path) -> None:

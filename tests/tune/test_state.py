@@ -178,22 +178,26 @@ def seeded(values: dict[str, Any], status: Status = "finished", **measures: floa
 
 
 def test_the_interval_is_students_as_tables_have_it() -> None:
-    estimate = SeedInterval.of([0.50, 0.52, 0.57])
+    estimate = SeedInterval.from_values([0.50, 0.52, 0.57])
     half = 4.302653 * math.sqrt(0.0013 / 3)  # t(.975, 2 degrees); the sample variance is .0013
     assert estimate.mean == pytest.approx(0.53)
     assert estimate.interval == pytest.approx((0.53 - half, 0.53 + half))
 
 
 def test_one_seed_has_no_interval_and_equal_seeds_have_one_without_width() -> None:
-    assert SeedInterval.of([0.5]).interval is None
-    assert SeedInterval.of([0.5, 0.5]).interval == (0.5, 0.5)
+    assert SeedInterval.from_values([0.5]).interval is None
+    assert SeedInterval.from_values([0.5, 0.5]).interval == (0.5, 0.5)
 
 
 def test_overlap_is_unknown_without_an_interval() -> None:
-    narrow, wide, far = SeedInterval.of([0.50, 0.51]), SeedInterval.of([0.5, 0.6]), SeedInterval.of([0.90, 0.91])
+    narrow, wide, far = (
+        SeedInterval.from_values([0.50, 0.51]),
+        SeedInterval.from_values([0.5, 0.6]),
+        SeedInterval.from_values([0.90, 0.91]),
+    )
     assert narrow.overlaps(wide) is True
     assert narrow.overlaps(far) is far.overlaps(narrow) is False
-    assert narrow.overlaps(SeedInterval.of([0.5])) is None
+    assert narrow.overlaps(SeedInterval.from_values([0.5])) is None
 
 
 def test_groups_hold_finished_trials_alone_and_are_in_the_order_of_numbers() -> None:

@@ -61,7 +61,7 @@ class Suite(Config):
     tasks: tuple[AnyTaskConfig, ...] = Field(min_length=1)
     """Tasks in the order of the results."""
 
-    def within(self, languages: Sequence[str]) -> Suite:
+    def with_languages(self, languages: Sequence[str]) -> Suite:
         """The suite with its tasks in these languages only; unchanged without languages."""
         if not languages:
             return self

@@ -1,17 +1,22 @@
-"""The headline as tables for papers, in the layout of 2408.10536: a row a system, settings × measures as columns.
+"""The headline outside the page: for the terminal, and for papers as Markdown or as LaTeX with `booktabs`.
 
-One table a task, as Markdown or as LaTeX with `booktabs`. Bold is the best of a column, as on the page; † marks what
-differs from the baseline beyond chance, if per-query results allow a test.
+The layout is that of 2408.10536: a row a system, settings × measures as columns. Bold is the best of a column; † marks
+what differs from the baseline beyond chance, if per-query results allow a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+
+from rich import table as rich_table
+from rich.box import SIMPLE_HEAD
+from rich.text import Text
 
 from hbt_ray.markdown import inline, pipe_table
 from hbt_ray.report.significance import ALPHA, Differences
-from hbt_ray.retrieval.compare import Column, Comparison, System, TableCell
+from hbt_ray.retrieval.compare import MISSING, SEEDS_NOTE, Baseline, Comparison, System, TableCell, compare
+from hbt_ray.retrieval.result import EvaluationResult
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -30,7 +35,47 @@ _LATEX = {
 Headlines = Iterable[tuple[Comparison, Differences | None]]
 
 
-def markdown(headlines: Headlines) -> str:
+def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = None) -> rich_table.Table:
+    """The headline for the terminal: the best of each column is bold, the difference to the baseline is dim."""
+    comparisons = compare(results, baseline)
+    columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
+    several = len(comparisons) > 1
+    notes = [
+        "↑ higher is better, ↓ lower is better",
+        *(["below: difference to the baseline"] if baseline else []),
+        *([SEEDS_NOTE] if any(comparison.has_seeds for comparison in comparisons) else []),
+    ]
+    task = "" if several else f"{comparisons[0].task}: "
+    table = rich_table.Table(title=f"{task}retrieval quality", caption="; ".join(notes), box=SIMPLE_HEAD)
+    table.add_column("system", overflow="fold", min_width=10)
+    for column in columns:
+        setting = column.setting.removesuffix("lingual").removesuffix("-")
+        label = column.label.replace(" ", "\n")
+        title = f"{setting}\n{label} {'↓' if column.lower_is_better else '↑'}"
+        table.add_column(title, justify="right", vertical="top", no_wrap=True, min_width=6)
+    for comparison in comparisons:
+        if several:
+            table.add_row(Text(comparison.task, style="italic"))
+        for system, cells in comparison.headline:
+            shown = dict(zip(comparison.columns, cells, strict=True))
+            name = Text(system.label) + Text(" (baseline)" if system.is_baseline else "", style="dim")
+            table.add_row(name, *(_terminal_text(shown.get(column)) for column in columns))
+        table.add_section()
+    return table
+
+
+def _terminal_text(cell: TableCell | None) -> Text:
+    if cell is None:
+        return Text(MISSING, style="dim")
+    text = Text(cell.text, style="bold" if cell.best else "")
+    if cell.spread:
+        text.append(f"\n{cell.spread}", style="dim")
+    if cell.change:
+        text.append(f"\n{cell.change}", style={True: "green", False: "red", None: "dim"}[cell.better])
+    return text
+
+
+def markdown_tables(headlines: Headlines) -> str:
     """Pipe tables, as GitHub and Pandoc read them."""
     parts = []
     for comparison, differences in headlines:
@@ -45,7 +90,7 @@ def markdown(headlines: Headlines) -> str:
     return "\n".join(parts)
 
 
-def latex(headlines: Headlines) -> str:
+def latex_tables(headlines: Headlines) -> str:
     """`table` environments for pdfLaTeX and its successors."""
     tables = [_latex_table(comparison, differences) for comparison, differences in headlines]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
@@ -91,13 +136,12 @@ def _cells(
     bold: str,
 ) -> list[str]:
     """The numbers of a system, with the spread over seeds and a dagger for what differs beyond chance."""
-
-    def cell_text(column: Column, cell: TableCell) -> str:
+    texts = []
+    for column, cell in zip(comparison.columns, cells, strict=True):
         dagger = "†" if differences and differences.tooltip(system, column) else ""
-        text = escape(cell.text)
-        return (bold.format(text) if cell.best else text) + escape(cell.spread + dagger)
-
-    return [cell_text(*pair) for pair in zip(comparison.columns, cells, strict=True)]
+        text = bold.format(escape(cell.text)) if cell.best else escape(cell.text)
+        texts.append(text + escape(cell.spread + dagger))
+    return texts
 
 
 def _note(differences: Differences | None) -> str:
