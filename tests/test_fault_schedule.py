@@ -366,27 +366,28 @@ def test_of_two_commands_at_once_the_second_is_refused_or_changes_nothing(
 
 
 DAMAGE = (
-    # The command that reads it, the file, and whether the command is refused or leaves what it left.
-    ("train", "stores/colours/colours/*.arrow", "refused"),
-    ("mine", "stores/colours/colours/*.arrow", "refused"),
-    ("evaluate", "runs/colours/model/model.safetensors", "refused"),
-    ("mine", "runs/colours/model/model.safetensors", "refused"),
-    ("index", "runs/colours/model/model.safetensors", "refused"),
-    ("evaluate", "runs/colours/vectors/*/*.npy", "same"),
-    ("report", "runs/colours/results/*/result.json", "refused"),
+    # The command that reads it, the file, a text in what the command reads of it (else the middle of the second half),
+    # and whether the command is refused or leaves what it left.
+    ("train", "stores/colours/colours/*.arrow", "colour", "refused"),
+    ("mine", "stores/colours/colours/*.arrow", "لون", "refused"),  # It reads the columns of one language.
+    ("evaluate", "runs/colours/model/model.safetensors", "", "refused"),
+    ("mine", "runs/colours/model/model.safetensors", "", "refused"),
+    ("index", "runs/colours/model/model.safetensors", "", "refused"),
+    ("evaluate", "runs/colours/vectors/*/*.npy", "", "same"),
+    ("report", "runs/colours/results/*/result.json", "", "refused"),
 )
 
 
-def flip_bit(path: Path) -> None:
-    """One bit in the second half of the file."""
+def flip_bit(path: Path, text: str = "") -> None:
+    """One bit of the first occurrence of a text, or of the second half of the file."""
     content = bytearray(path.read_bytes())
-    content[len(content) * 3 // 4] ^= 4
+    content[content.index(text.encode()) if text else len(content) * 3 // 4] ^= 4
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(("name", "pattern", "expected"), DAMAGE)
+@pytest.mark.parametrize(("name", "pattern", "text", "expected"), DAMAGE)
 def test_one_changed_bit_is_refused_or_mended(
-    name: str, pattern: str, expected: str, reference: Reference, copy: Callable[[Path], Path]
+    name: str, pattern: str, text: str, expected: str, reference: Reference, copy: Callable[[Path], Path]
 ) -> None:
     command = BY_NAME[name]
     folder = copy(reference.after(command) if expected == "same" else reference.before(command))
@@ -394,7 +395,7 @@ def test_one_changed_bit_is_refused_or_mended(
     assert paths
     whole = {path: path.read_bytes() for path in paths}
     for path in paths:
-        flip_bit(path)
+        flip_bit(path, text)
     process = start(command.arguments, folder)
     output = finish(process)
     assert process.returncode == (0 if expected == "same" else 2), output
