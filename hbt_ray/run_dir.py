@@ -23,6 +23,9 @@ from typing import Any
 
 from hbt_ray.storage import read_json_lines, valid_name
 
+EXPORT_RECORD = "hbt_ray.json"
+"""File of an exported encoder that says which weights it has, with their checksums."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -70,7 +73,7 @@ class RunDir:
     @property
     def model_info(self) -> Path:
         """Says which weights were exported; in the model's folder, so that both are replaced together."""
-        return self.model / "training.json"
+        return self.model / EXPORT_RECORD
 
     @property
     def vectors(self) -> Path:

@@ -373,7 +373,7 @@ DAMAGE = (
     ("evaluate", "runs/colours/model/model.safetensors", "", "refused"),
     ("mine", "runs/colours/model/model.safetensors", "", "refused"),
     ("index", "runs/colours/model/model.safetensors", "", "refused"),
-    ("evaluate", "runs/colours/vectors/*/*.npy", "", "same"),
+    ("evaluate", "runs/colours/vectors/*/*/vectors.npy", "", "same"),
     ("report", "runs/colours/results/*/result.json", "", "refused"),
 )
 

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from hbt_ray.errors import ModelError
+from hbt_ray.run_dir import EXPORT_RECORD
+from hbt_ray.storage import file_sha256, read_checked_json
 
 ModelKind = Literal["encoder", "cross-encoder"]
 
@@ -127,6 +129,7 @@ def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
     if not files.is_static:
         _check_library_settings(transformer)
     shapes = _check_weights(transformer)
+    _check_exported_weights(folder)
     if not files.is_static:
         _check_sizes(transformer / "config.json", _config(transformer), shapes)
     for name, path in modules[1:]:
@@ -338,6 +341,21 @@ def _check_weights(transformer: Path) -> dict[str, tuple[int, ...]]:
         f"{transformer}: has a configuration but no weights ({WEIGHTS}), and random ones would be used. Copy them "
         "there; to train a new encoder write model.name: scratch",
     )
+
+
+def _check_exported_weights(folder: Path) -> None:
+    """Compare the weights of an encoder that hbt_ray exported with their checksums: a changed bit changes no shape."""
+    record = folder / EXPORT_RECORD
+    if not record.is_file():
+        return
+    for name, sha256 in read_checked_json(record)["weights"].items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise _refusal(
+                "MODEL_WEIGHTS",
+                f"{path}: is missing or was changed since the training run wrote it. Delete the model's folder and run "
+                f"`hbt train` again, which exports it anew; if you changed the weights yourself, delete {record}",
+            )
 
 
 def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -27,8 +27,9 @@ from hbt_ray.model.files import ModelKind, check_files
 from hbt_ray.model.inspection import check_length
 from hbt_ray.model.loading import find_local_model, find_model, load_encoder
 from hbt_ray.retrieval.vector_cache import QUESTIONS, SIDES, Texts, TextSet, VectorCache, Vectors
+from hbt_ray.run_dir import EXPORT_RECORD
 
-_OTHER_FILES = ("README.md", "posthoc", "training.json", ".cache", ".gitattributes")
+_OTHER_FILES = ("README.md", "posthoc", EXPORT_RECORD, ".cache", ".gitattributes")
 """Files of a model's folder that do not change its vectors."""
 _BATCHES = 16
 """Forward passes per block of Ray Data. Blocks are cut after sorting by characters; within one, texts are sorted by

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model.lora import merge_adapters
 from hbt_ray.model.trainable_encoder import load_for_checkpoint
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import atomic_folder, read_checked_json, write_checked_json
+from hbt_ray.storage import atomic_folder, file_sha256, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import EMA, CheckpointInfo, restore_weights
 from hbt_ray.train.config import TrainConfig
@@ -31,6 +32,8 @@ class ExportRecord:
     """Measure on the dev store; empty if the checkpoint was not validated."""
     value: float | None = None
     """Value of the measure."""
+    weights: dict[str, str] = field(default_factory=dict, compare=False)
+    """SHA-256 of each file of weights, which is compared whenever the encoder is loaded."""
 
     @classmethod
     def load(cls, run: RunDir) -> ExportRecord | None:
@@ -73,12 +76,14 @@ def export(run: RunDir) -> int:
         merge_adapters(encoder)
     with atomic_folder(run.model) as folder:
         encoder.save_pretrained(str(folder), create_model_card=False)
-        record = asdict(_export_record(run, config, info, is_best=best is not None))
+        record = asdict(_export_record(run, config, info, folder, is_best=best is not None))
         write_checked_json(folder / run.model_info.name, record)
     return info.step
 
 
-def _export_record(run: RunDir, config: TrainConfig, info: CheckpointInfo, *, is_best: bool) -> ExportRecord:
+def _export_record(
+    run: RunDir, config: TrainConfig, info: CheckpointInfo, folder: Path, *, is_best: bool
+) -> ExportRecord:
     measure, lora = config.validation.measure, config.model.lora
     results = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = results.get(info.step, {}).get(measure)
@@ -89,4 +94,5 @@ def _export_record(run: RunDir, config: TrainConfig, info: CheckpointInfo, *, is
         lora_rank=lora.rank if lora else None,
         measure=measure if value is not None else "",
         value=value,
+        weights={str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
     )

@@ -10,9 +10,11 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
-from hbt_ray.errors import CheckpointError
+from hbt_ray.errors import CheckpointError, ModelError
+from hbt_ray.model.files import check_files
 from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.report.model_card import write_card
+from hbt_ray.storage import file_sha256
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
@@ -87,8 +89,24 @@ def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average:
     expected = encoder.encode_query(TEXTS, convert_to_tensor=True)
     assert (vectors(config) - expected).abs().max() < 1e-6
     assert ((expected - last).abs().max() > 1e-4) == (learner.ema is not None)
-    made = ExportRecord.load(config.run)
-    assert made == ExportRecord(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
+    record = ExportRecord.load(config.run)
+    assert record is not None
+    assert record == ExportRecord(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
+    assert record.weights == {"model.safetensors": file_sha256(config.run.model / "model.safetensors")}
+
+
+def test_an_exported_encoder_with_a_changed_bit_is_refused(world: Path) -> None:
+    config = small_run(world, "name=changed")
+    learned(config, (3,))
+    export(config.run)
+    weights = config.run.model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) * 3 // 4] ^= 4
+    weights.write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        check_files(config.run.model)
+    assert error.value.code == "MODEL_WEIGHTS"
+    assert str(weights) in str(error.value)
 
 
 def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(world: Path) -> None:
