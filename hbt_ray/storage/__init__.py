@@ -8,8 +8,8 @@ Everything that hbt_ray writes below a run, a store, a search or an index goes t
 - A full or read-only disk raises one `StorageError` that names the path.
 - The next writer of a path deletes the scratch files of a process that died.
 
-`hbt_ray.storage.location` (a path or the URI of an object store) and `hbt_ray.storage.folder` (reading and writing
-files there) are imported by their own names, because they load pyarrow.
+`hbt_ray.storage.location` (paths and URIs of object stores, and reading and writing files there) is imported by its own
+name, because it loads pyarrow.
 """
 
 from hbt_ray.storage.atomic import (
@@ -41,32 +41,9 @@ from hbt_ray.storage.names import Name, RelativePath, valid_name
 from hbt_ray.storage.storage_errors import naming_storage_errors, storage_error
 
 __all__ = [
-    "CHECKSUMS",
-    "LOCK_TIMEOUT_SECONDS",
-    "Name",
-    "RelativePath",
-    "append_json_lines",
-    "atomic_file",
-    "atomic_folder",
-    "blocking_lock",
-    "checked_file",
-    "exclusive_lock",
-    "file_sha256",
-    "fsync",
-    "is_unused",
-    "naming_storage_errors",
-    "parse_checked_json",
-    "read_checked_json",
-    "read_json_lines",
-    "remove_tree",
-    "storage_error",
-    "temporary_folder",
-    "text_sha256",
-    "valid_name",
-    "with_checksum",
-    "write_checked_json",
-    "write_checksums",
-    "write_json",
-    "write_json_lines",
-    "write_text",
-]
+    "CHECKSUMS", "LOCK_TIMEOUT_SECONDS", "Name", "RelativePath", "append_json_lines", "atomic_file", "atomic_folder",
+    "blocking_lock", "checked_file", "exclusive_lock", "file_sha256", "fsync", "is_unused", "naming_storage_errors",
+    "parse_checked_json", "read_checked_json", "read_json_lines", "remove_tree", "storage_error", "temporary_folder",
+    "text_sha256", "valid_name", "with_checksum", "write_checked_json", "write_checksums", "write_json",
+    "write_json_lines", "write_text"
+]  # fmt: skip

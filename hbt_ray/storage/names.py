@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -38,30 +37,14 @@ def valid_name(name: str, kind: str) -> str:
     )
 
 
-def valid_relative_path(path: str, kind: str) -> str:
-    """Return a path below a folder, such as that of a shard in a manifest, if each of its parts is a valid name.
-
-    Raises:
-        InputError: the path is absolute, leaves the folder, or one of its parts is not a valid name.
-    """
-    for part in path.split("/"):
-        valid_name(part, kind)
-    return path
+def _validated(name: str) -> str:
+    try:
+        return valid_name(name, "the name")
+    except InputError as error:  # Pydantic names the field of a `ValueError` only.
+        raise ValueError(str(error)) from None
 
 
-def _validator(check: Callable[[str, str], str]) -> AfterValidator:
-    """A check as a Pydantic validator, which has to raise `ValueError` for Pydantic to name the field."""
-
-    def validate(value: str) -> str:
-        try:
-            return check(value, "the name")
-        except InputError as error:
-            raise ValueError(str(error)) from None
-
-    return AfterValidator(validate)
-
-
-Name = Annotated[str, _validator(valid_name)]
+Name = Annotated[str, AfterValidator(_validated)]
 """Field of a configuration or manifest that becomes the name of a file or folder."""
-RelativePath = Annotated[str, _validator(valid_relative_path)]
-"""Field of a manifest that names a file below the manifest's folder."""
+RelativePath = Annotated[str, AfterValidator(lambda path: "/".join(map(_validated, path.split("/"))))]
+"""Field of a manifest that names a file below the manifest's folder: each of its parts is a valid name."""

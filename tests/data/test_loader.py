@@ -215,5 +215,5 @@ def test_a_translation_that_the_manifest_only_promises_is_an_error(
             damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, auxiliary_texts=(auxiliary,)
         )
     )
-    with refused(StoreError, "MISSING_TEXT", "of colours lacks the passage in en", "hbt store verify"):
+    with refused(StoreError, "MISSING_TEXT", "lacks values of passage.en", "hbt store verify"):
         loader.rank_batch(0, 0, 1)

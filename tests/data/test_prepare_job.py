@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare import PrepareResult, StoreConfig, in_process, on_ray, prepare
 from hbt_ray.data.prepare.config import _BUCKET_BYTES
-from hbt_ray.data.prepare.deduplicate import text_key
-from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult
-from hbt_ray.data.prepare.work_folder import WORK_FOLDER
+from hbt_ray.data.prepare.group import text_key
+from hbt_ray.data.prepare.task_runner import WORK_FOLDER, Executor, Task, TaskResult
 from hbt_ray.data.prepare.write import language_groups, shard_slices
 from hbt_ray.data.sources.generic_datasets import TableSource
 from hbt_ray.data.store.verify import verify

@@ -3,7 +3,7 @@
     stage        module               a task takes           and writes
     read         `read`               a part of a source     valid rows, dealt into buckets by hash(dataset, item id)
     group        `group`              a bucket               which rows stay; uses `decontaminate`
-    duplicates   `deduplicate`        a share of the hashes  rows whose texts another item has
+    duplicates   `group`              a share of the hashes  rows whose texts another item has
     equal        `relevant_passages`  a share of the hashes  pairs of items with equal questions or passages
     relevant     `relevant_passages`  all pairs              which passages are right for each question
     assemble     `write`              a bucket               items, sorted by (dataset, languages, hash)

@@ -1,4 +1,11 @@
-"""Stage 2: group the rows of a bucket into items and decide which rows stay."""
+"""Stages 2 and 3: group the rows of a bucket into items, decide which rows stay, and find duplicates.
+
+A duplicate is a row whose question and passage another item has in the same language. Of rows with equal texts in one
+language, the row of the item with the most languages stays; among equals, the first by dataset and hash. So a
+translated item does not lose a language because of a copy of that one version.
+
+Hashes of the texts are compared in shares: ranges of the hash that are independent of each other.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +18,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hbt_ray.data.prepare.decontaminate import Decontaminator
-from hbt_ray.data.prepare.deduplicate import write_text_keys
-from hbt_ray.data.prepare.hash_buckets import Bucket, rejection_record, removal_record
+from hbt_ray.data.prepare.hash_buckets import (
+    Bucket,
+    bucket_of,
+    normalise_text,
+    read_bucket,
+    rejection_record,
+    removal_record,
+    text_hash,
+    write_buckets,
+)
 from hbt_ray.data.prepare.relevant_passages import write_identity_keys
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
+
+_TEXT_KEYS = pa.schema(
+    [("key", pa.uint64()), ("num_languages", pa.int32()), ("dataset", pa.string()), ("hash", pa.uint64()),
+     ("bucket", pa.int32()), ("row", pa.int32())]
+)  # fmt: skip
+"""`key` is the hash of a row's texts, `num_languages` that of its item, and `hash` that of (dataset, item id)."""
 
 
 def group_bucket(
@@ -31,8 +52,13 @@ def group_bucket(
         deduplicate: whether `find_duplicates` follows, which needs hashes of the rows' texts.
     """
     table, name = bucket.table(), bucket.name
-    items, languages = _item_codes(table), table["language"].dictionary_encode().combine_chunks()
-    stays = _is_first(items * max(1, len(languages.dictionary)) + languages.indices.to_numpy())
+    # Numbers of the rows' items and languages within the table, [rows]. Ids with a NUL were rejected.
+    item_names = pc.binary_join_element_wise(table["dataset"], table["item_id"], "\0")
+    items = item_names.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
+    languages = table["language"].dictionary_encode().combine_chunks()
+    pairs = items * max(1, len(languages.dictionary)) + languages.indices.to_numpy()
+    stays = np.zeros(len(table), bool)
+    stays[np.unique(pairs, return_index=True)[1]] = True  # The first row of each (item, language).
     repeated = table.filter(pa.array(~stays)).select(["where", "item_id", "language"]).to_pylist()
     rejections = [
         rejection_record(row["where"], "item has this language already", row["item_id"], row["language"])
@@ -47,8 +73,12 @@ def group_bucket(
     table = table.take(pa.array(rows))
     write_identity_keys(folder, bucket, table, num_shares)
     if deduplicate:
-        num_languages = np.bincount(items[rows])[items[rows]]
-        write_text_keys(folder, bucket, table, rows, num_languages, num_shares)
+        columns = (table[column].to_pylist() for column in ("language", "question", "passage"))
+        keys = np.fromiter((text_key(*texts) for texts in zip(*columns, strict=True)), np.uint64, len(rows))
+        num_languages, buckets = np.bincount(items[rows])[items[rows]], np.full(len(rows), bucket.number)
+        arrays = [keys, num_languages, table["dataset"], table["hash"], buckets, rows]
+        key_table = pa.table(arrays, schema=_TEXT_KEYS)
+        write_buckets(folder, f"{name}.keys.arrow", key_table, bucket_of(keys, num_shares), num_shares)
     num_overlapping: Counter[str] = Counter()
     for record in removals:
         num_overlapping[record["dataset"]] += record["num_rows"]
@@ -76,15 +106,33 @@ def _remove_overlapping(
     return list(removals.values())
 
 
-def _item_codes(table: pa.Table) -> NDArray[np.int64]:
-    """Number of each row's item within the table, [rows]."""
-    names = pc.binary_join_element_wise(table["dataset"], table["item_id"], "\0")  # Ids with a NUL were rejected.
-    codes: NDArray[np.int64] = names.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
-    return codes
+def text_key(language: str, question: str, passage: str) -> int:
+    """Hash of a row's texts; equal for rows of one language with equal normalised texts."""
+    return text_hash(language, normalise_text(question), normalise_text(passage))
 
 
-def _is_first(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each value is the first one of its kind."""
-    first = np.zeros(len(values), bool)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
+def find_duplicates(folder: Folder, keys: Folder, share: int, num_buckets: int) -> TaskResult:
+    """Task: compare one share of the text hashes in `keys`, the folder of `group_bucket`; write duplicates by bucket.
+
+    Returns:
+        Dataset → number of duplicates.
+    """
+    files = [(keys, f"{bucket:05d}.keys.arrow") for bucket in range(num_buckets)]
+    table = read_bucket(files, share)
+    dataset = table["dataset"].dictionary_encode().combine_chunks()
+    # Position of each dataset in alphabetical order.
+    ranks = np.argsort(np.argsort(np.array(dataset.dictionary.to_pylist(), dtype=object)))
+    key, num_languages, hashes, bucket = (table[name].to_numpy() for name in ("key", "num_languages", "hash", "bucket"))
+    dataset_rank = ranks[dataset.indices.to_numpy()] if len(table) else np.empty(0, np.int64)
+    order = np.lexsort((hashes, dataset_rank, -num_languages, key))
+    # All rows of a key but the first one.
+    duplicates = order[1:][key[order][1:] == key[order][:-1]]
+    removed = table.take(pa.array(duplicates))
+    write_buckets(folder, f"{share:05d}.arrow", removed.select(["row"]), bucket[duplicates], num_buckets)
+    return {"duplicates": Counter(removed["dataset"].to_pylist())}
+
+
+def read_duplicates(folder: Folder, bucket: int, num_shares: int) -> NDArray[np.int64]:
+    """Sorted row numbers of a bucket's duplicates, which `find_duplicates` wrote."""
+    shares = ((folder, f"{share:05d}.arrow") for share in range(num_shares))
+    return np.sort(read_bucket(shares, bucket)["row"].to_numpy()).astype(np.int64)

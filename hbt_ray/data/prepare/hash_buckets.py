@@ -7,15 +7,16 @@ batch per bucket.
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
 
 Hashes = NDArray[np.uint64]
 
@@ -26,12 +27,18 @@ ROW_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXT_COLUMNS), ("hash
 """Rows between the stages. `hash` is that of (dataset, item id): a random number that determines the shuffle."""
 
 
-def bucket_of(hashes: Hashes, num_buckets: int) -> NDArray[np.int64]:
-    """The bucket of each hash: buckets in order are hashes in order.
+def normalise_text(text: str) -> str:
+    """NFKC, lower case, and white space collapsed: texts with equal results count as equal."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
-    Args:
-        num_buckets: a power of two.
-    """
+
+def text_hash(*parts: str) -> int:
+    """A 64-bit hash of some texts."""
+    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "little")
+
+
+def bucket_of(hashes: Hashes, num_buckets: int) -> NDArray[np.int64]:
+    """The bucket of each hash: buckets in order are hashes in order. `num_buckets` is a power of two."""
     bits = num_buckets.bit_length() - 1
     return (hashes >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(hashes), np.int64)
 
@@ -56,8 +63,7 @@ def read_bucket(files: Iterable[tuple[Folder, str]], number: int) -> pa.Table:
     return pa.Table.from_batches([batch for batch in batches if len(batch)] or batches[:1])
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Rows of the sources in one range of hashes, in the order in which the sources gave them."""
 
     files: tuple[tuple[Folder, str], ...]
@@ -74,20 +80,11 @@ class Bucket:
 
 
 def rejection_record(where: str, reason: str, item_id: str = "", language: str = "") -> dict[str, str]:
-    """A line of `rejected.jsonl`.
-
-    Args:
-        where: file and line of the row.
-    """
+    """A line of `rejected.jsonl`; `where` is file and line of the row."""
     return {"where": where, "reason": reason, "item_id": item_id[:200], "language": language[:200]}
 
 
 def removal_record(table: pa.Table, row: int, reason: str, text: str, *, num_rows: int) -> dict[str, Any]:
-    """A line of `removed.jsonl`.
-
-    Args:
-        text: the text that is the reason.
-        num_rows: rows that are removed for this reason.
-    """
+    """A line of `removed.jsonl`: `num_rows` rows are removed because of `text`."""
     names = {name: table[name][row].as_py() for name in ("dataset", "item_id", "language")}
     return {**names, "reason": reason, "text": text[:500], "num_rows": num_rows}

@@ -14,25 +14,27 @@ from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.index.manifest import DatasetInfo, Manifest, Shard
 from hbt_ray.data.prepare.config import StoreConfig
 from hbt_ray.data.prepare.decontaminate import Decontaminator
-from hbt_ray.data.prepare.deduplicate import find_duplicates
-from hbt_ray.data.prepare.group import group_bucket
+from hbt_ray.data.prepare.group import find_duplicates, group_bucket
 from hbt_ray.data.prepare.hash_buckets import Bucket
 from hbt_ray.data.prepare.read import read_part
 from hbt_ray.data.prepare.relevant_passages import find_equal_texts, find_relevant_passages, truncation_warning
-from hbt_ray.data.prepare.task_runner import Executor, Task, TaskResult, TaskRunner, in_process
-from hbt_ray.data.prepare.work_folder import (
+from hbt_ray.data.prepare.task_runner import (
     READ_FOLDER,
     WORK_FOLDER,
+    Executor,
+    Task,
+    TaskResult,
+    TaskRunner,
     check_dataset_folders,
+    in_process,
     is_work_folder,
     open_work_folder,
-    remove_stale_shards,
 )
 from hbt_ray.data.prepare.write import assemble_bucket, dataset_layouts, write_dataset_shard
 from hbt_ray.data.sources.source import SourcePart
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
 
 REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
 _BUCKETS_PER_SHARE = 8
@@ -244,7 +246,7 @@ class _Pipeline:
         )
         self._concatenate(REMOVED, removed)
         shards = {shard.file for info in manifest.datasets for shard in info.shards}
-        remove_stale_shards(self.runner, self.fingerprint, shards)
+        self.runner.remove_stale_shards(self.fingerprint, shards)
         self.store.write(MANIFEST, manifest.to_json())
 
     def _rejected_lines(self, reads: Sequence[TaskResult], num_buckets: int) -> Iterator[bytes]:

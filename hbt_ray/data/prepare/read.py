@@ -19,7 +19,7 @@ from hbt_ray.data.prepare.hash_buckets import ROW_SCHEMA, bucket_of, rejection_r
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
 from hbt_ray.data.sources.source import Source, SourcePart
 from hbt_ray.languages.tags import normalise_tag
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
 
 _MAX_CACHED_TAGS = 10_000
 """A column that does not hold languages has any number of different values."""
@@ -39,14 +39,19 @@ def read_part(
 
     Returns:
         Numbers of rows and files, reasons of rejections, and the datasets in this part.
-
-    Raises:
-        SourceError: the source is missing or malformed.
     """
     writer = _RowWriter(folder, num_buckets)
     rejections: list[dict[str, str]] = []
     datasets: set[str] = set()
-    language_names = _LanguageNames(languages)
+    # Looked up as the source spells the language, so that values that are not tags can be renamed; then by the tag.
+    canonical = ((_canonical_tag(spelling), language) for spelling, language in languages.items())
+    renamed = {**{tag: language for tag, language in canonical if tag}, **languages}
+
+    @lru_cache(_MAX_CACHED_TAGS)
+    def language_of(spelling: str) -> str:
+        tag = _canonical_tag(spelling)
+        return renamed.get(spelling.strip()) or (tag and renamed.get(tag)) or tag
+
     num_read = 0
     for row in part.rows():
         num_read += 1
@@ -54,7 +59,7 @@ def read_part(
             rejections.append(rejection_record(row.where, row.reason))
             continue
         dataset = row.dataset or source.name
-        language = language_names[row.language]
+        language = language_of(row.language)
         if reason := _problem(row, dataset, language):
             rejections.append(rejection_record(row.where, reason, row.item_id, row.language))
             continue
@@ -108,7 +113,7 @@ class _RowWriter:
 
 def _problem(row: SourceRow, dataset: str, language: str) -> str:
     """Why a row is rejected; empty if it is valid. Rejections are counted by this text."""
-    if not _is_dataset_name(dataset):
+    if not _DATASET_NAME.fullmatch(dataset):
         return "dataset's name may hold only letters, digits, spaces and ._+-, at most 60"
     if not language:
         return "language is no BCP-47 tag"
@@ -124,35 +129,9 @@ def _problem(row: SourceRow, dataset: str, language: str) -> str:
     return ""
 
 
-class _LanguageNames(dict[str, str]):
-    """Language in the source → language in the store; empty if the source's value is not a language.
-
-    Args:
-        renamed: the configured names. Looked up first as the source spells the language, so that values that are not
-            tags can be renamed, then by the canonical tag.
-    """
-
-    def __init__(self, renamed: Mapping[str, str]) -> None:
-        super().__init__()
-        canonical = ((_canonical_tag(spelling), tag) for spelling, tag in renamed.items())
-        self._renamed = {**{spelling: tag for spelling, tag in canonical if spelling}, **renamed}
-
-    def __missing__(self, spelling: str) -> str:
-        tag = _canonical_tag(spelling)
-        language = self._renamed.get(spelling.strip()) or (self._renamed.get(tag) if tag else None) or tag
-        if len(self) < _MAX_CACHED_TAGS:
-            self[spelling] = language
-        return language
-
-
 def _canonical_tag(spelling: str) -> str:
     """The canonical BCP-47 tag; empty if the text is not a tag."""
     try:
         return normalise_tag(spelling)
     except ValueError:
         return ""
-
-
-@lru_cache(maxsize=10_000)
-def _is_dataset_name(name: str) -> bool:
-    return bool(_DATASET_NAME.fullmatch(name))

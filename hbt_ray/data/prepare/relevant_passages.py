@@ -15,8 +15,7 @@ passage with another item; items that share nothing do not reach it.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +24,17 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hbt_ray.data.prepare.deduplicate import normalise_text
-from hbt_ray.data.prepare.hash_buckets import Bucket, Hashes, bucket_of, read_bucket, write_buckets
+from hbt_ray.data.prepare.hash_buckets import (
+    Bucket,
+    Hashes,
+    bucket_of,
+    normalise_text,
+    read_bucket,
+    text_hash,
+    write_buckets,
+)
 from hbt_ray.data.prepare.task_runner import TaskResult
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
 
 MAX_RIGHT = 1_000
 """Relevant passages that an item lists beside its own. In a dataset of labels one question may have millions, and lists
@@ -55,31 +61,15 @@ def write_identity_keys(folder: Folder, bucket: Bucket, table: pa.Table, num_sha
     for side in ("question", "passage"):
         columns = (datasets, table[f"{side}_id"].to_pylist(), table[side].to_pylist(), hashes)
         for dataset, given_id, text, item_hash in zip(*columns, strict=True):
-            keys = _identity_keys(dataset, side, given_id, normalise_text(text))
-            rows += [(key, side == "passage", item_hash) for key in keys]
+            # Texts are compared across all datasets and languages; ids, which may be empty, within a dataset.
+            rows.append((text_hash(side, "text", normalise_text(text)), side == "passage", item_hash))
+            if given_id:
+                rows.append((text_hash(side, "id", dataset, given_id), side == "passage", item_hash))
     values = list(zip(*rows, strict=True)) or [(), (), ()]
     arrays = [pa.array(column, type_) for column, type_ in zip(values, _IDENTITY_KEYS.types, strict=True)]
     key_table = pa.table(arrays, schema=_IDENTITY_KEYS)
     shares = bucket_of(key_table["key"].to_numpy(), num_shares)
     write_buckets(folder, f"{bucket.name}.identity.arrow", key_table, shares, num_shares)
-
-
-def _identity_keys(dataset: str, side: str, given_id: str, text: str) -> Iterator[int]:
-    """Hashes that are equal for equal questions or equal passages.
-
-    Args:
-        side: `question` or `passage`.
-        given_id: empty if the source has none.
-        text: normalised.
-    """
-    # Ids are compared within a dataset; texts across all datasets and languages.
-    yield _hash(side, "text", text)
-    if given_id:
-        yield _hash(side, "id", dataset, given_id)
-
-
-def _hash(*parts: str) -> int:
-    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "little")
 
 
 def find_equal_texts(folder: Folder, keys: Folder, share: int, num_buckets: int) -> TaskResult:

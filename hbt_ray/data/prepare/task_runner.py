@@ -1,18 +1,24 @@
-"""Run the tasks of a stage, each of them once, in this process or as a Ray Data job.
+"""Run the tasks of a stage, each of them once, in this process or as a Ray Data job, in the store's work folder.
 
 The result of a task is a JSON file, written last, with the names and checksums of the files that the task wrote. A run
 after a kill finds it and does not repeat the task, unless one of these files is missing or damaged. Two attempts of one
 task (Ray may start a second one) write the same bytes.
+
+`STORE/.prepare` is the work folder, with all results and intermediate files. A marker file in it says that `hbt
+prepare` created it; a folder without the marker is never changed or deleted, nor is any other file of somebody else.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +26,16 @@ import pyarrow as pa
 from hbt_ray.console import Screen
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.ray_errors import failure, guarded_batches
-from hbt_ray.storage import file_sha256, parse_checked_json, storage_error, with_checksum
-from hbt_ray.storage.folder import Folder, recording_checksums
-from hbt_ray.storage.location import join_location, without_options
+from hbt_ray.storage import (
+    atomic_folder,
+    exclusive_lock,
+    file_sha256,
+    parse_checked_json,
+    remove_tree,
+    storage_error,
+    with_checksum,
+)
+from hbt_ray.storage.location import Folder, join_location, recording_checksums, without_options
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +47,12 @@ _MAX_RETRIES = 3
 """Retries of a task whose process dies. Ray Data's default is to retry for ever."""
 _NUM_THREADS = 4
 """Threads that look for results of an earlier run."""
+WORK_FOLDER = ".prepare"
+"""Name of the work folder within the store's folder."""
+READ_FOLDER = "read"
+"""Subfolder for the results of reading the sources, which runs with different settings share."""
+_MARKER = "about.txt"
+_MARKER_TEXT = b"Intermediate files of `hbt prepare`, which deletes this folder when the store is complete.\n"
 
 
 def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
@@ -65,13 +84,7 @@ def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
 
 
 def _run_task(task: Task) -> TaskResult:
-    """The result of a task.
-
-    Raises:
-        HbtError: by the task.
-        StorageError: the disk is full or cannot be written.
-        StoreError: an intermediate file cannot be read.
-    """
+    """The result of a task; a `StorageError` if the disk is full, a `StoreError` if a file cannot be read."""
     try:
         return task()
     except (OSError, pa.ArrowException) as error:
@@ -106,7 +119,9 @@ class TaskRunner:
             loaded = dict(zip(tasks, pool.map(self.load_result, tasks), strict=True))
         results = {key: result for key, result in loaded.items() if result is not None}
         remaining: list[Task] = [
-            _RecordedTask(self.store, self.folder, key, task) for key, task in tasks.items() if key not in results
+            partial(_run_recorded, self.store, self.folder, key, task)
+            for key, task in tasks.items()
+            if key not in results
         ]
         if results and remaining:
             self.screen.log(f"{stage}: {len(results):,} of {len(tasks):,} tasks were done before")
@@ -116,6 +131,20 @@ class TaskRunner:
                 results[result["key"]] = result
                 advance(1)
         return [results[key] for key in tasks]
+
+    def remove_stale_shards(self, fingerprint: str, shards: set[str]) -> None:
+        """Delete shards of earlier runs with other settings that were not completed, as listed in their results.
+
+        Args:
+            fingerprint: subfolder of the current run.
+            shards: shards of the current run, which stay.
+        """
+        for other in set(self.folder.names()) - {fingerprint, READ_FOLDER, _MARKER}:
+            for dataset in (self.folder / other / "write").names():
+                for name in (self.folder / other / "write" / dataset).names():
+                    result = self.load_result(f"{other}/write/{dataset}/{name.removesuffix('.json')}")
+                    if result and result["file"] not in shards:
+                        _remove_shard(self.store, result["file"], result["sha256"])
 
     def load_result(self, key: str) -> TaskResult | None:
         """The result of a task of an earlier run; None if it or a file of the task is missing or damaged."""
@@ -135,26 +164,97 @@ class TaskRunner:
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class _RecordedTask:
-    """A task that writes its result, with the checksums of its files, into the work folder."""
-
-    store: Folder
-    folder: Folder
-    key: str
-    task: Task
-
-    def __call__(self) -> TaskResult:
-        with recording_checksums() as checksums:
-            result = self.task()
-        root = without_options(self.store.location).rstrip("/") + "/"
-        files = {without_options(file).removeprefix(root): sha256 for file, sha256 in checksums.items()}
-        result = {"key": self.key, **result, "files": files}
-        self.folder.write(self.key + ".json", json.dumps(with_checksum(result)).encode())
-        return result
+def _run_recorded(store: Folder, folder: Folder, key: str, task: Task) -> TaskResult:
+    """Run a task and write its result, with the checksums of its files, into the work folder."""
+    with recording_checksums() as checksums:
+        result = task()
+    root = without_options(store.location).rstrip("/") + "/"
+    files = {without_options(file).removeprefix(root): sha256 for file, sha256 in checksums.items()}
+    result = {"key": key, **result, "files": files}
+    folder.write(key + ".json", json.dumps(with_checksum(result)).encode())
+    return result
 
 
 def encode_json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     """JSON Lines in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return text.encode("utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def open_work_folder(store: Folder) -> Iterator[Folder]:
+    """Create and lock the work folder of a store. It stays after the block unless it is empty.
+
+    An object store has no locks; two commands that prepare the same store there write the same bytes.
+
+    Raises:
+        StoreError: something else exists at the location of the store or of its work folder.
+        LockedError: another command prepares this store.
+    """
+    work, path = store / WORK_FOLDER, store.local
+    if path is None:
+        _check_is_ours(store)
+        work.write(_MARKER, _MARKER_TEXT)
+        yield work
+        return
+    if os.path.lexists(path) and not path.is_dir():
+        raise StoreError(f"{path}: exists but is not a folder. Choose another path", code="NOT_A_STORE")
+    is_new = not path.exists()
+    try:
+        with exclusive_lock(path / WORK_FOLDER, "hbt prepare"):
+            _check_is_ours(store)
+            if not is_work_folder(work):
+                with atomic_folder(path / WORK_FOLDER) as scratch:
+                    (scratch / _MARKER).write_bytes(_MARKER_TEXT)
+            try:
+                yield work
+            finally:
+                if work.names() == [_MARKER]:  # Nothing was done that another run could use.
+                    work.remove()
+    finally:
+        if is_new:
+            with suppress(OSError):  # It is not empty.
+                path.rmdir()
+
+
+def is_work_folder(work: Folder) -> bool:
+    """Whether `hbt prepare` created this folder. The target of a symbolic link belongs to somebody else."""
+    path = work.local
+    return not (path and path.is_symlink()) and work.exists(_MARKER) and work.read(_MARKER) == _MARKER_TEXT
+
+
+def _check_is_ours(store: Folder) -> None:
+    """Refuse a folder with files of somebody else. Hidden files of the system and scratch files do not count."""
+    work, names = store / WORK_FOLDER, store.names()
+    path = work.local
+    is_folder = path is None or (path.is_dir() and not path.is_symlink())
+    if WORK_FOLDER in names and not is_work_folder(work) and (not is_folder or work.names()):
+        raise StoreError(
+            f"{work}: exists but was not created by `hbt prepare`; nothing was changed. Choose another path",
+            code="NOT_A_STORE",
+        )
+    if WORK_FOLDER not in names and any(not name.startswith(".") for name in names):
+        raise StoreError(
+            f"{store}: exists but is not a store; nothing was changed. Choose another path", code="NOT_A_STORE"
+        )
+
+
+def check_dataset_folders(store: Folder, datasets: Sequence[str]) -> None:
+    """Refuse to write shards through symbolic links, over the files of somebody else."""
+    for path in (store.local / name for name in datasets if store.local):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise StoreError(
+                f"{path}: a link or a file exists where a folder of shards is to be written; nothing was changed. "
+                "Remove it, or choose another path",
+                code="NOT_A_STORE",
+            )
+
+
+def _remove_shard(store: Folder, file: str, sha256: str) -> None:
+    root = store.local
+    if root is None:
+        (store / file).remove()
+    elif not (root / file).parent.is_symlink() and file_sha256(root / file) == sha256:
+        remove_tree(root / file)
+        with suppress(OSError):  # The folder contains other files.
+            (root / file).parent.rmdir()

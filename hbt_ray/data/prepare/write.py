@@ -7,22 +7,22 @@ numbers of items, and every shard is a list of slices of sorted buckets.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import LanguageGroup
-from hbt_ray.data.prepare.deduplicate import read_duplicates
+from hbt_ray.data.prepare.group import read_duplicates
 from hbt_ray.data.prepare.hash_buckets import Bucket, removal_record
 from hbt_ray.data.prepare.relevant_passages import RelevantPassages
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
 from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES
 from hbt_ray.data.store.shard_checksums import write_shard
-from hbt_ray.storage.folder import Folder
+from hbt_ray.storage.location import Folder
 
 BATCH_ITEMS = 4096
 """Items of one record batch: what a reader fetches of a remote column at once."""
@@ -89,22 +89,20 @@ def _assemble(rows: pa.Table, relevant: RelevantPassages) -> tuple[pa.Table, lis
     counts = np.bincount(group, minlength=len(language_sets))
 
     row_of = row_of[order]
-    columns = {"item_id": ids.dictionary.take(pa.array(order)), "passage_id": _passage_ids(rows, item, order)}
-    columns |= relevant.columns(hashes[order])
+    passage_ids = [""] * len(order)  # The first id that any row of the item gives its passage.
+    for number, passage_id in zip(item.tolist(), rows["passage_id"].to_pylist(), strict=True):
+        passage_ids[number] = passage_ids[number] or passage_id
+    columns = {
+        "item_id": ids.dictionary.take(pa.array(order)),
+        "passage_id": pa.array(passage_ids, pa.string()).take(pa.array(order)),
+        **relevant.columns(hashes[order]),
+    }
     has_answers = bool(pc.any(pc.not_equal(rows["answer"], "")).as_py())
     for number, name in sorted(enumerate(names), key=lambda pair: pair[1]):
         indices = pa.array(row_of[:, number], mask=row_of[:, number] < 0)
         for side in SIDES if has_answers else SIDES[:2]:
             columns[f"{side}.{name}"] = rows[side].combine_chunks().take(indices)
     return pa.table(columns), [(list(language_sets[number]), int(counts[number])) for number in by_name]
-
-
-def _passage_ids(rows: pa.Table, item: NDArray[np.int32], order: NDArray[np.int64]) -> pa.Array:
-    """The first id that any row of an item gives its passage, [items]."""
-    ids = [""] * len(order)
-    for number, passage_id in zip(item.tolist(), rows["passage_id"].to_pylist(), strict=True):
-        ids[number] = ids[number] or passage_id
-    return pa.array([ids[number] for number in order.tolist()], pa.string())
 
 
 class Slice(NamedTuple):
@@ -118,11 +116,7 @@ class Slice(NamedTuple):
 def write_dataset_shard(
     store: Folder, assembled: Folder, dataset: str, number: int, slices: Sequence[Slice], text_columns: Sequence[str]
 ) -> TaskResult:
-    """Task: write one shard from slices of the assembled buckets.
-
-    Args:
-        assembled: folder of `assemble_bucket`.
-        text_columns: such as `question.de`.
+    """Task: write one shard from slices of the buckets in `assembled`, the folder of `assemble_bucket`.
 
     Returns:
         File, number of items and checksums, for the manifest.
@@ -133,7 +127,14 @@ def write_dataset_shard(
         + [(column, pa.string()) for column in text_columns]
     )
     file = f"{dataset}/{number:05d}.arrow"
-    table = pa.concat_tables([_items(assembled, dataset, part, schema) for part in slices])
+    parts = []
+    for part in slices:
+        items = assembled.open_arrow(f"{part.bucket:05d}/{dataset}.arrow").read_all()
+        items = items.slice(part.start, part.num_items)
+        absent = pa.nulls(len(items), pa.string())
+        columns = [items[name] if name in items.column_names else absent for name in schema.names]
+        parts.append(pa.table(columns, schema=schema))
+    table = pa.concat_tables(parts)
     # Rebuilt from Python values: slices and concatenations have equal values, but not always equal bytes.
     batches = [
         pa.RecordBatch.from_pydict(table.slice(start, BATCH_ITEMS).to_pydict(), schema=schema)
@@ -142,14 +143,6 @@ def write_dataset_shard(
     with store.create(file) as stream:
         checksums = write_shard(stream, batches)
     return {"file": file, "num_items": len(table), "sha256": stream.hexdigest(), "checksums": checksums}
-
-
-def _items(assembled: Folder, dataset: str, part: Slice, schema: pa.Schema) -> pa.Table:
-    items = assembled.open_arrow(f"{part.bucket:05d}/{dataset}.arrow").read_all()
-    items = items.slice(part.start, part.num_items)
-    absent = pa.nulls(len(items), pa.string())
-    columns = [items[name] if name in items.column_names else absent for name in schema.names]
-    return pa.table(columns, schema=schema)
 
 
 class DatasetLayout(NamedTuple):
@@ -165,11 +158,7 @@ class DatasetLayout(NamedTuple):
 
 
 def dataset_layouts(results: Sequence[TaskResult], shard_items: int) -> Iterator[DatasetLayout]:
-    """The layout of every dataset.
-
-    Args:
-        results: of `assemble_bucket`, bucket by bucket.
-    """
+    """The layout of every dataset, from the results of `assemble_bucket`, bucket by bucket."""
     for name in sorted({name for result in results for name in result["datasets"]}):
         empty = {"groups": [], "answers": False, "max_right": 1}
         parts = [result["datasets"].get(name, empty) for result in results]
@@ -184,34 +173,27 @@ def dataset_layouts(results: Sequence[TaskResult], shard_items: int) -> Iterator
 
 def language_groups(buckets: Sequence[LanguageCounts]) -> tuple[LanguageGroup, ...]:
     """The groups of a whole dataset, in the order in which they are stored."""
-    totals: LanguageCounts = {}
+    totals: Counter[tuple[str, ...]] = Counter()
     for counts in buckets:
-        for languages, count in counts.items():
-            totals[languages] = totals.get(languages, 0) + count
+        totals.update(counts)
     return tuple(LanguageGroup(languages=languages, num_items=totals[languages]) for languages in sorted(totals))
 
 
 def shard_slices(buckets: Sequence[LanguageCounts], shard_items: int) -> Iterator[tuple[Slice, ...]]:
     """The slices of every shard, each of `shard_items` items except the last one."""
-    num_free, slices = shard_items, list[Slice]()
-    for part in _slices_in_order(buckets):
-        while part.num_items:
-            num_taken = min(num_free, part.num_items)
-            slices.append(Slice(part.bucket, part.start, num_taken))
-            part = Slice(part.bucket, part.start + num_taken, part.num_items - num_taken)
-            num_free -= num_taken
-            if not num_free:
-                yield tuple(slices)
-                num_free, slices = shard_items, []
-    if slices:
-        yield tuple(slices)
-
-
-def _slices_in_order(buckets: Sequence[LanguageCounts]) -> Iterator[Slice]:
-    """The items of every group in every bucket, in the order in which the dataset stores them."""
-    starts = [0] * len(buckets)
+    num_free, slices, starts = shard_items, list[Slice](), [0] * len(buckets)
+    # The items of every group in every bucket, in the order in which the dataset stores them.
     for group in language_groups(buckets):
         for number, counts in enumerate(buckets):
-            if count := counts.get(group.languages, 0):
-                yield Slice(number, starts[number], count)
-                starts[number] += count
+            num_left = counts.get(group.languages, 0)
+            while num_left:
+                num_taken = min(num_free, num_left)
+                slices.append(Slice(number, starts[number], num_taken))
+                starts[number] += num_taken
+                num_left -= num_taken
+                num_free -= num_taken
+                if not num_free:
+                    yield tuple(slices)
+                    num_free, slices = shard_items, []
+    if slices:
+        yield tuple(slices)

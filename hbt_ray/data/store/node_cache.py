@@ -26,11 +26,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.data.store.columns import ARROW_ERRORS, map_file
 from hbt_ray.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
+ARROW_ERRORS = (OSError, ValueError, LookupError, pa.ArrowException)
+"""Errors of reading a damaged Arrow file, including names that are not UTF-8 and missing record batches."""
 # Eviction looks at every file of the cache, so it frees a tenth of the bound at a time.
 _SHARE_KEPT = 0.9
 _MAX_VERIFIED = 200_000
@@ -95,11 +96,6 @@ class NodeCache:
                     return self._open(name, verify) or _record_batches(pa.ipc.open_file(content))
         self._count(hit=True)
         return batches
-
-    def touch(self, key: tuple[object, ...]) -> None:
-        """Mark a file as used now, for a process that reads its mapping without calling `get`."""
-        with suppress(OSError):
-            os.utime(self._root / f"{_file_name(key)}.arrow")
 
     def _open(self, name: str, verify: Callable[[Sequence[pa.RecordBatch]], None]) -> list[pa.RecordBatch] | None:
         """The record batches of a file; None if it does not exist or is damaged. A damaged file is deleted."""
@@ -187,6 +183,12 @@ class NodeCache:
             self.misses += not hit
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             _metric("hits" if hit else "misses").inc()
+
+
+def map_file(path: Path) -> Any:
+    """A reader of a memory-mapped Arrow file. The mapping stays valid after the file is closed or deleted."""
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(pa.BufferReader(file.read_buffer()))
 
 
 def _file_name(key: tuple[object, ...]) -> str:

@@ -13,10 +13,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,61 +25,31 @@ _NUM_BYTES = 16
 """Length of one checksum."""
 
 
-@dataclass(frozen=True, eq=False)
-class ShardChecksums:
+class ShardChecksums(NamedTuple):
     """The record batches, columns and checksums of a shard."""
 
-    batch_rows: tuple[int, ...]
-    """Number of rows of each record batch."""
+    batch_offsets: list[int]
+    """First row of each record batch, then the number of rows: [record batches + 1]."""
     column_numbers: dict[str, int]
     """Column name → position in the schema."""
     digests: NDArray[np.uint8]
     """[record batches, columns, bytes of a checksum]"""
 
     @classmethod
-    def of(cls, batches: Sequence[pa.RecordBatch]) -> ShardChecksums:
-        """Compute the checksums of a shard with these record batches."""
-        names = batches[0].schema.names
-        digests = [[_digest(column) for column in batch.columns] for batch in batches]
-        return cls(
-            tuple(batch.num_rows for batch in batches),
-            {name: number for number, name in enumerate(names)},
-            np.frombuffer(b"".join(map(b"".join, digests)), np.uint8).reshape(len(batches), len(names), _NUM_BYTES),
-        )
-
-    @classmethod
-    def parse(cls, metadata: dict[bytes, bytes] | None, sha256: str) -> ShardChecksums:
-        """Read the checksums from the metadata of a shard's schema.
-
-        Args:
-            sha256: checksum of the metadata, from the manifest.
+    def of_schema(cls, schema: pa.Schema, sha256: str) -> ShardChecksums:
+        """Read the checksums from the metadata of a shard's schema, whose own checksum the manifest has.
 
         Raises:
             ArrowInvalid: there are no checksums, or they were changed.
         """
-        content = (metadata or {}).get(_METADATA_KEY, b"")
+        content = (schema.metadata or {}).get(_METADATA_KEY, b"")
         if hashlib.sha256(content).hexdigest() != sha256:
             raise pa.ArrowInvalid("its checksums are not those of the manifest")
         record = json.loads(content)
         shape = len(record["rows"]), len(record["columns"]), _NUM_BYTES
         digests = np.frombuffer(base64.b64decode(record["digests"]), np.uint8).reshape(shape)
-        return cls(tuple(record["rows"]), {name: number for number, name in enumerate(record["columns"])}, digests)
-
-    @cached_property
-    def content(self) -> bytes:
-        """Value in the schema's metadata."""
-        digests = base64.b64encode(self.digests.tobytes()).decode()
-        return json.dumps({"rows": self.batch_rows, "columns": list(self.column_numbers), "digests": digests}).encode()
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of `content`, for the manifest."""
-        return hashlib.sha256(self.content).hexdigest()
-
-    @cached_property
-    def batch_offsets(self) -> list[int]:
-        """First row of each record batch, then the number of rows: [record batches + 1]."""
-        return [0, *accumulate(self.batch_rows)]
+        numbers = {name: number for number, name in enumerate(record["columns"])}
+        return cls([0, *accumulate(record["rows"])], numbers, digests)
 
     def verify(self, batch: int, name: str, column: pa.Array) -> None:
         """Raises: ArrowInvalid if `column` differs from column `name` of this record batch as it was written."""
@@ -91,12 +59,18 @@ class ShardChecksums:
 
 def write_shard(stream: Any, batches: Sequence[pa.RecordBatch]) -> str:
     """Write record batches of one schema as a shard. Returns the SHA-256 of their checksums, for the manifest."""
-    checksums = ShardChecksums.of(batches)
-    schema = batches[0].schema.with_metadata({_METADATA_KEY: checksums.content})
+    digests = b"".join(_digest(column) for batch in batches for column in batch.columns)
+    record = {
+        "rows": [batch.num_rows for batch in batches],
+        "columns": batches[0].schema.names,
+        "digests": base64.b64encode(digests).decode(),
+    }
+    content = json.dumps(record).encode()
+    schema = batches[0].schema.with_metadata({_METADATA_KEY: content})
     with pa.ipc.new_file(pa.PythonFile(stream, "w"), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return checksums.sha256
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(column: pa.Array) -> bytes:

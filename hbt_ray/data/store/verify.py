@@ -20,7 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
-from hbt_ray.data.store.columns import ARROW_ERRORS, PASSAGE_KEY, RIGHT_KEYS, SIDES, map_file
+from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES
+from hbt_ray.data.store.node_cache import ARROW_ERRORS, map_file
 from hbt_ray.data.store.shard_checksums import ShardChecksums
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import StoreError
@@ -119,7 +120,7 @@ def _verify_shard(
             if sha256 == shard.sha256 or sha256 not in file_by_sha256:
                 reader = map_file(path)
                 if sha256 == shard.sha256:
-                    ShardChecksums.parse(reader.schema.metadata, shard.checksums)
+                    ShardChecksums.of_schema(reader.schema, shard.checksums)
                 problems += _content_problems(reader, shard, info, first_item)
             return size, problems
     except FileNotFoundError:

@@ -21,7 +21,6 @@ from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCacheConfig
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.rank_batch import NEGATIVES, PASSAGES, QUESTIONS, RankBatch
 from hbt_ray.data.stream.tokenise import TokenisingConfig, Tokens, TokenSections, tokenise
-from hbt_ray.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +161,8 @@ class Loader:
         codes = np.concatenate([sampler.sample(batch) for batch in slices])
         items = np.concatenate([batch.items for batch in slices])
         present = np.flatnonzero(codes >= 0)
-        texts = self.store.texts_of(dataset, auxiliary.side, items[present], codes[present], sampler.languages)
-        if not all(texts):
-            row = present[texts.index("")]
-            raise StoreError(
-                f"{self.store.location}: item {items[row]} of {dataset} lacks the {auxiliary.side} in "
-                f"{sampler.languages[codes[row]]} that the manifest promises; `hbt store verify` shows what is damaged",
-                code="MISSING_TEXT",
-            )
+        texts = self.store.texts_of(
+            dataset, auxiliary.side, items[present], codes[present], sampler.languages, required=True
+        )
         tokens = tokenise(auxiliary.tokenizer_json, auxiliary.prompt, texts, auxiliary.max_length)
         return tokens.scattered(present, len(codes))
