@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import Config
-from hbt_ray.data.plan.mixing import Alpha, Ramp, Stage, Stages, alpha_split, alpha_values
+from hbt_ray.data.plan.config import Alpha, Ramp, Stage, Stages, alpha_split, alpha_values
 from hbt_ray.errors import ConfigError
 
 SHARES = st.floats(0, 1)

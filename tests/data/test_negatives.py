@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.negatives import Negatives, TeacherScores, require_scores
 from hbt_ray.data.index.permutation import Indices
+from hbt_ray.data.plan.batch_kinds import NegativeSampler
 from hbt_ray.data.plan.config import PlanConfig
-from hbt_ray.data.plan.negative_sampling import NegativeSampler
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from hbt_ray.storage import write_checked_json
@@ -272,7 +272,7 @@ def test_settings_that_contradict_the_folder_are_refused(
 
 @given(st.data())
 @settings(max_examples=30, deadline=None)
-def test_groups_are_found_by_cells_as_by_search(data: st.DataObject) -> None:
+def test_items_exist_in_the_languages_of_their_groups(data: st.DataObject) -> None:
     from hbt_ray.data.index.language_index import LanguageIndex
 
     sizes = data.draw(st.lists(st.sampled_from([0, 1, 2, 7, 100, 40_000]), min_size=1, max_size=12).filter(any))

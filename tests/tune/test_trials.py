@@ -19,7 +19,7 @@ from ray import cloudpickle, tune
 from ray._private.state import actors
 
 from hbt_ray.cli.tune import SearchOutcome
-from hbt_ray.data.plan.mixing import Stages
+from hbt_ray.data.plan.config import Stages
 from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig

@@ -5,9 +5,8 @@ Everything is computed from the manifest's groups: arrays of (groups × language
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,54 +87,18 @@ class LanguageIndex:
         single = self._has.sum(axis=1)[groups] < 2
         return np.where(single, np.int16(-1), self._shares.draw_other(groups, taken, chance))
 
-    def matching_groups(self, serves: Callable[[tuple[str, ...]], bool]) -> NDArray[np.bool_]:
-        """Which groups have languages that satisfy `serves`, [groups]."""
-        return np.array([serves(group.languages) for group in self._groups], dtype=bool)
-
-    def share_of_pairs(self, groups: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
-        """The share of rows from these groups if a pair is drawn by weight [languages, languages], then an item."""
-        inside = (self._has.T * (self._sizes * groups)) @ self._has
-        return float((weights * inside / np.maximum(self.shared, 1)).sum() / weights.sum())
-
-    def share_of_min_languages(self, groups: NDArray[np.bool_], num_languages: int) -> float:
-        """The share of rows from these groups among the items with at least `num_languages` languages."""
-        sizes = self._sizes * (self._has.sum(axis=1) >= num_languages)
-        return float(sizes[groups].sum() / sizes.sum())
-
     def exist_in(self, items: Indices, codes: LanguageCodes) -> NDArray[np.bool_]:
         """Which items, [rows, m] with -1 for none, exist in the language of their row, [rows]."""
         exist: NDArray[np.bool_] = items >= 0
         used = np.unique(codes)
         if self._has[:, used].all():  # Parallel data: nothing to look up.
             return exist
-        groups = self._groups_of_many(items)
+        groups = self._groups_of(items)  # Of item -1 it is the last group, which does not matter.
         exist &= self._has[:, used[0]][groups] if len(used) == 1 else self._has[groups, codes[:, None]]
         return exist
 
     def _groups_of(self, items: Indices) -> Indices:
         return np.searchsorted(self._starts, items, side="right") - 1
-
-    def _groups_of_many(self, items: Indices) -> Indices:
-        """Like `_groups_of`, faster for many items: most cells of the table lie in one group and need no search."""
-        shift, first_groups, in_one_group = self._cells
-        cells = items >> shift  # Item -1 falls into cell -1, the last one; the caller ignores its group.
-        groups: Indices = first_groups[cells]
-        unsure = ~in_one_group[cells]
-        groups[unsure] = self._groups_of(items[unsure])
-        return groups
-
-    @cached_property
-    def _cells(self) -> tuple[int, Indices, NDArray[np.bool_]]:
-        """A table over cells of 2**shift items: shift, group of each cell's first item, whether it has no other group.
-
-        It has at most 16,384 cells, which stay in a core's cache.
-        """
-        num_items = int(self._sizes.sum())
-        shift = max(0, (max(num_items, 1) - 1).bit_length() - 14)
-        starts = np.arange(0, num_items, 1 << shift, dtype=np.int64)
-        first = self._groups_of(starts)
-        last = self._groups_of(np.minimum(starts + (1 << shift), num_items) - 1)
-        return shift, first, first == last
 
     def _ranges(self, groups: NDArray[np.intp]) -> ItemPool:
         groups = groups[self._sizes[groups] > 0]

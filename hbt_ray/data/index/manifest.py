@@ -20,18 +20,20 @@ VERSION = 2
 """Version of the layout of manifest and shards; a reader refuses any other."""
 
 
-class _Record(BaseModel):
+class ManifestRecord(BaseModel):
+    """An immutable part of a manifest, which allows no unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LanguageGroup(_Record):
+class LanguageGroup(ManifestRecord):
     """Consecutive items of a dataset that exist in the same languages."""
 
     languages: tuple[str, ...]
     num_items: int
 
 
-class Shard(_Record):
+class Shard(ManifestRecord):
     """One Arrow IPC file; shards follow one another in the order of the items."""
 
     file: RelativePath
@@ -42,7 +44,7 @@ class Shard(_Record):
     """SHA-256 of the checksums in the file (`hbt_ray.data.store.shard_checksums`)."""
 
 
-class DatasetInfo(_Record):
+class DatasetInfo(ManifestRecord):
     """Items of one origin."""
 
     name: Name
@@ -69,7 +71,7 @@ class DatasetInfo(_Record):
         }
 
 
-class Manifest(_Record):
+class Manifest(ManifestRecord):
     """The contents of a store."""
 
     version: int = VERSION

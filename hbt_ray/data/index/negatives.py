@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from hbt_ray.data.index.manifest import DatasetInfo, Manifest
+from hbt_ray.data.index.manifest import Manifest, ManifestRecord
 from hbt_ray.data.index.permutation import Indices
 from hbt_ray.errors import DamagedFile, NegativesError
 from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, write_checked_json
@@ -45,11 +45,7 @@ class TeacherScores(NamedTuple):
     """Scores with their negatives, [items, keep]."""
 
 
-class _NegativesRecord(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MinedDataset(_NegativesRecord):
+class MinedDataset(ManifestRecord):
     """The mined negatives of one dataset."""
 
     name: Name
@@ -69,7 +65,7 @@ class MinedDataset(_NegativesRecord):
     """Reason → candidates within the window of ranks that were not taken as negatives."""
 
 
-class NegativesManifest(_NegativesRecord):
+class NegativesManifest(ManifestRecord):
     """The contents of a folder of mined negatives."""
 
     version: int = VERSION
@@ -115,9 +111,10 @@ class Negatives:
         for mined in manifest.datasets:
             if mined.name not in infos:
                 raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
-            if _sha256(path / mined.file) != mined.sha256:
-                raise _damaged(path / mined.file, "it is missing, truncated or was changed")
-            tables[mined.name], dataset_scores = _mapped(path / mined.file, infos[mined.name], manifest.keep)
+            file, num_items = path / mined.file, infos[mined.name].num_items
+            if not file.is_file() or file_sha256(file) != mined.sha256:
+                raise _damaged(file, "it is missing, truncated or was changed")
+            tables[mined.name], dataset_scores = _map_rows(file, num_items, manifest.keep)
             if dataset_scores:
                 scores[mined.name] = dataset_scores
         return cls(path, manifest, tables, scores)
@@ -212,10 +209,9 @@ def _read_manifest(path: Path) -> NegativesManifest:
             f"{path}: no mined negatives (there is no {MANIFEST}); make them with `hbt mine STORE MODEL`",
             code="NO_NEGATIVES",
         ) from None
-    except DamagedFile as error:
-        raise _damaged(path / MANIFEST, error.reason) from None
-    except ValidationError as error:
-        raise _damaged(path / MANIFEST, error.errors()[0]["msg"]) from None
+    except (DamagedFile, ValidationError) as error:
+        reason = error.reason if isinstance(error, DamagedFile) else error.errors()[0]["msg"]
+        raise _damaged(path / MANIFEST, reason) from None
     if manifest.version != VERSION:
         raise NegativesError(
             f"{path}: layout version {manifest.version}, this hbt_ray reads {VERSION}; mine the store again",
@@ -224,40 +220,31 @@ def _read_manifest(path: Path) -> NegativesManifest:
     return manifest
 
 
-def _mapped(file: Path, info: DatasetInfo, keep: int) -> tuple[Indices, TeacherScores | None]:
+def _map_rows(file: Path, num_items: int, keep: int) -> tuple[Indices, TeacherScores | None]:
+    """Views of a memory-mapped file: negatives [items, keep], and scores if there are any."""
     try:
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         numbers = _flat(table.column(_COLUMN))
         scores = [_flat(table.column(name)) for name in (_POSITIVE, _SCORES) if name in table.column_names]
     except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise _damaged(file, str(error)) from None
-    if numbers.dtype != np.int64 or len(numbers) != info.num_items * keep:
-        raise _damaged(file, f"{len(numbers)} numbers for {info.num_items} items with {keep} negatives each")
-    rows: Indices = numbers.reshape(info.num_items, keep)
+    if numbers.dtype != np.int64 or len(numbers) != num_items * keep:
+        raise _damaged(file, f"{len(numbers)} numbers for {num_items} items with {keep} negatives each")
+    rows: Indices = numbers.reshape(num_items, keep)
     if not scores:
         return rows, None
-    expected = [info.num_items, info.num_items * keep]
+    expected = [num_items, num_items * keep]
     if [len(column) for column in scores] != expected or any(column.dtype != np.float32 for column in scores):
         raise _damaged(file, f"{[len(column) for column in scores]} scores instead of {expected}")
     return rows, TeacherScores(scores[0], scores[1].reshape(rows.shape))
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[Any]:
-    if not column.num_chunks:
-        kind = column.type.value_type if pa.types.is_fixed_size_list(column.type) else column.type
-        return np.empty(0, kind.to_pandas_dtype())
-    chunk = column.chunk(0)
-    numbers: NDArray[Any] = (chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk).to_numpy()
+    """The numbers of a column, or of its lists end to end. `write_rows` writes one chunk, which is not copied."""
+    array = column.chunk(0) if column.num_chunks else column.combine_chunks()
+    numbers: NDArray[Any] = (array.flatten() if pa.types.is_fixed_size_list(array.type) else array).to_numpy()
     return numbers
 
 
 def _damaged(file: Path, reason: str) -> NegativesError:
     return NegativesError(f"{file}: damaged: {' '.join(reason.split())}; mine the store again", code="DAMAGED_FILE")
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of the file; empty if there is no such file."""
-    try:
-        return file_sha256(path)
-    except OSError:
-        return ""

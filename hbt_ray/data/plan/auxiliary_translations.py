@@ -31,7 +31,7 @@ _RuleKind = Literal["other", "pivot", "exactly"]
 NO_TRANSLATION = -1
 """Stands in place of a language code."""
 LOW_SHARE = 0.5
-"""Warn if fewer than this share of a kind's rows have a translation: a loss term then describes a minority."""
+"""Warn if fewer than this share of the items have a translation: a loss term then describes a minority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +101,14 @@ class TranslationSampler:
         return batch.question_languages if self._side == "question" else batch.passage_languages
 
 
-def require_translations(plan: Plan, name: str, rule: str) -> dict[str, float]:
-    """Check, before any worker starts, that the data has translations; warn if few rows have one.
+def require_translations(plan: Plan, name: str, rule: str) -> None:
+    """Check, before any worker starts, that the data has translations; warn if few items have one.
 
     Args:
         name: what asks for the translations, for messages.
 
-    Returns:
-        Kind of batch → the share of its rows that have a translation, over whole epochs; exact, from the manifest.
-
     Raises:
-        PlanError: no row can have a translation; the text says what is missing.
+        PlanError: no item can have a translation; the text says what is missing.
     """
     parsed = TranslationRule.parse(rule)
     if parsed.language and parsed.language not in plan.manifest.languages:
@@ -120,15 +117,20 @@ def require_translations(plan: Plan, name: str, rule: str) -> dict[str, float]:
             f"{', '.join(plan.manifest.languages)}; name one of these, or prepare the data with {parsed.language}",
             code="NO_TRANSLATIONS",
         )
-    shares = plan.shares(lambda languages: parsed.serves(languages, plan.languages))
-    if not any(shares.values()):
+    groups = [group for info in plan.datasets for group in info.groups if {*group.languages} & {*plan.languages}]
+    translated = [group for group in groups if parsed.serves(group.languages, plan.languages)]
+    num_items, num_translated = (sum(group.num_items for group in chosen) for chosen in (groups, translated))
+    if not num_translated:
         needed = f"in {parsed.language}" if parsed.kind == "exactly" else "in another language too"
         raise PlanError(
             f"{name}: {rule} asks for parallel texts, but no item that the plan uses exists {needed} (languages in "
             f"use: {', '.join(plan.languages)}); prepare parallel data, or leave out what asks for {name}",
             code="NO_TRANSLATIONS",
         )
-    if low := {kind: share for kind, share in shares.items() if share < LOW_SHARE}:
-        listed = ", ".join(f"{share:.1%} of the rows of {kind} batches" for kind, share in low.items())
-        logger.warning("%s: %s exists for only %s; the others do not count in what asks for it", name, rule, listed)
-    return shares
+    if num_translated < LOW_SHARE * num_items:
+        logger.warning(
+            "%s: %s exists for only %.1f%% of the items that the plan uses; the term leaves the others out",
+            name,
+            rule,
+            100 * num_translated / num_items,
+        )

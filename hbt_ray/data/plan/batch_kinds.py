@@ -1,13 +1,17 @@
-"""The kinds of batches: how the n-th batch of a kind fills its rows, within one dataset.
+"""The kinds of batches: how the n-th batch of a kind fills its rows, within one dataset, and with which negatives.
 
 A stream (dataset, kind, language or pair) walks permutations of the items that it can use: every item once an epoch,
 then a new permutation. Batch n of a stream holds the elements n·B … n·B+B-1 of that endless walk.
+
+Mined negatives are a function of (item, epoch, language of the passage): of the m negatives of an item that exist in
+the passage's language (a monolingual batch must stay monolingual), epoch e of a stream takes n. The first position
+depends on the item and the stream, and moves on by n in every epoch. So all m are used before one is repeated, and
+neither the number of ranks nor a resume changes anything.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
@@ -18,6 +22,9 @@ from hbt_ray.data.index.language_index import ItemPool, LanguageCodes, LanguageI
 from hbt_ray.data.index.permutation import Indices, make_key, permute, uniform
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.interleave import Interleaving
+
+NO_NEGATIVE = -1
+"""Stands in place of an item number."""
 
 
 class BatchRows(NamedTuple):
@@ -56,13 +63,6 @@ class BatchKind(ABC):
     def streams(self) -> dict[tuple[int, ...], int]:
         """Number of items of each stream, by the languages (codes) that all of its rows share, if any."""
 
-    def share(self, serves: Callable[[tuple[str, ...]], bool]) -> float:
-        """The share of rows, over whole epochs, whose item's languages satisfy `serves`."""
-        return self._share_of_groups(self._index.matching_groups(serves))
-
-    @abstractmethod
-    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float: ...
-
     def _walk(self, pool: ItemPool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
         """Items of the n-th batch of a stream, their positions in its endless walk, and their epochs."""
         size = self._config.batch_size
@@ -96,9 +96,6 @@ class Mono(BatchKind):
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(code,): pool.size for code, pool in self._pools.items()}
 
-    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
-        return self._index.share_of_pairs(groups, np.diag(self._index.language_weights))
-
     def rows(self, nth: int) -> BatchRows:
         code, nth = self._languages.locate(nth)
         items, _, epochs = self._walk(self._pools[code], nth, code)
@@ -121,9 +118,6 @@ class Cross(BatchKind):
     @property
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(): self._pool.size}
-
-    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
-        return self._index.share_of_min_languages(groups, 2)
 
     def rows(self, nth: int) -> BatchRows:
         items, positions, epochs = self._walk(self._pool, nth)
@@ -150,9 +144,6 @@ class CrossPair(BatchKind):
         pairs, shared = np.argwhere(self._index.pair_weights > 0).tolist(), self._index.shared
         return {(question, passage): int(shared[question, passage]) for question, passage in pairs}
 
-    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
-        return self._index.share_of_pairs(groups, self._index.pair_weights)
-
     def rows(self, nth: int) -> BatchRows:
         question, nth = self._questions.locate(nth)
         passage, nth = self._passages(question).locate(nth)
@@ -175,9 +166,6 @@ class Mixed(BatchKind):
     def streams(self) -> dict[tuple[int, ...], int]:
         return {(): self._pool.size}
 
-    def _share_of_groups(self, groups: NDArray[np.bool_]) -> float:
-        return self._index.share_of_min_languages(groups, 1)
-
     def rows(self, nth: int) -> BatchRows:
         items, positions, epochs = self._walk(self._pool, nth)
         codes = self._index.draw_language(items, uniform(make_key(self._key, "language"), positions))
@@ -198,3 +186,36 @@ def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Ind
     whole = runs < num_runs
     runs[whole] = permute(key, runs[whole], num_runs)
     return (runs * run_length + within + make_key(key, "rotation") % size) % size
+
+
+def no_negatives(num_rows: int, per_row: int) -> Indices:
+    """[num_rows, per_row] without any negative."""
+    return np.full((num_rows, per_row), NO_NEGATIVE, dtype=np.int64)
+
+
+class NegativeSampler:
+    """The negatives of the rows of one dataset.
+
+    Args:
+        negatives: [items, m] item numbers, -1 for none.
+        per_row: negatives that a row takes, n; if an item has fewer, the rest is -1.
+    """
+
+    def __init__(self, negatives: Indices, index: LanguageIndex, per_row: int, seed: int) -> None:
+        self._negatives, self._index, self._per_row = negatives, index, per_row
+        self._key = make_key(seed, index.name, "negatives")
+
+    def sample(self, rows: BatchRows, kind: str) -> Indices:
+        """Item numbers [rows, n] for the rows of a batch of a kind."""
+        candidates = self._negatives.take(rows.items, axis=0)
+        eligible = self._index.exist_in(candidates, rows.passage_languages)
+        counts = np.count_nonzero(eligible, axis=1)
+        chance = uniform(make_key(self._key, kind, *rows.shared_languages), rows.items)
+        start = (chance * counts).astype(np.int64) + rows.epochs * self._per_row
+        # The eligible candidates lie end to end, row by row, so the k-th of a row is one addition away.
+        flat, first = candidates.ravel().take(np.flatnonzero(eligible)), np.cumsum(counts) - counts
+        sampled = no_negatives(len(rows.items), self._per_row)
+        for column in range(self._per_row):
+            served = np.flatnonzero(counts > column)
+            sampled[served, column] = flat[first[served] + (start[served] + column) % counts[served]]
+        return sampled

@@ -1,13 +1,87 @@
-"""The configuration of the batch plan."""
+"""The configuration of the batch plan, and alpha: the share of monolingual batches, constant or over the steps.
+
+The arithmetic of alpha is exact, so the bound holds at any step: in every window the number of monolingual batches
+differs from the sum of alpha over its steps by less than 1.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from hbt_ray.config import Config, Languages
-from hbt_ray.data.plan.mixing import Alpha
+from hbt_ray.data.plan.interleave import BalancedSplit, Split
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Ramp(Config):
+    """From `start` to `end` in a straight line over `steps`, then `end`."""
+
+    start: Share
+    end: Share
+    steps: int = Field(gt=0)
+
+    def total(self, steps: int) -> Fraction:
+        """The sum of alpha over the first `steps` steps."""
+        start, end = Fraction(self.start), Fraction(self.end)
+        within = min(steps, self.steps)
+        slope = (end - start) / self.steps
+        return within * start + slope * (within * (within - 1) // 2) + (steps - within) * end
+
+    def __str__(self) -> str:
+        return f"{self.start:g} to {self.end:g}"
+
+
+class Stage(Config):
+    """One value from a step on."""
+
+    from_step: int = Field(ge=0)
+    alpha: Share
+
+
+class Stages(Config):
+    """One value after the other."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if stages[0].from_step or any(stage.from_step >= later.from_step for stage, later in pairwise(stages)):
+            raise ValueError("the first stage must have from_step: 0, and each later stage a larger from_step")
+        return stages
+
+    def spans(self, steps: int) -> list[tuple[int, Stage]]:
+        """Each stage, with its number of steps among the first `steps`."""
+        ends = [stage.from_step for stage in self.stages[1:]] + [max(steps, self.stages[-1].from_step)]
+        return [
+            (max(0, min(steps, end) - stage.from_step), stage) for stage, end in zip(self.stages, ends, strict=True)
+        ]
+
+    def total(self, steps: int) -> Fraction:
+        """The sum of alpha over the first `steps` steps."""
+        return sum((span * Fraction(stage.alpha) for span, stage in self.spans(steps)), Fraction(0))
+
+    def __str__(self) -> str:
+        return ", then ".join(f"{stage.alpha:g}" for stage in self.stages)
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Stages) or (isinstance(value, dict) and "stages" in value):
+        return "stages"
+    return "ramp" if isinstance(value, Ramp | dict) else "number"
+
+
+# The discriminator chooses the form by the value's type, so that an error is about one form and not about all three.
+Alpha = Annotated[
+    Annotated[Share, Tag("number")] | Annotated[Ramp, Tag("ramp")] | Annotated[Stages, Tag("stages")],
+    Discriminator(_form),
+]
 
 
 class PlanConfig(Config):
@@ -46,3 +120,38 @@ class PlanConfig(Config):
     def __str__(self) -> str:
         alpha = f"{self.alpha:g}" if isinstance(self.alpha, float) else str(self.alpha)
         return f"hybrid({alpha})" if self.policy == "hybrid" else self.policy
+
+
+def alpha_values(alpha: Alpha) -> tuple[float, ...]:
+    """The values that alpha starts from, passes and ends at."""
+    if isinstance(alpha, Ramp):
+        return alpha.start, alpha.end
+    return tuple(stage.alpha for stage in alpha.stages) if isinstance(alpha, Stages) else (alpha,)
+
+
+def alpha_before(alpha: Alpha, step: int) -> Any:
+    """The part of alpha that decides the first `step` steps; equal if these have the same batches."""
+    if isinstance(alpha, Ramp):
+        return alpha
+    if isinstance(alpha, Stages):
+        return tuple((stage.from_step, stage.alpha) for stage in alpha.stages if stage.from_step < step)
+    return ((0, alpha),)[:step]
+
+
+def alpha_split(alpha: Alpha, key: int) -> Split:
+    """Which steps are monolingual (left)."""
+    if isinstance(alpha, Ramp | Stages):
+        return _VaryingSplit(alpha, Fraction(key, 2**64))
+    share = Fraction(alpha)
+    return BalancedSplit.of_key(share.numerator, share.denominator, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _VaryingSplit:
+    """A balanced split whose rate changes with the steps."""
+
+    alpha: Ramp | Stages
+    phase: Fraction
+
+    def count(self, turns: int) -> int:
+        return int(self.alpha.total(turns) + self.phase)

@@ -9,7 +9,7 @@ Each stage follows from the one before in O(log):
     step ──▶ kind ──▶ dataset ──▶ language or pair ──▶ rows
           n-th of its kind  n-th of its dataset   n-th batch of this stream: elements n·B … n·B+B-1 of its walk,
                                                   a new keyed permutation of its items for every epoch
-                                                  ──▶ mined negatives, if any (`hbt_ray.data.plan.negative_sampling`)
+                                                  ──▶ mined negatives, if any (`hbt_ray.data.plan.batch_kinds`)
 Bounds: with two kinds, in any window of n steps the monolingual ones differ from alpha·n by less than 1; a dataset or
 language is off by less than 4 turns within its kind (`hbt_ray.data.plan.interleave`).
 """
@@ -19,25 +19,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hbt_ray.data.index.language_index import LanguageCodes, LanguageIndex
-from hbt_ray.data.index.manifest import DatasetInfo, Manifest
+from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.permutation import Indices, make_key
-from hbt_ray.data.plan.batch_kinds import BatchKind, Cross, CrossPair, Mixed, Mono
-from hbt_ray.data.plan.config import PlanConfig
+from hbt_ray.data.plan.batch_kinds import BatchKind, Cross, CrossPair, Mixed, Mono, NegativeSampler, no_negatives
+from hbt_ray.data.plan.config import Alpha, PlanConfig, alpha_before, alpha_split, alpha_values
 from hbt_ray.data.plan.interleave import Interleaving
-from hbt_ray.data.plan.mixing import Alpha
-from hbt_ray.data.plan.mixing import alpha_before as alpha_before
-from hbt_ray.data.plan.mixing import alpha_split as alpha_split
-from hbt_ray.data.plan.mixing import alpha_values as alpha_values
-from hbt_ray.data.plan.negative_sampling import NegativeSampler, no_negatives
 from hbt_ray.errors import PlanError, PlanMismatch
 
 if TYPE_CHECKING:  # Reading negatives needs Arrow; planning does not.
@@ -74,19 +70,17 @@ class Batch:
     def slice(self, rank: int, world_size: int) -> Batch:
         """The rows of a rank; the slices of all ranks, in order, are the whole batch."""
         part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
-        columns = (
-            self.items[part],
-            self.question_languages[part],
-            self.passage_languages[part],
-            self.negatives[part],
-        )
+        columns = (column[part] for column in self._columns())
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self.items, self.question_languages, self.passage_languages, self.negatives
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
         """The rows of batches of one dataset, end to end, with the step of the first one: to read them at once."""
-        rows = [(part.items, part.question_languages, part.passage_languages, part.negatives) for part in batches]
-        first, columns = batches[0], (np.concatenate(column) for column in zip(*rows, strict=True))
+        first, rows = batches[0], [part._columns() for part in batches]
+        columns = (np.concatenate(column) for column in zip(*rows, strict=True))
         return Batch(first.step, first.kind, first.dataset, first.language, *columns)
 
 
@@ -108,20 +102,24 @@ class Plan:
         _require_known("dataset_weights", config.dataset_weights, [info.name for info in manifest.datasets])
         self.datasets = [info for info in manifest.datasets if config.dataset_weights.get(info.name, 1.0) > 0]
         indexes = [LanguageIndex(info, self.languages, config.language_exponent) for info in self.datasets]
-        self._dataset_weights = {info.name: self._dataset_weight(info) for info in self.datasets}
+        dataset_weights = {
+            info.name: float(info.num_items**config.dataset_exponent * config.dataset_weights.get(info.name, 1.0))
+            for info in self.datasets
+        }
         self._kind_interleaving = Interleaving.of_split(alpha_split(config.mono_share, make_key(config.seed, "kind")))
         mono_shares = alpha_values(config.mono_share)
         self._kinds: dict[int, list[BatchKind]] = {}
         """Number of a kind (0 is monolingual) → its batches, by dataset."""
         self._dataset_interleavings: dict[int, Interleaving] = {}
+        other_kind = Mixed if config.policy == "mixed" else Cross if config.cross == "rows" else CrossPair
         kinds: list[tuple[type[BatchKind], bool]] = [
             (Mono, max(mono_shares) > 0),
-            (self._other_kind(), min(mono_shares) < 1),
+            (other_kind, min(mono_shares) < 1),
         ]
         for number, (kind, is_used) in enumerate(kinds):
             if is_used:
                 self._kinds[number] = self._by_dataset(kind, indexes)
-                weights = [self._dataset_weights[batches.name] for batches in self._kinds[number]]
+                weights = [dataset_weights[batches.name] for batches in self._kinds[number]]
                 self._dataset_interleavings[number] = Interleaving(weights, make_key(config.seed, "dataset", number))
         self._negative_samplers = self._make_negative_samplers(indexes)
         self._warn_of_small_streams()
@@ -138,14 +136,6 @@ class Plan:
             negatives = no_negatives(len(rows.items), self.config.negatives)
         columns = (rows.items, rows.question_languages, rows.passage_languages, negatives)
         return Batch(step, batches.label, batches.name, self._language_names(rows.shared_languages), *columns)
-
-    def shares(self, serves: Callable[[tuple[str, ...]], bool]) -> dict[str, float]:
-        """By kind the share of the rows, over whole epochs, whose item's languages satisfy `serves`."""
-        shares = {}
-        for kinds in self._kinds.values():
-            weights = [self._dataset_weights[batches.name] for batches in kinds]
-            shares[kinds[0].label] = float(np.average([batches.share(serves) for batches in kinds], weights=weights))
-        return shares
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -176,12 +166,6 @@ class Plan:
         alpha = TypeAdapter[Alpha](Alpha).validate_python(saved.get("alpha"))
         return bool(alpha_before(alpha, step) == alpha_before(self.config.alpha, step))
 
-    def _other_kind(self) -> type[BatchKind]:
-        """The kind of the batches that are not monolingual."""
-        if self.config.policy == "mixed":
-            return Mixed
-        return Cross if self.config.cross == "rows" else CrossPair
-
     def _make_negative_samplers(self, indexes: list[LanguageIndex]) -> dict[str, NegativeSampler]:
         """By dataset, without those that were not mined."""
         per_row, negatives = self.config.negatives, self._negatives
@@ -211,9 +195,6 @@ class Plan:
             logger.warning("no negatives were mined for %s: their rows have none", ", ".join(without))
         return {index.name: NegativeSampler(table, index, per_row, self.config.seed) for index, table in tables.items()}
 
-    def _dataset_weight(self, info: DatasetInfo) -> float:
-        return float(info.num_items**self.config.dataset_exponent * self.config.dataset_weights.get(info.name, 1.0))
-
     def _by_dataset(self, kind: type[BatchKind], indexes: list[LanguageIndex]) -> list[BatchKind]:
         """The batches of one kind, for each dataset that can serve it."""
         batches = [
@@ -232,19 +213,15 @@ class Plan:
     def _warn_of_small_streams(self) -> None:
         size = self.config.batch_size
         for batches in (batches for kinds in self._kinds.values() for batches in kinds):
-            small = sorted((items, codes) for codes, items in batches.streams.items() if items < size)
+            streams = batches.streams
+            small = sorted((items, codes) for codes, items in streams.items() if items < size)
             if small:
                 shown = [f"{self._language_names(codes)} {items}".strip() for items, codes in small[:_MAX_SHOWN]]
-                more = [f"and {len(small) - _MAX_SHOWN} more"] if len(small) > _MAX_SHOWN else []
+                shown += [f"and {len(small) - _MAX_SHOWN} more"] if len(small) > _MAX_SHOWN else []
                 logger.warning(
-                    "dataset %s: %d of %d %s streams have fewer items than batch_size=%d, so items repeat in a batch: "
-                    "%s; plan.languages leaves languages out, and plan.language_exponent=1 draws them by their items",
-                    batches.name,
-                    len(small),
-                    len(batches.streams),
-                    batches.label,
-                    size,
-                    ", ".join(shown + more),
+                    f"dataset {batches.name}: {len(small)} of {len(streams)} {batches.label} streams have fewer items "
+                    f"than batch_size={size}, so items repeat in a batch: {', '.join(shown)}; plan.languages leaves "
+                    "languages out, and plan.language_exponent=1 draws them by their items"
                 )
 
     def _language_names(self, codes: tuple[int, ...]) -> str:

@@ -53,7 +53,7 @@ def dataset_stats(manifest: Manifest, location: str) -> list[DatasetStats]:
                 rows=sum(count for _, count in counts),
                 languages=dict(counts),
                 shards=len(info.shards),
-                bytes=_total(sizes),
+                bytes=None if None in sizes else sum(filter(None, sizes)),
                 licences=info.licences,
                 sources=info.sources,
             )
@@ -71,13 +71,13 @@ def dataset_table(stats: Sequence[DatasetStats]) -> Table:
     for dataset in stats:
         counts = (f"{dataset.items:,}", f"{dataset.rows:,}", str(len(dataset.languages)), f"{dataset.shards:,}")
         origin = (Text(", ".join(dataset.licences)), Text(", ".join(dataset.sources)))
-        table.add_row(Text(dataset.name), *counts, _size(dataset.bytes), *origin)
+        table.add_row(Text(dataset.name), *counts, _size([dataset.bytes]), *origin)
     if len(stats) > 1:
         items, rows, shards = (
             sum(getattr(dataset, field) for dataset in stats) for field in ("items", "rows", "shards")
         )
         languages = {language for dataset in stats for language in dataset.languages}
-        size = _size(_total([dataset.bytes for dataset in stats]))
+        size = _size([dataset.bytes for dataset in stats])
         table.add_row("all", f"{items:,}", f"{rows:,}", str(len(languages)), f"{shards:,}", size, style="bold")
     return table
 
@@ -92,10 +92,8 @@ def language_table(stats: Sequence[DatasetStats]) -> Table:
     table = _empty_table("language")
     for name in [dataset.name for dataset in shown] + [f"{len(others)} others"] * bool(others) + ["all"]:
         table.add_column(Text(name), justify="right")
-    # A single language too many takes the line that would say "1 others".
-    limit = MAX_LANGUAGES if len(languages) > MAX_LANGUAGES + 1 else len(languages)
-    lines = [(_language_label(language), [language]) for language in languages[:limit]]
-    if rare := languages[limit:]:
+    lines = [(_language_label(language), [language]) for language in languages[:MAX_LANGUAGES]]
+    if rare := languages[MAX_LANGUAGES:]:
         lines.append((Text(f"{len(rare)} others"), rare))
     columns = [*([dataset] for dataset in shown), *([others] if others else []), stats]
     for label, tags in lines:
@@ -152,13 +150,8 @@ def _language_label(language: str) -> Text:
     return Text.assemble(language, ("" if name == language else f" {name}", "dim"))
 
 
-def _total(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
-
-
-def _size(num_bytes: int | None) -> str:
-    return "?" if num_bytes is None else decimal(num_bytes)
+def _size(sizes: Sequence[int | None]) -> str:
+    return "?" if None in sizes else decimal(sum(filter(None, sizes)))
 
 
 def _file_sizes(location: str, files: list[str]) -> dict[str, int | None]:

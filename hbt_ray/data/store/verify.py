@@ -6,7 +6,6 @@ are copied to this machine one by one, and the copies are deleted.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
 from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES
@@ -94,9 +94,7 @@ def raise_for_problems(location: str, report: VerifyReport) -> None:
     if report.problems:
         number, shards = len(report.problems), report.num_shards
         raise StoreError(
-            f"{location}: {number} problem{'s' * (number > 1)} in {shards:,} shard{'s' * (shards != 1)}; first: "
-            f"{report.problems[0]}",
-            code="DAMAGED_STORE",
+            f"{location}: problems: {number:,}, shards: {shards:,}; first: {report.problems[0]}", code="DAMAGED_STORE"
         )
 
 
@@ -139,11 +137,7 @@ def _local_copy(location: str, file: str) -> Iterator[Path]:
     system, source = filesystem(location, file)
     with temporary_folder("verify") as folder:
         path = folder / "shard.arrow"
-
-        def copy() -> None:
-            with system.open_input_stream(source, compression=None) as stream, path.open("wb") as target:
-                shutil.copyfileobj(stream, target, 1 << 22)
-
+        copy = partial(fs.copy_files, source, str(path), system, fs.LocalFileSystem())
         with_retries(copy, join_location(location, file))
         yield path
 
