@@ -216,8 +216,8 @@ def test_tasks_ask_for_a_cpu_that_nobody_reserved() -> None:
 def test_rows_and_waiting_are_counted(store: Path, how: TokenisingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: dict[str, float] = {}
 
-    def inc(counter: Counter, value: float) -> None:
-        assert counter._default_tags == {"rank": "1"}
+    def inc(counter: Counter, value: float, tags: dict[str, str]) -> None:
+        assert tags == {"rank": "1"}
         counted[counter.info["name"]] = counted.get(counter.info["name"], 0) + value
 
     monkeypatch.setattr(Counter, "inc", inc)

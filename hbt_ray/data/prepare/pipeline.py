@@ -17,7 +17,7 @@ from hbt_ray.data.prepare.decontaminate import Decontaminator
 from hbt_ray.data.prepare.group import find_duplicates, group_bucket
 from hbt_ray.data.prepare.hash_buckets import Bucket
 from hbt_ray.data.prepare.read import read_part
-from hbt_ray.data.prepare.relevant_passages import find_equal_texts, find_relevant_passages, truncation_warning
+from hbt_ray.data.prepare.relevant_passages import find_equal_texts, find_relevant_passages
 from hbt_ray.data.prepare.task_runner import (
     READ_FOLDER,
     WORK_FOLDER,
@@ -128,10 +128,10 @@ class _Pipeline:
         self._run("equal", "finding equal questions and passages", [
             partial(find_equal_texts, equal, grouped, share, len(buckets)) for share in range(num_shares)
         ])  # fmt: skip
-        truncated = self._run("relevant", "finding right passages", [
+        relevant_results = self._run("relevant", "finding right passages", [
             partial(find_relevant_passages, relevant, equal, num_shares, len(buckets)) for _ in buckets[:1]
         ])  # fmt: skip
-        if warning := truncation_warning(truncated):
+        for warning in filter(None, (result["warning"] for result in relevant_results)):
             self.runner.screen.log(warning)
         removed = duplicates if deduplicate else None
         items = self._run("assemble", "assembling items", [
@@ -265,7 +265,4 @@ class _Pipeline:
 
 
 def _sum_counts(results: Iterable[TaskResult], name: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for result in results:
-        counts.update(result.get(name, {}))
-    return counts
+    return sum((Counter(result.get(name, {})) for result in results), Counter())

@@ -15,7 +15,6 @@ passage with another item; items that share nothing do not reach it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ def find_relevant_passages(folder: Folder, pairs: Folder, num_shares: int, num_b
         pairs: folder with the files of `find_equal_texts`.
 
     Returns:
-        The number of questions with more relevant passages than an item lists.
+        A warning if questions have more relevant passages than an item lists, else an empty text.
     """
     tables = [pairs.open_arrow(f"{share:05d}.arrow").read_all() for share in range(num_shares)]
     is_passage, first, other = (pa.concat_tables(tables)[name].to_numpy() for name in _PAIRS.names)
@@ -110,18 +109,12 @@ def find_relevant_passages(folder: Folder, pairs: Folder, num_shares: int, num_b
     with folder.create_arrow(_FILE, _ITEMS) as writer:
         for bucket_items in np.split(items, ends[:-1]):
             writer.write(_item_records(bucket_items, questions, passages, relevant))
-    return {"num_truncated": int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())}
-
-
-def truncation_warning(results: Sequence[TaskResult]) -> str:
-    """Message about questions with more than `MAX_RIGHT` other relevant passages; empty if there are none."""
-    num_truncated = sum(result["num_truncated"] for result in results)
-    if not num_truncated:
-        return ""
-    return (
+    num_truncated = int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())
+    warning = (
         f"{num_truncated:,} questions have more than {MAX_RIGHT + 1:,} right passages; in training, mining and "
         "validation the passages beyond that number count as wrong ones"
     )
+    return {"warning": warning if num_truncated else ""}
 
 
 class RelevantPassages:

@@ -110,7 +110,9 @@ class Loader:
             NEGATIVES: negatives,
             **{auxiliary.name: self._translated(auxiliary, slices) for auxiliary in self._auxiliary_texts},
         }
-        positive_keys = self._widened(texts.positive_keys)
+        # Of one width for all datasets of the plan: a table of several batches has columns of one width.
+        missing = self._num_positive_keys - texts.positive_keys.shape[1]
+        positive_keys = np.hstack([texts.positive_keys, texts.positive_keys[:, :1].repeat(missing, axis=1)])
         scores = None
         if self._scored_negatives:
             scores = self._scored_negatives.scores(window.dataset, window.items, window.negatives)
@@ -136,11 +138,6 @@ class Loader:
             )
             batches.append(batch)
         return batches
-
-    def _widened(self, positive_keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As many keys a row for every dataset of the plan: a table of several batches has columns of one width."""
-        missing = self._num_positive_keys - positive_keys.shape[1]
-        return np.concatenate([positive_keys, *[positive_keys[:, :1]] * missing], axis=1) if missing else positive_keys
 
     def _negatives(self, batch: Batch) -> tuple[Tokens, NDArray[np.int64]]:
         """Tokens and passage keys of the mined passages, [rows · n], each in the language of its row's passage."""

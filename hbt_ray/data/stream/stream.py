@@ -38,7 +38,6 @@ from hbt_ray.ray_errors import failure, guarded_batches
 _WINDOWS_PER_DATASET = 1_000
 _MAX_RETRIES = 10
 """Repeats of a task whose process or node dies. Ray Data's default has no end."""
-_METRICS_INTERVAL_SECONDS = 1.0
 
 
 class StreamConfig(Config):
@@ -66,7 +65,9 @@ def stream(
     reference = ray.put(config)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
     rows_per_step = -(-config.plan.batch_size // world_size)
     windows = step_windows(steps.start, steps.stop, max(1, settings.rows_per_task // rows_per_step))
-    stream_metrics = StreamMetrics(rank)
+    rows_counter = metrics.Counter("hbt_stream_rows", "Rows handed to training", ("rank",))
+    wait_counter = metrics.Counter("hbt_stream_wait_seconds", "Time that training waited for a batch", ("rank",))
+    tags = {"rank": str(rank)}
     expected_step, begin = steps.start, time.perf_counter()
     while chosen := list(islice(windows, _WINDOWS_PER_DATASET)):
         for batch in _run_tasks(_Windows(reference, chosen, rank, world_size), settings):
@@ -75,11 +76,12 @@ def stream(
                     f"rank {rank} received step {batch.step} instead of {expected_step}: a defect of hbt_ray",
                     code="STREAM_ORDER",
                 )
-            stream_metrics.count(len(batch.items), time.perf_counter() - begin)
+            wait_counter.inc(time.perf_counter() - begin, tags)
+            if len(batch.items):
+                rows_counter.inc(len(batch.items), tags)
             expected_step += 1
             yield batch
             begin = time.perf_counter()
-    stream_metrics.flush()
 
 
 def step_windows(start: int, stop: int, size: int) -> Iterator[range]:
@@ -180,37 +182,3 @@ def max_unreserved_cpus(nodes: Collection[Mapping[str, Any]], groups: Collection
     return max(
         (node["Resources"].get("CPU", 0) - reserved[node["NodeID"]] for node in nodes if node["Alive"]), default=0
     )
-
-
-class StreamMetrics:
-    """Rows delivered to a rank and time spent waiting for them, as Ray metrics for Prometheus.
-
-    The counters are `hbt_stream_rows` and `hbt_stream_wait_seconds`. They are given to Ray once a second, so that a
-    step costs two additions.
-    """
-
-    def __init__(self, rank: int) -> None:
-        tags = {"rank": str(rank)}
-        self._counters = (
-            metrics.Counter("hbt_stream_rows", "Rows handed to training", tuple(tags)),
-            metrics.Counter("hbt_stream_wait_seconds", "Time that training waited for a batch", tuple(tags)),
-        )
-        for counter in self._counters:
-            counter.set_default_tags(tags)
-        self._sums = [0.0, 0.0]
-        self._flushed = time.monotonic()
-
-    def count(self, rows: int, wait_seconds: float) -> None:
-        """Add one batch."""
-        self._sums[0] += rows
-        self._sums[1] += wait_seconds
-        if time.monotonic() - self._flushed > _METRICS_INTERVAL_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Give Ray what was counted since the last time."""
-        for counter, value in zip(self._counters, self._sums, strict=True):
-            if value > 0:
-                counter.inc(value)
-        self._sums = [0.0, 0.0]
-        self._flushed = time.monotonic()
