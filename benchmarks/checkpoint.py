@@ -35,6 +35,7 @@ from rich.table import Table
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from hbt_ray.storage import atomic_folder
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 
@@ -79,7 +80,7 @@ class Writer:
             self._last.result()
 
     def _publish(self, taken: checkpoint_format.Snapshot, step: int) -> None:
-        with self._shelf.publishing(step) as folder:
+        with atomic_folder(self._shelf.path(step)) as folder:
             checkpoint_format.write_checkpoint(folder, taken)
         self._shelf.prune(1)
 

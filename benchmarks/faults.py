@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.settings import Hooks
+from hbt_ray.train.worker.callbacks import Hooks
 
 OURS, SLOW, PEER = "hbt_ray", "hbt_ray, looking every 2 s", "plain Ray Train"
 PHASES = ("known", "gone", "new workers", "first batch", "first step")

@@ -168,7 +168,7 @@ def trainer_without_placement_group_cleaner() -> Any:
     """Return the class `TorchTrainer` without its actor that removes placement groups.
 
     The actor is detached. In Ray 2.60 it does not end after its work, and it waits without a limit if no API server
-    answers. Without it a placement group ends with its job; `hbt_ray.train.driver.placement_group` releases that of a
+    answers. Without it a placement group ends with its job; `hbt_ray.train.driver.resources` releases that of a
     trial that was killed.
     """
     from ray.train.torch import TorchTrainer

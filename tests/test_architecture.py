@@ -43,8 +43,8 @@ WITHOUT_RAY = [
     "train/checkpoint/format.py",
     "train/loss",
     "train/step",
+    "train/validation/config.py",
     "train/validation/dev_set.py",
-    "train/validation/early_stopping.py",
     "train/validation/record.py",
     "train/validation/runner.py",
 ]

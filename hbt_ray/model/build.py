@@ -21,12 +21,12 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import TokenisingConfig
 from hbt_ray.errors import DamagedFile, ModelError
 from hbt_ray.model.config import PASSAGE_PROMPT, QUESTION_PROMPT, SCRATCH, ModelConfig
-from hbt_ray.model.export_parity import require_export_parity
 from hbt_ray.model.files import ModelFiles, check_files
-from hbt_ray.model.inspection import check_length, preserved_tokenizer
+from hbt_ray.model.inspection import check_length, preserved_tokenizer, require_export_parity
 from hbt_ray.model.loading import find_model, load_encoder, quiet_transformers
 from hbt_ray.model.trainable_encoder import check_options
 from hbt_ray.storage import (
+    CHECKSUMS,
     atomic_folder,
     blocking_lock,
     file_sha256,
@@ -37,9 +37,6 @@ from hbt_ray.storage import (
 )
 
 logger = logging.getLogger(__name__)
-
-CHECKSUMS = "checksums.json"
-"""File in a base encoder with the SHA-256 of its other files."""
 
 
 def provide_base(
@@ -52,9 +49,6 @@ def provide_base(
     Args:
         languages: languages whose texts a scratch tokenizer learns from.
         shared: folder of base encoders that runs of a search share; equal ones are built once.
-
-    Raises:
-        DamagedFile: the base exists and was changed.
     """
     if base.exists():
         verify_base(base)
@@ -71,26 +65,20 @@ def provide_base(
             with atomic_folder(common) as folder:
                 _build_base(folder, config, store, languages)
     with atomic_folder(base) as folder:
-        _copy_by_links(common, folder)
+        shutil.copytree(common, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
 def _build_base(folder: Path, config: ModelConfig, store: Store, languages: tuple[str, ...]) -> None:
     encoder = build_encoder(config, store.sample_texts(languages))
     encoder.save_pretrained(str(folder), create_model_card=False)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    write_checked_json(
-        folder / CHECKSUMS,
-        {str(path.relative_to(folder)): file_sha256(path) for path in files},
-    )
+    write_checked_json(folder / CHECKSUMS, {str(path.relative_to(folder)): file_sha256(path) for path in files})
 
 
 def verify_base(base: Path) -> None:
     """Compare the files of a base encoder with their checksums.
 
     Adapters are trained on it and merged into it, so a changed bit would silently give another encoder.
-
-    Raises:
-        DamagedFile: a file is missing, truncated or changed.
     """
     try:
         checksums = read_checked_json(base / CHECKSUMS)
@@ -102,25 +90,16 @@ def verify_base(base: Path) -> None:
             raise DamagedFile(str(path), "its checksum does not match its content" if path.exists() else "missing")
 
 
-def _copy_by_links(source: Path, target: Path) -> None:
-    """Copy a folder, by hard links if the file system has them: weights can be gigabytes and never change."""
-
-    def link_or_copy(file: str, name: str) -> None:
-        try:
-            os.link(file, name)
-        except OSError:
-            shutil.copyfile(file, name)
-
-    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
+def _link_or_copy(source: str, target: str) -> None:
+    """Weights can be gigabytes and never change, so hard links are enough where the file system has them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
-    """A SentenceTransformer. `texts` train the tokenizer of a scratch encoder and are not read otherwise.
-
-    Raises:
-        ModelError: the name or folder gives no usable encoder, the sizes contradict one another, or training would
-            compute other vectors than the export.
-    """
+    """A SentenceTransformer. `texts` train the tokenizer of a scratch encoder and are not read otherwise."""
     if config.name == SCRATCH:
         with temporary_folder("encoder") as folder:
             _write_scratch(config, texts, folder)
@@ -196,9 +175,10 @@ def _set_lengths_and_prompts(encoder: Any, config: ModelConfig, files: ModelFile
     transformer = encoder[0]
     transformer.max_seq_length = max(config.max_question_length, config.max_passage_length)
     transformer.query_length, transformer.document_length = config.max_question_length, config.max_passage_length
+    own_prompts = (files.question_prompt, files.passage_prompt) if files else (None, None)
     encoder.prompts = {
-        "query": _prompt("question_prompt", config, files, files.question_prompt if files else None, QUESTION_PROMPT),
-        "document": _prompt("passage_prompt", config, files, files.passage_prompt if files else None, PASSAGE_PROMPT),
+        "query": _prompt("question_prompt", config, files, own_prompts[0], QUESTION_PROMPT),
+        "document": _prompt("passage_prompt", config, files, own_prompts[1], PASSAGE_PROMPT),
     }
     encoder.similarity_fn_name = "cosine"
 
@@ -227,14 +207,7 @@ def _prompt(setting: str, config: ModelConfig, files: ModelFiles | None, model_p
 
 
 def _write_scratch(config: ModelConfig, texts: Iterable[str], folder: Path) -> None:
-    """Write a random transformer and a trained tokenizer as a Hugging Face folder.
-
-    Args:
-        texts: what the tokenizer is trained on.
-
-    Raises:
-        ModelError: the sizes contradict one another.
-    """
+    """Write a random transformer and a trained tokenizer as a Hugging Face folder."""
     from transformers import BertConfig, BertModel
 
     if config.width % config.heads:
@@ -266,13 +239,8 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = {
-        "bos_token": "<s>",
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
+    names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
+    special = dict(zip(names, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), strict=True))
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])

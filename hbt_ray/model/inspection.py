@@ -1,7 +1,12 @@
-"""Checks of a loaded model: whether it is the one that was saved, and can read the texts that it will get.
+"""Checks of a loaded model: whether it is the one that was saved, reads its texts, and trains as it is exported.
 
 transformers fills missing weights with random ones, and leaves weights out if the configuration names fewer layers than
 the file has. Both load without an error and would only show as poor results.
+
+Export parity: training must compute the vectors that sentence-transformers computes with the exported encoder. Training
+tokenises with the Rust tokenizer alone, pads on the right and passes ids and mask, so an encoder whose library path
+does more (leaves the prompt out of the pooling, pads or truncates on the left, fills a chat template, …) would be
+trained in another way than it is used. Such an encoder is refused, with the reason if it is known.
 """
 
 from __future__ import annotations
@@ -15,27 +20,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
 from hbt_ray.errors import ModelError
 from hbt_ray.model.files import ModelFiles
+from hbt_ray.model.microbatch import encoder_features
 
+TOLERANCE = 1e-6
+"""Largest allowed difference of a vector component, for batches of the same shape."""
+_PADDING_TOLERANCE = 1e-4
+"""Largest allowed difference if only the side of the padding differs, which changes the order of sums."""
 _SAMPLE = ["a", "a longer text, so that the other is padded"]
+_PARITY_TEXTS = [
+    "Which currency is used in Kenya?",
+    "kenya",
+    "  ÜBER Straßen, İstanbul & Ångström\n",
+    "ما لون شيء 3؟ สีของสิ่งของ",
+    "x" * 40,
+]
 
 
 def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
-    """Check a SentenceTransformer.
-
-    Args:
-        report: missing and left-over weights, as transformers reports them when it loads.
-
-    Raises:
-        ModelError: weights are missing, left over or not finite, or the encoder cannot read a batch of texts.
-    """
     _check_finite(encoder, files.folder)
     if not files.is_static:
         _check_weights(encoder[0].model, files.transformer, report)
         _check_reads_text(encoder, files.transformer)
         _check_tokenizer(encoder[0].model, encoder.tokenizer, files.transformer)
-        _check_pooling(encoder, files.folder)
         if not files.modules and _is_causal(encoder):
             raise ModelError(
                 f"{files.folder}: is a {type(encoder[0].model).__name__}, a decoder, whose tokens do not see what "
@@ -46,7 +55,6 @@ def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) 
 
 
 def inspect_cross_encoder(model: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
-    """Check a CrossEncoder, which needs a trained head with one output."""
     head, suffix = type(model.model).__name__, "ForSequenceClassification"
     saved = model.config.architectures or [""]
     if head.endswith(suffix) and not saved[0].endswith(suffix):
@@ -173,18 +181,6 @@ def _check_tokenizer(model: Any, tokenizer: Any, transformer: Path) -> None:
         )
 
 
-def _check_pooling(encoder: Any, folder: Path) -> None:
-    width = encoder[0].get_embedding_dimension()
-    for module in encoder:
-        pooled = getattr(module, "embedding_dimension", None)
-        if type(module).__name__ in ("Pooling", "WeightedLayerPooling") and pooled != width:
-            raise ModelError(
-                f"{folder}: {type(module).__name__} is for vectors of {pooled} numbers, and the transformer computes "
-                f"{width}; correct embedding_dimension in its config.json",
-                code="MODEL_KIND",
-            )
-
-
 @contextmanager
 def preserved_tokenizer(encoder: Any) -> Iterator[None]:
     """Restore padding and truncation, which the library sets for a batch and would save and fingerprint."""
@@ -205,6 +201,78 @@ def _check_vectors(encoder: Any, folder: Path) -> None:
     if vectors.shape != (len(_SAMPLE), width) or not torch.isfinite(vectors).all():
         raise ModelError(
             f"{folder}: gives vectors of shape {tuple(vectors.shape)} for {len(_SAMPLE)} texts and a width of {width}, "
-            "or some that are not finite; its modules do not fit one another",
+            "or some that are not finite; its modules do not fit one another, such as a pooling of another width",
             code="MODEL_KIND",
         )
+
+
+def require_export_parity(encoder: Any, tokenising: TokenisingConfig, name: str) -> None:
+    """Refuse an encoder whose export would give other vectors. Sets its tokenizer to pad on the right."""
+    if problem := _parity_problem(encoder.eval(), tokenising):
+        raise ModelError(
+            f"model.name={name!r} cannot be trained so that its export gives the same vectors: {problem}",
+            code="MODEL_VECTORS",
+        )
+
+
+def _parity_problem(encoder: Any, tokenising: TokenisingConfig) -> str:
+    transformer, tokenizer = encoder[0], encoder.tokenizer
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return "it has no fast tokenizer, which data tasks need; save it as tokenizer.json"
+    if (tokenising.question_prompt or tokenising.passage_prompt) and any(
+        getattr(module, "include_prompt", True) is False for module in encoder
+    ):
+        return (
+            "its pooling leaves the prompt out (include_prompt: false), and training would pool it too; set "
+            "model.question_prompt and model.passage_prompt to '', or include_prompt to true in the config.json of its "
+            "pooling"
+        )
+    if tokenizer.truncation_side != "right":
+        return "its tokenizer cuts long texts at their beginning; save it with truncation_side='right'"
+    if "message" in transformer.modality_config:
+        return "it reads texts through a chat template, which training does not fill"
+    if getattr(transformer, "query_expansion", None) is not None:
+        return "it lengthens questions with further tokens (query_expansion), which training does not"
+    if tokenizer.padding_side != "right":
+        if _padding_side_matters(encoder):
+            return (
+                "its tokenizer pads on the left and its positions are absolute, so a text's vector depends on the "
+                "others of its batch; save the tokenizer with padding_side='right'"
+            )
+        tokenizer.padding_side = "right"
+    longest = max(tokenising.max_question_length, tokenising.max_passage_length)
+    truncated = ["Kenya is a country. " * longest]
+    difference = max(_largest_difference(encoder, tokenising, texts) for texts in (_PARITY_TEXTS, truncated))
+    if difference > TOLERANCE:
+        return (
+            f"the same texts get vectors that differ by {difference:.2g}; look at its tokenizer_config.json and "
+            "sentence_bert_config.json for settings of padding, truncation or casing"
+        )
+    return ""
+
+
+def _padding_side_matters(encoder: Any) -> bool:
+    """Whether one padding token before a text of two tokens gives another vector than one behind it."""
+    padding = encoder.tokenizer.pad_token_id
+    rows = encoder[0].model.get_input_embeddings().num_embeddings
+    first, second = [number for number in range(rows - 3, rows) if number != padding][:2]
+    ids = torch.tensor([[first, second, padding], [padding, first, second]])
+    with torch.no_grad():
+        behind, before = encoder({"input_ids": ids, "attention_mask": (ids != padding).long()})["sentence_embedding"]
+    return bool((behind - before).abs().max() > _PADDING_TOLERANCE)
+
+
+def _largest_difference(encoder: Any, tokenising: TokenisingConfig, texts: list[str]) -> float:
+    """Largest difference of a component between training's vectors of the texts and the library's."""
+    largest = 0.0
+    for library, prompt, length in (
+        (encoder.encode_query, tokenising.question_prompt, tokenising.max_question_length),
+        (encoder.encode_document, tokenising.passage_prompt, tokenising.max_passage_length),
+    ):
+        tokens = tokenise(tokenising.tokenizer_json, prompt, texts, length)
+        with torch.no_grad():
+            batch = encoder_features(tokens, encoder.tokenizer.pad_token_id, torch.device("cpu"))
+            ours = encoder(batch)["sentence_embedding"]
+        theirs = library(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+        largest = max(largest, (ours - theirs).abs().max().item())
+    return largest

@@ -35,11 +35,7 @@ def find_model(name: str) -> Path:
 
 
 def find_local_model(name: str) -> Path | None:
-    """The folder of a local model; None for a name that may be one of the hub. The hub is not asked.
-
-    Raises:
-        ModelError: there is no such folder, and the name cannot be one of the hub.
-    """
+    """The folder of a local model; None for a name that may be one of the hub. The hub is not asked."""
     folder = Path(name)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
@@ -89,7 +85,6 @@ def load_encoder(
 
     Args:
         model_options: further arguments of transformers' `from_pretrained`.
-        config_changes: changes to the transformer's configuration.
         dtype: type of the weights in memory. In training it is float32, as small steps would be lost in less.
         pooling: pooling for a plain transformer; a SentenceTransformer has its own.
 
@@ -120,11 +115,6 @@ def load_encoder(
 
 
 def load_cross_encoder(folder: Path, device: str) -> Any:
-    """The CrossEncoder of a folder.
-
-    Raises:
-        ModelError: see `load_encoder`; or it is not a cross-encoder with one output.
-    """
 
     def make(files: ModelFiles) -> Any:
         from sentence_transformers import CrossEncoder
@@ -188,7 +178,6 @@ def _loading_report() -> Iterator[dict[str, Any]]:
 
 
 def _with_pooling(files: ModelFiles, pooling: str, options: Mapping[str, Any]) -> Any:
-    """A SentenceTransformer of a plain transformer's folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 

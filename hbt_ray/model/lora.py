@@ -36,14 +36,7 @@ class LoraConfig(Config):
 
 
 def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
-    """Add adapters to a SentenceTransformer, in place; all other parameters lose their gradients.
-
-    Args:
-        seed: seed for their initial weights, which do not depend on earlier random draws.
-
-    Raises:
-        ModelError: peft is missing, or a target names no linear layer.
-    """
+    """Add adapters to a SentenceTransformer, in place; all other parameters lose their gradients."""
     layers = adapter_targets(encoder[0].model, config)
     from peft import LoraConfig as PeftConfig
     from peft import PeftModel
@@ -69,11 +62,7 @@ def merge_adapters(encoder: Any) -> Any:
 
 
 def adapter_targets(model: nn.Module, config: LoraConfig) -> list[str]:
-    """Full names of the layers of a transformer that get an adapter.
-
-    Raises:
-        ModelError: peft is missing, or a target names no linear layer.
-    """
+    """Full names of the layers of a transformer that get an adapter."""
     if importlib.util.find_spec("peft") is None:
         raise ModelError(
             "model.lora needs the package peft, which is not installed: pip install 'hbt-ray[lora]'",

@@ -34,11 +34,7 @@ _DROPOUT_SETTINGS = {
 
 
 def load_for_training(folder: Path, config: ModelConfig) -> Any:
-    """The SentenceTransformer of a run's base, with adapters and options, on the CPU.
-
-    Raises:
-        ModelError: this machine or this encoder does not have what an option needs.
-    """
+    """The SentenceTransformer of a run's base, with adapters and options, on the CPU."""
     if config.attention == FLASH and not torch.cuda.is_available():
         raise ModelError(
             f"model.attention={FLASH} needs a GPU, and this worker has none; write sdpa, or set workers.gpu",
@@ -62,11 +58,7 @@ def load_for_checkpoint(folder: Path, config: ModelConfig) -> Any:
 
 
 def check_options(encoder: Any, config: ModelConfig) -> None:
-    """Check the options as far as that is possible without the machine that trains.
-
-    Raises:
-        ModelError: a package is missing, or the encoder does not have what an option needs.
-    """
+    """Check the options as far as that is possible without the machine that trains."""
     model = encoder[0].model
     if config.attention == FLASH and not any(map(importlib.util.find_spec, ("flash_attn", "kernels"))):
         raise ModelError(
@@ -97,7 +89,6 @@ def check_options(encoder: Any, config: ModelConfig) -> None:
 
 
 def _choose_trained_parameters(encoder: Any, config: ModelConfig) -> Any:
-    """Adapters alone, everything but the token embeddings, or everything."""
     if config.lora:
         return add_adapters(encoder, config.lora, config.seed)
     if config.freeze_embeddings:

@@ -65,28 +65,20 @@ class WorkersConfig(Config):
 
     @property
     def min_count(self) -> int:
-        """Fewest ranks that the run may have."""
         return self.count[0] if isinstance(self.count, tuple) else self.count
 
     @property
     def max_count(self) -> int:
-        """Most ranks that the run may have."""
         return self.count[1] if isinstance(self.count, tuple) else self.count
 
     @property
     def resources(self) -> dict[str, float]:
-        """Resources that one worker reserves."""
         return {"CPU": self.cpus, **({"GPU": 1} if self.gpu else {})}
 
     def missing_resources(
         self, available: Mapping[str, float], extra: Mapping[str, float] = MappingProxyType({})
     ) -> dict[str, float]:
-        """Resource → amount that the fewest workers need, for those of which less is available.
-
-        Args:
-            available: resource → amount.
-            extra: resource → amount that is needed beside the workers.
-        """
+        """Resource → amount that the fewest workers need, for those of which less is available."""
         needed = {name: self.min_count * amount + extra.get(name, 0) for name, amount in self.resources.items()}
         return {name: amount for name, amount in needed.items() if available.get(name, 0) < amount}
 
@@ -160,7 +152,6 @@ class TrainConfig(Config):
 
     @property
     def run(self) -> RunDir:
-        """The run's folder."""
         return RunDir(self.storage_path.absolute() / self.name)
 
     def absolute(self) -> TrainConfig:

@@ -21,7 +21,6 @@ class ExportRecord:
     """Which weights an exported encoder has."""
 
     steps: int
-    """Training steps of the checkpoint."""
     best: bool = False
     """Whether it is the best checkpoint by the dev measure; otherwise it is the newest."""
     averaged: bool = False
@@ -31,17 +30,12 @@ class ExportRecord:
     measure: str = ""
     """Measure on the dev store; empty if the checkpoint was not validated."""
     value: float | None = None
-    """Value of the measure."""
     weights: dict[str, str] = field(default_factory=dict, compare=False)
     """SHA-256 of each file of weights, which is compared whenever the encoder is loaded."""
 
     @classmethod
     def load(cls, run: RunDir) -> ExportRecord | None:
-        """The record of the encoder in `run.model`; None if there is none.
-
-        Raises:
-            DamagedFile: the record is truncated or was changed.
-        """
+        """The record of the encoder in `run.model`; None if there is none."""
         try:
             return cls(**read_checked_json(run.model_info))
         except FileNotFoundError:

@@ -70,14 +70,7 @@ class TeacherConfig(Config):
 def auxiliary_texts(
     loss: LossConfig, student: TokenisingConfig, teacher: TeacherConfig | None, teacher_encoder: Any
 ) -> tuple[AuxiliaryTexts, ...]:
-    """The texts that the stream renders beside each batch for the terms of the loss.
-
-    Args:
-        loss: names the terms.
-        student: tokenisation for the student.
-        teacher: the teacher's configuration, if there is one.
-        teacher_encoder: the loaded teacher, if there is one.
-    """
+    """The texts that the stream renders beside each batch for the terms of the loss."""
     teacher_tokenising = tokenising_config(teacher_encoder, teacher.model) if teacher else student
     texts = []
     for name, side in _SIDES.items():
@@ -95,13 +88,7 @@ def auxiliary_texts(
 def require_auxiliary_texts(
     loss: LossConfig, teacher: TeacherConfig | None, plan: Plan, negatives: Negatives | None
 ) -> None:
-    """Check that configuration and data can serve the terms of the loss, before any worker starts.
-
-    Raises:
-        ConfigError: a term needs a teacher that is not configured, or the other way round.
-        PlanError: the data has no translations for a term.
-        NegativesError: a term needs scores, and the negatives have none.
-    """
+    """Check that configuration and data can serve the terms of the loss, before any worker starts."""
     names = sorted(_SIDES.keys() & loss.required_inputs)
     needs_teacher = any(_is_teachers(name) for name in names)
     if teacher is None and needs_teacher:

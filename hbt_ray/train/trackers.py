@@ -91,9 +91,7 @@ class TrackerPosition:
     id: str = ""
     """The tracker's id of the run; empty before it has one."""
     step: int = -1
-    """The last training step."""
     validated: list[int] = field(default_factory=list)
-    """Steps of the validations."""
 
     def lacks(self, row: TrackerRow) -> bool:
         return row.step not in self.validated if row.is_validation else row.step > self.step
@@ -218,12 +216,7 @@ _TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLf
 
 
 class TrackerLogger:
-    """Trackers of one session of a run, open from before the first step until after the last.
-
-    Args:
-        settings: fields of the run's configuration.
-        start: the step that training continues from.
-    """
+    """Trackers of one session of a run, open from before the first step until after the last."""
 
     def __init__(self, run: RunDir, config: TrackersConfig, settings: dict[str, Any], start: int) -> None:
         self._last = start - 1
@@ -246,7 +239,6 @@ class TrackerLogger:
             self._put(_training_row(metrics))
 
     def log_validations(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
-        """Log rows of the validation record, by step."""
         for step, row in rows.items():
             measures = {f"dev/{name}": value for name, value in row.items() if isinstance(value, float)}
             self._put(TrackerRow(step, measures, is_validation=True))

@@ -2,7 +2,8 @@
 
 How Does Critical Batch Size Scale in Pre-training? (Zhang et al., ICLR 2025, 2410.21676): train at several batch sizes
 until a fixed value is reached, take the best learning rate of each size, and fit steps(B) = a + b / B to them. Linear
-scaling predicts the steps of a reference size times reference / B. At the critical size 1.2 times that is needed.
+scaling predicts b / B steps, where small batches start. At the critical size B = (1.2 - 1) b / a, 1.2 times that is
+needed. The paper scales from a batch size of 256, which adds 1.2 × 256.
 """
 
 from __future__ import annotations
@@ -70,8 +71,6 @@ class CriticalBatchFit:
     """Batch size that needs `EXCESS` times the steps of linear scaling; infinite if a = 0."""
     interval: tuple[float, float]
     """95 % interval of the estimate; its upper end is infinite if the steps agree with linear scaling."""
-    reference: float = 0
-    """Batch size from which linear scaling starts; 0 is the limit of small batches."""
     left_out: Mapping[float, str] = field(default_factory=dict)
     """Batch size → why it is not in the fit."""
 
@@ -81,12 +80,11 @@ class CriticalBatchFit:
         return self.estimate if self.points[0].batch <= self.estimate <= self.points[-1].batch else None
 
     def steps(self, batch: Floats) -> Floats:
-        """Steps by the fit."""
         return self.a + self.b / batch
 
     def linear(self, batch: Floats) -> Floats:
-        """Steps by linear scaling from the reference."""
-        return (self.a * self.reference + self.b) / batch
+        """Steps by linear scaling from the limit of small batches."""
+        return self.b / batch
 
     @property
     def text(self) -> str:
@@ -110,7 +108,6 @@ def critical_batch(
     objective: str,
     batch_key: str = "plan.batch_size",
     target: float | None = None,
-    reference: float = 0,
     seed: int = 0,
 ) -> CriticalBatchFit | NoFit:
     """Fit the critical batch size of a search.
@@ -119,12 +116,6 @@ def critical_batch(
         trials: only finished and stopped trials with at least two rows are used.
         target: value of the objective. By default the best value that every batch size reaches with all seeds, each
             with its best other values; the worst batch size then just reaches it.
-        reference: batch size from which linear scaling starts. 0, the limit of small batches, does not depend on the
-            sizes that were tried. The paper uses 256, which raises the estimate by 1.2 × 256.
-        seed: seed for the resampling of the interval.
-
-    Returns:
-        The fit, or the reason why there is none: fewer than three batch sizes reach the target.
     """
     curves = _curves(trials, objective, batch_key)
     if not curves:
@@ -147,9 +138,9 @@ def critical_batch(
     sizes = np.array([point.batch for point in points for _ in point.steps])
     steps = np.array([steps for point in points for steps in point.steps])
     a, b = fit(sizes, steps)
-    interval = _interval(sizes, steps, (a, b), reference, seed)
-    estimate = _critical_size(b / a if a else math.inf, reference)
-    return CriticalBatchFit(objective, target, tuple(points), a, b, estimate, interval, reference, left_out)
+    estimate = (EXCESS - 1) * b / a if a else math.inf
+    interval = _interval(sizes, steps, (a, b), seed)
+    return CriticalBatchFit(objective, target, tuple(points), a, b, estimate, interval, left_out)
 
 
 def steps_to(curve: Curve, target: float) -> float | None:
@@ -177,9 +168,6 @@ def fit(sizes: Floats, steps: Floats) -> tuple[float, float]:
     Args:
         sizes: [n]
         steps: [n]
-
-    Returns:
-        a and b.
     """
     logs = np.log(steps)
     ratios = _candidate_ratios(sizes)
@@ -197,7 +185,6 @@ def fit(sizes: Floats, steps: Floats) -> tuple[float, float]:
 
 
 def _candidate_ratios(sizes: Floats) -> Floats:
-    """Candidates for b / a, the size at which steps are twice a."""
     return np.append(np.geomspace(sizes.min() / 1000, sizes.max() * 1000, _NUM_RATIOS), np.inf)
 
 
@@ -210,9 +197,7 @@ def _squared_errors(logs: Floats, sizes: Floats, ratios: Floats) -> Floats:
     return squares
 
 
-def _interval(
-    sizes: Floats, steps: Floats, fitted: tuple[float, float], reference: float, seed: int
-) -> tuple[float, float]:
+def _interval(sizes: Floats, steps: Floats, fitted: tuple[float, float], seed: int) -> tuple[float, float]:
     """Percentile interval of a bootstrap over the residuals of log steps.
 
     Residuals are drawn from all sizes together, as the two or three seeds of one size say too little about its spread.
@@ -228,12 +213,7 @@ def _interval(
     best = ratios[np.argmin(_squared_errors(expected + resampled, sizes, ratios), axis=1)]
     # Nearest values, as a mean with infinity would be infinite.
     low, high = np.quantile(best, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return _critical_size(float(low), reference), _critical_size(float(high), reference)
-
-
-def _critical_size(ratio: float, reference: float) -> float:
-    """Solve a + b / B = EXCESS (a reference + b) / B for B, given b / a."""
-    return (EXCESS - 1) * ratio + EXCESS * reference
+    return (EXCESS - 1) * float(low), (EXCESS - 1) * float(high)
 
 
 def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[float, Choices]:
@@ -249,7 +229,6 @@ def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[flo
 
 
 def _common_target(curves: Mapping[float, Choices]) -> float:
-    """The best value that every batch size reaches with all seeds of one choice."""
     return min(
         max(min(max(value for _, value in curve) for _, curve in seeds) for seeds in choices.values())
         for choices in curves.values()

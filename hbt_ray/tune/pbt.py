@@ -34,14 +34,7 @@ class LineageStage(BaseModel):
 def lineage_config(
     lineage: Sequence[LineageStage], config_of: Callable[[Mapping[str, Any]], TrainConfig]
 ) -> TrainConfig:
-    """One configuration for a lineage: alpha and the learning rate in stages, everything else as in each stage.
-
-    Args:
-        config_of: the configuration of a trial with given values.
-
-    Raises:
-        ConfigError: the stages differ in anything but alpha and the learning rate.
-    """
+    """One configuration for a lineage: alpha and the learning rate in stages, everything else as in each stage."""
     configs = [config_of(stage.values) for stage in lineage]
     first = configs[0]
     steps = [stage.from_step for stage in lineage]
@@ -77,18 +70,15 @@ def hand_over(run: RunDir, lineage: Sequence[LineageStage], step: int, folder: P
     for name in _RECORDS:
         if (run.root / name).exists():
             shutil.copy(run.root / name, folder / name)
-    _write_lineage(folder / _LINEAGE, lineage)
+    save_lineage(folder, lineage)
 
 
 def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[LineageStage]:
     """Replace a trial's checkpoint and records by those in the folder; it continues from there with these values.
 
     It may be repeated after a kill: the folder is only read.
-
-    Returns:
-        The trial's new lineage.
     """
-    lineage = _read_lineage(folder / _LINEAGE)
+    lineage = read_lineage(folder)
     donor = CheckpointDirectory(folder)
     (step,) = donor.steps()
     with atomic_folder(run.checkpoints) as checkpoints:
@@ -100,30 +90,17 @@ def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Line
                 shutil.copyfile(folder / name, scratch)
     if lineage[-1].values != dict(values):
         lineage.append(LineageStage(from_step=step, values=dict(values)))
-    save_lineage(run, lineage)
+    save_lineage(run.root, lineage)
     return lineage
 
 
-def save_lineage(run: RunDir, lineage: Sequence[LineageStage]) -> None:
-    """Write the lineage of a trial into its run."""
-    _write_lineage(run.root / _LINEAGE, lineage)
+def save_lineage(folder: Path, lineage: Sequence[LineageStage]) -> None:
+    """Write the lineage of a trial into the folder of its run, or into one that is handed over."""
+    write_checked_json(folder / _LINEAGE, {"stages": [stage.model_dump(mode="json") for stage in lineage]})
 
 
-def read_lineage(run: RunDir) -> list[LineageStage]:
-    """The lineage of a trial's run; empty before its first segment ended.
-
-    Raises:
-        DamagedFile: the file is truncated or was changed.
-    """
-    try:
-        return _read_lineage(run.root / _LINEAGE)
-    except FileNotFoundError:
+def read_lineage(folder: Path) -> list[LineageStage]:
+    """The lineage in a folder; empty in that of a run before its first segment ended."""
+    if not (folder / _LINEAGE).exists():
         return []
-
-
-def _write_lineage(path: Path, lineage: Sequence[LineageStage]) -> None:
-    write_checked_json(path, {"stages": [stage.model_dump(mode="json") for stage in lineage]})
-
-
-def _read_lineage(path: Path) -> list[LineageStage]:
-    return [LineageStage(**stage) for stage in read_checked_json(path)["stages"]]
+    return [LineageStage(**stage) for stage in read_checked_json(folder / _LINEAGE)["stages"]]

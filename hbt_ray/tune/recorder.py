@@ -17,7 +17,7 @@ from ray.tune import Callback
 from hbt_ray import ray_compat
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, remove_tree
-from hbt_ray.train.driver.placement_group import release_placement_group
+from hbt_ray.train.driver.resources import release_placement_group
 from hbt_ray.tune.search_state import EVENTS, SearchState, trial_run
 from hbt_ray.tune.trainable import ACTOR, COMPLETE, DEV_SET, STEPS, TRANSFORMED, trial_folder
 
@@ -34,7 +34,6 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     Args:
         objectives: objectives of the Pareto front, whose trials keep their checkpoints.
-        gpus: GPUs of one trial.
     """
 
     def __init__(self, folder: Path, objectives: tuple[str, ...], gpus: float) -> None:
@@ -43,7 +42,6 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
         self._ending: dict[str, RunDir] = {}
 
     def start_session(self) -> None:
-        """Record that a session of the search begins."""
         self._write({"event": "session"})
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -116,7 +114,6 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
 
 def _last_error_line(trial: Any) -> str:
-    """The last line of a trial's error file."""
     if not trial.error_file or not Path(trial.error_file).exists():
         return "unknown; Ray Tune kept no error"
     text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")

@@ -84,7 +84,6 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _summary(trial: Trial) -> Mapping[str, Any]:
-    """A trial in `trials.json`."""
     return {
         "trial": trial.trial_id,
         "name": trial.name,

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,9 +48,6 @@ class Search:
     Args:
         name: what the user called the space, for `search.yaml`.
         base: the configuration that the values of the space change. Its name and storage path give the search's folder.
-
-    Raises:
-        ConfigError: the folder holds something else, no trial could be trained, or the budget is too small for one.
     """
 
     def __init__(self, space: Space, name: str, base: TrainConfig, settings: TuneConfig) -> None:
@@ -69,6 +65,7 @@ class Search:
             "base": {key: value for key, value in fields.items() if key not in ("workers", "trackers")},
         }
         self._description: dict[str, Any] = without_secrets(json.loads(json.dumps(description, default=str)))
+        self._examples = [self._factory.config(values, "0") for values in self._example_values()]
         self._check()
         self._check_folder()
 
@@ -78,7 +75,6 @@ class Search:
 
     @property
     def num_trials(self) -> int:
-        """Number of trials if none is stopped."""
         lists = [values for values in self.space.search.values() if isinstance(values, list)]
         combinations = math.prod(map(len, lists)) if self.settings.algorithm == "grid" else 1
         num_trials = combinations * self.settings.samples * self.space.seeds
@@ -92,7 +88,7 @@ class Search:
         """
         factory = TrialFactory(self.space, self._user_base, self.folder / "trials", self.settings.segment)
         if self.settings.algorithm == "pbt":
-            lineage = read_lineage(trial_run(self.folder, trial))
+            lineage = read_lineage(trial_run(self.folder, trial).root)
             config = lineage_config(lineage, lambda values: factory.config(values, trial.trial_id))
         else:
             values = {key: value for key, value in trial.values.items() if not (trial.posthoc and key == "posthoc")}
@@ -100,11 +96,7 @@ class Search:
         return config.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": self.folder.parent})
 
     def max_concurrent(self, resources: Mapping[str, float]) -> int:
-        """How many trials fit on a cluster with these resources at the same time.
-
-        Raises:
-            ResourceError: not even one.
-        """
+        """How many trials fit on a cluster with these resources at the same time."""
         workers, validation = self._trial_base.workers, self._trial_base.validation
         extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)}
         needs = {name: workers.min_count * amount + extra.get(name, 0) for name, amount in workers.resources.items()}
@@ -121,17 +113,14 @@ class Search:
     def run(self, concurrent: int) -> SearchState:
         """Search to the end, or continue an earlier session. Needs a Ray session.
 
-        Args:
-            concurrent: trials at the same time.
-
         Raises:
             ConfigError: the dev store cannot be used, or the folder belongs to another search.
             StorageError: the disk is full or cannot be written; the same command continues.
             HbtError: every trial failed; names the error of the last one.
         """
         self.open()
-        for values in self._examples():
-            check_validation(self._factory.config(values, "0"))
+        for config in self._examples:
+            check_validation(config)
         recorder = EventRecorder(self.folder, self.settings.objectives, self._gpus)
         recorder.start_session()
         SessionLimits(concurrent=concurrent, budget=self.settings.budget).save(self.folder)
@@ -140,7 +129,8 @@ class Search:
             os.environ.setdefault(name, value)
         attempts = {trial.trial_id: trial.attempts for trial in self.state.trials}
         with naming_storage_errors(self.folder, "the folder"):  # Ray Tune writes there as well.
-            tuner = make_tuner(self.space, self.settings, self._factory, recorder, max(self._example_steps()))
+            max_steps = max(config.optimiser.steps for config in self._examples)
+            tuner = make_tuner(self.space, self.settings, self._factory, recorder, max_steps)
             try:
                 tuner.fit()
             except Exception as error:  # On a full disk Ray Tune fails to read back the errors of its trials.
@@ -159,9 +149,6 @@ class Search:
         """The error of a trial that failed in this session because the disk was full or not writable.
 
         Such a trial ends the session with this error instead of counting as a result: the next session starts it again.
-
-        Args:
-            attempts: attempts of each trial before this session.
         """
         for trial in self.state.trials:
             if trial.status == "failed" and trial.attempts > attempts.get(trial.trial_id, 0):
@@ -175,7 +162,7 @@ class Search:
         workers = self._trial_base.workers
         return float(workers.max_count * workers.gpu + self._trial_base.validation.gpu)
 
-    def _examples(self) -> list[dict[str, Any]]:
+    def _example_values(self) -> list[dict[str, Any]]:
         """Values to check configurations with: all combinations of the lists, with one draw from each domain."""
         random = np.random.RandomState(self.settings.seed)
         lists = {key: values for key, values in self.space.search.items() if isinstance(values, list)}
@@ -186,13 +173,9 @@ class Search:
         }
         return [{**dict(zip(lists, choice, strict=True)), **drawn} for choice in itertools.product(*lists.values())]
 
-    def _example_steps(self) -> list[int]:
-        """Steps of the trials that `_examples` stands for."""
-        return [self._factory.config(values, "0").optimiser.steps for values in self._examples()]
-
     def _check(self) -> None:
-        """Find what is wrong with the trials before the first one starts."""
-        steps, budget, rungs = self._example_steps(), self.settings.budget, self.settings.rungs
+        steps = [config.optimiser.steps for config in self._examples]
+        budget, rungs = self.settings.budget, self.settings.rungs
         if budget.steps is not None and budget.steps < min(steps):
             raise ConfigError(
                 f"budget.steps={budget.steps:,} is less than the {min(steps):,} steps of one trial; raise it, or lower "
@@ -228,12 +211,7 @@ class Search:
             )
 
     def open(self) -> None:
-        """Write `search.yaml`, or check that the folder belongs to this search. The caller must hold its lock.
-
-        Raises:
-            ConfigError: another search was begun there since this one was made.
-            StorageError: the folder cannot be written.
-        """
+        """Write `search.yaml`, or check that the folder belongs to this search. The caller must hold its lock."""
         self._check_folder()
         path = self.folder / "search.yaml"
         if not path.exists():
@@ -249,7 +227,12 @@ class Search:
                     code="NOT_A_SEARCH",
                 )
             return
-        saved = _read_description(path)
+        try:
+            saved = read_yaml(path)
+        except (OSError, ValueError) as error:
+            raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
+        if not isinstance(saved, dict):
+            raise DamagedFile(str(path), "not a mapping")
         for key, value in self._description.items():
             if saved.get(key) != value:
                 raise ConfigError(
@@ -272,21 +255,6 @@ def _base_of_trials(base: TrainConfig) -> TrainConfig:
     stream = base.stream.model_copy(update={"cpus_per_task": 0.0})
     workers = base.workers.model_copy(update={"start_seconds": max(base.workers.start_seconds, _START_SECONDS)})
     return base.model_copy(update={"stream": stream, "workers": workers}).absolute()
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    """Read `search.yaml`.
-
-    Raises:
-        DamagedFile: it is not YAML, or not a mapping.
-    """
-    try:
-        values = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
-    if not isinstance(values, dict):
-        raise DamagedFile(str(path), "not a mapping")
-    return values
 
 
 def _difference(key: str, saved: Any, current: Any) -> str:

@@ -46,12 +46,10 @@ class Trial:
     """GPUs that it holds while it runs."""
     status: Status = "running"
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Step → measures."""
     seconds: float = 0
     """Time that it ran, in all attempts."""
     attempts: int = 0
     error: str = ""
-    """The last error."""
     since: float = 0
     """Time of its last start or row, in seconds since the epoch; 0 while it does not run."""
     posthoc: str = ""
@@ -78,7 +76,6 @@ class Trial:
         self.seconds, self.since = self.seconds_until(now), 0
 
     def last(self, objective: str) -> float | None:
-        """The value at its last step."""
         return self.rows[self.step].get(objective) if self.rows else None
 
 
@@ -125,15 +122,12 @@ class SearchState:
 
     @property
     def steps(self) -> int:
-        """Steps that were trained, as far as trials reported."""
         return sum(trial.step for trial in self.trials if not trial.posthoc)
 
     def gpu_hours(self, now: float) -> float:
-        """GPU hours used up to `now`."""
         return sum(trial.gpus * trial.seconds_until(now) for trial in self.trials) / 3600
 
     def best(self, objective: str) -> Trial | None:
-        """The best finished trial, by its last step."""
         measured = [trial for trial in self.finished if trial.last(objective) is not None]
         return max(measured, key=lambda trial: sign(objective) * (trial.last(objective) or 0), default=None)
 
@@ -149,12 +143,10 @@ class SearchState:
 
 
 def trial_run(folder: Path, trial: Trial) -> RunDir:
-    """The run of a trial in a search's folder."""
     return RunDir(folder / "trials" / trial.name)
 
 
 def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> Trial:
-    """Update or add the trial of an event."""
     kind, now, posthoc = event["event"], event["time"], event.get("posthoc", "")
     trial_id = f"{event['trial']}+{posthoc}" if posthoc else event["trial"]
     values = event["values"] | ({"posthoc": posthoc} if posthoc else {})
@@ -212,7 +204,6 @@ class SeedGroup:
     """
 
     values: dict[str, Any]
-    """Values without the seed."""
     trials: tuple[Trial, ...]
 
     def estimate(self, objective: str) -> SeedInterval | None:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -44,8 +45,6 @@ class Space:
     configure: Callable[[Values, Values], Values] = _unchanged
     """Called with the chosen values (without the seed) and the fields of the base `TrainConfig`; returns keys of
     `TrainConfig` with their values. For choices that stand for several keys or determine others."""
-    across: str = ""
-    """The key on the horizontal axis of the report; by default the first."""
     batch_sizes: bool = False
     """Whether trials train to a target at several batch sizes, so that a critical batch size can be fitted."""
 
@@ -62,8 +61,8 @@ class Space:
 
     @property
     def varied(self) -> str:
-        """The key on the horizontal axis of the report."""
-        return self.across or next(iter(self.search))
+        """The first key, which is on the horizontal axis of the report."""
+        return next(iter(self.search))
 
     @property
     def drawn(self) -> list[str]:
@@ -71,30 +70,16 @@ class Space:
         return [key for key, domain in self.search.items() if isinstance(domain, Domain)]
 
     def config(self, base: Mapping[str, Any], values: Mapping[str, Any], name: str, storage: Path) -> TrainConfig:
-        """The configuration of a trial.
-
-        Args:
-            base: fields of a `TrainConfig`, which the values change.
-            name: name of the trial's run.
-            storage: folder of the run.
-
-        Raises:
-            ConfigError: a key is unknown to the configuration, or a value is out of range.
-        """
         chosen = dict(values)
         seed = chosen.pop(SEED, None)
         keys = dict(self.configure(chosen, dict(base)))
         if seed is not None:
             keys |= {"model.seed": seed, "optimiser.seed": seed}
-        fields = _copy_dicts(dict(base))
+        fields = deepcopy(dict(base))
         for key, value in keys.items():
             _set_key(fields, key, value)
         text = ", ".join(f"{key}={value}" for key, value in values.items())
         return TrainConfig.make({**fields, "name": name, "storage_path": str(storage)}, f"the space, at {text}")
-
-
-def _copy_dicts(value: Any) -> Any:
-    return {key: _copy_dicts(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def _set_key(fields: dict[str, Any], key: str, value: Any) -> None:
@@ -113,11 +98,7 @@ def format_value(value: Any) -> str:
 
 
 def load_space(name: str) -> tuple[Space, str]:
-    """Load a space and its docstring from a module path such as `tune_spaces.mixing_ratio`, or from a file.
-
-    Raises:
-        ConfigError: there is no such module or file, or it has no space.
-    """
+    """Load a space and its docstring from a module path such as `tune_spaces.mixing_ratio`, or from a file."""
     module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
     space = getattr(module, "SPACE", None)
     if not isinstance(space, Space):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,10 @@ def trial_folder(folder: Path, values: Mapping[str, Any], trial_id: str) -> Path
 
 
 def run_trial(values: dict[str, Any], *, factory: TrialFactory) -> None:
-    """The function that Ray Tune calls in the process of a trial."""
     from ray import tune
 
     from hbt_ray.ray_session import configure
-    from hbt_ray.train.driver.placement_group import release_placement_group
+    from hbt_ray.train.driver.resources import release_placement_group
 
     configure(local=False)
     trial_id = tune.get_context().get_trial_id()
@@ -80,7 +79,6 @@ def run_trial(values: dict[str, Any], *, factory: TrialFactory) -> None:
 
 
 def _train_in_segments(values: dict[str, Any], factory: TrialFactory, segment: int, trial_id: str) -> None:
-    """Train a member of a population; report with a checkpoint after every segment."""
     from ray import tune
 
     run = factory.config(values, trial_id).run
@@ -89,14 +87,14 @@ def _train_in_segments(values: dict[str, Any], factory: TrialFactory, segment: i
         with checkpoint.as_directory() as folder:
             lineage = take_over(Path(folder), run, values)
     else:
-        lineage = read_lineage(run) or [LineageStage(from_step=0, values=values)]
+        lineage = read_lineage(run.root) or [LineageStage(from_step=0, values=values)]
     config = lineage_config(lineage, lambda values: factory.config(values, trial_id))
     newest, steps = CheckpointDirectory(run.checkpoints).newest(), config.optimiser.steps
     step = newest[1].step if newest else 0
     while step < steps:
         step = min(step + segment, steps)
         *_, row = train_rows(config, step)  # A segment ends with a validation.
-        save_lineage(run, lineage)
+        save_lineage(run.root, lineage)
         with temporary_folder("member") as folder:
             hand_over(run, lineage, step, folder)
             report = {**_report_row(config, row), COMPLETE: step == steps}
@@ -104,57 +102,34 @@ def _train_in_segments(values: dict[str, Any], factory: TrialFactory, segment: i
 
 
 def _report_row(config: TrainConfig, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the validation record as it is reported to Ray Tune."""
     import ray
 
     return {**row, STEPS: config.optimiser.steps, ACTOR: ray.get_runtime_context().get_actor_id()}
 
 
 def train_rows(config: TrainConfig, until: int | None = None) -> Iterator[dict[str, Any]]:
-    """Train, and yield the rows of the validation record as they come, including those from before a restart.
-
-    Args:
-        until: the step to stop after; by default the last one.
-
-    Raises:
-        HbtError: see `hbt_ray.train.driver.trainer.fit`.
-    """
-    record = ValidationRecord(config.run.validation)
-    with _training_thread(config, until) as done:
-        while not done.wait(_POLL_SECONDS):
-            yield from record.fresh().values()
-    yield from record.fresh().values()
-
-
-@contextmanager
-def _training_thread(config: TrainConfig, until: int | None) -> Iterator[threading.Event]:
-    """Train in a thread; set the event when training ended, and raise the error that ended it."""
+    """Train, and yield the rows of the validation record as they come, including those from before a restart."""
     from hbt_ray.train.driver.trainer import fit
 
-    done, errors = threading.Event(), list[BaseException]()
+    record, training = ValidationRecord(config.run.validation), Future[int]()
 
     def train() -> None:
         try:
-            fit(config, lambda _: None, until, shared_bases=config.storage_path.parent / BASES)
+            training.set_result(fit(config, lambda _: None, until, shared_bases=config.storage_path.parent / BASES))
         except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
+            training.set_exception(error)
 
-    thread = threading.Thread(target=train, name=f"training {config.name}", daemon=True)
-    thread.start()
-    yield done
-    thread.join()
-    if errors:
-        raise errors[0]
+    # A daemon, unlike an executor's threads: a process that is stopped must not wait for it.
+    threading.Thread(target=train, name=f"training {config.name}", daemon=True).start()
+    while not training.done():
+        wait([training], _POLL_SECONDS)
+        yield from record.fresh().values()
+    training.result()
+    yield from record.fresh().values()
 
 
 def measure_transforms(config: TrainConfig, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Measure the newest checkpoint with each post-hoc transform, fitted to the training store: method → measures.
-
-    Raises:
-        ConfigError: a method needs more texts than the store has.
-    """
+    """Measure the newest checkpoint with each post-hoc transform, fitted to the training store: method → measures."""
     import ray
 
     from hbt_ray.train.validation.callback import task_options

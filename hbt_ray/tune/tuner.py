@@ -46,7 +46,6 @@ class SessionLimits(Config):
         return cls.model_validate(read_checked_json(folder / "limits.json"))
 
     def save(self, folder: Path) -> None:
-        """Write them into a search's folder."""
         write_checked_json(folder / "limits.json", self.model_dump(mode="json"))
 
 
@@ -104,15 +103,7 @@ def exhausted_budget(state: SearchState, budget: SearchBudget, now: float) -> st
 
 
 def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, recorder: EventRecorder, steps: int) -> Any:
-    """A `ray.tune.Tuner`, which continues the earlier session in the search's folder if there is one.
-
-    Args:
-        steps: steps of the longest trial.
-
-    Raises:
-        ConfigError: Optuna is not installed.
-        DamagedFile: Ray Tune cannot read its state.
-    """
+    """A `ray.tune.Tuner`, which continues the earlier session in the search's folder if there is one."""
     from ray import tune
 
     # The training of a trial reserves its own resources. Ray Tune wants some resource, and this one is never scarce.

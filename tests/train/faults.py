@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.settings import Hooks
+from hbt_ray.train.worker.callbacks import Hooks
 
 
 def kill() -> None:

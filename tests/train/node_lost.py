@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 from hbt_ray.data.stream.rank_batch import RankBatch
-from hbt_ray.train.worker.settings import Hooks
+from hbt_ray.train.worker.callbacks import Hooks
 from tests.nodes import head
 from tests.worlds import small_run
 

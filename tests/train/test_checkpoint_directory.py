@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.storage import atomic_folder
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory, steps_to_delete
 from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
@@ -22,7 +23,7 @@ from tests.train.test_train_step import learner
 
 
 def publish(checkpoints: CheckpointDirectory, step: int) -> None:
-    with checkpoints.publishing(step) as folder:
+    with atomic_folder(checkpoints.path(step)) as folder:
         checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), step, PLAN))
 
 
@@ -85,14 +86,14 @@ def test_a_block_that_fails_leaves_nothing(checkpoints: CheckpointDirectory) -> 
         if number == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StorageError), checkpoints.publishing(40) as folder:
+    with pytest.raises(StorageError), atomic_folder(checkpoints.path(40)) as folder:
         checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), 40, PLAN), full_disk)
     assert sorted(path.name for path in checkpoints.root.rglob("*")) == before
     assert newest_step(checkpoints) == 30
 
 
 def test_the_same_step_again_replaces_it(checkpoints: CheckpointDirectory) -> None:
-    with checkpoints.publishing(30) as folder:
+    with atomic_folder(checkpoints.path(30)) as folder:
         checkpoint_format.write_checkpoint(
             folder, checkpoint_format.take_snapshot(learner(torch.float32), 30, {"seed": 5})
         )

@@ -14,7 +14,7 @@ from hbt_ray.errors import CheckpointError, ModelError
 from hbt_ray.model.files import check_files
 from hbt_ray.model.trainable_encoder import load_for_training
 from hbt_ray.report.model_card import write_card
-from hbt_ray.storage import file_sha256
+from hbt_ray.storage import atomic_folder, file_sha256
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
@@ -49,7 +49,7 @@ def learned(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
     for step in range(max(steps)):
         learner.run(batch(step))
         if step + 1 in steps:
-            with shelf.publishing(step + 1) as folder:
+            with atomic_folder(shelf.path(step + 1)) as folder:
                 checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(learner, step + 1, {}))
     return learner
 

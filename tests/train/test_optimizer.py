@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hbt_ray.train.loss.objective import LossConfig, Objective
-from hbt_ray.train.step.ema import Ema
 from hbt_ray.train.step.optimizer import (
+    Ema,
     OptimiserConfig,
     RateStage,
     layer_factors,

@@ -24,24 +24,24 @@ from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import ExportRecord, export
 from hbt_ray.train.loss.info_nce import info_nce
-from hbt_ray.train.validation.config import ValidationConfig
-from hbt_ray.train.validation.dev_set import DevSet, dev_measures, draw_items, fingerprint, make_dev_set
-from hbt_ray.train.validation.early_stopping import (
+from hbt_ray.train.validation.config import (
     EarlyStoppingState,
-    StoppingRule,
+    ValidationConfig,
     ValidationSchedule,
     early_stopping_state,
 )
+from hbt_ray.train.validation.dev_set import DevSet, dev_measures, draw_items, fingerprint, make_dev_set
 from hbt_ray.train.validation.record import ValidationRecord, best_step, checkpoints_to_keep, run_status
 from hbt_ray.train.validation.runner import validate
 from tests.worlds import LANGUAGES, small_run, small_store
 
-HIGHER = StoppingRule(lower_is_better=False, patience=2)
-LOWER = StoppingRule(lower_is_better=True, patience=2)
+HIGHER = ValidationConfig(measure="AP", patience=2)
+LOWER = ValidationConfig(measure="pool_loss", patience=2)
+LOWER_BY_HALF = ValidationConfig(measure="pool_loss", patience=2, min_delta=0.5)
 
 
 @pytest.mark.parametrize(
-    ("values", "rule", "expected"),
+    ("values", "config", "expected"),
     [
         ({}, HIGHER, EarlyStoppingState()),
         ({100: 0.1}, HIGHER, EarlyStoppingState(100)),
@@ -52,13 +52,13 @@ LOWER = StoppingRule(lower_is_better=True, patience=2)
         ({400: 0.1, 100: 0.3, 200: 0.2}, HIGHER, EarlyStoppingState(100, 2, stop=True)),
         ({100: 0.3, 200: 0.3, 300: 0.3}, HIGHER, EarlyStoppingState(100, 2, stop=True)),
         ({100: 2.0, 200: 1.0, 300: 1.5}, LOWER, EarlyStoppingState(200, 1)),
-        ({100: 2.0, 200: 1.9, 300: 1.8}, LOWER._replace(min_delta=0.5), EarlyStoppingState(300, 2, stop=True)),
-        ({100: 2.0, 200: 1.75, 300: 1.5}, LOWER._replace(min_delta=0.5), EarlyStoppingState(300)),
-        ({100: 0.3, 200: 0.2, 300: 0.1}, HIGHER._replace(patience=None), EarlyStoppingState(100, 2)),
+        ({100: 2.0, 200: 1.9, 300: 1.8}, LOWER_BY_HALF, EarlyStoppingState(300, 2, stop=True)),
+        ({100: 2.0, 200: 1.75, 300: 1.5}, LOWER_BY_HALF, EarlyStoppingState(300)),
+        ({100: 0.3, 200: 0.2, 300: 0.1}, ValidationConfig(), EarlyStoppingState(100, 2)),
     ],
 )
-def test_early_stopping_state(values: dict[int, float], rule: StoppingRule, expected: EarlyStoppingState) -> None:
-    assert early_stopping_state(values, rule) == expected
+def test_early_stopping_state(values: dict[int, float], config: ValidationConfig, expected: EarlyStoppingState) -> None:
+    assert early_stopping_state(values, config) == expected
 
 
 def test_a_decision_sees_results_up_to_its_lag_and_on_the_grid_only() -> None:

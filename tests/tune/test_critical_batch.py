@@ -31,8 +31,8 @@ def search(a: float, b: float, noise: float, rng: np.random.Generator, seeds: in
     ]
 
 
-def fitted(trials: list[Trial], target: float | None = 0.5, reference: float = 0) -> CriticalBatchFit:
-    result = critical_batch(trials, "AP", target=target, reference=reference)
+def fitted(trials: list[Trial], target: float | None = 0.5) -> CriticalBatchFit:
+    result = critical_batch(trials, "AP", target=target)
     assert isinstance(result, CriticalBatchFit)
     return result
 
@@ -59,17 +59,17 @@ PAPER = {  # Million parameters → steps at batch sizes 64, 128, …, 16384; th
 def test_the_papers_critical_sizes_follow_from_its_steps(model: int) -> None:
     """From hlzhang109/critical-batch-size, plots/chinchilla.ipynb; linear scaling starts from 256."""
     steps, critical = PAPER[model]
-    result = fitted([straight(64 * 2**i, count) for i, count in enumerate(steps)], reference=256)
-    assert result.critical == pytest.approx(critical, rel=0.0005)
-    assert result.interval[0] < critical < result.interval[1]
+    result = fitted([straight(64 * 2**i, count) for i, count in enumerate(steps)])
+    shift = 1.2 * 256
+    assert result.estimate + shift == pytest.approx(critical, rel=0.0005)
+    assert result.interval[0] + shift < critical < result.interval[1] + shift
 
 
 def test_the_rule_holds_at_the_critical_size() -> None:
-    for reference in (0.0, 64.0):
-        result = fitted(search(100, 64000, 0, np.random.default_rng(0)), reference=reference)
-        at = np.array([result.estimate])
-        assert result.steps(at) == pytest.approx(1.2 * result.linear(at))
-    assert fitted(search(100, 64000, 0, np.random.default_rng(0))).critical == pytest.approx(128)
+    result = fitted(search(100, 64000, 0, np.random.default_rng(0)))
+    at = np.array([result.estimate])
+    assert result.steps(at) == pytest.approx(1.2 * result.linear(at))
+    assert result.critical == pytest.approx(128)
 
 
 def test_a_fit_without_noise_is_exact() -> None:

@@ -33,7 +33,7 @@ def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, hand
     for _ in range(2):  # It may be killed within, and then takes over again.
         lineage = take_over(handed_over, run, {"plan.alpha": 0.8})
         assert [ancestor.from_step for ancestor in lineage] == [0, 20]
-        assert read_lineage(run) == lineage
+        assert read_lineage(run.root) == lineage
         assert CheckpointDirectory(run.checkpoints).steps() == [20]
         assert run.metrics.read_text() == '{"step": 0}\n'
         assert not run.validation.exists()
@@ -42,9 +42,9 @@ def test_a_member_takes_over_checkpoint_records_and_lineage(tmp_path: Path, hand
 def test_a_lineage_that_was_changed_is_named(tmp_path: Path, handed_over: Path) -> None:
     """It says which values held from which step on, and is what a configuration is made of."""
     run = RunDir(tmp_path / "member")
-    assert read_lineage(run) == []
+    assert read_lineage(run.root) == []
     take_over(handed_over, run, {"plan.alpha": 0.8})
     path = run.root / "lineage.json"
     path.write_bytes(path.read_bytes().replace(b"20", b"10"))
     with pytest.raises(DamagedFile):
-        read_lineage(run)
+        read_lineage(run.root)

@@ -205,7 +205,7 @@ def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None
     search = prepared(world, "population", space, "optimiser.steps=30")
     state = searched(search).state
     assert [(trial.status, trial.step) for trial in state.trials] == [("finished", 30)] * 3
-    lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial)) for trial in state.trials}
+    lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial).root) for trial in state.trials}
     changed = [trial for trial in state.trials if len(lineages[trial.trial_id]) > 1]
     assert changed, "the worst took over from the best"
     trial = changed[0]

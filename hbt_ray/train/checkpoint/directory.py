@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.storage import atomic_folder, remove_tree
+from hbt_ray.storage import remove_tree
 from hbt_ray.train.checkpoint.format import STEP_NAME, CheckpointInfo, verify_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -36,16 +35,6 @@ class CheckpointDirectory:
         """Steps of the complete checkpoints, ascending."""
         names = (re.fullmatch(STEP_NAME, path.name) for path in self.root.glob(f"{_PREFIX}*"))
         return sorted(int(name[1]) for name in names if name)
-
-    @contextmanager
-    def publishing(self, step: int) -> Iterator[Path]:
-        """A folder to write into. It becomes the checkpoint if the block succeeds, and is deleted otherwise.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
-        with atomic_folder(self.path(step)) as folder:
-            yield folder
 
     def newest(self) -> tuple[Path, CheckpointInfo] | None:
         """The newest undamaged checkpoint, or None if none was made. It reads and hashes the whole checkpoint.

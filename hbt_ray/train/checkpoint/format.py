@@ -60,7 +60,6 @@ class Snapshot:
     tensors: dict[str, dict[str, Tensor]]
     """File → name → values."""
     optimiser: dict[str, Any]
-    """State of the optimiser."""
 
 
 def take_snapshot(train_step: TrainStep, step: int, plan: dict[str, Any]) -> Snapshot:
@@ -85,8 +84,6 @@ def write_checkpoint(
     """Write a snapshot into an empty folder.
 
     Args:
-        folder: exists and is empty.
-        snapshot: what to write.
         on_file_written: called with the path of each file once it is complete.
     """
     for name, tensors in snapshot.tensors.items():
@@ -125,12 +122,7 @@ def restore_checkpoint(folder: Path, train_step: TrainStep, info: CheckpointInfo
     """Load weights, objective, average and optimiser.
 
     Args:
-        folder: the checkpoint.
-        train_step: gets the state.
         info: what `verify_checkpoint` returned, so that the files are not hashed again; None verifies them.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or was made with another encoder, loss or optimiser.
     """
     info = restore_weights(folder, train_step.encoder, info)
     _copy_into(folder, LOSS, train_step.objective.state_dict(), info)
@@ -159,13 +151,8 @@ def restore_weights(
     """Load the encoder's weights.
 
     Args:
-        folder: the checkpoint.
-        encoder: gets the weights.
         info: what `verify_checkpoint` returned, so that the files are not hashed again; None verifies them.
         averaged: load the average of the weights if the checkpoint holds one.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or was made with another encoder.
     """
     if info is None:
         info = verify_checkpoint(folder)
@@ -190,7 +177,6 @@ def checkpointed_tensors(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def _copy_into(folder: Path, file: str, targets: Mapping[str, Tensor], info: CheckpointInfo) -> None:
-    """Copy the values of a file into the targets, which must have the same names and shapes."""
     values = _read_tensors(folder, file) if file in info.files else {}
     saved_shapes = {name: tuple(value.shape) for name, value in values.items()}
     target_shapes = {name: tuple(value.shape) for name, value in targets.items()}

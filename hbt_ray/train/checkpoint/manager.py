@@ -19,6 +19,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.storage import atomic_folder
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import (
     CheckpointInfo,
@@ -34,10 +35,7 @@ class CheckpointManager:
     """Saves and restores a `TrainStep`. All ranks call the same methods in the same order; only rank 0 writes.
 
     Args:
-        root: folder of the run's checkpoints.
-        train_step: what is saved and restored.
         plan: `Plan.identity`, stored in each checkpoint.
-        keep: number of newest checkpoints that are kept.
         needed_steps: returns steps whose checkpoints are kept too; called in the thread that writes.
         on_file_written: called with the step and the path of each file of a checkpoint once it is complete.
     """
@@ -65,9 +63,6 @@ class CheckpointManager:
 
         Rank 0 hashes it once for all ranks. It need not if the driver has done so before it started the workers.
 
-        Args:
-            verified: the checkpoint that the driver verified, if any.
-
         Raises:
             CheckpointError: on all ranks alike.
         """
@@ -91,7 +86,6 @@ class CheckpointManager:
         """Save the state after `step` steps, in a thread, once the checkpoint before is written.
 
         Args:
-            step: finished steps.
             validation: passed to `ray.train.report`.
             blocking: return when the checkpoint is on the disk.
         """
@@ -124,7 +118,7 @@ class CheckpointManager:
     def _publish(self, snapshot: Snapshot) -> None:
         step = snapshot.info.step
         try:
-            with self._directory.publishing(step) as folder:
+            with atomic_folder(self._directory.path(step)) as folder:
                 write_checkpoint(folder, snapshot, partial(self._on_file_written, step))
         except StorageError as error:  # Its path is a temporary file; the user knows the checkpoint's.
             raise self._storage_error(step, error.reason, error.free_bytes) from error

@@ -24,7 +24,6 @@ class MetricsActor:
         self._stalls: dict[int, tuple[int, str]] = {}
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add the metrics of a finished step."""
         self._stalls.clear()  # A restart helped.
         self._rows.append(row)
 

@@ -1,17 +1,24 @@
-"""Waits until the cluster can hold a run, and says what it waits for."""
+"""The resources of a run: waits until the cluster can hold it, and releases those of a run whose driver was killed.
+
+Ray releases a placement group when its job ends. Ray Train has an actor that does so earlier, but that actor needs the
+API server, which a session on one machine does not have. A search is one long job in which trials are stopped all the
+time (ray#54305), so rank 0 writes the group's id into the run folder, and whoever stops a trial releases it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
 from hbt_ray.errors import ResourceError
 from hbt_ray.ray_session import NO_API_SERVER
-from hbt_ray.train.config import TrainConfig, WorkersConfig
+from hbt_ray.run_dir import RunDir
+from hbt_ray.storage import write_text
+from hbt_ray.train.config import TrainConfig
 
 _SECONDS_BETWEEN_MESSAGES = 10.0
 _POLL_SECONDS = 0.5
@@ -28,7 +35,6 @@ def wait_for_resources(config: TrainConfig, on_wait: Callable[[str], None]) -> N
     outlive the job and keep nodes up.
 
     Args:
-        config: the run.
         on_wait: called every ten seconds with a message about what is missing.
 
     Raises:
@@ -44,57 +50,55 @@ def wait_for_resources(config: TrainConfig, on_wait: Callable[[str], None]) -> N
             total, now = ray.cluster_resources(), time.monotonic()
             too_small = bool(workers.missing_resources(total, extra))
             if request is None and too_small and not os.environ.get(NO_API_SERVER):
-                request = _request_resources(workers, extra)
+                bundles = [workers.resources] * workers.min_count
+                extra_bundle = {name: amount for name, amount in extra.items() if amount}
+                request = ray.util.placement_group([*bundles, *([extra_bundle] if extra_bundle else [])])
             nodes_coming = nodes_coming or (request is not None and _nodes_are_coming())
             autoscaler_failed = request is None or now - begin > _AUTOSCALER_GRACE_SECONDS
+            needed = ", ".join(
+                f"{amount:g} {name} (the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} of them free)"
+                for name, amount in missing.items()
+            )
             if (too_small and not nodes_coming and autoscaler_failed) or now - begin > workers.start_seconds:
-                raise _resource_error(workers, missing, total, free)
+                raise ResourceError(
+                    f"{workers.min_count} workers and what runs beside them need {needed}. Lower workers.count or "
+                    "workers.cpus, add nodes, or wait for the jobs that hold the rest"
+                )
             if request is not None and request.wait(0):
                 return  # The request holds the resources. It is released below, and Ray Train takes them.
             if now - last_message > _SECONDS_BETWEEN_MESSAGES:
-                last_message = now
-                on_wait(_message(missing, total, free, now - begin, nodes_coming=nodes_coming))
+                last_message, kind = now, "nodes" if nodes_coming else "resources"
+                on_wait(f"waiting for {kind} for {now - begin:,.0f} s: needs {needed}")
             time.sleep(_POLL_SECONDS)
     finally:
         if request is not None:
             ray.util.remove_placement_group(request)
 
 
-def _request_resources(workers: WorkersConfig, extra: Mapping[str, float]) -> Any:
-    bundles = [workers.resources] * workers.min_count
-    extra_bundle = {name: amount for name, amount in extra.items() if amount}
-    return ray.util.placement_group([*bundles, *([extra_bundle] if extra_bundle else [])])
-
-
 def _nodes_are_coming() -> bool:
-    """Whether the autoscaler is starting nodes."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return bool(status.pending_launches or status.pending_nodes)
 
 
-def _resource_error(
-    workers: WorkersConfig, missing: Mapping[str, float], total: Mapping[str, float], free: Mapping[str, float]
-) -> ResourceError:
-    needed = ", ".join(f"{amount:g} {name}" for name, amount in missing.items())
-    existing = ", ".join(f"{total.get(name, 0):g} {name}, {free.get(name, 0):g} of them free" for name in missing)
-    return ResourceError(
-        f"{workers.min_count} workers and what runs beside them need {needed}; the cluster has {existing}. Lower "
-        "workers.count or workers.cpus, add nodes, or wait for the jobs that hold the rest"
-    )
+def record_placement_group(run: RunDir) -> None:
+    """Write the id of the placement group that this process is in, if any, into the run folder."""
+    if group := ray.util.get_current_placement_group():
+        write_text(run.placement_group, group.id.hex())
 
 
-def _message(
-    missing: Mapping[str, float],
-    total: Mapping[str, float],
-    free: Mapping[str, float],
-    seconds: float,
-    *,
-    nodes_coming: bool,
-) -> str:
-    needed = ", ".join(
-        f"{amount:g} {name} (the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free)"
-        for name, amount in missing.items()
-    )
-    return f"waiting for {'nodes' if nodes_coming else 'resources'} for {seconds:,.0f} s: needs {needed}"
+def release_placement_group(run: RunDir) -> None:
+    """Release the placement group of a run, if it has one; its workers end. Needs a Ray session."""
+    from ray import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    try:
+        group_id = run.placement_group.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    run.placement_group.unlink(missing_ok=True)
+    # The group may be of an earlier cluster, which this one does not know.
+    if placement_group_table().get(group_id, {}).get("state", "REMOVED") != "REMOVED":
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))

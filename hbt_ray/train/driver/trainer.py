@@ -38,7 +38,7 @@ from hbt_ray.train.loss_requirements import require_auxiliary_texts
 from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers import TrackerLogger
 from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
-from hbt_ray.train.worker.settings import Hooks, WorkerSettings
+from hbt_ray.train.worker.callbacks import Hooks, WorkerSettings
 
 _COLLECTIVE_MARGIN_SECONDS = 60
 """torch's timeout of collectives is that much longer than twice our own, which can say where a rank was."""
@@ -54,7 +54,6 @@ class OpenedRun:
     checkpoint: CheckpointInfo | None
     """The newest undamaged checkpoint; None before the first."""
     plan_identity: dict[str, Any]
-    """`Plan.identity` of the run's batches."""
 
     @property
     def step(self) -> int:
@@ -68,7 +67,6 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
     Needs no Ray session.
 
     Args:
-        config: the run.
         shared_bases: folder in which runs with equal base encoders share them.
 
     Raises:
@@ -128,16 +126,12 @@ def fit(
     """Train, or continue, the run that `config` names. Needs a Ray session.
 
     Args:
-        config: the run.
         on_step: called with the metrics of every step, in order.
         until: stop after this many steps of the whole run, to be continued later.
         opened: what `open_run` returned for the same configuration, if it was called already.
         hooks: hooks into the ranks, for tests.
         on_wait: called with a message while the run waits for resources.
         shared_bases: folder in which runs with equal base encoders share them.
-
-    Returns:
-        The number of finished steps.
 
     Raises:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was overwritten.
@@ -173,13 +167,15 @@ def fit(
 
 
 def _make_trainer(settings: WorkerSettings) -> Any:
-    """Ray Train's trainer for ranks with these settings."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
 
     from hbt_ray.train.validation.callback import ray_validation_config
 
     config = settings.config
     run, workers = config.run, config.workers
+    timeout = math.ceil(2 * workers.deadline_seconds) + _COLLECTIVE_MARGIN_SECONDS
+    folder = session_folder()  # On one machine the ranks meet in a file of the session.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     # Ray Train's own list of checkpoints. It would refuse to start if one of them is gone, and we delete old ones.
     (run.checkpoints / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
@@ -192,7 +188,7 @@ def _make_trainer(settings: WorkerSettings) -> Any:
 
     return ray_compat.trainer_without_placement_group_cleaner()(
         work,
-        torch_config=_torch_config(math.ceil(2 * workers.deadline_seconds) + _COLLECTIVE_MARGIN_SECONDS),
+        torch_config=ray_compat.file_rendezvous(folder, timeout) if folder else TorchConfig(timeout_s=timeout),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpu,
@@ -215,18 +211,7 @@ def _make_trainer(settings: WorkerSettings) -> Any:
     )
 
 
-def _torch_config(timeout_seconds: int) -> Any:
-    """Ray Train's configuration of the process group. On one machine the ranks meet in a file. Needs a Ray session."""
-    from ray.train.torch import TorchConfig
-
-    folder = session_folder()
-    if folder is None:
-        return TorchConfig(timeout_s=timeout_seconds)
-    return ray_compat.file_rendezvous(folder, timeout_seconds)
-
-
 def _run(trainer: Any, actor: Any, config: TrainConfig) -> HbtError | None:
-    """Train; returns the error that all ranks returned, if any."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     # Ray Train writes below the run too, and reports a full disk as a failed controller.
@@ -239,11 +224,7 @@ def _run(trainer: Any, actor: Any, config: TrainConfig) -> HbtError | None:
 
 
 def _require_validated(config: TrainConfig) -> int:
-    """The number of finished steps, once all due checkpoints among them are validated.
-
-    Raises:
-        ValidationFailed: one has no result.
-    """
+    """The number of finished steps, once all due checkpoints among them are validated."""
     steps = CheckpointDirectory(config.run.checkpoints).steps()
     step = steps[-1] if steps else 0
     if missing := run_status(config, step).missing:

@@ -85,7 +85,6 @@ class Objective(nn.Module):
     """What training minimises. Its only possible parameter is -log t of a learned temperature t.
 
     Args:
-        config: the loss and its terms.
         width: width of the encoder's vectors, to check `dimensions` against; None skips the check.
 
     Raises:
@@ -113,10 +112,6 @@ class Objective(nn.Module):
         """This rank's shares of the global mean loss by name, weighted; over all names and ranks they sum to it.
 
         The gradient of the temperature is this rank's share too, to be summed over the ranks.
-
-        Args:
-            inputs: this rank's rows.
-            rank_sizes: rows of every rank, in rank order.
         """
         if self.log_scale is not None:
             # Clamp in place: beyond the bound the clamp's gradient is zero and the parameter could not return.
@@ -144,5 +139,4 @@ class Objective(nn.Module):
         return losses
 
     def forward(self, inputs: LossInputs, rank_sizes: Sequence[int]) -> Tensor:
-        """The sum of `rank_losses`."""
         return torch.stack(list(self.rank_losses(inputs, rank_sizes).values())).sum()

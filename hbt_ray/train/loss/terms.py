@@ -47,8 +47,6 @@ class Term(Protocol):
         """This rank's share of the unweighted term; the shares of all ranks sum to the value of one process.
 
         Args:
-            inputs: this rank's rows.
-            rank_sizes: rows of every rank, in rank order.
             temperature: the temperature of the contrastive loss, without gradient.
         """
         ...
@@ -246,7 +244,6 @@ def masked_mean(values: Tensor, mask: Tensor, rank_sizes: Sequence[int]) -> Tens
     Args:
         values: [rows] of this rank; any finite value where `mask` is False.
         mask: [rows] bool; rows that count.
-        rank_sizes: rows of every rank, in rank order.
     """
     count = mask.sum().to(values.dtype)
     if len(rank_sizes) > 1:

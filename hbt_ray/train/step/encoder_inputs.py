@@ -35,11 +35,7 @@ class SectionTexts:
         """The existing texts of all sections, end to end."""
 
     def split(self, vectors: Tensor) -> dict[str, Translation]:
-        """Section → its vectors, [rows, width], zeros for missing texts.
-
-        Args:
-            vectors: [texts, width], those of `tokens`.
-        """
+        """Section → its vectors, [rows, width], zeros for missing texts."""
         rows, device = vectors, vectors.device
         if not self._present.all():
             places = to_device(np.flatnonzero(self._present), device)
@@ -91,11 +87,6 @@ class Teacher:
 
     It has its own tokenizer, prompts and lengths; the stream delivers its tokens as auxiliary texts of the batch. Its
     vectors are compared with the student's by angle, so both have one width.
-
-    Args:
-        encoder: a SentenceTransformer.
-        config: gives the micro-batch size and the precision.
-        device: where it runs.
     """
 
     def __init__(self, encoder: Any, config: OptimiserConfig, device: torch.device) -> None:

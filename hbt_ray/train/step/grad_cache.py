@@ -85,12 +85,8 @@ class GradCacheEncoder:
     """One rank's encoder in micro-batches.
 
     Args:
-        encoder: maps features to `sentence_embedding`.
-        padding_id: token id of padding.
         limits: size of micro-batches and of what is kept.
         world_size: ranks; with several, gradients are summed over them.
-        device: where it runs.
-        autocast: makes the context of a forward pass.
     """
 
     def __init__(

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.errors import NonFiniteLoss
 from hbt_ray.train.loss.objective import Objective
-from hbt_ray.train.step.ema import Ema
 from hbt_ray.train.step.encoder_inputs import EncoderInputs, Teacher
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder, autocast
-from hbt_ray.train.step.optimizer import OptimiserConfig, learning_rate, make_optimiser, set_learning_rates
+from hbt_ray.train.step.optimizer import Ema, OptimiserConfig, learning_rate, make_optimiser, set_learning_rates
 
 
 class StepResult(NamedTuple):
@@ -33,7 +32,6 @@ class StepResult(NamedTuple):
     loss: float
     """Loss of the global batch, terms included."""
     gradient_norm: float
-    """Norm before clipping."""
     parts: dict[str, float]
     """Weighted parts of the loss by name; they sum to it."""
     temperature: float | None
@@ -63,13 +61,7 @@ class TrainStep:
     """One rank's encoder, objective and optimiser.
 
     Args:
-        encoder: maps features to `sentence_embedding`.
-        config: optimiser, precision and micro-batches.
-        objective: the loss.
-        padding_id: token id of padding.
-        rank: this rank.
         rank_sizes: rows of every rank's slice of a batch, in rank order.
-        device: where it runs; by default the CPU.
         teacher: encoder that the student imitates, if the loss has that term.
         before_update: called with the step when gradients are complete and the weights are still the old ones.
     """
@@ -137,7 +129,6 @@ class TrainStep:
         return [p for p in (*self.encoder.parameters(), *self.objective.parameters()) if p.requires_grad]
 
     def _all_reduce(self, *values: Tensor) -> None:
-        """Sum over the ranks, in place."""
         if len(self.rank_sizes) > 1:
             for value in values:
                 dist.all_reduce(value)
@@ -163,8 +154,6 @@ def train(
     """Run one step per batch.
 
     Args:
-        train_step: encoder, objective and optimiser of this rank.
-        batches: this rank's batches, in the order of steps.
         on_step: called with the metrics of each step after its update.
         on_step_end: called after `on_step` with the number of finished steps; makes checkpoints.
     """

@@ -20,7 +20,7 @@ from hbt_ray.errors import CheckpointError, HbtError, ValidationFailed
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import verify_checkpoint
 from hbt_ray.train.config import TrainConfig
-from hbt_ray.train.validation.early_stopping import early_stopping_state
+from hbt_ray.train.validation.config import early_stopping_state
 from hbt_ray.train.validation.record import ValidationRecord, ValidationRow, measure_values, validation_schedule
 
 logger = logging.getLogger(__name__)
@@ -59,12 +59,11 @@ def task_options(config: TrainConfig) -> dict[str, Any]:
     By default it needs no CPU, so it can start while the training workers hold all of them. With environment variables
     of its own it gets a process that runs nothing else, so that the low priority of that process harms nothing else.
     """
-    threads = str(_num_threads(config))
-    variables = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
+    variables = {"OMP_NUM_THREADS": _num_threads(config), "TOKENIZERS_PARALLELISM": "false", "HBT_VALIDATION": "1"}
     return {
         "num_cpus": config.validation.cpus,
-        "num_gpus": 1 if config.validation.gpu else 0,
-        "runtime_env": {"env_vars": variables},
+        "num_gpus": int(config.validation.gpu),
+        "runtime_env": {"env_vars": {name: str(value) for name, value in variables.items()}},
     }
 
 
@@ -90,14 +89,11 @@ class ValidationCallback:
 
     Checkpoints up to `start` without a result, whose validation was lost with the driver or the cluster, are validated
     first.
-
-    Args:
-        start: the step that training continues from.
     """
 
     def __init__(self, config: TrainConfig, rank: int, start: int) -> None:
         self._config, self._is_first = config, rank == 0
-        self._schedule = validation_schedule(config)
+        self.schedule = validation_schedule(config)
         self._record = ValidationRecord(config.run.validation)
         self._started: set[int] = set()
         """Steps whose validation is recorded or was started."""
@@ -109,23 +105,15 @@ class ValidationCallback:
         if start and self.should_stop(start):
             logger.info("no improvement up to step %d; nothing is left to train", start)
 
-    def due(self, step: int) -> bool:
-        """Whether the checkpoint of this step is validated."""
-        return self._schedule.due(step)
-
     def report_option(self, step: int) -> bool | ray.train.ValidationTaskConfig:
         """The argument `validation` for reporting this step's checkpoint to Ray Train."""
-        if not (self._is_first and self.due(step)):
+        if not (self._is_first and self.schedule.due(step)):
             return False
         self._started.add(step)
         return ray.train.ValidationTaskConfig({"step": step}, self._config.validation.timeout_seconds)
 
     def should_stop(self, step: int) -> bool:
-        """Whether training ends here. Collective; waits for the results that the decision uses.
-
-        Raises:
-            ValidationFailed: on all ranks.
-        """
+        """Whether training ends here. Collective; waits for the results that the decision uses."""
         decision: bool | HbtError = False
         if self._is_first:
             try:
@@ -152,27 +140,24 @@ class ValidationCallback:
         missing = []
         directory = CheckpointDirectory(self._config.run.checkpoints)
         for step in directory.steps():
-            if step > start or not self.due(step) or step in self._started:
-                continue
-            try:
-                verify_checkpoint(directory.path(step))
-            except CheckpointError as error:
-                logger.warning("step %d is not validated: %s", step, error)
-                continue
-            missing.append(step)
+            if step <= start and self.schedule.due(step) and step not in self._started:
+                try:
+                    verify_checkpoint(directory.path(step))
+                    missing.append(step)
+                except CheckpointError as error:
+                    logger.warning("step %d is not validated: %s", step, error)
         if missing:
             logger.info("validating the checkpoints of steps %s first, which have no result", missing)
             self._started.update(missing)
             self._launched = launch_validations(self._config, missing)
 
     def _decide(self, step: int) -> bool:
-        horizon = self._schedule.horizon(step)
+        horizon = self.schedule.horizon(step)
         rows = self._wait_for({at for at in self._started if at <= horizon})
-        visible = self._schedule.visible(measure_values(rows, self._config), step)
-        return early_stopping_state(visible, self._config.validation.rule).stop
+        visible = self.schedule.visible(measure_values(rows, self._config), step)
+        return early_stopping_state(visible, self._config.validation).stop
 
     def _wait_for(self, steps: set[int]) -> dict[int, ValidationRow]:
-        """The rows of these steps, as soon as all exist; raises the first failure among them at once."""
         timeout = self._config.validation.timeout_seconds
         deadline = time.monotonic() + timeout
         while True:

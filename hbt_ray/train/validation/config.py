@@ -1,14 +1,20 @@
-"""Configuration of validation."""
+"""Configuration of validation, and early stopping as pure functions of steps.
+
+Validations run beside training, so a result comes some time after its checkpoint. At checkpoint k the ranks look only
+at results up to k - lag, however many more have arrived. So all ranks decide alike, and a run that is repeated, or
+killed and continued, stops at the same step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from hbt_ray.config import Config, Languages
 from hbt_ray.storage.location import Location
-from hbt_ray.train.validation.early_stopping import StoppingRule
 
 
 class ValidationConfig(Config):
@@ -45,6 +51,55 @@ class ValidationConfig(Config):
     timeout_seconds: float = Field(1_800, gt=0)
     """A validation that takes longer ends the run with an error; the checkpoint is kept."""
 
-    @property
-    def rule(self) -> StoppingRule:
-        return StoppingRule(self.measure == "pool_loss", self.patience, self.min_delta)
+
+@dataclass(frozen=True, slots=True)
+class EarlyStoppingState:
+    """What follows from the validations so far."""
+
+    best: int | None = None
+    """Step of the best value, the first of equal ones; None without a validation."""
+    waited: int = 0
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSchedule:
+    """Which steps are validated, and which results a decision may use."""
+
+    every: int
+    last: int
+    """Last step of the run. It is validated even if it is not a multiple of `every`."""
+    lag: int = 1
+
+    def due(self, step: int) -> bool:
+        return step > 0 and (step % self.every == 0 or step == self.last)
+
+    def horizon(self, step: int) -> int:
+        """Last step whose result is used at `step`; 0 or less if none is."""
+        return (step // self.every - self.lag) * self.every
+
+    def visible(self, values: Mapping[int, float], step: int) -> dict[int, float]:
+        """The results that are used at `step`.
+
+        Checkpoints that are not on the grid (the last step, one made at a preemption) are not used: a run without them
+        must stop at the same step.
+        """
+        horizon = self.horizon(step)
+        return {at: value for at, value in values.items() if at <= horizon and at % self.every == 0}
+
+
+def early_stopping_state(values: Mapping[int, float], config: ValidationConfig) -> EarlyStoppingState:
+    """The best step, and whether patience is exhausted; `values` are step → finite value of `config.measure`."""
+    sign = 1.0 if config.measure == "pool_loss" else -1.0
+    best: tuple[float, int] | None = None
+    reference, waited = float("inf"), 0
+    for step in sorted(values):
+        cost = sign * values[step]
+        if best is None or cost < best[0]:
+            best = cost, step
+        if cost < reference and reference - cost >= config.min_delta:
+            reference, waited = cost, 0
+        else:
+            waited += 1
+    stop = config.patience is not None and waited >= config.patience
+    return EarlyStoppingState(best[1] if best else None, waited, stop)

@@ -38,22 +38,16 @@ class DevSet:
     languages: tuple[str, ...]
     questions: list[str]
     question_languages: LanguageCodes
-    """[questions]"""
     positive_keys: Indices
     """[questions, n]: keys of the passages that answer. One of them is repeated if a question has fewer than n."""
     passages: list[str]
     passage_languages: LanguageCodes
-    """[passages]"""
     passage_keys: Indices
     """[passages]; equal for all translations of a passage."""
 
 
 def dev_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ...]:
-    """The languages of the dev set.
-
-    Raises:
-        ConfigError: the dev store lacks a language that the configuration names.
-    """
+    """The languages of the dev set."""
     if missing := sorted(set(config.languages) - set(manifest.languages)):
         raise ConfigError(
             f"validation.languages: {config.store} has no texts in {', '.join(missing)}; it has "
@@ -73,9 +67,6 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
     """Draw the dev set, spread evenly over data sets. A data set with fewer items than its share gives all of them.
 
     A passage is in it once in each language, however many items, ids and data sets it has.
-
-    Raises:
-        ConfigError: the store has no item in the languages.
     """
     languages = dev_languages(store.manifest, config)
     questions: list[str] = []
@@ -139,7 +130,6 @@ def draw_items(info: DatasetInfo, languages: Sequence[str], count: int, key: int
 
 
 def _permuted_items(index: LanguageIndex, code: int, key: int) -> Iterator[int]:
-    """The items of a language in random order."""
     pool = index.pool(code)
     for start in range(0, pool.size, _CHUNK):
         numbers = permute(key, np.arange(start, min(start + _CHUNK, pool.size)), pool.size)
@@ -212,7 +202,6 @@ def _ap_in_languages(scores: Floats, relevant: NDArray[np.bool_], dev_set: DevSe
 
 
 def _macro_average(values: Values, groups: LanguageCodes) -> float:
-    """Mean over groups of their means."""
     return float(np.mean([values[groups == group].mean() for group in np.unique(groups)]))
 
 

@@ -18,8 +18,8 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.storage import append_json_lines, read_json_lines, write_json_lines
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.validation.config import ValidationSchedule, early_stopping_state
 from hbt_ray.train.validation.dev_set import dev_languages, fingerprint
-from hbt_ray.train.validation.early_stopping import ValidationSchedule, early_stopping_state
 
 ValidationRow = dict[str, Any]
 """`step`, `dev_set` (its fingerprint), the measures and `seconds`; or `step`, `dev_set` and `error`."""
@@ -91,14 +91,12 @@ def measure_values(rows: Mapping[int, ValidationRow], config: TrainConfig) -> di
 
 def run_status(config: TrainConfig, done: int) -> RunStatus:
     """The status of a run whose newest checkpoint is that of step `done`."""
-    steps = config.optimiser.steps
+    steps, schedule = config.optimiser.steps, validation_schedule(config)
     if not config.validation.store:
         return RunStatus(done, done >= steps)
-    schedule, rule = validation_schedule(config), config.validation.rule
-    results = ValidationRecord(config.run.validation).results()
-    values = measure_values({step: row for step, row in results.items() if step <= done}, config)
-    best = early_stopping_state(values, rule).best
-    state = early_stopping_state(schedule.visible(values, done), rule)
+    values = {step: value for step, value in _recorded_values(config).items() if step <= done}
+    best = early_stopping_state(values, config.validation).best
+    state = early_stopping_state(schedule.visible(values, done), config.validation)
     checkpoints = CheckpointDirectory(config.run.checkpoints).steps()
     missing = tuple(step for step in checkpoints if step <= done and schedule.due(step) and step not in values)
     reason = ""
@@ -111,30 +109,28 @@ def run_status(config: TrainConfig, done: int) -> RunStatus:
 
 def best_step(config: TrainConfig) -> int | None:
     """Step of the best checkpoint among those that still exist; None without a result."""
-    results = ValidationRecord(config.run.validation).results() if config.validation.store else {}
-    existing = results.keys() & set(CheckpointDirectory(config.run.checkpoints).steps())
-    values = measure_values({step: results[step] for step in existing}, config)
-    return early_stopping_state(values, config.validation.rule).best
+    values, steps = _recorded_values(config), CheckpointDirectory(config.run.checkpoints).steps()
+    return early_stopping_state({step: values[step] for step in steps if step in values}, config.validation).best
 
 
 def checkpoints_to_keep(config: TrainConfig) -> set[int]:
     """Checkpoints that must not be deleted, however old: the best one, and those still to be validated."""
     if not config.validation.store:
         return set()
-    schedule, results = validation_schedule(config), ValidationRecord(config.run.validation).results()
+    schedule, values, best = validation_schedule(config), _recorded_values(config), best_step(config)
     steps = CheckpointDirectory(config.run.checkpoints).steps()
-    pending = {step for step in steps if schedule.due(step) and step not in results}
-    best = best_step(config)
-    return pending if best is None else pending | {best}
+    return {step for step in steps if step == best or (schedule.due(step) and step not in values)}
+
+
+def _recorded_values(config: TrainConfig) -> dict[int, float]:
+    """Step → value of `validation.measure`; empty without a dev store."""
+    if not config.validation.store:
+        return {}
+    return measure_values(ValidationRecord(config.run.validation).results(), config)
 
 
 def check_validation(config: TrainConfig) -> None:
-    """Check that validation is possible, and that its results can be compared with those on record.
-
-    Raises:
-        ConfigError: the dev store lacks a language, is the training store, or differs from that of earlier results.
-        StoreError: the dev store cannot be read.
-    """
+    """Check that validation is possible, and that its results can be compared with those on record."""
     if not config.validation.store:
         return
     manifest = Store(config.validation.store, config.stream.cache).manifest

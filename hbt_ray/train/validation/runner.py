@@ -36,13 +36,9 @@ def lower_priority(num_threads: int) -> None:
 
 
 def validate(settings: dict[str, Any], folder: Path, step: int) -> ValidationRow:
-    """Measure the checkpoint in a folder and append the row to the run's record.
+    """Measure the checkpoint of a step in a folder and append the row to the record of the run with these settings.
 
     Errors are recorded as well, since the ranks wait for a row.
-
-    Args:
-        settings: fields of the run's `TrainConfig`.
-        step: step of the checkpoint.
     """
     config = TrainConfig.model_validate(settings)
     begin = time.perf_counter()
@@ -66,12 +62,10 @@ def _cached_validator(settings: str, base_mtime: int) -> Validator:
 
 
 class DevVectors(NamedTuple):
-    """Vectors of questions and passages; see `hbt_ray.retrieval.transforms.fit.EncodedSides`."""
+    """An `EncodedSides` of the transforms: vectors of questions and passages, [texts, width]."""
 
     questions: Floats
-    """[questions, width]"""
     passages: Floats
-    """[passages, width]"""
     fingerprint: str = ""
 
 
@@ -88,23 +82,13 @@ class Validator:
         self._encoder = load_for_checkpoint(config.run.base, config.model).to(device).eval()
 
     def measures(self, folder: Path) -> dict[str, float]:
-        """Measures of the checkpoint in a folder.
-
-        Raises:
-            CheckpointError: the checkpoint is damaged.
-            ModelError: vectors are not finite.
-        """
-        vectors = self._dev_vectors(folder)
-        return dev_measures(vectors.questions, vectors.passages, self._dev_set, self._config.temperature)
+        """Measures of the checkpoint in a folder."""
+        return self._measures(*self._dev_vectors(folder)[:2])
 
     def transformed_measures(
         self, folder: Path, store: Store, methods: Sequence[Method]
     ) -> dict[str, dict[str, float]]:
-        """Measures with each post-hoc transform, fitted to texts of the store: kind → measures.
-
-        Raises:
-            ConfigError: a method needs more texts than the store has.
-        """
+        """Measures with each post-hoc transform, fitted to texts of the store: kind → measures."""
         dev_set, vectors = self._dev_set, self._dev_vectors(folder)
         question_languages, passage_languages = (
             [dev_set.languages[code] for code in codes]
@@ -113,13 +97,14 @@ class Validator:
         measures = {}
         for method in methods:
             transform = fit_to_store(store, method, self._encode)
-            measures[method.kind] = dev_measures(
+            measures[method.kind] = self._measures(
                 transform.apply(vectors.questions, question_languages, QUESTION),
                 transform.apply(vectors.passages, passage_languages, PASSAGE),
-                dev_set,
-                self._config.temperature,
             )
         return measures
+
+    def _measures(self, questions: Floats, passages: Floats) -> dict[str, float]:
+        return dev_measures(questions, passages, self._dev_set, self._config.temperature)
 
     def _dev_vectors(self, folder: Path) -> DevVectors:
         restore_weights(folder, self._encoder, averaged=True)

@@ -1,35 +1,65 @@
-"""What one rank does between two steps: metrics, checkpoints, validation, watchdog and preemption."""
+"""What one rank does between two steps: metrics, checkpoints, validation, watchdog, preemption, hooks of tests."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from hbt_ray.data.stream.rank_batch import RankBatch
+from hbt_ray.train.checkpoint.format import CheckpointInfo
 from hbt_ray.train.checkpoint.manager import CheckpointManager
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.validation.callback import ValidationCallback
 from hbt_ray.train.worker.metrics import MetricsFile, TrainingGauges
 from hbt_ray.train.worker.preemption import PreemptionAction, PreemptionMonitor
-from hbt_ray.train.worker.settings import WorkerSettings
 from hbt_ray.train.worker.watchdog import Watchdog
 
 _REPORT_TIMEOUT_SECONDS = 10
 
 
-class StepCallbacks:
-    """Callbacks of one rank. All ranks call the same methods for the same steps.
+class Hooks:
+    """Hooks into a rank's training, for tests; these do nothing."""
 
-    Args:
-        settings: the run.
-        rank: this rank.
-        start_step: the step that training continues with.
-        checkpoints: saves this rank's state.
-        validation: validates checkpoints, if the run has a dev store.
-    """
+    def on_batch(self, rank: int, batch: RankBatch) -> None:
+        """A batch arrived; nothing was done with it yet."""
+
+    def before_update(self, rank: int, step: int) -> None:
+        """The gradients of a step are complete; the weights are still the old ones."""
+
+    def after_update(self, rank: int, step: int) -> None:
+        """The weights are the new ones; the step was not recorded yet."""
+
+    def on_checkpoint_file(self, step: int, path: Path) -> None:
+        """A file of a checkpoint is complete; on rank 0, in the thread that writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """A run as its ranks see it; equal on all of them. The driver sends it, pickled."""
+
+    config: TrainConfig
+    """With absolute paths: a rank has another working directory than the driver."""
+    stop_step: int
+    """Steps after which this session ends; at most `config.optimiser.steps`."""
+    plan_identity: dict[str, Any]
+    """`Plan.identity`, stored in checkpoints."""
+    checkpoint: CheckpointInfo | None
+    """The checkpoint that the driver verified before it started the ranks."""
+    metrics_actor: ActorHandle
+    """A `MetricsActor`."""
+    hooks: Hooks
+    """Hooks for tests."""
+
+
+class StepCallbacks:
+    """Callbacks of one rank. All ranks call the same methods for the same steps."""
 
     def __init__(
         self,
@@ -91,7 +121,7 @@ class StepCallbacks:
 
     def _save(self, step: int) -> None:
         # Before the checkpoint, which may replace one that is still being validated.
-        if self._validation and step != self._settings.stop_step and self._validation.due(step):
+        if self._validation and step != self._settings.stop_step and self._validation.schedule.due(step):
             self._watchdog.pause()  # Validation has its own timeout.
             self._validation.should_stop(step)
         self._watchdog.start(step)  # The rank may get stuck in storage.

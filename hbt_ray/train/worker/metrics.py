@@ -49,11 +49,7 @@ class MetricsFile:
             self.flush(durable=False)
 
     def flush(self, *, durable: bool = True) -> None:
-        """Write all rows so far; if `durable`, they survive a crash of the machine.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write all rows so far; if `durable`, they survive a crash of the machine."""
         append_json_lines(self._path, self._pending, durable=durable)
         self._pending = []
         self._last_write = time.monotonic()

@@ -68,12 +68,7 @@ def next_poll_step(step: int, step_seconds: float) -> int:
 
 
 class PreemptionMonitor:
-    """Preemption monitor of one rank. `poll` is collective: all ranks must call it after the same steps.
-
-    Args:
-        rank: this rank.
-        start_step: the step that training continues with.
-    """
+    """Preemption monitor of one rank. `poll` is collective: all ranks must call it after the same steps."""
 
     def __init__(self, rank: int, start_step: int) -> None:
         # Without Ray's watcher there is never a notice.

@@ -6,9 +6,7 @@ import os
 import threading
 import time
 from itertools import pairwise
-from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train.torch import get_device
@@ -19,17 +17,15 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, Va
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.trainable_encoder import load_for_training
-from hbt_ray.storage import write_text
 from hbt_ray.train.checkpoint.manager import CheckpointManager
-from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.driver.resources import record_placement_group
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.loss_requirements import auxiliary_texts
 from hbt_ray.train.step.encoder_inputs import Teacher
 from hbt_ray.train.step.train_step import TrainStep, train
 from hbt_ray.train.validation.callback import ValidationCallback
 from hbt_ray.train.validation.record import checkpoints_to_keep
-from hbt_ray.train.worker.callbacks import StepCallbacks
-from hbt_ray.train.worker.settings import WorkerSettings
+from hbt_ray.train.worker.callbacks import StepCallbacks, WorkerSettings
 
 _RAYLET_POLL_SECONDS = 0.2
 
@@ -70,7 +66,7 @@ def _train(settings: WorkerSettings) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if rank == 0:
-        _record_placement_group(config)
+        record_placement_group(config.run)
     if not config.workers.gpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
@@ -101,7 +97,16 @@ def _train(settings: WorkerSettings) -> None:
     start_step = restored.step if restored else 0
     validation = ValidationCallback(config, rank, start_step) if config.validation.store else None
     callbacks = StepCallbacks(settings, rank, start_step, checkpoints, validation)
-    loader = _loader_config(config, encoder, teacher_encoder)
+    student = tokenising_config(encoder, config.model)
+    loader = LoaderConfig(
+        config.store,
+        config.plan,
+        student,
+        config.stream.cache,
+        config.negatives,
+        auxiliary_texts(config.loss, student, config.teacher, teacher_encoder),
+        teacher_scores="teacher_scores" in config.loss.required_inputs,
+    )
     steps = range(start_step, settings.stop_step)
     batches = callbacks.watch(stream(loader, steps, rank, world_size, config.stream))
     if validation:
@@ -117,22 +122,3 @@ def rank_sizes(num_rows: int, world_size: int) -> tuple[int, ...]:
     """Rows of every rank's slice of a global batch, in rank order, as `Batch.slice` cuts it."""
     ends = [num_rows * rank // world_size for rank in range(world_size + 1)]
     return tuple(end - start for start, end in pairwise(ends))
-
-
-def _loader_config(config: TrainConfig, encoder: Any, teacher_encoder: Any) -> LoaderConfig:
-    student = tokenising_config(encoder, config.model)
-    return LoaderConfig(
-        config.store,
-        config.plan,
-        student,
-        config.stream.cache,
-        config.negatives,
-        auxiliary_texts(config.loss, student, config.teacher, teacher_encoder),
-        teacher_scores="teacher_scores" in config.loss.required_inputs,
-    )
-
-
-def _record_placement_group(config: TrainConfig) -> None:
-    """Write which placement group the ranks are in, for `hbt_ray.train.driver.placement_group`."""
-    if group := ray.util.get_current_placement_group():
-        write_text(config.run.placement_group, group.id.hex())
