@@ -15,12 +15,8 @@ import yaml
 
 from hbt_ray.data.store.store import Store
 from hbt_ray.model.build import build_encoder
+from tests.commands import hbt
 from tests.worlds import LANGUAGES, small_run, small_store
-
-
-def hbt(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hbt_ray", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.commands import hbt
 from tests.model.model_folders import copied, edited, saved
 from tests.worlds import small_run, small_store
 
 KEY = "encoder.layer.1.output.dense.bias"
-
-
-def hbt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hbt_ray", *arguments]
-    # Whoever asks whether to run a model's code would get a yes.
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, input="y\n" * 10)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,8 @@ COMMANDS = {
 @pytest.mark.parametrize("model", ["code", "incomplete"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_broken_model_is_refused_in_one_line(world: Path, command: str, model: str) -> None:
-    done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=world)
+    # Whoever asks whether to run a model's code would get a yes.
+    done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=world, stdin="y\n" * 10)
     assert done.returncode == 2, done.stderr
     refusals = [line for line in done.stderr.splitlines() if line.startswith("ModelError: ")]
     assert len(refusals) == 1, done.stderr
