@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import without_secrets
-from hbt_ray.data.sources.published_datasets import SquadSource
+from hbt_ray.data.sources.file_sources import SquadSource
 from hbt_ray.errors import ConfigError
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.config import TrainConfig

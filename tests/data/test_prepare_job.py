@@ -26,7 +26,7 @@ from hbt_ray.data.prepare.config import _BUCKET_BYTES
 from hbt_ray.data.prepare.group import text_key
 from hbt_ray.data.prepare.task_runner import WORK_FOLDER, Executor, Task, TaskResult
 from hbt_ray.data.prepare.write import language_groups, shard_slices
-from hbt_ray.data.sources.generic_datasets import TableSource
+from hbt_ray.data.sources.file_sources import TableSource
 from hbt_ray.data.store.verify import verify
 from hbt_ray.errors import LockedError, SourceError, StorageError, StoreError
 from hbt_ray.storage import exclusive_lock

@@ -19,13 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from hbt_ray.data.formats.files import fingerprint
+from hbt_ray.data.formats.files import file_states
 from hbt_ray.data.formats.source_row import FLOAT_IDS, BadRow, SourceRow
 from hbt_ray.data.formats.training_pairs import UNANSWERABLE
 from hbt_ray.data.prepare import StoreConfig, prepare
 from hbt_ray.data.prepare.config import AnySource
-from hbt_ray.data.sources.generic_datasets import TableSource
-from hbt_ray.data.sources.source import Source
+from hbt_ray.data.sources.file_sources import Source, TableSource
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ConfigError, InputError, LocationError, SourceError
 from tests.refused import refused
@@ -75,7 +74,7 @@ def test_tables_plain_packed_and_remote(tmp_path: Path, name: str, as_uri: bool)
     assert keys(rows) == EXPECTED
     assert not bad
     assert rows[0].where.startswith(location)
-    ((_, size, time),) = fingerprint(location)
+    ((_, size, time),) = file_states(location)
     assert (size, time) == (path.stat().st_size, path.stat().st_mtime_ns)
 
 
@@ -310,7 +309,7 @@ def test_folders_are_read_whole_and_what_is_no_rows_is_named(tmp_path: Path, cap
     assert "notes.arrow" in caplog.text
     assert "_temporary/0/part.parquet" in caplog.text
     assert ".DS_Store" not in caplog.text
-    assert len(fingerprint(str(tmp_path / "data"))) == 4 + 5  # Hidden files are no part of the recipe.
+    assert len(file_states(str(tmp_path / "data"))) == 4 + 5  # Hidden files are no part of the recipe.
 
 
 def test_partitions_are_columns(tmp_path: Path) -> None:
@@ -342,7 +341,7 @@ def test_links_in_a_ring_end(tmp_path: Path) -> None:
         (tmp_path / "data" / name).symlink_to(target)
     rows, _ = read(kind="table", path=tmp_path / "data")
     assert len(rows) == len(ROWS) + 1
-    assert len(fingerprint(str(tmp_path / "data"))) == 2
+    assert len(file_states(str(tmp_path / "data"))) == 2
 
 
 def test_folders_whose_files_do_not_all_count_are_refused(tmp_path: Path) -> None:

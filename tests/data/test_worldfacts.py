@@ -12,9 +12,9 @@ from functools import cache
 import pytest
 
 from hbt_ray.data.formats.source_row import SourceRow
-from hbt_ray.data.sources.source import Source
+from hbt_ray.data.sources.file_sources import Source
 from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource, rows
-from hbt_ray.data.sources.worldfacts.entities import Entity, name
+from hbt_ray.data.sources.worldfacts.entities import Entity, entity_name
 from hbt_ray.data.sources.worldfacts.facts import facts, groups_of, split_facts
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
 from hbt_ray.errors import ConfigError
@@ -109,11 +109,11 @@ def test_kinds_are_held_out_evenly() -> None:
 
 
 def test_names_are_not_borrowed() -> None:
-    assert name(Entity("city", "Africa/Nairobi"), "de") == "Nairobi"
-    assert name(Entity("city", "Asia/Kolkata"), "zh") == "加尔各答"
-    assert name(Entity("city", "America/Lower_Princes"), "el") is None
-    assert name(Entity("language", "tcy"), "ru") is None
-    assert name(Entity("city", "Atlantic/Reykjavik"), "de") == "Reykjavík"
+    assert entity_name(Entity("city", "Africa/Nairobi"), "de") == "Nairobi"
+    assert entity_name(Entity("city", "Asia/Kolkata"), "zh") == "加尔各答"
+    assert entity_name(Entity("city", "America/Lower_Princes"), "el") is None
+    assert entity_name(Entity("language", "tcy"), "ru") is None
+    assert entity_name(Entity("city", "Atlantic/Reykjavik"), "de") == "Reykjavík"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

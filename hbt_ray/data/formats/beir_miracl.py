@@ -24,9 +24,9 @@ from hbt_ray.data.formats.files import (
     JSON_LINES,
     PLAIN_OR_PACKED,
     code_by_language,
-    explained,
     files_of,
     first_of,
+    naming_read_errors,
     selected_languages,
 )
 from hbt_ray.data.formats.judged_collection import JudgedCollection, TextEntry, read_json_entries, read_tsv_entries
@@ -108,7 +108,7 @@ class _Topics(NamedTuple):
 
 
 def _names(folder: str, kind: fs.FileType) -> list[str]:
-    with explained(folder):
+    with naming_read_errors(folder):
         system, path = filesystem(folder)
         return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path)) if info.type == kind)
 

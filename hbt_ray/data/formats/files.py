@@ -117,7 +117,7 @@ def opened(location: str) -> Iterator[io.BufferedReader]:
     Raises:
         SourceError: the file is missing or cannot be read, or a later part of it cannot.
     """
-    with explained(location):
+    with naming_read_errors(location):
         system, path = filesystem(location)
         info = system.get_file_info(path)
         if info.type not in (fs.FileType.File, fs.FileType.NotFound):  # Opening a named pipe would block.
@@ -164,7 +164,7 @@ class _BoundedStream(io.RawIOBase):
 
 
 @contextmanager
-def explained(location: str) -> Iterator[None]:
+def naming_read_errors(location: str) -> Iterator[None]:
     """Turn errors of reading a file into a `SourceError` that names the file."""
     try:
         yield
@@ -185,7 +185,7 @@ def files_of(location: str, *patterns: str) -> list[str]:
     Raises:
         SourceError: there is no such file, or a folder without any.
     """
-    with explained(location):
+    with naming_read_errors(location):
         system, path = filesystem(location)
         kind = system.get_file_info(path).type
         if kind == fs.FileType.File:
@@ -222,7 +222,7 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
     Raises:
         SourceError: there is no such file, a folder without any, or a Delta Lake table.
     """
-    with explained(location):
+    with naming_read_errors(location):
         system, path = filesystem(location)
         kind = system.get_file_info(path).type
         if kind == fs.FileType.File:
@@ -318,16 +318,16 @@ def first_of(folder: str, *names: str) -> str:
         SourceError: the folder has none of them.
     """
     for location in (join_location(folder, file) for file in names):
-        with explained(location):
+        with naming_read_errors(location):
             system, path = filesystem(location)
             if system.get_file_info(path).is_file:
                 return location
     raise SourceError(f"{folder}: holds no {' or '.join(names)}", code="NO_FILE")
 
 
-def fingerprint(location: str) -> list[tuple[str, int | None, int | None]]:
+def file_states(location: str) -> list[tuple[str, int | None, int | None]]:
     """Path, size in bytes and time of change of every file at a location; equal ones mean equal bytes."""
-    with explained(location):
+    with naming_read_errors(location):
         system, path = filesystem(location)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:

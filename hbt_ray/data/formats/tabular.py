@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hbt_ray.data.formats.files import MAX_LINE_BYTES, DataFile, explained, raw_lines
+from hbt_ray.data.formats.files import MAX_LINE_BYTES, DataFile, naming_read_errors, raw_lines
 from hbt_ray.data.formats.source_row import BadRow, Record, UnsupportedValue, missing_columns
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import filesystem
@@ -140,7 +140,7 @@ def open_parquet(location: str) -> Iterator[pq.ParquetFile]:
     Raises:
         SourceError: the file is missing, cannot be read, or is not a Parquet file.
     """
-    with explained(location):
+    with naming_read_errors(location):
         system, path = filesystem(location)
         with system.open_input_file(path) as stream:
             try:

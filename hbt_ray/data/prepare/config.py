@@ -10,10 +10,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hbt_ray.config import Config, Language
-from hbt_ray.data.formats.files import fingerprint
+from hbt_ray.data.formats.files import file_states
 from hbt_ray.data.index.manifest import VERSION
-from hbt_ray.data.sources.generic_datasets import BitextSource, HubSource, TableSource
-from hbt_ray.data.sources.published_datasets import BeirSource, MiraclSource, MmarcoSource, SquadSource
+from hbt_ray.data.sources.file_sources import (
+    BeirSource,
+    BitextSource,
+    HubSource,
+    MiraclSource,
+    MmarcoSource,
+    SquadSource,
+    TableSource,
+)
 from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.storage.location import Location
 
@@ -74,7 +81,7 @@ def _files(source: AnySource) -> Sequence[tuple[str, int | None, int | None]]:
     """Path, size and modification time of a source's files."""
     if isinstance(source, HubSource) and not source.locations():
         return [(source.path, _HUB_BYTES, None)]
-    return [file for path in source.locations() for file in fingerprint(path)]
+    return [file for path in source.locations() for file in file_states(path)]
 
 
 def _digest(*parts: Any) -> str:

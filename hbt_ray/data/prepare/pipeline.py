@@ -31,7 +31,7 @@ from hbt_ray.data.prepare.task_runner import (
     open_work_folder,
 )
 from hbt_ray.data.prepare.write import assemble_bucket, dataset_layouts, write_dataset_shard
-from hbt_ray.data.sources.source import SourcePart
+from hbt_ray.data.sources.file_sources import SourcePart
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import HbtError, SourceError, StoreError
 from hbt_ray.storage.location import Folder

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.formats.files import explained
+from hbt_ray.data.formats.files import naming_read_errors
 from hbt_ray.data.formats.source_row import BadRow, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.hash_buckets import ROW_SCHEMA, bucket_of, rejection_record, write_buckets
 from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
-from hbt_ray.data.sources.source import Source, SourcePart
+from hbt_ray.data.sources.file_sources import Source, SourcePart
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.location import Folder
 
@@ -106,7 +106,7 @@ class _RowWriter:
         table = pa.table(dict(self._columns), schema=ROW_SCHEMA)
         self._columns.clear()
         self._num_characters = 0
-        with explained(str(self.folder)):
+        with naming_read_errors(str(self.folder)):
             write_buckets(self.folder, f"{self.num_files:05d}.arrow", table, buckets, self.num_buckets)
         self.num_files += 1
 

@@ -130,7 +130,7 @@ WRONG_NAMES = frozenset(
 
 
 @cache
-def name(entity: Entity, language: str) -> str | None:
+def entity_name(entity: Entity, language: str) -> str | None:
     """The name of an entity in a language, in its citation form; None if CLDR has none that fits into a sentence."""
     if (language, entity.kind, entity.code) in WRONG_NAMES:
         return None

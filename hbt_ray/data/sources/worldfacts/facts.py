@@ -35,7 +35,7 @@ from hbt_ray.data.sources.worldfacts.entities import (
     UNSURE_SCRIPTS,
     Entity,
     Kind,
-    name,
+    entity_name,
 )
 
 Claim = frozenset[Entity]
@@ -69,7 +69,7 @@ class Fact:
 
     def has_names(self, language: str) -> bool:
         """Whether CLDR has names for all its entities in `language`."""
-        return all(name(entity, language) for entity in self.entities)
+        return all(entity_name(entity, language) for entity in self.entities)
 
 
 @cache
@@ -100,7 +100,7 @@ def _homonyms(entities: set[Entity]) -> set[Entity]:
         (entity, (language, entity.kind, known))
         for language in LANGUAGES
         for entity in entities
-        if entity.kind != "zone" and (known := name(entity, language))
+        if entity.kind != "zone" and (known := entity_name(entity, language))
     ]
     uses = Counter(use for _, use in named)
     return {

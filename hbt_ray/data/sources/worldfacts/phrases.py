@@ -25,8 +25,8 @@ from pydantic import field_validator
 
 from hbt_ray.config import Languages
 from hbt_ray.data.formats.source_row import SourceRow
-from hbt_ray.data.sources.source import Source
-from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, name
+from hbt_ray.data.sources.file_sources import Source
+from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, entity_name
 from hbt_ray.data.sources.worldfacts.facts import Fact, Split, split_facts, stable_hash
 
 # The first letter of a text, after an opening mark or quotation mark.
@@ -114,7 +114,7 @@ class Phrasebook:
 
     def _name_in_slot(self, slot: str, entity: Entity) -> str:
         if (slot, entity) not in self._names:
-            known = name(entity, self.language)
+            known = entity_name(entity, self.language)
             if known is None:
                 raise LookupError(f"CLDR has no {self.language} name of {entity}; check `Fact.has_names` first")
             if entity.kind in self._lower:

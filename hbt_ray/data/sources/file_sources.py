@@ -1,0 +1,344 @@
+"""Training sources that read files: tables, data sets of Hugging Face, bitext, and published benchmarks.
+
+`hbt_ray.data.formats` reads the formats; a source says which files to read and which rows they become.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from pydantic import Field, model_validator
+
+from hbt_ray.config import ByLanguage, Config, Language
+from hbt_ray.data.formats.beir_miracl import read_beir, read_miracl_corpus
+from hbt_ray.data.formats.judged_collection import (
+    JudgedCollection,
+    read_tsv_entries,
+    relevant_judgements,
+    relevant_rows,
+)
+from hbt_ray.data.formats.parallel_sentences import SentenceColumns, sentence_of
+from hbt_ray.data.formats.qrels import Threshold, read_judgements, read_mmarco_pairs
+from hbt_ray.data.formats.records import FilePart, file_parts, read_records
+from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow
+from hbt_ray.data.formats.squad import SquadParagraph, SquadQuestion, read_squad
+from hbt_ray.data.formats.training_pairs import ColumnNames, PairReader
+from hbt_ray.errors import SourceError
+from hbt_ray.storage.location import Location, without_options
+
+
+class SourcePart(Protocol):
+    """A stream of rows."""
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        """All rows in a fixed order, as a stream.
+
+        Raises:
+            SourceError: a file cannot be read.
+        """
+        ...
+
+
+class Source(Config):
+    """The rows of one origin."""
+
+    name: str
+    """Name of the source in the manifest; also that of its dataset, unless a column names the dataset."""
+    licence: str = ""
+    """Licence of the data, for the manifest."""
+
+    @abstractmethod
+    def locations(self) -> list[str]:
+        """Files and folders that the configuration names; `prepare` notices when one of them changes."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        """See `SourcePart.rows`."""
+
+    def parts(self) -> Sequence[SourcePart]:
+        """Parts that can be read in parallel; one after the other they have the rows of the source, in its order."""
+        return [self]
+
+
+class PathSource(Source):
+    """A source that is one file or folder."""
+
+    path: Location
+    """File or folder, or a URI such as `s3://bucket/folder`."""
+
+    def locations(self) -> list[str]:
+        return [self.path]
+
+
+class TableSource(PathSource):
+    """A file of `hbt_ray.data.formats.records.FORMATS`, or a folder of them.
+
+    A record is one language version of an item, or has one of the layouts of `hbt_ray.data.formats.training_pairs`.
+    """
+
+    kind: Literal["table"]
+    language: Language | Literal[""] = ""
+    """Language of all rows. Empty: a column holds it."""
+    columns: ColumnNames = ColumnNames()
+    """Which column holds what."""
+
+    def parts(self) -> Sequence[TablePart]:
+        parts = enumerate(file_parts(self.path))
+        return [TablePart(part, self.columns, self.language, self.path, number == 0) for number, part in parts]
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        for part in self.parts():
+            yield from part.rows()
+
+
+class TablePart(NamedTuple):
+    """A file of a table, or some row groups of one."""
+
+    part: FilePart
+    columns: ColumnNames
+    language: str
+    path: str
+    """Path of the whole source."""
+    is_first: bool
+    """Only the first part of a source warns of columns that are not read, so that the warning comes once."""
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        reader = PairReader(self.columns, self.language, without_options(self.path))
+        for record in self.part.records(reader.columns):
+            if isinstance(record, Record):
+                yield from reader.rows(record)
+            else:
+                yield record
+        reader.log_notes(self.part.location, negatives=self.is_first)
+
+
+class HubSource(Source):
+    """A split of a Hugging Face data set: on the hub, or a local folder that `datasets.load_dataset` reads.
+
+    Rows are streamed, so nothing is downloaded as a whole. The library is optional: `pip install 'hbt-ray[hub]'`.
+    Records have the same layouts as those of `TableSource`.
+    """
+
+    kind: Literal["hub"]
+    path: str
+    """Name on the hub, such as `miracl/miracl`, or a local folder."""
+    config: str = ""
+    """Configuration of the data set, often a language. Empty: its only one."""
+    split: str = "train"
+    """Split of the data set."""
+    revision: str = "main"
+    """Commit, tag or branch on the hub. Only a commit keeps the data the same for ever."""
+    language: Language | Literal[""] = ""
+    """Language of all rows. Empty: a column holds it."""
+    columns: ColumnNames = ColumnNames()
+    """Which column holds what."""
+
+    def locations(self) -> list[str]:
+        return [self.path] if Path(self.path).exists() else []
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        where = f"{self.path} {self.split}"
+        reader = PairReader(self.columns, self.language, where)
+        for number, values in enumerate(self._stream()):
+            yield from reader.rows(Record(f"{where}: row {number}", values))
+        reader.log_notes(where, negatives=True)
+
+    def _stream(self) -> Iterator[dict[str, Any]]:
+        try:
+            import datasets
+        except ImportError:
+            raise SourceError(
+                f"source {self.name!r} is of kind hub, which needs the library datasets: pip install 'hbt-ray[hub]'",
+                code="MISSING_LIBRARY",
+            ) from None
+        # Older versions ask on the terminal whether to run code that comes with the data; it is never run.
+        datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
+        revision = None if self.locations() else self.revision
+        try:
+            yield from datasets.load_dataset(
+                self.path, self.config or None, split=self.split, revision=revision, streaming=True
+            )
+        except GeneratorExit:
+            raise
+        except Exception as error:  # The library passes on whatever its own libraries raise.
+            reason = " ".join(str(error).split())[:500] or type(error).__name__
+            raise SourceError(f"{self.path}: datasets cannot read it ({reason})", code="HUB") from None
+
+
+class BitextSource(PathSource):
+    """Parallel sentences: question and passage of a row are the same sentence.
+
+    Use it in cross-lingual batches only: in a monolingual batch a sentence would look for itself. A record is one
+    language version, or a pair with English (`columns.english`; the English version of an id becomes a row once, and
+    memory holds the ids), or has a column `translation` of language → sentence.
+    """
+
+    kind: Literal["bitext"]
+    columns: SentenceColumns = SentenceColumns()
+    """Which column holds what."""
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        columns = set(self.columns.by_field().values())
+        translations = PairReader(ColumnNames(item_id=self.columns.id), root=without_options(self.path))
+
+        def select(names: Collection[str]) -> set[str]:
+            return translations.columns(names) if self._has_translations(names) else columns
+
+        ids_with_english: set[str] = set()
+        for record in read_records(self.path, select):
+            if isinstance(record, Record) and self._has_translations(record.values):
+                yield from translations.rows(record)
+                continue
+            sentence = record if isinstance(record, BadRow) else sentence_of(record, self.columns)
+            if isinstance(sentence, BadRow):
+                yield sentence
+                continue
+            if self.columns.english and sentence.id not in ids_with_english:
+                ids_with_english.add(sentence.id)
+                yield _sentence_row(sentence.id, "en", sentence.english, sentence.where)
+            yield _sentence_row(sentence.id, sentence.language, sentence.text, sentence.where)
+
+    def _has_translations(self, names: Collection[str]) -> bool:
+        return "translation" in names and self.columns.text not in names
+
+
+def _sentence_row(sentence_id: str, language: str, text: str, where: str) -> SourceRow:
+    return SourceRow(sentence_id, language, text, text, passage_id=sentence_id, where=where)
+
+
+class SquadSource(Source):
+    """SQuAD-format JSON files that share their question ids.
+
+    An item is a question id, so files with equal ids are translations of one another. The passage id is the paragraph's
+    place in the file, which translations share; sentences of a paragraph share it too, because translations cut it
+    differently. Questions without an answer (SQuAD 2.0) are rejected, because their passage is not a positive.
+    """
+
+    kind: Literal["squad"]
+    files: ByLanguage[Location]
+    """Language → file."""
+    passage: Literal["paragraph", "sentence"] = "paragraph"
+    """`sentence`: the span of `sentence_breaks` in which the first answer starts, or the paragraph if it has none."""
+
+    def locations(self) -> list[str]:
+        return list(self.files.values())
+
+    def parts(self) -> Sequence[SquadSource]:
+        return [self.model_copy(update={"files": {language: path}}) for language, path in self.files.items()]
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        for language, path in self.files.items():
+            for paragraph in read_squad(path):
+                if isinstance(paragraph, BadRow):
+                    yield paragraph
+                    continue
+                for question in paragraph.questions:
+                    yield question if isinstance(question, BadRow) else self._row(paragraph, question, language)
+
+    def _row(self, paragraph: SquadParagraph, question: SquadQuestion, language: str) -> SourceRow | BadRow:
+        passage = paragraph.context
+        if self.passage == "sentence" and paragraph.sentences is not None:
+            span = paragraph.answer_sentence(question)
+            if isinstance(span, BadRow):
+                return span
+            passage = passage[slice(*span)]
+        return SourceRow(
+            question.id, language, question.text, passage, question.answer, paragraph.key, where=question.where
+        )
+
+
+class BeirSource(PathSource):
+    """A BEIR folder, all of it in one language. An item is a judgement of relevance 1 or more."""
+
+    kind: Literal["beir"]
+    path: Location
+    """Folder with `corpus.jsonl`, `queries.jsonl` and `qrels/`."""
+    language: Language
+    """Language of all queries and documents."""
+    split: str = "train"
+    """Judgements to read: `qrels/<split>.tsv`."""
+    threshold: Threshold = None
+    """Relevance from which a document is right, if relevance is a fraction. Default: relevance is a grade, and
+    documents are right from 1 on."""
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        yield from relevant_rows(read_beir(self.path, self.split, self.language), self.threshold)
+
+
+class MiraclFiles(Config):
+    """The files of one language."""
+
+    topics: Location
+    """Queries: lines of `qid<TAB>query`."""
+    qrels: Location
+    """Judgements."""
+    corpus: Location
+    """A file, or a folder of `.jsonl` files, plain or packed."""
+
+
+class MiraclSource(Source):
+    """MIRACL, Mr. TyDi, or any data with their layout.
+
+    The languages are not parallel, so an item is `<language>/<qid>/<docid>` and exists in one language.
+    """
+
+    kind: Literal["miracl"]
+    threshold: Threshold = None
+    """Relevance from which a passage is right, if relevance is a fraction. Default: relevance is a grade, and passages
+    are right from 1 on."""
+    languages: ByLanguage[MiraclFiles] = Field(min_length=1)
+    """Language → its files."""
+
+    def locations(self) -> list[str]:
+        return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]
+
+    def parts(self) -> Sequence[MiraclSource]:
+        return [self.model_copy(update={"languages": {name: files}}) for name, files in self.languages.items()]
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        for language, files in self.languages.items():
+            collection = JudgedCollection(
+                language,
+                documents=read_miracl_corpus(files.corpus),
+                queries=read_tsv_entries(files.topics),
+                judgements=read_judgements(files.qrels),
+                prefix=f"{language}/",
+            )
+            yield from relevant_rows(collection, self.threshold)
+
+
+class MmarcoSource(Source):
+    """mMARCO: passages and queries of MS MARCO in fourteen languages, or any data with its layout.
+
+    Ids are the same in all languages, so items are parallel. Published as unicamp-dl/mmarco:
+    `queries/<split>/<language>_queries.<split>.tsv` and `collections/<language>_collection.tsv` are lines of
+    `id<TAB>text`, `triples.train.ids.small.tsv` has the columns `qid pid negative-pid`, and `qrels.dev.tsv` TREC's
+    four. Memory holds the pairs, and for one language at a time the texts that they name (about 300 MB for half a
+    million passages).
+    """
+
+    kind: Literal["mmarco"]
+    queries: ByLanguage[Location] = Field(min_length=1)
+    """Language → file of queries."""
+    collections: ByLanguage[Location]
+    """Language → file of passages; the same languages as `queries`."""
+    triples: Location
+    """Triples, pairs or qrels of ids."""
+
+    @model_validator(mode="after")
+    def _same_languages(self) -> MmarcoSource:
+        if odd := sorted(set(self.queries) ^ set(self.collections)):
+            raise ValueError(f"queries and collections must have the same languages; only one of them has {odd[0]!r}")
+        return self
+
+    def locations(self) -> list[str]:
+        return [*self.queries.values(), *self.collections.values(), self.triples]
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        pairs = yield from relevant_judgements(read_mmarco_pairs(self.triples))
+        for language, queries in self.queries.items():
+            documents = read_tsv_entries(self.collections[language])
+            yield from relevant_rows(JudgedCollection(language, documents, read_tsv_entries(queries), pairs))
