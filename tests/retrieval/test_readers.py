@@ -192,7 +192,7 @@ def test_beir_without_a_file_or_in_another_language_is_refused(beir: Path) -> No
     with refused("MISSING_LANGUAGE", "'de'", "en"):
         open_task(f"beir={beir}", ["de"])
     (beir / "queries.jsonl").unlink()
-    with refused("NO_FILE", "queries.jsonl or queries.jsonl.gz"):
+    with refused("NO_FILE", "queries.jsonl"):
         task(f"beir={beir}")
 
 
@@ -247,34 +247,31 @@ def test_miracl_pooled_keeps_what_was_judged_and_says_what_is_missing(
     assert "documents in sw" not in caplog.text
 
 
-def test_miracl_tables_need_a_corpus_from_elsewhere(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("tables")
-    topics = [("sw", "dev", "0", "nani?"), ("sw", "train", "9", "?"), ("de", "dev", "0", "wer?")]
-    qrels = [("sw", "dev", "0", "1#0", 1), ("sw", "dev", "0", "1#1", 0), ("sw", "train", "9", "1#1", 1),
-             ("de", "dev", "0", "1#0", 1)]  # fmt: skip
-    for name, rows, columns in (
-        ("topics", topics, ("lang", "split", "qid", "query")),
-        ("qrels", qrels, ("lang", "split", "qid", "docid", "relevance")),
-    ):
-        table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
-        pq.write_table(table, folder / f"{name}.parquet")
-    read = task(f"miracl={folder},corpus={miracl},languages=sw")
-    assert (read.documents.num_rows, texts(read.queries), pairs(read)) == (
-        3, {"sw_0": "nani?"}, {("sw_0", "sw_1#0")},
-    )  # fmt: skip
-    assert task(f"miracl={folder},corpus={miracl},split=train").name == "miracl-train"
+def test_miracl_corpora_may_be_elsewhere(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("corpora")
+    for folder in miracl.glob("miracl-corpus-*"):
+        folder.rename(elsewhere / folder.name)
+    read = task(f"miracl={miracl},corpus={elsewhere},languages=sw")
+    assert (read.documents.num_rows, pairs(read)) == (3, {("sw_0", "sw_1#0"), ("sw_1", "sw_1#1")})
     with refused("NO_CORPUS", "miracl-corpus-v1.0-de", "corpus="):
-        task(f"miracl={folder}")
+        task(f"miracl={miracl}")
     with refused("MISSING_LANGUAGE", "'fr'", "de, sw"):
-        open_task(f"miracl={folder},corpus={miracl}", ["fr"])
+        open_task(f"miracl={miracl},corpus={elsewhere}", ["fr"])
+    for part in ("topics", "qrels"):
+        folder = miracl / "miracl-v1.0-sw" / part
+        (folder / f"{part}.miracl-v1.0-sw-dev.tsv").rename(folder / f"{part}.miracl-v1.0-sw-train.tsv")
+    assert task(f"miracl={miracl},corpus={elsewhere},split=train").name == "miracl-train"
+    (miracl / "miracl-v1.0-sw" / "qrels" / "qrels.miracl-v1.0-sw-train.tsv").unlink()
+    with refused("NO_FILE", "qrels.miracl-v1.0-sw-train.tsv"):
+        task(f"miracl={miracl},corpus={elsewhere},split=train")
 
 
 def test_miracl_names_what_is_wrong(miracl: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with refused("NO_TOPICS", "split=testA"):
+    with refused("NO_FILE", "testA.tsv"):
         task(f"miracl={miracl},split=testA")
-    with refused("NO_TOPICS"):
+    with refused("NO_FILE", "topics"):
         task(f"miracl={tmp_path_factory.mktemp('empty')}")
-    with refused("NO_FILE", "nowhere: "):
+    with refused("NO_FILE", "nowhere"):
         task("miracl=nowhere")
     write(miracl / "miracl-corpus-v1.0-sw" / "docs-1.jsonl.gz", [{"docid": "1#1", "text": "x"}, '{"docid"'])
     with refused("BAD_ROW", "docs-1.jsonl.gz:2: "):
@@ -305,14 +302,19 @@ def test_a_corpus_is_read_in_batches(miracl: Path, monkeypatch: pytest.MonkeyPat
 
 def test_miracl_topics_and_qrels_agree(shared_data: Path, tmp_path: Path) -> None:
     """The corpora are not there, so each judged passage gets its id for a text."""
-    qrels = pq.read_table(
-        shared_data / "eval/miracl/qrels.parquet", filters=[("lang", "=", "sw"), ("split", "=", "dev")]
+    topics, qrels = (
+        pq.read_table(shared_data / f"eval/miracl/{part}.parquet", filters=[("lang", "=", "sw"), ("split", "=", "dev")])
+        for part in ("topics", "qrels")
     )
-    judged = sorted(set(qrels["docid"].to_pylist()))
-    write(tmp_path / "miracl-corpus-v1.0-sw" / "docs-0.jsonl.gz", [{"docid": d, "text": d} for d in judged])
-    read = task(f"miracl={shared_data}/eval/miracl,corpus={tmp_path},languages=sw,pooled=true")
+    folder, name = tmp_path / "miracl-v1.0-sw", "miracl-v1.0-sw-dev.tsv"
+    write(folder / "topics" / f"topics.{name}", (f"{row['qid']}\t{row['query']}" for row in topics.to_pylist()))
+    judged = (f"{row['qid']} Q0 {row['docid']} {row['relevance']}" for row in qrels.to_pylist())
+    write(folder / "qrels" / f"qrels.{name}", judged)
+    passages = sorted(set(qrels["docid"].to_pylist()))
+    write(tmp_path / "miracl-corpus-v1.0-sw" / "docs-0.jsonl.gz", [{"docid": d, "text": d} for d in passages])
+    read = task(f"miracl={tmp_path},pooled=true")
     assert (read.queries.num_rows, read.num_dropped) == (482, 0)
-    assert (read.documents.num_rows, qrels.num_rows) == (len(judged), 5092)
+    assert (read.documents.num_rows, qrels.num_rows) == (len(passages), 5092)
 
 
 # Tatoeba

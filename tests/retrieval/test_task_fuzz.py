@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,16 +46,6 @@ def miracl(folder: Path) -> str:
         folder / "miracl-corpus-v1.0-sw/docs-0.jsonl.gz",
         [{"docid": f"1#{n}", "title": "T", "text": "x"} for n in (0, 1)],
     )
-    return f"miracl={folder}"
-
-
-def miracl_tables(folder: Path) -> str:
-    miracl(folder)
-    shutil.rmtree(folder / "miracl-v1.0-sw")
-    topics = {"lang": ["sw"] * 2, "split": ["dev"] * 2, "qid": ["0", "1"], "query": ["nani?", "nini?"]}
-    qrels = {"lang": ["sw"] * 2, "split": ["dev"] * 2, "qid": ["0", "1"], "docid": ["1#0", "1#1"], "relevance": [1, 1]}
-    pq.write_table(pa.table(topics), folder / "topics.parquet")
-    pq.write_table(pa.table(qrels), folder / "qrels.parquet")
     return f"miracl={folder}"
 
 
@@ -100,7 +89,7 @@ def flores_table(folder: Path) -> str:
 
 KINDS: dict[str, Callable[[Path], str]] = {
     made.__name__: made
-    for made in (beir, beir_json, miracl, miracl_tables, lareqa, mewslix, tatoeba, tatoeba_table, flores, flores_table)
+    for made in (beir, beir_json, miracl, lareqa, mewslix, tatoeba, tatoeba_table, flores, flores_table)
 }
 VALUES: list[Any] = [
     None, True, 0, -1, 10**30, 0.5, float("nan"), float("inf"), "", " ", "\ud800", "a\0b", "q0", [], [[]], {},

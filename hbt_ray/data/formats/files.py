@@ -3,6 +3,8 @@
 Packed files are recognised by their names: `.gz`, `.bz2`, `.xz` and `.zst`. A line ends at a line feed and nowhere
 else: U+2028 or a form feed inside a text splits nothing. A carriage return before the line feed and a byte order mark
 at the start are dropped, and blank lines are skipped. Memory holds one line at a time.
+
+All functions raise `SourceError`, which names the file, if a file is missing, cannot be read or is damaged.
 """
 
 from __future__ import annotations
@@ -15,17 +17,16 @@ import lzma
 import os
 import stat
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from hbt_ray.data.formats.source_row import BadRow
+from hbt_ray.data.formats.source_row import BadRow, has_surrogate
 from hbt_ray.errors import LocationError, SourceError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.storage.location import filesystem, is_uri, join_location, without_options
@@ -37,16 +38,14 @@ MAX_LINE_BYTES = 64 << 20
 MAX_RATIO, MIN_UNPACKED_BYTES = 100, 4 << 20
 """Largest ratio of unpacked to packed bytes, checked beyond `MIN_UNPACKED_BYTES`. Texts shrink to a tenth or, at best,
 a thirtieth; a larger ratio means a decompression bomb."""
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-PLAIN_OR_PACKED = ("", *PACKED)
-JSON_LINES = tuple(f"*.jsonl{packed}" for packed in PLAIN_OR_PACKED)
-"""Patterns for `files_of`."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Hive's folder name for null."""
-_BLANK_LINES = (b"\n", b"\r\n")
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 _MAX_LISTED = 8
 """Number of files that one warning lists."""
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16 or UTF-32", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+
+T = TypeVar("T")
 
 
 class Line(NamedTuple):
@@ -59,15 +58,9 @@ class Line(NamedTuple):
 
 
 def lines(location: str) -> Iterator[Line | BadRow]:
-    """Every line that is not blank; a line that is not UTF-8 is a bad row.
-
-    Raises:
-        SourceError: the file is missing, empty, cut short, not packed in spite of its name, or not a text file.
-    """
+    """Every line that is not blank; a line that is not UTF-8 is a bad row, and a file without lines an error."""
     is_empty = True
     for number, raw in raw_lines(location):
-        if raw in _BLANK_LINES:
-            continue
         where = f"{location}:{number}"
         try:
             text = raw.decode("utf-8").rstrip("\r\n")
@@ -83,27 +76,19 @@ def lines(location: str) -> Iterator[Line | BadRow]:
 
 
 def raw_lines(location: str) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every line, without a byte order mark.
-
-    Raises:
-        SourceError: as `lines`, except for an empty file.
-    """
-    with opened(location) as stream:
+    """Number and bytes of every line, without a byte order mark."""
+    with open_unpacked(location) as stream:
         for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1):
             if len(raw) == MAX_LINE_BYTES:
                 raise SourceError(
                     f"{location}:{number}: a line of over {MAX_LINE_BYTES >> 20} MiB; is this a text file?",
                     code="LONG_LINE",
                 )
-            yield number, without_mark(raw, location) if number == 1 else raw
+            yield number, without_byte_order_mark(raw, location) if number == 1 else raw
 
 
-def without_mark(raw: bytes, location: str) -> bytes:
-    """The first bytes of a file without UTF-8's byte order mark.
-
-    Raises:
-        SourceError: the mark is that of another encoding.
-    """
+def without_byte_order_mark(raw: bytes, location: str) -> bytes:
+    """The first bytes of a file without UTF-8's byte order mark; that of another encoding is an error."""
     for mark, encoding in _OTHER_ENCODINGS.items():
         if raw.startswith(mark):
             raise SourceError(f"{location}: no UTF-8 text but {encoding}; convert the file first", code="ENCODING")
@@ -111,12 +96,8 @@ def without_mark(raw: bytes, location: str) -> bytes:
 
 
 @contextmanager
-def opened(location: str) -> Iterator[io.BufferedReader]:
-    """A file's bytes, unpacked if its name says that they are packed.
-
-    Raises:
-        SourceError: the file is missing or cannot be read, or a later part of it cannot.
-    """
+def open_unpacked(location: str) -> Iterator[io.BufferedReader]:
+    """A file's bytes, unpacked if its name says that they are packed."""
     with naming_read_errors(location):
         system, path = filesystem(location)
         info = system.get_file_info(path)
@@ -177,28 +158,44 @@ def naming_read_errors(location: str) -> Iterator[None]:
         raise SourceError(f"{location}: cannot be read ({reason})", code="UNREADABLE_FILE") from None
 
 
-def files_of(location: str, *patterns: str) -> list[str]:
-    """The file itself, or the files directly in a folder whose names match a pattern such as `*.json`, sorted by name.
+# --- Listing ----------------------------------------------------------------------------------------------------------
 
-    Hidden files, such as `._docs-0.jsonl.gz` of macOS, are left out.
 
-    Raises:
-        SourceError: there is no such file, or a folder without any.
+def unpacked_name(file: str) -> str:
+    """The name without the ending of packed files: `a.tsv.gz` → `a.tsv`."""
+    ending = next((ending for ending in _PACKED if file.lower().endswith(ending)), "")
+    return file.removesuffix(file[len(file) - len(ending) :])
+
+
+def matching_files(location: str, *patterns: str) -> dict[str, str]:
+    """Unpacked name → location, of the files in a folder that match a pattern, or of a file if the pattern is `*…`.
+
+    The files come in the order of the patterns, then of their names. `*.tsv` matches `a.tsv.gz` too, but a plain file
+    replaces its packed copies. A pattern with slashes matches files in subfolders. Hidden files are left out.
     """
     with naming_read_errors(location):
         system, path = filesystem(location)
         kind = system.get_file_info(path).type
-        if kind == fs.FileType.File:
-            return [location]
-        infos = system.get_file_info(fs.FileSelector(path)) if kind == fs.FileType.Directory else []
-    names = (info.base_name for info in infos if info.is_file and not info.base_name.startswith("."))
-    files = sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
-    if not files:
+        if kind == fs.FileType.File and patterns[0].startswith("*"):
+            return {unpacked_name(without_options(location).rpartition("/")[2]): location}
+        depth = patterns[0].count("/")
+        paths = [info.path for info in _walk(location, depth)] if kind == fs.FileType.Directory else []
+    matches: dict[str, str] = {}
+    for pattern in patterns:
+        for file in paths:
+            if file.count("/") == depth and fnmatchcase(unpacked_name(file), pattern):
+                matches.setdefault(unpacked_name(file), _location_in(location, file))
+    if not matches:
         raise SourceError(
-            f"{location}: no such file, or a folder without {patterns[0]}; check the path, or put the files there",
+            f"{join_location(location, patterns[0])}: no such file, plain or packed; check the path, or put it there",
             code="NO_FILE",
         )
-    return [join_location(location, file) for file in files]
+    return matches
+
+
+def first_match(folder: str, *patterns: str) -> str:
+    """The location of the first of the `matching_files`."""
+    return next(iter(matching_files(folder, *patterns).values()))
 
 
 class DataFile(NamedTuple):
@@ -212,15 +209,12 @@ class DataFile(NamedTuple):
 def data_files(location: str, is_readable: Callable[[str], bool], formats: str) -> list[DataFile]:
     """The file itself, or all readable files below a folder, sorted by path.
 
-    Subfolders are read too; each `key=value` among their names is a column (Hive's partitions). Hidden files and the
-    marker files of other programs (`_SUCCESS`, `_temporary`) are skipped. A warning lists all other files.
+    Each folder `key=value` is a column (Hive's partitions). Hidden files and the marker files of other programs
+    (`_SUCCESS`, `_temporary`) are skipped. A warning lists all other files. A Delta Lake table is an error.
 
     Args:
         is_readable: whether a file holds records, by its name in lower case.
         formats: what is readable, for errors.
-
-    Raises:
-        SourceError: there is no such file, a folder without any, or a Delta Lake table.
     """
     with naming_read_errors(location):
         system, path = filesystem(location)
@@ -230,7 +224,7 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
         if kind != fs.FileType.Directory:
             problem = "no such file or folder" if kind == fs.FileType.NotFound else "no regular file and no folder"
             raise SourceError(f"{location}: {problem}", code="NO_FILE")
-        paths = [found.path for found in _walk(location)]
+        paths = [info.path for info in _walk(location)]
     if log := next((path for path in paths if "_delta_log" in path.split("/")), None):
         raise SourceError(
             f"{location}: a Delta Lake table ({log}), some of whose files are no longer part of it; export it first",
@@ -238,11 +232,11 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
         )
     kept, others = [], []
     for path in paths:
-        file = path.rpartition("/")[2].lower()
+        readable = is_readable(path.rpartition("/")[2].lower())
         is_marker = any(part.startswith("_") for part in path.split("/"))
-        if is_readable(file) and not is_marker:
+        if readable and not is_marker:
             kept.append(path)
-        elif is_readable(file) or not is_marker:
+        elif readable or not is_marker:
             others.append(path)
     more = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
     listed = ", ".join(others[:_MAX_LISTED]) + more
@@ -273,20 +267,20 @@ class _FileInfo(NamedTuple):
     mtime_ns: int | None
 
 
-def _walk(location: str) -> list[_FileInfo]:
-    """All files below a folder that are not hidden, sorted by path."""
+def _walk(location: str, depth: int | None = None) -> list[_FileInfo]:
+    """All files below a folder that are not hidden, sorted by path; `depth` limits the levels of subfolders."""
     system, root = filesystem(location)
     if isinstance(system, fs.LocalFileSystem):
-        return sorted(_walk_local(Path(root), "", set()))
-    infos = system.get_file_info(fs.FileSelector(root, recursive=True))
+        return sorted(_walk_local(root, "", depth, set()))
+    infos = system.get_file_info(fs.FileSelector(root, recursive=depth != 0))
     start = len(root.rstrip("/")) + 1
     files = (_FileInfo(info.path[start:], info.size, info.mtime_ns) for info in infos if info.is_file)
     return sorted(file for file in files if not any(part.startswith(".") for part in file.path.split("/")))
 
 
-def _walk_local(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[_FileInfo]:
+def _walk_local(folder: str, prefix: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[_FileInfo]:
     """Follows links, but reads each folder once, because links may form a ring."""
-    status = folder.stat()
+    status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
         logger.warning("%s: leads to a folder that was read already; skipped", folder)
         return
@@ -294,7 +288,7 @@ def _walk_local(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterat
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        if any("\ud800" <= character <= "\udfff" for character in entry.name):
+        if has_surrogate(entry.name):
             raise SourceError(
                 f"{folder}: the file name {entry.name!r} is not text in UTF-8; rename the file", code="FILE_NAME"
             )
@@ -303,26 +297,12 @@ def _walk_local(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterat
         except OSError as error:
             if not entry.is_symlink():
                 raise
-            logger.warning("%s: a link that leads nowhere (%s); skipped", folder / entry.name, error.strerror)
+            logger.warning("%s: a link that leads nowhere (%s); skipped", entry.path, error.strerror)
             continue
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk_local(folder / entry.name, f"{prefix}{entry.name}/", seen)
-        elif stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode):
             yield _FileInfo(prefix + entry.name, status.st_size, status.st_mtime_ns)
-
-
-def first_of(folder: str, *names: str) -> str:
-    """The location of the first of these files that exists in a folder.
-
-    Raises:
-        SourceError: the folder has none of them.
-    """
-    for location in (join_location(folder, file) for file in names):
-        with naming_read_errors(location):
-            system, path = filesystem(location)
-            if system.get_file_info(path).is_file:
-                return location
-    raise SourceError(f"{folder}: holds no {' or '.join(names)}", code="NO_FILE")
+        elif stat.S_ISDIR(status.st_mode) and depth != 0:
+            yield from _walk_local(entry.path, f"{prefix}{entry.name}/", depth and depth - 1, seen)
 
 
 def file_states(location: str) -> list[tuple[str, int | None, int | None]]:
@@ -337,44 +317,39 @@ def file_states(location: str) -> list[tuple[str, int | None, int | None]]:
         return [(f"{path.rstrip('/')}/{file.path}", file.size, file.mtime_ns) for file in _walk(location)]
 
 
-def tag_of_code(code: str, where: str) -> str:
-    """The canonical tag of a language code in a file.
+# --- Languages --------------------------------------------------------------------------------------------------------
 
-    Raises:
-        SourceError: the code is not a language.
-    """
+
+def tag_of_code(code: str, where: str) -> str:
+    """The canonical tag of a language code in a file; an error if it is not a language."""
     try:
         return normalise_tag(code)
     except ValueError as error:
         raise SourceError(f"{where}: {error}", code="INVALID_LANGUAGE") from None
 
 
-def code_by_language(codes: Iterable[str], where: str) -> dict[str, str]:
-    """Language → how the files of a benchmark spell it.
+def by_language(value_by_code: Mapping[str, T], selected: Collection[str], where: str) -> dict[str, T]:
+    """Canonical tag → value of the selected languages of a benchmark, or of all if none are selected; sorted.
+
+    Args:
+        value_by_code: language code, as the files spell it → value.
+        where: place of the codes, for errors.
 
     Raises:
-        SourceError: a code is not a language, or two codes stand for one language, so one would replace the other.
+        SourceError: a code is not a language, two codes stand for one language, or a selected language is missing.
     """
-    code_by_tag: dict[str, str] = {}
-    for code in codes:
+    codes: dict[str, str] = {}
+    for code in value_by_code:
         tag = tag_of_code(code, where)
-        if tag in code_by_tag:
+        if tag in codes:
             raise SourceError(
-                f"{where}: {code_by_tag[tag]} and {code} are both {tag!r}; remove one of them", code="LANGUAGE_TWICE"
+                f"{where}: {codes[tag]} and {code} are both {tag!r}; remove one of them", code="LANGUAGE_TWICE"
             )
-        code_by_tag[tag] = code
-    return code_by_tag
-
-
-def selected_languages(selected: Collection[str], present: Collection[str], where: str) -> list[str]:
-    """The selected languages of a benchmark, or all if none are selected; sorted.
-
-    Raises:
-        SourceError: a selected language is not present.
-    """
-    if missing := sorted(set(selected) - set(present)):
+        codes[tag] = code
+    tags = {tag_of_code(code, f"{where}: languages") for code in selected} or set(codes)
+    if missing := sorted(tags - set(codes)):
         raise SourceError(
-            f"{where}: nothing is in {missing[0]!r}; its languages are {', '.join(sorted(present)) or 'none'}",
+            f"{where}: nothing is in {missing[0]!r}; its languages are {', '.join(sorted(codes)) or 'none'}",
             code="MISSING_LANGUAGE",
         )
-    return sorted(selected or present)
+    return {tag: value_by_code[codes[tag]] for tag in sorted(tags)}

@@ -1,6 +1,7 @@
 """JSON: lines of objects and arrays of objects as streams of records, and whole documents.
 
-One line or one element is held at a time, except for `read_json`, which holds the whole document.
+One line or one element is held at a time, except for `read_json`, which holds the whole document. A damaged file
+raises `SourceError`; so does an array that is damaged, since what comes after the damage cannot be found.
 """
 
 from __future__ import annotations
@@ -10,8 +11,15 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from hbt_ray.data.formats.files import MAX_LINE_BYTES, Line, lines, opened, raw_lines, without_mark
-from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record
+from hbt_ray.data.formats.files import (
+    MAX_LINE_BYTES,
+    Line,
+    lines,
+    open_unpacked,
+    raw_lines,
+    without_byte_order_mark,
+)
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, parse_rows
 from hbt_ray.errors import SourceError
 
 MAX_JSON_BYTES = 1 << 30
@@ -24,45 +32,28 @@ T = TypeVar("T")
 
 
 def read_jsonl(location: str) -> Iterator[Record | BadRow]:
-    """The records of a file with one JSON object a line; any other line is a bad row.
-
-    Raises:
-        SourceError: as `lines`.
-    """
-    for line in lines(location):
-        yield _parse_line(line) if isinstance(line, Line) else line
+    """The records of a file with one JSON object a line; any other line is a bad row."""
+    return parse_rows(_parse_line, lines(location))
 
 
 def read_json_records(location: str) -> Iterator[Record | BadRow]:
-    """The records of a `.json` file: an array of objects, or lines of objects.
-
-    Raises:
-        SourceError: the file holds one object over several lines, or is damaged.
-    """
-    first = ""
-    for _, raw in raw_lines(location):
-        first = raw.decode("utf-8", "replace").strip()
-        if first:
-            break
+    """The records of a `.json` file: an array of objects, or lines of objects."""
+    texts = (raw.decode("utf-8", "replace").strip() for _, raw in raw_lines(location))
+    first = next(filter(None, texts), "")
     if first.startswith("["):
-        yield from _read_array(location)
-        return
-    if first.startswith("{") and not isinstance(_parse_line(Line(location, first)), Record) and first[-1] != "}":
+        return _read_array(location)
+    if first.startswith("{") and first[-1] != "}":
         raise SourceError(
             f"{location}: one JSON object over several lines, where an array or a line for each row is needed; "
             "SQuAD's JSON is read by kind: squad",
             code="NOT_ROWS",
         )
-    yield from read_jsonl(location)
+    return read_jsonl(location)
 
 
 def read_json(location: str) -> Any:
-    """The content of a JSON document.
-
-    Raises:
-        SourceError: the file is missing, empty, too large, or not JSON.
-    """
-    with opened(location) as stream:
+    """The content of a JSON document."""
+    with open_unpacked(location) as stream:
         raw = stream.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
         raise SourceError(
@@ -94,27 +85,32 @@ def member(node: Any, key: str, kind: type[T], where: str) -> T:
     Raises:
         BadRowError: `node` is not an object, lacks the key, or holds another type there.
     """
-    if not isinstance(node, dict) or key not in node:
-        there = sorted(node)[:20] if isinstance(node, dict) else type(node).__name__
-        raise BadRowError(where, f"expected an object with {key!r} ({kind.__name__}), got {there}")
-    value = node[key]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise BadRowError(
-            where, f"expected an object with {key!r} ({kind.__name__}), got {type(value).__name__} under that key"
-        )
-    return value
+    if not isinstance(node, dict):
+        content = type(node).__name__
+    elif key not in node:
+        content = str(sorted(node)[:20])
+    elif isinstance(value := node[key], kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    else:
+        content = f"{type(value).__name__} under that key"
+    raise BadRowError(where, f"expected an object with {key!r} ({kind.__name__}), got {content}")
 
 
-def _parse_line(line: Line) -> Record | BadRow:
+def _parse_line(line: Line) -> Record:
     try:
         values = json.loads(line.text, object_pairs_hook=_distinct_keys)
     except json.JSONDecodeError as error:
-        return BadRow(line.where, f"no valid JSON ({error.msg}); every line must be one JSON object")
+        reason = f"no valid JSON ({error.msg}); every line must be one JSON object"
+        raise BadRowError(line.where, reason) from None
     except (ValueError, RecursionError):
-        return BadRow(line.where, _UNUSABLE)
+        raise BadRowError(line.where, _UNUSABLE) from None
+    return _record(line.where, values)
+
+
+def _record(where: str, values: Any) -> Record:
     if not isinstance(values, dict):
-        return BadRow(line.where, f"a JSON {type(values).__name__}; every line must be one JSON object")
-    return Record(line.where, values)
+        raise BadRowError(where, f"a JSON {type(values).__name__}; every row must be one JSON object")
+    return Record(where, values)
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,47 +138,43 @@ class _TolerantDecoder(json.JSONDecoder):
 
 
 def _read_array(location: str) -> Iterator[Record | BadRow]:
-    """The elements of a JSON array, one held at a time.
-
-    Raises:
-        SourceError: the file is damaged or cut short; what comes after the damage cannot be found.
-    """
     decoder = _TolerantDecoder()
-    with opened(location) as stream:
-        text = _TextBuffer(stream, location)
-        text.take("[")
-        number = 0
-        while text.peek() != "]":
-            if number:
-                text.take(",")
-            decoder.usable = True
-            value = text.take_value(decoder)
-            where = f"{location}: element {number}"
-            number += 1
-            if not decoder.usable:
-                yield BadRow(where, _UNUSABLE)
-            elif not isinstance(value, dict):
-                yield BadRow(where, f"a JSON {type(value).__name__}; every element must be one JSON object")
-            else:
-                yield Record(where, value)
-        text.take("]")
-        if not number:
-            raise SourceError(f"{location}: the file is empty, an array without elements", code="EMPTY_FILE")
-        if text.peek():
-            raise SourceError(f"{location}: no valid JSON (more after the end of the array)", code="INVALID_JSON")
+
+    def parse(element: tuple[int, Any]) -> Record:
+        where = f"{location}: element {element[0]}"
+        if not decoder.usable:
+            raise BadRowError(where, _UNUSABLE)
+        return _record(where, element[1])
+
+    with open_unpacked(location) as stream:
+        yield from parse_rows(parse, enumerate(_ArrayText(stream, location).elements(decoder)))
 
 
-class _TextBuffer:
-    """The text of a file, read as far as it is parsed."""
+class _ArrayText:
+    """The text of a JSON array, read as far as it is parsed."""
 
     def __init__(self, stream: io.BufferedReader, location: str) -> None:
-        without_mark(stream.peek(4)[:4], location)
+        without_byte_order_mark(stream.peek(4)[:4], location)
         # Bytes that are not UTF-8 become half surrogate pairs, so they cost only the row that has them.
         self._reader = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
         self._location = location
         self._text, self._position, self._ended = "", 0, False
 
-    def peek(self) -> str:
+    def elements(self, decoder: _TolerantDecoder) -> Iterator[Any]:
+        self._take("[")
+        if self._peek() == "]":
+            raise SourceError(f"{self._location}: the file is empty, an array without elements", code="EMPTY_FILE")
+        while True:
+            decoder.usable = True
+            yield self._take_value(decoder)
+            if self._peek() == "]":
+                break
+            self._take(",")
+        self._take("]")
+        if self._peek():
+            raise self._error("more after the end of the array")
+
+    def _peek(self) -> str:
         """The next character that is not white space; empty at the end."""
         while True:
             while self._position < len(self._text) and self._text[self._position] in " \t\r\n":
@@ -192,15 +184,13 @@ class _TextBuffer:
             if not self._read_more():
                 return ""
 
-    def take(self, character: str) -> None:
-        """Step over a character."""
-        if self.peek() != character:
+    def _take(self, character: str) -> None:
+        if self._peek() != character:
             raise self._error(f"no {character!r} where one is needed")
         self._position += 1
 
-    def take_value(self, decoder: json.JSONDecoder) -> Any:
-        """Parse the next value and step over it."""
-        self.peek()
+    def _take_value(self, decoder: json.JSONDecoder) -> Any:
+        self._peek()
         while True:
             try:
                 value, end = decoder.raw_decode(self._text, self._position)

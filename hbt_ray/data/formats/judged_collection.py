@@ -1,18 +1,31 @@
 """Judged collections: documents, queries and judgements of relevance (qrels), as IR benchmarks publish them.
 
 A collection is a set of streams, each read once. `relevant_rows` makes training rows of it; an evaluation makes a task.
+
+BEIR (Thakur et al. 2021, arXiv 2104.08663), as published by beir-cellar/beir and mteb: `corpus.jsonl` with
+`{"_id", "title", "text"}`, `queries.jsonl` with `{"_id", "text"}` and `qrels/<split>.tsv`.
+
+MIRACL (Zhang et al. 2023), as published in miracl/miracl and miracl/miracl-corpus:
+`miracl-v1.0-<language>/topics/topics.miracl-v1.0-<language>-<split>.tsv` (id, tab, query), `…/qrels/qrels.…tsv` in
+TREC's four columns, and `miracl-corpus-v1.0-<language>/docs-*.jsonl.gz` with `{"docid", "title", "text"}`. Each
+language has queries and a corpus of its own: query 0 of one is not query 0 of another.
+
+All files may be packed. A missing file raises `SourceError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from glob import escape
 from typing import NamedTuple
 
-from hbt_ray.data.formats.files import lines
+from hbt_ray.data.formats.files import Line, by_language, first_match, lines, matching_files
 from hbt_ray.data.formats.json_records import read_jsonl
-from hbt_ray.data.formats.qrels import Judgement, whole_grades
-from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow, text_values
+from hbt_ray.data.formats.qrels import Judgement, read_judgements, whole_grades
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, SourceRow, parse_rows, text_values
+from hbt_ray.errors import SourceError
+from hbt_ray.storage.location import join_location
 
 _ID_COLUMNS = ("_id", "id", "docid", "doc_id", "docno", "corpus_id", "query_id", "qid")
 """Names of the id in BEIR, mteb, MIRACL and ir_datasets; the first that a line has counts."""
@@ -38,33 +51,76 @@ class JudgedCollection:
     """Prefix of all ids, needed if the ids of several languages clash."""
 
 
+def read_beir(folder: str, split: str, language: str) -> JudgedCollection:
+    """The collection of a BEIR folder, all of it in one language."""
+    qrels = (f"qrels/{escape(split)}.{suffix}" for suffix in ("tsv", "jsonl", "txt"))
+    return JudgedCollection(
+        language,
+        documents=read_json_entries(first_match(folder, "corpus.jsonl")),
+        queries=read_json_entries(first_match(folder, "queries.jsonl")),
+        judgements=read_judgements(first_match(folder, *qrels)),
+    )
+
+
+def read_miracl(folder: str, corpus: str, split: str, languages: Collection[str] = ()) -> list[JudgedCollection]:
+    """The collections of a MIRACL folder, one a language; ids get the prefix `<language>_`.
+
+    Args:
+        folder: with the topics and the qrels.
+        corpus: folder with `miracl-corpus-v1.0-<language>`.
+        languages: keep only these; empty: all.
+    """
+    prefix, suffix = "miracl-v1.0-", f"-{split}.tsv"
+    topics = matching_files(folder, f"{prefix}*/topics/topics.{prefix}*{escape(suffix)}")
+    topics_by_code = {file.partition("/")[0].removeprefix(prefix): topics[file] for file in topics}
+    collections = []
+    for tag, code in by_language({code: code for code in topics_by_code}, languages, f"{folder}, {split}").items():
+        qrels = join_location(folder, f"{prefix}{code}/qrels")
+        try:
+            documents = read_miracl_corpus(join_location(corpus, f"miracl-corpus-v1.0-{code}"))
+        except SourceError as error:
+            raise SourceError(
+                f"{error}; download it from miracl/miracl-corpus, say with corpus= where the corpora are, or keep only "
+                "the languages that have one with languages=",
+                code="NO_CORPUS",
+            ) from None
+        queries = read_tsv_entries(topics_by_code[code])
+        judgements = read_judgements(first_match(qrels, f"qrels.{prefix}{escape(code + suffix)}"))
+        collections.append(JudgedCollection(tag, documents, queries, judgements, prefix=f"{tag}_"))
+    return collections
+
+
+def read_miracl_corpus(location: str) -> Iterator[TextEntry | BadRow]:
+    """Documents of a file, or of a folder of `.jsonl` files."""
+    return read_json_entries(*matching_files(location, "*.jsonl").values())
+
+
 def read_json_entries(*locations: str) -> Iterator[TextEntry | BadRow]:
     """Documents or queries of JSON lines: an id, a `text` and perhaps a `title`, which comes before the text."""
     for location in locations:
-        for record in read_jsonl(location):
-            yield _entry(record) if isinstance(record, Record) else record
+        yield from parse_rows(_entry, read_jsonl(location))
 
 
-def _entry(record: Record) -> TextEntry | BadRow:
+def _entry(record: Record) -> TextEntry:
     id_column = next((column for column in _ID_COLUMNS if column in record.values), "")
     if not id_column or "text" not in record.values:
         problem = "no 'text'" if id_column else "no id"
-        return BadRow(record.where, f"{problem}; every line needs 'text' and one of {', '.join(_ID_COLUMNS)}")
+        raise BadRowError(record.where, f"{problem}; every line needs 'text' and one of {', '.join(_ID_COLUMNS)}")
     columns = {"id": id_column, "title": "title", "text": "text"}
     values = text_values(Record(record.where, {"title": "", **record.values}), columns, numbers=("id",))
-    if isinstance(values, BadRow):
-        return values
     return TextEntry(record.where, values["id"], f"{values['title']} {values['text']}".strip())
 
 
 def read_tsv_entries(location: str) -> Iterator[TextEntry | BadRow]:
     """Documents or queries of lines of `id<TAB>text`; further tabs belong to the text."""
-    for line in lines(location):
-        if isinstance(line, BadRow):
-            yield line
-            continue
+
+    def entry(line: Line) -> TextEntry:
         key, tab, text = line.text.partition("\t")
-        yield TextEntry(line.where, key, text) if tab else BadRow(line.where, "no tab; every line must be id<TAB>text")
+        if not tab:
+            raise BadRowError(line.where, "no tab; every line must be id<TAB>text")
+        return TextEntry(line.where, key, text)
+
+    return parse_rows(entry, lines(location))
 
 
 def relevant_rows(collection: JudgedCollection, threshold: float | None = None) -> Iterator[SourceRow | BadRow]:

@@ -11,14 +11,14 @@ the user can say from which value on a document is relevant: `whole_grades` then
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.json_records import read_jsonl
-from hbt_ray.data.formats.source_row import BadRow, Record, text_values
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, parse_rows, text_values
 from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import without_options
 
@@ -48,6 +48,37 @@ class Judgement(NamedTuple):
     relevance: float = 1.0
 
 
+def _judgement(where: str, query_id: str, document_id: str, relevance: Any) -> Judgement:
+    """A judgement whose relevance is a number or the text of one."""
+    if isinstance(relevance, str) and _NUMBER.fullmatch(relevance.strip()):
+        relevance = float(relevance)
+    if isinstance(relevance, bool) or not isinstance(relevance, int | float):
+        raise BadRowError(where, "relevance is no number")
+    if not abs(relevance) <= _MAX_GRADE:  # also true for NaN
+        raise BadRowError(where, f"relevance is no number, or beyond {_MAX_GRADE:,}")
+    return Judgement(where, query_id, document_id, float(relevance))
+
+
+def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
+    """All judgements of a file: JSON lines if its name says so, else text.
+
+    Raises:
+        SourceError: the columns are unknown, or the file cannot be read.
+    """
+    if ".jsonl" in without_options(location).rpartition("/")[2]:
+        yield from parse_rows(_from_json, read_jsonl(location))
+        return
+    layout: _LineLayout | None = None
+    for line in lines(location):
+        if isinstance(line, BadRow):
+            yield line
+        elif layout is None and (layout := _header_layout(line)):
+            continue
+        else:
+            layout = layout or _headless_layout(line)
+            yield from parse_rows(layout.judgement, [line])
+
+
 class _LineLayout(NamedTuple):
     """Positions of the columns in a line."""
 
@@ -58,113 +89,15 @@ class _LineLayout(NamedTuple):
     tab: bool
     """Columns are separated by single tabs, so that ids may contain spaces; else by any white space."""
 
-    def judgement(self, line: Line) -> Judgement | BadRow:
+    def judgement(self, line: Line) -> Judgement:
         cells = _cells(line.text, tab=self.tab)
         if len(cells) != self.num_columns:
-            return BadRow(line.where, f"has not as many columns as the lines before; {_KNOWN_FORMATS}")
-        return make_judgement(line.where, cells[self.query], cells[self.document], cells[self.relevance])
-
-
-def make_judgement(where: str, query_id: str, document_id: str, relevance: Any) -> Judgement | BadRow:
-    """A judgement whose relevance is a number or the text of one."""
-    if isinstance(relevance, str) and _NUMBER.fullmatch(relevance.strip()):
-        relevance = float(relevance)
-    if isinstance(relevance, bool) or not isinstance(relevance, int | float):
-        return BadRow(where, "relevance is no number")
-    if not abs(relevance) <= _MAX_GRADE:  # also true for NaN
-        return BadRow(where, f"relevance is no number, or beyond {_MAX_GRADE:,}")
-    return Judgement(where, query_id, document_id, float(relevance))
-
-
-def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
-    """All judgements of a file: JSON lines if its name says so, else text.
-
-    Raises:
-        SourceError: the columns are unknown, or as `lines`.
-    """
-    if ".jsonl" in without_options(location).rpartition("/")[2]:
-        for record in read_jsonl(location):
-            yield _from_json(record) if isinstance(record, Record) else record
-        return
-    layout: _LineLayout | None = None
-    for line in lines(location):
-        if isinstance(line, BadRow):
-            yield line
-        elif layout:
-            yield layout.judgement(line)
-        elif header := _header_layout(line):
-            layout = header
-        elif layout := _headless_layout(line):
-            yield layout.judgement(line)
-        else:  # Reading on would mean to guess what the columns hold.
-            raise SourceError(
-                f"{line.where}: neither a known header nor a judgement; {_KNOWN_FORMATS}", code="QRELS_COLUMNS"
-            )
-
-
-def read_mmarco_pairs(location: str) -> Iterator[Judgement | BadRow]:
-    """Judgements of mMARCO's `qid pid negative-pid`, of `qid pid`, or of TREC's four columns.
-
-    Triples repeat a pair for each of its negatives; it is read once, and the repetition is not a rejection.
-    """
-    seen: set[tuple[str, str, float]] = set()
-    for line in lines(location):
-        judgement = _mmarco_pair(line) if isinstance(line, Line) else line
-        if isinstance(judgement, Judgement):
-            if judgement[1:] in seen:
-                continue
-            seen.add(judgement[1:])
-        yield judgement
-
-
-def _mmarco_pair(line: Line) -> Judgement | BadRow:
-    match line.text.split():
-        case [query_id, document_id] | [query_id, document_id, _]:
-            return Judgement(line.where, query_id, document_id)
-        case [query_id, _, document_id, relevance]:
-            return make_judgement(line.where, query_id, document_id, relevance)
-    return BadRow(line.where, "neither qid, pid and perhaps a negative pid, nor the four columns of TREC qrels")
-
-
-def judgement_of(record: Record, columns: Mapping[str, str]) -> Judgement | BadRow:
-    """The judgement of a record.
-
-    Args:
-        columns: query_id, document_id, relevance → name of the column.
-    """
-    ids = {field: columns[field] for field in ("query_id", "document_id")}
-    values = text_values(record, ids, numbers=tuple(ids))
-    if isinstance(values, BadRow):
-        return values
-    return make_judgement(record.where, values["query_id"], values["document_id"], record.values[columns["relevance"]])
-
-
-def whole_grades(
-    judgements: Iterable[Judgement | BadRow], threshold: float | None = None
-) -> Iterator[Judgement | BadRow]:
-    """Judgements with whole grades: with a threshold, 1 if the relevance reaches it and else 0.
-
-    Without a threshold, a relevance that is a fraction is a bad row.
-    """
-    for judgement in judgements:
-        if isinstance(judgement, BadRow):
-            yield judgement
-        elif threshold is not None:
-            yield judgement._replace(relevance=float(judgement.relevance >= threshold))
-        elif judgement.relevance.is_integer():
-            yield judgement
-        else:
-            reason = "relevance is a fraction; state from which on a document is right: threshold=…"
-            yield BadRow(judgement.where, reason)
+            raise BadRowError(line.where, f"has not as many columns as the lines before; {_KNOWN_FORMATS}")
+        return _judgement(line.where, cells[self.query], cells[self.document], cells[self.relevance])
 
 
 def _cells(text: str, *, tab: bool) -> list[str]:
     return text.split("\t") if tab else text.split()
-
-
-def _field(column: str) -> str | None:
-    plain = re.sub(r"[\s-]+", "_", column.strip().strip('"').lower())
-    return next((field for field, names in _COLUMN_NAMES.items() if plain in names), None)
 
 
 def _header_layout(line: Line) -> _LineLayout | None:
@@ -176,18 +109,67 @@ def _header_layout(line: Line) -> _LineLayout | None:
     return _LineLayout(len(fields), query, document, relevance, tab)
 
 
-def _headless_layout(line: Line) -> _LineLayout | None:
-    tab = "\t" in line.text
+def _headless_layout(line: Line) -> _LineLayout:
+    tab = "\t" in line.text and line.text.count("\t") in (2, 3)  # TREC's columns are separated by any white space.
     cells = _cells(line.text, tab=tab)
-    if tab and len(cells) not in (3, 4):  # TREC's columns are separated by any white space.
-        tab, cells = False, line.text.split()
     if len(cells) not in (3, 4) or not _NUMBER.fullmatch(cells[-1].strip()):
-        return None
+        # Reading on would mean to guess what the columns hold.
+        raise SourceError(
+            f"{line.where}: neither a known header nor a judgement; {_KNOWN_FORMATS}", code="QRELS_COLUMNS"
+        )
     return _LineLayout(len(cells), 0, len(cells) - 2, len(cells) - 1, tab)
 
 
-def _from_json(record: Record) -> Judgement | BadRow:
+def _field(column: str) -> str | None:
+    plain = re.sub(r"[\s-]+", "_", column.strip().strip('"').lower())
+    return next((field for field, names in _COLUMN_NAMES.items() if plain in names), None)
+
+
+def _from_json(record: Record) -> Judgement:
     columns = {field: column for column in record.values if (field := _field(column))}
     if columns.keys() != _COLUMN_NAMES.keys():
-        return BadRow(record.where, f"lacks a column; {_KNOWN_FORMATS}")
-    return judgement_of(record, columns)
+        raise BadRowError(record.where, f"lacks a column; {_KNOWN_FORMATS}")
+    relevance = record.values[columns.pop("relevance")]
+    return _judgement(record.where, **text_values(record, columns, numbers=tuple(columns)), relevance=relevance)
+
+
+def read_mmarco_pairs(location: str) -> Iterator[Judgement | BadRow]:
+    """Judgements of mMARCO's `qid pid negative-pid`, of `qid pid`, or of TREC's four columns.
+
+    Triples repeat a pair for each of its negatives; it is read once, and the repetition is not a rejection.
+    """
+    seen: set[tuple[str, str, float]] = set()
+    for judgement in parse_rows(_mmarco_pair, lines(location)):
+        if isinstance(judgement, Judgement):
+            if judgement[1:] in seen:
+                continue
+            seen.add(judgement[1:])
+        yield judgement
+
+
+def _mmarco_pair(line: Line) -> Judgement:
+    match line.text.split():
+        case [query_id, document_id] | [query_id, document_id, _]:
+            return Judgement(line.where, query_id, document_id)
+        case [query_id, _, document_id, relevance]:
+            return _judgement(line.where, query_id, document_id, relevance)
+    raise BadRowError(line.where, "neither qid, pid and perhaps a negative pid, nor the four columns of TREC qrels")
+
+
+def whole_grades(
+    judgements: Iterable[Judgement | BadRow], threshold: float | None = None
+) -> Iterator[Judgement | BadRow]:
+    """Judgements with whole grades: with a threshold, 1 if the relevance reaches it and else 0.
+
+    Without a threshold, a relevance that is a fraction is a bad row.
+    """
+
+    def with_grade(judgement: Judgement) -> Judgement:
+        if threshold is not None:
+            return judgement._replace(relevance=float(judgement.relevance >= threshold))
+        if not judgement.relevance.is_integer():
+            reason = "relevance is a fraction; state from which on a document is right: threshold=…"
+            raise BadRowError(judgement.where, reason)
+        return judgement
+
+    return parse_rows(with_grade, judgements)

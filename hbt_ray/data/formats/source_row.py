@@ -1,9 +1,12 @@
-"""What readers yield: a `Record` as a file stores it, a `SourceRow` for training, or a `BadRow` that cannot be read."""
+"""What readers yield: a `Record` as a file stores it, a `SourceRow` for training, or a `BadRow` that cannot be read.
+
+A parser of one row raises `BadRowError`. A reader goes on after it: `parse_rows` yields a `BadRow` in its place.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +18,7 @@ _MAX_ID_BITS = 256
 FLOAT_IDS = "ids are whole numbers that were stored as floats (12.0); they are read as integers (12)"
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,19 @@ class BadRowError(SourceError):
         return type(self), (self.where, self.reason)
 
 
+def parse_rows(parse: Callable[[T], U], rows: Iterable[T | BadRow]) -> Iterator[U | BadRow]:
+    """Each row parsed; a bad row in place of what `parse` refuses with `BadRowError`."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            parsed: U | BadRow = parse(row)
+        except BadRowError as error:
+            parsed = BadRow(error.where, error.reason)
+        yield parsed
+
+
 def without_bad_rows(rows: Iterable[T | BadRow]) -> Iterator[T]:
     """The rows, for readers that must not lose any: half of a benchmark gives no figure.
 
@@ -88,15 +105,20 @@ class UnsupportedValue(NamedTuple):
     type: str
 
 
-def unstorable_reason(text: str) -> str:
-    """Why a text cannot be stored, or "": Arrow cannot store half a surrogate pair, and no text needs a NUL."""
-    if "\0" in text:
-        return "a NUL character"
+def has_surrogate(text: str) -> bool:
+    """Whether a text has half a surrogate pair, which UTF-8 and therefore Arrow cannot store."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "half a surrogate pair"
-    return ""
+        return True
+    return False
+
+
+def unstorable_reason(text: str) -> str:
+    """Why a text cannot be stored, or "": no text needs a NUL, and many programs end a text there."""
+    if "\0" in text:
+        return "a NUL character"
+    return "half a surrogate pair" if has_surrogate(text) else ""
 
 
 def text_values(
@@ -104,16 +126,19 @@ def text_values(
     columns: Mapping[str, str],
     numbers: Collection[str] = (),
     notes: Counter[str] | None = None,
-) -> dict[str, str] | BadRow:
+) -> dict[str, str]:
     """The texts of some columns of a record; null becomes an empty text.
 
     Args:
         columns: key of the result → column.
         numbers: keys whose values may be whole numbers as well; they become digits.
         notes: counts what was read otherwise than it is stored, such as `FLOAT_IDS`.
+
+    Raises:
+        BadRowError: a column is missing or holds a value of another type.
     """
     if missing := [column for column in columns.values() if column not in record.values]:
-        return BadRow(record.where, missing_columns(missing, record.values))
+        raise BadRowError(record.where, missing_columns(missing, record.values))
     texts = {}
     for key, column in columns.items():
         value = record.values[column]
@@ -123,7 +148,7 @@ def text_values(
                 notes[FLOAT_IDS] += 1
             value = digits
         if value is not None and not isinstance(value, str):
-            return BadRow(record.where, f"column {column!r} holds a {type_name(value)}, not text")
+            raise BadRowError(record.where, f"column {column!r} holds a {type_name(value)}, not text")
         texts[key] = value or ""
     return texts
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hbt_ray.data.formats.json_records import member, read_json
-from hbt_ray.data.formats.source_row import BadRow, BadRowError
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, parse_rows
 from hbt_ray.data.formats.training_pairs import UNANSWERABLE, is_marked_unanswerable
 from hbt_ray.errors import SourceError
 
@@ -26,8 +26,8 @@ class SquadQuestion(NamedTuple):
     text: str
     answer: str
     """Text of the first answer; empty if the file has none."""
-    answer_start: int | BadRow
-    """Character of the context at which the first answer starts."""
+    answer_start: int | None
+    """Character of the context at which the first answer starts; None if the file does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,42 @@ class SquadParagraph:
     key: str
     """Number of the article and of the paragraph, the same in all translations of the file."""
     context: str
-    sentences: list[tuple[int, int] | BadRow] | BadRow | None
-    """[start, end) of each sentence; None without `sentence_breaks`."""
+    sentence_breaks: Any
+    """As the file has them; None if it has none."""
     questions: list[SquadQuestion | BadRow]
 
-    def answer_sentence(self, question: SquadQuestion) -> tuple[int, int] | BadRow:
-        """Span of the sentence in which the first answer starts; an answer may run over its end."""
-        start = question.answer_start
-        if isinstance(start, BadRow):
-            return start
-        for span in self.sentences if isinstance(self.sentences, list) else ():
-            if not isinstance(span, BadRow) and span[0] <= start < span[1]:
+    def sentences(self) -> Iterator[tuple[int, int] | BadRow]:
+        """[start, end) of each sentence.
+
+        Raises:
+            BadRowError: `sentence_breaks` is not a list.
+        """
+        if not isinstance(self.sentence_breaks, list):
+            raise BadRowError(self.where, "sentence_breaks is not a list; LAReQA's files have one in each paragraph")
+        length = len(self.context)
+        for number, span in enumerate(self.sentence_breaks):
+            match span:
+                case [int(start), int(end)] if 0 <= start < end <= length:
+                    yield start, end
+                case _:
+                    reason = f"{reprlib.repr(span)} is no [start, end) span within the context of {length} characters"
+                    yield BadRow(f"{self.where}.sentence_breaks[{number}]", reason)
+
+    def answer_sentence(self, question: SquadQuestion) -> tuple[int, int]:
+        """Span of the sentence in which the first answer starts; an answer may run over its end.
+
+        Raises:
+            BadRowError: the answer has no start, or no sentence contains it.
+        """
+        if question.answer_start is None:
+            reason = "no answer_start of a first answer, so no sentence is the right one"
+            raise BadRowError(question.where, reason)
+        spans = self.sentences() if isinstance(self.sentence_breaks, list) else ()
+        for span in spans:
+            if not isinstance(span, BadRow) and span[0] <= question.answer_start < span[1]:
                 return span
-        return BadRow(
-            question.where, "answer_start lies in none of the sentence_breaks, which count characters, not bytes"
-        )
+        reason = "answer_start lies in none of the sentence_breaks, which count characters, not bytes"
+        raise BadRowError(question.where, reason)
 
 
 def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
@@ -67,50 +88,45 @@ def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
     except BadRowError as error:
         raise SourceError(f"{location}: {error.reason}; SQuAD's JSON is needed", code="NOT_SQUAD") from None
     is_version_2 = str(tree.get("version", "")).lower().startswith(("2", "v2"))
-    for a, article in enumerate(articles):
-        where = f"{location}: data[{a}]"
-        try:
-            paragraphs = member(article, "paragraphs", list, where)
-        except BadRowError as error:
-            yield BadRow(where, error.reason)
-            continue
-        for p, node in enumerate(paragraphs):
-            try:
-                yield _paragraph(node, f"{a}.{p}", f"{where}.paragraphs[{p}]", is_version_2)
-            except BadRowError as error:
-                yield BadRow(error.where, error.reason)
+
+    def nodes(numbered: tuple[int, Any]) -> list[_Node]:
+        number, article = numbered
+        where = f"{location}: data[{number}]"
+        paragraphs = enumerate(member(article, "paragraphs", list, where))
+        return [_Node(f"{where}.paragraphs[{p}]", f"{number}.{p}", node, is_version_2) for p, node in paragraphs]
+
+    for paragraphs in parse_rows(nodes, enumerate(articles)):
+        if isinstance(paragraphs, BadRow):
+            yield paragraphs
+        else:
+            yield from parse_rows(_paragraph, paragraphs)
 
 
-def _paragraph(node: Any, key: str, where: str, is_version_2: bool) -> SquadParagraph:
-    context, qas = member(node, "context", str, where), member(node, "qas", list, where)
-    sentences: list[tuple[int, int] | BadRow] | BadRow | None = None
-    if isinstance(spans := node.get("sentence_breaks"), list):
-        sentences = [_span(span, len(context), f"{where}.sentence_breaks[{s}]") for s, span in enumerate(spans)]
-    elif spans is not None:
-        sentences = BadRow(where, "sentence_breaks is not a list")
-    questions = [_question(qa, f"{where}.qas[{q}]", is_version_2) for q, qa in enumerate(qas)]
-    return SquadParagraph(where, key, context, sentences, questions)
+class _Node(NamedTuple):
+    where: str
+    key: str
+    content: Any
+    is_version_2: bool
 
 
-def _span(span: Any, length: int, where: str) -> tuple[int, int] | BadRow:
-    match span:
-        case [int(start), int(end)] if 0 <= start < end <= length:
-            return start, end
-    return BadRow(where, f"{reprlib.repr(span)} is no [start, end) span within the context of {length} characters")
+def _paragraph(node: _Node) -> SquadParagraph:
+    where, key, content, is_version_2 = node
+    context, qas = member(content, "context", str, where), member(content, "qas", list, where)
+    questions = [_Node(f"{where}.qas[{q}]", key, qa, is_version_2) for q, qa in enumerate(qas)]
+    return SquadParagraph(where, key, context, content.get("sentence_breaks"), list(parse_rows(_question, questions)))
 
 
-def _question(qa: Any, where: str, is_version_2: bool) -> SquadQuestion | BadRow:
+def _question(node: _Node) -> SquadQuestion:
+    where, _, qa, is_version_2 = node
     if _is_unanswerable(qa, is_version_2):
-        return BadRow(where, UNANSWERABLE)
-    try:
-        question_id, text = member(qa, "id", str, where), member(qa, "question", str, where)
-    except BadRowError as error:
-        return BadRow(where, error.reason)
+        raise BadRowError(where, UNANSWERABLE)
+    question_id, text = member(qa, "id", str, where), member(qa, "question", str, where)
     first = answers[0] if isinstance(answers := qa.get("answers"), list) and answers else {}
     answer, start = (first.get("text"), first.get("answer_start")) if isinstance(first, dict) else (None, None)
-    if not isinstance(start, int) or isinstance(start, bool):
-        start = BadRow(where, "no answer_start of a first answer, so no sentence is the right one")
-    return SquadQuestion(where, question_id, text, answer if isinstance(answer, str) else "", start)
+    has_start = isinstance(start, int) and not isinstance(start, bool)
+    return SquadQuestion(
+        where, question_id, text, answer if isinstance(answer, str) else "", start if has_start else None
+    )
 
 
 def _is_unanswerable(qa: Any, is_version_2: bool) -> bool:

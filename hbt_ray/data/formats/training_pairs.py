@@ -17,19 +17,28 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hbt_ray.config import Config
-from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow, missing_columns, text_values, type_name
+from hbt_ray.data.formats.source_row import (
+    BadRow,
+    BadRowError,
+    Record,
+    SourceRow,
+    missing_columns,
+    parse_rows,
+    text_values,
+    type_name,
+)
 
 logger = logging.getLogger(__name__)
 
 UNANSWERABLE = "the question has no answer in the passage (SQuAD 2.0's is_impossible), so the passage is no positive"
 _NEGATIVE_COLUMN = re.compile(r"neg|negatives?|negative_passages|negative_\d+")
-_QUESTION_COLUMNS = ("query", "anchor")
-_PASSAGE_COLUMNS = ("positive", "pos", "positive_passages")
+_PUBLISHED_COLUMNS = {"question": ("query", "anchor"), "passage": ("positive", "pos", "positive_passages")}
+"""Field → columns that published sets have in place of the default one."""
 _LIST_COLUMNS = ("pos", "positive_passages")
 _TRANSLATION = "translation"
 _ANSWERABLE_COLUMNS = ("is_impossible", "answers")
@@ -71,9 +80,14 @@ class _Layout(NamedTuple):
     """Column with a list of right passages, or of translations."""
     answerable_columns: tuple[str, ...] = ()
 
-    @property
-    def columns(self) -> set[str]:
-        return {*self.columns_by_field.values(), *self.answerable_columns, *filter(None, [self.list_column])}
+
+class _Version(NamedTuple):
+    """A record with one of its right passages or translations."""
+
+    record: Record
+    columns_by_field: Mapping[str, str]
+    suffix: str = ""
+    """Appended to the id of the item."""
 
 
 class PairReader:
@@ -88,7 +102,7 @@ class PairReader:
     def __init__(self, columns: ColumnNames, language: str = "", root: str = "") -> None:
         self._columns, self._language, self._root = columns, language, root
         # Records of JSON lines may differ in their keys.
-        self._layout = lru_cache(maxsize=_MAX_LAYOUTS)(self._layout_or_reason)
+        self._layout = lru_cache(maxsize=_MAX_LAYOUTS)(self._choose_layout)
         self._notes: Counter[str] = Counter()
         self._negative_columns: set[str] = set()
 
@@ -99,23 +113,11 @@ class PairReader:
             ValueError: some are missing, or two could be meant.
         """
         layout = self._layout(tuple(names))
-        if isinstance(layout, str):
-            raise ValueError(layout)
-        return layout.columns
+        return {*layout.columns_by_field.values(), *layout.answerable_columns, layout.list_column} - {""}
 
-    def rows(self, record: Record) -> Iterator[SourceRow | BadRow]:
-        """The rows of a record: one for each right passage or translation."""
-        layout = self._layout(tuple(record.values))
-        if isinstance(layout, str):
-            yield BadRow(record.where, layout)
-        elif layout.list_column == _TRANSLATION:
-            yield from self._translations(record, layout)
-        elif any(is_marked_unanswerable(record.values[column]) for column in layout.answerable_columns):
-            yield BadRow(record.where, UNANSWERABLE)
-        elif layout.list_column:
-            yield from self._right_passages(record, layout)
-        else:
-            yield self._row(record, layout.columns_by_field)
+    def rows(self, records: Iterable[Record | BadRow]) -> Iterator[SourceRow | BadRow]:
+        """The rows of each record: one for each right passage or translation."""
+        return parse_rows(self._row, (version for record in records for version in self._versions(record)))
 
     def log_notes(self, location: str, *, negatives: bool) -> None:
         """Log what was read otherwise than it is stored.
@@ -133,17 +135,9 @@ class PairReader:
                 ", ".join(map(repr, sorted(self._negative_columns))),
             )
 
-    def _layout_or_reason(self, names: tuple[str, ...]) -> _Layout | str:
-        """The layout, or why there is none."""
-        try:
-            layout = self._choose_layout(names)
-        except ValueError as error:
-            return str(error)
-        self._negative_columns.update(filter(_NEGATIVE_COLUMN.fullmatch, set(names) - layout.columns))
-        return layout
-
     def _choose_layout(self, names: tuple[str, ...]) -> _Layout:
         fields = {field: column for field, column in self._columns.model_dump().items() if column}
+        self._negative_columns.update(filter(_NEGATIVE_COLUMN.fullmatch, set(names) - set(fields.values())))
         if self._language:
             fields.pop("language", None)
             if fields.get("item_id") == ColumnNames.model_fields["item_id"].default and fields["item_id"] not in names:
@@ -153,79 +147,95 @@ class PairReader:
         if _TRANSLATION in names and not {fields["question"], fields["passage"]} & set(names):
             kept = {f: column for f, column in fields.items() if f in ("item_id", "dataset") and column in names}
             return _Layout(kept, _TRANSLATION)
-        fields["question"] = _column_of("question", fields["question"], _QUESTION_COLUMNS, names)
-        passage = _column_of("passage", fields["passage"], _PASSAGE_COLUMNS, names)
-        answerable = tuple(c for c in _ANSWERABLE_COLUMNS if c in names and c not in fields.values())
-        list_column = passage if passage in _LIST_COLUMNS and passage != fields.pop("passage") else ""
-        if not list_column:
-            fields["passage"] = passage
+        answerable = [column for column in _ANSWERABLE_COLUMNS if column in names]
+        for field in _PUBLISHED_COLUMNS:
+            fields[field] = _column_of(field, fields[field], names)
+        # A list column that the configuration names is read as a text.
+        is_list = fields["passage"] in _LIST_COLUMNS and fields["passage"] != self._columns.passage
+        list_column = fields.pop("passage") if is_list else ""
         if missing := [column for column in fields.values() if column not in names]:
             raise ValueError(missing_columns(missing, names))
-        return _Layout(fields, list_column, answerable)
+        return _Layout(fields, list_column, tuple(column for column in answerable if column not in fields.values()))
 
-    def _row(self, record: Record, columns: Mapping[str, str], suffix: str = "") -> SourceRow | BadRow:
-        values = text_values(record, columns, _ID_FIELDS, self._notes)
-        if isinstance(values, BadRow):
-            return values
+    def _versions(self, record: Record | BadRow) -> Iterator[_Version | BadRow]:
+        if isinstance(record, BadRow):
+            yield record
+            return
+        where, values = record
+        try:
+            layout = self._layout(tuple(values))
+        except ValueError as error:
+            yield BadRow(where, str(error))
+            return
+        content = values.get(layout.list_column)
+        if any(is_marked_unanswerable(values[column]) for column in layout.answerable_columns):
+            yield BadRow(where, UNANSWERABLE)
+        elif not layout.list_column:
+            yield _Version(record, layout.columns_by_field)
+        elif layout.list_column == _TRANSLATION:
+            yield from _translations(record, layout.columns_by_field)
+        elif not isinstance(content, list):
+            yield BadRow(where, f"column {layout.list_column!r} holds a {type_name(content)}, not a list of passages")
+        elif not content:
+            yield BadRow(where, f"column {layout.list_column!r} is empty: the question has no right passage")
+        else:
+            suffixes = [f"/{number}" for number in range(len(content))] if len(content) > 1 else [""]
+            for passage, suffix in zip(content, suffixes, strict=True):
+                yield _with_passage(record, layout.columns_by_field, passage, suffix)
+
+    def _row(self, version: _Version) -> SourceRow:
+        where = version.record.where
+        values = text_values(version.record, version.columns_by_field, _ID_FIELDS, self._notes)
         values.setdefault("language", self._language)
         if values.pop("passage_language", values["language"]) != values["language"]:
-            return BadRow(record.where, "question and passage are in different languages")
-        values.setdefault("item_id", record.where.removeprefix(self._root).lstrip("/: "))
-        if suffix and values["item_id"].strip():
+            raise BadRowError(where, "question and passage are in different languages")
+        values.setdefault("item_id", where.removeprefix(self._root).lstrip("/: "))
+        if version.suffix and values["item_id"].strip():
             values.setdefault("question_id", values["item_id"])
-            values["item_id"] += suffix
-        return SourceRow(**values, where=record.where)
-
-    def _right_passages(self, record: Record, layout: _Layout) -> Iterator[SourceRow | BadRow]:
-        passages = record.values[layout.list_column]
-        if not isinstance(passages, list):
-            reason = f"column {layout.list_column!r} holds a {type_name(passages)}, not a list of passages"
-            yield BadRow(record.where, reason)
-            return
-        if not passages:
-            yield BadRow(record.where, f"column {layout.list_column!r} is empty: the question has no right passage")
-        columns = {**layout.columns_by_field, "passage": "passage"}
-        for number, passage in enumerate(passages):
-            values = {**record.values, "passage": passage}
-            if isinstance(passage, dict):  # Tevatron's passages have an id and a title.
-                title, text = passage.get("title") or "", passage.get("text")
-                values["passage"] = f"{title} {text}".strip() if isinstance(text, str) else text
-                if "docid" in passage:
-                    values["docid"], columns["passage_id"] = passage["docid"], "docid"
-            yield self._row(Record(record.where, values), columns, f"/{number}" if len(passages) > 1 else "")
-
-    def _translations(self, record: Record, layout: _Layout) -> Iterator[SourceRow | BadRow]:
-        """A row for each translation of a sentence; the sentence is question and passage."""
-        match record.values[_TRANSLATION]:
-            case {"language": [*languages], "translation": [*sentences]} if len(languages) == len(sentences):
-                translations = list(zip(languages, sentences, strict=True))  # `TranslationVariableLanguages`
-            case dict() as by_language:
-                translations = list(by_language.items())
-            case other:
-                reason = f"column 'translation' holds a {type_name(other)}, not language → sentence"
-                yield BadRow(record.where, reason)
-                return
-        columns = {**layout.columns_by_field, "language": "language", "question": "sentence", "passage": "sentence"}
-        # Parquet has a null for each language that a row lacks.
-        translations = [(language, sentence) for language, sentence in translations if sentence is not None]
-        if not translations:
-            yield BadRow(record.where, "column 'translation' holds no sentence")
-        for language, sentence in translations:
-            yield self._row(
-                Record(record.where, {**record.values, "language": language, "sentence": sentence}), columns
-            )
+            values["item_id"] += version.suffix
+        return SourceRow(**values, where=where)
 
 
-def _column_of(field: str, column: str, published: tuple[str, ...], names: tuple[str, ...]) -> str:
+def _column_of(field: str, column: str, names: tuple[str, ...]) -> str:
     """The column of a field: the configured one, or the one that published sets have instead."""
     if column in names or column != ColumnNames.model_fields[field].default:
         return column
-    present = [other for other in published if other in names]
+    present = [other for other in _PUBLISHED_COLUMNS[field] if other in names]
     if len(present) > 1:
         raise ValueError(
             f"columns {' and '.join(map(repr, present))} may both be the {field}; say which it is under `columns:`"
         )
     return present[0] if present else column
+
+
+def _with_passage(record: Record, columns: Mapping[str, str], passage: Any, suffix: str) -> _Version:
+    """The record with one passage of its list; Tevatron's passages have an id and a title."""
+    values, columns = {**record.values, "passage": passage}, {**columns, "passage": "passage"}
+    if isinstance(passage, dict):
+        title, text = passage.get("title") or "", passage.get("text")
+        values["passage"] = f"{title} {text}".strip() if isinstance(text, str) else text
+        if "docid" in passage:
+            values["docid"], columns["passage_id"] = passage["docid"], "docid"
+    return _Version(Record(record.where, values), columns, suffix)
+
+
+def _translations(record: Record, columns: Mapping[str, str]) -> Iterator[_Version | BadRow]:
+    """The record with each of its translations; the sentence is question and passage."""
+    match record.values[_TRANSLATION]:
+        case {"language": [*languages], "translation": [*sentences]} if len(languages) == len(sentences):
+            translations = list(zip(languages, sentences, strict=True))  # `TranslationVariableLanguages`
+        case dict() as by_language:
+            translations = list(by_language.items())
+        case other:
+            yield BadRow(record.where, f"column 'translation' holds a {type_name(other)}, not language → sentence")
+            return
+    columns = {**columns, "language": "language", "question": "sentence", "passage": "sentence"}
+    # Parquet has a null for each language that a row lacks.
+    translations = [(language, sentence) for language, sentence in translations if sentence is not None]
+    if not translations:
+        yield BadRow(record.where, "column 'translation' holds no sentence")
+    for language, sentence in translations:
+        yield _Version(Record(record.where, {**record.values, "language": language, "sentence": sentence}), columns)
 
 
 def is_marked_unanswerable(value: Any) -> bool:

@@ -13,17 +13,17 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pydantic import Field, model_validator
 
 from hbt_ray.config import ByLanguage, Config, Language
-from hbt_ray.data.formats.beir_miracl import read_beir, read_miracl_corpus
 from hbt_ray.data.formats.judged_collection import (
     JudgedCollection,
+    read_beir,
+    read_miracl_corpus,
     read_tsv_entries,
     relevant_judgements,
     relevant_rows,
 )
-from hbt_ray.data.formats.parallel_sentences import SentenceColumns, sentence_of
 from hbt_ray.data.formats.qrels import Threshold, read_judgements, read_mmarco_pairs
 from hbt_ray.data.formats.records import FilePart, file_parts, read_records
-from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow
+from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow, parse_rows, text_values
 from hbt_ray.data.formats.squad import SquadParagraph, SquadQuestion, read_squad
 from hbt_ray.data.formats.training_pairs import ColumnNames, PairReader
 from hbt_ray.errors import SourceError
@@ -34,11 +34,7 @@ class SourcePart(Protocol):
     """A stream of rows."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
-        """All rows in a fixed order, as a stream.
-
-        Raises:
-            SourceError: a file cannot be read.
-        """
+        """All rows in a fixed order, as a stream; `SourceError` if a file cannot be read."""
         ...
 
 
@@ -71,6 +67,9 @@ class PathSource(Source):
 
     def locations(self) -> list[str]:
         return [self.path]
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 class TableSource(PathSource):
@@ -107,11 +106,7 @@ class TablePart(NamedTuple):
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         reader = PairReader(self.columns, self.language, without_options(self.path))
-        for record in self.part.records(reader.columns):
-            if isinstance(record, Record):
-                yield from reader.rows(record)
-            else:
-                yield record
+        yield from reader.rows(self.part.records(reader.columns))
         reader.log_notes(self.part.location, negatives=self.is_first)
 
 
@@ -142,8 +137,7 @@ class HubSource(Source):
     def rows(self) -> Iterator[SourceRow | BadRow]:
         where = f"{self.path} {self.split}"
         reader = PairReader(self.columns, self.language, where)
-        for number, values in enumerate(self._stream()):
-            yield from reader.rows(Record(f"{where}: row {number}", values))
+        yield from reader.rows(Record(f"{where}: row {n}", values) for n, values in enumerate(self._stream()))
         reader.log_notes(where, negatives=True)
 
     def _stream(self) -> Iterator[dict[str, Any]]:
@@ -168,12 +162,25 @@ class HubSource(Source):
             raise SourceError(f"{self.path}: datasets cannot read it ({reason})", code="HUB") from None
 
 
+class SentenceColumns(Config):
+    """Which column holds what."""
+
+    id: str = "id"
+    """Id that all translations of a sentence share."""
+    language: str = "language"
+    """Language tag of the sentence."""
+    text: str = "text"
+    """The sentence."""
+    english: str = ""
+    """English version of the sentence, in tables of pairs. Empty: English has rows of its own."""
+
+
 class BitextSource(PathSource):
-    """Parallel sentences: question and passage of a row are the same sentence.
+    """Parallel sentences, in any format of a table: question and passage of a row are the same sentence.
 
     Use it in cross-lingual batches only: in a monolingual batch a sentence would look for itself. A record is one
-    language version, or a pair with English (`columns.english`; the English version of an id becomes a row once, and
-    memory holds the ids), or has a column `translation` of language → sentence.
+    language version (NTREX-128), or a pair with English (TICO-19, Tatoeba; the English version of an id becomes a row
+    once, and memory holds the ids), or has a column `translation` of language → sentence.
     """
 
     kind: Literal["bitext"]
@@ -181,32 +188,34 @@ class BitextSource(PathSource):
     """Which column holds what."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
-        columns = set(self.columns.by_field().values())
+        columns = {field: column for field, column in self.columns.model_dump().items() if column}
         translations = PairReader(ColumnNames(item_id=self.columns.id), root=without_options(self.path))
+        ids_with_english: set[str] = set()
+
+        def has_translations(names: Collection[str]) -> bool:
+            return "translation" in names and self.columns.text not in names
 
         def select(names: Collection[str]) -> set[str]:
-            return translations.columns(names) if self._has_translations(names) else columns
+            return translations.columns(names) if has_translations(names) else set(columns.values())
 
-        ids_with_english: set[str] = set()
-        for record in read_records(self.path, select):
-            if isinstance(record, Record) and self._has_translations(record.values):
-                yield from translations.rows(record)
-                continue
-            sentence = record if isinstance(record, BadRow) else sentence_of(record, self.columns)
-            if isinstance(sentence, BadRow):
-                yield sentence
-                continue
-            if self.columns.english and sentence.id not in ids_with_english:
-                ids_with_english.add(sentence.id)
-                yield _sentence_row(sentence.id, "en", sentence.english, sentence.where)
-            yield _sentence_row(sentence.id, sentence.language, sentence.text, sentence.where)
+        def versions(record: Record) -> list[SourceRow | BadRow]:
+            if has_translations(record.values):
+                return list(translations.rows([record]))
+            texts = text_values(record, columns, numbers=("id",))
+            texts_by_language = [(texts["language"], texts["text"])]
+            if self.columns.english and texts["id"] not in ids_with_english:
+                ids_with_english.add(texts["id"])
+                texts_by_language.insert(0, ("en", texts["english"]))
+            return [
+                SourceRow(texts["id"], language, text, text, passage_id=texts["id"], where=record.where)
+                for language, text in texts_by_language
+            ]
 
-    def _has_translations(self, names: Collection[str]) -> bool:
-        return "translation" in names and self.columns.text not in names
+        for rows in parse_rows(versions, read_records(self.path, select)):
+            yield from [rows] if isinstance(rows, BadRow) else rows
 
 
-def _sentence_row(sentence_id: str, language: str, text: str, where: str) -> SourceRow:
-    return SourceRow(sentence_id, language, text, text, passage_id=sentence_id, where=where)
+# --- Benchmarks -------------------------------------------------------------------------------------------------------
 
 
 class SquadSource(Source):
@@ -234,20 +243,18 @@ class SquadSource(Source):
             for paragraph in read_squad(path):
                 if isinstance(paragraph, BadRow):
                     yield paragraph
-                    continue
-                for question in paragraph.questions:
-                    yield question if isinstance(question, BadRow) else self._row(paragraph, question, language)
+                else:
+                    yield from self._rows(paragraph, language)
 
-    def _row(self, paragraph: SquadParagraph, question: SquadQuestion, language: str) -> SourceRow | BadRow:
-        passage = paragraph.context
-        if self.passage == "sentence" and paragraph.sentences is not None:
-            span = paragraph.answer_sentence(question)
-            if isinstance(span, BadRow):
-                return span
-            passage = passage[slice(*span)]
-        return SourceRow(
-            question.id, language, question.text, passage, question.answer, paragraph.key, where=question.where
-        )
+    def _rows(self, paragraph: SquadParagraph, language: str) -> Iterator[SourceRow | BadRow]:
+        def row(question: SquadQuestion) -> SourceRow:
+            where, question_id, text, answer, _ = question
+            passage = paragraph.context
+            if self.passage == "sentence" and paragraph.sentence_breaks is not None:
+                passage = passage[slice(*paragraph.answer_sentence(question))]
+            return SourceRow(question_id, language, text, passage, answer, paragraph.key, where=where)
+
+        return parse_rows(row, paragraph.questions)
 
 
 class BeirSource(PathSource):
@@ -300,13 +307,9 @@ class MiraclSource(Source):
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         for language, files in self.languages.items():
-            collection = JudgedCollection(
-                language,
-                documents=read_miracl_corpus(files.corpus),
-                queries=read_tsv_entries(files.topics),
-                judgements=read_judgements(files.qrels),
-                prefix=f"{language}/",
-            )
+            documents, queries = read_miracl_corpus(files.corpus), read_tsv_entries(files.topics)
+            judgements = read_judgements(files.qrels)
+            collection = JudgedCollection(language, documents, queries, judgements, prefix=f"{language}/")
             yield from relevant_rows(collection, self.threshold)
 
 

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbt_ray.data.formats.records import read_records
-from hbt_ray.data.formats.source_row import Record, text_values, unstorable_reason
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, parse_rows, text_values, unstorable_reason
 from hbt_ray.errors import DamagedFile, SourceError, TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.encoder import EncoderConfig
@@ -310,14 +310,15 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
-    columns = {name: name for name in DOCUMENTS.names}
-    for record in read_records(str(path), DOCUMENTS.names):
-        values = text_values(record, columns, numbers=("doc_id",)) if isinstance(record, Record) else record
-        if not isinstance(values, dict):
-            raise _corpus_error(f"{values.where}: {values.reason}; repair or remove the row")
-        row = tuple(values[name] for name in DOCUMENTS.names)
+    def texts(record: Record) -> tuple[str, ...]:
+        row = tuple(text_values(record, {name: name for name in DOCUMENTS.names}, numbers=("doc_id",)).values())
         if problem := next(filter(None, map(unstorable_reason, row)), ""):
-            raise _corpus_error(f"{record.where}: holds {problem}; repair or remove the row")
+            raise BadRowError(record.where, f"holds {problem}")
+        return row
+
+    for row in parse_rows(texts, read_records(str(path), DOCUMENTS.names)):
+        if isinstance(row, BadRow):
+            raise _corpus_error(f"{row.where}: {row.reason}; repair or remove the row")
         yield row
 
 

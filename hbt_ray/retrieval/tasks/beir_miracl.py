@@ -1,17 +1,23 @@
-"""The benchmarks BEIR and MIRACL as tasks; `hbt_ray.data.formats.beir_miracl` reads their files."""
+"""The benchmarks BEIR and MIRACL as tasks; `hbt_ray.data.formats.judged_collection` reads their files."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
+import pyarrow as pa
+
 from hbt_ray.config import Language
-from hbt_ray.data.formats.beir_miracl import read_beir, read_miracl
-from hbt_ray.data.formats.files import selected_languages
-from hbt_ray.data.formats.qrels import Threshold
-from hbt_ray.retrieval.tasks.build import qrels_task
+from hbt_ray.data.formats.files import by_language
+from hbt_ray.data.formats.judged_collection import JudgedCollection, TextEntry, read_beir, read_miracl
+from hbt_ray.data.formats.qrels import Threshold, whole_grades
+from hbt_ray.data.formats.source_row import BadRow, BadRowError, unstorable_reason, without_bad_rows
 from hbt_ray.retrieval.tasks.config import Measure, TaskConfig, last_part
-from hbt_ray.retrieval.tasks.task import Task
+from hbt_ray.retrieval.tasks.task import DOCUMENTS, QRELS, QUERIES, Task, table_of
 from hbt_ray.storage.location import Location
+
+logger = logging.getLogger(__name__)
 
 
 class BeirTaskConfig(TaskConfig):
@@ -37,16 +43,11 @@ class BeirTaskConfig(TaskConfig):
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
 
     def open(self) -> Task:
-        selected_languages(self.languages, [self.language], f"{self.path} (language={self.language})")
+        by_language({self.language: None}, self.languages, f"{self.path} (language={self.language})")
         name = self.name or last_part(self.path) + ("" if self.split == "test" else f"-{self.split}")
-        collection = read_beir(self.path, self.split, self.language)
-        return qrels_task(
-            name,
-            [collection],
-            self.measures,
-            threshold=self.threshold,
-            ignore_identical_ids=self.ignore_identical_ids,
-        )
+        collections = [read_beir(self.path, self.split, self.language)]
+        tables = _tables(name, collections, self.threshold, pooled=False)
+        return Task(name, *tables, self.measures, self.ignore_identical_ids)
 
 
 class MiraclTaskConfig(TaskConfig):
@@ -74,4 +75,47 @@ class MiraclTaskConfig(TaskConfig):
         pooled, split = ["pooled"] if self.pooled else [], [] if self.split == "dev" else [self.split]
         name = self.name or "-".join([self.kind, *pooled, *split])
         collections = read_miracl(self.path, self.corpus or self.path, self.split, self.languages)
-        return qrels_task(name, collections, self.measures, threshold=self.threshold, pooled=self.pooled)
+        return Task(name, *_tables(name, collections, self.threshold, pooled=self.pooled), self.measures)
+
+
+def _tables(
+    name: str, collections: Sequence[JudgedCollection], threshold: float | None, *, pooled: bool
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Documents, judged queries and judgements of some collections.
+
+    A corpus is read as a stream into Arrow memory, so that millions of passages are never Python objects at once.
+
+    Args:
+        pooled: keep only the documents that a judgement names, relevant or not.
+    """
+    parts = []
+    for collection in collections:
+        judgements = list(without_bad_rows(whole_grades(collection.judgements, threshold)))
+        pool = {judgement.document_id for judgement in judgements} if pooled else None
+        query_ids = {judgement.query_id for judgement in judgements}
+        prefix = collection.prefix
+        pairs = ((prefix + query_id, prefix + doc_id, int(grade)) for _, query_id, doc_id, grade in judgements)
+        rows = (
+            (_rows(collection, collection.documents, pool), DOCUMENTS),
+            (_rows(collection, collection.queries, query_ids), QUERIES),
+            (pairs, QRELS),
+        )
+        parts.append([table_of(table, schema, f"task {name}") for table, schema in rows])
+        if pool and (num_lacking := len(pool) - len(parts[-1][0]["doc_id"].unique())):
+            logger.warning(
+                "task %s: %d of the %d judged documents in %s are not in its corpus",
+                name, num_lacking, len(pool), collection.language,
+            )  # fmt: skip
+    documents, queries, qrels = (pa.concat_tables(tables) for tables in zip(*parts, strict=True))
+    return documents, queries, qrels
+
+
+def _rows(
+    collection: JudgedCollection, entries: Iterable[TextEntry | BadRow], ids: Collection[str] | None
+) -> Iterator[Sequence[str]]:
+    """Id, language and text of the entries with these ids, or of all."""
+    for entry in without_bad_rows(entries):
+        if ids is None or entry.id in ids:
+            if problem := unstorable_reason(entry.id) or unstorable_reason(entry.text):
+                raise BadRowError(entry.where, f"holds {problem}")
+            yield f"{collection.prefix}{entry.id}", collection.language, entry.text

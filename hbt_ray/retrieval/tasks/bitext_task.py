@@ -13,10 +13,9 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.tasks.task import rows_digest, with_nul
+from hbt_ray.retrieval.tasks.task import first_with_nul, is_empty, rows_digest
 from hbt_ray.storage import valid_name
 
 SENTENCES = pa.schema([(name, pa.string()) for name in ("language", "text")])
@@ -54,41 +53,33 @@ class BitextTask:
     def __post_init__(self) -> None:
         valid_name(self.name, "task")
         if not self.pairs:
-            raise TaskError(
-                f"task {self.name}: there is no pair of languages to search in; give two languages or more",
-                code="NO_PAIR",
-            )
-        for pair in self.pairs:
-            if not len(pair.source_rows) == len(pair.target_rows) > 0:
-                raise TaskError(
-                    f"task {self.name}: {len(pair.source_rows)} sentences in {pair.source!r} for "
-                    f"{len(pair.target_rows)} in {pair.target!r}; line by line they must be translations",
+            raise self._error("there is no pair of languages to search in; give two or more", code="NO_PAIR")
+        for source, target, source_rows, target_rows in self.pairs:
+            if not len(source_rows) == len(target_rows) > 0:
+                raise self._error(
+                    f"{len(source_rows)} sentences in {source!r} for {len(target_rows)} in {target!r}; line by line "
+                    "they must be translations",
                     code="NOT_ALIGNED",
                 )
         languages = [frozenset(pair[:2]) for pair in self.pairs]
         if len(set(languages)) < len(languages) or min(map(len, languages)) < 2:
-            raise TaskError(
-                f"task {self.name}: a pair of languages occurs twice, or is one language", code="PAIR_TWICE"
-            )
-        empty = pc.or_(pc.equal(pc.binary_length(self.sentences["text"]), 0), pc.utf8_is_space(self.sentences["text"]))
-        if pc.any(empty).as_py():
-            language = self.sentences["language"].filter(empty)[0].as_py()
-            raise TaskError(
-                f"task {self.name}: a sentence in {language!r} is empty, so nothing can find it", code="EMPTY_TEXT"
-            )
-        if len(bad := with_nul(self.sentences, "text")):
-            language = bad["language"][0].as_py()
-            raise TaskError(f"task {self.name}: a sentence in {language!r} holds a NUL character", code="NUL")
+            raise self._error("a pair of languages occurs twice, or is one language", code="PAIR_TWICE")
+        if len(empty := self.sentences.filter(is_empty(self.sentences["text"]))):
+            language = empty["language"][0].as_py()
+            raise self._error(f"a sentence in {language!r} is empty, so nothing can find it", code="EMPTY_TEXT")
+        if row := first_with_nul(self.sentences, "text"):
+            raise self._error(f"a sentence in {row['language']!r} holds a NUL character", code="NUL")
+
+    def _error(self, problem: str, *, code: str) -> TaskError:
+        return TaskError(f"task {self.name}: {problem}", code=code)
 
     @cached_property
     def fingerprint(self) -> str:
         """Checksum of the pairs and their sentences; see `Task.fingerprint`."""
-        parts = [str(self.both_ways)]
-        for pair in sorted(self.pairs, key=lambda pair: pair[:2]):
-            texts = [
-                self.sentences["text"].slice(rows.start, len(rows)) for rows in (pair.source_rows, pair.target_rows)
-            ]
-            parts += [pair.source, pair.target, str(rows_digest(pa.table(texts, names=["source", "target"])))]
+        texts, parts = self.sentences["text"], [str(self.both_ways)]
+        for source, target, *sides in sorted(self.pairs, key=lambda pair: pair[:2]):
+            columns = [texts.slice(rows.start, len(rows)) for rows in sides]
+            parts += [source, target, str(rows_digest(pa.table(columns, names=["source", "target"])))]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
     @property
@@ -104,9 +95,9 @@ def with_english(name: str, texts: Mapping[str, tuple[Sequence[str], Sequence[st
         texts: language → its sentences and their English translations.
     """
     sides = [side for tag, (sentences, english) in texts.items() for side in ((tag, sentences), ("en", english))]
-    rows = _row_ranges(sides)
+    table, rows = _stacked(sides)
     pairs = [LanguagePair(tag, "en", rows[2 * n], rows[2 * n + 1]) for n, tag in enumerate(texts)]
-    return BitextTask(name, _table(sides), pairs, both_ways)
+    return BitextTask(name, table, pairs, both_ways)
 
 
 def multiway(name: str, texts: Mapping[str, Sequence[str]], pivot: str | None) -> BitextTask:
@@ -115,25 +106,22 @@ def multiway(name: str, texts: Mapping[str, Sequence[str]], pivot: str | None) -
     Args:
         texts: language → its sentences, in the same order for all languages.
     """
-    rows = dict(zip(texts, _row_ranges(texts.items()), strict=True))
-    tags = list(texts)
+    table, ranges = _stacked(texts.items())
+    rows, tags = dict(zip(texts, ranges, strict=True)), list(texts)
     pairs = [
         LanguagePair(source, target, rows[source], rows[target])
         for n, target in enumerate(tags)
         for source in (tags[:n] if pivot is None else tags)
         if source != target and pivot in (None, target)
     ]
-    return BitextTask(name, _table(texts.items()), pairs, both_ways=True)
+    return BitextTask(name, table, pairs, both_ways=True)
 
 
-def _row_ranges(sides: Iterable[tuple[str, Sequence[str]]]) -> list[range]:
-    ranges, start = [], 0
-    for _, sentences in sides:
+def _stacked(sides: Iterable[tuple[str, Sequence[str]]]) -> tuple[pa.Table, list[range]]:
+    """The sentences of all sides in one table, and the rows of each side."""
+    batches, ranges, start = [], [], 0
+    for tag, sentences in sides:
+        batches.append(pa.record_batch([[tag] * len(sentences), list(sentences)], schema=SENTENCES))
         ranges.append(range(start, start + len(sentences)))
         start += len(sentences)
-    return ranges
-
-
-def _table(sides: Iterable[tuple[str, Sequence[str]]]) -> pa.Table:
-    batches = [pa.record_batch([[tag] * len(sentences), list(sentences)], schema=SENTENCES) for tag, sentences in sides]
-    return pa.Table.from_batches(batches, SENTENCES)
+    return pa.Table.from_batches(batches, SENTENCES), ranges

@@ -12,20 +12,20 @@ columns lang3, n, sentence, english is read as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 
 from hbt_ray.config import Language
-from hbt_ray.data.formats.files import code_by_language, files_of, selected_languages
-from hbt_ray.data.formats.parallel_sentences import SentenceColumns, read_aligned_lines, read_numbered_sentences
-from hbt_ray.data.formats.source_row import SourceRow
-from hbt_ray.errors import TaskError
+from hbt_ray.data.formats.files import by_language, first_match, lines, matching_files
+from hbt_ray.data.formats.records import read_records
+from hbt_ray.data.formats.source_row import BadRowError, SourceRow, text_values, without_bad_rows
+from hbt_ray.errors import SourceError, TaskError
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask, multiway, with_english
-from hbt_ray.retrieval.tasks.build import parallel_task
 from hbt_ray.retrieval.tasks.config import TaskConfig
-from hbt_ray.retrieval.tasks.task import Task
+from hbt_ray.retrieval.tasks.task import Task, parallel_task
 from hbt_ray.storage.location import Location, join_location, without_options
 
 MAX_LANGUAGES = 100
@@ -58,42 +58,35 @@ class FloresTaskConfig(TaskConfig):
         return self
 
     def open(self) -> Task | BitextTask:
-        texts = _flores_table(self.path) if without_options(self.path).endswith(".parquet") else self._folder()
-        pivot = [self.pivot] if self.pivot else []
-        tags = selected_languages({*self.languages, *pivot} if self.languages else (), texts, self.path)
-        if self.pivot and self.pivot not in tags:
+        texts = self._texts({*self.languages, *([self.pivot] if self.pivot else [])} if self.languages else set())
+        if self.pivot and self.pivot not in texts:
             raise TaskError(f"{self.path}: has no sentences in the pivot {self.pivot!r}", code="MISSING_LANGUAGE")
-        if not self.pivot and len(tags) > MAX_LANGUAGES:
+        if not self.pivot and len(texts) > MAX_LANGUAGES:
             raise TaskError(
-                f"{self.path}: {len(tags)} languages are too many for every two of them; name at most {MAX_LANGUAGES} "
+                f"{self.path}: {len(texts)} languages are too many for every two of them; name at most {MAX_LANGUAGES} "
                 "with languages=, or a pivot",
                 code="TOO_MANY_LANGUAGES",
             )
-        task_name = self.name or (self.kind if self.search == "pairs" else f"{self.kind}-pool")
         if self.search == "pairs":
-            return multiway(task_name, {tag: texts[tag] for tag in tags}, self.pivot)
-        rows = (SourceRow(str(n), tag, text, text, str(n)) for tag in tags for n, text in enumerate(texts[tag]))
-        return parallel_task(task_name, rows)
+            return multiway(self.name or self.kind, texts, self.pivot)
+        sentences = ((str(n), tag, text) for tag in texts for n, text in enumerate(texts[tag]))
+        rows = (SourceRow(number, tag, text, text, number) for number, tag, text in sentences)
+        return parallel_task(self.name or f"{self.kind}-pool", rows)
 
-    def _folder(self) -> Mapping[str, list[str]]:
-        suffix = f".{self.split}"
-        files = files_of(join_location(self.path, self.split), f"*{suffix}")
-        file_of = {file.rpartition("/")[2].removesuffix(suffix): file for file in files}
-        codes = code_by_language(file_of, self.path)
-        return {tag: read_aligned_lines(file_of[code]) for tag, code in codes.items()}
-
-
-def _flores_table(path: str) -> Mapping[str, list[str]]:
-    sentences = read_numbered_sentences(path, SentenceColumns(id="n", language="lang", text="sentence"))
-    numbers = {tag: [number for number, _ in rows] for tag, rows in sentences.items()}
-    first = next(iter(numbers))
-    for tag in numbers:
-        if numbers[tag] != numbers[first]:  # Row by row, other sentences would count as translations.
-            raise TaskError(
-                f"{path}: {tag} has other numbers n than {first}, so it is unclear what translates what",
-                code="NOT_ALIGNED",
-            )
-    return {tag: [sentence.text for _, sentence in rows] for tag, rows in sentences.items()}
+    def _texts(self, selected: set[str]) -> dict[str, list[str]]:
+        if not _is_table(self.path):
+            files = matching_files(join_location(self.path, self.split), f"*.{self.split}")
+            file_by_code = {file.removesuffix(f".{self.split}"): path for file, path in files.items()}
+            return {tag: _aligned_lines(path) for tag, path in by_language(file_by_code, selected, self.path).items()}
+        sentences = by_language(_read_table(self.path, "lang", "sentence"), selected, self.path)
+        first = next(iter(sentences))
+        for tag, rows in sentences.items():
+            if [row.number for row in rows] != [row.number for row in sentences[first]]:
+                raise TaskError(  # Row by row, other sentences would count as translations.
+                    f"{self.path}: {tag} has other numbers n than {first}, so it is unclear what translates what",
+                    code="NOT_ALIGNED",
+                )
+        return {tag: [row.text for row in rows] for tag, rows in sentences.items()}
 
 
 class TatoebaTaskConfig(TaskConfig):
@@ -114,33 +107,60 @@ class TatoebaTaskConfig(TaskConfig):
         return self
 
     def open(self) -> BitextTask:
-        is_table = without_options(self.path).endswith(".parquet")
-        texts = _tatoeba_table(self.path) if is_table else _tatoeba_folder(self.path)
         selected = XTREME if self.subset == "xtreme" else [tag for tag in self.languages if tag != "en"]
         if self.languages and not selected:
             raise TaskError(
                 f"{self.path}: English alone makes no pair; name the languages that are to find it", code="NO_PAIR"
             )
-        tags = selected_languages(selected, texts, self.path)
         default_name = self.kind if self.subset == "all" else f"{self.kind}-{self.subset}"
-        return with_english(self.name or default_name, {tag: texts[tag] for tag in tags}, self.both_ways)
+        return with_english(self.name or default_name, self._texts(selected), self.both_ways)
+
+    def _texts(self, selected: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+        if _is_table(self.path):
+            sentences = by_language(_read_table(self.path, "lang3", "sentence", "english"), selected, self.path)
+            return {tag: ([row.text for row in rows], [row.english for row in rows]) for tag, rows in sentences.items()}
+        files = matching_files(self.path, "tatoeba.*-eng.eng")
+        code_by_tag = by_language({code: code for code in (file[8:-8] for file in files)}, selected, self.path)
+        return {
+            tag: (
+                _aligned_lines(first_match(self.path, f"tatoeba.{code}-eng.{code}")),
+                _aligned_lines(files[f"tatoeba.{code}-eng.eng"]),
+            )
+            for tag, code in code_by_tag.items()
+        }
 
 
-def _tatoeba_table(path: str) -> Mapping[str, tuple[list[str], list[str]]]:
-    columns = SentenceColumns(id="n", language="lang3", text="sentence", english="english")
-    return {
-        tag: ([sentence.text for _, sentence in rows], [sentence.english for _, sentence in rows])
-        for tag, rows in read_numbered_sentences(path, columns).items()
-    }
+def _is_table(path: str) -> bool:
+    return without_options(path).endswith(".parquet")
 
 
-def _tatoeba_folder(folder: str) -> Mapping[str, tuple[list[str], list[str]]]:
-    files = files_of(folder, "tatoeba.*-eng.eng")
-    english = {file.rpartition("/")[2].removeprefix("tatoeba.").removesuffix("-eng.eng"): file for file in files}
-    return {
-        tag: (
-            read_aligned_lines(join_location(folder, f"tatoeba.{code}-eng.{code}")),
-            read_aligned_lines(english[code]),
-        )
-        for tag, code in code_by_language(english, folder).items()
-    }
+class _Sentence(NamedTuple):
+    number: int
+    text: str
+    english: str = ""
+
+
+def _read_table(path: str, language: str, *texts: str) -> dict[str, list[_Sentence]]:
+    """Language code → sentences of a table, sorted by their number; `texts` are the columns with the sentences."""
+    by_code: dict[str, list[_Sentence]] = defaultdict(list)
+    columns = {column: column for column in (language, "n", *texts)}
+    for record in without_bad_rows(read_records(path, columns)):
+        values = text_values(record, columns, numbers=("n",))
+        try:
+            number = int(values["n"])
+        except ValueError:
+            raise BadRowError(record.where, "column 'n' is not a whole number") from None
+        by_code[values[language]].append(_Sentence(number, *(values[text] for text in texts)))
+    return {code: sorted(rows, key=lambda row: row[:2]) for code, rows in by_code.items()}
+
+
+def _aligned_lines(file: str) -> list[str]:
+    """The sentences of a text file, one a line; after a blank line they would not be those of the translation."""
+    sentences = []
+    for number, line in enumerate(without_bad_rows(lines(file)), start=1):
+        if line.where != f"{file}:{number}":
+            raise SourceError(
+                f"{file}:{number}: a blank line, so that it is unclear what translates what", code="BLANK_LINE"
+            )
+        sentences.append(line.text)
+    return sentences

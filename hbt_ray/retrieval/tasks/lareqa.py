@@ -12,9 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from hbt_ray.data.formats.files import code_by_language, files_of, selected_languages
+from hbt_ray.data.formats.files import by_language, matching_files
 from hbt_ray.data.formats.source_row import BadRowError, without_bad_rows
-from hbt_ray.data.formats.squad import SquadParagraph, read_squad
+from hbt_ray.data.formats.squad import read_squad
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
 from hbt_ray.retrieval.tasks.task import Task
@@ -47,44 +47,27 @@ def read_lareqa(folder: str | Path, name: str, languages: Collection[str] = (), 
             malformed.
         TaskError: a file has no paragraphs, or see `Task`.
     """
-    location = str(folder)
     documents: list[tuple[str, str, str]] = []
     queries: list[tuple[str, str, str]] = []
+    question_ids: dict[str, str] = {}  # of each query
     answers: dict[str, list[str]] = defaultdict(list)  # question id → document ids in all languages
-    question_ids: list[str] = []  # of each query
-    files = files_of(location, "*.json")
-    file_of = {file.rpartition("/")[2].removesuffix(".json"): file for file in files}
-    codes = code_by_language(file_of, location)
-    for tag in selected_languages(code_by_language(languages, f"{location}: languages"), codes, location):
-        path = file_of[codes[tag]]
-        known: set[str] = set()
+    files = {file.removesuffix(".json"): path for file, path in matching_files(str(folder), "*.json").items()}
+    for tag, path in by_language(files, languages, str(folder)).items():
         num_documents = len(documents)
         for number, paragraph in enumerate(without_bad_rows(read_squad(path))):
             doc_ids: dict[tuple[int, int], str] = {}
-            for s, span in enumerate(_sentences(paragraph)):
+            for s, span in enumerate(without_bad_rows(paragraph.sentences())):
                 documents.append((f"{tag}_{number}_{s}", tag, paragraph.context[slice(*span)]))
                 doc_ids.setdefault(span, documents[-1][0])
             for question in without_bad_rows(paragraph.questions):
-                if question.id in known:
+                query_id = f"{tag}_{question.id}"
+                if query_id in question_ids:
                     reason = f"question id {question.id!r} occurs twice in this file; question ids must be unique"
                     raise BadRowError(question.where, reason)
-                known.add(question.id)
-                (span,) = without_bad_rows([paragraph.answer_sentence(question)])
-                queries.append((f"{tag}_{question.id}", tag, question.text))
-                question_ids.append(question.id)
-                answers[question.id].append(doc_ids[span])
+                question_ids[query_id] = question.id
+                queries.append((query_id, tag, question.text))
+                answers[question.id].append(doc_ids[paragraph.answer_sentence(question)])
         if len(documents) == num_documents:
             raise TaskError(f"{path}: holds no paragraphs; download the file again", code="NO_PARAGRAPHS")
-    qrels = [
-        (query_id, doc_id)
-        for (query_id, *_), question_id in zip(queries, question_ids, strict=True)
-        for doc_id in answers[question_id]
-    ]
+    qrels = [(query, document) for query, question in question_ids.items() for document in answers[question]]
     return Task.from_rows(name, documents, queries, qrels, measures)
-
-
-def _sentences(paragraph: SquadParagraph) -> list[tuple[int, int]]:
-    if paragraph.sentences is None:
-        raise BadRowError(paragraph.where, "has no 'sentence_breaks', which LAReQA's files have in each paragraph")
-    (spans,) = without_bad_rows([paragraph.sentences])
-    return list(without_bad_rows(spans))

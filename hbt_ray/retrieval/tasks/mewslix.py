@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from hbt_ray.data.formats.files import PLAIN_OR_PACKED, first_of, selected_languages, tag_of_code
+from hbt_ray.data.formats.files import by_language, first_match, tag_of_code
 from hbt_ray.data.formats.json_records import member, read_jsonl
 from hbt_ray.data.formats.source_row import BadRowError, without_bad_rows
 from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
@@ -32,20 +32,17 @@ class MewsliXTaskConfig(TaskConfig):
     measures: tuple[Measure, ...] = ("AP@20",)
 
     def open(self) -> Task:
-        mentions = list(_mentions(self._file(f"wikinews_mentions-{self.split}.jsonl")))
-        present = {mention.language for mention in mentions}
-        kept = set(selected_languages(self.languages, present, f"{self.path} (split={self.split})"))
-        mentions = [mention for mention in mentions if mention.language in kept]
+        mentions = list(_mentions(first_match(self.path, f"wikinews_mentions-{self.split}.jsonl")))
+        present = {mention.language: None for mention in mentions}
+        languages = by_language(present, self.languages, f"{self.path} (split={self.split})")
+        mentions = [mention for mention in mentions if mention.language in languages]
         return Task.from_rows(
             self.name or (self.kind if self.split == "test" else f"{self.kind}-{self.split}"),
-            documents=_entities(self._file("candidate_set_entities.jsonl")),
+            documents=_entities(first_match(self.path, "candidate_set_entities.jsonl")),
             queries=[(mention.id, mention.language, mention.text) for mention in mentions],
             qrels=[(mention.id, mention.entity_id) for mention in mentions],
             measures=self.measures,
         )
-
-    def _file(self, name: str) -> str:
-        return first_of(self.path, *(f"{name}{packed}" for packed in PLAIN_OR_PACKED))
 
 
 class _Mention(NamedTuple):

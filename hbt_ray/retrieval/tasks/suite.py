@@ -14,12 +14,11 @@ from hbt_ray.data.sources.worldfacts import WorldfactsSource
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.tasks.beir_miracl import BeirTaskConfig, MiraclTaskConfig
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
-from hbt_ray.retrieval.tasks.build import parallel_task
 from hbt_ray.retrieval.tasks.config import Measure, TaskConfig
 from hbt_ray.retrieval.tasks.flores_tatoeba import FloresTaskConfig, TatoebaTaskConfig
 from hbt_ray.retrieval.tasks.lareqa import LareqaTaskConfig
 from hbt_ray.retrieval.tasks.mewslix import MewsliXTaskConfig
-from hbt_ray.retrieval.tasks.task import Task
+from hbt_ray.retrieval.tasks.task import Task, parallel_task
 
 
 class WorldfactsTaskConfig(TaskConfig):

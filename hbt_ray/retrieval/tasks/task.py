@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.data.formats.source_row import unstorable_reason
+from hbt_ray.data.formats.source_row import SourceRow, unstorable_reason
 from hbt_ray.errors import TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.measures import parse_measure
@@ -32,7 +34,6 @@ QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "language", "t
 QRELS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])
 Integers = npt.NDArray[np.int64]
 _BATCH_ROWS = 10_000
-_KEYS = {"documents": ("doc_id",), "queries": ("query_id",), "qrels": ("query_id", "doc_id")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Task:
         InputError: the name cannot be the name of a folder.
         TaskError: wrong columns, no documents, no text in any of them, no query with a relevant document, an id of two
             different rows, a language tag that is not in canonical spelling, a judgement that names an unknown query,
-            no relevant document in the corpus, or a measure that `measures.parse` does not know.
+            no relevant document in the corpus, or a measure that `measures.parse_measure` does not know.
     """
 
     name: str
@@ -71,22 +72,34 @@ class Task:
     def __post_init__(self) -> None:
         valid_name(self.name, "task")
         if "relevance" not in self.qrels.column_names:
-            ones = pa.array(np.ones(self.qrels.num_rows, np.int64))
-            object.__setattr__(self, "qrels", self.qrels.append_column("relevance", ones))
+            self._set("qrels", self.qrels.append_column("relevance", pa.array(np.ones(len(self.qrels), np.int64))))
+        keys = {"documents": ["doc_id"], "queries": ["query_id"], "qrels": ["query_id", "doc_id"]}
         for attribute, schema in (("documents", DOCUMENTS), ("queries", QUERIES), ("qrels", QRELS)):
-            object.__setattr__(self, attribute, self._unique(attribute, self._checked(attribute, schema)))
-        object.__setattr__(self, "qrels", self.qrels.filter(pc.greater_equal(self.qrels["relevance"], 1)))
-        if not self.documents.num_rows:
-            raise TaskError(
-                f"task {self.name}: the corpus is empty, so nothing can be found; check the task's folder",
-                code="EMPTY_CORPUS",
+            self._set(
+                attribute, self._without_repeated_rows(attribute, self._checked(attribute, schema), keys[attribute])
             )
-        self._check_measures()
+        self._set("qrels", self.qrels.filter(pc.greater_equal(self.qrels["relevance"], 1)))
+        if not self.documents.num_rows:
+            raise self._error("the corpus is empty, so nothing can be found; check its folder", code="EMPTY_CORPUS")
+        for measure in self.measures:
+            try:
+                parse_measure(measure)
+            except TaskError as error:
+                raise self._error(str(error), code="UNKNOWN_MEASURE") from None
         self._check_texts()
         self._check_judgements()
         self._drop_queries_without_relevant()
         self._check_languages()
-        self._warn_of_grades_and_identical_ids()
+        if graded := pc.sum(pc.greater(self.qrels["relevance"], 1)).as_py():
+            self._warn(
+                f"{graded} of {len(self.qrels)} relevant pairs have a grade above 1; nDCG weighs documents by their "
+                "grades, all other measures count each of them as relevant"
+            )
+        if self.num_identical_ids:
+            self._warn(
+                f"{self.num_identical_ids} of {len(self.queries)} queries have the id of a document, which is left out "
+                "of the query's ranking as in BEIR"
+            )
 
     @classmethod
     def from_rows(
@@ -98,14 +111,10 @@ class Task:
         measures: tuple[str, ...] = (),
     ) -> Task:
         """A task from rows, each in the order of its table's columns; qrels with or without relevance."""
-        judgements = ((*row, 1)[:3] for row in qrels)
-        return cls(
-            name,
-            table_of(documents, DOCUMENTS, f"task {name}"),
-            table_of(queries, QUERIES, f"task {name}"),
-            table_of(judgements, QRELS, f"task {name}"),
-            measures,
-        )
+        origin = f"task {name}"
+        judgements = table_of(((*row, 1)[:3] for row in qrels), QRELS, origin)
+        tables = (table_of(documents, DOCUMENTS, origin), table_of(queries, QUERIES, origin), judgements)
+        return cls(name, *tables, measures)
 
     @cached_property
     def languages(self) -> list[str]:
@@ -164,161 +173,147 @@ class Task:
         parts = [str(rows_digest(table)) for table in (self.documents, self.queries, self.qrels)]
         return hashlib.sha256(" ".join([*parts, str(self.num_identical_ids)]).encode()).hexdigest()[:16]
 
+    def _set(self, attribute: str, value: Any) -> None:
+        object.__setattr__(self, attribute, value)
+
+    def _error(self, problem: str, *, code: str) -> TaskError:
+        return TaskError(f"task {self.name}: {problem}", code=code)
+
+    def _warn(self, problem: str) -> None:
+        logger.warning("task %s: %s", self.name, problem)
+
     def _checked(self, attribute: str, schema: pa.Schema) -> pa.Table:
+        """The table with the columns and types of the schema, without nulls and NUL characters."""
         table: pa.Table = getattr(self, attribute)
-        missing = set(schema.names) - set(table.column_names)
-        if missing:
-            raise TaskError(
-                f"task {self.name}: {attribute} lack the columns {', '.join(sorted(missing))}", code="COLUMNS"
-            )
+        if missing := sorted(set(schema.names) - set(table.column_names)):
+            raise self._error(f"{attribute} lack the columns {', '.join(missing)}", code="COLUMNS")
         try:
             table = table.select(schema.names).cast(schema)
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())
-            raise TaskError(
-                f"task {self.name}: {attribute} have columns of another type ({reason})", code="COLUMNS"
-            ) from None
+            raise self._error(f"{attribute} have columns of another type ({reason})", code="COLUMNS") from None
         for column in schema.names:
             if table[column].null_count:
-                raise TaskError(
-                    f"task {self.name}: {attribute}.{column} has nulls; every row needs a value", code="NULL_VALUE"
-                )
-            if schema.field(column).type == pa.string() and len(bad := with_nul(table, column)):
-                row = _shown(bad.column(0)[0].as_py())
-                raise TaskError(
-                    f"task {self.name}: {attribute}.{column} of {row} holds a NUL character; remove it, since many "
-                    "programs end a text there",
+                raise self._error(f"{attribute}.{column} has nulls; every row needs a value", code="NULL_VALUE")
+            if schema.field(column).type == pa.string() and (row := first_with_nul(table, column)):
+                raise self._error(
+                    f"{attribute}.{column} of {_shown(next(iter(row.values())))} holds a NUL character; remove it, "
+                    "since many programs end a text there",
                     code="NUL",
                 )
         return table
 
-    def _unique(self, attribute: str, table: pa.Table) -> pa.Table:
-        """The table without repeated rows, which are counted in a warning.
-
-        Raises:
-            TaskError: two rows have one id and differ in another column.
-        """
-        keys = _joined(table, _KEYS[attribute])
-        if len(keys.unique()) == len(keys):
+    def _without_repeated_rows(self, attribute: str, table: pa.Table, key: list[str]) -> pa.Table:
+        """The table without repeated rows; rows of one id that differ in another column are an error."""
+        keys = pc.binary_join_element_wise(*(table[name] for name in key), "\0").combine_chunks()
+        # Codes count up in the order of first appearance, so `first` ascends: the first row of each id.
+        codes = keys.dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        repeated = np.setdiff1d(np.arange(len(codes)), first)
+        if not len(repeated):
             return table
-        counts = keys.value_counts()
-        repeated_keys = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        rows = np.flatnonzero(pc.is_in(keys, value_set=repeated_keys).to_numpy())
-        first: dict[tuple[str, ...], tuple[str | int, ...]] = {}
-        repeated = []
-        for row, values in zip(rows.tolist(), table.take(pa.array(rows)).to_pylist(), strict=True):
-            key, content = tuple(values[name] for name in _KEYS[attribute]), tuple(values.values())
-            if key not in first:
-                first[key] = content
-            elif first[key] == content:
-                repeated.append(row)
-            else:
-                raise TaskError(
-                    f"task {self.name}: {_shown(' '.join(key))} occurs twice in {attribute} with different values, so "
-                    "it is unclear which counts; ids must be unique over all languages",
+        originals = table.take(pa.array(first[codes[repeated]])).to_pylist()
+        for row, original in zip(table.take(pa.array(repeated)).to_pylist(), originals, strict=True):
+            if row != original:
+                raise self._error(
+                    f"{_shown(' '.join(row[name] for name in key))} occurs twice in {attribute} with different values, "
+                    "so it is unclear which counts; ids must be unique over all languages",
                     code="CONTRADICTION",
                 )
-        if not repeated:
-            return table
-        logger.warning(
-            "task %s: %d rows of %s are repeated word for word, the first is %s; each is read once",
-            self.name, len(repeated), attribute, _shown(" ".join(next(iter(first)))),
-        )  # fmt: skip
-        kept = np.ones(table.num_rows, dtype=bool)
-        kept[repeated] = False
-        return table.filter(pa.array(kept))
-
-    def _check_measures(self) -> None:
-        for name in self.measures:
-            try:
-                parse_measure(name)
-            except TaskError as error:
-                raise TaskError(f"task {self.name}: {error}", code="UNKNOWN_MEASURE") from None
+        self._warn(
+            f"{len(repeated)} rows of {attribute} are repeated word for word, the first is "
+            f"{_shown(' '.join(originals[0][name] for name in key))}; each is read once"
+        )
+        return table.filter(pa.array(np.isin(np.arange(len(codes)), first)))
 
     def _check_texts(self) -> None:
         for attribute, table in (("documents", self.documents), ("queries", self.queries)):
-            empty = pc.or_(pc.equal(pc.binary_length(table["text"]), 0), pc.utf8_is_space(table["text"]))
-            num_empty = pc.sum(empty).as_py() or 0
-            if not num_empty:
+            empty = table.filter(is_empty(table["text"]))
+            if not len(empty):
                 continue
-            first = _shown(table.column(0).filter(empty)[0].as_py())
-            if num_empty == table.num_rows:
-                raise TaskError(
-                    f"task {self.name}: all {num_empty} {attribute} are empty or white space, the first is {first}; "
-                    "check that the texts were read from the right place",
-                    code="EMPTY_TEXT",
-                )
-            logger.warning(
-                "task %s: %d of %d %s are empty or white space, the first is %s; they stay, as ids without meaning",
-                self.name, num_empty, table.num_rows, attribute, first,
-            )  # fmt: skip
+            first = _shown(empty.column(0)[0].as_py())
+            problem = f"{len(empty)} of {len(table)} {attribute} are empty or white space, the first is {first}"
+            if len(empty) == len(table):
+                raise self._error(f"{problem}; check that the texts were read from the right place", code="EMPTY_TEXT")
+            self._warn(f"{problem}; they stay, as ids without meaning")
 
     def _check_judgements(self) -> None:
         unknown = _unknown(self.qrels["query_id"], self.queries["query_id"])
         if len(unknown):
-            raise TaskError(
-                f"task {self.name}: {len(unknown)} qrels name a query_id that queries do not have, the first is "
+            raise self._error(
+                f"{len(unknown)} qrels name a query_id that queries do not have, the first is "
                 f"{_shown(unknown[0].as_py())}; add it to queries or remove the judgement",
                 code="UNKNOWN_QUERY",
             )
         missing = _unknown(self.qrels["doc_id"], self.documents["doc_id"])
         if len(missing) and len(missing) == self.qrels.num_rows:
-            raise TaskError(
-                f"task {self.name}: none of the {len(missing)} documents that answer a query is in the corpus, the "
-                f"first is {_shown(missing[0].as_py())}; check that the qrels use the ids of this corpus",
+            raise self._error(
+                f"none of the {len(missing)} documents that answer a query is in the corpus, the first is "
+                f"{_shown(missing[0].as_py())}; check that the qrels use the ids of this corpus",
                 code="UNKNOWN_DOCUMENTS",
             )
         if len(missing):
-            logger.warning(
-                "task %s: the corpus lacks %d of %d documents that answer a query, the first is %s; they count as not "
-                "found, so that recall cannot reach 1",
-                self.name, len(missing), self.qrels.num_rows, _shown(missing[0].as_py()),
-            )  # fmt: skip
-            object.__setattr__(self, "num_missing", len(missing))
+            self._warn(
+                f"the corpus lacks {len(missing)} of {len(self.qrels)} documents that answer a query, the first is "
+                f"{_shown(missing[0].as_py())}; they count as not found, so that recall cannot reach 1"
+            )
+            self._set("num_missing", len(missing))
 
     def _drop_queries_without_relevant(self) -> None:
-        ids = self.queries["query_id"]
-        answered = pc.is_in(ids, value_set=self.qrels["query_id"].combine_chunks())
-        dropped = ids.filter(pc.invert(answered))
-        if len(dropped) == len(ids):
-            raise TaskError(
-                f"task {self.name}: none of its {len(ids)} queries has a relevant document, so nothing can be "
-                "measured; check that the qrels use the ids of this corpus",
+        dropped = _unknown(self.queries["query_id"], self.qrels["query_id"])
+        if len(dropped) == len(self.queries):
+            raise self._error(
+                f"none of its {len(dropped)} queries has a relevant document, so nothing can be measured; check that "
+                "the qrels use the ids of this corpus",
                 code="NO_RELEVANT_DOCUMENT",
             )
         if len(dropped):
-            logger.warning(
-                "task %s: %d of %d queries have no relevant document and are left out, the first is %s",
-                self.name, len(dropped), len(ids), _shown(dropped[0].as_py()),
-            )  # fmt: skip
-            object.__setattr__(self, "queries", self.queries.filter(answered))
-            object.__setattr__(self, "num_dropped", len(dropped))
+            self._warn(
+                f"{len(dropped)} of {len(self.queries)} queries have no relevant document and are left out, the first "
+                f"is {_shown(dropped[0].as_py())}"
+            )
+            self._set("num_dropped", len(dropped))
+            answered = pc.is_in(self.queries["query_id"], value_set=self.qrels["query_id"].combine_chunks())
+            self._set("queries", self.queries.filter(answered))
 
     def _check_languages(self) -> None:
         for tag in self.languages:
             try:
                 canonical = normalise_tag(tag)
             except ValueError as error:
-                raise TaskError(f"task {self.name}: {error}", code="INVALID_LANGUAGE") from None
+                raise self._error(str(error), code="INVALID_LANGUAGE") from None
             if canonical != tag:
-                raise TaskError(
-                    f"task {self.name}: write the language {tag!r} as {canonical!r}", code="INVALID_LANGUAGE"
-                )
+                raise self._error(f"write the language {tag!r} as {canonical!r}", code="INVALID_LANGUAGE")
 
-    def _warn_of_grades_and_identical_ids(self) -> None:
-        graded = pc.sum(pc.greater(self.qrels["relevance"], 1)).as_py()
-        if graded:
-            logger.warning(
-                "task %s: %d of %d relevant pairs have a grade above 1; nDCG weighs documents by their grades, all "
-                "other measures count each of them as relevant",
-                self.name, graded, self.qrels.num_rows,
-            )  # fmt: skip
-        if self.num_identical_ids:
-            logger.warning(
-                "task %s: %d of %d queries have the id of a document, which is left out of the query's ranking as in "
-                "BEIR",
-                self.name, self.num_identical_ids, self.queries.num_rows,
-            )  # fmt: skip
+
+def parallel_task(name: str, rows: Iterable[SourceRow], measures: tuple[str, ...] = ()) -> Task:
+    """A task from parallel items: every question in every language, answered by its passage in every language.
+
+    Documents are the distinct passages (`<language>_<passage id>`), queries the questions (`<language>_<item id>`).
+    A row without `passage_id` has a passage of its own, named by its item.
+
+    Raises:
+        TaskError: one passage id has two texts in one language, an item occurs twice in a language, or there are no
+            rows.
+    """
+    documents: dict[str, tuple[str, str, str]] = {}
+    doc_ids_of_passage: dict[str, list[str]] = defaultdict(list)  # one a language
+    queries: list[tuple[tuple[str, str, str], str]] = []  # with the passage id
+    for row in rows:
+        passage_id = row.passage_id or row.item_id
+        document = (f"{row.language}_{passage_id}", row.language, row.passage)
+        if document[0] not in documents:
+            documents[document[0]] = document
+            doc_ids_of_passage[passage_id].append(document[0])
+        elif documents[document[0]] != document:
+            raise TaskError(
+                f"task {name}: passage {passage_id!r} has two texts in {row.language!r}, the second at "
+                f"{row.where or row.item_id}, so it is unclear which one answers; give each text an id of its own",
+                code="CONTRADICTION",
+            )
+        queries.append(((f"{row.language}_{row.item_id}", row.language, row.question), passage_id))
+    qrels = [(query_id, doc_id) for (query_id, *_), passage_id in queries for doc_id in doc_ids_of_passage[passage_id]]
+    return Task.from_rows(name, documents.values(), [query for query, _ in queries], qrels, measures)
 
 
 def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str) -> pa.Table:
@@ -355,19 +350,19 @@ def rows_digest(table: pa.Table) -> int:
     return total % 2**256
 
 
-def with_nul(table: pa.Table, column: str) -> pa.Table:
-    """The rows whose text has a NUL character."""
-    return table.filter(pc.match_substring(table[column], "\0"))
+def first_with_nul(table: pa.Table, column: str) -> dict[str, str] | None:
+    """The first row whose text has a NUL character."""
+    return next(iter(table.filter(pc.match_substring(table[column], "\0")).slice(0, 1).to_pylist()), None)
+
+
+def is_empty(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each text is empty or white space."""
+    return pc.or_(pc.equal(pc.binary_length(texts), 0), pc.utf8_is_space(texts))
 
 
 def _shown(text: str) -> str:
     """A text of a file, shortened for a message of one line."""
     return repr(text if len(text) <= 100 else f"{text[:100]}…")
-
-
-def _joined(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
-    first, *others = (table[name] for name in names)
-    return pc.binary_join_element_wise(first, *others, "\t") if others else first
 
 
 def _unknown(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
