@@ -17,7 +17,6 @@ import ray
 from hbt_ray.errors import ResourceError
 from hbt_ray.ray_session import NO_API_SERVER
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import write_text
 from hbt_ray.train.config import TrainConfig
 
 _SECONDS_BETWEEN_MESSAGES = 10.0
@@ -80,12 +79,6 @@ def _nodes_are_coming() -> bool:
 
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return bool(status.pending_launches or status.pending_nodes)
-
-
-def record_placement_group(run: RunDir) -> None:
-    """Write the id of the placement group that this process is in, if any, into the run folder."""
-    if group := ray.util.get_current_placement_group():
-        write_text(run.placement_group, group.id.hex())
 
 
 def release_placement_group(run: RunDir) -> None:

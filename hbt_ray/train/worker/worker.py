@@ -17,8 +17,8 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, Va
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.trainable_encoder import load_for_training
+from hbt_ray.storage import write_text
 from hbt_ray.train.checkpoint.manager import CheckpointManager
-from hbt_ray.train.driver.resources import record_placement_group
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.loss_requirements import auxiliary_texts
 from hbt_ray.train.step.encoder_inputs import Teacher
@@ -65,8 +65,9 @@ def _train(settings: WorkerSettings) -> None:
     config, hooks = settings.config, settings.hooks
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    if rank == 0:
-        record_placement_group(config.run)
+    if rank == 0 and (group := ray.util.get_current_placement_group()):
+        # Whoever stops the run releases the group; see hbt_ray.train.driver.resources.
+        write_text(config.run.placement_group, group.id.hex())
     if not config.workers.gpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
