@@ -1,8 +1,4 @@
-"""`hbt` commands for tests: each in a process of its own, forked from one that has imported the libraries already.
-
-A command's imports take four seconds of CPU, and its work often a tenth of one. What differs from a shell: Python has
-started, and torch and transformers are imported, before the command begins.
-"""
+"""`hbt` commands for tests: each in a process of its own, forked from one that has imported the libraries already."""
 
 from __future__ import annotations
 
@@ -13,18 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-_PRELOADED = (
-    "tests.commands",
-    "ray.data",
-    "hbt_ray.cli.app",
-    "hbt_ray.cli.settings",
-    "hbt_ray.train.driver.trainer",
-    "hbt_ray.retrieval.evaluate",
-    "hbt_ray.retrieval.mining.mine",
-    "hbt_ray.tune.search",
-)
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(list(_PRELOADED))
 
 
 def hbt(

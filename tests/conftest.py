@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,22 @@ from hbt_ray.ray_session import configure
 
 # Read by Ray when it is imported, so before any test module imports it.
 configure(local=True)
+
+# A process that imports torch, transformers and Ray takes four seconds of CPU before it does anything. Commands and
+# ranks of tests are forked from a server that has imported them.
+multiprocessing.set_forkserver_preload(
+    [
+        "tests.commands",
+        "tests.train.processes",
+        "ray.data",
+        "hbt_ray.cli.app",
+        "hbt_ray.cli.settings",
+        "hbt_ray.train.driver.trainer",
+        "hbt_ray.retrieval.evaluate",
+        "hbt_ray.retrieval.mining.mine",
+        "hbt_ray.tune.search",
+    ]
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
