@@ -7,13 +7,32 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hbt_ray.config import Config
-from hbt_ray.model.lora import LoraConfig
 
 SCRATCH = "scratch"
 QUESTION_PROMPT, PASSAGE_PROMPT = "query: ", "passage: "
 """Prompts of E5 (2212.03533), for scratch encoders and for pretrained ones that do not define prompts."""
 FLASH = "flash_attention_2"
 _COMPUTE_OPTIONS = {"attention", "gradient_checkpointing", "compile"}
+
+
+class LoraConfig(Config):
+    """LoRA (2106.09685): the weights are frozen, and products of two narrow matrices are trained beside them.
+
+        y = W x + (alpha / rank) · B A x      A: [rank, in], random; B: [out, rank], zero, so that training starts at W
+
+    Only A and B are trained, stored in checkpoints and exchanged between ranks. The export adds the products to the
+    weights, so that it is an ordinary encoder.
+    """
+
+    rank: int = Field(8, gt=0)
+    """Width of the adapter matrices."""
+    alpha: float = Field(16, gt=0)
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the adapters."""
+    targets: tuple[str, ...] | Literal["all-linear"] | None = None
+    """Linear layers that get an adapter, by the ends of their names, such as `query` or `output.dense`. null: the
+    layers that peft names for the architecture, as a rule the query and value projections."""
 
 
 class ModelConfig(Config):

@@ -94,6 +94,7 @@ def load_encoder(
 
     def make(files: ModelFiles) -> Any:
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
         options = {
             "model_kwargs": {**_NO_CODE, "use_safetensors": True, "dtype": dtype, **(model_options or {})},
@@ -103,13 +104,18 @@ def load_encoder(
         if files.modules:
             encoder = SentenceTransformer(str(files.folder), device="cpu", **options, **_NO_CODE)
         else:
-            encoder = _with_pooling(files, pooling, options)
+            transformer = Transformer(str(files.folder), **options)
+            modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+            encoder = SentenceTransformer(modules=modules, device="cpu", prompts=files.prompts)
         if files.passage_prompt is not None:
             # The library looks under `passage` and `corpus` only if `document` is missing, which it never is.
             encoder.prompts["document"] = files.passage_prompt
         if not files.is_static:
             _bound_length(encoder, files.transformer)
-        return _without_pooler(encoder)
+        # The transformer's pooler is never used, and DistributedDataParallel would wait for its gradient.
+        if getattr(getattr(encoder[0], "model", None), "pooler", None) is not None:
+            encoder[0].model.pooler = None
+        return encoder
 
     return _load_checked(folder, "encoder", make, inspect_encoder)
 
@@ -177,33 +183,16 @@ def _loading_report() -> Iterator[dict[str, Any]]:
         setattr(PreTrainedModel, "from_pretrained", original)  # noqa: B010
 
 
-def _with_pooling(files: ModelFiles, pooling: str, options: Mapping[str, Any]) -> Any:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    transformer = Transformer(str(files.folder), **options)
-    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
-    return SentenceTransformer(modules=modules, device="cpu", prompts=files.prompts)
-
-
 def _bound_length(model: Any, transformer: Path) -> None:
     """Keep the library's own limit within the positions; refuse a limit in the model's files that is beyond them."""
-    first = model[0]
-    positions = num_positions(first.model)
+    module = model[0]
+    positions = num_positions(module.model)
     # The library takes max_position_embeddings for the limit, though RoBERTa has two positions less.
-    if positions is not None and first.max_seq_length == getattr(first.config, "max_position_embeddings", None):
-        first.max_seq_length = min(first.max_seq_length, positions)
+    if positions is not None and module.max_seq_length == getattr(module.config, "max_position_embeddings", None):
+        module.max_seq_length = min(module.max_seq_length, positions)
     for setting in ("max_seq_length", "query_length", "document_length"):
-        if (length := getattr(first, setting)) is not None:
-            check_length(first.model, length, transformer, f"its own {setting}")
-
-
-def _without_pooler(encoder: Any) -> Any:
-    """Remove the transformer's pooler: it is never used, and DistributedDataParallel would wait for its gradient."""
-    model: Any = getattr(encoder[0], "model", None)
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    return encoder
+        if (length := getattr(module, setting)) is not None:
+            check_length(module.model, length, transformer, f"its own {setting}")
 
 
 @contextmanager

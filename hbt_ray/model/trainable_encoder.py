@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -16,9 +17,8 @@ import torch
 from torch import nn
 
 from hbt_ray.errors import ModelError
-from hbt_ray.model.config import FLASH, ModelConfig
+from hbt_ray.model.config import FLASH, LoraConfig, ModelConfig
 from hbt_ray.model.loading import load_encoder
-from hbt_ray.model.lora import adapter_targets, add_adapters
 
 _DROPOUT_SETTINGS = {
     "attention_dropout",
@@ -126,12 +126,91 @@ def _compile_layers(model: nn.Module) -> None:
             "model.compile needs a C++ compiler, and this worker has none; install g++, or write false",
             code="MODEL_OPTION",
         )
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # The longest list of modules holds the layers, whatever the architecture calls it.
-    for layer in max(lists, key=len, default=[]):
+    for layer in find_layers(model)[1]:
         # Eager random numbers: dropout draws as without compilation.
         layer.compile(dynamic=True, options={"fallback_random": True})
 
 
+def find_layers(encoder: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Name and layers of the longest module list, which holds the layers, whatever a transformer calls it.
+
+    Lists within a list are parts of a layer, such as its experts, and may be longer.
+    """
+    lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = {name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
+    return max(outer.items(), key=lambda item: len(item[1]), default=("", nn.ModuleList()))
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
+    """Add adapters to a SentenceTransformer, in place; all other parameters lose their gradients."""
+    layers = adapter_targets(encoder[0].model, config)
+    from peft import LoraConfig as PeftConfig
+    from peft import PeftModel
+
+    peft_config = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # It may be fractional.
+        lora_dropout=config.dropout,
+        target_modules=layers,
+    )
+    encoder.requires_grad_(False)  # Modules behind the transformer too.
+    # peft uses a name of transformers that is deprecated.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.manual_seed(seed)
+        encoder[0].model = PeftModel(encoder[0].model, peft_config)
+    return encoder
+
+
+def merge_adapters(encoder: Any) -> Any:
+    """Add the adapters to the weights, in place; the encoder is an ordinary one again."""
+    encoder[0].model = encoder[0].model.merge_and_unload()
+    return encoder
+
+
+def adapter_targets(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Full names of the layers of a transformer that get an adapter."""
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError(
+            "model.lora needs the package peft, which is not installed: pip install 'hbt-ray[lora]'",
+            code="MISSING_PACKAGE",
+        )
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if config.targets == "all-linear":
+        return linear
+    targets = _default_targets(model, linear) if config.targets is None else config.targets
+    unknown = [target for target in targets if not any(_ends_with(name, target) for name in linear)]
+    if unknown or not targets:
+        raise ModelError(
+            f"model.lora.targets: {', '.join(map(repr, unknown)) or 'an empty list'} names no linear layer of this "
+            f"encoder, so nothing would be trained there. It has {_layer_list(linear)}; give ends of these names, or "
+            "all-linear",
+            code="LORA_TARGETS",
+        )
+    return [name for name in linear if any(_ends_with(name, target) for target in targets)]
+
+
+def _default_targets(model: nn.Module, linear: list[str]) -> tuple[str, ...]:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as BY_ARCHITECTURE
+
+    architecture = getattr(model.config, "model_type", "")
+    targets = BY_ARCHITECTURE.get(architecture)
+    if not isinstance(targets, list):
+        raise ModelError(
+            f"model.lora.targets: peft has no default layers for the architecture {architecture!r}; write targets: "
+            f"all-linear, or ends of these names: {_layer_list(linear)}",
+            code="LORA_TARGETS",
+        )
+    return tuple(targets)
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _layer_list(names: list[str]) -> str:
+    """The names, with equal ones of all layers once."""
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)) or "no linear layer at all"

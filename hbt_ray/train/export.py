@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from hbt_ray.errors import CheckpointError
-from hbt_ray.model.lora import merge_adapters
-from hbt_ray.model.trainable_encoder import load_for_checkpoint
+from hbt_ray.model.trainable_encoder import load_for_checkpoint, merge_adapters
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import atomic_folder, file_sha256, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
-from hbt_ray.train.checkpoint.format import EMA, CheckpointInfo, restore_weights
+from hbt_ray.train.checkpoint.format import EMA, restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.record import ValidationRecord, best_step
 
@@ -66,27 +64,22 @@ def export(run: RunDir) -> int:
         info = restore_weights(newest[0], encoder, newest[1], averaged=True)
     else:
         info = restore_weights(checkpoints.path(best), encoder, averaged=True)
-    if config.model.lora:
-        merge_adapters(encoder)
-    with atomic_folder(run.model) as folder:
-        encoder.save_pretrained(str(folder), create_model_card=False)
-        record = asdict(_export_record(run, config, info, folder, is_best=best is not None))
-        write_checked_json(folder / run.model_info.name, record)
-    return info.step
-
-
-def _export_record(
-    run: RunDir, config: TrainConfig, info: CheckpointInfo, folder: Path, *, is_best: bool
-) -> ExportRecord:
     measure, lora = config.validation.measure, config.model.lora
+    if lora:
+        merge_adapters(encoder)
     results = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = results.get(info.step, {}).get(measure)
-    return ExportRecord(
-        steps=info.step,
-        best=is_best,
-        averaged=EMA in info.files,
-        lora_rank=lora.rank if lora else None,
-        measure=measure if value is not None else "",
-        value=value,
-        weights={str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
-    )
+    with atomic_folder(run.model) as folder:
+        encoder.save_pretrained(str(folder), create_model_card=False)
+        weights = sorted(folder.rglob("*.safetensors"))
+        record = ExportRecord(
+            steps=info.step,
+            best=best is not None,
+            averaged=EMA in info.files,
+            lora_rank=lora.rank if lora else None,
+            measure=measure if value is not None else "",
+            value=value,
+            weights={str(path.relative_to(folder)): file_sha256(path) for path in weights},
+        )
+        write_checked_json(folder / run.model_info.name, asdict(record))
+    return info.step

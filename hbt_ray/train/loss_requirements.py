@@ -75,13 +75,13 @@ def auxiliary_texts(
     texts = []
     for name, side in _SIDES.items():
         if name in loss.required_inputs:
-            how = teacher_tokenising if _is_teachers(name) else student
+            tokenising = teacher_tokenising if _is_teachers(name) else student
             if side == "question":
-                prompt, max_length = how.question_prompt, how.max_question_length
+                prompt, max_length = tokenising.question_prompt, tokenising.max_question_length
             else:
-                prompt, max_length = how.passage_prompt, how.max_passage_length
+                prompt, max_length = tokenising.passage_prompt, tokenising.max_passage_length
             rule = _translation_rule(name, loss, teacher)
-            texts.append(AuxiliaryTexts(name, side, rule, how.tokenizer_json, prompt, max_length))
+            texts.append(AuxiliaryTexts(name, side, rule, tokenising.tokenizer_json, prompt, max_length))
     return tuple(texts)
 
 

@@ -224,7 +224,7 @@ def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[flo
         curve = [(step, sign(objective) * value) for step, value in values.items() if math.isfinite(value)]
         batch = trial.values.get(batch_key)
         if trial.status in ("finished", "stopped") and len(curve) > 1 and batch is not None:
-            curves[float(batch)][repr(trial.group)].append((trial, curve))
+            curves[float(batch)][trial.group].append((trial, curve))
     return curves
 
 

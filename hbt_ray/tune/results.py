@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,23 @@ def results_table(state: SearchState, objectives: Sequence[str], max_rows: int =
         table.add_column(key.rpartition(".")[2])
     for name in objectives:
         table.add_column(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", justify="right")
-    finished = _sorted(state.finished, objectives[0])
+
+    def values(trial: Trial) -> list[str]:
+        return [format_value(trial.values.get(key, "")) for key in keys]
+
+    def cost(trial: Trial) -> float:
+        value = trial.last(objectives[0])
+        return math.inf if value is None else -sign(objectives[0]) * value
+
+    finished = sorted(state.finished, key=cost)
     for trial in finished[:max_rows]:
         measures = (_format_measure(trial.last(name)) for name in objectives)
-        table.add_row("*" if trial.trial_id in front else "", *_formatted_values(trial, keys), *measures)
+        table.add_row("*" if trial.trial_id in front else "", *values(trial), *measures)
     if len(finished) > max_rows:
         table.add_row("", f"… and {len(finished) - max_rows} more")
     for trial in state.trials:
         if trial.status == "failed":
-            table.add_row("✗", *_formatted_values(trial, keys), f"failed: {trial.error}")
+            table.add_row("✗", *values(trial), f"failed: {trial.error}")
     return table
 
 
@@ -103,20 +112,6 @@ def _write_config(path: Path, trial: Trial, objective: str, config_of: ConfigOf)
     measure = _format_measure(trial.last(objective))
     comment = f"# The best {objective} of the search, {measure} on the dev store{posthoc}: {trial.name}\n"
     return write_text(path, comment + config.to_yaml())
-
-
-def _sorted(trials: Iterable[Trial], objective: str) -> list[Trial]:
-    """The best trial first, trials without a value last."""
-
-    def key(trial: Trial) -> tuple[bool, float]:
-        value = trial.last(objective)
-        return value is None, -sign(objective) * (value or 0)
-
-    return sorted(trials, key=key)
-
-
-def _formatted_values(trial: Trial, keys: Iterable[str]) -> list[str]:
-    return [format_value(trial.values.get(key, "")) for key in keys]
 
 
 def _scalar(value: Any) -> Any:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +58,9 @@ class Trial:
     """Method of a post-hoc transform: this entry holds the measures of the run `name` with it, and trained nothing."""
     dev_set: str = ""
     """Fingerprint of the dev set of its last row."""
+    first_session: int = 0
+    last_session: int = 0
+    """Sessions of the search in which it had its first and its last event."""
 
     @property
     def step(self) -> int:
@@ -63,9 +68,9 @@ class Trial:
         return max(self.rows, default=0)
 
     @property
-    def group(self) -> tuple[tuple[str, Any], ...]:
+    def group(self) -> str:
         """Its values without the seed; equal for repetitions."""
-        return tuple((key, _hashable(value)) for key, value in self.values.items() if key != SEED)
+        return _as_key({key: value for key, value in self.values.items() if key != SEED})
 
     def seconds_until(self, now: float) -> float:
         """Time that it ran, up to `now`."""
@@ -94,8 +99,6 @@ class SearchState:
     def load(cls, folder: Path) -> SearchState:
         """Read the events of a search; no trials if it has not begun."""
         trials: dict[str, Trial] = {}
-        first_session: dict[str, int] = {}
-        last_session: dict[str, int] = {}
         seconds = session_start = last = 0.0
         sessions, dev_set = 0, ""
         for event in read_json_lines(folder / EVENTS, checked=True):
@@ -104,17 +107,14 @@ class SearchState:
                 for trial in trials.values():
                     trial.pause(last)  # A trial that ran under a killed driver ended with it.
             else:
-                trial = _apply(trials, event)
-                first_session.setdefault(trial.trial_id, sessions)
-                last_session[trial.trial_id] = sessions
+                _apply(trials, event, sessions)
                 dev_set = event.get("dev_set") or dev_set
             last = event["time"]
         for trial in trials.values():
             # If the dev store was replaced between two sessions, earlier measures compare with nothing now.
             if trial.dev_set not in ("", dev_set) and trial.status in ("finished", "stopped"):
                 trial.status, trial.error = "failed", OTHER_DEV_SET
-        kept = _without_replaced(list(trials.values()), first_session, last_session)
-        return cls(kept, seconds + last - session_start, last)
+        return cls(_without_replaced(list(trials.values())), seconds + last - session_start, last)
 
     @property
     def finished(self) -> list[Trial]:
@@ -139,20 +139,25 @@ class SearchState:
             for trial in self.finished
             if all(trial.last(name) is not None for name in objectives)
         ]
-        return [trial for trial, score in scores if not any(_dominates(other, score) for _, other in scores)]
+        return [
+            trial
+            for trial, score in scores
+            if not any(other != score and all(map(ge, other, score)) for _, other in scores)
+        ]
 
 
 def trial_run(folder: Path, trial: Trial) -> RunDir:
     return RunDir(folder / "trials" / trial.name)
 
 
-def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> Trial:
+def _apply(trials: dict[str, Trial], event: Mapping[str, Any], session: int) -> None:
     kind, now, posthoc = event["event"], event["time"], event.get("posthoc", "")
     trial_id = f"{event['trial']}+{posthoc}" if posthoc else event["trial"]
     values = event["values"] | ({"posthoc": posthoc} if posthoc else {})
     if (trial := trials.get(trial_id)) is None:
         trial = Trial(trial_id, event["name"], values, event["steps"], event["gpus"], posthoc=posthoc)
-        trials[trial_id] = trial
+        trials[trial_id], trial.first_session = trial, session
+    trial.last_session = session
     trial.steps = event["steps"] or trial.steps  # Unknown before the first row.
     trial.values = values  # PBT changes them.
     if kind == "started":
@@ -164,35 +169,23 @@ def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> Trial:
     else:
         trial.pause(now)
         trial.status, trial.error = kind, event.get("error", trial.error)
-    return trial
 
 
-def _without_replaced(
-    trials: list[Trial], first_session: Mapping[str, int], last_session: Mapping[str, int]
-) -> list[Trial]:
+def _without_replaced(trials: list[Trial]) -> list[Trial]:
     """Leave out unfinished trials that a later session started again under another id.
 
     Ray Tune restarts a search with new ids if its own state was lost, as on a full disk. The trial that failed there
     is not a failure of the search then: the new one has the same values.
     """
-    newest: dict[str, int] = {}
+    newest: dict[str, int] = defaultdict(int)
     for trial in trials:
-        key = json.dumps(trial.values, sort_keys=True)
-        newest[key] = max(newest.get(key, 0), first_session[trial.trial_id])
-    return [
-        trial
-        for trial in trials
-        if trial.status in ("finished", "stopped")
-        or newest[json.dumps(trial.values, sort_keys=True)] <= last_session[trial.trial_id]
-    ]
+        newest[_as_key(trial.values)] = max(newest[_as_key(trial.values)], trial.first_session)
+    ended = ("finished", "stopped")
+    return [trial for trial in trials if trial.status in ended or newest[_as_key(trial.values)] <= trial.last_session]
 
 
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-
-def _hashable(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+def _as_key(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -215,9 +208,9 @@ class SeedGroup:
 
 def seed_groups(state: SearchState, varied: str) -> list[SeedGroup]:
     """Group the finished trials; sorted by the varied key if all its values are numbers, else by their start."""
-    trials_by_group: dict[Any, list[Trial]] = {}
+    trials_by_group: dict[str, list[Trial]] = defaultdict(list)
     for trial in state.finished:
-        trials_by_group.setdefault(trial.group, []).append(trial)
+        trials_by_group[trial.group].append(trial)
     groups = [
         SeedGroup({key: value for key, value in trials[0].values.items() if key != SEED}, tuple(trials))
         for trials in trials_by_group.values()

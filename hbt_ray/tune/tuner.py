@@ -117,6 +117,8 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
         except Exception as error:  # Unpickling a damaged file can raise anything.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise DamagedFile(str(folder), f"Ray Tune cannot read its state in {TUNE_FOLDER}: {reason}") from error
+    # All members of a population start together: one without room waits until the segment of another ends.
+    variants = LimitedVariantGenerator(folder, together=settings.algorithm == "pbt", random_state=settings.seed)
     use_optuna, max_trials = settings.algorithm == "optuna", settings.budget.trials or settings.samples
     return tune.Tuner(
         trainable,
@@ -124,7 +126,7 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
         tune_config=tune.TuneConfig(
             num_samples=min(settings.samples, max_trials) if use_optuna else settings.samples,
             max_concurrent_trials=SessionLimits.read(folder).concurrent if use_optuna else None,
-            search_alg=_optuna_search(settings) if use_optuna else _variant_generator(settings, folder),
+            search_alg=_optuna_search(settings) if use_optuna else variants,
             scheduler=_scheduler(space, settings, steps),
             reuse_actors=False,
             **({} if use_optuna else _metric(settings)),  # Optuna is given all objectives.
@@ -162,11 +164,6 @@ def _param_space(space: Space, settings: TuneConfig) -> dict[str, Any]:
         seeds = list(range(space.seeds))
         params[SEED] = tune.choice(seeds) if settings.algorithm == "optuna" else tune.grid_search(seeds)
     return params
-
-
-def _variant_generator(settings: TuneConfig, folder: Path) -> Any:
-    # All members of a population start together: one without room waits until the segment of another ends.
-    return LimitedVariantGenerator(folder, together=settings.algorithm == "pbt", random_state=settings.seed)
 
 
 def _optuna_search(settings: TuneConfig) -> Any:

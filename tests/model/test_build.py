@@ -14,14 +14,14 @@ from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.model.microbatch import encoder_features
-from tests.model.model_folders import TEXTS, small, there
+from tests.model.model_folders import TEXTS, config_for, scratch_config
 
 
 def test_the_same_configuration_gives_the_same_encoder(tmp_path: Path) -> None:
     torch.manual_seed(7)
-    build_encoder(small(), TEXTS).save_pretrained(str(tmp_path / "a"))
+    build_encoder(scratch_config(), TEXTS).save_pretrained(str(tmp_path / "a"))
     torch.manual_seed(8)
-    build_encoder(small(), TEXTS).save_pretrained(str(tmp_path / "b"))
+    build_encoder(scratch_config(), TEXTS).save_pretrained(str(tmp_path / "b"))
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (tmp_path / "a" / "tokenizer.json").read_text() == (tmp_path / "b" / "tokenizer.json").read_text()
@@ -31,7 +31,7 @@ def test_the_same_configuration_gives_the_same_encoder(tmp_path: Path) -> None:
 def test_trainer_and_library_give_the_same_vectors(tmp_path: Path, pooling: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    config = small(pooling=pooling)
+    config = scratch_config(pooling=pooling)
     encoder = build_encoder(config, TEXTS).eval()
     encoder.save_pretrained(str(tmp_path / "model"))
     library = SentenceTransformer(str(tmp_path / "model"), device="cpu")
@@ -48,7 +48,7 @@ def test_trainer_and_library_give_the_same_vectors(tmp_path: Path, pooling: str)
 
 
 def test_a_saved_folder_is_an_encoder_to_start_from(tmp_path: Path) -> None:
-    build_encoder(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
+    build_encoder(scratch_config(), TEXTS).save_pretrained(str(tmp_path / "model"))
     again = build_encoder(
         ModelConfig(name=str(tmp_path / "model"), max_question_length=8, max_passage_length=10, question_prompt="q: ")
     )
@@ -60,21 +60,23 @@ def test_a_saved_folder_is_an_encoder_to_start_from(tmp_path: Path) -> None:
 def test_vectors_have_length_one_though_a_folder_leaves_it_out(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    whole = build_encoder(small(), TEXTS)
+    whole = build_encoder(scratch_config(), TEXTS)
     SentenceTransformer(modules=list(whole)[:2], device="cpu").save_pretrained(str(tmp_path / "model"))
-    again = build_encoder(there(tmp_path / "model", question_prompt="query: ", passage_prompt="passage: "))
+    again = build_encoder(config_for(tmp_path / "model", question_prompt="query: ", passage_prompt="passage: "))
     assert np.abs(np.linalg.norm(again.encode(TEXTS), axis=1) - 1).max() < 1e-6
     assert np.allclose(again.encode_query(TEXTS), whole.encode_query(TEXTS), atol=1e-6)
 
 
 def test_weights_that_were_saved_in_half_are_trained_in_float32(tmp_path: Path) -> None:
-    build_encoder(small(), TEXTS).half().save_pretrained(str(tmp_path / "model"))
+    build_encoder(scratch_config(), TEXTS).half().save_pretrained(str(tmp_path / "model"))
     assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float16}
-    assert {parameter.dtype for parameter in build_encoder(there(tmp_path / "model")).parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in build_encoder(config_for(tmp_path / "model")).parameters()} == {
+        torch.float32
+    }
 
 
 def test_a_plain_transformer_folder_gets_pooling_and_normalisation(tmp_path: Path) -> None:
-    encoder = build_encoder(small(), TEXTS)
+    encoder = build_encoder(scratch_config(), TEXTS)
     encoder[0].model.save_pretrained(tmp_path / "plain")
     encoder.tokenizer.save_pretrained(tmp_path / "plain")
     config = ModelConfig(name=str(tmp_path / "plain"), max_question_length=8, max_passage_length=12)
@@ -82,7 +84,7 @@ def test_a_plain_transformer_folder_gets_pooling_and_normalisation(tmp_path: Pat
 
 
 def test_no_parameter_is_without_a_gradient(tmp_path: Path) -> None:
-    build_encoder(small(), TEXTS).save_pretrained(str(tmp_path / "model"))
+    build_encoder(scratch_config(), TEXTS).save_pretrained(str(tmp_path / "model"))
     encoder = load_encoder(tmp_path / "model").train()
     ids = torch.tensor([[1, 9, 10, 2]])
     encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"].sum().backward()

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.commands import hbt
-from tests.model.model_folders import copied, edited, saved
+from tests.model.model_folders import copy_folder, edit_json, save_scratch_encoder
 from tests.worlds import small_run, small_store
 
 KEY = "encoder.layer.1.output.dense.bias"
@@ -19,16 +19,16 @@ KEY = "encoder.layer.1.output.dense.bias"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     small_store(folder / "store", 20)
-    saved(folder / "good", max_question_length=16, max_passage_length=16)
+    save_scratch_encoder(folder / "good", max_question_length=16, max_passage_length=16)
     documents = [{"doc_id": str(number), "language": "en", "text": f"text {number}"} for number in range(8)]
     (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, documents)))
     (folder / "train.yaml").write_text(small_run(folder).to_yaml())
     built = hbt("index", "build", "good", "index", "--documents", "documents.jsonl", cwd=folder)
     assert built.returncode == 0, built.stderr
-    code = copied(folder / "good", folder / "code")
-    edited(code / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    code = copy_folder(folder / "good", folder / "code")
+    edit_json(code / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
     (code / "own.py").write_text(f"import pathlib\npathlib.Path({str(folder / 'was-run')!r}).touch()\n")
-    incomplete = copied(folder / "good", folder / "incomplete")  # Seen only when it is loaded.
+    incomplete = copy_folder(folder / "good", folder / "incomplete")  # Seen only when it is loaded.
     tensors = load_file(incomplete / "model.safetensors")
     del tensors[KEY]
     save_file(tensors, incomplete / "model.safetensors", {"format": "pt"})

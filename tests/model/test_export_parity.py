@@ -18,7 +18,7 @@ from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.model.microbatch import encoder_features
-from tests.model.model_folders import TEXTS, edited, plain, saved, there
+from tests.model.model_folders import TEXTS, config_for, edit_json, save_scratch_encoder, save_transformer
 
 MIXED = ["Frage 3", "QUESTION 1 2 3 4 5 6 7 8 9 10 11 12", " سؤال\n", "Ünïcödé", "x"]
 POOLINGS = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "max"]]
@@ -50,7 +50,7 @@ def sentence(folder: Path, *modules: Any, **pooling: Any) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    transformer = Transformer(str(plain(folder / "transformer")))
+    transformer = Transformer(str(save_transformer(folder / "transformer")))
     SentenceTransformer(
         modules=[transformer, Pooling(32, **pooling), *modules],
         device="cpu",
@@ -69,11 +69,11 @@ def no_change(folder: Path) -> None:
 
 
 def tokenizer(**changes: Any) -> Callable[[Path], None]:
-    return lambda folder: edited(folder / "tokenizer_config.json", **changes)
+    return lambda folder: edit_json(folder / "tokenizer_config.json", **changes)
 
 
 def library(**changes: Any) -> Callable[[Path], None]:
-    return lambda folder: edited(folder / "sentence_bert_config.json", **changes)
+    return lambda folder: edit_json(folder / "sentence_bert_config.json", **changes)
 
 
 def left_special(folder: Path) -> None:
@@ -86,14 +86,14 @@ def left_special(folder: Path) -> None:
 @pytest.mark.parametrize("mode", POOLINGS, ids=str)
 def test_every_pooling_is_the_librarys(mode: Any, tmp_path: Path) -> None:
     folder = sentence(tmp_path, pooling_mode=mode)
-    assert difference(folder, there(folder), tmp_path / "out") < 1e-6
+    assert difference(folder, config_for(folder), tmp_path / "out") < 1e-6
 
 
 def test_modules_behind_the_pooling_are_trained_as_they_are_used(tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize
 
     folder = sentence(tmp_path, Dropout(0.1), Dense(32, 16), LayerNorm(16), Normalize(), Dense(16, 8))
-    assert difference(folder, there(folder), tmp_path / "out") < 1e-6
+    assert difference(folder, config_for(folder), tmp_path / "out") < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_modules_behind_the_pooling_are_trained_as_they_are_used(tmp_path: Path)
     ],
 )
 def test_settings_of_the_library_reach_training(change: Callable[[Path], None], tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model")
+    folder = save_scratch_encoder(tmp_path / "model")
     change(folder)
-    assert difference(folder, there(folder), tmp_path / "out") < 1e-6
+    assert difference(folder, config_for(folder), tmp_path / "out") < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -123,40 +123,40 @@ def test_settings_of_the_library_reach_training(change: Callable[[Path], None], 
         tokenizer(truncation_side="left"),
         library(processing_kwargs={"text": {"add_special_tokens": False}}),
         library(query_expansion={"strategy": "fixed", "length": 8}),
-        lambda folder: edited(folder / "1_Pooling" / "config.json", include_prompt=False),
+        lambda folder: edit_json(folder / "1_Pooling" / "config.json", include_prompt=False),
     ],
 )
 def test_what_training_would_do_in_another_way_is_refused(change: Callable[[Path], None], tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model")
+    folder = save_scratch_encoder(tmp_path / "model")
     change(folder)
     with pytest.raises(ModelError) as caught:
-        build_encoder(there(folder))
+        build_encoder(config_for(folder))
     assert caught.value.code == "MODEL_VECTORS"
 
 
 def test_without_prompts_their_pooling_does_not_matter(tmp_path: Path) -> None:
     folder = sentence(tmp_path, include_prompt=False)
-    assert difference(folder, there(folder, question_prompt="", passage_prompt=""), tmp_path / "out") < 1e-6
+    assert difference(folder, config_for(folder, question_prompt="", passage_prompt=""), tmp_path / "out") < 1e-6
 
 
 def test_padding_on_the_left_is_fine_where_positions_follow_the_mask(tmp_path: Path) -> None:
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    folder = plain(tmp_path / "model")
+    folder = save_transformer(tmp_path / "model")
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = XLMRobertaConfig(vocab_size=rows, max_position_embeddings=14, pad_token_id=1, **shape)
     XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
-    edited(folder / "tokenizer_config.json", padding_side="left")
-    assert difference(folder, there(folder), tmp_path / "out") < 1e-6
+    edit_json(folder / "tokenizer_config.json", padding_side="left")
+    assert difference(folder, config_for(folder), tmp_path / "out") < 1e-6
 
 
 def test_a_models_own_prompts_are_the_default(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = sentence(tmp_path)
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        assert build_encoder(there(folder)).prompts == {"query": "Question: ", "document": "Passage: "}
+        assert build_encoder(config_for(folder)).prompts == {"query": "Question: ", "document": "Passage: "}
         assert not ours(caplog)
-        changed = build_encoder(there(folder, question_prompt="ask: "))
+        changed = build_encoder(config_for(folder, question_prompt="ask: "))
     assert changed.prompts == {"query": "ask: ", "document": "Passage: "}
     assert [record.args for record in ours(caplog)] == [("question_prompt", "ask: ", "Question: ")]
 
@@ -173,9 +173,9 @@ def test_a_models_own_prompts_are_the_default(tmp_path: Path, caplog: pytest.Log
     ],
 )
 def test_prompts_are_found_under_their_usual_names(own: Any, expected: tuple[str, str], tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model")
-    edited(folder / "config_sentence_transformers.json", prompts=own)
-    config = there(folder)
+    folder = save_scratch_encoder(tmp_path / "model")
+    edit_json(folder / "config_sentence_transformers.json", prompts=own)
+    config = config_for(folder)
     encoder = build_encoder(config)
     assert (encoder.prompts["query"], encoder.prompts["document"]) == expected
     how = tokenising_config(encoder, config)
@@ -188,17 +188,17 @@ def test_prompts_are_found_under_their_usual_names(own: Any, expected: tuple[str
 def test_the_default_is_said_where_a_sentence_transformer_has_no_prompts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = saved(tmp_path / "model")
+    folder = save_scratch_encoder(tmp_path / "model")
     (folder / "config_sentence_transformers.json").unlink()
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        build_encoder(there(folder))
-        build_encoder(there(folder, question_prompt="", passage_prompt="a "))
+        build_encoder(config_for(folder))
+        build_encoder(config_for(folder, question_prompt="", passage_prompt="a "))
     assert [record.args[2] for record in ours(caplog) if record.args] == ["query: ", "passage: "]
 
 
 def test_another_similarity_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = saved(tmp_path / "model")
-    edited(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
+    folder = save_scratch_encoder(tmp_path / "model")
+    edit_json(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        assert build_encoder(there(folder)).similarity_fn_name == "cosine"
+        assert build_encoder(config_for(folder)).similarity_fn_name == "cosine"
     assert [record.args for record in ours(caplog)] == [(str(folder), "dot")]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig
-from tests.model.model_folders import copied, edited, plain, saved, there
+from tests.model.model_folders import config_for, copy_folder, edit_json, save_scratch_encoder, save_transformer
 
 Damage = Callable[[Path], object]
 KEY = "encoder.layer.1.output.dense.bias"
@@ -24,13 +24,13 @@ KEY = "encoder.layer.1.output.dense.bias"
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain transformer of two layers, not to be changed."""
-    return plain(tmp_path_factory.mktemp("plain") / "model")
+    return save_transformer(tmp_path_factory.mktemp("plain") / "model")
 
 
 @pytest.fixture(scope="module")
 def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a SentenceTransformer."""
-    return saved(tmp_path_factory.mktemp("sentence") / "model")
+    return save_scratch_encoder(tmp_path_factory.mktemp("sentence") / "model")
 
 
 def without(*names: str) -> Damage:
@@ -42,7 +42,7 @@ def without(*names: str) -> Damage:
 
 
 def changed(name: str, **changes: Any) -> Damage:
-    return lambda folder: edited(folder / name, **changes)
+    return lambda folder: edit_json(folder / name, **changes)
 
 
 def written(name: str, content: bytes | str) -> Damage:
@@ -208,7 +208,10 @@ SENTENCE: dict[str, tuple[Damage, str]] = {
 def refused(folder: Path) -> list[str]:
     """Codes of the refusals by training and by everything that encodes; each is one line that names the folder."""
     codes = []
-    for read in (lambda: build_encoder(there(folder)), lambda: EncoderActor(EncoderConfig(model=str(folder)))):
+    for read in (
+        lambda: build_encoder(config_for(folder)),
+        lambda: EncoderActor(EncoderConfig(model=str(folder))),
+    ):
         with pytest.raises(ModelError) as caught:
             read()
         message = str(caught.value)
@@ -222,7 +225,7 @@ def refused(folder: Path) -> list[str]:
 @pytest.mark.parametrize("what", PLAIN)
 def test_a_plain_folder_with_something_wrong_is_refused(what: str, transformer: Path, tmp_path: Path) -> None:
     damage, code = PLAIN[what]
-    folder = copied(transformer, tmp_path / "broken")
+    folder = copy_folder(transformer, tmp_path / "broken")
     damage(folder)
     assert refused(folder) == [code, code]
 
@@ -230,27 +233,27 @@ def test_a_plain_folder_with_something_wrong_is_refused(what: str, transformer: 
 @pytest.mark.parametrize("what", SENTENCE)
 def test_a_sentence_transformer_with_something_wrong_is_refused(what: str, sentence: Path, tmp_path: Path) -> None:
     damage, code = SENTENCE[what]
-    folder = copied(sentence, tmp_path / "broken")
+    folder = copy_folder(sentence, tmp_path / "broken")
     damage(folder)
     assert refused(folder) == [code, code]
 
 
 def test_whole_folders_are_read_also_in_parts_and_by_links(transformer: Path, sentence: Path, tmp_path: Path) -> None:
-    parts = copied(transformer, tmp_path / "parts")
+    parts = copy_folder(transformer, tmp_path / "parts")
     sharded()(parts)
     links = tmp_path / "links"  # As the cache of the hub has them.
     links.mkdir()
     for path in transformer.iterdir():
         os.symlink(path, links / path.name)
     for folder in (transformer, sentence, parts, links):
-        build_encoder(there(folder))
+        build_encoder(config_for(folder))
         EncoderActor(EncoderConfig(model=str(folder)))
 
 
 @pytest.mark.parametrize("what", ["modules.json", "missing", "x" * 5_000, "~", "a/b/c"])
 def test_what_is_no_folder_is_refused(what: str, sentence: Path) -> None:
     name = str(sentence / what) if what == "modules.json" else what if "/" in what or what == "~" else f"/{what}"
-    for read in (lambda: build_encoder(there(Path(name))), lambda: EncoderActor(EncoderConfig(model=name))):
+    for read in (lambda: build_encoder(config_for(Path(name))), lambda: EncoderActor(EncoderConfig(model=name))):
         with pytest.raises(ModelError) as caught:
             read()
         assert caught.value.code == "MODEL_NOT_FOUND"
@@ -259,7 +262,7 @@ def test_what_is_no_folder_is_refused(what: str, sentence: Path) -> None:
 def test_without_a_network_a_hub_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, code in (("someone/encoder", "MODEL_NOT_FETCHED"), ("some one/encoder", "MODEL_NOT_FOUND")):
-        for read in (lambda: build_encoder(there(Path(name))), lambda: EncoderActor(EncoderConfig(model=name))):  # noqa: B023
+        for read, argument in ((build_encoder, config_for(Path(name))), (EncoderActor, EncoderConfig(model=name))):
             with pytest.raises(ModelError) as caught:
-                read()
+                read(argument)
             assert caught.value.code == code

@@ -16,19 +16,26 @@ from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.inspection import num_positions
 from hbt_ray.train.config import TrainConfig
-from tests.model.model_folders import copied, edited, plain, saved, small, there
+from tests.model.model_folders import (
+    config_for,
+    copy_folder,
+    edit_json,
+    save_scratch_encoder,
+    save_transformer,
+    scratch_config,
+)
 from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
 def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two layers; not to be changed."""
-    return saved(tmp_path_factory.mktemp("sentence") / "model")
+    return save_scratch_encoder(tmp_path_factory.mktemp("sentence") / "model")
 
 
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return plain(tmp_path_factory.mktemp("plain") / "model")
+    return save_transformer(tmp_path_factory.mktemp("plain") / "model")
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
@@ -41,9 +48,9 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
 
 
 def test_heads_of_other_tasks_are_rightly_left_over(transformer: Path, tmp_path: Path) -> None:
-    folder = copied(transformer, tmp_path / "language-model")
+    folder = copy_folder(transformer, tmp_path / "language-model")
     weights(lambda tensors: tensors.update({"cls.predictions.bias": torch.zeros(200)}))(folder)
-    assert build_encoder(there(folder)).encode("Frage").shape == (32,)
+    assert build_encoder(config_for(folder)).encode("Frage").shape == (32,)
 
 
 class Marks:
@@ -60,24 +67,24 @@ def test_no_code_of_a_folder_is_run(sentence: Path, tmp_path: Path) -> None:
     mark = tmp_path / "was-run"
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Model: ...\nclass Config: ...\n"
 
-    pickled = copied(sentence, tmp_path / "pickled")
+    pickled = copy_folder(sentence, tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()
     torch.save({"weight": Marks(mark)}, pickled / "pytorch_model.bin")
 
-    module = copied(sentence, tmp_path / "module")
+    module = copy_folder(sentence, tmp_path / "module")
     (module / "own.py").write_text(code)
     modules = json.loads((module / "modules.json").read_text())
     modules[1]["type"] = "own.Model"
     (module / "modules.json").write_text(json.dumps(modules))
 
-    remote = copied(sentence, tmp_path / "remote")
+    remote = copy_folder(sentence, tmp_path / "remote")
     (remote / "own.py").write_text(code)
-    edited(remote / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
-    edited(remote / "sentence_bert_config.json", model_args={"trust_remote_code": True})
+    edit_json(remote / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    edit_json(remote / "sentence_bert_config.json", model_args={"trust_remote_code": True})
 
     for folder in (pickled, module, remote):
         with pytest.raises(ModelError):
-            build_encoder(there(folder))
+            build_encoder(config_for(folder))
         assert not mark.exists(), folder
     torch.load(pickled / "pytorch_model.bin", weights_only=False)
     assert mark.exists()  # The trap is one.
@@ -85,7 +92,7 @@ def test_no_code_of_a_folder_is_run(sentence: Path, tmp_path: Path) -> None:
 
 def test_lengths_beyond_the_positions_are_refused(sentence: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        build_encoder(there(sentence, max_passage_length=13))
+        build_encoder(config_for(sentence, max_passage_length=13))
     assert caught.value.code == "MODEL_LENGTH"
 
 
@@ -119,11 +126,11 @@ def test_pooling_that_has_no_effect_is_told(
     sentence: Path, transformer: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="hbt_ray"):
-        build_encoder(there(sentence))
-        build_encoder(there(sentence, pooling="mean"))
-        build_encoder(there(transformer, pooling="cls"))
+        build_encoder(config_for(sentence))
+        build_encoder(config_for(sentence, pooling="mean"))
+        build_encoder(config_for(transformer, pooling="cls"))
         assert not caplog.records
-        assert build_encoder(there(sentence, pooling="cls"))[1].pooling_mode == "mean"
+        assert build_encoder(config_for(sentence, pooling="cls"))[1].pooling_mode == "mean"
     assert [record.getMessage() for record in caplog.records] == [
         f"model.pooling=cls has no effect: {sentence} is a SentenceTransformer with pooling of its own (mean), "
         "which it keeps"
@@ -138,4 +145,4 @@ def test_an_unknown_pooling_is_refused_in_words() -> None:
 
 def test_sizes_of_a_scratch_encoder_that_contradict_one_another_are_refused() -> None:
     with refused(ModelError, "MODEL_SIZES", "model.width", "model.heads"):
-        build_encoder(small(width=30, heads=4), ["a text"])
+        build_encoder(scratch_config(width=30, heads=4), ["a text"])

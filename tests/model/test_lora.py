@@ -12,24 +12,29 @@ from torch import Tensor, nn
 
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
-from hbt_ray.model.config import ModelConfig
+from hbt_ray.model.config import LoraConfig, ModelConfig
 from hbt_ray.model.loading import load_encoder
-from hbt_ray.model.lora import LoraConfig, adapter_targets, add_adapters, merge_adapters
-from hbt_ray.model.trainable_encoder import load_for_checkpoint, load_for_training
+from hbt_ray.model.trainable_encoder import (
+    adapter_targets,
+    add_adapters,
+    load_for_checkpoint,
+    load_for_training,
+    merge_adapters,
+)
 from hbt_ray.train.checkpoint.format import checkpointed_tensors
-from tests.model.model_folders import TEXTS, saved, small, there
+from tests.model.model_folders import TEXTS, config_for, save_scratch_encoder, scratch_config
 from tests.refusals import refused
 from tests.train.processes import on_ranks
-from tests.train.small_train_steps import learned, learner
+from tests.train.small_train_steps import small_train_step, trained_step
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("lora") / "base")
+    return save_scratch_encoder(tmp_path_factory.mktemp("lora") / "base")
 
 
 def adapted(**settings: Any) -> ModelConfig:
-    return small(lora=LoraConfig(**{"rank": 4, "alpha": 8.0, **settings}), dropout=0)
+    return scratch_config(lora=LoraConfig(**{"rank": 4, "alpha": 8.0, **settings}), dropout=0)
 
 
 def trained(encoder: nn.Module) -> dict[str, Tensor]:
@@ -37,33 +42,33 @@ def trained(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def test_training_starts_at_the_encoder_and_moves_adapters_only(base: Path) -> None:
-    start, plain = learner(base, adapted()), load_encoder(base)
+    start, plain = small_train_step(base, adapted()), load_encoder(base)
     assert (start.encoder.eval().encode(TEXTS) == plain.encode(TEXTS)).all()
-    made = learned(base, adapted())
-    names = trained(made.encoder).keys()
+    train_step = trained_step(base, adapted())
+    names = trained(train_step.encoder).keys()
     assert names
     assert all(".lora_A." in name or ".lora_B." in name for name in names)
-    assert checkpointed_tensors(made.encoder).keys() == names  # A checkpoint holds nothing else.
+    assert checkpointed_tensors(train_step.encoder).keys() == names  # A checkpoint holds nothing else.
     own = dict(plain.named_parameters())
-    for name, value in made.encoder.named_parameters():
+    for name, value in train_step.encoder.named_parameters():
         if name not in names:
             assert torch.equal(value, own[name.replace("base_model.model.", "").replace("base_layer.", "")]), name
-    assert abs(made.encoder.eval().encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
+    assert abs(train_step.encoder.eval().encode(TEXTS) - plain.encode(TEXTS)).max() > 1e-3
 
 
 def test_the_export_is_an_ordinary_encoder_with_the_trainers_vectors(base: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    made = learned(base, adapted(targets="all-linear")).encoder.eval()
+    train_step = trained_step(base, adapted(targets="all-linear")).encoder.eval()
     again = load_for_checkpoint(base, adapted(targets="all-linear"))
     for name, value in checkpointed_tensors(again).items():
-        value.data.copy_(checkpointed_tensors(made)[name])
+        value.data.copy_(checkpointed_tensors(train_step)[name])
     merge_adapters(again).save_pretrained(str(tmp_path / "model"), create_model_card=False)
     assert not list((tmp_path / "model").rglob("adapter*"))
     library = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert library.state_dict().keys() >= load_encoder(base).state_dict().keys()
     assert not any("lora" in name for name in library.state_dict())
-    assert abs(library.encode(TEXTS) - made.encode(TEXTS)).max() < 1e-6
+    assert abs(library.encode(TEXTS) - train_step.encode(TEXTS)).max() < 1e-6
     assert abs(library.encode(TEXTS) - load_encoder(base).encode(TEXTS)).max() > 1e-3
 
 
@@ -75,7 +80,7 @@ def test_first_adapters_are_a_function_of_the_seed(base: Path) -> None:
     before = torch.get_rng_state()
     two = trained(add_adapters(encoder, LoraConfig(rank=4, alpha=8), seed=0))
     assert torch.equal(torch.get_rng_state(), before)
-    other = trained(load_for_training(base, small(seed=1, lora=LoraConfig(rank=4))))
+    other = trained(load_for_training(base, scratch_config(seed=1, lora=LoraConfig(rank=4))))
     assert all(torch.equal(one[name], two[name]) for name in one)
     name = next(name for name in one if ".lora_A." in name)
     assert not torch.equal(one[name], other[name])
@@ -83,12 +88,12 @@ def test_first_adapters_are_a_function_of_the_seed(base: Path) -> None:
 
 def on_rank(rank: int, base: Path) -> dict[str, Tensor]:
     config = adapted().model_copy(update={"gradient_checkpointing": True})
-    return trained(learned(base, config, rank, 2, steps=3).encoder)
+    return trained(trained_step(base, config, rank, 2, steps=3).encoder)
 
 
 def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_too(base: Path) -> None:
     start = trained(load_for_training(base, adapted()))
-    alone = trained(learned(base, adapted(), steps=3).encoder)
+    alone = trained(trained_step(base, adapted(), steps=3).encoder)
     for rank in on_ranks(2, on_rank, base):
         for name, value in alone.items():
             # By norms: where a gradient is below AdamW's eps, as those of a few numbers are, rounding decides its step.
@@ -108,9 +113,9 @@ def test_targets_are_ends_of_names(base: Path) -> None:
 
 @pytest.mark.parametrize("names", [("q_proj",), ("query", "q_proj"), ()])
 def test_targets_that_are_not_there_are_refused_with_those_that_are(base: Path, names: tuple[str, ...]) -> None:
-    told = "'q_proj'" if names else "an empty list"
-    with pytest.raises(ModelError, match=told) as caught:
-        build_encoder(there(base, lora=LoraConfig(targets=names)))
+    message = "'q_proj'" if names else "an empty list"
+    with pytest.raises(ModelError, match=message) as caught:
+        build_encoder(config_for(base, lora=LoraConfig(targets=names)))
     assert "encoder.layer.*.attention.self.query" in str(caught.value)
     assert "layer.1" not in str(caught.value)
 
@@ -126,4 +131,4 @@ def test_without_peft_the_message_says_how_to_get_it(base: Path, monkeypatch: py
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
     with refused(ModelError, "MISSING_PACKAGE", "pip install 'hbt-ray[lora]'"):
-        build_encoder(there(base, lora=LoraConfig()))
+        build_encoder(config_for(base, lora=LoraConfig()))

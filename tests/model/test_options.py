@@ -13,23 +13,22 @@ from torch import Tensor
 
 from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
-from hbt_ray.model.config import ModelConfig
-from hbt_ray.model.lora import LoraConfig
+from hbt_ray.model.config import LoraConfig, ModelConfig
 from hbt_ray.model.trainable_encoder import load_for_checkpoint, load_for_training
 from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
-from tests.model.model_folders import TEXTS, saved, small, there
+from tests.model.model_folders import TEXTS, config_for, save_scratch_encoder, scratch_config
 from tests.refusals import refused
 from tests.train.batches import batch
-from tests.train.small_train_steps import learned
+from tests.train.small_train_steps import trained_step
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("options") / "base")
+    return save_scratch_encoder(tmp_path_factory.mktemp("options") / "base")
 
 
 def gradients(base: Path, config: ModelConfig, tokens: int | None = None) -> list[Tensor]:
@@ -47,35 +46,35 @@ def furthest(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def test_frozen_embeddings_stay_and_are_in_no_checkpoint(base: Path, tmp_path: Path) -> None:
-    config = small(freeze_embeddings=True, dropout=0)
+    config = scratch_config(freeze_embeddings=True, dropout=0)
     encoder = load_for_training(base, config)
     names = {name for name, value in encoder.named_parameters() if not value.requires_grad}
     assert [name.endswith("word_embeddings.weight") for name in names] == [True]
     assert not names & checkpointed_tensors(load_for_checkpoint(base, config)).keys()
     assert checkpointed_tensors(load_for_checkpoint(base, config)).keys() == checkpointed_tensors(encoder).keys()
-    learner = learned(base, config, steps=3)
-    after, before = dict(learner.encoder.named_parameters()), dict(encoder.named_parameters())
+    train_step = trained_step(base, config, steps=3)
+    after, before = dict(train_step.encoder.named_parameters()), dict(encoder.named_parameters())
     assert {name for name, value in after.items() if torch.equal(value, before[name])} == names
-    assert sum(len(group["params"]) for group in learner.optimiser.param_groups) >= len(after) - 1
+    assert sum(len(group["params"]) for group in train_step.optimiser.param_groups) >= len(after) - 1
 
 
 def test_frozen_embeddings_take_no_part_in_other_gradients(base: Path) -> None:
-    model = load_for_training(base, small())
+    model = load_for_training(base, scratch_config())
     names = [name for name, _ in model.named_parameters()]
     (frozen,) = (number for number, name in enumerate(names) if name.endswith("word_embeddings.weight"))
-    vectors, *all_of_them = gradients(base, small(dropout=0))
+    vectors, *all_of_them = gradients(base, scratch_config(dropout=0))
     theirs = [vectors, *(value for number, value in enumerate(all_of_them) if number != frozen)]
     for tokens in (None, 20):
-        assert furthest(gradients(base, small(dropout=0, freeze_embeddings=True), tokens), theirs) < 1e-5
+        assert furthest(gradients(base, scratch_config(dropout=0, freeze_embeddings=True), tokens), theirs) < 1e-5
 
 
 @pytest.mark.parametrize("tokens", [None, 20])
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, dropout=0.2)])
 def test_checkpointed_layers_give_the_same_gradients(base: Path, tokens: int | None, lora: LoraConfig | None) -> None:
-    plain = gradients(base, small(lora=lora))
-    again = gradients(base, small(lora=lora, gradient_checkpointing=True), tokens)
+    plain = gradients(base, scratch_config(lora=lora))
+    again = gradients(base, scratch_config(lora=lora, gradient_checkpointing=True), tokens)
     assert furthest(again, plain) == 0 if tokens is None else furthest(again, plain) < 1e-5
-    assert furthest(gradients(base, small(lora=lora, dropout=0)), plain) > 1e-3  # There was dropout.
+    assert furthest(gradients(base, scratch_config(lora=lora, dropout=0)), plain) > 1e-3  # There was dropout.
 
 
 def test_checkpointed_layers_keep_less(base: Path) -> None:
@@ -94,13 +93,13 @@ def test_checkpointed_layers_keep_less(base: Path) -> None:
             encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         return sum(kept)
 
-    assert saved_bytes(small(gradient_checkpointing=True)) < saved_bytes(small()) / 2
+    assert saved_bytes(scratch_config(gradient_checkpointing=True)) < saved_bytes(scratch_config()) / 2
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path, checkpointing: bool) -> None:
-    config = small(compile=True, gradient_checkpointing=checkpointing)
-    plain, compiled = gradients(base, small()), gradients(base, config, 20)
+    config = scratch_config(compile=True, gradient_checkpointing=checkpointing)
+    plain, compiled = gradients(base, scratch_config()), gradients(base, config, 20)
     assert 0 < furthest(compiled, plain) < 1e-4  # Another order of sums: it was compiled.
     assert load_for_training(base, config).state_dict().keys() == load_for_checkpoint(base, config).state_dict().keys()
 
@@ -108,20 +107,20 @@ def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path,
 def test_without_a_compiler_the_message_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with refused(ModelError, "MODEL_OPTION", "model.compile needs a C++ compiler"):
-        load_for_training(base, small(compile=True))
+        load_for_training(base, scratch_config(compile=True))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_is_the_one_that_was_asked_for(base: Path, attention: str) -> None:
-    encoder = load_for_training(base, small(attention=attention))
+    encoder = load_for_training(base, scratch_config(attention=attention))
     assert encoder[0].model.config._attn_implementation == attention
-    assert abs(encoder.encode(TEXTS) - load_for_training(base, small()).encode(TEXTS)).max() < 1e-6
+    assert abs(encoder.encode(TEXTS) - load_for_training(base, scratch_config()).encode(TEXTS)).max() < 1e-6
 
 
 def test_flash_attention_is_refused_where_it_cannot_run(base: Path) -> None:
     if not torch.cuda.is_available():
         with refused(ModelError, "MODEL_OPTION", "model.attention=flash_attention_2"):
-            load_for_training(base, small(attention="flash_attention_2"))
+            load_for_training(base, scratch_config(attention="flash_attention_2"))
     values: dict[str, Any] = {"name": "run", "store": "store", "model": {"attention": "flash_attention_2"}}
     with pytest.raises(ValidationError, match=r"model\.attention=flash_attention_2"):
         TrainConfig.model_validate(values)
@@ -136,20 +135,20 @@ def test_flash_attention_without_its_package_is_refused_by_the_driver(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with refused(ModelError, "MISSING_PACKAGE", "pip install flash-attn"):
-        build_encoder(there(base, attention="flash_attention_2"))
+        build_encoder(config_for(base, attention="flash_attention_2"))
 
 
 def test_dropout_is_that_of_training_alone(base: Path) -> None:
     before = (base / "config.json").read_text()
-    encoder = load_for_training(base, small(dropout=0.3))
+    encoder = load_for_training(base, scratch_config(dropout=0.3))
     assert {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
-    assert load_for_checkpoint(base, small(dropout=0.3))[0].model.config.hidden_dropout_prob == 0.1
+    assert load_for_checkpoint(base, scratch_config(dropout=0.3))[0].model.config.hidden_dropout_prob == 0.1
     assert (base / "config.json").read_text() == before
 
 
 def test_options_are_not_part_of_the_base(base: Path, tmp_path: Path) -> None:
     options = {"attention": "eager", "gradient_checkpointing": True, "compile": True, "dropout": 0.2}
-    folder = saved(tmp_path / "base", **options, lora=LoraConfig())
+    folder = save_scratch_encoder(tmp_path / "base", **options, lora=LoraConfig())
     names = sorted(path.relative_to(base) for path in base.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert all((folder / name).read_bytes() == (base / name).read_bytes() for name in names)
@@ -160,14 +159,17 @@ def test_what_an_encoder_does_not_offer_is_refused(base: Path, monkeypatch: pyte
 
     monkeypatch.setattr(BertModel, "_supports_sdpa", False)
     with refused(ModelError, "MODEL_OPTION", "model.attention=sdpa", "write auto"):
-        build_encoder(there(base, attention="sdpa"))
+        build_encoder(config_for(base, attention="sdpa"))
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
     with refused(ModelError, "MODEL_OPTION", "model.gradient_checkpointing"):
-        build_encoder(there(base, gradient_checkpointing=True))
+        build_encoder(config_for(base, gradient_checkpointing=True))
 
 
 def test_a_run_may_go_on_with_other_options_but_not_with_another_encoder() -> None:
-    assert small(compile=True, attention="eager", gradient_checkpointing=True).identity == small().identity
+    assert (
+        scratch_config(compile=True, attention="eager", gradient_checkpointing=True).identity
+        == scratch_config().identity
+    )
     for other in ({"lora": LoraConfig()}, {"dropout": 0.2}, {"seed": 1}, {"layers": 3}):
-        assert small(**other).identity != small().identity
-    assert json.dumps(small(lora=LoraConfig()).identity)
+        assert scratch_config(**other).identity != scratch_config().identity
+    assert json.dumps(scratch_config(lora=LoraConfig()).identity)

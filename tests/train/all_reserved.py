@@ -20,10 +20,10 @@ def main() -> None:
     small_store(folder / "store")
     with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp") as sockets:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=sockets)
-        outcomes: list[int] = []
-        fit(small_run(folder, "optimiser.steps=12"), lambda outcome: outcomes.append(outcome.step))
+        steps: list[int] = []
+        fit(small_run(folder, "optimiser.steps=12"), lambda metrics: steps.append(metrics.step))
         ray.shutdown()
-    print(*outcomes)
+    print(*steps)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def drive(world: Path, *, doomed: bool) -> None:
     from hbt_ray.train.driver.trainer import fit
     from hbt_ray.train.step.train_step import StepMetrics
 
-    def watch(outcome: StepMetrics) -> None:
-        if doomed and outcome.step >= KILLED_AFTER:
+    def watch(metrics: StepMetrics) -> None:
+        if doomed and metrics.step >= KILLED_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:

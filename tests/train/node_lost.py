@@ -29,7 +29,7 @@ def main() -> None:
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit
 
-        run = Thread(target=lambda: fit(config, lambda outcome: steps.append(outcome.step), hooks=Unhurried()))
+        run = Thread(target=lambda: fit(config, lambda metrics: steps.append(metrics.step), hooks=Unhurried()))
         node = cluster.add_node(num_cpus=1)
         run.start()
         while not steps or steps[-1] < LOST_AFTER:

@@ -65,8 +65,8 @@ def main() -> None:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
     os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
     world = Path(sys.argv[1])
-    marks = world / "marks-nodes_change"
-    marks.mkdir()
+    places = world / "marks-nodes_change"
+    places.mkdir()
     cloudpickle.register_pickle_by_value(faults)
     steps: list[int] = []
 
@@ -78,7 +78,7 @@ def main() -> None:
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit
 
-        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), hooks=Unhurried(marks)))
+        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), hooks=Unhurried(places)))
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         run.start()
         wait_for(DRAINED_AFTER)

@@ -17,34 +17,34 @@ from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.step.train_step import TrainStep
 from tests.train.batches import batch
-from tests.train.test_train_step import learner
+from tests.train.test_train_step import make_train_step
 
 PLAN = {"seed": 0, "alpha": 0.5}
 FILES = ["weights.safetensors", "loss.safetensors", "ema.safetensors", "optimiser.pt", "checkpoint.json"]
 
 
-def full_learner(**settings: Any) -> TrainStep:
+def full_train_step(**settings: Any) -> TrainStep:
     """With everything that a checkpoint can hold."""
     loss = LossConfig(learn_temperature=True)
-    return learner(torch.float32, dropout=0.1, loss=loss, **{"ema": 0.9, **settings})
+    return make_train_step(torch.float32, dropout=0.1, loss=loss, **{"ema": 0.9, **settings})
 
 
-def save(folder: Path, made: TrainStep, step: int) -> None:
+def save(folder: Path, train_step: TrainStep, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(made, step, PLAN))
+    checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(train_step, step, PLAN))
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> TrainStep:
-    made = full_learner()
+    train_step = full_train_step()
     for step in range(3):
-        made.run(batch(step))
-    save(tmp_path, made, 3)
-    return made
+        train_step.run(batch(step))
+    save(tmp_path, train_step, 3)
+    return train_step
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: TrainStep) -> None:
-    other = full_learner()
+    other = full_train_step()
     state = checkpoint_format.restore_checkpoint(tmp_path, other)
     assert (state.step, state.plan, state.world_size, state.num_ema_updates) == (3, PLAN, 1, 3)
     assert sorted(state.files) == sorted(FILES[:-1])
@@ -65,7 +65,7 @@ def test_a_snapshot_is_of_its_moment_and_its_bytes_too(tmp_path: Path, trained: 
 
 
 def test_averaged_weights_are_had_where_asked_for(tmp_path: Path, trained: TrainStep) -> None:
-    plain, averaged = (learner(torch.float32).encoder for _ in range(2))
+    plain, averaged = (make_train_step(torch.float32).encoder for _ in range(2))
     checkpoint_format.restore_weights(tmp_path, plain)
     checkpoint_format.restore_weights(tmp_path, averaged, averaged=True)
     assert trained.ema is not None
@@ -83,7 +83,7 @@ def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
     spoil(tmp_path / name, damage)
     for read in (
         checkpoint_format.verify_checkpoint,
-        lambda folder: checkpoint_format.restore_checkpoint(folder, full_learner()),
+        lambda folder: checkpoint_format.restore_checkpoint(folder, full_train_step()),
     ):
         with pytest.raises(CheckpointError, match="damaged checkpoint") as caught:
             read(tmp_path)
@@ -122,11 +122,11 @@ def test_what_is_of_something_else_is_refused(tmp_path: Path) -> None:
     with refused():
         checkpoint_format.restore_weights(tmp_path, torch.nn.Linear(3, 3))
     with refused(r"loss\.safetensors differs in log_scale"):
-        checkpoint_format.restore_checkpoint(tmp_path, learner(torch.float32))
-    save(tmp_path / "plain", learner(torch.float32), 1)
+        checkpoint_format.restore_checkpoint(tmp_path, make_train_step(torch.float32))
+    save(tmp_path / "plain", make_train_step(torch.float32), 1)
     with refused("optimiser.ema"):
-        checkpoint_format.restore_checkpoint(tmp_path / "plain", learner(torch.float32, ema=0.9))
-    other = learner(torch.float32)
+        checkpoint_format.restore_checkpoint(tmp_path / "plain", make_train_step(torch.float32, ema=0.9))
+    other = make_train_step(torch.float32)
     other.optimiser = torch.optim.AdamW(other.encoder.parameters())  # One group instead of two.
     with refused("optimiser.pt"):
         checkpoint_format.restore_checkpoint(tmp_path / "plain", other)
@@ -156,5 +156,5 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path: Path) -> None:
     record["files"]["optimiser.pt"] = file_sha256(tmp_path / "optimiser.pt")  # As an attacker would.
     write_checked_json(tmp_path / "checkpoint.json", record)
     with refused("optimiser.pt"):
-        checkpoint_format.restore_checkpoint(tmp_path, full_learner())
+        checkpoint_format.restore_checkpoint(tmp_path, full_train_step())
     assert not (tmp_path / "was here").exists()

@@ -18,13 +18,13 @@ from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.storage import atomic_folder
 from hbt_ray.train.checkpoint import format as checkpoint_format
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory, steps_to_delete
-from tests.train.test_checkpoint import FILES, PLAN, full_learner, spoil
-from tests.train.test_train_step import learner
+from tests.train.test_checkpoint import FILES, PLAN, full_train_step, spoil
+from tests.train.test_train_step import make_train_step
 
 
 def publish(checkpoints: CheckpointDirectory, step: int) -> None:
     with atomic_folder(checkpoints.path(step)) as folder:
-        checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), step, PLAN))
+        checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_train_step(), step, PLAN))
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def checkpoints(tmp_path: Path) -> CheckpointDirectory:
 
 
 def newest_step(checkpoints: CheckpointDirectory) -> int:
-    found = checkpoints.newest()
-    assert found is not None
-    assert found[0] == checkpoints.path(found[1].step)
-    return found[1].step
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest[0] == checkpoints.path(newest[1].step)
+    return newest[1].step
 
 
 def test_an_empty_directory_has_no_newest(tmp_path: Path) -> None:
@@ -87,7 +87,9 @@ def test_a_block_that_fails_leaves_nothing(checkpoints: CheckpointDirectory) -> 
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(StorageError), atomic_folder(checkpoints.path(40)) as folder:
-        checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(full_learner(), 40, PLAN), full_disk)
+        checkpoint_format.write_checkpoint(
+            folder, checkpoint_format.take_snapshot(full_train_step(), 40, PLAN), full_disk
+        )
     assert sorted(path.name for path in checkpoints.root.rglob("*")) == before
     assert newest_step(checkpoints) == 30
 
@@ -95,11 +97,11 @@ def test_a_block_that_fails_leaves_nothing(checkpoints: CheckpointDirectory) -> 
 def test_the_same_step_again_replaces_it(checkpoints: CheckpointDirectory) -> None:
     with atomic_folder(checkpoints.path(30)) as folder:
         checkpoint_format.write_checkpoint(
-            folder, checkpoint_format.take_snapshot(learner(torch.float32), 30, {"seed": 5})
+            folder, checkpoint_format.take_snapshot(make_train_step(torch.float32), 30, {"seed": 5})
         )
-    found = checkpoints.newest()
-    assert found is not None
-    assert found[1].plan == {"seed": 5}
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest[1].plan == {"seed": 5}
     assert checkpoints.steps() == [10, 20, 30]
 
 

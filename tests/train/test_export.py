@@ -25,7 +25,7 @@ from hbt_ray.train.step.train_step import TrainStep
 from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
-from tests.model.model_folders import edited, saved
+from tests.model.model_folders import edit_json, save_scratch_encoder
 from tests.train.batches import NUM_ROWS, batch
 from tests.worlds import small_run, small_store
 
@@ -39,19 +39,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learned(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
+def train_steps(config: TrainConfig, steps: tuple[int, ...]) -> TrainStep:
     """A run with checkpoints after so many steps of made-up batches."""
     open_run(config)
     encoder = load_for_training(config.run.base, config.model)
     padding_id, objective = encoder.tokenizer.pad_token_id, Objective(config.loss)
-    learner = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, rank_sizes=(NUM_ROWS,))
-    shelf = CheckpointDirectory(config.run.checkpoints)
+    train_step = TrainStep(encoder, config.optimiser, objective, padding_id=padding_id, rank_sizes=(NUM_ROWS,))
+    checkpoints = CheckpointDirectory(config.run.checkpoints)
     for step in range(max(steps)):
-        learner.run(batch(step))
+        train_step.run(batch(step))
         if step + 1 in steps:
-            with atomic_folder(shelf.path(step + 1)) as folder:
-                checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(learner, step + 1, {}))
-    return learner
+            with atomic_folder(checkpoints.path(step + 1)) as folder:
+                checkpoint_format.write_checkpoint(folder, checkpoint_format.take_snapshot(train_step, step + 1, {}))
+    return train_step
 
 
 def vectors(config: TrainConfig) -> torch.Tensor:
@@ -78,17 +78,17 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
 def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average: str) -> None:
     name = f"{len(lora)}-{average}"
     config = small_run(world, f"name={name}", f"model.lora={lora}", f"optimiser.ema={average}")
-    learner = learned(config, (3, 6))
+    train_step = train_steps(config, (3, 6))
     assert export(config.run) == 6
-    encoder = learner.encoder.eval()
+    encoder = train_step.encoder.eval()
     last = encoder.encode_query(TEXTS, convert_to_tensor=True)
-    if learner.ema is not None:
+    if train_step.ema is not None:
         parameters = dict(encoder.named_parameters())
-        for key, value in learner.ema.values.items():
+        for key, value in train_step.ema.values.items():
             parameters[key].data.copy_(value)
     expected = encoder.encode_query(TEXTS, convert_to_tensor=True)
     assert (vectors(config) - expected).abs().max() < 1e-6
-    assert ((expected - last).abs().max() > 1e-4) == (learner.ema is not None)
+    assert ((expected - last).abs().max() > 1e-4) == (train_step.ema is not None)
     record = ExportRecord.load(config.run)
     assert record is not None
     assert record == ExportRecord(6, averaged=average != "null", lora_rank=None if lora == "null" else 4)
@@ -97,7 +97,7 @@ def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average:
 
 def test_an_exported_encoder_with_a_changed_bit_is_refused(world: Path) -> None:
     config = small_run(world, "name=changed")
-    learned(config, (3,))
+    train_steps(config, (3,))
     export(config.run)
     weights = config.run.model / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -118,9 +118,9 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
         "model.lora.rank=4",
         "optimiser.ema=0.9",
     )
-    learned(config, (10, 20))
-    record, shelf = ValidationRecord(config.run.validation), CheckpointDirectory(config.run.checkpoints)
-    rows = [validate(config.absolute().model_dump(mode="json"), shelf.path(step), step) for step in (10, 20)]
+    train_steps(config, (10, 20))
+    record, checkpoints = ValidationRecord(config.run.validation), CheckpointDirectory(config.run.checkpoints)
+    rows = [validate(config.absolute().model_dump(mode="json"), checkpoints.path(step), step) for step in (10, 20)]
     assert rows[0]["pool_loss"] != rows[1]["pool_loss"]
     record.append({**rows[0], "AP": 0.75})
     record.append({**rows[1], "AP": 0.5})
@@ -151,7 +151,7 @@ def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(world: Path,
     """Name, prompts, base and addresses of servers are foreign text."""
     prompt = "```\n</code><script>`x`: "
     config = small_run(world, f"name={json.dumps(name)}", f"model.question_prompt={json.dumps(prompt)}")
-    learned(config, (1,))
+    train_steps(config, (1,))
     export(config.run)
     secret = config.model_copy(
         update={
@@ -181,10 +181,10 @@ def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(world: Path,
 
 
 def test_the_card_names_the_prompts_that_the_model_brought(world: Path, tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model", max_question_length=16, max_passage_length=24)
-    edited(folder / "config_sentence_transformers.json", prompts={"query": "Ask ", "passage": "Read "})
+    folder = save_scratch_encoder(tmp_path / "model", max_question_length=16, max_passage_length=24)
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": "Ask ", "passage": "Read "})
     config = small_run(world, "name=brought", f"model.name={folder}", "model.max_passage_length=16")
-    learned(config, (1,))
+    train_steps(config, (1,))
     export(config.run)
     write_card(config.run)
     assert "prompt ` Ask  ` and passages with ` Read  `" in (config.run.model / "README.md").read_text()

@@ -149,9 +149,9 @@ def in_this_process(config: TrainConfig) -> list[float]:
     encoder = load_for_training(config.run.base, config.model)
     settings = (encoder, config.optimiser, Objective(config.loss))
     rows = config.plan.batch_size
-    learner = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, rank_sizes=(rows,))
+    train_step = TrainStep(*settings, padding_id=encoder.tokenizer.pad_token_id, rank_sizes=(rows,))
     loader = Loader(LoaderConfig(config.store, config.plan, tokenising_config(encoder, config.model)))
-    return [learner.run(loader.rank_batch(step, 0, 1)).loss for step in range(config.optimiser.steps)]
+    return [train_step.run(loader.rank_batch(step, 0, 1)).loss for step in range(config.optimiser.steps)]
 
 
 @pytest.mark.parametrize(("count", "match"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])

@@ -14,9 +14,9 @@ KINDS = [torch.float64, torch.bfloat16]
 
 def weights(rank: int, kind: torch.dtype) -> Tensor:
     """What a rank wants of every row: its gradient. In bf16, 256 + 1 + 1 is 256 if it is rounded after every rank."""
-    wanted = torch.arange(18).view(9, 2) * (rank + 1) % 11
-    wanted[4] = 256 if rank == 0 else 1
-    return wanted.to(kind)
+    expected = torch.arange(18).view(9, 2) * (rank + 1) % 11
+    expected[4] = 256 if rank == 0 else 1
+    return expected.to(kind)
 
 
 def on_rank(rank: int) -> list[tuple[Tensor, ...]]:

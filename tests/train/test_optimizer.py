@@ -112,8 +112,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny(name: str) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     prefix, settings = ENCODERS[name]
-    made: nn.Module = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**settings))
-    return made
+    model: nn.Module = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**settings))
+    return model
 
 
 @pytest.mark.parametrize("name", ENCODERS)

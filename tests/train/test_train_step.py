@@ -41,7 +41,7 @@ PATHS = [(chunk_rows, tokens, tile) for chunk_rows in (1, 3, 8, 0) for tokens in
 """Rows of a chunk, tokens kept, and rows of a tile."""
 
 
-def learner(
+def make_train_step(
     kind: torch.dtype,
     rank: int = 0,
     world_size: int = 1,
@@ -57,24 +57,24 @@ def learner(
 
 
 def test_the_temperature_of_a_step_is_told_where_it_is_learned() -> None:
-    made = learner(torch.float64, loss=LossConfig(temperature=0.05, learn_temperature=True))
-    assert made.run(batch(0, mined=False)).temperature == pytest.approx(0.05, rel=1e-6)
-    assert made.run(batch(1, mined=False)).temperature not in (None, pytest.approx(0.05, rel=1e-6))
-    assert learner(torch.float64).run(batch(0, mined=False)).temperature is None
+    train_step = make_train_step(torch.float64, loss=LossConfig(temperature=0.05, learn_temperature=True))
+    assert train_step.run(batch(0, mined=False)).temperature == pytest.approx(0.05, rel=1e-6)
+    assert train_step.run(batch(1, mined=False)).temperature not in (None, pytest.approx(0.05, rel=1e-6))
+    assert make_train_step(torch.float64).run(batch(0, mined=False)).temperature is None
 
 
 def a_teacher(kind: torch.dtype) -> TinyEncoder:
     """Of the student's width, and of another mind."""
-    made = TinyEncoder(kind)
-    for parameter in made.parameters():
+    encoder = TinyEncoder(kind)
+    for parameter in encoder.parameters():
         parameter.data.copy_(parameter.flip(0))
-    return made
+    return encoder
 
 
-def loss_and_gradients(made: TrainStep, some: RankBatch) -> list[Tensor]:
+def loss_and_gradients(train_step: TrainStep, rank_batch: RankBatch) -> list[Tensor]:
     """Of one step, before clipping."""
-    loss = made.run(some).loss
-    parameters = [*made.encoder.parameters(), *made.objective.parameters()]
+    loss = train_step.run(rank_batch).loss
+    parameters = [*train_step.encoder.parameters(), *train_step.objective.parameters()]
     return [
         torch.tensor(loss, dtype=torch.float64),
         *(parameter.grad.clone() for parameter in parameters if parameter.grad is not None),
@@ -83,23 +83,23 @@ def loss_and_gradients(made: TrainStep, some: RankBatch) -> list[Tensor]:
 
 def by_any_path(rank: int, world_size: int) -> dict[str, list[list[Tensor]]]:
     """Objective → by path, loss and all gradients. Each objective walks half of the paths, on several ranks a sixth."""
-    made: dict[str, list[list[Tensor]]] = {}
+    results: dict[str, list[list[Tensor]]] = {}
     for number, (name, (settings, mined)) in enumerate(OBJECTIVES.items()):
         for chunk_rows, tokens, tile in (
             PATHS[number % 2 :: 2] if world_size == 1 else PATHS[(number + world_size) % 6 :: 6]
         ):
             config = LossConfig(tile=tile, **settings)
             paths = {"chunk_rows": chunk_rows, "activation_tokens": tokens, "max_gradient_norm": 1e9}
-            one = learner(torch.float64, rank, world_size, loss=config, **paths)
+            one = make_train_step(torch.float64, rank, world_size, loss=config, **paths)
             some = batch(1, rank, world_size, mined=mined, views=bool(config.terms))
-            made.setdefault(name, []).append(loss_and_gradients(one, some))
-    return made
+            results.setdefault(name, []).append(loss_and_gradients(one, some))
+    return results
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[Tensor]]:
     """By plain autograd in one pass."""
-    made = {}
+    results = {}
     for name, (settings, mined) in OBJECTIVES.items():
         encoder, config = TinyEncoder(torch.float64), LossConfig(**settings)
         log_scale = Objective(config).double().log_scale  # It was rounded to float32 before.
@@ -108,8 +108,8 @@ def expected() -> dict[str, list[Tensor]]:
         loss = reference_loss.loss(encoder, some, config, temperature.double(), a_teacher(torch.float64))
         loss.backward()
         gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
-        made[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]
-    return made
+        results[name] = [loss.detach(), *gradients, *([log_scale.grad] if log_scale is not None else [])]
+    return results
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -126,9 +126,9 @@ def test_all_paths_give_the_loss_and_gradients_of_one_plain_pass(
 
 def over_steps(rank: int, kind: torch.dtype, world_size: int, num_steps: int) -> tuple[list[float], list[Tensor]]:
     """Losses, and the weights in the end."""
-    made = learner(kind, rank, world_size, chunk_rows=3, activation_tokens=20)
-    losses = [made.run(batch(step, rank, world_size, mined=True)).loss for step in range(num_steps)]
-    return losses, [parameter.detach().clone() for parameter in made.encoder.parameters()]
+    train_step = make_train_step(kind, rank, world_size, chunk_rows=3, activation_tokens=20)
+    losses = [train_step.run(batch(step, rank, world_size, mined=True)).loss for step in range(num_steps)]
+    return losses, [parameter.detach().clone() for parameter in train_step.encoder.parameters()]
 
 
 def test_weights_of_ranks_stay_with_one_process_over_many_steps() -> None:
@@ -146,8 +146,8 @@ def test_a_batch_whose_negatives_are_all_missing_is_one_without() -> None:
     sections = {"questions": plain.texts["questions"], "passages": plain.texts["passages"], "negatives": empty}
     keys = np.zeros(NUM_ROWS * PER_ROW, np.int64)
     missing = replace(plain, texts=TokenSections.concatenate(sections), negative_keys=keys)
-    assert learner(torch.float64).run(missing).loss == pytest.approx(
-        learner(torch.float64).run(batch(0)).loss, abs=1e-12
+    assert make_train_step(torch.float64).run(missing).loss == pytest.approx(
+        make_train_step(torch.float64).run(batch(0)).loss, abs=1e-12
     )
 
 
@@ -157,37 +157,37 @@ def test_a_rank_without_a_text_for_the_teacher_takes_part() -> None:
     sections = {name: plain.texts[name] for name in plain.texts.bounds}
     sections |= dict.fromkeys(("teacher_questions", "teacher_passages"), missing)
     without = replace(plain, texts=TokenSections.concatenate(sections))
-    result = learner(torch.float64, loss=LossConfig(imitation={"weight": 0.5})).run(without)
+    result = make_train_step(torch.float64, loss=LossConfig(imitation={"weight": 0.5})).run(without)
     assert result.parts["imitation"] == 0
-    assert result.loss == pytest.approx(learner(torch.float64).run(plain).loss, abs=1e-12)
+    assert result.loss == pytest.approx(make_train_step(torch.float64).run(plain).loss, abs=1e-12)
 
 
 @pytest.mark.parametrize("activation_tokens", [None, 0, 40])
 def test_dropout_is_a_function_of_the_step_whatever_is_cached(activation_tokens: int | None) -> None:
-    first = learner(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=None)
-    second = learner(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=activation_tokens)
+    first = make_train_step(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=None)
+    second = make_train_step(torch.float64, dropout=0.5, chunk_rows=3, activation_tokens=activation_tokens)
     torch.manual_seed(99)
     one = loss_and_gradients(first, batch(3))
     torch.manual_seed(7)
     torch.rand(10)
     for ours, theirs in zip(loss_and_gradients(second, batch(3)), one, strict=True):
         assert (ours - theirs).abs().max() < 1e-12
-    assert learner(torch.float64, dropout=0.0).run(batch(3)).loss != one[0].item()
+    assert make_train_step(torch.float64, dropout=0.0).run(batch(3)).loss != one[0].item()
 
 
 def break_second_step(rank: int, what: str) -> tuple[str, int, bool]:
-    made = learner(torch.float32, rank, 2)
-    made.run(batch(0, rank, 2))
-    before = [parameter.detach().clone() for parameter in made.encoder.parameters()]
+    train_step = make_train_step(torch.float32, rank, 2)
+    train_step.run(batch(0, rank, 2))
+    before = [parameter.detach().clone() for parameter in train_step.encoder.parameters()]
     if rank == 1:  # Only one rank is damaged; both must stop.
         if what == "vectors":
-            made.encoder.embedding.register_forward_hook(lambda *args: args[-1] * torch.inf)
+            train_step.encoder.embedding.register_forward_hook(lambda *args: args[-1] * torch.inf)
         else:
-            made.encoder.layer.weight.register_hook(lambda gradient: gradient * torch.inf)
+            train_step.encoder.layer.weight.register_hook(lambda gradient: gradient * torch.inf)
     try:
-        made.run(batch(1, rank, 2))
+        train_step.run(batch(1, rank, 2))
     except NonFiniteLoss as error:
-        kept = all(torch.equal(a, b) for a, b in zip(before, made.encoder.parameters(), strict=True))
+        kept = all(torch.equal(a, b) for a, b in zip(before, train_step.encoder.parameters(), strict=True))
         return type(error).__name__, error.step, kept
     return "no error", -1, False
 
@@ -198,8 +198,8 @@ def test_what_is_not_finite_stops_every_rank_before_the_weights_change(what: str
 
 
 def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
-    half = learner(torch.float32, precision="bf16", chunk_rows=3, activation_tokens=20)
-    full = learner(torch.float32)
+    half = make_train_step(torch.float32, precision="bf16", chunk_rows=3, activation_tokens=20)
+    full = make_train_step(torch.float32)
     assert half.run(batch(0)).loss == pytest.approx(full.run(batch(0)).loss, rel=0.05)
     assert half.run(batch(1)).loss != full.run(batch(1)).loss
     assert half.run(batch(2, mined=True)).loss == pytest.approx(full.run(batch(2, mined=True)).loss, rel=0.05)
@@ -207,36 +207,38 @@ def test_bf16_autocast_stays_near_and_keeps_fp32_weights() -> None:
 
 
 def test_the_hook_sees_new_gradients_and_old_weights() -> None:
-    made, seen = learner(torch.float32), []
-    before = made.encoder.layer.weight.detach().clone()
-    made.before_update = lambda step: seen.append(
-        (step, made.encoder.layer.weight.grad is not None, torch.equal(made.encoder.layer.weight, before))
+    train_step, seen = make_train_step(torch.float32), []
+    before = train_step.encoder.layer.weight.detach().clone()
+    train_step.before_update = lambda step: seen.append(
+        (step, train_step.encoder.layer.weight.grad is not None, torch.equal(train_step.encoder.layer.weight, before))
     )
-    made.run(batch(5))
+    train_step.run(batch(5))
     assert seen == [(5, True, True)]
-    assert not torch.equal(made.encoder.layer.weight, before)
+    assert not torch.equal(train_step.encoder.layer.weight, before)
 
 
 def test_the_learned_temperature_moves_and_stays_above_its_bound() -> None:
-    made = learner(torch.float32, loss=LossConfig(temperature=0.0101, learn_temperature=True), learning_rate=0.5)
+    train_step = make_train_step(
+        torch.float32, loss=LossConfig(temperature=0.0101, learn_temperature=True), learning_rate=0.5
+    )
     for step in range(6):
-        made.run(batch(step))
-    temperature = made.objective.temperature
+        train_step.run(batch(step))
+    temperature = train_step.objective.temperature
     assert isinstance(temperature, Tensor)
     assert temperature.item() >= 0.01 - 1e-7
     assert temperature.item() != pytest.approx(0.0101)
 
 
 def test_the_loop_learns_records_and_saves_in_order() -> None:
-    outcomes: list[StepMetrics] = []
+    metrics: list[StepMetrics] = []
     saved: list[int] = []
-    train(learner(torch.float32), (batch(step) for step in range(5, 9)), outcomes.append, saved.append)
-    assert [outcome.step for outcome in outcomes] == [5, 6, 7, 8]
+    train(make_train_step(torch.float32), (batch(step) for step in range(5, 9)), metrics.append, saved.append)
+    assert [outcome.step for outcome in metrics] == [5, 6, 7, 8]
     assert saved == [6, 7, 8, 9]
-    assert all(outcome.pairs_per_second > 0 and outcome.gradient_norm > 0 for outcome in outcomes)
+    assert all(outcome.pairs_per_second > 0 and outcome.gradient_norm > 0 for outcome in metrics)
 
 
 def test_learning_lowers_the_loss() -> None:
-    made = learner(torch.float32, steps=200, learning_rate=3e-2, decay="none")
-    losses = [made.run(batch(step % 3)).loss for step in range(60)]
+    train_step = make_train_step(torch.float32, steps=200, learning_rate=3e-2, decay="none")
+    losses = [train_step.run(batch(step % 3)).loss for step in range(60)]
     assert sum(losses[-3:]) < 0.3 * sum(losses[:3])

@@ -45,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def latest_checkpoint(run: RunDir) -> Path | None:
-    found = CheckpointDirectory(run.checkpoints).newest()
-    return found[0] if found else None
+    newest = CheckpointDirectory(run.checkpoints).newest()
+    return newest[0] if newest else None
 
 
 def trained(config: TrainConfig, until: int | None = None) -> list[StepMetrics]:
@@ -167,13 +167,13 @@ def training_processes() -> list[int]:
     def parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
-    found = []
+    newest = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             pid = int(path.parent.name)
             if path.read_bytes().startswith(b"ray::RayTrainWorker") and parent(parent(pid)) == os.getpid():
-                found.append(pid)
-    return sorted(found)
+                newest.append(pid)
+    return sorted(newest)
 
 
 def test_workers_that_hold_every_cpu_are_fed_all_the_same(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def test_a_session_is_told_apart_from_what_was_not_finished(tmp_path: Path, cont
     """Else the trial would run on, on the board, from before the driver died."""
     (tmp_path / EVENTS).write_text(content)
     EventRecorder(tmp_path, ("AP",), 1.0).start_session()
-    board = SearchState.load(tmp_path)
-    assert board.trials[0].seconds_until(board.last + 3600) == 20
-    assert board.last > 1e9, "the session has the time of its clock"
+    state = SearchState.load(tmp_path)
+    assert state.trials[0].seconds_until(state.last + 3600) == 20
+    assert state.last > 1e9, "the session has the time of its clock"
 
 
 def test_a_search_begins_with_its_first_session(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@
     imitation      vectors lie where a teacher puts the text in its language         needs a teacher
     distillation   a row's candidates get the probabilities that a teacher gives     needs scores of mined negatives
 
-A term is a configuration and the function in one class. Rows that lack what a term needs are left out, and the mean of
-the term is over the rows of all ranks that have it.
+Rows that lack what a term needs are left out, and the mean of the term is over the rows of all ranks that have it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -35,12 +34,12 @@ _MIN_VARIANCE = 1e-12
 """Smaller products of variances are rounding errors of constant columns."""
 
 
-@runtime_checkable
-class Term(Protocol):
-    """What can be added to the contrastive loss."""
+class Term(Config):
+    """What can be added to the contrastive loss: a configuration and the function in one class."""
 
-    weight: float
-    required_inputs: ClassVar[frozenset[str]]
+    weight: float = Field(1.0, gt=0)
+    """Factor of the term in the loss."""
+    required_inputs: ClassVar[frozenset[str]] = frozenset()
     """Names of the optional fields of `LossInputs` that the term reads."""
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
@@ -49,10 +48,10 @@ class Term(Protocol):
         Args:
             temperature: the temperature of the contrastive loss, without gradient.
         """
-        ...
+        raise NotImplementedError
 
 
-class Lakda(Config):
+class Lakda(Term):
     """LaKDA: a question weighs the passages of the batch as its translation does.
 
         KL(p_b || p_a) = Σ_j p_b(j) · (log p_b(j) - log p_a(j))        p_x(j) ∝ exp(q_x·d_j / t)
@@ -68,11 +67,9 @@ class Lakda(Config):
     (1 - a) InfoNCE + a KL, which has the same minimum as a weight of a / (1 - a): 1 for the paper's a of 0.5.
     """
 
-    weight: float = Field(1.0, gt=0)
-    """Factor of the term in the loss. 1 is the paper's ratio."""
     temperature: float | None = Field(None, gt=0)
     """Cosines are divided by it. By default it is the temperature of the loss; 1 is the paper's."""
-    required_inputs: ClassVar[frozenset[str]] = frozenset({"question_translations"})
+    required_inputs = frozenset({"question_translations"})
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share of the mean over questions that have a translation."""
@@ -111,7 +108,7 @@ def _lakda_divergence(
     return (b.exp() * (b - a).masked_fill(excluded, 0)).sum(1)
 
 
-class Alignment(Config):
+class Alignment(Term):
     """Alignment: a passage has the same vector in two languages.
 
         √JSD(softmax(z_a), softmax(z_b))        JSD(p, q) = KL(p || m) / 2 + KL(q || m) / 2,  m = (p + q) / 2
@@ -125,9 +122,7 @@ class Alignment(Config):
     Source: 2604.05684.
     """
 
-    weight: float = Field(1.0, gt=0)
-    """Factor of the term in the loss."""
-    required_inputs: ClassVar[frozenset[str]] = frozenset({"passage_translations"})
+    required_inputs = frozenset({"passage_translations"})
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share of the mean over passages that have a translation."""
@@ -139,7 +134,7 @@ class Alignment(Config):
         return masked_mean(distances, inputs.passage_translations.mask, rank_sizes)
 
 
-class Erasure(Config):
+class Erasure(Term):
     """Erasure of the language: no entry of the vectors is correlated with any language.
 
         mean over entries d and languages l of  corr(z_d, [row is in l])²
@@ -152,10 +147,6 @@ class Erasure(Config):
     Source: the penalty on the correlation between embeddings and language labels of LANCER (2024.emnlp-main.736), here
     with one indicator for each language of the batch as labels.
     """
-
-    weight: float = Field(1.0, gt=0)
-    """Factor of the term in the loss."""
-    required_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share: every rank computes the whole value and returns an equal part of it."""
@@ -170,7 +161,7 @@ class Erasure(Config):
         return correlation.mean() / len(rank_sizes)
 
 
-class Imitation(Config):
+class Imitation(Term):
     """Imitation: the student's vector of a text lies where a teacher puts the same text in the teacher's language.
 
         1 - cos(student(x in its language), teacher(x in the teacher's language))
@@ -182,9 +173,7 @@ class Imitation(Config):
     Source: Reimers and Gurevych (2004.09813), with the cosine of MIMO (2605.31171) instead of the squared error.
     """
 
-    weight: float = Field(1.0, gt=0)
-    """Factor of the term in the loss."""
-    required_inputs: ClassVar[frozenset[str]] = frozenset({"teacher_questions", "teacher_passages"})
+    required_inputs = frozenset({"teacher_questions", "teacher_passages"})
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share of the mean over the texts that exist in the teacher's language."""
@@ -197,7 +186,7 @@ class Imitation(Config):
         return masked_mean(distances, torch.cat([target.mask for target in targets]), rank_sizes)
 
 
-class Distillation(Config):
+class Distillation(Term):
     """Distillation: the student weighs a row's candidates, in any language, as a teacher weighed them in English.
 
         KL(p_T || p_S) = Σ_j p_T(j) · (log p_T(j) - log p_S(j))
@@ -211,12 +200,10 @@ class Distillation(Config):
     Source: Translate-Distill (2401.04810; 2405.00977).
     """
 
-    weight: float = Field(1.0, gt=0)
-    """Factor of the term in the loss."""
     teacher_temperature: float = Field(1.0, gt=0)
     """The teacher's scores are divided by it. Use 1 for logits of a cross-encoder, the loss's temperature for cosines.
     """
-    required_inputs: ClassVar[frozenset[str]] = frozenset({"hard_negatives", "teacher_scores"})
+    required_inputs = frozenset({"hard_negatives", "teacher_scores"})
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share of the mean over rows with at least two scored candidates."""

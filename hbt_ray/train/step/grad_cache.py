@@ -138,8 +138,8 @@ class GradCacheEncoder:
             for number, (microbatch, part) in enumerate(zip(repeated, parts[num_kept:], strict=True), start=1):
                 with self._gradient_sync(enabled=number == len(repeated)):
                     with self._autocast():
-                        again = self._model([microbatch])
-                    _backward(again, [part])
+                        vectors_again = self._model([microbatch])
+                    _backward(vectors_again, [part])
 
         return CachedEncoding(vectors, backward)
 

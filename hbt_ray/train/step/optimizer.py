@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hbt_ray.config import Config
+from hbt_ray.model.trainable_encoder import find_layers
 
 
 class RateStage(Config):
@@ -75,8 +76,8 @@ class OptimiserConfig(Config):
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
     """Learning rate of a step, before the factors of layers."""
-    begun = [stage for stage in config.rate_stages if stage.from_step <= step]
-    factor = max(begun, key=lambda stage: stage.from_step).factor if begun else 1.0
+    active_stages = [stage for stage in config.rate_stages if stage.from_step <= step]
+    factor = max(active_stages, key=lambda stage: stage.from_step).factor if active_stages else 1.0
     return factor * _scheduled_rate(config, step)
 
 
@@ -131,8 +132,9 @@ def set_learning_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig
 
 def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
     """Parameter name → factor of its learning rate: 1 in the top layer, times `layer_decay` for each layer below."""
-    prefix, num_layers = _find_layers(encoder)
-    factors, height = {}, 0
+    prefix, layers = find_layers(encoder)
+    num_layers, height = len(layers), 0
+    factors = {}
     for name, _ in encoder.named_parameters():  # In the order of the forward pass: embeddings, layers, head.
         if num_layers and name.startswith(f"{prefix}."):
             height = int(name.removeprefix(f"{prefix}.").split(".")[0]) + 1
@@ -140,17 +142,6 @@ def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
             height = num_layers
         factors[name] = layer_decay ** (num_layers - height) if num_layers else 1.0
     return factors
-
-
-def _find_layers(encoder: nn.Module) -> tuple[str, int]:
-    """Name and length of the longest module list, which holds the layers, whatever a transformer calls it.
-
-    Lists within a list are parts of a layer, such as its experts, and may be longer.
-    """
-    lists = {name: len(module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
-    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    longest = max(outer, key=lists.__getitem__, default="")
-    return longest, lists.get(longest, 0)
 
 
 class Ema:

@@ -173,17 +173,17 @@ def dev_measures(questions: Floats, passages: Floats, dev_set: DevSet, temperatu
             pool[name].append(values)
         language_parts.append(_ap_in_languages(scores, relevant, dev_set))
         losses += [_losses(row, hits, temperature) for row, hits in zip(scores, relevant, strict=True)]
-    asked, by_language = dev_set.question_languages, np.concatenate(language_parts)
+    question_languages, by_language = dev_set.question_languages, np.concatenate(language_parts)
     mono, cross = list[float](), list[float]()  # by pair of languages
-    for language in np.unique(asked):
-        for code, values in enumerate(by_language[asked == language].T):
+    for language in np.unique(question_languages):
+        for code, values in enumerate(by_language[question_languages == language].T):
             if not np.isnan(values).all():
                 (mono if code == language else cross).append(float(np.nanmean(values)))
     means = {
-        AP: _macro_average(np.concatenate(pool[AP]), asked),
+        AP: _macro_average(np.concatenate(pool[AP]), question_languages),
         MONO_AP: float(np.mean(mono)) if mono else None,
         CROSS_AP: float(np.mean(cross)) if cross else None,
-        RANK_DISTANCE: _macro_average(np.concatenate(pool[RANK_DISTANCE]), asked),
+        RANK_DISTANCE: _macro_average(np.concatenate(pool[RANK_DISTANCE]), question_languages),
         POOL_LOSS: float(np.concatenate(losses).mean()),
     }
     return {name: value for name, value in means.items() if value is not None}

@@ -55,10 +55,10 @@ class ValidationRecord:
 
     def cut(self, step: int) -> dict[int, ValidationRow]:
         """Remove failures and rows after `step`, from which training continues; returns the rest."""
-        kept = {at: row for at, row in self.results().items() if at <= step}
-        if kept != self.rows():
-            write_json_lines(self._path, kept.values(), checked=True)
-        return kept
+        remaining = {at: row for at, row in self.results().items() if at <= step}
+        if remaining != self.rows():
+            write_json_lines(self._path, remaining.values(), checked=True)
+        return remaining
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from enum import Enum
-from typing import NamedTuple
 
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
@@ -33,14 +32,6 @@ class PreemptionAction(Enum):
     CONTINUE = "continue"
     SAVE = "save, then continue"
     HOLD = "save, then wait for the end"
-
-
-class _Decision(NamedTuple):
-    """What rank 0 broadcasts."""
-
-    action: PreemptionAction
-    next_poll: int
-    """Step after which the ranks poll again."""
 
 
 def choose_action(
@@ -86,10 +77,9 @@ class PreemptionMonitor:
         info = ray.train.get_preemption_info()
         if info is not None and info.deadline_ms is not None:
             self.deadline = info.deadline_ms / 1e3
+        action: PreemptionAction
         decision = self._decide(step, noticed=info is not None) if self._is_rank_zero else None
-        decision = broadcast_from_rank_zero(decision)
-        self._next_poll = decision.next_poll
-        action: PreemptionAction = decision.action
+        action, self._next_poll = broadcast_from_rank_zero(decision)
         return action
 
     def mark_saved(self, seconds: float) -> None:
@@ -100,15 +90,16 @@ class PreemptionMonitor:
         """Wait until Ray Train ends this process; return a minute after deadline and grace if it does not."""
         time.sleep(max(0.0, (self.deadline or 0.0) - time.time()) + grace_seconds + _GIVE_UP_SECONDS)
 
-    def _decide(self, step: int, *, noticed: bool) -> _Decision:
+    def _decide(self, step: int, *, noticed: bool) -> tuple[PreemptionAction, int]:
+        """What to do now, and the step after which the ranks poll again."""
         now = time.monotonic()
         step_seconds = (now - self._last_poll_time) / max(1, step - self._last_poll)
         self._last_poll, self._last_poll_time = step, now
         next_poll = next_poll_step(step, step_seconds)
         if not noticed:
-            return _Decision(PreemptionAction.CONTINUE, next_poll)
+            return PreemptionAction.CONTINUE, next_poll
         seconds_left = None if self.deadline is None else self.deadline - time.time()
         action = choose_action(
             seconds_left, saved=self._saved, save_seconds=self._save_seconds, step_seconds=step_seconds
         )
-        return _Decision(action, next_poll)
+        return action, next_poll

@@ -7,6 +7,7 @@ import threading
 import time
 from itertools import pairwise
 
+import ray
 import ray.train
 import torch
 from ray.train.torch import get_device
