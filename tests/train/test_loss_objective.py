@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
 from hbt_ray.train.loss.info_nce import info_nce
 from hbt_ray.train.loss.inputs import LossInputs
 from hbt_ray.train.loss.objective import LossConfig, Objective
+from hbt_ray.train.loss.terms import Term
 
 
-class Length(Config):
+class Length(Term):
     """A term for these tests: the mean sum of the questions' numbers, divided by the temperature."""
-
-    weight: float = 1.0
-    required_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         return (inputs.questions / temperature).sum() / sum(rank_sizes)
