@@ -89,11 +89,11 @@ def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
         raise SourceError(f"{location}: {error.reason}; SQuAD's JSON is needed", code="NOT_SQUAD") from None
     is_version_2 = str(tree.get("version", "")).lower().startswith(("2", "v2"))
 
-    def nodes(numbered: tuple[int, Any]) -> list[_Node]:
+    def nodes(numbered: tuple[int, Any]) -> list[_JsonNode]:
         number, article = numbered
         where = f"{location}: data[{number}]"
         paragraphs = enumerate(member(article, "paragraphs", list, where))
-        return [_Node(f"{where}.paragraphs[{p}]", f"{number}.{p}", node, is_version_2) for p, node in paragraphs]
+        return [_JsonNode(f"{where}.paragraphs[{p}]", f"{number}.{p}", node, is_version_2) for p, node in paragraphs]
 
     for paragraphs in parse_rows(nodes, enumerate(articles)):
         if isinstance(paragraphs, BadRow):
@@ -102,21 +102,21 @@ def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
             yield from parse_rows(_paragraph, paragraphs)
 
 
-class _Node(NamedTuple):
+class _JsonNode(NamedTuple):
     where: str
     key: str
     content: Any
     is_version_2: bool
 
 
-def _paragraph(node: _Node) -> SquadParagraph:
+def _paragraph(node: _JsonNode) -> SquadParagraph:
     where, key, content, is_version_2 = node
     context, qas = member(content, "context", str, where), member(content, "qas", list, where)
-    questions = [_Node(f"{where}.qas[{q}]", key, qa, is_version_2) for q, qa in enumerate(qas)]
+    questions = [_JsonNode(f"{where}.qas[{q}]", key, qa, is_version_2) for q, qa in enumerate(qas)]
     return SquadParagraph(where, key, context, content.get("sentence_breaks"), list(parse_rows(_question, questions)))
 
 
-def _question(node: _Node) -> SquadQuestion:
+def _question(node: _JsonNode) -> SquadQuestion:
     where, _, qa, is_version_2 = node
     if _is_unanswerable(qa, is_version_2):
         raise BadRowError(where, UNANSWERABLE)
