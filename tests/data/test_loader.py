@@ -21,7 +21,7 @@ from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import write_checked_json
-from tests.data.test_relevant_passages import made as prepared
+from tests.data.test_relevant_passages import prepare_rows
 from tests.refusals import refused
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
@@ -46,8 +46,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tokenis
 def test_negatives_are_passages_in_the_language_of_their_row(
     world: tuple[Path, Path, TokenisingConfig], policy: str
 ) -> None:
-    path, mined, how = world
-    loader = Loader(LoaderConfig(path, PlanConfig(policy=policy, batch_size=12, negatives=2), how, negatives=mined))
+    path, mined, tokenising = world
+    loader = Loader(
+        LoaderConfig(path, PlanConfig(policy=policy, batch_size=12, negatives=2), tokenising, negatives=mined)
+    )
     store = Store(path)
     for step in range(6):
         planned, batch = loader.plan.batch(step).slice(1, 2), loader.rank_batch(step, 1, 2)
@@ -64,14 +66,16 @@ def test_negatives_are_passages_in_the_language_of_their_row(
             row, in_language = np.array([item]), np.array([code], np.int16)
             texts += store.texts_of("colours", "passage", row, in_language, loader.plan.languages)
             assert key == store.passage_keys("colours", row)[0]
-        expected = tokenise(how.tokenizer_json, how.passage_prompt, texts, how.max_passage_length)
+        expected = tokenise(tokenising.tokenizer_json, tokenising.passage_prompt, texts, tokenising.max_passage_length)
         assert np.array_equal(batch.texts["negatives"].flat_ids(), expected.ids)
         assert np.array_equal(batch.texts["negatives"].lengths[items >= 0], expected.lengths)
 
 
 def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Path, TokenisingConfig]) -> None:
-    path, mined, how = world
-    loader = Loader(LoaderConfig(path, PlanConfig(policy="mono", batch_size=60, negatives=1), how, negatives=mined))
+    path, mined, tokenising = world
+    loader = Loader(
+        LoaderConfig(path, PlanConfig(policy="mono", batch_size=60, negatives=1), tokenising, negatives=mined)
+    )
     batches = [loader.rank_batch(0, rank, 60) for rank in range(60)]
     without = [batch for batch in batches if batch.items[0] % 3 == 0]
     assert len(without) == 20
@@ -85,11 +89,11 @@ def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Pat
 def test_datasets_with_different_numbers_of_right_passages_share_a_window(tmp_path: Path) -> None:
     rows = [("one", f"o{n}", "en", f"question {n}", f"passage {n}", f"q{n}", f"p{n}") for n in range(8)]
     rows += [("three", f"t{n}", "en", f"more {n}", f"text {n}", f"r{n // 3}", f"s{n}") for n in range(9)]
-    store = prepared(tmp_path, rows)
+    store = prepare_rows(tmp_path, rows)
     assert sorted(info.max_right for info in store.manifest.datasets) == [1, 3]
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising_config(build_encoder(config, store.sample_texts(("en",))), config)
-    loader = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=4), how))
+    tokenising = tokenising_config(build_encoder(config, store.sample_texts(("en",))), config)
+    loader = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=4), tokenising))
     batches = list(from_table(to_table(loader.rank_batches(range(12), 0, 1))))
     assert {batch.dataset for batch in batches} == {"one", "three"}
     for batch in batches:
@@ -115,9 +119,11 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def auxiliary_texts(how: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
+def auxiliary_texts(tokenising: TokenisingConfig, teacher: TokenisingConfig) -> tuple[AuxiliaryTexts, ...]:
     return (
-        AuxiliaryTexts("question_translations", "question", "other", how.tokenizer_json, how.question_prompt, 12),
+        AuxiliaryTexts(
+            "question_translations", "question", "other", tokenising.tokenizer_json, tokenising.question_prompt, 12
+        ),
         AuxiliaryTexts("teacher_passages", "passage", "exactly:en", teacher.tokenizer_json, "passage: ", 9),
     )
 
@@ -128,12 +134,12 @@ def test_auxiliary_texts_are_the_rows_in_the_language_of_their_translation(
     world: tuple[Path, Path, TokenisingConfig], sparse: Path, world_size: int, languages: tuple[str, ...]
 ) -> None:
     """For 10 rows: uneven slices, and one without a row; with a teacher's tokenizer that is not the student's."""
-    how, store = world[2], Store(sparse)
+    tokenising, store = world[2], Store(sparse)
     small = ModelConfig(layers=1, width=32, heads=2, vocabulary=150)
     teacher = tokenising_config(build_encoder(small, store.sample_texts(("en",))), small)
-    assert teacher.tokenizer_json != how.tokenizer_json
+    assert teacher.tokenizer_json != tokenising.tokenizer_json
     plan = PlanConfig(policy="hybrid", batch_size=10, languages=languages)
-    loader = Loader(LoaderConfig(sparse, plan, how, auxiliary_texts=auxiliary_texts(how, teacher)))
+    loader = Loader(LoaderConfig(sparse, plan, tokenising, auxiliary_texts=auxiliary_texts(tokenising, teacher)))
     ranks = [loader.rank_batches(range(5, 14), rank, world_size) for rank in range(world_size)]
     seen = set()
     for parts in zip(*ranks, strict=True):
@@ -142,7 +148,7 @@ def test_auxiliary_texts_are_the_rows_in_the_language_of_their_translation(
             codes = np.concatenate([getattr(part, column) for part in parts])
             assert codes.dtype == np.int64
             assert np.array_equal(codes, getattr(whole, column))
-        for auxiliary in auxiliary_texts(how, teacher):
+        for auxiliary in auxiliary_texts(tokenising, teacher):
             sampler = TranslationSampler(
                 loader.plan.datasets[0], loader.plan.languages, auxiliary.side, TranslationRule.parse(auxiliary.rule), 0
             )
@@ -175,13 +181,13 @@ def text(store: Store, item: int, side: str, language: str) -> str:
 def test_scores_come_with_the_rows_where_they_are_asked_for(
     world: tuple[Path, Path, TokenisingConfig], tmp_path: Path
 ) -> None:
-    path, without, how = world
+    path, without, tokenising = world
     table = (np.arange(60)[:, None] + np.array([2, 17, 31])) % 60
     table[::3] = -1
     scored = TeacherScores(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
     mined = write_negatives(tmp_path / "mined", Store(path).manifest, {"colours": table}, {"colours": scored})
     plan = PlanConfig(batch_size=12, negatives=2)
-    loader = Loader(LoaderConfig(path, plan, how, negatives=mined, teacher_scores=True))
+    loader = Loader(LoaderConfig(path, plan, tokenising, negatives=mined, teacher_scores=True))
     for batch in loader.rank_batches(range(6), 2, 5):
         negatives = loader.plan.batch(batch.step).slice(2, 5).negatives
         expected = np.column_stack([batch.items, np.where(negatives < 0, np.nan, negatives / 100)])
@@ -189,30 +195,34 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
         assert batch.teacher_scores.dtype == np.float32
     assert loader.rank_batch(0, 12, 13).teacher_scores.shape == (1, 3)
     assert loader.rank_batch(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
-    assert Loader(LoaderConfig(path, plan, how, negatives=mined)).rank_batch(0, 0, 1).teacher_scores.shape == (0, 0)
+    without_scores = Loader(LoaderConfig(path, plan, tokenising, negatives=mined)).rank_batch(0, 0, 1)
+    assert without_scores.teacher_scores.shape == (0, 0)
     with refused(NegativesError, "NO_TEACHER_SCORES", "holds no scores for colours"):
-        Loader(LoaderConfig(path, plan, how, negatives=without, teacher_scores=True))
+        Loader(LoaderConfig(path, plan, tokenising, negatives=without, teacher_scores=True))
 
 
 def test_auxiliary_texts_with_invalid_rules_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
-    path, _, how = world
-    auxiliary = AuxiliaryTexts("question_translations", "question", "any", how.tokenizer_json, "", 12)
+    path, _, tokenising = world
+    auxiliary = AuxiliaryTexts("question_translations", "question", "any", tokenising.tokenizer_json, "", 12)
     with refused(PlanError, "TRANSLATION_RULE", "'any'"):
-        Loader(LoaderConfig(path, PlanConfig(), how, auxiliary_texts=(auxiliary,)))
+        Loader(LoaderConfig(path, PlanConfig(), tokenising, auxiliary_texts=(auxiliary,)))
 
 
 def test_a_translation_that_the_manifest_only_promises_is_an_error(
     world: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
 ) -> None:
-    how, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
-    told = json.loads((damaged / "manifest.json").read_text())
-    for group in told["datasets"][0]["groups"]:
+    tokenising, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    for group in manifest["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)
-    write_checked_json(damaged / "manifest.json", told)
-    auxiliary = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "", 12)
+    write_checked_json(damaged / "manifest.json", manifest)
+    auxiliary = AuxiliaryTexts("teacher_passages", "passage", "exactly:en", tokenising.tokenizer_json, "", 12)
     loader = Loader(
         LoaderConfig(
-            damaged, PlanConfig(policy="mono", languages=("de",), batch_size=30), how, auxiliary_texts=(auxiliary,)
+            damaged,
+            PlanConfig(policy="mono", languages=("de",), batch_size=30),
+            tokenising,
+            auxiliary_texts=(auxiliary,),
         )
     )
     with refused(StoreError, "MISSING_TEXT", "lacks values of passage.en", "hbt store verify"):

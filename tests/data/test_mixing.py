@@ -26,7 +26,7 @@ STAGES = st.lists(st.tuples(st.integers(1, 80), SHARES), max_size=4).map(
 )
 
 
-def of_step(alpha: Alpha, step: int) -> float:
+def alpha_at(alpha: Alpha, step: int) -> float:
     """The plain meaning."""
     if isinstance(alpha, Ramp):
         return alpha.start + (alpha.end - alpha.start) * min(step, alpha.steps) / alpha.steps
@@ -38,10 +38,10 @@ def of_step(alpha: Alpha, step: int) -> float:
 @given(alpha=st.one_of(SHARES, RAMPS, STAGES), key=st.integers(0, 2**64 - 1))
 @settings(max_examples=80, deadline=None)
 def test_every_window_is_off_by_less_than_one(alpha: Alpha, key: int) -> None:
-    made = alpha_split(alpha, key)
-    counts = np.array([made.count(turns) for turns in range(401)])
+    split = alpha_split(alpha, key)
+    counts = np.array([split.count(turns) for turns in range(401)])
     assert set(np.diff(counts)) <= {0, 1}
-    errors = counts - np.concatenate([[0.0], np.cumsum([of_step(alpha, step) for step in range(400)])])
+    errors = counts - np.concatenate([[0.0], np.cumsum([alpha_at(alpha, step) for step in range(400)])])
     assert errors.max() - errors.min() < 1 + 1e-9
 
 
@@ -57,9 +57,9 @@ class Holder(Config):
         ("alpha={stages: [{from_step: 0, alpha: 1}, {from_step: 9, alpha: 0.5}]}", (1, 0.5), "1, then 0.5"),
     ],
 )
-def test_forms_of_the_configuration(written: str, between: tuple[float, ...], shown: str) -> None:
+def test_forms_of_the_configuration(written: str, values: tuple[float, ...], shown: str) -> None:
     alpha = Holder.make({}, "test", (written,)).alpha
-    assert alpha_values(alpha) == between
+    assert alpha_values(alpha) == values
     assert (f"{alpha:g}" if isinstance(alpha, float) else str(alpha)) == shown
 
 

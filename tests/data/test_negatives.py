@@ -20,14 +20,14 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from hbt_ray.storage import write_checked_json
-from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, manifest, plan, rows, spoken
+from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, item_languages, make_plan, manifest, rows
 from tests.refusals import refused
 from tests.worlds import write_negatives
 
 KEEP = 6
 
 
-def made_up(num_items: int, keep: int = KEEP, seed: int = 0) -> Indices:
+def random_negatives(num_items: int, keep: int = KEEP, seed: int = 0) -> Indices:
     """Distinct other items, then -1: from none at all to `keep`."""
     rng = np.random.default_rng(seed)
     found = np.full((num_items, keep), -1, dtype=np.int64)
@@ -46,11 +46,11 @@ def store() -> Manifest:
 @pytest.fixture(scope="module")
 def mined(store: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Negatives:
     folder = tmp_path_factory.mktemp("negatives") / "mined"
-    write_negatives(folder, store, {"set0": made_up(691), "set1": made_up(40)})
+    write_negatives(folder, store, {"set0": random_negatives(691), "set1": random_negatives(40)})
     return Negatives.open(folder, store)
 
 
-def planned(store: Manifest, mined: Negatives, per_row: int = 2, **settings: object) -> Plan:
+def plan_with_negatives(store: Manifest, mined: Negatives, per_row: int = 2, **settings: object) -> Plan:
     return Plan(store, PlanConfig(**{"batch_size": 24, "negatives": per_row, **settings}), mined)
 
 
@@ -63,13 +63,13 @@ def test_what_was_written_comes_back(mined: Negatives) -> None:
         found = mined.table(name)
         assert found is not None
         assert found.dtype == np.int64
-        assert np.array_equal(found, made_up(num_items))
+        assert np.array_equal(found, random_negatives(num_items))
     assert mined.table("set2") is None
 
 
 def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) -> None:
     folder = tmp_path / "mined"
-    write_negatives(folder, store, {"set1": made_up(40)})
+    write_negatives(folder, store, {"set1": random_negatives(40)})
     with refused(NegativesError, "NEGATIVES_OF_OTHER_STORE"):
         Negatives.open(folder, manifest(GROUPS))
     with refused(NegativesError, "NO_NEGATIVES", "hbt mine STORE MODEL"):
@@ -85,20 +85,20 @@ def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) ->
     file.unlink()
     with refused(NegativesError, "DAMAGED_FILE", "set1.arrow"):
         Negatives.open(folder, store)
-    write_negatives(folder, store, {"set1": made_up(39)})
+    write_negatives(folder, store, {"set1": random_negatives(39)})
     with refused(NegativesError, "DAMAGED_FILE", "234 numbers for 40 items with 6 negatives each"):
         Negatives.open(folder, store)
-    told = folder / "negatives.json"
-    write_checked_json(told, json.loads(told.read_text().replace('"name": "set1"', '"name": "set9"')))
+    manifest_path = folder / "negatives.json"
+    write_checked_json(manifest_path, json.loads(manifest_path.read_text().replace('"name": "set1"', '"name": "set9"')))
     with refused(NegativesError, "DAMAGED_FILE", "negatives.json", "the store has no dataset 'set9'"):
         Negatives.open(folder, store)
     for text in ("{}", "[", '{"version": 1}'):
-        told.write_text(text)
+        manifest_path.write_text(text)
         with refused(NegativesError, "DAMAGED_FILE", "negatives.json"):
             Negatives.open(folder, store)
 
 
-def made_up_scores(table: Indices, seed: int = 0) -> TeacherScores:
+def random_scores(table: Indices, seed: int = 0) -> TeacherScores:
     """NaN where there is no negative, and for every seventh item."""
     rng = np.random.default_rng(seed)
     positive, negatives = rng.random(len(table), np.float32), rng.random(table.shape, np.float32)
@@ -111,17 +111,17 @@ def made_up_scores(table: Indices, seed: int = 0) -> TeacherScores:
 def test_scores_are_those_of_the_sampled_negatives(
     store: Manifest, tmp_path_factory: pytest.TempPathFactory, step: int, world_size: int, per_row: int
 ) -> None:
-    tables = {"set0": made_up(691), "set1": made_up(40)}
-    scored = {name: made_up_scores(table) for name, table in tables.items()}
+    tables = {"set0": random_negatives(691), "set1": random_negatives(40)}
+    scored = {name: random_scores(table) for name, table in tables.items()}
     folder = tmp_path_factory.getbasetemp() / "scored"
     if not folder.exists():
         write_negatives(folder, store, tables, scored)
     mined = require_scores(Negatives.open(folder, store))
-    whole = planned(store, mined, per_row).batch(step)
-    table, given_ = tables[whole.dataset], scored[whole.dataset]
+    whole = plan_with_negatives(store, mined, per_row).batch(step)
+    table, teacher = tables[whole.dataset], scored[whole.dataset]
     expected = [
-        [given_.positive[item]]
-        + [given_.negatives[item, table[item].tolist().index(pick)] if pick >= 0 else np.nan for pick in sampled]
+        [teacher.positive[item]]
+        + [teacher.negatives[item, table[item].tolist().index(pick)] if pick >= 0 else np.nan for pick in sampled]
         for (item, _, _), sampled in full_rows(whole)
     ]
     slices = [whole.slice(rank, world_size) for rank in range(world_size)]
@@ -131,26 +131,24 @@ def test_scores_are_those_of_the_sampled_negatives(
 
 
 def test_folders_without_scores_are_refused_where_scores_are_asked_for(store: Manifest, tmp_path: Path) -> None:
-    tables = {"set0": made_up(691), "set1": made_up(40)}
-    write_negatives(tmp_path / "mined", store, tables, {"set1": made_up_scores(tables["set1"])})
+    tables = {"set0": random_negatives(691), "set1": random_negatives(40)}
+    write_negatives(tmp_path / "mined", store, tables, {"set1": random_scores(tables["set1"])})
     mined = Negatives.open(tmp_path / "mined", store)
     with refused(NegativesError, "NO_TEACHER_SCORES", "mined: holds no scores for set0"):
         require_scores(mined)
     assert np.isnan(mined.scores("set0", np.arange(5), tables["set0"][:5])).all()
     with refused(NegativesError, "NO_TEACHER_SCORES"):
         require_scores(None)
-    write_negatives(
-        tmp_path / "short", store, {"set1": tables["set1"]}, {"set1": made_up_scores(tables["set1"][:, :2])}
-    )
+    write_negatives(tmp_path / "short", store, {"set1": tables["set1"]}, {"set1": random_scores(tables["set1"][:, :2])})
     with refused(NegativesError, "DAMAGED_FILE", "set1.arrow", "[40, 80] scores instead of [40, 240]"):
         Negatives.open(tmp_path / "short", store)
 
 
 def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_path: Path) -> None:
-    told = write_negatives(tmp_path / "mined", store, {"set1": made_up(40)}) / "negatives.json"
-    old = json.loads(told.read_text())
+    manifest_path = write_negatives(tmp_path / "mined", store, {"set1": random_negatives(40)}) / "negatives.json"
+    old = json.loads(manifest_path.read_text())
     assert old.pop("teacher") == ""
-    write_checked_json(told, {**old, "version": 1})
+    write_checked_json(manifest_path, {**old, "version": 1})
     with refused(NegativesError, "LAYOUT_VERSION", "layout version 1, this hbt_ray reads 3"):
         Negatives.open(tmp_path / "mined", store)
 
@@ -159,16 +157,19 @@ def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_pa
 def test_sampled_negatives_are_mined_for_the_item_and_exist_in_the_language_of_its_passage(
     store: Manifest, mined: Negatives, settings: dict[str, object]
 ) -> None:
-    made, plain = planned(store, mined, per_row=3, **settings), plan(GROUPS, [(("de", "en"), 40)], **settings)
+    plan, plain = (
+        plan_with_negatives(store, mined, per_row=3, **settings),
+        make_plan(GROUPS, [(("de", "en"), 40)], **settings),
+    )
     for step in range(40):
-        batch = made.batch(step)
+        batch = plan.batch(step)
         assert rows(batch) == rows(plain.batch(step))
         table = mined.table(batch.dataset)
         assert table is not None
         groups = GROUPS if batch.dataset == "set0" else [(("de", "en"), 40)]
         for (item, _, passage), sampled in full_rows(batch):
-            language = made.languages[passage]
-            eligible = [n for n in table[item].tolist() if n >= 0 and language in spoken(n, groups)]
+            language = plan.languages[passage]
+            eligible = [n for n in table[item].tolist() if n >= 0 and language in item_languages(n, groups)]
             assert len([n for n in sampled if n >= 0]) == len(set(sampled) & set(eligible)) == min(3, len(eligible))
             assert sampled == sorted(sampled, key=lambda n: n < 0)  # -1 only at the end.
 
@@ -178,18 +179,19 @@ def test_sampled_negatives_are_mined_for_the_item_and_exist_in_the_language_of_i
 def test_slices_of_all_ranks_are_the_global_batch(
     store: Manifest, mined: Negatives, step: int, world_size: int, per_row: int, seed: int
 ) -> None:
-    whole = planned(store, mined, per_row, seed=seed).batch(step)
+    whole = plan_with_negatives(store, mined, per_row, seed=seed).batch(step)
     assert whole.negatives.shape == (24, per_row)
     slices = [
-        planned(store, mined, per_row, seed=seed).batch(step).slice(rank, world_size) for rank in range(world_size)
+        plan_with_negatives(store, mined, per_row, seed=seed).batch(step).slice(rank, world_size)
+        for rank in range(world_size)
     ]
     assert [row for part in slices for row in full_rows(part)] == full_rows(whole)
 
 
 def test_a_resume_at_any_step_sees_the_rest(store: Manifest, mined: Negatives) -> None:
-    undisturbed = [full_rows(planned(store, mined).batch(step)) for step in range(20)]
+    undisturbed = [full_rows(plan_with_negatives(store, mined).batch(step)) for step in range(20)]
     for start in range(20):
-        resumed = planned(store, mined)
+        resumed = plan_with_negatives(store, mined)
         assert [full_rows(resumed.batch(step)) for step in range(start, 20)] == undisturbed[start:]
 
 
@@ -198,14 +200,14 @@ def test_a_resume_at_any_step_sees_the_rest(store: Manifest, mined: Negatives) -
 def test_epochs_go_round_all_negatives_of_an_item(tmp_path: Path, per_row: int, settings: dict[str, object]) -> None:
     size = 30
     store = manifest([(("de", "en"), size)])
-    table = made_up(size)
+    table = random_negatives(size)
     write_negatives(tmp_path / "mined", store, {"set0": table})
-    made = Plan(
+    plan = Plan(
         store, PlanConfig(batch_size=5, negatives=per_row, **settings), Negatives.open(tmp_path / "mined", store)
     )
     seen: defaultdict[tuple[str, int], list[list[int]]] = defaultdict(list)
     for step in range(24 * size // 5):
-        batch = made.batch(step)
+        batch = plan.batch(step)
         for (item, _, _), sampled in full_rows(batch):
             seen[batch.language, item].append([number for number in sampled if number >= 0])
     starts = set()
@@ -225,31 +227,31 @@ def test_batches_without_negatives_are_those_from_before_there_were_any() -> Non
     digest = hashlib.sha256()
     for settings_ in POLICIES:
         for run_length in (1, 4):
-            made = plan(GROUPS, [(("de", "en"), 40)], run_length=run_length, **settings_)
+            plan = make_plan(GROUPS, [(("de", "en"), 40)], run_length=run_length, **settings_)
             for step in [*range(30), 10**6]:
-                batch = made.batch(step)
+                batch = plan.batch(step)
                 assert batch.negatives.shape == (24, 0)
                 digest.update(repr((batch.step, batch.kind, batch.dataset, batch.language)).encode())
                 for column in (batch.items, batch.question_languages, batch.passage_languages):
                     digest.update(column.tobytes())
     assert digest.hexdigest()[:16] == "9012aa6b682e344e"
-    assert plan().fingerprint == "6d2fc785fc35871f"
+    assert make_plan().fingerprint == "6d2fc785fc35871f"
 
 
 def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp_path: Path) -> None:
-    made = planned(store, mined)
-    made.require(planned(store, mined).identity, 5)
-    write_negatives(tmp_path / "other", store, {"set0": made_up(691, seed=1)})
-    other = planned(store, Negatives.open(tmp_path / "other", store))
+    plan = plan_with_negatives(store, mined)
+    plan.require(plan_with_negatives(store, mined).identity, 5)
+    write_negatives(tmp_path / "other", store, {"set0": random_negatives(691, seed=1)})
+    other = plan_with_negatives(store, Negatives.open(tmp_path / "other", store))
     with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives_data="):
-        made.require(other.identity, 5)
+        plan.require(other.identity, 5)
     with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=2, this run has 3"):
-        planned(store, mined, 3).require(made.identity, 5)
+        plan_with_negatives(store, mined, 3).require(plan.identity, 5)
     without = Plan(store, PlanConfig(batch_size=24))
     with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=0, this run has 2"):
-        made.require(without.identity, 5)
+        plan.require(without.identity, 5)
     with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=2, this run has 0"):
-        without.require(made.identity, 5)
+        without.require(plan.identity, 5)
     without.require({**without.identity, "negatives": 0}, 5)
 
 
@@ -260,13 +262,13 @@ def test_settings_that_contradict_the_folder_are_refused(
         Plan(store, PlanConfig(negatives=2))
     with refused(PlanError, "PLAN_NEGATIVES", "while plan.negatives is 0"):
         Plan(store, PlanConfig(), mined)
-    write_negatives(tmp_path / "part", store, {"set1": made_up(40)})
+    write_negatives(tmp_path / "part", store, {"set1": random_negatives(40)})
     part = Negatives.open(tmp_path / "part", store)
     with refused(PlanError, "PLAN_NEGATIVES", "(set0)"):
-        planned(store, part, dataset_weights={"set1": 0})
-    made = planned(store, part)
+        plan_with_negatives(store, part, dataset_weights={"set1": 0})
+    plan = plan_with_negatives(store, part)
     assert "no negatives were mined for set0" in caplog.text
-    for batch in map(made.batch, range(30)):
+    for batch in map(plan.batch, range(30)):
         assert (batch.negatives >= 0).any() == (batch.dataset == "set1")
 
 
@@ -282,7 +284,7 @@ def test_items_exist_in_the_languages_of_their_groups(data: st.DataObject) -> No
     items = rng.integers(-1, sum(sizes), (200, 3))
     codes = rng.integers(0, len(ELEVEN), 200).astype(np.int16)
     expected = [
-        [n >= 0 and ELEVEN[code] in spoken(n, groups) for n in row]
+        [n >= 0 and ELEVEN[code] in item_languages(n, groups) for n in row]
         for row, code in zip(items.tolist(), codes, strict=True)
     ]
     assert index.exist_in(items, codes).tolist() == expected

@@ -30,7 +30,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] | str) -> Path:
     return path
 
 
-def made(tmp_path: Path, rows: list[dict[str, Any]] | str = ROWS, **settings: Any) -> PrepareResult:
+def prepare_rows(tmp_path: Path, rows: list[dict[str, Any]] | str = ROWS, **settings: Any) -> PrepareResult:
     source = {"kind": "table", "name": "facts", "path": str(jsonl(tmp_path / "rows.jsonl", rows))}
     source |= settings.pop("source", {})
     return prepare(StoreConfig.make({"path": str(tmp_path / "store"), "sources": [source], **settings}, "test"))
@@ -48,7 +48,7 @@ def texts(path: Path) -> set[tuple[str, str, str]]:
 
 
 def test_every_row_can_be_read_back(tmp_path: Path) -> None:
-    prepared = made(tmp_path, shard_items=6)
+    prepared = prepare_rows(tmp_path, shard_items=6)
     assert (prepared.num_read, prepared.num_kept, sum(prepared.rejected.values())) == (len(ROWS), len(ROWS), 0)
     (info,) = prepared.manifest.datasets
     assert info.items_by_language == {"de": 15, "en": 20, "pt-BR": 5, "zh-Hant": 15}
@@ -57,35 +57,35 @@ def test_every_row_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_languages_can_be_renamed(tmp_path: Path) -> None:
-    prepared = made(tmp_path, languages={"zh_hant": "zh", "PT-br": "pt"})
+    prepared = prepare_rows(tmp_path, languages={"zh_hant": "zh", "PT-br": "pt"})
     assert prepared.manifest.datasets[0].items_by_language == {"de": 15, "en": 20, "pt": 5, "zh": 15}
     wanted = {"zh-Hant": "zh", "pt-BR": "pt"}
     given = {(wanted.get(row["language"], row["language"]), row["question"], row["passage"]) for row in ROWS}
     assert texts(tmp_path / "store") == given
     with pytest.raises(StoreError) as caught:
-        made(tmp_path)
+        prepare_rows(tmp_path)
     assert caught.value.code == "OTHER_STORE"
     with pytest.raises(ConfigError, match=r"languages\.de: .*german"):
-        made(tmp_path, languages={"de": "german"})
+        prepare_rows(tmp_path, languages={"de": "german"})
 
 
 def test_a_language_that_is_not_a_tag_can_be_renamed(tmp_path: Path) -> None:
     names = {"de": "german", "en": "eng_Latn", "zh-Hant": "iw", "pt-BR": "nonsense"}
     rows = [{**row, "language": names[row["language"]]} for row in ROWS]
-    prepared = made(tmp_path, rows, languages={"german": "deu", "iw": "yi"}, max_rejected=1)
+    prepared = prepare_rows(tmp_path, rows, languages={"german": "deu", "iw": "yi"}, max_rejected=1)
     assert prepared.manifest.datasets[0].items_by_language == {"de": 15, "en": 20, "yi": 15}
     assert prepared.rejected == {"language is no BCP-47 tag": 5}
 
 
 def test_two_spellings_of_a_language_are_one(tmp_path: Path) -> None:
     rows = [{**row, "language": {"en": "eng_Latn"}.get(row["language"], row["language"])} for row in ROWS[::2]]
-    prepared = made(tmp_path, [*rows, *ROWS[1::2]])
+    prepared = prepare_rows(tmp_path, [*rows, *ROWS[1::2]])
     assert prepared.manifest.languages == ("de", "en", "pt-BR", "zh-Hant")
     assert prepared.num_kept == len(ROWS)
 
 
 def test_cross_lingual_rows_join_versions_of_one_item(tmp_path: Path) -> None:
-    made(tmp_path)
+    prepare_rows(tmp_path)
     store = Store(tmp_path / "store")
     plan = Plan(store.manifest, PlanConfig(policy="cross", batch_size=20))
     answers = {(row["question"], row["item_id"]): row for row in ROWS}
@@ -100,7 +100,7 @@ def test_cross_lingual_rows_join_versions_of_one_item(tmp_path: Path) -> None:
 
 
 def test_items_with_equal_passages_share_a_key(tmp_path: Path) -> None:
-    made(tmp_path)
+    prepare_rows(tmp_path)
     store = Store(tmp_path / "store")
     plan = Plan(store.manifest, PlanConfig(policy="mono", batch_size=15, languages=("de",)))
     read = store.texts(plan.batch(0), plan.languages)
@@ -112,7 +112,7 @@ def test_items_with_equal_passages_share_a_key(tmp_path: Path) -> None:
 
 def test_passage_ids_are_shared_over_languages(tmp_path: Path) -> None:
     rows = [{**row, "doc": f"d{int(row['item_id'][1:]) // 4}"} for row in ROWS]
-    made(tmp_path, rows, source={"columns": {"passage_id": "doc"}})
+    prepare_rows(tmp_path, rows, source={"columns": {"passage_id": "doc"}})
     store = Store(tmp_path / "store")
     read = store.texts(
         Plan(store.manifest, PlanConfig(policy="mono", batch_size=20, languages=("en",))).batch(0), ("en",)
@@ -122,7 +122,7 @@ def test_passage_ids_are_shared_over_languages(tmp_path: Path) -> None:
 
 
 def test_preparing_again_changes_nothing_and_another_store_is_not_replaced(tmp_path: Path) -> None:
-    first = made(tmp_path)
+    first = prepare_rows(tmp_path)
     manifest = (tmp_path / "store" / "manifest.json").read_bytes()
     again = prepare(StoreConfig.make(_config(tmp_path), "test"))
     assert again.already_existed
@@ -135,14 +135,14 @@ def test_preparing_again_changes_nothing_and_another_store_is_not_replaced(tmp_p
 
 def test_the_same_sources_give_the_same_store(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    assert made(tmp_path).manifest.checksum == made(tmp_path / "other").manifest.checksum
+    assert prepare_rows(tmp_path).manifest.checksum == prepare_rows(tmp_path / "other").manifest.checksum
 
 
 def test_a_folder_that_is_not_a_store_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "thesis.tex").write_text("years of work")
     with pytest.raises(StoreError) as caught:
-        made(tmp_path)
+        prepare_rows(tmp_path)
     assert caught.value.code == "NOT_A_STORE"
     assert (tmp_path / "store" / "thesis.tex").read_text() == "years of work"
 
@@ -162,14 +162,14 @@ def test_a_folder_that_is_not_a_store_is_not_changed(tmp_path: Path) -> None:
 def test_invalid_rows_are_reported_with_their_reason(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     bad = {"item_id": "new", "language": "en", "question": "q", "passage": "p", **change}
     with pytest.raises(SourceError) as caught:
-        made(tmp_path, [*ROWS, bad])
+        prepare_rows(tmp_path, [*ROWS, bad])
     assert caught.value.code == "REJECTED_ROWS"
     assert f"rows.jsonl:56: {reason}" in str(caught.value)
     assert not (tmp_path / "store" / "manifest.json").exists()
     (record,) = [json.loads(line) for line in (tmp_path / "store" / "rejected.jsonl").read_text().splitlines()]
     assert record["reason"] == reason
 
-    prepared = made(tmp_path, [*ROWS, bad], max_rejected=0.1)
+    prepared = prepare_rows(tmp_path, [*ROWS, bad], max_rejected=0.1)
     assert prepared.num_read == prepared.num_kept + 1
     assert prepared.rejected == {reason: 1}
     assert reason in (tmp_path / "store" / "rejected.jsonl").read_text()
@@ -183,7 +183,7 @@ def test_parquet_with_other_column_names(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     source = {"path": str(tmp_path / "rows.parquet"), "columns": names}
-    prepared = made(tmp_path, source=source)
+    prepared = prepare_rows(tmp_path, source=source)
     assert [info.name for info in prepared.manifest.datasets] == ["o0", "o1"]
 
 
@@ -202,7 +202,7 @@ def test_squad_files_are_joined_by_question_id(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_damaged_store_is_named(tmp_path: Path) -> None:
-    made(tmp_path)
+    prepare_rows(tmp_path)
     codes = []
     (tmp_path / "store" / "facts" / "00000.arrow").unlink()
     for path in (tmp_path / "store", tmp_path / "nowhere", tmp_path / "store"):
@@ -241,7 +241,7 @@ def _config(tmp_path: Path) -> dict[str, Any]:
 def test_items_that_overlap_with_evaluation_data_are_removed_in_all_languages(tmp_path: Path) -> None:
     held_out = [{"item_id": "x", "language": "en", "question": "Q3 EN?!", "passage": "another text"}]
     evaluation = {"kind": "table", "name": "test", "path": str(jsonl(tmp_path / "test.jsonl", held_out))}
-    prepared = made(tmp_path, decontaminate=[evaluation])
+    prepared = prepare_rows(tmp_path, decontaminate=[evaluation])
     assert prepared.overlapping == {"facts": 3}
     assert prepared.num_read == prepared.num_kept + 3
     (record,) = [json.loads(line) for line in (tmp_path / "store" / "removed.jsonl").read_text().splitlines()]
@@ -250,5 +250,5 @@ def test_items_that_overlap_with_evaluation_data_are_removed_in_all_languages(tm
     everything = [{"item_id": str(n), "language": "en", "question": f"q{n} en", "passage": "p"} for n in range(20)]
     jsonl(tmp_path / "test.jsonl", everything)
     with pytest.raises(SourceError) as caught:
-        made(tmp_path, decontaminate=[evaluation], path=str(tmp_path / "nothing"))
+        prepare_rows(tmp_path, decontaminate=[evaluation], path=str(tmp_path / "nothing"))
     assert caught.value.code == "NO_ROWS"

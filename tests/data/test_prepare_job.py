@@ -49,14 +49,14 @@ EVALUATION = [row("x", "en", "i11 en"), row("y", "ar", "i3 ar")]
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> str:
-    columns = {key: "" for one in rows for key in one}
-    path.write_text("".join(json.dumps({**columns, **one}) + "\n" for one in rows), encoding="utf-8")
+    columns = {key: "" for record in rows for key in record}
+    path.write_text("".join(json.dumps({**columns, **record}) + "\n" for record in rows), encoding="utf-8")
     return str(path)
 
 
 def store_config(folder: Path, rows: list[dict[str, str]] = ROWS, name: str = "store", **more: Any) -> StoreConfig:
     folder.mkdir(exist_ok=True)
-    columns = {use: use for use in ("dataset", "passage_id", "answer") if any(use in one for one in rows)}
+    columns = {use: use for use in ("dataset", "passage_id", "answer") if any(use in record for record in rows)}
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     sources = [
         {"kind": "table", "name": f"s{n}", "path": write(folder / f"s{n}.jsonl", half), "columns": columns}
@@ -78,15 +78,15 @@ def contents(path: str) -> dict[str, bytes]:
 
 def stored(path: str) -> Counter[tuple[str, ...]]:
     """(dataset, item, language, question, passage, answer) of every row of a store."""
-    found: Counter[tuple[str, ...]] = Counter()
+    stored_rows: Counter[tuple[str, ...]] = Counter()
     for file in Path(path).glob("*/*.arrow"):
         for item in pa.ipc.open_file(file).read_all().to_pylist():
             for column, question in item.items():
                 side, _, language = column.partition(".")
                 if side == "question" and question is not None:
                     texts = (question, item[f"passage.{language}"], item.get(f"answer.{language}") or "")
-                    found[file.parent.name, item["item_id"], language, *texts] += 1
-    return found
+                    stored_rows[file.parent.name, item["item_id"], language, *texts] += 1
+    return stored_rows
 
 
 @pytest.fixture
@@ -98,13 +98,13 @@ def many_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_store_does_not_depend_on_the_number_of_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [store_config(tmp_path, name=f"store{size}") for size in (_BUCKET_BYTES, 4_096, 256)]
-    numbers, made = [], []
+    numbers, results = [], []
     for config, size in zip(configs, (_BUCKET_BYTES, 4_096, 256), strict=True):
         monkeypatch.setattr(CONFIG_MODULE + "_BUCKET_BYTES", size)
         numbers.append(config.num_buckets())
-        made.append(prepare(config))
+        results.append(prepare(config))
     assert numbers == [1, 8, 128]
-    assert made[0].manifest.datasets == made[1].manifest.datasets == made[2].manifest.datasets
+    assert results[0].manifest.datasets == results[1].manifest.datasets == results[2].manifest.datasets
     for side in ("rejected.jsonl", "removed.jsonl"):
         lines = [sorted((Path(config.path) / side).read_text().splitlines()) for config in configs]
         assert lines[0] == lines[1] == lines[2]
@@ -120,11 +120,11 @@ def test_every_row_is_kept_rejected_or_removed(tmp_path: Path) -> None:
     assert prepared.duplicates == {"set0": 1}
     assert prepared.num_read == len(ROWS) == prepared.num_kept + 2 + 4 + 1
     gone = {("set0", "copy"), ("set2", "i11"), ("set0", "i3")}
-    kept = [one for one in ROWS[:-2] if (one["dataset"], one["item_id"]) not in gone]
+    kept = [record for record in ROWS[:-2] if (record["dataset"], record["item_id"]) not in gone]
     names = ("dataset", "item_id", "language", "question", "passage", "answer")
-    assert stored(config.path) == Counter(tuple(one[name] for name in names) for one in kept)
+    assert stored(config.path) == Counter(tuple(record[name] for name in names) for record in kept)
     removed = [json.loads(line) for line in (tmp_path / "store" / "removed.jsonl").read_text().splitlines()]
-    assert {(one["dataset"], one["item_id"], one["language"], one["num_rows"]) for one in removed} == {
+    assert {(record["dataset"], record["item_id"], record["language"], record["num_rows"]) for record in removed} == {
         ("set2", "i11", "en", 1), ("set0", "i3", "ar", 3), ("set0", "copy", "en", 1)
     }  # fmt: skip
     assert not (tmp_path / "store" / ".prepare").exists()
@@ -214,9 +214,9 @@ def test_only_a_changed_source_is_read_again(tmp_path: Path) -> None:
         todo.append(len(tasks))
         return in_process(tasks)
 
-    made = prepare(other, counting)
+    result = prepare(other, counting)
     assert todo[0] == 1
-    assert {source for info in made.manifest.datasets for source in info.sources} == {"s0", "other"}
+    assert {source for info in result.manifest.datasets for source in info.sources} == {"s0", "other"}
 
 
 def test_a_second_command_on_the_same_store_is_refused(tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_shards_of_other_settings_are_deleted_and_foreign_files_stay(tmp_path: P
         path.write_text("years of work")
     (root / "linked").symlink_to(others)
     (root / WORK_FOLDER / "linked").symlink_to(others)
-    made = prepare(config.model_copy(update={"shard_items": 1000, "max_rejected": 0.5}))
-    assert made.num_kept
+    result = prepare(config.model_copy(update={"shard_items": 1000, "max_rejected": 0.5}))
+    assert result.num_kept
     assert not (root / WORK_FOLDER).exists()
     assert sum(path.exists() for path in stale) <= 1  # The new shard may have the name of an old one.
     assert [path.read_text() for path in foreign] == ["years of work"] * 4
@@ -369,7 +369,7 @@ def test_a_parquet_file_is_split_at_row_groups(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("hbt_ray.data.formats.records._PART_ROWS", 30)
     parts = source.parts()
     assert [len(list(part.rows())) for part in parts] == [30, 30, 30, 5]
-    assert [one for part in parts for one in part.rows()] == whole
+    assert [record for part in parts for record in part.rows()] == whole
 
 
 GROUPS = st.dictionaries(st.sampled_from([("de",), ("en",), ("de", "en"), ("ar", "de")]), st.integers(1, 9), max_size=4)
@@ -382,7 +382,7 @@ def test_shards_contain_the_groups_in_order(buckets: list[dict[tuple[str, ...], 
         for number, groups in enumerate(buckets)
     ]
     shards = [
-        [item for one in slices for item in held[one.bucket][one.start : one.start + one.num_items]]
+        [item for part in slices for item in held[part.bucket][part.start : part.start + part.num_items]]
         for slices in shard_slices(buckets, shard_items)
     ]
     flat = [item for shard in shards for item in shard]
@@ -402,15 +402,15 @@ ITEMS = st.lists(
 @given(ITEMS, st.booleans())
 def test_random_rows_agree_with_a_plain_implementation(drawn: list[tuple[str, str, str]], deduplicate: bool) -> None:
     rows = [{**row(item, language, text or "-"), "dataset": "set"} for item, language, text in drawn]
-    rows = [one if text else {**one, "passage": " "} for one, (_, _, text) in zip(rows, drawn, strict=True)]
+    rows = [record if text else {**record, "passage": " "} for record, (_, _, text) in zip(rows, drawn, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         config = store_config(Path(folder), rows, decontaminate=[], deduplicate=deduplicate)
-        made: PrepareResult = prepare(config)
-        found = stored(config.path)
+        result: PrepareResult = prepare(config)
+        stored_rows = stored(config.path)
     expected = plain_prepare(drawn, deduplicate)
-    assert {(item, language): passage for _, item, language, _, passage, _ in found} == expected
-    assert made.num_read == len(rows) == made.num_kept + made.rejected.total() + made.duplicates.total()
-    assert made.num_kept == len(expected) == found.total()
+    assert {(item, language): passage for _, item, language, _, passage, _ in stored_rows} == expected
+    assert result.num_read == len(rows) == result.num_kept + result.rejected.total() + result.duplicates.total()
+    assert result.num_kept == len(expected) == stored_rows.total()
 
 
 def plain_prepare(drawn: list[tuple[str, str, str]], deduplicate: bool) -> dict[tuple[str, str], str]:

@@ -26,7 +26,7 @@ NAMES = ("dataset", "item_id", "language", "question", "passage", "question_id",
 TINY = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=16, max_passage_length=16)
 
 
-def made(folder: Path, rows: Sequence[tuple[str, ...]], name: str = "store", **more: Any) -> Store:
+def prepare_rows(folder: Path, rows: Sequence[tuple[str, ...]], name: str = "store", **more: Any) -> Store:
     """A store of rows, each as in `NAMES`; trailing columns may be missing and are empty."""
     path = folder / f"{name}.jsonl"
     records = [dict(zip(NAMES, (*row, "", ""), strict=False)) for row in rows]
@@ -37,9 +37,9 @@ def made(folder: Path, rows: Sequence[tuple[str, ...]], name: str = "store", **m
     return Store(folder / name)
 
 
-def right(store: Store) -> dict[str, set[str]]:
+def relevant_items(store: Store) -> dict[str, set[str]]:
     """Item → the items whose passages answer its question."""
-    ids, keys, found = [], [], []
+    ids, keys, lists = [], [], []
     for info in store.manifest.datasets:
         numbers = np.arange(info.num_items)
         ids += [store.item(info.name, number).item_id for number in numbers.tolist()]
@@ -47,15 +47,15 @@ def right(store: Store) -> dict[str, set[str]]:
         assert rights.shape == (info.num_items, info.max_right)
         assert np.array_equal(rights[:, 0], store.passage_keys(info.name, numbers))
         keys += rights[:, 0].tolist()
-        found += rights.tolist()
+        lists += rights.tolist()
     assert len(set(ids)) == len(ids)
     return {
-        item: {ids[n] for n, key in enumerate(keys) if key in rights} for item, rights in zip(ids, found, strict=True)
+        item: {ids[n] for n, key in enumerate(keys) if key in rights} for item, rights in zip(ids, lists, strict=True)
     }
 
 
 def test_passages_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
-    store = made(tmp_path, [
+    store = prepare_rows(tmp_path, [
         ("set", "text1", "en", "q1", "One  text.", "", "p1"),
         ("set", "text2", "en", "q2", "one text.", "", "p2"),
         ("set", "text3", "en", "q3", "One text."),
@@ -65,24 +65,24 @@ def test_passages_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
         ("other", "same text elsewhere", "en", "q7", "ONE TEXT.", "", "p4"),
     ])  # fmt: skip
     texts, ids = {"text1", "text2", "text3", "same text elsewhere"}, {"id1", "id2"}
-    assert right(store) == dict.fromkeys(texts, texts) | dict.fromkeys(ids, ids) | {"alone": {"alone"}}
+    assert relevant_items(store) == dict.fromkeys(texts, texts) | dict.fromkeys(ids, ids) | {"alone": {"alone"}}
     assert [info.max_right for info in store.manifest.datasets] == [1, 1]
 
 
 def test_equal_passages_in_one_language_join_items_in_all_languages(tmp_path: Path) -> None:
     """German versions are equal, so the English versions are the same passage; and what equals those is too."""
-    store = made(tmp_path, [
+    store = prepare_rows(tmp_path, [
         ("set", "a", "de", "qa de", "gleich", "", "p1"), ("set", "a", "en", "qa en", "first translation", "", "p1"),
         ("set", "b", "de", "qb de", "gleich", "", "p2"), ("set", "b", "en", "qb en", "second translation", "", "p2"),
         ("set", "c", "en", "qc en", "second translation", "", "p3"),
         ("set", "d", "en", "qd en", "third", "", "p4"),
     ])  # fmt: skip
     joined = {"a", "b", "c"}
-    assert right(store) == {"a": joined, "b": joined, "c": joined, "d": {"d"}}
+    assert relevant_items(store) == {"a": joined, "b": joined, "c": joined, "d": {"d"}}
 
 
 def test_questions_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
-    store = made(tmp_path, [
+    store = prepare_rows(tmp_path, [
         ("set", "1", "en", "Who?", "p1"), ("set", "2", "en", "who?", "p2"), ("set", "3", "en", "WHO? ", "p3"),
         ("set", "4", "de", "Wer?", "p4", "q1"), ("set", "5", "en", "Which person?", "p5", "q1"),
         ("set", "6", "en", "Which person?", "p1", "q2"),
@@ -92,7 +92,7 @@ def test_questions_are_equal_by_id_or_by_text(tmp_path: Path) -> None:
     # Items 4 to 6 ask one question, which p1 answers too; so p1 is right for both of the questions.
     three, last = {"1", "2", "3", "6"}, {"4", "5", "6", "1"}
     expected = dict.fromkeys("123", three) | dict.fromkeys("456", last) | {item: {"7", "8"} for item in "78"}
-    assert right(store) == expected
+    assert relevant_items(store) == expected
     assert {info.name: info.max_right for info in store.manifest.datasets} == {"set": 3, "other": 2}
     assert not verify(store.location).problems
 
@@ -101,17 +101,19 @@ def test_removed_duplicates_still_join_passages(tmp_path: Path) -> None:
     """The copy under p2 goes; that p1 and p2 are one passage stays known."""
     rows = [("set", "a", "en", "q", "text", "", "p1"), ("set", "b", "en", "q", "text", "", "p2"),
             ("set", "c", "de", "r", "anders", "", "p2")]  # fmt: skip
-    store = made(tmp_path, rows)
-    (kept,) = right(store).keys() - {"c"}
-    assert right(store) == {kept: {kept, "c"}, "c": {kept, "c"}}
-    assert right(made(tmp_path, rows, "all", deduplicate=False)) == {item: {"a", "b", "c"} for item in "abc"}
+    store = prepare_rows(tmp_path, rows)
+    (kept,) = relevant_items(store).keys() - {"c"}
+    assert relevant_items(store) == {kept: {kept, "c"}, "c": {kept, "c"}}
+    assert relevant_items(prepare_rows(tmp_path, rows, "all", deduplicate=False)) == {
+        item: {"a", "b", "c"} for item in "abc"
+    }
 
 
 def test_all_right_passages_of_a_question_are_kept(tmp_path: Path) -> None:
     rows = [("set", f"q{q}/d{d}", "en", f"question {q}", f"passage {q} {d}") for q in range(5) for d in range(8)]
-    store = made(tmp_path, rows)
+    store = prepare_rows(tmp_path, rows)
     assert store.manifest.num_items == 40
-    assert right(store) == {item: {one[1] for one in rows if one[1][:2] == item[:2]} for _, item, *_ in rows}
+    assert relevant_items(store) == {item: {one[1] for one in rows if one[1][:2] == item[:2]} for _, item, *_ in rows}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -125,11 +127,11 @@ def test_right_passages_agree_with_a_plain_implementation(
          f"{rng.integers(60)}" if rng.random() < 0.5 else "", f"{rng.integers(60)}" if rng.random() < 0.5 else "")
         for item in range(50) for language in ("de", "en")[: 1 + item % 3 % 2]
     ]  # fmt: skip
-    whole = made(tmp_path, rows, "whole", deduplicate=False)
+    whole = prepare_rows(tmp_path, rows, "whole", deduplicate=False)
     monkeypatch.setattr("hbt_ray.data.prepare.config._BUCKET_BYTES", 512)
     monkeypatch.setattr("hbt_ray.data.prepare.pipeline._BUCKETS_PER_SHARE", 2)
     monkeypatch.setattr("hbt_ray.data.prepare.relevant_passages._ITEMS_AT_ONCE", 2)
-    cut = made(tmp_path, rows, "cut", deduplicate=False)
+    cut = prepare_rows(tmp_path, rows, "cut", deduplicate=False)
     assert cut.manifest.datasets == whole.manifest.datasets
     question, passage = (classes(rows, side) for side in (3, 4))
     items = dict.fromkeys(row[1] for row in rows)
@@ -137,7 +139,7 @@ def test_right_passages_agree_with_a_plain_implementation(
         item: {one for one in items if any(question[k] == question[item] and passage[k] == passage[one] for k in items)}
         for item in items
     }
-    assert right(whole) == expected
+    assert relevant_items(whole) == expected
     assert max(map(len, expected.values())) > 5
 
 
@@ -170,9 +172,9 @@ def test_a_question_with_too_many_right_passages_is_reported(
     store = Store(tmp_path / "s")
     (info,) = store.manifest.datasets
     assert info.max_right == 4
-    found = right(store)
-    assert all(len(found[f"{n}"]) == (4 if n < 9 else 3 if n < 12 else 4) for n in range(16))
-    assert all(item in answers for item, answers in found.items())
+    lists = relevant_items(store)
+    assert all(len(lists[f"{n}"]) == (4 if n < 9 else 3 if n < 12 else 4) for n in range(16))
+    assert all(item in answers for item, answers in lists.items())
     assert "1 questions have more than 4 right passages" in " ".join(capsys.readouterr().out.split())
 
 
@@ -183,9 +185,11 @@ def test_perfect_vectors_have_no_loss(tmp_path: Path, symmetric: bool) -> None:
         ("set", f"{q}/{d}/{copy}", "en", f"question {q}{'?' * copy}", f"passage {q} {d}", f"q{q}", f"{q} {d} {copy}")
         for q in range(4) for d in range(8) for copy in range(2)
     ]  # fmt: skip
-    store = made(tmp_path, rows)
-    how = tokenising_config(build_encoder(TINY, store.sample_texts(("en",))), TINY)
-    batch = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=64), how)).rank_batch(0, 0, 1)
+    store = prepare_rows(tmp_path, rows)
+    tokenising = tokenising_config(build_encoder(TINY, store.sample_texts(("en",))), TINY)
+    batch = Loader(LoaderConfig(store.location, PlanConfig(policy="mono", batch_size=64), tokenising)).rank_batch(
+        0, 0, 1
+    )
     topics = torch.tensor([int(store.item("set", item).item_id[0]) for item in batch.items.tolist()])
     vectors, positive_keys = torch.eye(4)[topics], torch.from_numpy(batch.positive_keys)
     assert info_nce(vectors, vectors, positive_keys, 0.05, (64,), symmetric=symmetric).item() < 1e-6
@@ -203,7 +207,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Tokenisin
          f"p{q % 2}/{(3 * q + d) % 36}")
         for q in range(12) for d in range(4) for language in ("de", "en")
     ]  # fmt: skip
-    store = made(folder, rows)
+    store = prepare_rows(folder, rows)
     return store, tokenising_config(build_encoder(TINY, store.sample_texts(("de", "en"))), TINY)
 
 
@@ -212,8 +216,8 @@ def test_a_batch_knows_the_right_passages_of_its_questions(
     parallel: tuple[Store, TokenisingConfig], policy: str
 ) -> None:
     """Whatever the languages, and on slices as on the whole."""
-    store, how = parallel
-    loader = Loader(LoaderConfig(store.location, PlanConfig(policy=policy, batch_size=30), how))
+    store, tokenising = parallel
+    loader = Loader(LoaderConfig(store.location, PlanConfig(policy=policy, batch_size=30), tokenising))
     for step in range(4):
         whole, parts = loader.rank_batch(step, 0, 1), [loader.rank_batch(step, rank, 4) for rank in range(4)]
         assert np.array_equal(np.concatenate([part.positive_keys for part in parts]), whole.positive_keys)

@@ -178,9 +178,9 @@ def test_a_store_under_a_uri_gives_the_same_texts(tmp_path: Path, shard_items: i
     assert remote.manifest == local.manifest
     plan = Plan(local.manifest, PlanConfig(batch_size=30))
     for step in range(6):
-        theirs, ours = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
-        assert (ours.questions, ours.passages) == (theirs.questions, theirs.passages)
-        assert np.array_equal(ours.positive_keys, theirs.positive_keys)
+        expected, actual = (store.texts(plan.batch(step), plan.languages) for store in (local, remote))
+        assert (actual.questions, actual.passages) == (expected.questions, expected.passages)
+        assert np.array_equal(actual.positive_keys, expected.positive_keys)
     items, codes = np.arange(200), np.full(200, 2, np.int16)
     for side in ("question", "passage", "answer"):
         assert remote.texts_of("facts", side, items, codes, LANGUAGES) == local.texts_of(
@@ -246,13 +246,13 @@ def test_only_the_needed_column_chunks_are_fetched(tmp_path: Path) -> None:
     store = with_file_system(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)), FailingFileSystem())
     store.passage_keys("facts", np.arange(5))
     CountingFile.num_bytes = 0
-    one = 20 * 5_000
+    chunk_bytes = 20 * 5_000
     assert store.texts_of("facts", "passage", np.arange(100, 110), np.full(10, 2, np.int16), LANGUAGES)
-    assert one < CountingFile.num_bytes < 1.1 * one  # Of 200 rows in three languages and two sides.
+    assert chunk_bytes < CountingFile.num_bytes < 1.1 * chunk_bytes  # Of 200 rows in three languages and two sides.
     store.texts_of("facts", "passage", np.arange(110, 120), np.full(10, 2, np.int16), LANGUAGES)
-    assert CountingFile.num_bytes < 1.1 * one
+    assert CountingFile.num_bytes < 1.1 * chunk_bytes
     store.texts_of("facts", "passage", np.arange(120, 121), np.full(1, 2, np.int16), LANGUAGES)
-    assert 2 * one < CountingFile.num_bytes < 2.2 * one
+    assert 2 * chunk_bytes < CountingFile.num_bytes < 2.2 * chunk_bytes
 
 
 def test_temporary_errors_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,17 +302,17 @@ def test_a_loader_works_with_a_cache_smaller_than_the_store(tmp_path: Path) -> N
     write_store(tmp_path / "store", shard_items=64, batch_items=8, length=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     local = Store(tmp_path / "store")
-    how = tokenising_config(build_encoder(config, local.sample_texts(LANGUAGES)), config)
+    tokenising = tokenising_config(build_encoder(config, local.sample_texts(LANGUAGES)), config)
     cache = NodeCacheConfig(folder=tmp_path / "cache", max_gib=50_000 / 2**30)
     plan = PlanConfig(batch_size=24)
     far, here = (
-        Loader(LoaderConfig(local_uri(tmp_path / "store"), plan, how, cache)),
-        Loader(LoaderConfig(tmp_path / "store", plan, how)),
+        Loader(LoaderConfig(local_uri(tmp_path / "store"), plan, tokenising, cache)),
+        Loader(LoaderConfig(tmp_path / "store", plan, tokenising)),
     )
     for step in range(20):
-        ours, theirs = far.rank_batch(step, 0, 2), here.rank_batch(step, 0, 2)
-        assert np.array_equal(ours.texts["questions"].flat_ids(), theirs.texts["questions"].flat_ids())
-        assert np.array_equal(ours.texts["passages"].flat_ids(), theirs.texts["passages"].flat_ids())
+        actual, expected = far.rank_batch(step, 0, 2), here.rank_batch(step, 0, 2)
+        assert np.array_equal(actual.texts["questions"].flat_ids(), expected.texts["questions"].flat_ids())
+        assert np.array_equal(actual.texts["passages"].flat_ids(), expected.texts["passages"].flat_ids())
         assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
 
 
@@ -320,14 +320,16 @@ def test_a_loader_works_with_a_cache_smaller_than_the_store(tmp_path: Path) -> N
 def test_all_tasks_of_a_node_share_one_cache(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", shard_items=64, batch_items=8)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
+    tokenising = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     plan, settings, cache = PlanConfig(batch_size=24), StreamConfig(rows_per_task=24), cache_in(tmp_path)
-    here = [list(stream(LoaderConfig(store.location, plan, how), range(6), rank, 2, settings)) for rank in range(2)]
+    here = [
+        list(stream(LoaderConfig(store.location, plan, tokenising), range(6), rank, 2, settings)) for rank in range(2)
+    ]
     uri = local_uri(tmp_path / "store")
-    far = [list(stream(LoaderConfig(uri, plan, how, cache), range(6), rank, 2, settings)) for rank in range(2)]
-    for ours, theirs in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
-        assert np.array_equal(ours.texts["questions"].flat_ids(), theirs.texts["questions"].flat_ids())
-        assert np.array_equal(ours.texts["passages"].flat_ids(), theirs.texts["passages"].flat_ids())
+    far = [list(stream(LoaderConfig(uri, plan, tokenising, cache), range(6), rank, 2, settings)) for rank in range(2)]
+    for actual, expected in zip([*far[0], *far[1]], [*here[0], *here[1]], strict=True):
+        assert np.array_equal(actual.texts["questions"].flat_ids(), expected.texts["questions"].flat_ids())
+        assert np.array_equal(actual.texts["passages"].flat_ids(), expected.texts["passages"].flat_ids())
     assert list(cache.root.glob("*.arrow"))
 
 
@@ -348,7 +350,7 @@ def test_whole_items_are_read(tmp_path: Path) -> None:
         "passage": text("passage", "en", 69, 40),
         "answer": "a69",
     }
-    assert {one.item_id for one in sample_items(store, 200)} == {f"i{n}" for n in range(200)}
+    assert {chunk_bytes.item_id for chunk_bytes in sample_items(store, 200)} == {f"i{n}" for n in range(200)}
     assert len(sample_items(store, 300)) == 200
 
 
@@ -356,9 +358,9 @@ def test_statistics_count_items_rows_and_bytes(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", shard_items=64)
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "store" / "facts").iterdir())
     for location in (store.location, local_uri(tmp_path / "store")):
-        (one,) = dataset_stats(store.manifest, location)
-        assert (one.items, one.rows, one.shards, one.bytes) == (200, 530, 4, num_bytes)
-        assert list(one.languages.items()) == [("ar", 200), ("en", 200), ("de", 130)]
+        (chunk_bytes,) = dataset_stats(store.manifest, location)
+        assert (chunk_bytes.items, chunk_bytes.rows, chunk_bytes.shards, chunk_bytes.bytes) == (200, 530, 4, num_bytes)
+        assert list(chunk_bytes.languages.items()) == [("ar", 200), ("en", 200), ("de", 130)]
     (tmp_path / "store" / "facts" / "00001.arrow").unlink()
     assert dataset_stats(store.manifest, store.location)[0].bytes is None
 

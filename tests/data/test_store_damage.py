@@ -21,7 +21,7 @@ from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import location as store_location
 from hbt_ray.storage import write_checked_json
-from tests.data.test_negatives import GROUPS, made_up, made_up_scores, manifest, write_negatives
+from tests.data.test_negatives import GROUPS, manifest, random_negatives, random_scores, write_negatives
 from tests.data.test_store import LANGUAGES, cache_in, local_uri, write_store
 from tests.mutations import mutations
 
@@ -43,15 +43,15 @@ def texts(store: Store) -> list[str]:
 def outcomes(root: str, uri: bool, number: int) -> None:
     """Read `number` damaged versions of a shard and print the outcome of each."""
     path = Path(root) / SHARD
-    sound = path.read_bytes()
+    undamaged = path.read_bytes()
     location = local_uri(Path(root)) if uri else root
     store_location.RETRY_SECONDS = (0.0,)
-    wanted = texts(Store(root))
-    for version, content in enumerate(mutations(sound, number)):
+    expected = texts(Store(root))
+    for version, content in enumerate(mutations(undamaged, number)):
         path.write_bytes(content)
         try:
             store = Store(location, NodeCacheConfig(folder=Path(root).parent / "caches" / str(version)))
-            outcome = "same" if texts(store) == wanted else "OTHER TEXTS"
+            outcome = "same" if texts(store) == expected else "OTHER TEXTS"
         except StoreError as error:
             outcome = error.code if SHARD in str(error) and "\n" not in str(error) else f"UNNAMED {error}"
         except BaseException as error:
@@ -64,9 +64,9 @@ def test_a_damaged_shard_is_an_error_or_gives_the_same_texts(tmp_path: Path, uri
     """Runs in a process of its own: damaged offsets could end it with a signal."""
     write_store(tmp_path / "store", shard_items=64, batch_items=32, length=20)
     command = f"from tests.data.test_store_damage import outcomes; outcomes({str(tmp_path / 'store')!r}, {uri}, 400)"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    outcomes_read = [json.loads(line) for line in done.stdout.splitlines()]
+    process = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    outcomes_read = [json.loads(line) for line in process.stdout.splitlines()]
     assert len(outcomes_read) == 400
     assert set(outcomes_read) <= {"same", "DAMAGED_SHARD", *(["UNREACHABLE"] if uri else [])}, sorted(
         set(outcomes_read)
@@ -77,8 +77,8 @@ def test_a_damaged_shard_is_an_error_or_gives_the_same_texts(tmp_path: Path, uri
 def test_a_damaged_manifest_is_an_error(tmp_path: Path) -> None:
     write_store(tmp_path / "store", shard_items=64)
     path, codes = tmp_path / "store" / "manifest.json", []
-    sound, manifest = path.read_bytes(), read_manifest(tmp_path / "store")
-    for content in mutations(sound, 200):
+    undamaged, manifest = path.read_bytes(), read_manifest(tmp_path / "store")
+    for content in mutations(undamaged, 200):
         path.write_bytes(content)
         try:
             codes.append("same" if read_manifest(tmp_path / "store") == manifest else "OTHER")
@@ -109,46 +109,46 @@ def test_a_manifest_cannot_name_files_outside_the_store(tmp_path: Path, name: st
 
 def test_a_forged_store_does_not_poison_the_cache(tmp_path: Path) -> None:
     """The forged store has the manifest of another store and other texts."""
-    sound = write_store(tmp_path / "store", shard_items=64)
+    undamaged = write_store(tmp_path / "store", shard_items=64)
     forged = tmp_path / "forged"
     write_store(forged, shard_items=64, length=50)
     (forged / "manifest.json").write_bytes((tmp_path / "store" / "manifest.json").read_bytes())
     with pytest.raises(StoreError) as caught:
         texts(Store(local_uri(forged), cache_in(tmp_path)))
     assert caught.value.code == "DAMAGED_SHARD"
-    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == texts(sound)
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == texts(undamaged)
 
 
 def test_damage_is_not_cached(tmp_path: Path) -> None:
-    sound = write_store(tmp_path / "store", shard_items=64)
-    wanted, path = texts(sound), tmp_path / "store" / SHARD
+    undamaged = write_store(tmp_path / "store", shard_items=64)
+    expected, path = texts(undamaged), tmp_path / "store" / SHARD
     content = path.read_bytes()
     path.write_bytes(content.replace(b"question en 5 ", b"question en 9 "))
     with pytest.raises(StoreError):
         texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)))
     path.write_bytes(content)
-    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == expected
 
 
 def test_damaged_files_of_the_cache_are_fetched_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sound = write_store(tmp_path / "store", shard_items=64, batch_items=64)
-    wanted = texts(sound)
-    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
+    undamaged = write_store(tmp_path / "store", shard_items=64, batch_items=64)
+    expected = texts(undamaged)
+    assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == expected
     for seed in range(20):
         for path in cache_in(tmp_path).root.glob("*.arrow"):
             (content,) = mutations(path.read_bytes(), 1, seed)
             path.write_bytes(content)
-        assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == wanted
+        assert texts(Store(local_uri(tmp_path / "store"), cache_in(tmp_path))) == expected
     assert "damaged" in caplog.text
 
 
 def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
     store = manifest(GROUPS, [(("de", "en"), 40)])
-    table = made_up(40)
-    folder = write_negatives(tmp_path / "mined", store, {"set1": table}, {"set1": made_up_scores(table)})
+    table = random_negatives(40)
+    folder = write_negatives(tmp_path / "mined", store, {"set1": table}, {"set1": random_scores(table)})
     for path in sorted(folder.iterdir()):
-        sound, codes = path.read_bytes(), []
-        for content in mutations(sound, 150):
+        undamaged, codes = path.read_bytes(), []
+        for content in mutations(undamaged, 150):
             path.write_bytes(content)
             try:
                 same = np.array_equal(Negatives.open(folder, store).table("set1"), table)
@@ -157,7 +157,7 @@ def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
                 codes.append(error.code)
         assert set(codes) <= {"same", "DAMAGED_FILE"}
         assert codes.count("DAMAGED_FILE") > 75
-        path.write_bytes(sound)
+        path.write_bytes(undamaged)
     assert np.array_equal(Negatives.open(folder, store).table("set1"), table)
     record = json.loads((folder / "negatives.json").read_bytes())
     record["datasets"][0]["file"] = "../outside.arrow"
@@ -170,8 +170,8 @@ def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
 def test_a_damaged_shard_ends_the_stream_with_one_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", shard_items=200, batch_items=50)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
-    loader = LoaderConfig(store.location, PlanConfig(batch_size=24), how)
+    tokenising = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
+    loader = LoaderConfig(store.location, PlanConfig(batch_size=24), tokenising)
     path = tmp_path / "store" / SHARD
     path.write_bytes(path.read_bytes().replace(b"question ", b"QUESTION "))
     with pytest.raises(StoreError) as caught:
@@ -186,9 +186,9 @@ def test_a_task_that_crashes_its_process_is_not_retried_for_ever(
 ) -> None:
     store = write_store(tmp_path / "store", shard_items=200)
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
-    how = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
+    tokenising = tokenising_config(build_encoder(config, store.sample_texts(LANGUAGES)), config)
     monkeypatch.setattr("hbt_ray.data.stream.stream._MAX_RETRIES", 1)  # Each retry starts a process.
-    loader = CrashingLoaderConfig(store.location, PlanConfig(batch_size=24), how)
+    loader = CrashingLoaderConfig(store.location, PlanConfig(batch_size=24), tokenising)
     with pytest.raises(HbtError) as caught:
         list(stream(loader, range(6), 0, 1, StreamConfig(rows_per_task=24)))
     assert caught.value.code == "WORKER_DIED"

@@ -38,14 +38,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def how(store: Path) -> TokenisingConfig:
+def tokenising(store: Path) -> TokenisingConfig:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=300, max_question_length=12, max_passage_length=12)
     return tokenising_config(build_encoder(config, Store(store).sample_texts(LANGUAGES)), config)
 
 
-def streamed(store: Path, how: TokenisingConfig, rank: int, world_size: int, start: int, stop: int) -> list[RankBatch]:
+def streamed(
+    store: Path, tokenising: TokenisingConfig, rank: int, world_size: int, start: int, stop: int
+) -> list[RankBatch]:
     settings = StreamConfig(rows_per_task=36 // world_size, prefetch_steps=2)
-    return list(stream(LoaderConfig(store, PLAN, how), range(start, stop), rank, world_size, settings))
+    return list(stream(LoaderConfig(store, PLAN, tokenising), range(start, stop), rank, world_size, settings))
 
 
 def assert_equal(batch: RankBatch, other: RankBatch) -> None:
@@ -65,9 +67,9 @@ def assert_equal(batch: RankBatch, other: RankBatch) -> None:
 
 
 @pytest.mark.parametrize(("world_size", "start"), [(1, 0), (2, 0), (3, 7), (4, 10)])
-def test_ranks_together_see_the_plan(store: Path, how: TokenisingConfig, world_size: int, start: int) -> None:
+def test_ranks_together_see_the_plan(store: Path, tokenising: TokenisingConfig, world_size: int, start: int) -> None:
     plan = Plan(Store(store).manifest, PLAN)
-    ranks = [streamed(store, how, rank, world_size, start, 14) for rank in range(world_size)]
+    ranks = [streamed(store, tokenising, rank, world_size, start, 14) for rank in range(world_size)]
     assert [batch.step for batch in ranks[0]] == list(range(start, 14))
     for batches in zip(*ranks, strict=True):
         whole = plan.batch(batches[0].step)
@@ -77,7 +79,7 @@ def test_ranks_together_see_the_plan(store: Path, how: TokenisingConfig, world_s
         assert np.array_equal(np.concatenate([batch.items for batch in batches]), whole.items)
 
 
-def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig) -> None:
+def test_rows_arrive_as_the_loader_made_them(store: Path, tokenising: TokenisingConfig) -> None:
     """With all that a batch can bring, from the first step and from a later one."""
     table = (np.arange(60)[:, None] + np.array([2, 17])) % 60
     table[::3] = -1
@@ -85,10 +87,14 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
     mined = write_negatives(store.with_name("mined"), Store(store).manifest, {"colours": table}, {"colours": scored})
     plan = PLAN.model_copy(update={"negatives": 2})
     auxiliary_texts = (
-        AuxiliaryTexts("question_translations", "question", "other", how.tokenizer_json, how.question_prompt, 12),
-        AuxiliaryTexts("teacher_passages", "passage", "exactly:en", how.tokenizer_json, "teach: ", 9),
+        AuxiliaryTexts(
+            "question_translations", "question", "other", tokenising.tokenizer_json, tokenising.question_prompt, 12
+        ),
+        AuxiliaryTexts("teacher_passages", "passage", "exactly:en", tokenising.tokenizer_json, "teach: ", 9),
     )
-    config = LoaderConfig(store, plan, how, negatives=mined, auxiliary_texts=auxiliary_texts, teacher_scores=True)
+    config = LoaderConfig(
+        store, plan, tokenising, negatives=mined, auxiliary_texts=auxiliary_texts, teacher_scores=True
+    )
     loader = Loader(config)
     settings = StreamConfig(rows_per_task=18, prefetch_steps=2)
     for start in (0, 4):
@@ -103,10 +109,10 @@ def test_rows_arrive_as_the_loader_made_them(store: Path, how: TokenisingConfig)
 
 
 def test_a_long_stream_is_a_chain_of_datasets(
-    store: Path, how: TokenisingConfig, monkeypatch: pytest.MonkeyPatch
+    store: Path, tokenising: TokenisingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hbt_ray.data.stream.stream._WINDOWS_PER_DATASET", 2)
-    assert [batch.step for batch in streamed(store, how, 0, 1, 5, 25)] == list(range(5, 25))
+    assert [batch.step for batch in streamed(store, tokenising, 0, 1, 5, 25)] == list(range(5, 25))
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
@@ -143,10 +149,10 @@ class WatchedLoader(Loader):
         before = [first for _, first, _ in self._config.begun()]
         with self._config.log.open("a") as file:
             file.write(f"{os.getpid()} {steps.start} {len(steps)}\n")
-        made = super().rank_batches(steps, rank, world_size)
+        batches = super().rank_batches(steps, rank, world_size)
         if self._config.fatal_step in steps and steps.start not in before:
             os.kill(os.getpid(), signal.SIGKILL)
-        return made
+        return batches
 
 
 @pytest.fixture
@@ -159,9 +165,9 @@ def sent_by_value(ray_session: None) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sent_by_value")
-def test_a_task_killed_in_the_middle_changes_nothing(store: Path, how: TokenisingConfig, tmp_path: Path) -> None:
-    config = WatchedConfig(store, PLAN, how, log=tmp_path / "log", fatal_step=20)
-    loader = Loader(LoaderConfig(store, PLAN, how))
+def test_a_task_killed_in_the_middle_changes_nothing(store: Path, tokenising: TokenisingConfig, tmp_path: Path) -> None:
+    config = WatchedConfig(store, PLAN, tokenising, log=tmp_path / "log", fatal_step=20)
+    loader = Loader(LoaderConfig(store, PLAN, tokenising))
     batches = list(stream(config, range(40), 0, 1, StreamConfig(rows_per_task=48)))
     assert [batch.step for batch in batches] == list(range(40))
     for batch in batches:
@@ -171,9 +177,9 @@ def test_a_task_killed_in_the_middle_changes_nothing(store: Path, how: Tokenisin
 
 
 @pytest.mark.usefixtures("sent_by_value")
-def test_a_slow_consumer_holds_the_tasks_back(store: Path, how: TokenisingConfig, tmp_path: Path) -> None:
+def test_a_slow_consumer_holds_the_tasks_back(store: Path, tokenising: TokenisingConfig, tmp_path: Path) -> None:
     def steps_ahead(mib: float) -> int:
-        config = WatchedConfig(store, PLAN, how, log=tmp_path / f"log-{mib}")
+        config = WatchedConfig(store, PLAN, tokenising, log=tmp_path / f"log-{mib}")
         settings = StreamConfig(rows_per_task=1_200, prefetch_steps=100, prefetch_mib=mib)
         batches = stream(config, range(20_000), 0, 1, settings)
         tokens = next(batches).texts.tokens
@@ -213,7 +219,9 @@ def test_tasks_ask_for_a_cpu_that_nobody_reserved() -> None:
     assert task_cpus() == 1.0
 
 
-def test_rows_and_waiting_are_counted(store: Path, how: TokenisingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_waiting_are_counted(
+    store: Path, tokenising: TokenisingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted: dict[str, float] = {}
 
     def inc(counter: Counter, value: float, tags: dict[str, str]) -> None:
@@ -221,14 +229,14 @@ def test_rows_and_waiting_are_counted(store: Path, how: TokenisingConfig, monkey
         counted[counter.info["name"]] = counted.get(counter.info["name"], 0) + value
 
     monkeypatch.setattr(Counter, "inc", inc)
-    streamed(store, how, 1, 2, 0, 14)
+    streamed(store, tokenising, 1, 2, 0, 14)
     assert counted["hbt_stream_rows"] == 14 * 6
     assert 0 < counted["hbt_stream_wait_seconds"] < 60
 
 
 @pytest.mark.parametrize("steps", [range(3, 4), range(5, 12)])
-def test_a_block_holds_what_was_put_in(store: Path, how: TokenisingConfig, steps: range) -> None:
-    made = Loader(LoaderConfig(store, PLAN, how)).rank_batches(steps, 0, 1)
+def test_a_block_holds_what_was_put_in(store: Path, tokenising: TokenisingConfig, steps: range) -> None:
+    batches = Loader(LoaderConfig(store, PLAN, tokenising)).rank_batches(steps, 0, 1)
     with_more = [
         replace(
             batch,
@@ -238,8 +246,8 @@ def test_a_block_holds_what_was_put_in(store: Path, how: TokenisingConfig, steps
             negative_keys=np.arange(number),
             teacher_scores=np.full((number, 3), np.float32(number)),
         )
-        for number, batch in enumerate(made)
+        for number, batch in enumerate(batches)
     ]
-    for batches in (made, with_more):
-        for ours, theirs in zip(from_table(to_table(batches)), batches, strict=True):
-            assert_equal(ours, theirs)
+    for sent in (batches, with_more):
+        for received, batch in zip(from_table(to_table(sent)), sent, strict=True):
+            assert_equal(received, batch)

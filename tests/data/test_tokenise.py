@@ -14,9 +14,9 @@ TEXTS = ["short", "a somewhat longer text, with punctuation; and more", "نص ب
 def test_ids_equal_those_of_the_library() -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200, max_question_length=9, max_passage_length=14)
     encoder = build_encoder(config, TEXTS * 3)
-    how = tokenising_config(encoder, config)
+    tokenising = tokenising_config(encoder, config)
     for task, prompt, length in (("query", "query: ", 9), ("document", "passage: ", 14)):
-        tokens = tokenise(how.tokenizer_json, prompt, TEXTS, length)
+        tokens = tokenise(tokenising.tokenizer_json, prompt, TEXTS, length)
         theirs = encoder.preprocess(TEXTS, prompt=prompt, task=task)
         assert np.array_equal(tokens.lengths, theirs["attention_mask"].sum(axis=1))
         assert np.array_equal(tokens.padded(encoder.tokenizer.pad_token_id), theirs["input_ids"].numpy())
@@ -57,5 +57,5 @@ def test_texts_are_scattered_among_missing_ones() -> None:
 
 def test_no_texts_give_no_rows() -> None:
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=200)
-    how = tokenising_config(build_encoder(config, TEXTS), config)
-    assert tokenise(how.tokenizer_json, "", [], 8).padded(0).shape == (0, 0)
+    tokenising = tokenising_config(build_encoder(config, TEXTS), config)
+    assert tokenise(tokenising.tokenizer_json, "", [], 8).padded(0).shape == (0, 0)

@@ -6,7 +6,6 @@ are copied to this machine one by one, and the copies are deleted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import fs
 
 from hbt_ray.data.index.manifest import DatasetInfo, Shard
@@ -29,11 +27,9 @@ from hbt_ray.storage import file_sha256, temporary_folder
 from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
 
 _NUM_THREADS = 4
-_PREPARE_AGAIN = "prepare the store again"
-_COPY_AGAIN = f"copy it again from where the store was prepared, or {_PREPARE_AGAIN}"
-
+_TEXT_TYPES = (pa.string(), pa.large_string())
 _KEY_TYPES = {PASSAGE_KEY: (pa.int64(),), RIGHT_KEYS: (pa.list_(pa.int64()),)}
-"""Allowed types of the columns that hold no text."""
+"""Allowed types of columns."""
 
 
 class Problem(NamedTuple):
@@ -44,10 +40,12 @@ class Problem(NamedTuple):
     """Property of the file that differs, such as `sha256` or `rows`."""
     expected: str
     found: str
-    remedy: str = _PREPARE_AGAIN
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.subject}: expected {self.expected}, found {self.found}; {self.remedy}"
+        return (
+            f"{self.file}: {self.subject}: expected {self.expected}, found {self.found}; copy the store again from "
+            "where it was prepared, or prepare the store again"
+        )
 
 
 class VerifyReport(NamedTuple):
@@ -114,7 +112,7 @@ def _verify_shard(
             sha256 = file_sha256(path)
             if sha256 != shard.sha256:
                 other = f" (that of {file_by_sha256[sha256]})" if sha256 in file_by_sha256 else ""
-                problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other, _COPY_AGAIN))
+                problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other))
             if sha256 == shard.sha256 or sha256 not in file_by_sha256:
                 reader = map_file(path)
                 if sha256 == shard.sha256:
@@ -122,10 +120,10 @@ def _verify_shard(
                 problems += _content_problems(reader, shard, info, first_item)
             return size, problems
     except FileNotFoundError:
-        return 0, [Problem(shard.file, "file", "a shard", "none", _COPY_AGAIN)]
+        return 0, [Problem(shard.file, "file", "a shard", "none")]
     except ARROW_ERRORS as error:
         reason = " ".join(str(error).split())
-        return 0, [*problems, Problem(shard.file, "content", "an Arrow file", f"none ({reason})", _COPY_AGAIN)]
+        return 0, [*problems, Problem(shard.file, "content", "an Arrow file", f"none ({reason})")]
 
 
 @contextmanager
@@ -144,61 +142,36 @@ def _local_copy(location: str, file: str) -> Iterator[Path]:
 
 def _content_problems(reader: Any, shard: Shard, info: DatasetInfo, first_item: int) -> Iterator[Problem]:
     """Wrong columns, a wrong number of rows, and values that are missing or should not exist."""
-    yield from _schema_problems(reader.schema, shard.file, info.languages)
-    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    num_rows = sum(batch.num_rows for batch in batches)
-    if num_rows != shard.num_items:
-        yield Problem(shard.file, "rows", f"{shard.num_items:,}", f"{num_rows:,}")
-    has_language: dict[str, NDArray[np.bool_]] = {}  # Unknown if the numbers of items do not fit.
-    if num_rows == shard.num_items and first_item + num_rows <= info.num_items:
-        has_language = _items_with_language(info, first_item, num_rows)
-    yield from _value_problems(batches, shard.file, has_language)
-
-
-def _schema_problems(schema: pa.Schema, file: str, languages: tuple[str, ...]) -> Iterator[Problem]:
-    texts = {f"{side}.{language}" for language in languages for side in SIDES}
-    optional = {f"answer.{language}" for language in languages}
-    known = {"item_id", "passage_id", PASSAGE_KEY, RIGHT_KEYS, *texts}
-    for name in sorted(known - optional - {*schema.names}):
-        yield Problem(file, f"column {name}", "a column of this name", "none")
-    for field in schema:
-        types = _KEY_TYPES.get(field.name, (pa.string(), pa.large_string()))
-        if field.name not in known:
-            yield Problem(file, f"column {field.name}", "none of this name", "a column")
-        elif field.type not in types:
-            yield Problem(file, f"type of column {field.name}", str(types[0]), str(field.type))
-
-
-def _items_with_language(info: DatasetInfo, first_item: int, num_items: int) -> dict[str, NDArray[np.bool_]]:
-    """Language → whether each item has it according to the manifest's groups, [items]."""
-    ends = np.cumsum([group.num_items for group in info.groups])
-    groups = np.searchsorted(ends, np.arange(first_item, first_item + num_items), side="right")
-    return {
-        language: np.array([language in group.languages for group in info.groups])[groups]
-        for language in info.languages
-    }
-
-
-def _value_problems(
-    batches: list[pa.RecordBatch], file: str, has_language: dict[str, NDArray[np.bool_]]
-) -> Iterator[Problem]:
-    """Missing values, and texts in languages that the item does not have according to the manifest."""
-    missing: Counter[str] = Counter()
-    surplus: Counter[str] = Counter()
-    start = 0
-    for batch in batches:
-        batch.validate(full=True)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            side, _, language = name.partition(".")
-            if not language:
-                missing[name] += column.null_count
-            elif language in has_language:
-                expected = has_language[language][start : start + batch.num_rows]
-                present = column.is_valid().to_numpy(zero_copy_only=False)
-                missing[name] += 0 if side == "answer" else int((expected & ~present).sum())
-                surplus[name] += int((present & ~expected).sum())
-        start += batch.num_rows
-    for name, count in (+missing).items():
-        yield Problem(file, f"column {name}", "a value in every item that has the language", f"{count:,} missing")
-    for name, count in (+surplus).items():
-        yield Problem(file, f"column {name}", "no value in items without the language", f"{count:,} values")
+    table = reader.read_all()
+    table.validate(full=True)
+    texts = {f"{side}.{language}" for language in info.languages for side in SIDES}
+    types = dict.fromkeys(("item_id", "passage_id", *texts), _TEXT_TYPES) | _KEY_TYPES
+    for name in sorted(types.keys() - {*table.column_names}):
+        if not name.startswith("answer."):
+            yield Problem(shard.file, f"column {name}", "a column of this name", "none")
+    for field in table.schema:
+        if field.name not in types:
+            yield Problem(shard.file, f"column {field.name}", "none of this name", "a column")
+        elif field.type not in types[field.name]:
+            yield Problem(shard.file, f"type of column {field.name}", str(types[field.name][0]), str(field.type))
+    items = np.arange(first_item, first_item + table.num_rows)
+    if table.num_rows != shard.num_items:
+        yield Problem(shard.file, "rows", f"{shard.num_items:,}", f"{table.num_rows:,}")
+    # If the numbers of items do not fit, the languages of the rows are unknown.
+    are_known = table.num_rows == shard.num_items and first_item + table.num_rows <= info.num_items
+    groups = np.searchsorted(np.cumsum([group.num_items for group in info.groups]), items, side="right")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        side, _, language = name.partition(".")
+        num_missing, num_surplus = column.null_count if not language else 0, 0
+        if are_known and language in info.languages:
+            has_language = np.array([language in group.languages for group in info.groups])[groups]  # [rows]
+            present = column.is_valid().to_numpy()
+            num_missing = int((has_language & ~present).sum()) if side != "answer" else 0
+            num_surplus = int((present & ~has_language).sum())
+        if num_missing:
+            expected = "a value in every item that has the language"
+            yield Problem(shard.file, f"column {name}", expected, f"{num_missing:,} missing")
+        if num_surplus:
+            yield Problem(
+                shard.file, f"column {name}", "no value in items without the language", f"{num_surplus:,} values"
+            )
