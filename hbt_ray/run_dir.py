@@ -1,19 +1,4 @@
-"""The run folder: where each file of a run lies.
-
-RUN/config.yaml        the configuration, exactly as it was used
-RUN/base/              the encoder before training (SentenceTransformer folder)
-RUN/checkpoints/       what training continues from
-RUN/metrics.jsonl      one line per step
-RUN/validation.jsonl   one line per validated checkpoint, if the run has a dev store
-RUN/placement_group    id of the Ray placement group of the workers, while they run
-RUN/trackers.json      what each tracker has received
-RUN/tensorboard/       event files; RUN/mlflow.db and RUN/wandb/ if those trackers are used without a server
-RUN/model/             the trained encoder (SentenceTransformer folder), with `posthoc/` transforms of its vectors
-RUN/results/<task>/    result.json, per-query results and failures of the trained encoder; `<task>+<variant>` with a
-                       transform of its vectors or in another precision, `<task>@base` of the untrained encoder
-RUN/vectors/           cached vectors of the texts of tasks, so that none is encoded twice; may be deleted
-RUN/report.html
-"""
+"""The run folder: where each file of a run lies."""
 
 from __future__ import annotations
 
@@ -27,64 +12,50 @@ EXPORT_RECORD = "hbt_ray.json"
 """File of an exported encoder that says which weights it has, with their checksums."""
 
 
+class _RunPath:
+    """Attribute of `RunDir`: a path below its root."""
+
+    def __init__(self, relative: str) -> None:
+        self._relative = relative
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path:
+        return run.root / self._relative
+
+
 @dataclass(frozen=True, slots=True)
 class RunDir:
     """The paths of a run. Nothing needs to exist."""
 
     root: Path
 
+    config = _RunPath("config.yaml")
+    """The configuration, exactly as it was used."""
+    base = _RunPath("base")
+    """The encoder before training: a SentenceTransformer folder."""
+    checkpoints = _RunPath("checkpoints")
+    """What training continues from."""
+    metrics = _RunPath("metrics.jsonl")
+    """One line per step."""
+    validation = _RunPath("validation.jsonl")
+    """One line per validated checkpoint, if the run has a dev store."""
+    placement_group = _RunPath("placement_group")
+    """Id of the workers' placement group in hexadecimal digits, while they run."""
+    trackers = _RunPath("trackers.json")
+    """What each tracker has received. Trackers without a server write to `tensorboard/`, `mlflow.db` and `wandb/`."""
+    model = _RunPath("model")
+    """The trained encoder: a SentenceTransformer folder, with transforms of its vectors in `posthoc/`."""
+    model_info = _RunPath(f"model/{EXPORT_RECORD}")
+    """Says which weights were exported; in the model's folder, so that both are replaced together."""
+    vectors = _RunPath("vectors")
+    """Cached vectors of the texts of tasks, so that none is encoded twice; may be deleted."""
+    report = _RunPath("report.html")
+
     @property
     def name(self) -> str:
         return self.root.name
 
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def base(self) -> Path:
-        return self.root / "base"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def placement_group(self) -> Path:
-        """Holds the id of the workers' placement group in hexadecimal digits, while they run."""
-        return self.root / "placement_group"
-
-    @property
-    def validation(self) -> Path:
-        return self.root / "validation.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def trackers(self) -> Path:
-        return self.root / "trackers.json"
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
-
-    @property
-    def model_info(self) -> Path:
-        """Says which weights were exported; in the model's folder, so that both are replaced together."""
-        return self.model / EXPORT_RECORD
-
-    @property
-    def vectors(self) -> Path:
-        return self.root / "vectors"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
-
     def result(self, task: str, *, of_base: bool = False, variant: str = "") -> Path:
-        """The folder of one result.
+        """The folder of one result (`result.json`, per-query results, failures): `results/TASK[+VARIANT][@base]`.
 
         Args:
             task: name of the task.

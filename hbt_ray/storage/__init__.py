@@ -25,6 +25,7 @@ from hbt_ray.storage.json_files import (
     CHECKSUMS,
     append_json_lines,
     checked_file,
+    encode_json_lines,
     file_sha256,
     parse_checked_json,
     read_checked_json,
@@ -42,8 +43,8 @@ from hbt_ray.storage.storage_errors import naming_storage_errors, storage_error
 
 __all__ = [
     "CHECKSUMS", "LOCK_TIMEOUT_SECONDS", "Name", "RelativePath", "append_json_lines", "atomic_file", "atomic_folder",
-    "blocking_lock", "checked_file", "exclusive_lock", "file_sha256", "fsync", "is_unused", "naming_storage_errors",
-    "parse_checked_json", "read_checked_json", "read_json_lines", "remove_tree", "storage_error", "temporary_folder",
-    "text_sha256", "valid_name", "with_checksum", "write_checked_json", "write_checksums", "write_json",
-    "write_json_lines", "write_text"
+    "blocking_lock", "checked_file", "encode_json_lines", "exclusive_lock", "file_sha256", "fsync", "is_unused",
+    "naming_storage_errors", "parse_checked_json", "read_checked_json", "read_json_lines", "remove_tree",
+    "storage_error", "temporary_folder", "text_sha256", "valid_name", "with_checksum", "write_checked_json",
+    "write_checksums", "write_json", "write_json_lines", "write_text"
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.storage.atomic import write_text
+from hbt_ray.storage.atomic import atomic_file, write_text
 from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def append_json_lines(
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    content = _encode(rows, checked=checked).encode()
+    content = encode_json_lines(rows, checked=checked)
     if not content:
         return
     with naming_storage_errors(path):
@@ -186,9 +186,12 @@ def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]], *, checked: bool = False) -> None:
     """Replace a JSON Lines file atomically. For `checked` see `append_json_lines`."""
-    write_text(path, _encode(rows, checked=checked))
+    with atomic_file(path) as scratch:
+        scratch.write_bytes(encode_json_lines(rows, checked=checked))
 
 
-def _encode(rows: Iterable[dict[str, Any]], *, checked: bool) -> str:
+def encode_json_lines(rows: Iterable[dict[str, Any]], *, checked: bool = False) -> bytes:
+    """One line per row, in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     records = map(with_checksum, rows) if checked else rows
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return text.encode("utf-8", errors="backslashreplace")

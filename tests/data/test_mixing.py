@@ -50,7 +50,7 @@ class Holder(Config):
 
 
 @pytest.mark.parametrize(
-    ("written", "between", "shown"),
+    ("written", "values", "shown"),
     [
         ("alpha=0.3", (0.3,), "0.3"),
         ("alpha={start: 0.9, end: 0.3, steps: 100}", (0.9, 0.3), "0.9 to 0.3"),

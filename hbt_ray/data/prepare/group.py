@@ -29,7 +29,8 @@ from hbt_ray.data.prepare.hash_buckets import (
     write_buckets,
 )
 from hbt_ray.data.prepare.relevant_passages import write_identity_keys
-from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
+from hbt_ray.data.prepare.task_runner import TaskResult
+from hbt_ray.storage import encode_json_lines
 from hbt_ray.storage.location import Folder
 
 _TEXT_KEYS = pa.schema(

@@ -16,9 +16,10 @@ from hbt_ray.data.formats.files import naming_read_errors
 from hbt_ray.data.formats.source_row import BadRow, SourceRow, unstorable_reason
 from hbt_ray.data.index.permutation import make_key
 from hbt_ray.data.prepare.hash_buckets import ROW_SCHEMA, bucket_of, rejection_record, write_buckets
-from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
+from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.data.sources.file_sources import Source, SourcePart
 from hbt_ray.languages.tags import normalise_tag
+from hbt_ray.storage import encode_json_lines
 from hbt_ray.storage.location import Folder
 
 _MAX_CACHED_TAGS = 10_000

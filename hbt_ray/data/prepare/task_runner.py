@@ -175,12 +175,6 @@ def _run_recorded(store: Folder, folder: Folder, key: str, task: Task) -> TaskRe
     return result
 
 
-def encode_json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    """JSON Lines in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    return text.encode("utf-8", errors="backslashreplace")
-
-
 @contextmanager
 def open_work_folder(store: Folder) -> Iterator[Folder]:
     """Create and lock the work folder of a store. It stays after the block unless it is empty.

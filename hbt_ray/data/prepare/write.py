@@ -19,9 +19,10 @@ from hbt_ray.data.index.manifest import LanguageGroup
 from hbt_ray.data.prepare.group import read_duplicates
 from hbt_ray.data.prepare.hash_buckets import Bucket, removal_record
 from hbt_ray.data.prepare.relevant_passages import RelevantPassages
-from hbt_ray.data.prepare.task_runner import TaskResult, encode_json_lines
+from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.data.store.columns import PASSAGE_KEY, RIGHT_KEYS, SIDES
 from hbt_ray.data.store.shard_checksums import write_shard
+from hbt_ray.storage import encode_json_lines
 from hbt_ray.storage.location import Folder
 
 BATCH_ITEMS = 4096

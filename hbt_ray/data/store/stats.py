@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from rich.filesize import decimal
@@ -113,16 +114,13 @@ def compact(number: int) -> str:
 
 def sample_items(store: Store, number: int) -> list[StoredItem]:
     """Whole items, one from each dataset in turn. The same store always gives the same items."""
-    datasets = [(info.name, info.num_items) for info in store.manifest.datasets]
-    items: list[StoredItem] = []
-    for turn in range(max((size for _, size in datasets), default=0)):
-        for name, size in datasets:
-            if turn < size and len(items) < number:
-                row = permute(make_key("sample", name), np.array([turn]), size)[0]
-                items.append(store.item(name, int(row)))
-        if len(items) == number:
-            break
-    return items
+    infos = store.manifest.datasets
+    largest = max((info.num_items for info in infos), default=0)
+    turns = ((info, turn) for turn in range(largest) for info in infos if turn < info.num_items)
+    return [
+        store.item(info.name, int(permute(make_key("sample", info.name), np.array([turn]), info.num_items)[0]))
+        for info, turn in islice(turns, number)
+    ]
 
 
 def item_text(item: StoredItem) -> Text:
