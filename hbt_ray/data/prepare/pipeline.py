@@ -233,7 +233,8 @@ class _Pipeline:
         if result.num_read != result.num_kept + num_removed:
             raise HbtError(
                 f"{self.store}: {result.num_read} rows were read, {result.num_kept} kept and {num_removed} removed; "
-                "the numbers do not add up, which is a bug of hbt_ray. Please report it"
+                "the numbers do not add up, which is a bug of hbt_ray. Please report it",
+                code="ROW_COUNT",
             )
 
     def _publish(self, manifest: Manifest, reads: Sequence[TaskResult], num_buckets: int) -> None:

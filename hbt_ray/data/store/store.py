@@ -38,6 +38,7 @@ from hbt_ray.data.store.columns import (
     RemoteColumnReader,
     RowLookup,
     column_lookup,
+    gather,
     text_lookup,
 )
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCache, NodeCacheConfig
@@ -237,14 +238,7 @@ class Store:
     def _values(self, *lookups: RowLookup) -> list[list[Any]]:
         """The values of each lookup, [values]; None for a null, and if the shard has no such column."""
         arrays = self._columns.read({chunk for lookup in lookups for chunk in lookup.chunks})
-        values = []
-        for lookup in lookups:
-            columns = [arrays[chunk] for chunk in lookup.chunks]
-            pairs = zip(lookup.chunk_index.tolist(), lookup.rows.tolist(), strict=True)
-            # Row by row: for few rows of many chunks it is ten times as fast as `Array.take`.
-            cells = ((columns[number], row) for number, row in pairs)
-            values.append([None if column is None else column[row].as_py() for column, row in cells])
-        return values
+        return [gather([arrays[chunk] for chunk in lookup.chunks], lookup) for lookup in lookups]
 
 
 def read_manifest(path: str | Path) -> Manifest:
