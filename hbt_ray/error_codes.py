@@ -147,6 +147,7 @@ ERROR_CODES: dict[str, str] = {
     "RAY_VERSION": "The cluster and this machine have different versions of Ray or Python.",
     "REJECTED_ROWS": "More rows of the sources are invalid than the configuration allows.",
     "RESOURCES": "The cluster cannot provide what the command needs.",
+    "ROW_COUNT": "Rows were lost while a store was prepared: a bug of hbt_ray.",
     "RUNTIME_ENV": "The file of a runtime environment is missing or is not accepted by Ray.",
     "SECRET_IN_JOB": "The command or environment of a job contains a secret of this machine.",
     "SMALL_BUDGET": "The step budget of a search is smaller than one trial.",
