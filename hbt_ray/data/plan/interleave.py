@@ -47,10 +47,10 @@ class BalancedSplit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
+class _SplitNode:
     split: Split
-    left: _Node | int
-    right: _Node | int
+    left: _SplitNode | int
+    right: _SplitNode | int
 
 
 class Interleaving:
@@ -70,13 +70,13 @@ class Interleaving:
     def of_split(cls, split: Split) -> Self:
         """Two choices: 0 is the left side of `split`, 1 the right one."""
         interleaving = cls.__new__(cls)
-        interleaving._root = _Node(split, 0, 1)
+        interleaving._root = _SplitNode(split, 0, 1)
         return interleaving
 
     def locate(self, turn: int) -> tuple[int, int]:
         """The choice of a turn, and how many earlier turns had the same choice."""
         node = self._root
-        while isinstance(node, _Node):
+        while isinstance(node, _SplitNode):
             num_left = node.split.count(turn)
             if node.split.count(turn + 1) > num_left:
                 node, turn = node.left, num_left
@@ -85,9 +85,9 @@ class Interleaving:
         return node, turn
 
 
-def _huffman_tree(weights: Sequence[int], key: int) -> _Node | int:
+def _huffman_tree(weights: Sequence[int], key: int) -> _SplitNode | int:
     # The second entry makes the order of equal weights, and so the whole tree, unambiguous.
-    heap: list[tuple[int, int, _Node | int]] = [(w, i, i) for i, w in enumerate(weights) if w > 0]
+    heap: list[tuple[int, int, _SplitNode | int]] = [(w, i, i) for i, w in enumerate(weights) if w > 0]
     if not heap:
         raise ValueError("an interleaving needs at least one choice with a positive weight")
     heapq.heapify(heap)
@@ -95,5 +95,5 @@ def _huffman_tree(weights: Sequence[int], key: int) -> _Node | int:
         small, large = heapq.heappop(heap), heapq.heappop(heap)
         whole = small[0] + large[0]
         split = BalancedSplit.of_key(small[0], whole, make_key(key, number))
-        heapq.heappush(heap, (whole, number, _Node(split, small[2], large[2])))
+        heapq.heappush(heap, (whole, number, _SplitNode(split, small[2], large[2])))
     return heap[0][2]
