@@ -8,7 +8,6 @@ from __future__ import annotations
 import bz2
 import decimal
 import gzip
-import io
 import json
 import lzma
 import os
@@ -19,58 +18,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hbt_ray.data.formats import files
-from hbt_ray.data.prepare import PrepareResult, StoreConfig, prepare
-from hbt_ray.data.store.store import Store
+from hbt_ray.data.prepare import PrepareResult
 from hbt_ray.errors import SourceError
+from tests.data.malformed import (
+    GOOD,
+    OTHER,
+    escaped,
+    line,
+    parquet_bytes,
+    prepared,
+    prepared_or_named,
+)
 from tests.refused import refused
-
-GOOD = {"item_id": "g1", "language": "de", "question": "Wo?", "passage": "Hier."}
-OTHER = {"item_id": "g2", "language": "en", "question": "Where?", "passage": "Here."}
-
-
-def line(drop: str = "", **change: Any) -> bytes:
-    values = {**GOOD, "item_id": "new", **change}
-    values.pop(drop, None)
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def escaped(**change: Any) -> bytes:
-    return json.dumps({**GOOD, "item_id": "new", **change}).encode()
-
-
-def prepared(root: Path, **source: Any) -> PrepareResult:
-    """Prepare, and prove that nothing was lost."""
-    config = {
-        "path": str(root / "store"),
-        "sources": [{"name": "s", **source}],
-        "max_rejected": 1,
-        "deduplicate": False,
-    }
-    made = prepare(StoreConfig.make(config, "test"))
-    rejected = [json.loads(text) for text in (root / "store" / "rejected.jsonl").read_bytes().split(b"\n") if text]
-    assert made.num_read == made.num_kept + len(rejected)
-    assert len(rejected) == sum(made.rejected.values())
-    assert all(row["where"] and row["reason"] for row in rejected)
-    Store(root / "store")
-    stored = sum(sum(info.items_by_language.values()) for info in made.manifest.datasets)
-    assert stored == made.num_kept
-    return made
-
-
-def prepared_or_named(root: Path, file: str, **source: Any) -> PrepareResult | None:
-    """The same, or a `SourceError` that names the file."""
-    try:
-        return prepared(root, **source)
-    except SourceError as error:
-        message = str(error)
-    assert file in message
-    assert not (root / "store" / "manifest.json").exists()
-    return None
-
 
 REJECTED = {
     "cut within a string": (line()[:40], "no valid JSON"),
@@ -198,12 +159,6 @@ CSV_HEADER = b"item_id,language,question,passage\n"
 ZST = pa.compress(json.dumps(GOOD).encode() + b"\n", "zstd", asbytes=True)
 LONG_LINES = (b'{"a": "' + b" " * 50_000 + b'"}\n') * 100
 BOMB_ZST = pa.compress(LONG_LINES, "zstd", asbytes=True)
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
 
 
 BROKEN_FILES = {
@@ -431,230 +386,3 @@ def test_a_parquet_file_damaged_within(tmp_path: Path) -> None:
         path.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
         with tempfile.TemporaryDirectory(dir=tmp_path) as root:
             prepared_or_named(Path(root), path.name, kind="table", path=str(path))
-
-
-SQUAD_NODES: dict[str, tuple[Any, str]] = {
-    "an article that is a list": ([], "expected an object with 'paragraphs'"),
-    "paragraphs that are text": ({"paragraphs": "none"}, "expected an object with 'paragraphs'"),
-    "a paragraph that is null": ({"paragraphs": [None]}, "expected an object with 'context'"),
-    "a context that is a number": ({"paragraphs": [{"context": 1, "qas": []}]}, "expected an object with 'context'"),
-    "no questions": ({"paragraphs": [{"context": "c"}]}, "expected an object with 'qas'"),
-    "a question that is text": ({"paragraphs": [{"context": "c", "qas": ["q"]}]}, "expected an object with 'id'"),
-    "an id that is a number": ({"paragraphs": [{"context": "c", "qas": [{"id": 1}]}]}, "expected an object with 'id'"),
-    "a surrogate": (
-        {"paragraphs": [{"context": "\ud800", "qas": [{"id": "x", "question": "q"}]}]},
-        "passage holds half a surrogate pair",
-    ),
-}
-
-
-@pytest.mark.parametrize("unit", ["paragraph", "sentence"])
-@pytest.mark.parametrize("case", SQUAD_NODES)
-def test_squad_nodes_of_another_shape(tmp_path: Path, unit: str, case: str) -> None:
-    node, reason = SQUAD_NODES[case]
-    good = {"paragraphs": [{"context": "c", "qas": [{"id": "g", "question": "q"}]}]}
-    (tmp_path / "de.json").write_text(json.dumps({"data": [node, good]}))
-    made = prepared(tmp_path, kind="squad", files={"de": str(tmp_path / "de.json")}, passage=unit)
-    assert (made.num_read, made.num_kept) == (2, 1)
-    assert next(iter(made.rejected)).startswith(reason)
-
-
-SPANS = [None, "0-3", 7, [], [[0]], [[0, "3"]], [[-1, 3]], [[0, 99]], [[2, 2]], [[3, 1]], [None], [{"start": 0}]]
-
-
-@pytest.mark.parametrize("spans", SPANS, ids=str)
-@pytest.mark.parametrize("answers", [None, [], [7], [{}], [{"answer_start": "0"}], [{"answer_start": True}]], ids=str)
-def test_sentences_that_cannot_be_cut(tmp_path: Path, spans: Any, answers: Any) -> None:
-    qa = {"id": "x", "question": "q", "answers": answers}
-    tree = {"data": [{"paragraphs": [{"context": "c c", "qas": [qa], "sentence_breaks": spans}]}]}
-    (tmp_path / "de.json").write_text(json.dumps(tree))
-    made = prepared(tmp_path, kind="squad", files={"de": str(tmp_path / "de.json")}, passage="sentence")
-    assert (made.num_read, made.num_kept) == (1, 1 if spans is None else 0)
-
-
-def judged_source(root: Path, kind: str, lines: bytes, corpus: bytes, questions: bytes) -> dict[str, Any]:
-    """A source of three files, whatever they hold."""
-    paths = {name: root / name for name in ("judged", "corpus", "questions")}
-    if kind == "beir":
-        (root / "qrels").mkdir(exist_ok=True)
-        names = {"judged": "qrels/train.tsv", "corpus": "corpus.jsonl", "questions": "queries.jsonl"}
-        paths = {name: root / file for name, file in names.items()}
-    for path, content in zip(paths.values(), (lines, corpus, questions), strict=True):
-        path.write_bytes(content)
-    judged, documents, topics = map(str, paths.values())
-    if kind == "miracl":
-        return {"kind": kind, "languages": {"de": {"topics": topics, "qrels": judged, "corpus": documents}}}
-    if kind == "mmarco":
-        return {"kind": kind, "queries": {"de": topics}, "collections": {"de": documents}, "triples": judged}
-    return {"kind": kind, "path": str(root), "language": "de"}
-
-
-JSON_DOCS = b'{"_id": "d", "docid": "d", "title": null, "text": "D"}\n'
-TSV_DOCS = b"d\tD\n"
-JUDGED: dict[str, tuple[bytes, bytes, bytes]] = {
-    "beir": (b"query-id\tcorpus-id\tscore\nq\td\t1\n", JSON_DOCS, b'{"_id": "q", "text": "Q"}\n'),
-    "miracl": (b"q Q0 d 1\n", JSON_DOCS, b"q\tQ\n"),
-    "mmarco": (b"q\td\tn\n", TSV_DOCS, b"q\tQ\n"),
-}
-ODD_LINES = {
-    "one word": b"q",
-    "too many columns": b"x\td\t1\t2\t3\t4",
-    "no number": b"x\tQ0\td\tyes",
-    "no UTF-8": b"\xff\xfe\xfd",
-    "broken JSON": b'{"_id": "q", ',
-    "text is a number": b'{"_id": "d", "docid": "d", "text": 7}',
-    "NUL": b"q\0\t\0",
-    "the same document again": JSON_DOCS.strip(),
-}
-
-
-@pytest.mark.parametrize("kind", JUDGED)
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["judgements", "corpus", "questions"])
-@pytest.mark.parametrize("case", ODD_LINES)
-def test_bad_lines_of_judged_collections(tmp_path: Path, kind: str, which: int, case: str) -> None:
-    contents = list(JUDGED[kind])
-    contents[which] += ODD_LINES[case] + b"\n"
-    made = prepared(tmp_path, **judged_source(tmp_path, kind, *contents))
-    assert made.num_kept == 1
-    if case in ("one word", "no UTF-8"):
-        assert made.num_read == 2
-
-
-@pytest.mark.parametrize("kind", ["beir", "miracl"])
-def test_a_judged_document_with_two_texts_is_refused(tmp_path: Path, kind: str) -> None:
-    judged, corpus, questions = JUDGED[kind]
-    judged += judged.splitlines()[-1].replace(b"d", b"e") + b"\n"
-    corpus += corpus.replace(b'"d"', b'"e"') + b'{"_id": "d", "docid": "d", "text": "another"}\n'
-    made = prepared(tmp_path, **judged_source(tmp_path, kind, judged, corpus, questions))
-    assert (made.num_read, made.num_kept) == (3, 1)
-    assert set(made.rejected) == {
-        "id stands twice in the corpus, with different texts",
-        "the judged question or document stands twice, with different texts",
-    }
-
-
-@pytest.mark.parametrize("kind", ["beir", "miracl"])
-def test_judgements_that_are_repeated_contradict_or_are_fractions(tmp_path: Path, kind: str) -> None:
-    judged, corpus, questions = JUDGED[kind]
-    line = judged.splitlines()[-1]
-    for name in (b"e", b"f"):
-        corpus += corpus.splitlines()[0].replace(b'"d"', b'"%s"' % name) + b"\n"
-    lines = [judged.rstrip(), line, line.replace(b"d", b"e"), line.replace(b"d", b"e")[:-1] + b"0",
-             line.replace(b"d", b"f")[:-1] + b"0.5"]  # fmt: skip
-    made = prepared(tmp_path, **judged_source(tmp_path, kind, b"\n".join(lines), corpus, questions))
-    assert (made.num_read, made.num_kept) == (4, 1)
-    with_threshold = judged_source(tmp_path, kind, b"\n".join(lines), corpus, questions) | {"threshold": 0.4}
-    assert prepared(tmp_path / "more", **with_threshold).num_kept == 2
-    assert sorted(made.rejected) == [
-        "relevance is a fraction; state from which on a document is right: threshold=…",
-        "the judgement stands twice",
-        "the same question and document are judged twice, and not alike",
-    ]
-
-
-@pytest.mark.parametrize("kind", JUDGED)
-def test_questions_and_documents_that_are_not_there(tmp_path: Path, kind: str) -> None:
-    judged, corpus, questions = JUDGED[kind]
-    odd = judged.splitlines()[-1]
-    lines = b"\n".join([judged.rstrip(), odd.replace(b"q", b"q9", 1), odd.replace(b"d", b"d9", 1)])
-    made = prepared(tmp_path, **judged_source(tmp_path, kind, lines, corpus, questions))
-    assert (made.num_read, made.num_kept) == (3, 1)
-    assert len(made.rejected) == 2
-
-
-@settings(deadline=None)
-@given(content=st.binary(max_size=400))
-def test_random_bytes_as_jsonl(content: bytes) -> None:
-    for name, stored in (("rows.jsonl", content), ("rows.jsonl.gz", gzip.compress(content)), ("raw.jsonl.gz", content)):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / name).write_bytes(stored)
-            prepared_or_named(Path(folder), name, kind="table", path=f"{folder}/{name}")
-
-
-@settings(max_examples=30, deadline=None)
-@given(content=st.binary(max_size=400))
-def test_random_bytes_as_parquet_and_squad(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "rows.parquet").write_bytes(content)
-        assert prepared_or_named(Path(folder), "rows.parquet", kind="table", path=f"{folder}/rows.parquet") is None
-        prepared_or_named(Path(folder), "rows.parquet", kind="squad", files={"de": f"{folder}/rows.parquet"})
-
-
-PIECES = [
-    "{", "}", "[", "]", ",", ":", '"', "\n", '"item_id"', '"de"', "null", "1e999", "9" * 5000, "\\ud800", "\0", "é",
-    json.dumps(GOOD), json.dumps(OTHER), "item_id,language,question,passage\n", "a,de,q,p\n", "\t", "\r", ";",
-    '"pos": ["a"]', '"translation": {"de": 1}',
-]  # fmt: skip
-TABLES = ["rows.json", "rows.csv", "rows.tsv", "rows.ndjson", "rows", "rows.json.gz", "rows.csv.zst", "rows.tsv.bz2"]
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    name=st.sampled_from(TABLES),
-    content=st.lists(st.sampled_from(PIECES), max_size=12).map("".join).map(str.encode) | st.binary(max_size=200),
-    language=st.sampled_from(["", "de"]),
-)
-def test_random_pieces_as_any_table(name: str, content: bytes, language: str) -> None:
-    packed = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.rpartition(".")[2], bytes)(content)
-    if name.endswith(".zst"):
-        packed = pa.compress(content, "zstd", asbytes=True)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / name).write_bytes(packed)
-        prepared_or_named(Path(folder), name, kind="table", path=f"{folder}/{name}", language=language)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(data=st.data(), name=st.sampled_from(["rows.parquet", "rows.json.gz", "rows.json.bz2", "rows.json.zst"]))
-def test_changed_bytes_of_packed_files(data: st.DataObject, name: str) -> None:
-    rows = [{**GOOD, "item_id": str(n), "pos": [f"p{n}"] * 3, "when": None} for n in range(50)]
-    text = json.dumps(rows).encode()
-    packed = {
-        "parquet": lambda: parquet_bytes(pa.Table.from_pylist(rows)),
-        "gz": lambda: gzip.compress(text),
-        "bz2": lambda: bz2.compress(text),
-        "zst": lambda: pa.compress(text, "zstd", asbytes=True),
-    }
-    content = bytearray(packed[name.rpartition(".")[2]]())
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.sampled_from([len(content), len(content) // 2]))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / name).write_bytes(bytes(content[:cut]))
-        prepared_or_named(Path(folder), name, kind="table", path=f"{folder}/{name}")
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-VALUES = JSON | st.sampled_from(["de", "en", "a", "b", "zho", "\ud800", "\0", "../x"])
-KEYS = st.sampled_from([*GOOD, "origin", "query", "anchor", "pos", "positive_passages", "translation", "is_impossible",
-                        "answers"])  # fmt: skip
-
-
-@settings(deadline=None, derandomize=True)
-@given(rows=st.lists(st.dictionaries(KEYS, VALUES, min_size=3), min_size=1, max_size=8), named=st.booleans())
-def test_random_values_as_rows(rows: list[dict[str, Any]], named: bool) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        columns = {"dataset": "origin"} if named else {}
-        made = prepared(Path(folder), kind="table", path=f"{folder}/rows.jsonl", columns=columns)
-        assert made.num_read >= len(rows)  # A record may be several rows.
-
-
-CELLS = st.lists(st.sampled_from(["q", "d", "Q0", "1", "0", "-1", "nan", "x\0", "\u2028"]), max_size=5)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(lines=st.lists(CELLS.map("\t".join), max_size=6), kind=st.sampled_from(list(JUDGED)))
-def test_random_cells_as_judgements_and_texts(lines: list[str], kind: str) -> None:
-    judged, corpus, questions = JUDGED[kind]
-    more = "\n".join(lines).encode()  # They may contradict the lines of q and d, but not those of k and m.
-    judged += judged.splitlines()[-1].replace(b"q", b"k").replace(b"d", b"m") + b"\n"
-    corpus += b"m\tM\n" if kind == "mmarco" else JSON_DOCS.replace(b'"d"', b'"m"')
-    questions += b'{"_id": "k", "text": "K"}\n' if kind == "beir" else b"k\tK\n"
-    with tempfile.TemporaryDirectory() as folder:
-        source = judged_source(Path(folder), kind, judged + more, corpus + more, questions + more)
-        assert prepared(Path(folder), **source).num_kept >= 1

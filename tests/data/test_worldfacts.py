@@ -13,7 +13,7 @@ import pytest
 
 from hbt_ray.data.formats.source_row import SourceRow
 from hbt_ray.data.sources.file_sources import Source
-from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource, rows
+from hbt_ray.data.sources.worldfacts import LANGUAGES, SPLITS, Split, WorldfactsSource
 from hbt_ray.data.sources.worldfacts.entities import Entity, entity_name
 from hbt_ray.data.sources.worldfacts.facts import facts, groups_of, split_facts
 from hbt_ray.data.sources.worldfacts.phrases import phrasebook
@@ -26,7 +26,7 @@ _STOPS = {"hi": "।", "th": "", "zh": "。"}
 
 @cache
 def _rows(split: Split) -> tuple[SourceRow, ...]:
-    return tuple(rows(split))
+    return tuple(WorldfactsSource(split=split).rows())
 
 
 def _all_rows() -> Iterator[SourceRow]:
@@ -208,8 +208,9 @@ def test_objects_are_joined_as_the_language_does() -> None:
 
 def test_order_does_not_depend_on_the_process() -> None:
     code = (
-        "import hashlib; from hbt_ray.data.sources.worldfacts import rows;"
-        "print(hashlib.sha256(''.join(map(repr, rows('test', ('en', 'th')))).encode()).hexdigest())"
+        "import hashlib; from hbt_ray.data.sources.worldfacts import WorldfactsSource;"
+        "rows = WorldfactsSource(split='test', languages=('en', 'th')).rows();"
+        "print(hashlib.sha256(''.join(map(repr, rows)).encode()).hexdigest())"
     )
     digests = {
         subprocess.run(

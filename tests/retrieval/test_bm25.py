@@ -18,7 +18,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval import bm25 as words_module
 from hbt_ray.retrieval.bm25 import K1, B, Bm25Index, tokenise_queries, tokenise_texts, tokenise_words
 from hbt_ray.retrieval.tasks import Task
-from tests.retrieval.test_readers import write
+from tests.retrieval.task_files import write
 
 
 @pytest.mark.parametrize(

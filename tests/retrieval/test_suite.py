@@ -13,7 +13,7 @@ from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import BitextTask, Suite, Task, distinct, open_task
 from tests.refused import refused
-from tests.retrieval.test_readers import write
+from tests.retrieval.task_files import write
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 
 from hbt_ray.errors import InputError
 from hbt_ray.retrieval.tasks import open_task
-from tests.retrieval.test_readers import mewslix_file, write
+from tests.retrieval.task_files import mewslix_file, write
 
 NUM_MUTATIONS = 120
 """A kind of file."""

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from hbt_ray.data.sources.worldfacts.entities import LANGUAGES
 from hbt_ray.data.sources.worldfacts.facts import SPLITS, Split
-from hbt_ray.data.sources.worldfacts.phrases import WorldfactsSource, rows
+from hbt_ray.data.sources.worldfacts.phrases import WorldfactsSource
 
-__all__ = ["LANGUAGES", "SPLITS", "Split", "WorldfactsSource", "rows"]
+__all__ = ["LANGUAGES", "SPLITS", "Split", "WorldfactsSource"]

@@ -21,22 +21,7 @@ from typing import Any, Literal
 from babel import localedata
 from babel.core import get_global
 
-from hbt_ray.data.sources.worldfacts.entities import (
-    LANGUAGES,
-    NO_HOME,
-    NOT_CITIES,
-    NOT_COUNTRIES,
-    NOT_LANGUAGES,
-    OUTDATED_CURRENCIES,
-    OUTDATED_ZONES,
-    UNNAMED_SCRIPTS,
-    UNSURE_CONTINENTS,
-    UNSURE_OFFICIAL_LANGUAGES,
-    UNSURE_SCRIPTS,
-    Entity,
-    Kind,
-    entity_name,
-)
+from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, Kind, entity_name, excluded
 
 Claim = frozenset[Entity]
 Split = Literal["train", "dev", "test"]
@@ -76,17 +61,9 @@ class Fact:
 def facts() -> tuple[Fact, ...]:
     """All facts that have names in two languages or more and an unambiguous answer, in a fixed order."""
     relations = (
-        _currencies,
-        _official_languages,
-        _cities,
-        _city_zones,
-        _country_zones,
-        _scripts,
-        _homes,
-        _continents,
-        _weeks,
+        _currencies, _official_languages, _cities, _city_zones, _country_zones, _scripts, _homes, _continents, _weeks,
         _codes,
-    )
+    )  # fmt: skip
     all_facts = [fact for relation in relations for fact in relation() if sum(map(fact.has_names, LANGUAGES)) >= 2]
     homonyms = _homonyms({entity for fact in all_facts for entity in fact.entities})
     all_facts = [fact for fact in all_facts if not homonyms.intersection(fact.entities)]
@@ -114,14 +91,14 @@ def _fact(kind: str, subject: Entity, *objects: Entity, reversible: bool = False
     return Fact(kind, subject, objects, frozenset(frozenset((subject, it)) for it in objects), reversible)
 
 
+def _country(code: str) -> Entity:
+    return Entity("country", code)
+
+
 @cache
 def _countries() -> frozenset[str]:
     territories = localedata.load("en")["territories"]
-    return frozenset(code for code in territories if code.isalpha() and code not in NOT_COUNTRIES)
-
-
-def _country(code: str) -> Entity:
-    return Entity("country", code)
+    return frozenset(code for code in territories if code.isalpha() and code not in excluded("countries"))
 
 
 def _currencies() -> Iterator[Fact]:
@@ -130,7 +107,7 @@ def _currencies() -> Iterator[Fact]:
         for territory, spans in get_global("territory_currencies").items()
     }
     users = Counter(code for codes in used.values() for code in codes)
-    for territory in sorted(_countries() & used.keys() - OUTDATED_CURRENCIES):
+    for territory in sorted(_countries() & used.keys() - excluded("currencies")):
         # A country with two legal tenders (Panama, Lesotho) does not have one currency to ask for.
         if len(used[territory]) == 1:
             (code,) = used[territory]
@@ -139,7 +116,7 @@ def _currencies() -> Iterator[Fact]:
 
 def _official_languages() -> Iterator[Fact]:
     table: dict[str, dict[str, dict[str, Any]]] = get_global("territory_languages")
-    for territory in sorted(_countries() & table.keys() - UNSURE_OFFICIAL_LANGUAGES):
+    for territory in sorted(_countries() & table.keys() - excluded("official_languages")):
         official = [tag for tag, facts in table[territory].items() if facts["official_status"] == "official"]
         codes = dict.fromkeys(tag.split("_")[0] for tag in official)  # `sr_Latn` is still Serbian
         if "nb" in codes:
@@ -159,19 +136,19 @@ def _clock(zone: str) -> str | None:
     metazones = get_global("meta_zones")
     former = [old for old, new in get_global("zone_aliases").items() if new == zone]
     metazone = next((metazones[key] for key in (zone, *former) if key in metazones), None)
-    return None if metazone in OUTDATED_ZONES else metazone
+    return None if metazone in excluded("zones") else metazone
 
 
 def _cities() -> Iterator[Fact]:
     for zone, territory in _zones().items():
-        if zone not in NOT_CITIES:
+        if zone not in excluded("cities"):
             yield _fact("city", Entity("city", zone), _country(territory))
 
 
 def _city_zones() -> Iterator[Fact]:
     for zone, territory in _zones().items():
         clock = _clock(zone)
-        if clock and zone not in NOT_CITIES:
+        if clock and zone not in excluded("cities"):
             city, time = Entity("city", zone), Entity("zone", clock)
             # The time zone of the country implies that of the city.
             yield Fact("city_zone", city, (time,), frozenset({frozenset((_country(territory), time))}))
@@ -192,24 +169,24 @@ def _languages() -> dict[str, tuple[str, str]]:
     return {
         tag: (parts[1], parts[2])
         for tag, parts in sorted(likely.items())
-        if "_" not in tag and len(parts) == 3 and tag not in NOT_LANGUAGES
+        if "_" not in tag and len(parts) == 3 and tag not in excluded("languages")
     }
 
 
 def _scripts() -> Iterator[Fact]:
     for tag, (script, _) in _languages().items():
-        if script not in UNNAMED_SCRIPTS and tag not in UNSURE_SCRIPTS:
+        if script not in excluded("scripts") and tag not in excluded("scripts_of_languages"):
             yield _fact("script", Entity("language", tag), Entity("script", script))
 
 
 def _homes() -> Iterator[Fact]:
     for tag, (_, territory) in _languages().items():
-        if territory in _countries() and tag not in NO_HOME:
+        if territory in _countries() and tag not in excluded("homes"):
             yield _fact("home", Entity("language", tag), _country(territory))
 
 
 def _continents() -> Iterator[Fact]:
-    for territory in sorted(_countries() - UNSURE_CONTINENTS):
+    for territory in sorted(_countries() - excluded("continents")):
         areas = {zone.split("/")[0] for zone, it in _zones().items() if it == territory}
         # Zones of Atlantic islands say nothing about Portugal's continent; only the Pacific counts as one itself.
         mainland = (areas & _CONTINENTS.keys() - {"Pacific"}) or (areas if areas == {"Pacific"} else set())
@@ -230,16 +207,14 @@ def _weeks() -> Iterator[Fact]:
 
 
 def _codes() -> Iterator[Fact]:
-    currencies = {fact.objects[0].code for fact in _currencies()}
-    scripts = {fact.objects[0].code for fact in _scripts()}
-    tables: tuple[tuple[Kind, set[str] | frozenset[str]], ...] = (
-        ("country", _countries()),
-        ("currency", currencies),
-        ("language", set(_languages())),
-        ("script", scripts),
-    )
-    for kind, codes in tables:
-        for code in sorted(codes):
+    codes: dict[Kind, Iterable[str]] = {
+        "country": _countries(),
+        "currency": {fact.objects[0].code for fact in _currencies()},
+        "language": _languages(),
+        "script": {fact.objects[0].code for fact in _scripts()},
+    }
+    for kind in codes:
+        for code in sorted(codes[kind]):
             yield _fact(f"{kind}_code", Entity(kind, code), Entity("code", f"{kind}:{code}"), reversible=True)
 
 

@@ -12,7 +12,7 @@ entity, a pattern of the letters that CLDR capitalises in its labels but a sente
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -29,8 +29,8 @@ from hbt_ray.data.sources.file_sources import Source
 from hbt_ray.data.sources.worldfacts.entities import LANGUAGES, Entity, entity_name
 from hbt_ray.data.sources.worldfacts.facts import Fact, Split, split_facts, stable_hash
 
-# The first letter of a text, after an opening mark or quotation mark.
 _FIRST_LETTER = re.compile(r"^[^\w]*\w")
+"""First letter of a text, after an opening mark or quotation mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,10 @@ class Phrasebook:
     def _slot(self, slot: str, fact: Fact) -> str:
         form = self._forms.get(slot)
         kind = form.of if form else slot
-        entities = [entity for entity in fact.entities if entity.kind == kind]
-        if not entities:
+        names = [self._name_in_slot(slot, entity) for entity in fact.entities if entity.kind == kind]
+        if not names:
             raise LookupError(f"{fact.key} has nothing to put in the slot {{{slot}}} of {self.language}.yaml")
-        names = [self._name_in_slot(slot, entity) for entity in entities]
-        if len(names) == 1:
-            return names[0]
-        joined: str = format_list(names, locale=self.language)
-        return joined
+        return str(format_list(names, locale=self.language))
 
     def _name_in_slot(self, slot: str, entity: Entity) -> str:
         if (slot, entity) not in self._names:
@@ -165,22 +161,11 @@ class WorldfactsSource(Source):
         return []
 
     def rows(self) -> Iterator[SourceRow]:
-        return rows(self.split, self.languages)
-
-
-def rows(split: Split, languages: Sequence[str] = LANGUAGES) -> Iterator[SourceRow]:
-    """All rows of a split: by fact, then phrasing, then language, in the languages in which CLDR has its names."""
-    books = [phrasebook(language) for language in languages]
-    for fact in split_facts()[split]:
-        named = [book for book in books if fact.has_names(book.language)]
-        passages = [book.passage(fact) for book in named]
-        for number, questions in enumerate(zip(*(book.questions(fact) for book in named), strict=True), start=1):
-            for book, question, passage in zip(named, questions, passages, strict=True):
-                yield SourceRow(
-                    item_id=f"{fact.key}/q{number}",
-                    language=book.language,
-                    question=question,
-                    passage=passage,
-                    passage_id=fact.key,
-                    where=f"CLDR by babel: {fact.key}",
-                )
+        """By fact, then phrasing, then language, in the languages in which CLDR has the names of the fact."""
+        for fact in split_facts()[self.split]:
+            books = [phrasebook(language) for language in self.languages if fact.has_names(language)]
+            passages = [book.passage(fact) for book in books]
+            for number, questions in enumerate(zip(*(book.questions(fact) for book in books), strict=True), start=1):
+                item, where = f"{fact.key}/q{number}", f"CLDR by babel: {fact.key}"
+                for book, question, passage in zip(books, questions, passages, strict=True):
+                    yield SourceRow(item, book.language, question, passage, passage_id=fact.key, where=where)
