@@ -260,10 +260,10 @@ BAD_CELLS = {
     "too few": (b"new,de,q", "another number of cells", 1),
     "too many": (b"new,de,q,p,", "another number of cells", 1),
     "latin-1": ("new,de,Größe,p".encode("latin-1"), "no UTF-8 text", 1),
-    "a quotation mark within": (b'new,de,"a"b,p', "no CSV", 1),
-    "an open quotation mark": (b'new,de,"q,p', "no CSV", 2),
+    "a quotation mark within": (b'new,de,"a"b,p', "no valid CSV", 1),
+    "an open quotation mark": (b'new,de,"q,p', "no valid CSV", 2),
     "a NUL": (b"new,de,a\0b,p", "question holds a NUL character", 1),
-    "an old line end": (b"new,de,q\rx,p", "no CSV", 1),
+    "an old line end": (b"new,de,q\rx,p", "no valid CSV", 1),
 }
 
 

@@ -177,12 +177,10 @@ class _ArrayText:
     def _peek(self) -> str:
         """The next character that is not white space; empty at the end."""
         while True:
-            while self._position < len(self._text) and self._text[self._position] in " \t\r\n":
+            while self._text[self._position : self._position + 1] in (" ", "\t", "\r", "\n"):
                 self._position += 1
-            if self._position < len(self._text):
-                return self._text[self._position]
-            if not self._read_more():
-                return ""
+            if self._position < len(self._text) or not self._read_more():
+                return self._text[self._position : self._position + 1]
 
     def _take(self, character: str) -> None:
         if self._peek() != character:

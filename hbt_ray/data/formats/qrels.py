@@ -53,18 +53,14 @@ def _judgement(where: str, query_id: str, document_id: str, relevance: Any) -> J
     if isinstance(relevance, str) and _NUMBER.fullmatch(relevance.strip()):
         relevance = float(relevance)
     if isinstance(relevance, bool) or not isinstance(relevance, int | float):
-        raise BadRowError(where, "relevance is no number")
+        raise BadRowError(where, "relevance is not a number")
     if not abs(relevance) <= _MAX_GRADE:  # also true for NaN
-        raise BadRowError(where, f"relevance is no number, or beyond {_MAX_GRADE:,}")
+        raise BadRowError(where, f"relevance is not a number, or beyond {_MAX_GRADE:,}")
     return Judgement(where, query_id, document_id, float(relevance))
 
 
 def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
-    """All judgements of a file: JSON lines if its name says so, else text.
-
-    Raises:
-        SourceError: the columns are unknown, or the file cannot be read.
-    """
+    """All judgements of a file: JSON lines if its name says so, else text. Unknown columns are a `SourceError`."""
     if ".jsonl" in without_options(location).rpartition("/")[2]:
         yield from parse_rows(_from_json, read_jsonl(location))
         return

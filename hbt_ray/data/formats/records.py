@@ -185,7 +185,7 @@ def _csv_rows(lines: Iterator[tuple[str, str]], separator: str) -> Iterator[_Row
         except StopIteration:
             return
         except csv.Error as error:  # A stray quotation mark may have taken in more lines than its own: all are lost.
-            yield from (BadRow(place, f"no CSV ({error})") for place in places)
+            yield from (BadRow(place, f"no valid CSV ({error})") for place in places)
         else:
             if cells and any(map(str.strip, cells)):
                 yield _Row(places[0], cells)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from hbt_ray.errors import SourceError
 
 _MAX_EXACT = 2**53
-"""Whole numbers up to here are exact as floats."""
+"""Largest whole number below which all are exact as floats."""
 _MAX_ID_BITS = 256
 FLOAT_IDS = "ids are whole numbers that were stored as floats (12.0); they are read as integers (12)"
 
@@ -68,7 +68,7 @@ class BadRowError(SourceError):
 
 
 def parse_rows(parse: Callable[[T], U], rows: Iterable[T | BadRow]) -> Iterator[U | BadRow]:
-    """Each row parsed; a bad row in place of what `parse` refuses with `BadRowError`."""
+    """Parse each row; a row that `parse` refuses with `BadRowError` becomes a bad row, and bad rows pass through."""
     for row in rows:
         if isinstance(row, BadRow):
             yield row

@@ -43,11 +43,7 @@ class SquadParagraph:
     questions: list[SquadQuestion | BadRow]
 
     def sentences(self) -> Iterator[tuple[int, int] | BadRow]:
-        """[start, end) of each sentence.
-
-        Raises:
-            BadRowError: `sentence_breaks` is not a list.
-        """
+        """[start, end) of each sentence; `BadRowError` if `sentence_breaks` is not a list."""
         if not isinstance(self.sentence_breaks, list):
             raise BadRowError(self.where, "sentence_breaks is not a list; LAReQA's files have one in each paragraph")
         length = len(self.context)
@@ -56,14 +52,15 @@ class SquadParagraph:
                 case [int(start), int(end)] if 0 <= start < end <= length:
                     yield start, end
                 case _:
-                    reason = f"{reprlib.repr(span)} is no [start, end) span within the context of {length} characters"
+                    reason = (
+                        f"{reprlib.repr(span)} is not a [start, end) span of the {length} characters of the context"
+                    )
                     yield BadRow(f"{self.where}.sentence_breaks[{number}]", reason)
 
     def answer_sentence(self, question: SquadQuestion) -> tuple[int, int]:
-        """Span of the sentence in which the first answer starts; an answer may run over its end.
+        """Span of the sentence in which the first answer starts; `BadRowError` if there is none.
 
-        Raises:
-            BadRowError: the answer has no start, or no sentence contains it.
+        An answer may run over the end of its sentence.
         """
         if question.answer_start is None:
             reason = "no answer_start of a first answer, so no sentence is the right one"
@@ -77,11 +74,7 @@ class SquadParagraph:
 
 
 def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
-    """The paragraphs of a file.
-
-    Raises:
-        SourceError: the file is missing, not JSON, or has no list `data`.
-    """
+    """The paragraphs of a file; `SourceError` if it is missing, is not JSON, or has no list `data`."""
     tree = read_json(location)
     try:
         articles = member(tree, "data", list, location)

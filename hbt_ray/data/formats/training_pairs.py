@@ -107,11 +107,7 @@ class PairReader:
         self._negative_columns: set[str] = set()
 
     def columns(self, names: Collection[str]) -> set[str]:
-        """The columns that must be read, of those that a file has.
-
-        Raises:
-            ValueError: some are missing, or two could be meant.
-        """
+        """The columns to read, of those that a file has; `ValueError` if some are missing, or two could be meant."""
         layout = self._layout(tuple(names))
         return {*layout.columns_by_field.values(), *layout.answerable_columns, layout.list_column} - {""}
 

@@ -43,8 +43,7 @@ def read_lareqa(folder: str | Path, name: str, languages: Collection[str] = (), 
         languages: keep only the documents, queries and answers in these; empty: all.
 
     Raises:
-        SourceError: there are no such files, a language has none, a file name is not a language tag, or a file is
-            malformed.
+        SourceError: a file is missing or malformed, or its name is not a language tag.
         TaskError: a file has no paragraphs, or see `Task`.
     """
     documents: list[tuple[str, str, str]] = []

@@ -106,6 +106,6 @@ def _sentence_spans(node: dict[str, Any], text: str, where: str) -> list[range]:
 def _span(node: Any, text: str, where: str) -> range:
     start, end = member(node, "start", int, where), member(node, "end", int, where)
     if not 0 <= start < end <= len(text) or node.get("text", text[start:end]) != text[start:end]:
-        reason = f"{reprlib.repr(node)} is no span of the text of {len(text)} characters; offsets count characters"
+        reason = f"{reprlib.repr(node)} is not a span of the text of {len(text)} characters; offsets count characters"
         raise BadRowError(where, reason)
     return range(start, end)

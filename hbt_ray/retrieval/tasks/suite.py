@@ -68,11 +68,7 @@ class Suite(Config):
         return Suite.make({"tasks": tasks}, "--languages")
 
     def open(self) -> list[Task | BitextTask]:
-        """Read all tasks.
-
-        Raises:
-            TaskError, SourceError: two tasks have one name, or see `TaskConfig.open`.
-        """
+        """Read all tasks; see `TaskConfig.open`. Two tasks of one name are an error."""
         return distinct([config.open() for config in self.tasks])
 
 
@@ -105,11 +101,7 @@ def open_task(text: str, languages: Sequence[str] = ()) -> Task | BitextTask:
 
 
 def distinct(tasks: Sequence[Task | BitextTask]) -> list[Task | BitextTask]:
-    """The tasks, if all their names differ.
-
-    Raises:
-        TaskError: two tasks have one name.
-    """
+    """The tasks; `TaskError` if two have one name."""
     name, count = Counter(task.name for task in tasks).most_common(1)[0]
     if count > 1:
         raise TaskError(

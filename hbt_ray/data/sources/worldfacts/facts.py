@@ -233,7 +233,8 @@ def split_facts() -> dict[Split, tuple[Fact, ...]]:
     mentions_left = Counter(_mentions(facts()))
     for group in sorted(groups_of(facts()), key=lambda group: stable_hash(group[0].key)):
         mentions = Counter(_mentions(group))
-        split = _drawn_split(group)
+        draw = stable_hash(f"split:{group[0].key}") / 2**64
+        split: Split = "dev" if draw < _DEV_SHARE else "test" if draw < _DEV_SHARE + _TEST_SHARE else "train"
         if any(mentions_left[mention] <= count for mention, count in mentions.items()):
             split = "train"
         if split != "train":
@@ -248,13 +249,6 @@ def _mentions(some_facts: Iterable[Fact]) -> Iterator[tuple[str, Entity]]:
         for language in LANGUAGES:
             if fact.has_names(language):
                 yield from ((language, entity) for entity in fact.entities)
-
-
-def _drawn_split(group: tuple[Fact, ...]) -> Split:
-    draw = stable_hash(f"split:{group[0].key}") / 2**64
-    if draw < _DEV_SHARE:
-        return "dev"
-    return "test" if draw < _DEV_SHARE + _TEST_SHARE else "train"
 
 
 def groups_of(some_facts: Iterable[Fact]) -> list[tuple[Fact, ...]]:
