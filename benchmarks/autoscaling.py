@@ -137,35 +137,21 @@ def _bring_token(folder: Path) -> None:
 
 def figure(counts: Counts, marks: Mapping[str, float]) -> str:
     """An SVG: nodes as steps over seconds, and what happened."""
+    import altair as alt
+
+    from hbt_ray.report.charts import Axis, Canvas, Row, standalone_svg
+
     end, most = max(counts[-1][0], *marks.values()) * 1.05, max(count for _, count in counts)
-
-    def at(second: float, count: float) -> str:
-        return f"{60 + 560 * second / end:.1f},{170 - 110 * count / most:.1f}"
-
-    corners = [at(0, 0)]
-    for (_, before), (second, count) in zip([(0.0, 0), *counts], counts, strict=False):
-        corners += [at(second, before), at(second, count)]
-    corners.append(at(end, counts[-1][1]))
-    levels = "".join(
-        f'<path d="M60 {170 - 110 * n / most:.1f}H620" stroke="#ccc"/><text x="50" y="{174 - 110 * n / most:.1f}" '
-        f'text-anchor="end">{n}</text>'
-        for n in range(most + 1)
+    steps = [(0.0, 0), *counts, (end, counts[-1][1])]
+    y = Axis("nodes besides the head", (0, most), ticks=tuple(range(most + 1)))
+    canvas = Canvas(Axis("seconds", (0, end)), y, {"": "mono", "events": "cross"})
+    names = [Row(second, most, name, "events") for name, second in marks.items()]
+    layers = (
+        *(canvas.rule("events", x=second) for second in marks.values()),
+        canvas.line([Row(second, count) for second, count in steps], interpolate="step-after"),
+        *(canvas.labels(names[first::2], align="center", dx=0, dy=-10 - 14 * first) for first in (0, 1)),
     )
-    events = "".join(
-        f'<path d="M{at(second, 0).split(",")[0]} 40V170" stroke="#c40" stroke-dasharray="3"/>'
-        f'<text x="{at(second, 0).split(",")[0]}" y="{32 - 14 * (number % 2)}" text-anchor="middle">{name}</text>'
-        for number, (name, second) in enumerate(marks.items())
-    )
-    ticks = "".join(
-        f'<text x="{at(second, 0).split(",")[0]}" y="190" text-anchor="middle">{second} s</text>'
-        for second in range(0, int(end) + 1, max(10, 10 * round(end / 60)))
-    )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif" font-size="11" '
-        'fill="#444" role="img" aria-label="Nodes besides the head over time">'
-        f'<rect width="640" height="200" fill="#fff"/>{levels}{events}{ticks}'
-        f'<polyline points="{" ".join(corners)}" fill="none" stroke="#067" stroke-width="2.5"/></svg>\n'
-    )
+    return standalone_svg(alt.layer(*layers).properties(width=640, height=180))
 
 
 @contextmanager

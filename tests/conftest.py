@@ -61,10 +61,9 @@ def ray_session() -> Iterator[None]:
 def encode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encodes in this process, for tests of what is done with vectors: an actor is ten seconds of imports."""
     from hbt_ray.retrieval import encoder
-    from hbt_ray.retrieval.encoder import EncoderActor
 
     monkeypatch.setattr(
-        encoder, "_batches", lambda config, sets: map(EncoderActor(config), encoder._blocks(config, sets))
+        encoder, "map_blocks", lambda blocks, actor, arguments, *_, **__: map(actor(*arguments), blocks)
     )
 
 

@@ -85,7 +85,8 @@ class Canvas:
     x: Axis
     y: Axis
     colours: Mapping[str, str]
-    """Series → name of its colour in `hbt_ray.report.page`; the legend has them in this order."""
+    """Series → name of its colour in `hbt_ray.report.page`; the legend has them in this order. There is no legend if a
+    series has no name."""
 
     def points(self, rows: Sequence[Row], *, size: int = 16, opacity: float = 1.0, **mark: Any) -> alt.Chart:
         """A dot a row, with a tooltip. `size` is the square of the diameter in pixels."""
@@ -129,7 +130,7 @@ class Canvas:
 
     def _color(self) -> alt.Color:
         scale = alt.Scale(domain=list(self.colours), range=[f"var(--{colour})" for colour in self.colours.values()])
-        legend = alt.Legend(title=None, symbolOpacity=1) if any(self.colours) else None
+        legend = alt.Legend(title=None, symbolOpacity=1) if "" not in self.colours else None
         return alt.Color(field="series", type="nominal", scale=scale, legend=legend)
 
 

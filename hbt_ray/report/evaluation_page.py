@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hbt_ray.report.evaluation_tables import (
-    FamilyTransfer,
-    LanguageBias,
     by_language,
     evaluation_cost,
     family_transfer,
@@ -18,40 +15,19 @@ from hbt_ray.report.evaluation_tables import (
     task_size,
 )
 from hbt_ray.report.evaluation_text import achievement, regressions
-from hbt_ray.report.failures import FailureList, failure_lists
+from hbt_ray.report.failures import failure_lists
 from hbt_ray.report.headline import latex_tables, markdown_tables
-from hbt_ray.report.heat_map import HeatMaps, language_heat_maps
+from hbt_ray.report.heat_map import language_heat_maps
 from hbt_ray.report.page import write_page
-from hbt_ray.report.significance import ALPHA, RESAMPLES, Differences, compare_with_reference
-from hbt_ray.report.tables import Table
+from hbt_ray.report.significance import ALPHA, RESAMPLES, compare_with_reference
 from hbt_ray.report.training import TrainingRecord, training_section
-from hbt_ray.retrieval.compare import Baseline, Comparison, compare
+from hbt_ray.retrieval.compare import Baseline, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.storage import write_text
 
 _OTHER_DATA = (
     "There are results on other queries, documents or judgements of a task with this name, so they are not compared."
 )
-
-
-@dataclass(frozen=True)
-class TaskSection:
-    """What the page shows of one task."""
-
-    comparison: Comparison
-    lead: str
-    regressions: str
-    headline: Table
-    warning: str
-    """Set if another task of the page has the same name and other data."""
-    maps: HeatMaps | None
-    differences: Differences | None
-    by_language: Table | None
-    families: FamilyTransfer | None
-    bias: LanguageBias | None
-    failures: list[FailureList]
-    size: Table
-    cost: Table
 
 
 def write_evaluation_page(
@@ -87,27 +63,27 @@ def write_evaluation_page(
     """
     comparisons = compare(results, baseline)
     record = TrainingRecord.read(metrics)
-    sections = []
+    sections, headlines = [], []
     for comparison in comparisons:
         differences = compare_with_reference(comparison)
-        sections.append(
-            TaskSection(
-                comparison=comparison,
-                lead=achievement(comparison, num_steps or record.num_steps, policy, len(comparisons) > 1),
-                regressions=regressions(comparison),
-                headline=headline(comparison, differences),
-                warning=_OTHER_DATA if comparison.task != comparison.systems[0].result.task else "",
-                maps=language_heat_maps(comparison),
-                differences=differences,
-                by_language=by_language(comparison, differences),
-                families=family_transfer(comparison),
-                bias=language_bias(comparison),
-                failures=failure_lists(comparison),
-                size=task_size(comparison),
-                cost=evaluation_cost(comparison),
-            )
-        )
-    headlines = [(section.comparison, section.differences) for section in sections]
+        section = {
+            "comparison": comparison,
+            "lead": achievement(comparison, num_steps or record.num_steps, policy, len(comparisons) > 1),
+            "regressions": regressions(comparison),
+            "headline": headline(comparison, differences),
+            # Set if another task of the page has the same name and other data.
+            "warning": _OTHER_DATA if comparison.task != comparison.systems[0].result.task else "",
+            "maps": language_heat_maps(comparison),
+            "differences": differences,
+            "by_language": by_language(comparison, differences),
+            "families": family_transfer(comparison),
+            "bias": language_bias(comparison),
+            "failures": failure_lists(comparison),
+            "size": task_size(comparison),
+            "cost": evaluation_cost(comparison),
+        }
+        sections.append(section)
+        headlines.append((comparison, differences))
     for file, render in ((markdown, markdown_tables), (latex, latex_tables)):
         if file:
             write_text(file, render(headlines))

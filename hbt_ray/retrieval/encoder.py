@@ -26,7 +26,7 @@ from hbt_ray.host import keep_freed_memory, usable_cpus
 from hbt_ray.model.files import ModelKind, check_files
 from hbt_ray.model.inspection import check_length
 from hbt_ray.model.loading import find_local_model, find_model, load_encoder
-from hbt_ray.retrieval.vector_cache import QUESTIONS, SIDES, Texts, TextSet, VectorCache, Vectors
+from hbt_ray.retrieval.vectors import QUESTIONS, SIDES, Texts, TextSet, VectorCache, Vectors
 from hbt_ray.run_dir import EXPORT_RECORD
 
 _OTHER_FILES = ("README.md", "posthoc", EXPORT_RECORD, ".cache", ".gitattributes")
@@ -153,8 +153,7 @@ class EncoderActor:
         self._fingerprint = _fingerprint(self._model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        sides = batch["side"].to_numpy()
-        texts = batch["text"].to_pylist()
+        sides, texts = batch["side"].to_numpy(), batch["text"].to_pylist()
         vectors = np.empty((len(texts), self._model.get_embedding_dimension()), np.float32)
         for side in SIDES:
             rows = np.flatnonzero(sides == side)
@@ -197,9 +196,9 @@ class EncodedTexts:
     """[questions, width]"""
     passages: Vectors
     """[passages, width]"""
-    fingerprint: str
+    fingerprint: str = ""
     """Checksum of the model's weights, tokenizer, prompts and length."""
-    peak_memory_bytes: int
+    peak_memory_bytes: int = 0
     """Largest resident set of any encoder process; 0 if all vectors were cached."""
 
 
@@ -241,38 +240,30 @@ def _encode(
     config: EncoderConfig, sets: list[TextSet], advance: Callable[[int], None], cache: VectorCache | None
 ) -> tuple[dict[int, Vectors], str, int]:
     """Vectors by side, the model's fingerprint, and the peak memory of a process in bytes."""
+    blocks = _blocks(config, sets)
+    if not blocks:
+        raise ModelError("there is no text to encode; give questions or passages", code="NO_TEXTS")
     occurrences = {each.side: np.bincount(each.rows, minlength=len(each)) for each in sets}
     vectors: dict[int, Vectors] = {}
-    fingerprint, peak = "", 0
+    fingerprint, peak, failure = "", 0, f"{config.model!r} could not encode"
     with ExitStack() as stack:
-        for batch in _batches(config, sets):
+        for batch in map_blocks(blocks, EncoderActor, (config,), config.workers, gpu=config.gpu, failure=failure):
             block = np.stack(batch["vector"].to_numpy())
-            sides, numbers = batch["side"].to_numpy(), batch["number"].to_numpy()
-            if not vectors:
-                for each in sets:
-                    shape = (len(each), block.shape[1])
-                    vectors[each.side] = (
-                        stack.enter_context(cache.writing(each, shape[1])) if cache else np.empty(shape, np.float32)
-                    )
             _check_vectors(config, block)
-            for each in sets:
-                mask = sides == each.side
-                vectors[each.side][numbers[mask]] = block[mask]
-                advance(int(occurrences[each.side][numbers[mask]].sum()))
+            sides, numbers = batch["side"].to_numpy(), batch["number"].to_numpy()
+            for each in sets if not vectors else ():
+                shape = (len(each), block.shape[1])
+                opened = stack.enter_context(cache.writing(each, shape[1])) if cache else np.empty(shape, np.float32)
+                vectors[each.side] = opened
+            for side in vectors:
+                mask = sides == side
+                vectors[side][numbers[mask]] = block[mask]
+                advance(int(occurrences[side][numbers[mask]].sum()))
             fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
-        if not vectors:
-            raise ModelError("there is no text to encode; give questions or passages", code="NO_TEXTS")
     if cache:
         cache.write_fingerprint(fingerprint)
         vectors = {each.side: cached for each in sets if (cached := cache.find(each)) is not None}
     return vectors, fingerprint, peak
-
-
-def _batches(config: EncoderConfig, sets: list[TextSet]) -> Iterator[pa.Table]:
-    """Tables of side, number, vector, fingerprint and memory, in any order."""
-    if blocks := _blocks(config, sets):
-        failure = f"{config.model!r} could not encode"
-        yield from map_blocks(blocks, EncoderActor, (config,), config.workers, gpu=config.gpu, failure=failure)
 
 
 def map_blocks(

@@ -85,7 +85,10 @@ def evaluate_task(
     if variant := variant_of(encoder, transform):
         name = f"{name}+{variant}"
     begin = time.perf_counter()
-    questions, passages = _texts_to_encode(task)
+    # The two sides of a bitext are alike, so both are encoded as questions, as the E5 models need it (2212.03533).
+    questions, passages = (
+        (task.sentences, task.sentences[:0]) if isinstance(task, BitextTask) else (task.queries, task.documents)
+    )
     screen.log(f"{task.name}: encoding {questions.num_rows:,} questions and {passages.num_rows:,} passages")
     with screen.progress(f"{task.name}: encoding", questions.num_rows + passages.num_rows) as advance:
         encoded = encode(encoder, questions["text"], passages["text"], advance, cache=cache)
@@ -101,22 +104,10 @@ def evaluate_task(
         else:
             with ShardedIndex.of_task(task, encoded.passages, search) as index:
                 table, card = _score(task, encoded.questions, index, trec_depth, scratch, name)
-        result = EvaluationResult(
-            model=name,
-            fingerprint=encoded.fingerprint,
-            variant=variant,
-            headline=list(task.measures),
-            seconds={"encode": middle - begin, "search": time.perf_counter() - middle},
-            peak_memory_bytes=max(encoded.peak_memory_bytes, _peak_memory()),
-            **card.fields(),
-        )
-        _save(result, table, scratch)
-    _show_notes(screen, result)
-    screen.log(
-        f"{task.name}: encoded in {result.seconds['encode']:,.0f} s, searched in {result.seconds['search']:,.1f} s, "
-        f"peak memory of a process {result.peak_memory_bytes / 2**30:.1f} GiB"
-    )
-    return result
+        return _save(
+            scratch, table, card, screen, (begin, middle), encoded.peak_memory_bytes,
+            model=name, fingerprint=encoded.fingerprint, variant=variant, headline=list(task.measures),
+        )  # fmt: skip
 
 
 def evaluate_task_bm25(
@@ -135,35 +126,16 @@ def evaluate_task_bm25(
     screen.log(f"{task.name}: searching {len(task.languages)} languages")
     with atomic_folder(folder) as scratch:
         table, card = _score(task, queries, index, trec_depth, scratch, name)
-        result = EvaluationResult(
-            model=name,
-            fingerprint=FINGERPRINT,
+        return _save(
+            scratch, table, card, screen, (begin, middle), model=name, fingerprint=FINGERPRINT,
             headline=list(task.measures),
-            seconds={"encode": middle - begin, "search": time.perf_counter() - middle},
-            peak_memory_bytes=_peak_memory(),
-            **card.fields(),
-        )
-        _save(result, table, scratch)
-    _show_notes(screen, result)
-    seconds = result.seconds
-    screen.log(f"{task.name}: read in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s")
-    return result
+        )  # fmt: skip
 
 
 def variant_of(encoder: EncoderConfig, transform: Transform | None) -> str:
     """Transform and precision, as far as they differ from how the model is saved; empty if neither does."""
     precision = encoder.precision if encoder.precision != "fp32" else ""
     return "+".join(filter(None, [transform.name if transform else "", precision]))
-
-
-def _texts_to_encode(task: Task | BitextTask) -> tuple[pa.Table, pa.Table]:
-    """Tables to encode as questions and as passages.
-
-    The two sides of a bitext are alike, so both are encoded as questions, as the E5 models need it (2212.03533).
-    """
-    if isinstance(task, BitextTask):
-        return task.sentences, task.sentences.slice(0, 0)
-    return task.queries, task.documents
 
 
 def _transformed(
@@ -199,18 +171,34 @@ def _score(
     return table, card
 
 
-def _save(result: EvaluationResult, table: pa.Table, folder: Path) -> None:
+def _save(
+    folder: Path,
+    table: pa.Table,
+    card: Scorecard,
+    screen: Screen,
+    starts: tuple[float, float],
+    peak_memory_bytes: int = 0,
+    **fields: Any,
+) -> EvaluationResult:
+    """Write the per-query table and the result.
+
+    Args:
+        starts: when encoding and searching began, in seconds of `time.perf_counter`.
+        peak_memory_bytes: that of the encoder's processes.
+        fields: other fields of the result.
+    """
+    seconds = {"encode": starts[1] - starts[0], "search": time.perf_counter() - starts[1]}
+    memory = max(peak_memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    result = EvaluationResult(seconds=seconds, peak_memory_bytes=memory, **fields, **card.fields())
     pq.write_table(table, folder / PER_QUERY_FILE)
     result.save(folder)
-
-
-def _show_notes(screen: Screen, result: EvaluationResult) -> None:
     for note in result.notes:
         screen.log(f"{result.task}: {note}")
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    screen.log(
+        f"{result.task}: encoded in {seconds['encode']:,.1f} s, searched in {seconds['search']:,.1f} s, "
+        f"peak memory of a process {memory / 2**30:.1f} GiB"
+    )
+    return result
 
 
 def collect_failures(

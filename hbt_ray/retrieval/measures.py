@@ -38,6 +38,11 @@ class _SortedRanks:
     grades: Ranks
     """[queries, relevant]; 0 at the padding."""
 
+    @property
+    def num_relevant(self) -> Values:
+        """[queries]"""
+        return np.asarray((self.ranks < _PADDING).sum(axis=1), dtype=np.float64)
+
 
 _Measure = Callable[[_SortedRanks, int], Values]
 
@@ -142,27 +147,18 @@ def _sorted(ranks: npt.ArrayLike, grades: npt.ArrayLike | None) -> _SortedRanks:
     return _SortedRanks(np.take_along_axis(padded, order, axis=1), sorted_grades)
 
 
-def _num_relevant(ordered: _SortedRanks) -> Values:
-    return np.asarray((ordered.ranks < _PADDING).sum(axis=1), dtype=np.float64)
-
-
-def _hits(ordered: _SortedRanks, cutoff: int) -> npt.NDArray[np.bool_]:
-    return ordered.ranks <= cutoff
-
-
 def _average_precision(ordered: _SortedRanks, cutoff: int) -> Values:
     precision = np.arange(1, ordered.ranks.shape[1] + 1) / ordered.ranks
-    sums: Values = np.where(_hits(ordered, cutoff), precision, 0.0).sum(axis=1)
-    return sums / _num_relevant(ordered)
+    sums: Values = np.where(ordered.ranks <= cutoff, precision, 0.0).sum(axis=1)
+    return sums / ordered.num_relevant
 
 
 def _recall(ordered: _SortedRanks, cutoff: int) -> Values:
-    num_hits: Values = _hits(ordered, cutoff).sum(axis=1, dtype=np.float64)
-    return num_hits / _num_relevant(ordered)
+    return np.asarray((ordered.ranks <= cutoff).sum(axis=1, dtype=np.float64) / ordered.num_relevant)
 
 
 def _success(ordered: _SortedRanks, cutoff: int) -> Values:
-    return np.asarray(_hits(ordered, cutoff).any(axis=1), dtype=np.float64)
+    return np.asarray((ordered.ranks <= cutoff).any(axis=1), dtype=np.float64)
 
 
 def _reciprocal_rank(ordered: _SortedRanks, cutoff: int) -> Values:
@@ -173,7 +169,7 @@ def _reciprocal_rank(ordered: _SortedRanks, cutoff: int) -> Values:
 def _ndcg(ordered: _SortedRanks, cutoff: int) -> Values:
     """The gain of a document is its grade, as in trec_eval; the ideal list has all relevant documents, best first."""
     discounts = np.log2(ordered.ranks.astype(np.float64) + 1.0)
-    gains = np.where(_hits(ordered, cutoff), ordered.grades / discounts, 0.0).sum(axis=1)
+    gains = np.where(ordered.ranks <= cutoff, ordered.grades / discounts, 0.0).sum(axis=1)
     places = np.arange(1, ordered.ranks.shape[1] + 1)
     best_first = -np.sort(-ordered.grades, axis=1)
     ideal = np.cumsum(np.where(places <= cutoff, best_first / np.log2(places + 1.0), 0.0), axis=1)
@@ -182,7 +178,7 @@ def _ndcg(ordered: _SortedRanks, cutoff: int) -> Values:
 
 def _rank_distance(ordered: _SortedRanks, cutoff: int) -> Values:
     """NaN if no relevant document was retrieved."""
-    num_ranked = _hits(ordered, _NO_CUTOFF).sum(axis=1)
+    num_ranked = (ordered.ranks <= _NO_CUTOFF).sum(axis=1)
     last = np.take_along_axis(ordered.ranks, np.maximum(num_ranked - 1, 0)[:, None], axis=1)[:, 0]
     return np.where(num_ranked > 0, (last - ordered.ranks[:, 0]).astype(np.float64), np.nan)
 

@@ -12,7 +12,7 @@ not win. Similarities are computed in blocks, never as a whole matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.bias import QUERY_MEASURES, SHARE_DISTANCE, LanguagePreference, language_preference
+from hbt_ray.retrieval.bias import QUERY_MEASURES, SHARE_DISTANCE, language_preference
 from hbt_ray.retrieval.measures import NOT_RETRIEVED, RANK_DISTANCE, Values, measure
 from hbt_ray.retrieval.result import CROSS_LINGUAL, MONOLINGUAL, MULTILINGUAL, Measures
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers, checked_vectors
@@ -58,17 +58,6 @@ class Scorecard:
     def fields(self) -> dict[str, Any]:
         """For `EvaluationResult(model=…, fingerprint=…, **scorecard.fields())`."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _RankGroup:
-    """Ranks among the documents of one language, or of all languages if `language` is empty."""
-
-    language: str
-    queries: npt.NDArray[np.int64]
-    """Numbers of the queries with a relevant document in the group."""
-    ranks: npt.NDArray[np.int64]
-    """[all queries, relevant], 0 for documents outside the group."""
 
 
 def top_documents(task: Task, queries: npt.NDArray[Any], index: RankingIndex, k: int) -> Hits:
@@ -111,25 +100,9 @@ def score_rankings(
             code="OTHER_TASK",
         )
     languages = np.asarray(task.documents["language"].to_pylist())
+    query_languages = np.asarray(task.queries["language"].to_pylist())
     ranks = ranks_excluding(index, queries, task.relevant, task.own_documents, languages)
-    query_languages = np.asarray(task.queries["language"].to_pylist())
     missing = (task.relevant < 0) & (task.grades > 0)
-    groups = []
-    for language in np.unique(languages).tolist():
-        in_language = np.where((task.relevant >= 0) & (languages[task.relevant] == language), ranks.own, 0)
-        in_language[missing & (query_languages == language)[:, None]] = NOT_RETRIEVED
-        groups.append(_RankGroup(language, np.flatnonzero(in_language.any(axis=1)), in_language))
-    groups.append(_RankGroup("", np.arange(len(queries)), np.where(missing, NOT_RETRIEVED, ranks.pool)))
-    return _summarise(task, groups, language_preference(task, ranks.pool, top))
-
-
-def measures_of(task: Task) -> tuple[str, ...]:
-    """The default measures and the task's own, without the rank distance, which only the pool has."""
-    return tuple(dict.fromkeys(name for name in (*DEFAULT_MEASURES, *task.measures) if name != RANK_DISTANCE))
-
-
-def _summarise(task: Task, groups: Iterable[_RankGroup], preference: LanguagePreference) -> tuple[pa.Table, Scorecard]:
-    query_languages = np.asarray(task.queries["language"].to_pylist())
     card = Scorecard(
         task=task.name,
         task_fingerprint=task.fingerprint,
@@ -139,26 +112,31 @@ def _summarise(task: Task, groups: Iterable[_RankGroup], preference: LanguagePre
         num_identical_ids=task.num_identical_ids,
         num_missing=task.num_missing,
     )
-    tables = []
-    names = measures_of(task)
-    for group in groups:
-        requested = names if group.language else (*names, RANK_DISTANCE)
-        values = measure(requested, group.ranks[group.queries], task.grades[group.queries])
-        if not group.language:
-            values |= preference.values
-        languages = query_languages[group.queries]
-        tables.append(_per_query_table(task, group, languages, values))
-        for language in np.unique(languages).tolist():
-            means = _means(values, languages == language)
-            if group.language:
-                card.pairs.setdefault(language, {})[group.language] = means
-            else:
-                card.pool[language] = means
+    tables, names = [], measures_of(task)
+    for language in np.unique(languages).tolist():
+        # [queries, relevant]: ranks among the documents of the language, 0 for documents outside it.
+        in_language = np.where((task.relevant >= 0) & (languages[task.relevant] == language), ranks.own, 0)
+        in_language[missing & (query_languages == language)[:, None]] = NOT_RETRIEVED
+        rows = np.flatnonzero(in_language.any(axis=1))
+        values = measure(names, in_language[rows], task.grades[rows])
+        tables.append(_per_query_table(task, language, rows, values))
+        for source, means in _means_by_language(values, query_languages[rows]).items():
+            card.pairs.setdefault(source, {})[language] = means
+    preference = language_preference(task, ranks.pool, top)
+    pool_ranks = np.where(missing, NOT_RETRIEVED, ranks.pool)
+    values = measure((*names, RANK_DISTANCE), pool_ranks, task.grades) | preference.values
+    tables.append(_per_query_table(task, "", np.arange(len(queries)), values))
+    card.pool.update(_means_by_language(values, query_languages))
     card.language_share.update(preference.share)
     for language, distance in preference.distance.items():
         card.pool[language][SHARE_DISTANCE] = distance
     card.settings.update(macro_averages(card.pairs, card.pool))
     return with_task_fingerprint(pa.concat_tables(tables), task.fingerprint), card
+
+
+def measures_of(task: Task) -> tuple[str, ...]:
+    """The default measures and the task's own, without the rank distance, which only the pool has."""
+    return tuple(dict.fromkeys(name for name in (*DEFAULT_MEASURES, *task.measures) if name != RANK_DISTANCE))
 
 
 def macro_averages(pairs: Mapping[str, Mapping[str, Measures]], pool: Mapping[str, Measures]) -> dict[str, Measures]:
@@ -184,27 +162,31 @@ def macro_averages(pairs: Mapping[str, Mapping[str, Measures]], pool: Mapping[st
     }
 
 
-def _means(values: dict[str, Values], rows: Flags) -> Measures:
-    """Means over the rows that have a value; a measure without any is left out."""
-    kept = {name: column[rows & ~np.isnan(column)] for name, column in values.items()}
-    return {name: float(column.mean()) for name, column in kept.items() if len(column)}
+def _means_by_language(values: dict[str, Values], languages: npt.NDArray[np.str_]) -> dict[str, Measures]:
+    """Question language → means over its questions that have a value; a measure without any is left out."""
+    means: dict[str, Measures] = {}
+    for language in np.unique(languages).tolist():
+        known = {name: column[(languages == language) & ~np.isnan(column)] for name, column in values.items()}
+        means[language] = {name: float(column.mean()) for name, column in known.items() if len(column)}
+    return means
 
 
 def _per_query_table(
-    task: Task, group: _RankGroup, languages: npt.NDArray[np.str_], values: dict[str, Values]
+    task: Task, passage_language: str, rows: npt.NDArray[np.int64], values: dict[str, Values]
 ) -> pa.Table:
-    if group.language:
-        settings = np.where(languages == group.language, MONOLINGUAL, CROSS_LINGUAL)
-    else:
-        settings = np.full(len(languages), MULTILINGUAL)
+    """The values of some queries; an empty passage language means the pool."""
+    queries = task.queries.take(pa.array(rows)).combine_chunks()
+    languages = np.asarray(queries["language"].to_pylist(), dtype=np.str_)
+    within = np.where(languages == passage_language, MONOLINGUAL, CROSS_LINGUAL)
+    settings = within.tolist() if passage_language else [MULTILINGUAL] * len(rows)
     columns = {
-        "query_id": task.queries["query_id"].take(pa.array(group.queries)).combine_chunks(),
+        "query_id": queries["query_id"],
         "language": pa.array(languages.tolist(), pa.string()),
-        "setting": pa.array(settings.tolist(), pa.string()),
-        "passage_language": pa.array([group.language] * len(languages), pa.string()),
+        "setting": pa.array(settings, pa.string()),
+        "passage_language": pa.array([passage_language] * len(rows), pa.string()),
     }
     for name in (*measures_of(task), *POOL_MEASURES):
-        absent = pa.nulls(len(languages), pa.float64())
+        absent = pa.nulls(len(rows), pa.float64())
         columns[name] = pa.array(values[name], pa.float64(), from_pandas=True) if name in values else absent
     return pa.table(columns)
 
@@ -277,27 +259,19 @@ def score_bitext(task: BitextTask, vectors: npt.ArrayLike) -> tuple[pa.Table, Sc
         for direction, (question, passage) in enumerate(directions):
             hits = {name: matches[direction] for name, matches in by_measure.items()}
             card.pairs.setdefault(question, {})[passage] = {name: float(flags.mean()) for name, flags in hits.items()}
-            card.num_queries[question] = card.num_queries.get(question, 0) + len(source)
-            card.num_documents[passage] = card.num_documents.get(passage, 0) + len(target)
-            tables.append(_bitext_table(question, passage, hits))
-    means = [measures for row in card.pairs.values() for measures in row.values()]
-    card.settings[CROSS_LINGUAL] = {
-        name: float(np.mean([measures[name] for measures in means])) for name in BitextTask.measures
-    }
+            num = len(source)
+            card.num_queries[question] = card.num_queries.get(question, 0) + num
+            card.num_documents[passage] = card.num_documents.get(passage, 0) + num
+            columns = {
+                "query_id": [f"{question}_{row}" for row in range(num)],
+                "language": [question] * num,
+                "setting": [CROSS_LINGUAL] * num,
+                "passage_language": [passage] * num,
+                **{name: flags.astype(np.float64) for name, flags in hits.items()},
+            }
+            tables.append(pa.table(columns))
+    card.settings.update(macro_averages(card.pairs, {}))
     return with_task_fingerprint(pa.concat_tables(tables), task.fingerprint), card
-
-
-def _bitext_table(question: str, passage: str, hits: dict[str, Flags]) -> pa.Table:
-    num = len(hits[NEAREST])
-    return pa.table(
-        {
-            "query_id": [f"{question}_{row}" for row in range(num)],
-            "language": [question] * num,
-            "setting": [CROSS_LINGUAL] * num,
-            "passage_language": [passage] * num,
-            **{name: flags.astype(np.float64) for name, flags in hits.items()},
-        }
-    )
 
 
 def _unit_vectors(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:

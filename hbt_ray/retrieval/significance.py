@@ -82,73 +82,103 @@ def compare_systems(
             row occurs twice, a value is not finite, or no setting has the measure.
     """
     if resamples < 1 or not 0 < level < 1:
+        raise _invalid(f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1")
+    tasks = [(table.schema.metadata or {}).get(_TASK) for table in (a, b)]
+    if None not in tasks and tasks[0] != tasks[1]:
         raise TaskError(
-            f"resamples={resamples}, level={level}: give at least 1 resample and a level between 0 and 1",
-            code="INVALID_TABLE",
+            "the two systems were evaluated on different queries, documents or judgements (their fingerprints are "
+            f"{' and '.join(task.decode() for task in tasks if task)}). Evaluate both on one task",
+            code="OTHER_TASK",
         )
-    _check_task(a, b)
-    a, b = _rows(a, "a", measure), _rows(b, "b", measure)
-    _check_same(a, b)
-    defined = pc.or_(pc.is_valid(a[measure]), pc.is_valid(b[measure]))  # Both are sorted by the same keys.
-    a, b = a.filter(defined), b.filter(defined)
-    setting, language, passage_language, query_id = (np.asarray(a[key].to_pylist(), dtype=np.str_) for key in ROW_KEYS)
-    item = item_ids(query_id, language)
-    values = _values(a, "a", measure), _values(b, "b", measure)
-    rows = _PairedRows(measure, setting, language, passage_language, item, *values)
-    settings = [rows.where(rows.setting == setting) for setting in np.unique(rows.setting)]
-    macro = _corrected([_difference(part, "", seed, resamples, level) for part in settings])
+    rows = _paired(_rows(a, "a", measure), _rows(b, "b", measure), measure)
+
+    def difference(part: pa.Table, language: str) -> Difference:
+        return _difference(part, measure, language, seed, resamples, level)
+
+    settings = [rows.filter(pc.equal(rows["setting"], name)) for name in rows["setting"].unique().to_pylist()]
+    macro = _corrected([difference(part, "") for part in settings])
     differences = []
     for overall, part in zip(macro, settings, strict=True):
-        languages = np.unique(part.language).tolist()
-        single = [_difference(part.where(part.language == name), name, seed, resamples, level) for name in languages]
+        languages = part["language"].unique().to_pylist()
+        single = [difference(part.filter(pc.equal(part["language"], name)), name) for name in languages]
         differences += [overall, *_corrected(single)]
     return differences
 
 
-@dataclass(frozen=True, eq=False)
-class _PairedRows:
-    """Rows of both tables side by side; each array is [rows]."""
+def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    """`de_17` in `de` → `17`; an id without its language in front is an item of its own."""
+    pairs = zip(query_ids.tolist(), languages.tolist(), strict=True)
+    return np.asarray([query_id.removeprefix(f"{language}_") for query_id, language in pairs], dtype=np.str_)
 
-    measure: str
-    setting: npt.NDArray[np.str_]
-    language: npt.NDArray[np.str_]
-    passage_language: npt.NDArray[np.str_]
-    item: npt.NDArray[np.str_]
-    a: Floats
-    b: Floats
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> _PairedRows:
-        return _PairedRows(
-            measure=self.measure,
-            setting=self.setting[mask],
-            language=self.language[mask],
-            passage_language=self.passage_language[mask],
-            item=self.item[mask],
-            a=self.a[mask],
-            b=self.b[mask],
+def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
+    """The rows of the settings that have the measure, sorted by `ROW_KEYS`."""
+    if missing := [name for name in (*ROW_KEYS, measure) if name not in table.column_names]:
+        raise _invalid(
+            f"the table of system {system} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. Give "
+            "per-query tables as the evaluation writes them, and one of their measures"
         )
+    table = table.select([*ROW_KEYS, measure])
+    having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
+    table = table.filter(pc.is_in(table["setting"], value_set=having))
+    if not table.num_rows:
+        raise _invalid(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
+    return table.sort_by([(key, "ascending") for key in ROW_KEYS])
 
 
-def _difference(rows: _PairedRows, language: str, seed: int, resamples: int, level: float) -> Difference:
-    _, group = np.unique(np.char.add(np.char.add(rows.language, "\t"), rows.passage_language), return_inverse=True)
-    items, item = np.unique(rows.item, return_inverse=True)
+def _paired(a: pa.Table, b: pa.Table, measure: str) -> pa.Table:
+    """`ROW_KEYS` and the values `a` and `b` of both systems, which must have the same rows."""
+    names = [list(zip(*(table[key].to_pylist() for key in ROW_KEYS), strict=True)) for table in (a, b)]
+    for system, rows in zip("ab", names, strict=True):
+        if twice := len(rows) - len(set(rows)):
+            raise _invalid(f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")
+    only = [sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))]
+    if any(only):
+        first = " ".join(filter(None, (only[0] or only[1])[0]))
+        raise TaskError(
+            f"the two systems do not have the same queries: {len(names[0])} rows of a and {len(names[1])} of b, of "
+            f"which {len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate "
+            "both on one task with the same languages",
+            code="OTHER_QUERIES",
+        )
+    paired = a.select(ROW_KEYS)
+    for system, table in (("a", a), ("b", b)):
+        paired = paired.append_column(system, table[measure].cast(pa.float64()))
+    paired = paired.filter(pc.or_(pc.is_valid(paired["a"]), pc.is_valid(paired["b"])))
+    for system in "ab":
+        finite = pc.fill_null(pc.is_finite(paired[system]), False)
+        if bad := len(paired) - pc.sum(finite).as_py():
+            raise _invalid(
+                f"{bad} of the {len(paired)} values of {measure} of system {system} are missing or not finite"
+            )
+    return paired
+
+
+def _invalid(message: str) -> TaskError:
+    return TaskError(message, code="INVALID_TABLE")
+
+
+def _difference(rows: pa.Table, measure: str, language: str, seed: int, resamples: int, level: float) -> Difference:
+    languages, passage_languages, query_ids = (np.asarray(rows[key].to_pylist(), np.str_) for key in ROW_KEYS[1:])
+    a, b = (rows[system].to_numpy() for system in "ab")
+    _, group = np.unique(np.char.add(np.char.add(languages, "\t"), passage_languages), return_inverse=True)
+    items, item = np.unique(item_ids(query_ids, languages), return_inverse=True)
     counts = np.bincount(group)
     weights = 1 / (len(counts) * counts[group])
-    gaps = rows.a - rows.b
+    gaps = a - b
     mean_of_group = np.bincount(group, gaps) / counts
-    mean_a, mean_b = float(weights @ rows.a), float(weights @ rows.b)
     shares = np.bincount(item, weights * gaps)
     linearised = len(items) * np.bincount(item, weights * (gaps - mean_of_group[group])) + mean_of_group.mean()
     low, high = mean_interval(linearised, level=level, resamples=resamples, seed=seed)
     p = sign_flip_p(shares, resamples=resamples, seed=seed)
     return Difference(
-        measure=rows.measure,
-        setting=str(rows.setting[0]),
+        measure=measure,
+        setting=rows["setting"][0].as_py(),
         language=language,
         num_items=len(items),
         num_rows=len(gaps),
-        mean_a=mean_a,
-        mean_b=mean_b,
+        mean_a=float(weights @ a),
+        mean_b=float(weights @ b),
         difference=float(mean_of_group.mean()),
         low=low,
         high=high,
@@ -161,70 +191,6 @@ def _difference(rows: _PairedRows, language: str, seed: int, resamples: int, lev
 def _corrected(family: list[Difference]) -> list[Difference]:
     adjusted = holm([member.p for member in family]).tolist()
     return [replace(member, p_holm=p) for member, p in zip(family, adjusted, strict=True)]
-
-
-def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    """`de_17` in `de` → `17`; an id without its language in front is an item of its own."""
-    pairs = zip(query_ids.tolist(), languages.tolist(), strict=True)
-    return np.asarray([query_id.removeprefix(f"{language}_") for query_id, language in pairs], dtype=np.str_)
-
-
-def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
-    """The rows of the settings that have the measure, sorted by `ROW_KEYS`."""
-    if missing := [name for name in (*ROW_KEYS, measure) if name not in table.column_names]:
-        raise TaskError(
-            f"the table of system {system} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. Give "
-            "per-query tables as the evaluation writes them, and one of their measures",
-            code="INVALID_TABLE",
-        )
-    table = table.select([*ROW_KEYS, measure])
-    having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
-    table = table.filter(pc.is_in(table["setting"], value_set=having))
-    if not table.num_rows:
-        raise TaskError(
-            f"system {system} has no value of {measure} in any setting, so there is nothing to compare",
-            code="INVALID_TABLE",
-        )
-    return table.sort_by([(key, "ascending") for key in ROW_KEYS])
-
-
-def _check_task(a: pa.Table, b: pa.Table) -> None:
-    tasks = [(table.schema.metadata or {}).get(_TASK) for table in (a, b)]
-    if None not in tasks and tasks[0] != tasks[1]:
-        raise TaskError(
-            "the two systems were evaluated on different queries, documents or judgements (their fingerprints are "
-            f"{' and '.join(task.decode() for task in tasks if task)}). Evaluate both on one task",
-            code="OTHER_TASK",
-        )
-
-
-def _check_same(a: pa.Table, b: pa.Table) -> None:
-    names = [list(zip(*(table[key].to_pylist() for key in ROW_KEYS), strict=True)) for table in (a, b)]
-    for system, rows in zip("ab", names, strict=True):
-        if twice := len(rows) - len(set(rows)):
-            raise TaskError(
-                f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous",
-                code="INVALID_TABLE",
-            )
-    only = [sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))]
-    if any(only):
-        first = " ".join(filter(None, (only[0] or only[1])[0]))
-        raise TaskError(
-            f"the two systems do not have the same queries: {len(names[0])} rows of a and {len(names[1])} of b, of "
-            f"which {len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate "
-            "both on one task with the same languages",
-            code="OTHER_QUERIES",
-        )
-
-
-def _values(table: pa.Table, system: str, measure: str) -> Floats:
-    values = np.asarray(table[measure].cast(pa.float64()).fill_null(float("nan")).to_numpy(), dtype=np.float64)
-    if bad := int((~np.isfinite(values)).sum()):
-        raise TaskError(
-            f"{bad} of the {len(values)} values of {measure} of system {system} are missing or not finite",
-            code="INVALID_TABLE",
-        )
-    return values
 
 
 Floats = npt.NDArray[np.float64]

@@ -30,17 +30,15 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
         raise TaskError(
             f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries", code="OTHER_QUERIES"
         )
-    _check_fields(path, (tag, *query_ids))
-    _check_fields(path, (doc_ids[row] for row in np.unique(hits.documents).tolist() if row >= 0))
-    return _write(
-        path,
-        (
-            f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
-            for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)
-            for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
-            if row >= 0
-        ),
+    found = np.unique(hits.documents[hits.documents >= 0]).tolist()
+    _check_fields(path, (tag, *query_ids, *(doc_ids[row] for row in found)))
+    lines = (
+        f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
+        for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)
+        for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
+        if row >= 0
     )
+    return _write(path, lines)
 
 
 def write_qrels(path: Path, task: Task) -> Path:
@@ -51,7 +49,8 @@ def write_qrels(path: Path, task: Task) -> Path:
     """
     columns = [task.qrels[name].to_pylist() for name in ("query_id", "doc_id", "relevance")]
     _check_fields(path, {*columns[0], *columns[1]})
-    return _write(path, (f"{query_id} 0 {doc_id} {grade}\n" for query_id, doc_id, grade in zip(*columns, strict=True)))
+    lines = (f"{query_id} 0 {doc_id} {grade}\n" for query_id, doc_id, grade in zip(*columns, strict=True))
+    return _write(path, lines)
 
 
 def _check_fields(path: Path, fields: Iterable[str]) -> None:
@@ -64,7 +63,6 @@ def _check_fields(path: Path, fields: Iterable[str]) -> None:
 
 
 def _write(path: Path, lines: Iterable[str]) -> Path:
-    """Write under a temporary name first: a run that was cut short must not look complete."""
     with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
     return path

@@ -16,8 +16,7 @@ from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.saved_index import SavedIndex, save_index
 from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import Lir
-from hbt_ray.retrieval.vector_cache import TextSet, VectorCache
-from hbt_ray.retrieval.vector_file import create_vector_file
+from hbt_ray.retrieval.vectors import TextSet, VectorCache, create_vector_file
 from hbt_ray.storage import naming_storage_errors, write_checksums
 from tests.disks import small_disk
 from tests.mutations import mutations

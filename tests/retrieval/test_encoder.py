@@ -18,7 +18,7 @@ from hbt_ray.retrieval.encoder import EncoderActor, EncoderConfig, encode
 from hbt_ray.retrieval.evaluate import evaluate_task
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.retrieval.tasks import Task
-from hbt_ray.retrieval.vector_cache import TextSet
+from hbt_ray.retrieval.vectors import TextSet
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

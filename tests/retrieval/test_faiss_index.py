@@ -10,7 +10,7 @@ import pytest
 from hbt_ray.errors import ConfigError, ResourceError
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
 from hbt_ray.retrieval.search.shard import VectorShard
-from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex, VectorPlacement, place_vectors
+from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex, fits_in_memory
 from tests.retrieval.corpora import clustered, corpus, vectors
 
 
@@ -59,13 +59,13 @@ def test_a_small_shard_is_scanned_whatever_the_index() -> None:
 def test_memory_is_planned_before_anything_is_loaded() -> None:
     flat, million = IndexConfig(), 1_000_000
     vectors_gib = 4 * million * 384 / 2**30
-    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30) is VectorPlacement.IN_MEMORY
-    assert place_vectors(million, 384, flat, 2 * vectors_gib * 2**30 - 1) is VectorPlacement.ON_DISK
+    assert fits_in_memory(million, 384, flat, 2 * vectors_gib * 2**30)
+    assert not fits_in_memory(million, 384, flat, 2 * vectors_gib * 2**30 - 1)
     coded = IndexConfig(factory="IVF1024,PQ48")
     assert coded.bytes_for(million, 384) == million * (48 + 2 + 8)  # Code, number of the list, number of the row.
-    assert place_vectors(million, 384, coded, 2**28) is VectorPlacement.ON_DISK
+    assert not fits_in_memory(million, 384, coded, 2**28)
     with pytest.raises(ResourceError) as error:
-        place_vectors(million, 384, IndexConfig(factory="HNSW32"), 2**30)
+        fits_in_memory(million, 384, IndexConfig(factory="HNSW32"), 2**30)
     assert error.value.code == "RESOURCES"
 
 

@@ -62,7 +62,7 @@ def chosen(given: Candidates, scores: list[list[float]], **values: Any) -> tuple
     found, ordered = ranked(matrix)
     positive = matrix[np.arange(len(matrix)), given.positives]
     config = MineConfig(**{"max_share": 1.0, "keep": 3, **values})
-    documents, _, dropped = choose_negatives(given, slice(0, len(matrix)), found, ordered, positive, config)
+    documents, _, dropped, _ = choose_negatives(given, slice(0, len(matrix)), found, ordered, positive, config)
     return documents.tolist(), {name: n for name, n in zip(DROP_REASONS, dropped.tolist(), strict=True) if n}
 
 
@@ -130,7 +130,7 @@ def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, M
     found, ordered = ranked(scores)
     positive = scores[np.arange(len(scores)), known.positives]
     depth = config.ranks[1] + 1
-    documents, told, dropped = choose_negatives(
+    documents, told, dropped, _ = choose_negatives(
         known, slice(0, len(scores)), found[:, :depth], ordered[:, :depth], positive, config
     )  # As searched.
     num_candidates = num_kept = 0

@@ -88,7 +88,7 @@ def test_documents_are_read_and_what_is_wrong_with_them_is_named(tmp_path: Path)
     assert read_documents(tmp_path / "documents.parquet", ["de"]).equals(table)
     for broken, match in (
         ([{"doc_id": "a", "text": "x"}], "no column 'language'"),
-        ([*rows, {"doc_id": "c", "language": "de", "text": "  "}], "text is empty in 1 rows, the first is row 3"),
+        ([*rows, {"doc_id": "c", "language": "de", "text": "  "}], "documents.jsonl:3: column 'text' is empty"),
         ([*rows, rows[0]], "occur twice"),
         ([{**rows[0], "language": "german"}], "'german' is no BCP-47"),
     ):

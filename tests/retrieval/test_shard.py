@@ -55,7 +55,7 @@ def test_a_shard_on_disk_takes_the_memory_of_a_block(tmp_path: Path) -> None:
     script = (
         "import sys, resource, numpy as np; from pathlib import Path\n"
         "from hbt_ray.retrieval.search.shard import VectorShard\n"
-        "from hbt_ray.retrieval.vector_file import VectorFile\n"
+        "from hbt_ray.retrieval.vectors import VectorFile\n"
         "vectors = VectorFile(Path(sys.argv[1])); queries = vectors[:8]\n"
         "VectorShard(np.arange(4_096), vectors[:4_096]).search(queries, 10)\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"

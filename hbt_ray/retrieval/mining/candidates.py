@@ -33,12 +33,13 @@ passages."""
 
 
 def _parsed_ranks(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    first, colon, last = value.partition(":")
-    if not colon or not first.strip().isdigit() or not last.strip().isdigit():
-        raise ValueError("write FIRST:LAST, such as 10:100")
-    return int(first), int(last)
+    """`10:100` → (10, 100)."""
+    if isinstance(value, str):
+        bounds = [part.strip() for part in value.split(":")]
+        if len(bounds) != 2 or not all(map(str.isdigit, bounds)):
+            raise ValueError("write FIRST:LAST, such as 10:100")
+        return tuple(map(int, bounds))
+    return value
 
 
 def _checked_ranks(ranks: tuple[int, int]) -> tuple[int, int]:
@@ -141,7 +142,7 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     )
 
 
-class NegativeChoice(NamedTuple):
+class Negatives(NamedTuple):
     """The negatives of some questions."""
 
     documents: Indices
@@ -150,11 +151,13 @@ class NegativeChoice(NamedTuple):
     """[questions, keep]; NaN where there is no document."""
     dropped: npt.NDArray[np.int64]
     """Number of candidates within the window of ranks that were dropped, for each of `DROP_REASONS`."""
+    positive: Floats
+    """[questions] score of each question with its own passage."""
 
 
 def choose_negatives(
     candidates: Candidates, rows: slice, retrieved: Indices, scores: Floats, positive: Floats, config: MineConfig
-) -> NegativeChoice:
+) -> Negatives:
     """The retrieved documents that become negatives.
 
     Args:
@@ -180,33 +183,24 @@ def choose_negatives(
     # `searchsorted` may return the length, one past the last code.
     places = np.minimum(np.searchsorted(candidates.answered, pairs), len(candidates.answered) - 1)
     drop(2, candidates.answered[places] == pairs)
-    drop(3, _holds_answer(candidates, rows, retrieved, kept))
+    # The answer may stand anywhere in the text, also within a word, since words are inflected at both ends.
+    answers, holds_answer = candidates.answers[rows], np.zeros(retrieved.shape, dtype=bool)
+    for row, place in zip(*(index.tolist() for index in np.nonzero(kept)), strict=True):
+        answer = answers[row]
+        holds_answer[row, place] = bool(answer) and answer in candidates.texts[retrieved[row, place]]
+    drop(3, holds_answer)
     order = np.cumsum(kept, axis=1) - 1
-    row, place = np.nonzero(kept & (order < config.keep))
+    hardest = np.nonzero(kept & (order < config.keep))
     chosen = np.full((len(retrieved), config.keep), -1, dtype=np.int64)
-    chosen[row, order[row, place]] = retrieved[row, place]
     chosen_scores = np.full(chosen.shape, np.nan, dtype=np.float32)
-    chosen_scores[row, order[row, place]] = scores[row, place]
-    return NegativeChoice(chosen, chosen_scores, dropped)
+    chosen[hardest[0], order[hardest]] = retrieved[hardest]
+    chosen_scores[hardest[0], order[hardest]] = scores[hardest]
+    return Negatives(chosen, chosen_scores, dropped, positive)
 
 
 def normalised(text: str) -> str:
     """Words in lower case without punctuation, separated by spaces; characters in scripts without spaces."""
     return " ".join(normalised_tokens(text))
-
-
-def _holds_answer(candidates: Candidates, rows: slice, retrieved: Indices, mask: Flags) -> Flags:
-    """Whether a document of `mask` holds the answer of its question anywhere in its text, also within a word, since
-    words are inflected at both ends: [rows, k]."""
-    holds = np.zeros(retrieved.shape, dtype=bool)
-    answers = candidates.answers[rows]
-    has_answer = np.array([bool(answer) for answer in answers], dtype=bool)
-    row, place = np.nonzero(mask & has_answer[:, None])
-    documents = retrieved[row, place].tolist()
-    holds[row, place] = [
-        answers[number] in candidates.texts[document] for number, document in zip(row.tolist(), documents, strict=True)
-    ]
-    return holds
 
 
 def _comparable_answer(answer: str) -> str:

@@ -6,7 +6,7 @@ Datasets are mined one by one, since a batch holds one dataset: encode questions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +23,12 @@ from hbt_ray.retrieval.mining.candidates import (
     DROP_REASONS,
     Candidates,
     MineConfig,
-    NegativeChoice,
+    Negatives,
     choose_negatives,
     read_candidates,
 )
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, rescore
-from hbt_ray.retrieval.search.exact_scores import Floats, pair_scores
+from hbt_ray.retrieval.search.exact_scores import pair_scores
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.storage import atomic_folder
 
@@ -120,15 +120,24 @@ def mine(
                 continue
             candidates = read_candidates(store, info, language)
             label = f"{info.name} ({language})"
-            encoded = _encoded(encoder, candidates, label, screen)
-            with screen.progress(f"{label}: searching", len(candidates.questions)) as advance:
+            num_questions, num_documents = len(candidates.questions), len(candidates.documents)
+            screen.log(f"{label}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
+            with screen.progress(f"{label}: encoding", num_questions + num_documents) as advance:
+                encoded = encode(encoder, candidates.questions, candidates.documents, advance)
+            with screen.progress(f"{label}: searching", num_questions) as advance:
                 negatives = search_negatives(candidates, encoded, config, search, advance)
             examples += _examples(info.name, candidates, negatives)
             if rescorer:
                 negatives = _rescored(rescorer, candidates, negatives, label, screen)
             mined.append(_write(scratch, info, language, candidates, negatives))
             fingerprint = encoded.fingerprint
-        _require_some(mined, config)
+        if not any(record.num_negatives for record in mined):
+            reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in DROP_REASONS]
+            raise ConfigError(
+                f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (dropped: "
+                f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin",
+                code="NOTHING_MINED",
+            )
         manifest = NegativesManifest(
             store=store.manifest.checksum,
             model=name,
@@ -142,43 +151,18 @@ def mine(
     return MiningResult(manifest, tuple(examples))
 
 
-def _require_some(mined: Sequence[MinedDataset], config: MineConfig) -> None:
-    if not any(record.num_negatives for record in mined):
-        reasons = [f"{sum(record.dropped[reason] for record in mined):,} {reason}" for reason in DROP_REASONS]
-        raise ConfigError(
-            f"no passage of ranks {config.ranks[0]} to {config.ranks[1]} is a negative of any question (dropped: "
-            f"{', '.join(reasons)}); widen ranks, raise max_share or lower margin",
-            code="NOTHING_MINED",
-        )
-
-
-def _encoded(encoder: EncoderConfig, candidates: Candidates, label: str, screen: Screen) -> EncodedTexts:
-    num_questions, num_documents = len(candidates.questions), len(candidates.documents)
-    screen.log(f"{label}: encoding {num_questions:,} questions and {num_documents:,} distinct passages")
-    with screen.progress(f"{label}: encoding", num_questions + num_documents) as advance:
-        return encode(encoder, candidates.questions, candidates.documents, advance)
-
-
-class MinedNegatives(NamedTuple):
-    """The negatives of a dataset's questions, and the scores of their own passages."""
-
-    choice: NegativeChoice
-    positive: Floats
-    """[questions] score of each question with its own passage."""
-
-
 def search_negatives(
     candidates: Candidates,
     encoded: EncodedTexts,
     config: MineConfig,
     search: SearchConfig | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> MinedNegatives:
+) -> Negatives:
     """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
     ids = [f"{number:012d}" for number in range(num_documents)]
-    parts: list[NegativeChoice] = []
+    parts: list[Negatives] = []
     depth = config.ranks[1] + 1  # One more: the question's own passage.
     step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
@@ -187,17 +171,15 @@ def search_negatives(
             hits = index.search(encoded.questions[rows], depth)
             parts.append(choose_negatives(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
-    documents, scores, dropped = zip(*parts, strict=True)
-    return MinedNegatives(
-        NegativeChoice(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0)), positive
-    )
+    documents, scores, dropped, _ = zip(*parts, strict=True)
+    return Negatives(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0), positive)
 
 
 def _rescored(
-    rescorer: RescorerConfig, candidates: Candidates, mined: MinedNegatives, label: str, screen: Screen
-) -> MinedNegatives:
+    rescorer: RescorerConfig, candidates: Candidates, negatives: Negatives, label: str, screen: Screen
+) -> Negatives:
     """The same negatives, with the scores of a cross-encoder."""
-    documents, _, dropped = mined.choice
+    documents = negatives.documents
     row, place = np.nonzero(documents >= 0)
     # The pairs of questions with their own passages, then those with their negatives.
     question = np.concatenate([np.arange(len(documents)), row])
@@ -207,17 +189,15 @@ def _rescored(
         rescored = rescore(rescorer, candidates.questions, candidates.documents, pairs, advance)
     scores = np.full(documents.shape, np.nan, np.float32)
     scores[row, place] = rescored[len(documents) :]
-    return MinedNegatives(NegativeChoice(documents, scores, dropped), rescored[: len(documents)])
+    return negatives._replace(scores=scores, positive=rescored[: len(documents)])
 
 
-def _write(
-    folder: Path, info: DatasetInfo, language: str, candidates: Candidates, mined: MinedNegatives
-) -> MinedDataset:
-    documents, scores, dropped = mined.choice
+def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, chosen: Negatives) -> MinedDataset:
+    documents = chosen.documents
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
     scored = TeacherScores(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
-    scored.positive[candidates.items], scored.negatives[candidates.items] = mined.positive, scores
+    scored.positive[candidates.items], scored.negatives[candidates.items] = chosen.positive, chosen.scores
     file, checksum = write_rows(folder, info.name, negatives, scored)
     return MinedDataset(
         name=info.name,
@@ -228,23 +208,23 @@ def _write(
         num_questions=len(candidates.questions),
         num_served=int((negatives[:, 0] >= 0).sum()),
         num_negatives=int((negatives >= 0).sum()),
-        dropped=dict(zip(DROP_REASONS, dropped.tolist(), strict=True)),
+        dropped=dict(zip(DROP_REASONS, chosen.dropped.tolist(), strict=True)),
     )
 
 
-def _examples(dataset: str, candidates: Candidates, mined: MinedNegatives, limit: int = 3) -> list[MinedExample]:
+def _examples(dataset: str, candidates: Candidates, negatives: Negatives, limit: int = 3) -> list[MinedExample]:
     """At most `limit` questions that have a negative, evenly spaced."""
-    documents, scores, _ = mined.choice
-    served = np.flatnonzero(documents[:, 0] >= 0)
+    hardest = negatives.documents[:, 0]
+    served = np.flatnonzero(hardest >= 0)
     rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]
     return [
         MinedExample(
             dataset,
             candidates.questions[row],
             candidates.documents[candidates.positives[row]],
-            float(mined.positive[row]),
-            candidates.documents[documents[row, 0]],
-            float(scores[row, 0]),
+            float(negatives.positive[row]),
+            candidates.documents[hardest[row]],
+            float(negatives.scores[row, 0]),
         )
         for row in rows.tolist()
     ]

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hbt_ray.errors import TaskError
-from hbt_ray.retrieval.vector_file import VectorFile
+from hbt_ray.retrieval.vectors import VectorFile
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ import numpy as np
 from hbt_ray.config import Config
 from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.search.exact_scores import Floats
-from hbt_ray.retrieval.vector_file import VectorFile
+from hbt_ray.retrieval.vectors import VectorFile
 
 FLAT = "Flat"
 _MIN_ROWS = 10_000

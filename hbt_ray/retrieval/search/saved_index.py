@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hbt_ray.data.formats.records import read_records
-from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, parse_rows, text_values, unstorable_reason
+from hbt_ray.data.formats.source_row import BadRowError, text_values, unstorable_reason, without_bad_rows
 from hbt_ray.errors import DamagedFile, SourceError, TaskError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.retrieval.encoder import EncoderConfig
@@ -33,7 +31,7 @@ from hbt_ray.retrieval.search.exact_scores import NO_KEY, Floats, Integers, chec
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.shard import VectorShard, top_keys
 from hbt_ray.retrieval.tasks.task import DOCUMENTS, table_of
-from hbt_ray.retrieval.vector_file import VectorFile, create_vector_file
+from hbt_ray.retrieval.vectors import VectorFile, create_vector_file
 from hbt_ray.storage import CHECKSUMS, Name, atomic_folder, checked_file, is_unused, write_checksums, write_json
 
 _MANIFEST = "index.json"
@@ -45,7 +43,7 @@ class IndexManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 1
+    version: Literal[1] = 1
     """Version of the folder's layout."""
     encoder: EncoderConfig
     """The encoder of the documents."""
@@ -98,11 +96,6 @@ class SavedIndex:
             raise TaskError(
                 f"{path}: {error.errors()[0]['msg']}; build the index again", code="INVALID_INDEX"
             ) from None
-        if manifest.version != 1:
-            raise TaskError(
-                f"{path}: is of version {manifest.version}, this release reads 1; build the index again",
-                code="INVALID_INDEX",
-            )
         return cls(folder, manifest)
 
     def search(
@@ -117,7 +110,7 @@ class SavedIndex:
         Raises:
             TaskError: another encoder or width, a vector that is not finite, an unknown language, or k < 1.
         """
-        self._require(fingerprint, k, languages)
+        self._check(fingerprint, k, languages)
         checked = checked_vectors(queries, lambda row: f"query number {row}", self.manifest.width)
         chosen = [language for language in self.manifest.languages if not languages or language in languages]
         tables = [self._documents(language) for language in chosen]
@@ -135,15 +128,13 @@ class SavedIndex:
                 f"{self.folder}: its files do not belong together; build the index again", code="INVALID_INDEX"
             )
 
-        return [
-            [
-                found_document(order, score)
-                for order, score in zip(key_orders(keys).tolist(), key_scores(keys).tolist(), strict=True)
-            ]
-            for keys in (row[row != NO_KEY] for row in merged)
-        ]
+        answers = []
+        for row in merged:
+            keys = row[row != NO_KEY]
+            answers.append(list(map(found_document, key_orders(keys).tolist(), key_scores(keys).tolist())))
+        return answers
 
-    def _require(self, fingerprint: str, k: int, languages: Collection[str]) -> None:
+    def _check(self, fingerprint: str, k: int, languages: Collection[str]) -> None:
         if fingerprint != self.manifest.fingerprint:
             raise TaskError(
                 f"{self.folder} holds vectors of an encoder with fingerprint {self.manifest.fingerprint} "
@@ -161,26 +152,28 @@ class SavedIndex:
 
     def _shard(self, language: str, orders: Integers, threads: int) -> VectorShard:
         built = None
-        with suppress(FileNotFoundError):  # There is none for `Flat`, or for too few documents.
-            path = self._checked(f"{language}.faiss")
+        if path := self._checked(f"{language}.faiss"):  # There is none for `Flat`, or for too few documents.
             import faiss
 
             built = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        return VectorShard(orders, VectorFile(self._required(f"{language}.npy")), threads, self.manifest.index, built)
+        vectors = VectorFile(self._required(f"{language}.npy"))
+        return VectorShard(orders, vectors, threads, self.manifest.index, built)
 
     def _documents(self, language: str) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self._required(f"{language}.arrow")))).read_all()
 
     def _required(self, name: str) -> Path:
-        try:
-            return self._checked(name)
-        except FileNotFoundError:
-            raise DamagedFile(str(self.folder / name), "it is missing") from None
+        if path := self._checked(name):
+            return path
+        raise DamagedFile(str(self.folder / name), "it is missing")
 
-    def _checked(self, name: str) -> Path:
-        """The path of a file, which is compared with its checksum when it is first opened."""
+    def _checked(self, name: str) -> Path | None:
+        """The path of a file, compared with its checksum when it is first opened; None if there is none."""
         if name not in self._verified:
-            checked_file(self.folder, name)
+            try:
+                checked_file(self.folder, name)
+            except FileNotFoundError:
+                return None
             self._verified.add(name)
         return self.folder / name
 
@@ -247,7 +240,7 @@ def _write_shard(
     language: str,
     documents: pa.Table,
     vectors: Floats,
-    rows: Any,
+    rows: Integers,
     index: IndexConfig,
     threads: int,
 ) -> None:
@@ -255,11 +248,8 @@ def _write_shard(
     path = folder / f"{language}.npy"
     file = create_vector_file(path, (len(rows), vectors.shape[1]))
     for start in range(0, len(rows), _BLOCK):
-        block_ids = ids[start : start + _BLOCK]
-        file[start : start + _BLOCK] = checked_vectors(
-            vectors[rows[start : start + _BLOCK]],
-            lambda row, ids=block_ids: f"document {ids[row]!r}",  # type: ignore[misc]
-        )
+        block = vectors[rows[start : start + _BLOCK]]
+        file[start : start + _BLOCK] = checked_vectors(block, lambda row, first=start: f"document {ids[first + row]!r}")  # type: ignore[misc]
     file.flush()
     with pa.OSFile(str(folder / f"{language}.arrow"), "wb") as sink, pa.ipc.new_file(sink, documents.schema) as writer:
         writer.write_table(documents, max_chunksize=_BLOCK)
@@ -282,45 +272,30 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
         TaskError: the file is missing or of another format, a column is missing, a value is empty, an id occurs twice,
             a language is unknown, or no document is left.
     """
+    kept = set(map(normalise_tag, languages))
     try:
-        table = table_of(_rows(path), DOCUMENTS, str(path))
+        table = table_of((row for row in _rows(path) if not kept or row[1] in kept), DOCUMENTS, str(path))
     except SourceError as error:
         raise TaskError(str(error), code=error.code) from None
-    for name in DOCUMENTS.names:
-        empty = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
-        if count := pc.sum(empty).as_py():
-            first = pc.index(empty, True).as_py() + 1
-            raise _corpus_error(f"{path}: {name} is empty in {count} rows, the first is row {first}; remove these rows")
-    tag_of = {}
-    for tag in table["language"].unique().to_pylist():
-        try:
-            tag_of[tag] = normalise_tag(tag)
-        except ValueError as error:
-            raise _corpus_error(f"{path}: {error}") from None
-    tags = pa.array([tag_of[tag] for tag in table["language"].to_pylist()], pa.string())
-    table = table.set_column(1, DOCUMENTS.field("language"), [tags])
-    if languages:
-        kept = pa.array(map(normalise_tag, languages), pa.string())
-        table = table.filter(pc.is_in(table["language"], value_set=kept))
-    if not len(table):
-        raise _corpus_error(f"{path}: has no documents{' in ' + ', '.join(languages) if languages else ''}")
+    problem = f"has no documents{' in ' + ', '.join(languages) if languages else ''}" if not len(table) else ""
     if len(table["doc_id"].unique()) < len(table):
-        raise _corpus_error(f"{path}: some doc_id occur twice; ids must be unique over all languages")
+        problem = "some doc_id occur twice; ids must be unique over all languages"
+    if problem:
+        raise TaskError(f"{path}: {problem}", code="INVALID_CORPUS")
     return table
 
 
 def _rows(path: Path) -> Iterator[tuple[str, ...]]:
-    def texts(record: Record) -> tuple[str, ...]:
-        row = tuple(text_values(record, {name: name for name in DOCUMENTS.names}, numbers=("doc_id",)).values())
-        if problem := next(filter(None, map(unstorable_reason, row)), ""):
-            raise BadRowError(record.where, f"holds {problem}")
-        return row
-
-    for row in parse_rows(texts, read_records(str(path), DOCUMENTS.names)):
-        if isinstance(row, BadRow):
-            raise _corpus_error(f"{row.where}: {row.reason}; repair or remove the row")
-        yield row
-
-
-def _corpus_error(message: str) -> TaskError:
-    return TaskError(message, code="INVALID_CORPUS")
+    columns = {name: name for name in DOCUMENTS.names}
+    for record in without_bad_rows(read_records(str(path), DOCUMENTS.names)):
+        values = text_values(record, columns, numbers=("doc_id",))
+        for name, value in values.items():
+            if problem := unstorable_reason(value):
+                raise BadRowError(record.where, f"column {name!r} holds {problem}")
+            if not value.strip():
+                raise BadRowError(record.where, f"column {name!r} is empty")
+        try:
+            values["language"] = normalise_tag(values["language"])
+        except ValueError as error:
+            raise BadRowError(record.where, str(error)) from None
+        yield tuple(values[name] for name in DOCUMENTS.names)

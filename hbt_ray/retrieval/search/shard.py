@@ -23,7 +23,7 @@ from hbt_ray.retrieval.search.exact_scores import (
     score_matrix,
 )
 from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
-from hbt_ray.retrieval.vector_file import VectorFile
+from hbt_ray.retrieval.vectors import VectorFile
 
 SPARE = 16
 """Candidates requested from FAISS beyond k, since float32 scores may order near ties wrongly."""

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from hbt_ray.errors import HbtError, ResourceError
+from hbt_ray.ray_errors import MAX_RESTARTS
 from hbt_ray.retrieval.search.exact_scores import Floats, Integers
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.shard import VectorShard
 
 logger = logging.getLogger(__name__)
+
+START_TIMEOUT_SECONDS = 120.0
+"""How long a process may wait for free CPUs of the cluster."""
 
 
 class ShardGroup:
@@ -37,8 +40,7 @@ class ShardGroup:
         return [getattr(self._shards[member], method)(queries, argument) for member in members]
 
 
-@dataclass(frozen=True)
-class ShardRequest:
+class ShardRequest(NamedTuple):
     """A call that was sent to an actor."""
 
     arguments: tuple[Any, ...]
@@ -52,19 +54,9 @@ class ShardRequest:
 class ShardActor:
     """The driver's handle of a `ShardGroup`; `contents` are references to its order numbers and vectors."""
 
-    def __init__(
-        self,
-        name: str,
-        contents: Sequence[Any],
-        index: IndexConfig,
-        num_cpus: float,
-        max_rebuilds: int,
-        timeout: float,
-    ) -> None:
-        self.name, self._index = name, index
-        self._contents, self._num_cpus, self._max_rebuilds, self._timeout = contents, num_cpus, max_rebuilds, timeout
+    def __init__(self, name: str, contents: Sequence[Any], index: IndexConfig, num_cpus: float) -> None:
+        self.name, self._contents, self._index, self._num_cpus = name, contents, index, num_cpus
         self._num_restarts = 0
-        self._actor: Any = None
         self._start()
 
     def call(self, *arguments: Any) -> ShardRequest:
@@ -75,7 +67,7 @@ class ShardActor:
         """Wait for the results; if the process died, restart it and repeat the call.
 
         Raises:
-            HbtError: the process died more than `max_rebuilds` times.
+            HbtError: the process died more than `MAX_RESTARTS` times.
             ResourceError: the cluster has no free CPUs for it any more.
         """
         while True:
@@ -84,7 +76,7 @@ class ShardActor:
             except (RayActorError, ObjectLostError) as error:
                 # Other calls to the lost process fail as well, after it was restarted for the first of them.
                 if request.num_restarts == self._num_restarts:
-                    self._rebuild(error)
+                    self._restart(error)
                 request = self.call(*request.arguments)
             else:
                 return results
@@ -92,11 +84,11 @@ class ShardActor:
     def wait_until_ready(self) -> None:
         """Wait until the process has started. Raises ResourceError if it does not start in time."""
         request = self.call((), "", None, None)
-        done, _ = ray.wait([request.reference], timeout=self._timeout)
+        done, _ = ray.wait([request.reference], timeout=START_TIMEOUT_SECONDS)
         if not done:
             free = ray.available_resources().get("CPU", 0.0)
             raise ResourceError(
-                f"{self.name} did not start within {self._timeout:g} s: it asks for {self._num_cpus:g} CPUs, "
+                f"{self.name} did not start within {START_TIMEOUT_SECONDS:g} s: it asks for {self._num_cpus:g} CPUs, "
                 f"{free:g} of the cluster's {ray.cluster_resources().get('CPU', 0.0):g} are free. Free some, or lower "
                 "search.cpus_per_actor (0 reserves none).",
                 code="RESOURCES",
@@ -105,19 +97,15 @@ class ShardActor:
 
     def stop(self) -> None:
         """End the process."""
-        if self._actor is not None:
-            ray.kill(self._actor)
-            self._actor = None
+        ray.kill(self._actor)
 
     def _start(self) -> None:
-        threads = max(1, int(self._num_cpus))
-        remote = ray.remote(ShardGroup).options(
-            num_cpus=self._num_cpus, num_gpus=int(self._index.gpu) or None, max_restarts=0
-        )
-        self._actor = remote.remote(threads, self._index, *self._contents)
+        gpus = int(self._index.gpu) or None
+        remote = ray.remote(ShardGroup).options(num_cpus=self._num_cpus, num_gpus=gpus, max_restarts=0)
+        self._actor: Any = remote.remote(max(1, int(self._num_cpus)), self._index, *self._contents)
 
-    def _rebuild(self, cause: Exception) -> None:
-        if self._num_restarts == self._max_rebuilds:
+    def _restart(self, cause: Exception) -> None:
+        if self._num_restarts == MAX_RESTARTS:
             raise HbtError(
                 f"{self.name} died (was restarted {self._num_restarts} times): {str(cause).splitlines()[0]} If it ran "
                 "out of memory, lower search.max_rows or search.chunk_size; else see the logs of Ray.",
@@ -125,6 +113,6 @@ class ShardActor:
             ) from cause
         self._num_restarts += 1
         logger.warning("%s died (%s): starting it again, %d of %d times", self.name, type(cause).__name__,
-                       self._num_restarts, self._max_rebuilds)  # fmt: skip
+                       self._num_restarts, MAX_RESTARTS)  # fmt: skip
         self._start()
         self.wait_until_ready()

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -41,12 +40,14 @@ from hbt_ray.retrieval.search.ranking import DocumentRanks, Hits
 from hbt_ray.retrieval.search.shard import top_keys
 from hbt_ray.retrieval.search.shard_actor import ShardActor, ShardRequest
 from hbt_ray.retrieval.tasks import Task
-from hbt_ray.retrieval.vector_file import VectorFile, as_vector_file, create_vector_file
+from hbt_ray.retrieval.vectors import VectorFile, as_vector_file, create_vector_file
 from hbt_ray.storage import temporary_folder
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 65_536
+_CHUNKS_IN_FLIGHT = 4
+"""Maximum number of chunks that are processed at a time; limits the memory of the object store."""
 _FLAT_COPIES = 2
 """Copies of a corpus in memory: shared by the processes, and in FAISS's flat index."""
 
@@ -64,38 +65,24 @@ class SearchConfig(Config):
     """Maximum number of documents in a shard; a larger language is cut into equal parts."""
     chunk_size: int = Field(default=1000, gt=0)
     """Queries that a shard scores at once. Matrix products get slow well below 1,000."""
-    num_chunks_in_flight: int = Field(default=4, gt=0)
-    """Maximum number of chunks that are processed at a time; limits the memory of the object store."""
     num_actors: int | None = Field(default=None, gt=0)
     """Number of processes for the shards, at most one per shard. Default: half of the cluster's CPUs."""
     cpus_per_actor: float | None = Field(default=None, ge=0)
     """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less if half of the CPUs are fewer."""
-    max_rebuilds: int = Field(default=3, ge=0)
-    """How often a process that died is restarted before the search gives up."""
-    start_timeout_seconds: float = Field(default=120, gt=0)
-    """How long a process may wait for free CPUs of the cluster."""
 
 
-class VectorPlacement(Enum):
-    """Where the vectors of a corpus are while it is searched."""
+def fits_in_memory(num_rows: int, width: int, index: IndexConfig, allowance: float) -> bool:
+    """Whether vectors can be held in `allowance` bytes of memory over all processes; else they are read from disk.
 
-    IN_MEMORY = "in memory"
-    ON_DISK = "on disk, read again for every chunk of queries"
-
-
-def place_vectors(num_rows: int, width: int, index: IndexConfig, allowance: float) -> VectorPlacement:
-    """Where vectors can be with `allowance` bytes of memory over all processes.
-
-    Exact search falls back to reading from disk. An index other than `Flat` must be in memory; its vectors, which only
-    score its proposals, need not be.
+    Exact search reads them again for every chunk of queries. An index other than `Flat` must itself be in memory, but
+    its vectors, which only score its proposals, need not be.
 
     Raises:
         ResourceError: the index does not fit; the message has the sizes.
     """
     vectors = 4 * num_rows * width
     if index.exact:
-        fits = _FLAT_COPIES * vectors <= allowance
-        return VectorPlacement.IN_MEMORY if fits else VectorPlacement.ON_DISK
+        return _FLAT_COPIES * vectors <= allowance
     needed = index.bytes_for(num_rows, width)
     if needed > allowance:
         raise ResourceError(
@@ -104,7 +91,7 @@ def place_vectors(num_rows: int, width: int, index: IndexConfig, allowance: floa
             "IVF1024,PQ48, or search exactly (Flat), which reads from disk what does not fit",
             code="RESOURCES",
         )
-    return VectorPlacement.IN_MEMORY if needed + vectors <= allowance else VectorPlacement.ON_DISK
+    return needed + vectors <= allowance
 
 
 def gib(num_bytes: float) -> str:
@@ -280,24 +267,27 @@ class ShardedIndex:
                 for actor, members in by_actor.items()
             ]
             pending.append((rows, requests))
-            if len(pending) == self._config.num_chunks_in_flight:
+            if len(pending) == _CHUNKS_IN_FLIGHT:
                 yield _collect(by_actor, *pending.popleft())
         while pending:
             yield _collect(by_actor, *pending.popleft())
 
     def _start(self, languages: npt.NDArray[np.str_]) -> None:
-        cuts = [(language, rows) for language in self.languages for rows in self._cut(languages, language)]
-        config, cpus = self._config, self._num_cluster_cpus()
-        logger.debug("%s: vectors are %s", self.languages, self._placement.value)
+        cuts = []  # The rows of one language, in the order of their ids, in parts of at most `max_rows`.
+        for language in self.languages:
+            rows = self._row_of_order[languages[self._row_of_order] == language]
+            cuts += [(language, part) for part in np.array_split(rows, -(-len(rows) // self._config.max_rows))]
+        if not ray.is_initialized():
+            ray.init()
+        config, cpus = self._config, float(ray.cluster_resources().get("CPU", 0.0))
+        logger.debug("%s: vectors are %s", self.languages, "in memory" if self._in_memory else "on disk")
         num_actors = min(len(cuts), config.num_actors or max(1, int(cpus / 2)))
         # Half of the CPUs, so that Ray Data and the driver's tasks cannot starve beside a long-lived index.
         num_cpus = min(1.0, round(cpus / 2 / num_actors, 3)) if config.cpus_per_actor is None else config.cpus_per_actor
         for number, members in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
             contents = [content for cut in members for content in self._contents(cut, cuts[cut][1])]
             name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in members)})"
-            actor = ShardActor(
-                name, contents, config.index, num_cpus, config.max_rebuilds, config.start_timeout_seconds
-            )
+            actor = ShardActor(name, contents, config.index, num_cpus)
             self._shards += [_ShardHandle(cuts[cut][0], actor, member) for member, cut in enumerate(members)]
         for actor in self._actors():
             actor.wait_until_ready()
@@ -305,7 +295,7 @@ class ShardedIndex:
     def _contents(self, number: int, rows: Integers) -> tuple[Any, Any]:
         """Reference to the order numbers of one shard, and its vectors: a reference, or a file."""
         orders = ray.put(self._order_of_row[rows])
-        if self._placement is VectorPlacement.IN_MEMORY:
+        if self._in_memory:
             return orders, ray.put(self._vectors[rows])
         if self._scratch is None:
             self._scratch = self._cleanup.enter_context(temporary_folder("shards", self._config.scratch))
@@ -317,25 +307,13 @@ class ShardedIndex:
         return orders, VectorFile(path)
 
     @cached_property
-    def _placement(self) -> VectorPlacement:
-        config = self._config
-        allowance = config.memory_gib * 2**30 if config.memory_gib else ray.cluster_resources().get("memory", 0.0) / 2
-        num_rows, width = self._vectors.shape
-        return place_vectors(num_rows, width, config.index, allowance)
+    def _in_memory(self) -> bool:
+        limit, (num_rows, width) = self._config.memory_gib, self._vectors.shape
+        allowance = limit * 2**30 if limit else ray.cluster_resources().get("memory", 0.0) / 2
+        return fits_in_memory(num_rows, width, self._config.index, allowance)
 
     def _actors(self) -> list[ShardActor]:
         return list(dict.fromkeys(part.actor for part in self._shards))
-
-    @staticmethod
-    def _num_cluster_cpus() -> float:
-        if not ray.is_initialized():
-            ray.init()
-        return float(ray.cluster_resources().get("CPU", 0.0))
-
-    def _cut(self, languages: npt.NDArray[np.str_], language: str) -> list[npt.NDArray[np.int64]]:
-        """The rows of one language, in the order of their ids, in parts of at most `max_rows`."""
-        rows = self._row_of_order[languages[self._row_of_order] == language]
-        return np.array_split(rows, -(-len(rows) // self._config.max_rows))
 
 
 def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
@@ -344,8 +322,7 @@ def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | Vect
     if not isinstance(corpus, VectorFile):
         return checked_vectors(corpus, lambda row: f"document {ids[row]!r}")
     for start in range(0, len(corpus), _BLOCK):
-        block_ids = ids[start : start + _BLOCK]
-        checked_vectors(corpus[start : start + _BLOCK], lambda row, ids=block_ids: f"document {ids[row]!r}")  # type: ignore[misc]
+        checked_vectors(corpus[start : start + _BLOCK], lambda row, first=start: f"document {ids[first + row]!r}")  # type: ignore[misc]
     return corpus
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,27 +15,10 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, SIDES, Method
 from hbt_ray.retrieval.transforms.transform import Transform, Vectors
 
+if TYPE_CHECKING:
+    from hbt_ray.retrieval.encoder import EncodedTexts
+
 _UNIT_TOLERANCE = 1e-3
-
-
-class EncodedSides(Protocol):
-    """Vectors of questions and passages, such as `encoder.EncodedTexts`."""
-
-    @property
-    def questions(self) -> Vectors:
-        """[questions, width]"""
-
-    @property
-    def passages(self) -> Vectors:
-        """[passages, width]"""
-
-    @property
-    def fingerprint(self) -> str:
-        """Checksum of weights, tokenizer, prompts and length."""
-
-
-Encode = Callable[[Sequence[str], Sequence[str]], EncodedSides]
-"""Encodes questions and passages."""
 
 
 class FitVectors(NamedTuple):
@@ -85,26 +68,32 @@ def fit(
     return Transform(name or method.kind, method, parameters, unit, encoder, texts)
 
 
-def fit_to_store(store: Store, method: Method, encode: Encode, *, name: str = "") -> Transform:
+def fit_to_store(
+    store: Store, method: Method, encode: Callable[[Sequence[str], Sequence[str]], EncodedTexts], *, name: str = ""
+) -> Transform:
     """Fit a transform of an encoder to texts of the store.
+
+    Args:
+        encode: encodes questions and passages.
 
     Raises:
         ConfigError: see `sample_texts` and `fit`.
     """
     samples = sample_texts(store, method)
-    texts: dict[str, list[str]] = {side: [] for side in SIDES}
-    starts = []
-    for sample in samples:
-        of_side = texts[sample.side]
-        starts.append(len(of_side))
-        of_side += (*sample.texts, *sample.anchors)
+    texts = {
+        side: [text for sample in samples if sample.side == side for text in (*sample.texts, *sample.anchors)]
+        for side in SIDES
+    }
     encoded = encode(texts[QUESTION], texts[PASSAGE])
     examples: dict[str, dict[str, FitVectors]] = {}
-    for sample, start in zip(samples, starts, strict=True):
-        vectors = encoded.questions if sample.side == QUESTION else encoded.passages
-        middle = start + len(sample.texts)
-        anchors = vectors[middle : middle + len(sample.anchors)] if sample.anchors else None
-        examples.setdefault(sample.side, {})[sample.language] = FitVectors(vectors[start:middle], anchors)
+    for side, vectors in ((QUESTION, encoded.questions), (PASSAGE, encoded.passages)):
+        start = 0
+        for sample in (sample for sample in samples if sample.side == side):
+            middle = start + len(sample.texts)
+            end = middle + len(sample.anchors)
+            anchors = vectors[middle:end] if sample.anchors else None
+            examples.setdefault(side, {})[sample.language] = FitVectors(vectors[start:middle], anchors)
+            start = end
     return fit(method, examples, encoder=encoded.fingerprint, name=name)
 
 
@@ -118,8 +107,12 @@ def sample_texts(store: Store, method: Method) -> list[TextSample]:
         ConfigError: the store lacks the anchor language or one that is named, or no language has enough texts.
     """
     anchor, present = method.anchor, store.manifest.languages
-    _require_languages("source", [] if anchor is None else [anchor], present)
-    _require_languages("languages", method.languages, present)
+    for key, named in (("source", (anchor,) if anchor else ()), ("languages", method.languages)):
+        if unknown := [language for language in named if language not in present]:
+            raise ConfigError(
+                f"{key}={','.join(unknown)}: no item of the store has it; its languages are {', '.join(present)}",
+                code="UNKNOWN_LANGUAGE",
+            )
     indexes = [LanguageIndex(info, present, 0.0) for info in store.manifest.chosen(method.datasets)]
     samples = [
         _sample_language(store, indexes, method, side, language)
@@ -135,14 +128,6 @@ def sample_texts(store: Store, method: Method) -> list[TextSample]:
             code="TOO_FEW_TEXTS",
         )
     return sufficient
-
-
-def _require_languages(key: str, languages: Sequence[str], present: Sequence[str]) -> None:
-    if unknown := [language for language in languages if language not in present]:
-        raise ConfigError(
-            f"{key}={','.join(unknown)}: no item of the store has it; its languages are {', '.join(present)}",
-            code="UNKNOWN_LANGUAGE",
-        )
 
 
 def _sample_language(

@@ -37,9 +37,9 @@ class Method(Config):
     kind of text as well; a parallel dataset avoids that."""
 
     @property
+    @abstractmethod
     def sides(self) -> tuple[str, ...]:
         """Sides whose vectors are moved."""
-        return SIDES
 
     @property
     def anchor(self) -> str | None:
@@ -80,8 +80,7 @@ class Centering(_BothSides):
     kind: Literal["centering"] = "centering"
 
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
-        mean: Doubles = vectors.mean(axis=0, keepdims=True)
-        return mean
+        return np.asarray(vectors.mean(axis=0, keepdims=True))
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
         return vectors - parameters
@@ -102,15 +101,16 @@ class Lir(_BothSides):
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         width = vectors.shape[1]
         if self.directions >= width:
-            raise ConfigError(f"directions={self.directions}: vectors of {width} numbers would have nothing left")
-        directions: Doubles = np.linalg.svd(vectors, full_matrices=False)[2][: self.directions]
-        return directions
+            raise ConfigError(
+                f"directions={self.directions}: vectors of {width} numbers would have nothing left",
+                code="TOO_MANY_DIRECTIONS",
+            )
+        return np.asarray(np.linalg.svd(vectors, full_matrices=False)[2][: self.directions])
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
         # einsum, not BLAS, whose sums depend on a row's position: equal vectors must stay equal, so that they tie.
         projections = np.einsum("nw,kw->nk", vectors, parameters)
-        moved: Doubles = vectors - np.einsum("nk,kw->nw", projections, parameters)
-        return moved
+        return np.asarray(vectors - np.einsum("nk,kw->nw", projections, parameters))
 
 
 class Shift(Method):
@@ -133,9 +133,11 @@ class Shift(Method):
 
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         if anchors is None or anchors.shape != vectors.shape:
-            raise ConfigError("shift compares texts with their translations; give a translation of each, in order")
-        offset: Doubles = (vectors - anchors).mean(axis=0, keepdims=True)
-        return offset
+            raise ConfigError(
+                "shift compares texts with their translations; give a translation of each, in order",
+                code="INVALID_VECTORS",
+            )
+        return np.asarray((vectors - anchors).mean(axis=0, keepdims=True))
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
         return vectors - self.alpha * parameters

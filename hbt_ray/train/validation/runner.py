@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,10 @@ import torch
 from hbt_ray.data.store.store import Store
 from hbt_ray.errors import ModelError
 from hbt_ray.model.trainable_encoder import load_for_checkpoint
-from hbt_ray.retrieval.encoder import encode_texts
-from hbt_ray.retrieval.search.exact_scores import Floats
+from hbt_ray.retrieval.encoder import EncodedTexts, encode_texts
 from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
-from hbt_ray.retrieval.vector_cache import PASSAGES, QUESTIONS
+from hbt_ray.retrieval.vectors import PASSAGES, QUESTIONS
 from hbt_ray.train.checkpoint.format import restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.dev_set import dev_measures, fingerprint, make_dev_set
@@ -61,14 +60,6 @@ def _cached_validator(settings: str, base_mtime: int) -> Validator:
     return Validator(TrainConfig.model_validate_json(settings))
 
 
-class DevVectors(NamedTuple):
-    """An `EncodedSides` of the transforms: vectors of questions and passages, [texts, width]."""
-
-    questions: Floats
-    passages: Floats
-    fingerprint: str = ""
-
-
 class Validator:
     """Encoder and dev set of a run, for any of its checkpoints."""
 
@@ -106,7 +97,7 @@ class Validator:
     def _measures(self, questions: Floats, passages: Floats) -> dict[str, float]:
         return dev_measures(questions, passages, self._dev_set, self._config.temperature)
 
-    def _dev_vectors(self, folder: Path) -> DevVectors:
+    def _dev_vectors(self, folder: Path) -> EncodedTexts:
         restore_weights(folder, self._encoder, averaged=True)
         vectors = self._encode(self._dev_set.questions, self._dev_set.passages)
         if not (np.isfinite(vectors.questions).all() and np.isfinite(vectors.passages).all()):
@@ -117,8 +108,8 @@ class Validator:
             )
         return vectors
 
-    def _encode(self, questions: Sequence[str], passages: Sequence[str]) -> DevVectors:
-        return DevVectors(
+    def _encode(self, questions: Sequence[str], passages: Sequence[str]) -> EncodedTexts:
+        return EncodedTexts(
             encode_texts(self._encoder, questions, QUESTIONS, _BATCH_SIZE),
             encode_texts(self._encoder, passages, PASSAGES, _BATCH_SIZE),
         )

@@ -1,4 +1,6 @@
-"""Cache of text vectors, so that no text is encoded twice by one model.
+"""Vectors on disk: files that are read block by block, and a cache of the vectors of texts.
+
+The cache serves that no text is encoded twice by one model:
 
 FOLDER/<identity of the model>/model.json       the fingerprint of its vectors
 FOLDER/<identity of the model>/<texts>/         one set of distinct texts: vectors.npy, [texts, width], float32, and
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +28,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.retrieval.vector_file import create_vector_file
 from hbt_ray.storage import (
     atomic_folder,
     checked_file,
@@ -41,6 +43,49 @@ Texts: TypeAlias = "Sequence[str] | pa.ChunkedArray"
 QUESTIONS, PASSAGES = SIDES = (0, 1)
 """Sides of a task. Their prompts may differ, so one text has a vector for each side."""
 _MODEL, _VECTORS = "model.json", "vectors.npy"
+
+
+class VectorFile:
+    """Vectors [rows, width], float32; index it with a slice or an array of rows, and only these are read.
+
+    The file is mapped anew for each read: pages that a lasting memory map has read count as memory of the process until
+    the kernel takes them back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: ValueError if the file holds another type."""
+        mapped = np.load(path, mmap_mode="r")
+        self._path, self.shape = path, (int(mapped.shape[0]), int(mapped.shape[1]))
+        if mapped.dtype != np.float32:
+            raise ValueError(f"{path} holds {mapped.dtype}, not float32")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Vectors:
+        return np.array(np.load(self._path, mmap_mode="r")[rows])
+
+
+def as_vector_file(vectors: Vectors | VectorFile) -> Vectors | VectorFile:
+    """A `VectorFile` for a memory map of a whole file; any other array as it is."""
+    if isinstance(vectors, np.memmap) and vectors.filename and vectors.base is not None:
+        file = VectorFile(Path(vectors.filename))
+        return file if file.shape == vectors.shape else vectors
+    return vectors
+
+
+def create_vector_file(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A memory-mapped float32 array in a new `.npy` file.
+
+    Its disk space is allocated at once: writing to mapped memory on a full disk would kill the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 @dataclass(frozen=True, eq=False)
