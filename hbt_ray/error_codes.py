@@ -162,7 +162,6 @@ ERROR_CODES: dict[str, str] = {
     "TEACHER_WIDTH": "Teacher and student have vectors of different widths.",
     "TEMP_FOLDER": "No folder can hold Ray's sockets and logs.",
     "TOO_FEW_TEXTS": "No language has enough texts to fit a transform.",
-    "TOO_MANY_DIRECTIONS": "A transform would remove all dimensions of the vectors.",
     "TOO_MANY_LANGUAGES": "A bitext task has too many pairs of languages.",
     "TRAINING_FAILED": "Ray Train gave up for a reason that hbt_ray does not know.",
     "TRANSLATION_RULE": "A text is not a rule for translations.",

@@ -107,13 +107,14 @@ def _language_table(
                 mark = differences.tooltip(system, column, tag) if differences else ""
                 row.append(replace(measured(cell, mark, bar), notes=()))
         rows.append(row)
-    pool = "Questions of one language against the pool of all languages."
-    own = "Questions against passages of their own language."
+    in_pool = "Questions of one language against the pool of all languages."
+    in_language = "Questions against passages of their own language."
     return Table(
         [Cell("Language"), *(number(system.label) for _ in columns for system in systems)],
         rows,
         comparison.task,
-        (pool if setting == MULTILINGUAL else own) + (" † As above." if differences and differences.tested else ""),
+        (in_pool if setting == MULTILINGUAL else in_language)
+        + (" † As above." if differences and differences.tested else ""),
         groups=[(heading, len(systems)) for heading in _headings(columns)],
         style="languages dense" if len(systems) > 2 else "languages",
     )

@@ -109,9 +109,9 @@ def own_language_first(ranks: npt.ArrayLike, languages: npt.ArrayLike, query_lan
         query_languages: [queries].
     """
     array = checked_ranks(ranks)
-    own = np.asarray(languages) == np.asarray(query_languages)[:, None]
+    in_own = np.asarray(languages) == np.asarray(query_languages)[:, None]
     best_own, best_other = (
-        np.where((array > 0) & mask, array, _BEYOND).min(axis=1, initial=_BEYOND) for mask in (own, ~own)
+        np.where((array > 0) & mask, array, _BEYOND).min(axis=1, initial=_BEYOND) for mask in (in_own, ~in_own)
     )
     defined = (best_own < _BEYOND) & (best_other < _BEYOND)
     return np.where(defined, (best_own < best_other).astype(np.float64), np.nan)
@@ -213,11 +213,11 @@ def _union_correlation(left: Documents, right: Documents, k: int) -> Values:
     top = np.broadcast_to(np.arange(k), (len(left), k))
     places_in_left, places_in_right = _places(right[:, :k], left), _places(left[:, :k], right)
     new = places_in_left >= k  # the others of the right top k are in the left one already
-    held = np.hstack([np.ones_like(new), new])
-    x = stats.rankdata(np.where(held, np.hstack([top, places_in_left]), _BEYOND), axis=1)
-    y = stats.rankdata(np.where(held, np.hstack([places_in_right, top]), _BEYOND), axis=1)
-    middle = (held.sum(axis=1, keepdims=True) + 1) / 2
-    x, y = (np.where(held, ranks - middle, 0.0) for ranks in (x, y))
+    in_union = np.hstack([np.ones_like(new), new])
+    x = stats.rankdata(np.where(in_union, np.hstack([top, places_in_left]), _BEYOND), axis=1)
+    y = stats.rankdata(np.where(in_union, np.hstack([places_in_right, top]), _BEYOND), axis=1)
+    middle = (in_union.sum(axis=1, keepdims=True) + 1) / 2
+    x, y = (np.where(in_union, ranks - middle, 0.0) for ranks in (x, y))
     correlation: Values = (x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
     return correlation
 

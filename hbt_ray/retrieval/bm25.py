@@ -90,17 +90,15 @@ class Bm25Index:
 
     def document_ranks(self, queries: Words, documents: Integers) -> DocumentRanks:
         """Exact ranks of rows of the corpus [n, g], -1 as padding."""
-        own, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
+        in_language, pool = np.zeros(documents.shape, np.int64), np.zeros(documents.shape, np.int64)
         for number, query in enumerate(queries):
-            held = documents[number] >= 0
-            rows = documents[number, held]
-            pool[number, held] = self._ranks(self._pool, query, rows)
-            ranks = np.empty(len(rows), np.int64)
+            columns = np.flatnonzero(documents[number] >= 0)
+            rows = documents[number, columns]
+            pool[number, columns] = self._ranks(self._pool, query, rows)
             for name in np.unique(self._languages[rows]).tolist():
                 mask = self._languages[rows] == name
-                ranks[mask] = self._ranks(self._by_language[name], query, rows[mask])
-            own[number, held] = ranks
-        return DocumentRanks(own, pool)
+                in_language[number, columns[mask]] = self._ranks(self._by_language[name], query, rows[mask])
+        return DocumentRanks(in_language, pool)
 
     def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
         keys = self._keys(postings, query)

@@ -127,23 +127,23 @@ def checked_ranks(ranks: npt.ArrayLike) -> Ranks:
 
 def _sorted(ranks: npt.ArrayLike, grades: npt.ArrayLike | None) -> _SortedRanks:
     array = checked_ranks(ranks)
-    held = array > 0
-    weights = held.astype(np.int64) if grades is None else np.asarray(grades)
-    if weights.shape != array.shape or not np.issubdtype(weights.dtype, np.integer) or (weights[held] < 1).any():
+    is_document = array > 0
+    weights = is_document.astype(np.int64) if grades is None else np.asarray(grades)
+    if weights.shape != array.shape or not np.issubdtype(weights.dtype, np.integer) or (weights[is_document] < 1).any():
         raise TaskError(
             f"grades must be whole numbers from 1 in the shape of the ranks, {list(array.shape)}; got {weights.dtype} "
             f"{list(weights.shape)}",
             code="INVALID_RANKS",
         )
-    empty = np.flatnonzero(~held.any(axis=1))
+    empty = np.flatnonzero(~is_document.any(axis=1))
     if len(empty):
         raise TaskError(
             f"query number {empty[0]} has no relevant document; drop it, no measure is defined for it",
             code="INVALID_RANKS",
         )
-    padded = np.where(held, array, _PADDING)
+    padded = np.where(is_document, array, _PADDING)
     order = np.argsort(padded, axis=1, kind="stable")
-    sorted_grades = np.take_along_axis(np.where(held, weights, 0).astype(np.int64), order, axis=1)
+    sorted_grades = np.take_along_axis(np.where(is_document, weights, 0).astype(np.int64), order, axis=1)
     return _SortedRanks(np.take_along_axis(padded, order, axis=1), sorted_grades)
 
 

@@ -115,10 +115,10 @@ def score_rankings(
     tables, names = [], measures_of(task)
     for language in np.unique(languages).tolist():
         # [queries, relevant]: ranks among the documents of the language, 0 for documents outside it.
-        in_language = np.where((task.relevant >= 0) & (languages[task.relevant] == language), ranks.own, 0)
-        in_language[missing & (query_languages == language)[:, None]] = NOT_RETRIEVED
-        rows = np.flatnonzero(in_language.any(axis=1))
-        values = measure(names, in_language[rows], task.grades[rows])
+        group_ranks = np.where((task.relevant >= 0) & (languages[task.relevant] == language), ranks.in_language, 0)
+        group_ranks[missing & (query_languages == language)[:, None]] = NOT_RETRIEVED
+        rows = np.flatnonzero(group_ranks.any(axis=1))
+        values = measure(names, group_ranks[rows], task.grades[rows])
         tables.append(_per_query_table(task, language, rows, values))
         for source, means in _means_by_language(values, query_languages[rows]).items():
             card.pairs.setdefault(source, {})[language] = means
@@ -314,8 +314,8 @@ def _matches(left: Floats, right: Floats, score: Callable[[Floats, slice], Float
         values = np.take_along_axis(scores, leaders[None], axis=0)[0]
         better = values > best
         best[better], backward[better] = values[better], leaders[better] + rows.start
-    own = np.arange(len(left))
-    return NearestNeighbours(forward == own, backward == own)
+    translations = np.arange(len(left))
+    return NearestNeighbours(forward == translations, backward == translations)
 
 
 def _neighbour_means(left: Floats, right: Floats, k: int) -> tuple[Floats, Floats]:

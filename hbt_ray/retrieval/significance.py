@@ -119,8 +119,8 @@ def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
             "per-query tables as the evaluation writes them, and one of their measures"
         )
     table = table.select([*ROW_KEYS, measure])
-    having = table.filter(pc.is_valid(table[measure]))["setting"].unique()
-    table = table.filter(pc.is_in(table["setting"], value_set=having))
+    measured = table.filter(pc.is_valid(table[measure]))["setting"].unique()
+    table = table.filter(pc.is_in(table["setting"], value_set=measured))
     if not table.num_rows:
         raise _invalid(f"system {system} has no value of {measure} in any setting, so there is nothing to compare")
     return table.sort_by([(key, "ascending") for key in ROW_KEYS])
@@ -130,14 +130,14 @@ def _paired(a: pa.Table, b: pa.Table, measure: str) -> pa.Table:
     """`ROW_KEYS` and the values `a` and `b` of both systems, which must have the same rows."""
     names = [list(zip(*(table[key].to_pylist() for key in ROW_KEYS), strict=True)) for table in (a, b)]
     for system, rows in zip("ab", names, strict=True):
-        if twice := len(rows) - len(set(rows)):
-            raise _invalid(f"{twice} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")
-    only = [sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))]
-    if any(only):
-        first = " ".join(filter(None, (only[0] or only[1])[0]))
+        if repeated := len(rows) - len(set(rows)):
+            raise _invalid(f"{repeated} of the {len(rows)} rows of system {system} occur twice, so pairs are ambiguous")
+    only_a, only_b = sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))
+    if only_a or only_b:
+        first = " ".join(filter(None, (only_a or only_b)[0]))
         raise TaskError(
             f"the two systems do not have the same queries: {len(names[0])} rows of a and {len(names[1])} of b, of "
-            f"which {len(only[0])} are only in a and {len(only[1])} only in b, the first is {first!r}. Evaluate "
+            f"which {len(only_a)} are only in a and {len(only_b)} only in b, the first is {first!r}. Evaluate "
             "both on one task with the same languages",
             code="OTHER_QUERIES",
         )

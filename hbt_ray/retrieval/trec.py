@@ -30,8 +30,8 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
         raise TaskError(
             f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries", code="OTHER_QUERIES"
         )
-    found = np.unique(hits.documents[hits.documents >= 0]).tolist()
-    _check_fields(path, (tag, *query_ids, *(doc_ids[row] for row in found)))
+    rows_of_hits = np.unique(hits.documents[hits.documents >= 0]).tolist()
+    _check_fields(path, (tag, *query_ids, *(doc_ids[row] for row in rows_of_hits)))
     lines = (
         f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
         for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)

@@ -95,9 +95,11 @@ def test_scores_ranks_and_hits_are_those_of_the_formula() -> None:
         for column, row in enumerate(task.relevant[number].tolist()):
             if row >= 0:
                 assert places.pool[number, column] == whole.index(row) + 1
-                assert places.own[number, column] == ranking(everything[tags == tags[row]], query).index(row) + 1
+                assert (
+                    places.in_language[number, column] == ranking(everything[tags == tags[row]], query).index(row) + 1
+                )
             else:
-                assert (places.pool[number, column], places.own[number, column]) == (0, 0)
+                assert (places.pool[number, column], places.in_language[number, column]) == (0, 0)
 
 
 def test_a_corpus_or_a_query_without_words_scores_nothing() -> None:
@@ -110,7 +112,7 @@ def test_a_corpus_or_a_query_without_words_scores_nothing() -> None:
     index, queries = Bm25Index.of_task(task), tokenise_queries(task.queries)
     assert (index.search(queries, 2).documents == -1).all()
     assert index.document_ranks(queries, task.relevant).pool.tolist() == [[3], [1]]  # All tie: the greater id first.
-    assert index.document_ranks(queries, task.relevant).own.tolist() == [[2], [1]]
+    assert index.document_ranks(queries, task.relevant).in_language.tolist() == [[2], [1]]
 
 
 def hbt(*arguments: object) -> tuple[int, str, str]:

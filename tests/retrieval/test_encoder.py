@@ -120,11 +120,11 @@ def test_no_text_is_encoded_twice(library: tuple[Path, Any], tmp_path: Path, mon
     first = encode(config, QUESTIONS, PASSAGES[:50], cache=cache)
     assert np.array_equal(first.passages, encode(config, [], PASSAGES[:50]).passages)
 
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("something was encoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "_batches", refuse)
+        patch.setattr(encoding, "map_blocks", refuse)
         (model / "README.md").write_text("a card says nothing about vectors")
         told: list[int] = []
         again = encode(config, QUESTIONS, PASSAGES[:50], told.append, cache=cache)

@@ -210,7 +210,8 @@ def test_no_right_passage_of_a_question_is_mined_for_it(tmp_path: Path) -> None:
     scores = np.zeros((7, 6), np.float32)
     scores[np.arange(7), known.positives] = 1
     found, ordered = ranked(scores)
-    documents, _, _ = choose_negatives(known, slice(0, 7), found, ordered, np.ones(7, np.float32), MineConfig(keep=6))
+    chosen = choose_negatives(known, slice(0, 7), found, ordered, np.ones(7, np.float32), MineConfig(keep=6))
+    documents = chosen.documents
     ruled, dukes = {"the king", "The King!", "the queen"}, {"a duke", "an earl"}
     right = {"1": ruled, "2": ruled, "3": dukes, "4": dukes, "5": {"the king", "The King!"}, "6": {"an earl"}}
     for item, mined in zip(known.items.tolist(), documents, strict=True):

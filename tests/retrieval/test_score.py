@@ -195,10 +195,10 @@ def test_trec_files_give_our_measures(ray_session: None, shared_data: Path, tmp_
     queries = documents[task.relevant].sum(axis=1) + quantised(task.queries.num_rows, rng)
     with ShardedIndex.of_task(task, documents, SearchConfig(num_actors=2)) as index:
         table, _ = score_rankings(task, queries, index)
-        hits = index.search(queries, len(index))
+        hits = index.search(queries, len(index.ids))
         run = write_run(tmp_path / "run.trec", task.queries["query_id"].to_pylist(), index.ids, hits, tag="ours")
     qrels = write_qrels(tmp_path / "qrels.trec", task)
-    assert len(set(hits.scores[0].tolist())) < len(index) / 2, "there are too few ties to test anything"
+    assert len(set(hits.scores[0].tolist())) < len(index.ids) / 2, "there are too few ties to test anything"
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["qrels.trec", "run.trec"]
     first = run.read_text(encoding="utf-8").splitlines()[0].split(" ")
     assert first[:2] + first[3:4] + first[5:] == [task.queries["query_id"][0].as_py(), "Q0", "1", "ours"]
@@ -248,7 +248,7 @@ def test_grades_left_out_and_missing_documents_give_the_values_of_trec_eval(ray_
     ours = []
     for config in (SearchConfig(num_actors=1), SearchConfig(num_actors=2, max_rows=7, chunk_size=11)):
         with ShardedIndex.of_task(task, documents, config) as index:
-            hits = top_documents(task, queries, index, len(index))
+            hits = top_documents(task, queries, index, len(index.ids))
             table, card = score_rankings(task, queries, index, hits.documents)
         assert not (hits.documents == task.own_documents[:, None])[task.own_documents >= 0].any()
         ours.append((table, card))

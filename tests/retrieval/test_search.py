@@ -36,11 +36,6 @@ def test_sharded_equals_flat(
         assert np.array_equal(hits.documents, rows[:, :k])
         assert np.array_equal(hits.scores, scores[:, :k])
 
-    some = sorted({"ar", languages[-1]})
-    inside = np.isin(np.array(languages)[rows], some)
-    expected = [own[keep] for own, keep in zip(rows, inside, strict=True)]
-    assert np.array_equal(index.search(queries, 200, some).documents, expected)
-
     targets = np.random.default_rng(3).integers(-1, 200, (30, 4))
     position = np.argsort(rows, axis=1)
     for language, counts in zip(index.languages, index.count_preceding(queries, targets), strict=True):
@@ -153,12 +148,6 @@ def test_wrong_input_is_named(index_of: Callable[..., ShardedIndex]) -> None:
     with pytest.raises(TaskError) as error:
         index.count_preceding(documents[:, 1:], np.zeros((20, 1), dtype=np.int64))
     assert error.value.code == "INVALID_VECTORS"
-    with pytest.raises(TaskError) as error:
-        index.search(documents, 3, ["fr"])
-    assert error.value.code == "INVALID_SEARCH"
-    with pytest.raises(TaskError) as error:
-        index.search(documents, 3, [])
-    assert error.value.code == "INVALID_SEARCH"
     with pytest.raises(TaskError) as error:
         index.search(documents, 0)
     assert error.value.code == "INVALID_SEARCH"

@@ -167,8 +167,8 @@ def choose_negatives(
         scores: [rows, k] scores of `retrieved`.
         positive: [rows] score of each question with its own passage.
     """
-    own = candidates.positives[rows]
-    other = retrieved != own[:, None]
+    right = candidates.positives[rows]
+    other = retrieved != right[:, None]
     ranks = np.cumsum(other, axis=1)
     kept = other & (ranks >= config.ranks[0]) & (ranks <= config.ranks[1])
     dropped = np.zeros(len(DROP_REASONS), dtype=np.int64)
@@ -178,7 +178,7 @@ def choose_negatives(
         kept[which] = False
 
     drop(0, scores.astype(np.float64) >= config.ceiling(positive.astype(np.float64))[:, None])
-    drop(1, candidates.text_numbers[retrieved] == candidates.text_numbers[own][:, None])
+    drop(1, candidates.text_numbers[retrieved] == candidates.text_numbers[right][:, None])
     pairs = candidates.question_numbers[rows][:, None] * len(candidates.documents) + candidates.text_numbers[retrieved]
     # `searchsorted` may return the length, one past the last code.
     places = np.minimum(np.searchsorted(candidates.answered, pairs), len(candidates.answered) - 1)

@@ -19,6 +19,10 @@ _MIN_ROWS = 10_000
 """Shards with fewer rows are scanned, in milliseconds."""
 _MIN_ROWS_PER_LIST = 39
 """Rows that FAISS needs to train each centroid."""
+_TRAIN_ROWS = 200_000
+"""Maximum number of rows to train an index on, drawn from the shard."""
+PROPOSALS = 4
+"""Documents that an index proposes per requested document; exact scores choose among them."""
 _BLOCK = 65_536
 
 
@@ -29,10 +33,6 @@ class IndexConfig(Config):
     """String for FAISS's index factory, such as `IVF1024,Flat`, `HNSW32` or `IVF1024,PQ48`."""
     parameters: str = ""
     """Search parameters of FAISS, such as `nprobe=16` or `efSearch=128`."""
-    train_rows: int = 200_000
-    """Maximum number of rows to train an index on, drawn from the shard."""
-    proposals: int = 4
-    """Documents that the index proposes per requested document; exact scores choose among them."""
     gpu: bool = False
     """Keep indexes on GPUs. Needs the FAISS build of `hbt-ray[gpu]`."""
 
@@ -90,8 +90,8 @@ class IndexConfig(Config):
         index = self.empty(width)
         if not index.is_trained:
             rows = np.arange(num)
-            if num > self.train_rows:
-                rows = np.sort(np.random.default_rng(0).choice(num, self.train_rows, replace=False))
+            if num > _TRAIN_ROWS:
+                rows = np.sort(np.random.default_rng(0).choice(num, _TRAIN_ROWS, replace=False))
             index.train(np.ascontiguousarray(vectors[rows]))
         index = on_device(index, self.gpu)
         for start in range(0, num, _BLOCK):

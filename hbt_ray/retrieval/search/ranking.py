@@ -25,7 +25,7 @@ class Hits:
 class DocumentRanks:
     """Exact ranks of given documents, counted from 1; 0 at the padding."""
 
-    own: Integers
+    in_language: Integers
     """[queries, g] among the documents of the same language."""
     pool: Integers
     """[queries, g] among all documents."""
@@ -79,10 +79,10 @@ def ranks_excluding(
         return index.document_ranks(queries, documents)
     ranks = index.document_ranks(queries, np.hstack([documents, excluded[:, None]]))
     drop = excluded[:, None] >= 0
-    own, pool = ranks.own[:, :-1], ranks.pool[:, :-1]
+    in_language, pool = ranks.in_language[:, :-1], ranks.pool[:, :-1]
     same = languages[documents] == languages[excluded][:, None]
     # Documents that were ranked behind the excluded one move up by one.
     return DocumentRanks(
-        own - (drop & same & (ranks.own[:, -1:] < own)),
+        in_language - (drop & same & (ranks.in_language[:, -1:] < in_language)),
         pool - (drop & (ranks.pool[:, -1:] < pool)),
     )

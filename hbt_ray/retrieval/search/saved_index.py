@@ -115,13 +115,13 @@ class SavedIndex:
         chosen = [language for language in self.manifest.languages if not languages or language in languages]
         tables = [self._documents(language) for language in chosen]
         orders = [table["order"].to_numpy() for table in tables]
-        shards = (self._shard(language, own, threads) for language, own in zip(chosen, orders, strict=True))
+        shards = (self._shard(language, order, threads) for language, order in zip(chosen, orders, strict=True))
         merged = top_keys(np.hstack([shard.search(checked, k) for shard in shards]), k)
 
         def found_document(order: int, score: float) -> FoundDocument:
-            for table, own in zip(tables, orders, strict=True):
-                row = int(np.searchsorted(own, order))
-                if row < len(own) and own[row] == order:
+            for table, table_orders in zip(tables, orders, strict=True):
+                row = int(np.searchsorted(table_orders, order))
+                if row < len(table_orders) and table_orders[row] == order:
                     document = table.slice(row, 1).to_pylist()[0]
                     return FoundDocument(score, document["doc_id"], document["language"], document["text"])
             raise TaskError(

@@ -22,7 +22,7 @@ from hbt_ray.retrieval.search.exact_scores import (
     ranking_keys,
     score_matrix,
 )
-from hbt_ray.retrieval.search.faiss_index import IndexConfig, on_device
+from hbt_ray.retrieval.search.faiss_index import PROPOSALS, IndexConfig, on_device
 from hbt_ray.retrieval.vectors import VectorFile
 
 SPARE = 16
@@ -90,7 +90,7 @@ class VectorShard:
 
     def _search_approximately(self, queries: Floats, k: int) -> Integers:
         """`search` by exact scores among the documents that the index proposes."""
-        _, positions = self._proposal_index.search(queries, min(k * self._index.proposals, len(self._orders)))
+        _, positions = self._proposal_index.search(queries, min(k * PROPOSALS, len(self._orders)))
         query, column = np.nonzero(positions >= 0)  # FAISS pads with -1.
         rows = positions[query, column]
         keys = np.full(positions.shape, NO_KEY, dtype=np.int64)

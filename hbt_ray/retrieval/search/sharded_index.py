@@ -1,16 +1,16 @@
 """Search over shards in Ray actors: one shard per language, and large languages are cut further.
 
-The same shards serve all settings: a question searches those of one language, or all. Results are merged by ranking key
-(`exact_scores`), so they do not depend on how the corpus is cut. Beside top-k search, `count_preceding` counts the
-documents before given ones. That is enough for ranks, and so for every measure over the full list, and it transfers a
-few numbers per question instead of a list as long as the corpus.
+The same shards serve all settings. Results are merged by ranking key (`exact_scores`), so they do not depend on how the
+corpus is cut. Beside top-k search, `count_preceding` counts the documents of each language before given ones. That is
+enough for ranks, and so for every measure over the full list, and it transfers a few numbers per question instead of a
+list as long as the corpus.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,9 +162,6 @@ class ShardedIndex:
         """An index of a task's documents, whose vectors are [documents, dim] in the same order."""
         return cls(task.documents["doc_id"].to_pylist(), task.documents["language"].to_pylist(), vectors, config)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def __enter__(self) -> Self:
         return self
 
@@ -178,18 +175,18 @@ class ShardedIndex:
         self._shards.clear()
         self._cleanup.close()
 
-    def search(self, queries: npt.ArrayLike, k: int, languages: Collection[str] | None = None) -> Hits:
-        """The first k documents (fewer where the corpus has fewer) of all languages or of some: queries [n, dim].
+    def search(self, queries: npt.ArrayLike, k: int) -> Hits:
+        """The first k documents of all languages (fewer if the corpus has fewer): queries [n, dim].
 
         Raises:
-            TaskError: a query vector that is not finite or of another dimension, an unknown language, or k < 1.
+            TaskError: a query vector that is not finite or of another dimension, or k < 1.
         """
         if k < 1:
             raise TaskError(f"k={k} asks for no documents; ask for at least one", code="INVALID_SEARCH")
         checked = self._checked(queries)
         chunks = [
             top_keys(np.hstack([keys for _, keys in results]), k)
-            for _, results in self._call_shards(self._shards_of(languages), "search", checked, k)
+            for _, results in self._call_shards("search", checked, k)
         ]
         merged = np.concatenate(chunks) if chunks else np.empty((0, k), dtype=np.int64)
         valid = merged != NO_KEY
@@ -212,7 +209,7 @@ class ShardedIndex:
         checked = self._checked(queries)
         counts = np.zeros((len(self.languages), *documents.shape), dtype=np.int64)
         keys = self._keys(checked, documents)
-        for rows, results in self._call_shards(self._shards_of(None), "count_preceding", checked, keys):
+        for rows, results in self._call_shards("count_preceding", checked, keys):
             for shard, preceding in results:
                 counts[self.languages.index(shard.language), rows] += preceding
         counts[:, documents < 0] = 0
@@ -220,9 +217,12 @@ class ShardedIndex:
 
     def document_ranks(self, queries: npt.ArrayLike, documents: Integers) -> DocumentRanks:
         """Exact ranks of rows of the corpus [n, g], -1 as padding."""
-        counts, held = self.count_preceding(queries, documents), documents >= 0
-        own = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
-        return DocumentRanks(np.where(held, own + 1, 0), np.where(held, counts.sum(axis=0) + 1, 0))
+        counts = self.count_preceding(queries, documents)
+        in_language = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
+        is_document = documents >= 0
+        return DocumentRanks(
+            np.where(is_document, in_language + 1, 0), np.where(is_document, counts.sum(axis=0) + 1, 0)
+        )
 
     def _keys(self, queries: Floats, documents: Integers) -> Integers:
         query, column = np.nonzero(documents >= 0)
@@ -234,28 +234,19 @@ class ShardedIndex:
     def _checked(self, queries: npt.ArrayLike) -> Floats:
         return checked_vectors(queries, lambda row: f"query number {row}", self._vectors.shape[1])
 
-    def _shards_of(self, languages: Collection[str] | None) -> list[_ShardHandle]:
-        if not self._shards:
-            raise TaskError("the index is closed; search inside its `with` block", code="INVALID_SEARCH")
-        requested = self.languages if languages is None else languages
-        if not requested:
-            raise TaskError("no languages to search; name at least one, or give None for all", code="INVALID_SEARCH")
-        if unknown := sorted(set(requested) - set(self.languages)):
-            raise TaskError(
-                f"no documents in {unknown[0]!r}; the corpus has {', '.join(self.languages)}", code="INVALID_SEARCH"
-            )
-        return [shard for shard in self._shards if shard.language in requested]
-
-    def _call_shards(
-        self, shards: list[_ShardHandle], method: str, queries: Floats, argument: Any
-    ) -> Iterator[tuple[slice, _Results]]:
+    def _call_shards(self, method: str, queries: Floats, argument: Any) -> Iterator[tuple[slice, _Results]]:
         """Results of the shards for one chunk of queries after the other.
 
         Args:
             argument: second argument of the method, the same for all queries, or an array with a row per query.
+
+        Raises:
+            TaskError: the index is closed.
         """
+        if not self._shards:
+            raise TaskError("the index is closed; search inside its `with` block", code="INVALID_SEARCH")
         by_actor: dict[ShardActor, list[_ShardHandle]] = {}
-        for shard in shards:
+        for shard in self._shards:
             by_actor.setdefault(shard.actor, []).append(shard)
         pending: deque[tuple[slice, list[ShardRequest]]] = deque()
         for start in range(0, len(queries), self._config.chunk_size):

@@ -101,10 +101,7 @@ class Lir(_BothSides):
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         width = vectors.shape[1]
         if self.directions >= width:
-            raise ConfigError(
-                f"directions={self.directions}: vectors of {width} numbers would have nothing left",
-                code="TOO_MANY_DIRECTIONS",
-            )
+            raise ConfigError(f"directions={self.directions}: vectors of {width} numbers would have nothing left")
         return np.asarray(np.linalg.svd(vectors, full_matrices=False)[2][: self.directions])
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
@@ -133,10 +130,7 @@ class Shift(Method):
 
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         if anchors is None or anchors.shape != vectors.shape:
-            raise ConfigError(
-                "shift compares texts with their translations; give a translation of each, in order",
-                code="INVALID_VECTORS",
-            )
+            raise ConfigError("shift compares texts with their translations; give a translation of each, in order")
         return np.asarray((vectors - anchors).mean(axis=0, keepdims=True))
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
