@@ -18,7 +18,7 @@ from hbt_ray.model.trainable_encoder import load_for_checkpoint
 from hbt_ray.retrieval.encoder import EncodedTexts, encode_texts
 from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
-from hbt_ray.retrieval.vectors import PASSAGES, QUESTIONS
+from hbt_ray.retrieval.vectors import PASSAGES, QUESTIONS, Vectors
 from hbt_ray.train.checkpoint.format import restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.dev_set import dev_measures, fingerprint, make_dev_set
@@ -74,7 +74,8 @@ class Validator:
 
     def measures(self, folder: Path) -> dict[str, float]:
         """Measures of the checkpoint in a folder."""
-        return self._measures(*self._dev_vectors(folder)[:2])
+        vectors = self._dev_vectors(folder)
+        return self._measures(vectors.questions, vectors.passages)
 
     def transformed_measures(
         self, folder: Path, store: Store, methods: Sequence[Method]
@@ -94,7 +95,7 @@ class Validator:
             )
         return measures
 
-    def _measures(self, questions: Floats, passages: Floats) -> dict[str, float]:
+    def _measures(self, questions: Vectors, passages: Vectors) -> dict[str, float]:
         return dev_measures(questions, passages, self._dev_set, self._config.temperature)
 
     def _dev_vectors(self, folder: Path) -> EncodedTexts:
