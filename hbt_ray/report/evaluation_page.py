@@ -49,8 +49,8 @@ def write_evaluation_page(
 
     Args:
         baseline: what differences are taken to; one result, or one for each task.
-        metrics: training metrics, one row a step (`step`, `loss`, `kind`, `language`, `learning_rate`,
-            `pairs_per_second`, `stall_seconds`, any of them missing); of two rows of a step the last counts.
+        metrics: training metrics, one row a step (`step`, `loss`, `kind`, `pairs_per_second`, `stall_seconds`, any of
+            them missing); of two rows of a step the last counts.
         dev: measures of checkpoints on the dev set, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
             `pool_loss`, any of them missing).
         best_step: the step of the best checkpoint.

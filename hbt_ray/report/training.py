@@ -1,10 +1,9 @@
-"""Charts of one training run: loss, dev measures, mixture of batches, throughput and learning rate by step."""
+"""Charts of one training run: loss, dev measures, mixture of batches and throughput by step."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from hbt_ray.report.charts import Axis, Canvas, Chart, Floats, Row, thinned, widened
 from hbt_ray.report.formatting import duration
-from hbt_ray.report.tables import Cell, Table, language_cell, number
 
 KINDS = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
 """Kind of batch → its name in legends. The name of its colour is the kind itself, or `plain`."""
@@ -25,7 +23,7 @@ DEV_MEASURES = {
     "AP": ("multilingual", "plain"),
 }
 """Measure of a checkpoint → its name and colour."""
-NUMBERS = ("loss", "learning_rate", "pairs_per_second", "stall_seconds")
+NUMBERS = ("loss", "pairs_per_second", "stall_seconds")
 CLIP_QUANTILE = 0.995
 """Where axes of loss and throughput end: the spike of one step must not flatten the curve."""
 
@@ -38,7 +36,6 @@ class TrainingRecord:
 
     steps: NDArray[np.int64]
     kinds: NDArray[np.str_]
-    languages: tuple[str, ...]
     numbers: Mapping[str, Floats]
 
     @classmethod
@@ -49,7 +46,6 @@ class TrainingRecord:
         return cls(
             steps=np.array(sorted(last), dtype=np.int64),
             kinds=np.array([str(row.get("kind") or "") for row in ordered], dtype=np.str_),
-            languages=tuple(str(row.get("language") or "") for row in ordered),
             numbers={name: np.array([_number(row.get(name)) for row in ordered]) for name in NUMBERS},
         )
 
@@ -72,12 +68,6 @@ class TrainingRecord:
         mono = np.cumsum(self.kinds[known] == "mono")
         return self.steps[known].astype(np.float64), mono / np.arange(1, len(mono) + 1)
 
-    @property
-    def mono_batches(self) -> dict[str, int]:
-        """Language → number of its monolingual batches, the most frequent language first."""
-        counts = Counter(tag for tag, kind in zip(self.languages, self.kinds, strict=True) if kind == "mono" and tag)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
 
 @dataclass(frozen=True)
 class TrainingSection:
@@ -85,8 +75,6 @@ class TrainingSection:
 
     summary: str
     charts: tuple[Chart, ...]
-    batch_table: Table | None
-    """Monolingual batches by language."""
 
 
 def training_section(
@@ -109,10 +97,8 @@ def training_section(
         _mixture_chart(record, target_share(policy), steps),
         dev_loss_chart(dev, best_step, steps),
         _throughput_chart(record, steps),
-        _learning_rate_chart(record, steps),
     )
-    shown = tuple(chart for chart in charts if chart)
-    return TrainingSection(_summary(record, policy), shown, _batch_table(record.mono_batches))
+    return TrainingSection(_summary(record, policy), tuple(chart for chart in charts if chart))
 
 
 def target_share(policy: str) -> float | None:
@@ -176,15 +162,6 @@ def _checkpoint_chart(
         layers = [canvas.rule(best, x=best_step)]
     layers += [canvas.line(points), canvas.points(points, size=49)]
     return Chart(title, f"{title} by step. {note}.", tuple(layers), note, is_wide)
-
-
-def _batch_table(batches: Mapping[str, int]) -> Table | None:
-    if not batches:
-        return None
-    longest = max(batches.values())
-    rows = [[language_cell(tag), Cell(f"{num:,}", "number", num, bar=num / longest)] for tag, num in batches.items()]
-    headings = [Cell("Language"), number("Batches")]
-    return Table(headings, rows, "Monolingual batches by language", style="batches")
 
 
 def _summary(record: TrainingRecord, policy: str) -> str:
@@ -270,16 +247,6 @@ def _throughput_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
     mean = np.minimum(smooth(speeds, _window(len(speeds))), top)
     layers = (canvas.points(dots, opacity=0.35), canvas.line(_curve(xs, mean, legend)))
     return Chart("Pairs per second", f"Training pairs per second, by step; {legend}.", layers)
-
-
-def _learning_rate_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
-    xs, rates = record.series("learning_rate")
-    if not len(xs):
-        return None
-    highest = float(rates.max())
-    legend = f"highest: {highest:,.0f}" if highest >= 1000 else f"highest: {highest:.3g}"
-    canvas = Canvas(steps, Axis("", (0, highest or 1)), {legend: "plain"})
-    return Chart("Learning rate", f"Learning rate by step; {legend}.", (canvas.line(_curve(xs, rates, legend)),))
 
 
 def _number(value: object) -> float:

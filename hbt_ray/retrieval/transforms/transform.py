@@ -93,7 +93,8 @@ class Transform:
                 code="INVALID_VECTORS",
             )
         fitted = self.parameters.get(side, {})
-        if unfitted := self.unfitted_languages(languages, side):
+        unfitted = sorted(set(languages) - {*fitted, self.method.anchor or ""})
+        if unfitted and side in self.method.sides:
             logger.warning(
                 "posthoc %s was not fitted for %s: these %ss are not moved, while others are",
                 self.name, ", ".join(unfitted), side,
@@ -108,20 +109,11 @@ class Transform:
             rows = np.flatnonzero(tags == language)
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 part = rows[start : start + _ROWS_AT_ONCE]
-                moved[part] = self._move(moved[part].astype(np.float64), fitted[language].astype(np.float64))
-        return moved
-
-    def unfitted_languages(self, languages: Sequence[str], side: str) -> list[str]:
-        """Languages of a side that should be moved but were not fitted."""
-        if side not in self.method.sides:
-            return []
-        return sorted(set(languages) - {*self.parameters.get(side, {}), self.method.anchor or ""})
-
-    def _move(self, vectors: npt.NDArray[np.float64], parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        moved = self.method.move(vectors, parameters)
-        if self.unit:
-            lengths = np.sqrt(np.einsum("nw,nw->n", moved, moved))[:, None]
-            moved = moved / np.maximum(lengths, _MIN_LENGTH)
+                block = self.method.move(moved[part].astype(np.float64), fitted[language].astype(np.float64))
+                if self.unit:
+                    lengths = np.sqrt(np.einsum("nw,nw->n", block, block))[:, None]
+                    block = block / np.maximum(lengths, _MIN_LENGTH)
+                moved[part] = block
         return moved
 
     def save(self, path: Path) -> Path:
