@@ -48,8 +48,8 @@ def test_sharded_equals_flat(
 def test_large_languages_are_cut_and_small_ones_share_a_process(index_of: Callable[..., ShardedIndex]) -> None:
     ids, _, documents = corpus("ties", 200, 2)
     index = index_of(ids, ["de"] * 150 + ["en"] * 50, documents, max_rows=60, num_actors=2)
-    assert sorted(part.language for part in index._shards) == ["de", "de", "de", "en"]
-    assert [sum(part.actor is actor for part in index._shards) for actor in index._actors()] == [2, 2]
+    assert sorted(language for actor in index._actors for language in actor.languages) == ["de", "de", "de", "en"]
+    assert [len(actor.languages) for actor in index._actors] == [2, 2]
 
 
 def arm(index: ShardedIndex, method: str, at_call: int) -> None:
@@ -70,7 +70,7 @@ def arm(index: ShardedIndex, method: str, at_call: int) -> None:
 
         setattr(shard, method, counted)
 
-    ray.get(index._shards[0].actor._actor.__ray_call__.remote(trap))
+    ray.get(index._actors[0]._actor.__ray_call__.remote(trap))
 
 
 def test_a_killed_shard_is_rebuilt_and_the_answer_is_the_same(
@@ -95,7 +95,7 @@ def test_a_killed_shard_is_rebuilt_and_the_answer_is_the_same(
         assert np.array_equal(index.count_preceding(queries, targets), counts)
     assert caplog.text.count("starting it again, 2 of 3 times") == 1
 
-    ray.kill(index._shards[-1].actor._actor)  # between two searches
+    ray.kill(index._actors[-1]._actor)  # between two searches
     assert np.array_equal(index.search(queries, 20).documents, whole.documents)
 
 
@@ -114,7 +114,7 @@ def test_a_shard_that_keeps_dying_ends_the_search(
 def test_close_ends_the_processes(index_of: Callable[..., ShardedIndex]) -> None:
     ids, languages, documents = corpus("ties", 20, 2)
     with index_of(ids, languages, documents, num_actors=2) as index:
-        pids = [ray.get(a._actor.__ray_call__.remote(lambda group: __import__("os").getpid())) for a in index._actors()]
+        pids = [ray.get(a._actor.__ray_call__.remote(lambda group: __import__("os").getpid())) for a in index._actors]
         assert len({*pids, os.getpid()}) == 3
     deadline = time.monotonic() + 20
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in pids) and time.monotonic() < deadline:

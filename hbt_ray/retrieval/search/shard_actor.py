@@ -35,9 +35,9 @@ class ShardGroup:
             for orders, vectors in zip(contents[::2], contents[1::2], strict=True)
         ]
 
-    def call(self, members: Sequence[int], method: str, queries: Floats, argument: Any) -> list[Integers]:
-        """The result of each member shard, of `VectorShard.search` or `VectorShard.count_preceding`."""
-        return [getattr(self._shards[member], method)(queries, argument) for member in members]
+    def call(self, method: str, queries: Floats, argument: Any) -> list[Integers]:
+        """The result of each shard: `VectorShard.search` or `VectorShard.count_preceding`; none without a method."""
+        return [getattr(shard, method)(queries, argument) for shard in self._shards] if method else []
 
 
 class ShardRequest(NamedTuple):
@@ -54,8 +54,12 @@ class ShardRequest(NamedTuple):
 class ShardActor:
     """The driver's handle of a `ShardGroup`; `contents` are references to its order numbers and vectors."""
 
-    def __init__(self, name: str, contents: Sequence[Any], index: IndexConfig, num_cpus: float) -> None:
-        self.name, self._contents, self._index, self._num_cpus = name, contents, index, num_cpus
+    def __init__(
+        self, name: str, languages: tuple[str, ...], contents: Sequence[Any], index: IndexConfig, num_cpus: float
+    ) -> None:
+        """`languages` are those of the shards, in order."""
+        self.name, self.languages = name, languages
+        self._contents, self._index, self._num_cpus = contents, index, num_cpus
         self._num_restarts = 0
         self._start()
 
@@ -83,7 +87,7 @@ class ShardActor:
 
     def wait_until_ready(self) -> None:
         """Wait until the process has started. Raises ResourceError if it does not start in time."""
-        request = self.call((), "", None, None)
+        request = self.call("", None, None)
         done, _ = ray.wait([request.reference], timeout=START_TIMEOUT_SECONDS)
         if not done:
             free = ray.available_resources().get("CPU", 0.0)

@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -99,16 +98,8 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.3g} GiB"
 
 
-@dataclass(frozen=True)
-class _ShardHandle:
-    """One shard: number `member` within its actor."""
-
-    language: str
-    actor: ShardActor
-    member: int
-
-
-_Results = list[tuple[_ShardHandle, Integers]]
+_Results = list[tuple[str, Integers]]
+"""Language and keys of each shard."""
 
 
 class ShardedIndex:
@@ -150,7 +141,7 @@ class ShardedIndex:
         self._config.index.empty(self._vectors.shape[1])  # Refuse an unknown index before a process starts.
         self._scratch: Path | None = None
         self._cleanup = ExitStack()
-        self._shards: list[_ShardHandle] = []
+        self._actors: list[ShardActor] = []
         try:
             self._start(np.asarray(languages))
         except BaseException:
@@ -170,9 +161,9 @@ class ShardedIndex:
 
     def close(self) -> None:
         """End the processes of the shards; a second call does nothing."""
-        for actor in self._actors():
+        for actor in self._actors:
             actor.stop()
-        self._shards.clear()
+        self._actors.clear()
         self._cleanup.close()
 
     def search(self, queries: npt.ArrayLike, k: int) -> Hits:
@@ -210,8 +201,8 @@ class ShardedIndex:
         counts = np.zeros((len(self.languages), *documents.shape), dtype=np.int64)
         keys = self._keys(checked, documents)
         for rows, results in self._call_shards("count_preceding", checked, keys):
-            for shard, preceding in results:
-                counts[self.languages.index(shard.language), rows] += preceding
+            for language, preceding in results:
+                counts[self.languages.index(language), rows] += preceding
         counts[:, documents < 0] = 0
         return counts
 
@@ -243,25 +234,25 @@ class ShardedIndex:
         Raises:
             TaskError: the index is closed.
         """
-        if not self._shards:
+        if not self._actors:
             raise TaskError("the index is closed; search inside its `with` block", code="INVALID_SEARCH")
-        by_actor: dict[ShardActor, list[_ShardHandle]] = {}
-        for shard in self._shards:
-            by_actor.setdefault(shard.actor, []).append(shard)
         pending: deque[tuple[slice, list[ShardRequest]]] = deque()
         for start in range(0, len(queries), self._config.chunk_size):
             rows = slice(start, start + self._config.chunk_size)
             chunk = ray.put(queries[rows])
             chunk_argument = ray.put(argument[rows]) if isinstance(argument, np.ndarray) else argument
-            requests = [
-                actor.call([shard.member for shard in members], method, chunk, chunk_argument)
-                for actor, members in by_actor.items()
-            ]
-            pending.append((rows, requests))
+            pending.append((rows, [actor.call(method, chunk, chunk_argument) for actor in self._actors]))
             if len(pending) == _CHUNKS_IN_FLIGHT:
-                yield _collect(by_actor, *pending.popleft())
+                yield self._collect(*pending.popleft())
         while pending:
-            yield _collect(by_actor, *pending.popleft())
+            yield self._collect(*pending.popleft())
+
+    def _collect(self, rows: slice, requests: list[ShardRequest]) -> tuple[slice, _Results]:
+        """Wait for the results of all actors for one chunk."""
+        results: _Results = []
+        for actor, request in zip(self._actors, requests, strict=True):
+            results += zip(actor.languages, actor.results(request), strict=True)
+        return rows, results
 
     def _start(self, languages: npt.NDArray[np.str_]) -> None:
         cuts = []  # The rows of one language, in the order of their ids, in parts of at most `max_rows`.
@@ -275,12 +266,12 @@ class ShardedIndex:
         num_actors = min(len(cuts), config.num_actors or max(1, int(cpus / 2)))
         # Half of the CPUs, so that Ray Data and the driver's tasks cannot starve beside a long-lived index.
         num_cpus = min(1.0, round(cpus / 2 / num_actors, 3)) if config.cpus_per_actor is None else config.cpus_per_actor
-        for number, members in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
-            contents = [content for cut in members for content in self._contents(cut, cuts[cut][1])]
-            name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in members)})"
-            actor = ShardActor(name, contents, config.index, num_cpus)
-            self._shards += [_ShardHandle(cuts[cut][0], actor, member) for member, cut in enumerate(members)]
-        for actor in self._actors():
+        for number, group in enumerate(_balance([len(rows) for _, rows in cuts], num_actors)):
+            contents = [content for cut in group for content in self._contents(cut, cuts[cut][1])]
+            name = f"shard actor {number} ({', '.join(f'{cuts[cut][0]} {len(cuts[cut][1])}' for cut in group)})"
+            languages_of_shards = tuple(cuts[cut][0] for cut in group)
+            self._actors.append(ShardActor(name, languages_of_shards, contents, config.index, num_cpus))
+        for actor in self._actors:
             actor.wait_until_ready()
 
     def _contents(self, number: int, rows: Integers) -> tuple[Any, Any]:
@@ -303,9 +294,6 @@ class ShardedIndex:
         allowance = limit * 2**30 if limit else ray.cluster_resources().get("memory", 0.0) / 2
         return fits_in_memory(num_rows, width, self._config.index, allowance)
 
-    def _actors(self) -> list[ShardActor]:
-        return list(dict.fromkeys(part.actor for part in self._shards))
-
 
 def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
     """See `checked_vectors`; vectors in a file are checked block by block."""
@@ -315,16 +303,6 @@ def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | Vect
     for start in range(0, len(corpus), _BLOCK):
         checked_vectors(corpus[start : start + _BLOCK], lambda row, first=start: f"document {ids[first + row]!r}")  # type: ignore[misc]
     return corpus
-
-
-def _collect(
-    by_actor: dict[ShardActor, list[_ShardHandle]], rows: slice, requests: list[ShardRequest]
-) -> tuple[slice, _Results]:
-    """Wait for the results of all actors for one chunk."""
-    results: _Results = []
-    for (actor, members), request in zip(by_actor.items(), requests, strict=True):
-        results += zip(members, actor.results(request), strict=True)
-    return rows, results
 
 
 def _balance(sizes: list[int], num_groups: int) -> list[list[int]]:
