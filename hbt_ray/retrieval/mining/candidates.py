@@ -142,7 +142,7 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     )
 
 
-class Negatives(NamedTuple):
+class ChosenNegatives(NamedTuple):
     """The negatives of some questions."""
 
     documents: Indices
@@ -157,7 +157,7 @@ class Negatives(NamedTuple):
 
 def choose_negatives(
     candidates: Candidates, rows: slice, retrieved: Indices, scores: Floats, positive: Floats, config: MineConfig
-) -> Negatives:
+) -> ChosenNegatives:
     """The retrieved documents that become negatives.
 
     Args:
@@ -195,7 +195,7 @@ def choose_negatives(
     chosen_scores = np.full(chosen.shape, np.nan, dtype=np.float32)
     chosen[hardest[0], order[hardest]] = retrieved[hardest]
     chosen_scores[hardest[0], order[hardest]] = scores[hardest]
-    return Negatives(chosen, chosen_scores, dropped, positive)
+    return ChosenNegatives(chosen, chosen_scores, dropped, positive)
 
 
 def normalised(text: str) -> str:

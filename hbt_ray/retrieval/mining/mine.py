@@ -22,8 +22,8 @@ from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig, encode
 from hbt_ray.retrieval.mining.candidates import (
     DROP_REASONS,
     Candidates,
+    ChosenNegatives,
     MineConfig,
-    Negatives,
     choose_negatives,
     read_candidates,
 )
@@ -157,12 +157,12 @@ def search_negatives(
     config: MineConfig,
     search: SearchConfig | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> Negatives:
+) -> ChosenNegatives:
     """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
     ids = [f"{number:012d}" for number in range(num_documents)]
-    parts: list[Negatives] = []
+    parts: list[ChosenNegatives] = []
     depth = config.ranks[1] + 1  # One more: the question's own passage.
     step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
@@ -172,12 +172,12 @@ def search_negatives(
             parts.append(choose_negatives(candidates, rows, hits.documents, hits.scores, positive[rows], config))
             advance(rows.stop - rows.start)
     documents, scores, dropped, _ = zip(*parts, strict=True)
-    return Negatives(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0), positive)
+    return ChosenNegatives(np.concatenate(documents), np.concatenate(scores), np.sum(dropped, axis=0), positive)
 
 
 def _rescored(
-    rescorer: RescorerConfig, candidates: Candidates, negatives: Negatives, label: str, screen: Screen
-) -> Negatives:
+    rescorer: RescorerConfig, candidates: Candidates, negatives: ChosenNegatives, label: str, screen: Screen
+) -> ChosenNegatives:
     """The same negatives, with the scores of a cross-encoder."""
     documents = negatives.documents
     row, place = np.nonzero(documents >= 0)
@@ -192,7 +192,9 @@ def _rescored(
     return negatives._replace(scores=scores, positive=rescored[: len(documents)])
 
 
-def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidates, chosen: Negatives) -> MinedDataset:
+def _write(
+    folder: Path, info: DatasetInfo, language: str, candidates: Candidates, chosen: ChosenNegatives
+) -> MinedDataset:
     documents = chosen.documents
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
@@ -212,7 +214,7 @@ def _write(folder: Path, info: DatasetInfo, language: str, candidates: Candidate
     )
 
 
-def _examples(dataset: str, candidates: Candidates, negatives: Negatives, limit: int = 3) -> list[MinedExample]:
+def _examples(dataset: str, candidates: Candidates, negatives: ChosenNegatives, limit: int = 3) -> list[MinedExample]:
     """At most `limit` questions that have a negative, evenly spaced."""
     hardest = negatives.documents[:, 0]
     served = np.flatnonzero(hardest >= 0)
