@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -41,6 +41,7 @@ def test_own_language_first_by_hand() -> None:
     np.testing.assert_equal(values, [1.0, 0.0, np.nan, 1.0, np.nan])
 
 
+@settings(deadline=None)  # A loaded machine takes any time.
 @given(golds(), st.data())
 def test_own_language_first_looks_at_the_best_relevant_document(
     given: tuple[np.ndarray, np.ndarray], data: st.DataObject
@@ -69,6 +70,7 @@ def test_correlation_of_rankings_by_hand() -> None:
     assert bias.mean_rank_correlation(both[:, :2], ["x", "x"], k=2) == pytest.approx([tied, tied])
 
 
+@settings(deadline=None)  # A loaded machine takes any time.
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(6, 20))
 def test_correlation_of_rankings_is_scipys(seed: int, k: int, depth: int) -> None:
     rng = np.random.default_rng(seed)
