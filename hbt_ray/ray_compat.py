@@ -50,6 +50,15 @@ def start_cluster_actors() -> None:
         get_or_create_stats_actor()
 
 
+def use_stable_trial_ids(generator: Any) -> None:
+    """Let a `BasicVariantGenerator` call its trials `trial_00000`, `trial_00001`, and so on.
+
+    Ray Tune puts a random prefix before the number. If its state is lost, a new session must give the same values the
+    same ids, so that every trial continues its run.
+    """
+    generator._uuid_prefix = "trial_"
+
+
 def last_started_cluster() -> str:
     """Return HOST:PORT of the cluster that `RAY_ADDRESS=auto` means, empty if there is none.
 

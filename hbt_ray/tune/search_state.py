@@ -58,9 +58,6 @@ class Trial:
     """Method of a post-hoc transform: this entry holds the measures of the run `name` with it, and trained nothing."""
     dev_set: str = ""
     """Fingerprint of the dev set of its last row."""
-    first_session: int = 0
-    last_session: int = 0
-    """Sessions of the search in which it had its first and its last event."""
 
     @property
     def step(self) -> int:
@@ -100,21 +97,21 @@ class SearchState:
         """Read the events of a search; no trials if it has not begun."""
         trials: dict[str, Trial] = {}
         seconds = session_start = last = 0.0
-        sessions, dev_set = 0, ""
+        dev_set = ""
         for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
-                seconds, session_start, sessions = seconds + last - session_start, event["time"], sessions + 1
+                seconds, session_start = seconds + last - session_start, event["time"]
                 for trial in trials.values():
                     trial.pause(last)  # A trial that ran under a killed driver ended with it.
             else:
-                _apply(trials, event, sessions)
+                _apply(trials, event)
                 dev_set = event.get("dev_set") or dev_set
             last = event["time"]
         for trial in trials.values():
             # If the dev store was replaced between two sessions, earlier measures compare with nothing now.
             if trial.dev_set not in ("", dev_set) and trial.status in ("finished", "stopped"):
                 trial.status, trial.error = "failed", OTHER_DEV_SET
-        return cls(_without_replaced(list(trials.values())), seconds + last - session_start, last)
+        return cls(list(trials.values()), seconds + last - session_start, last)
 
     @property
     def finished(self) -> list[Trial]:
@@ -150,14 +147,13 @@ def trial_run(folder: Path, trial: Trial) -> RunDir:
     return RunDir(folder / "trials" / trial.name)
 
 
-def _apply(trials: dict[str, Trial], event: Mapping[str, Any], session: int) -> None:
+def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:
     kind, now, posthoc = event["event"], event["time"], event.get("posthoc", "")
     trial_id = f"{event['trial']}+{posthoc}" if posthoc else event["trial"]
     values = event["values"] | ({"posthoc": posthoc} if posthoc else {})
     if (trial := trials.get(trial_id)) is None:
         trial = Trial(trial_id, event["name"], values, event["steps"], event["gpus"], posthoc=posthoc)
-        trials[trial_id], trial.first_session = trial, session
-    trial.last_session = session
+        trials[trial_id] = trial
     trial.steps = event["steps"] or trial.steps  # Unknown before the first row.
     trial.values = values  # PBT changes them.
     if kind == "started":
@@ -168,20 +164,7 @@ def _apply(trials: dict[str, Trial], event: Mapping[str, Any], session: int) -> 
         trial.seconds, trial.since = trial.seconds_until(now), now  # Members of a population pause after a row.
     else:
         trial.pause(now)
-        trial.status, trial.error = kind, event.get("error", trial.error)
-
-
-def _without_replaced(trials: list[Trial]) -> list[Trial]:
-    """Leave out unfinished trials that a later session started again under another id.
-
-    Ray Tune restarts a search with new ids if its own state was lost, as on a full disk. The trial that failed there
-    is not a failure of the search then: the new one has the same values.
-    """
-    newest: dict[str, int] = defaultdict(int)
-    for trial in trials:
-        newest[_as_key(trial.values)] = max(newest[_as_key(trial.values)], trial.first_session)
-    ended = ("finished", "stopped")
-    return [trial for trial in trials if trial.status in ended or newest[_as_key(trial.values)] <= trial.last_session]
+        trial.status, trial.error = kind, event.get("error", "")
 
 
 def _as_key(values: Mapping[str, Any]) -> str:

@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Stopper
 from ray.tune.search import BasicVariantGenerator
 
+from hbt_ray import ray_compat
 from hbt_ray.config import Config
-from hbt_ray.errors import ConfigError, DamagedFile
-from hbt_ray.storage import read_checked_json, write_checked_json
+from hbt_ray.errors import ConfigError
+from hbt_ray.storage import read_checked_json, remove_tree, write_checked_json
 from hbt_ray.tune.config import LOWER_IS_BETTER, SearchBudget, TuneConfig
 from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.search_state import EVENTS, SearchState
@@ -58,6 +60,7 @@ class LimitedVariantGenerator(BasicVariantGenerator):  # type: ignore[misc]  # R
 
     def __init__(self, folder: Path, *, together: bool, **options: Any) -> None:
         super().__init__(**options)
+        ray_compat.use_stable_trial_ids(self)
         self._folder, self._together, self._num_started = folder, together, 0
 
     def next_trial(self) -> Any:
@@ -111,12 +114,10 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
     folder = factory.folder.parent
     path = str(folder / TUNE_FOLDER)
     if tune.Tuner.can_restore(path):
-        _remove_torn_states(folder / TUNE_FOLDER)
-        try:
+        if _is_whole(Path(path)):
             return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, resume_errored=True)
-        except Exception as error:  # Unpickling a damaged file can raise anything.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise DamagedFile(str(folder), f"Ray Tune cannot read its state in {TUNE_FOLDER}: {reason}") from error
+        logger.warning("%s: Ray Tune's state is damaged; its trials start again and continue their runs", path)
+        remove_tree(Path(path))
     # All members of a population start together: one without room waits until the segment of another ends.
     variants = LimitedVariantGenerator(folder, together=settings.algorithm == "pbt", random_state=settings.seed)
     use_optuna, max_trials = settings.algorithm == "optuna", settings.budget.trials or settings.samples
@@ -143,14 +144,21 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
     )
 
 
-def _remove_torn_states(folder: Path) -> None:
-    """Delete states of Ray Tune that a full disk cut short: it only tries the newest, and else starts from scratch."""
-    for path in folder.glob("experiment_state-*.json"):
-        try:
-            json.loads(path.read_bytes())
-        except ValueError:
-            logger.warning("%s: cut short, so the state before it is used", path)
-            path.unlink()
+def _is_whole(folder: Path) -> bool:
+    """Whether Ray Tune's state can be read. A full disk cuts its files short.
+
+    Ray would restore what it can read of them, and give trials no values.
+    """
+    states = set(folder.glob("experiment_state-*.json"))
+    try:
+        for path in folder.glob("[!.]*.*"):
+            if path.is_file():
+                (json if path in states else cloudpickle).loads(path.read_bytes())
+    except ImportError:  # The search's algorithm is not installed here; its state may be whole.
+        return True
+    except Exception:  # Unpickling a damaged file can raise anything.
+        return False
+    return bool(states)
 
 
 def _param_space(space: Space, settings: TuneConfig) -> dict[str, Any]:

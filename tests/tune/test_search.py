@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import tune
+from ray import cloudpickle, tune
+from ray.tune.experiment import Experiment
 
 from hbt_ray.errors import ConfigError, DamagedFile, ResourceError
 from hbt_ray.storage import append_json_lines
@@ -16,7 +17,7 @@ from hbt_ray.tune.recorder import EventRecorder
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.search_state import EVENTS, SearchState, Trial
 from hbt_ray.tune.space import Space
-from hbt_ray.tune.tuner import LimitedVariantGenerator, SessionLimits, _remove_torn_states, exhausted_budget, make_tuner
+from hbt_ray.tune.tuner import LimitedVariantGenerator, SessionLimits, exhausted_budget, make_tuner
 from tests.worlds import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
@@ -111,8 +112,6 @@ def test_the_best_configuration_is_the_users_with_the_values_of_the_trial(tmp_pa
 
 
 def test_limits_are_those_of_the_session_that_runs(tmp_path: Path) -> None:
-    from ray.tune.experiment import Experiment
-
     def variants() -> LimitedVariantGenerator:
         SessionLimits(concurrent=2, budget=SearchBudget(trials=3)).save(tmp_path)
         search = LimitedVariantGenerator(tmp_path, together=False, random_state=0)
@@ -152,24 +151,34 @@ def test_a_budget_is_spent_by_steps_hours_or_gpu_hours() -> None:
     assert exhausted_budget(state, SearchBudget(gpu_hours=2), now) == "2 of 2 GPU hours are used"
 
 
-def test_a_state_that_ray_tune_cannot_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["tuner.pkl", "experiment_state-1.json", "basic-variant-state-1.json"])
+def test_a_damaged_state_of_ray_tune_is_discarded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: str
+) -> None:
     search = make_search(tmp_path)
     search.open()
-    (search.folder / "tune").mkdir()
-    (search.folder / "tune" / "tuner.pkl").write_bytes(b"torn")
+    SessionLimits(concurrent=1).save(search.folder)
+    folder = search.folder / "tune"
+    folder.mkdir()
+    (folder / "tuner.pkl").write_bytes(cloudpickle.dumps({}))
+    (folder / "experiment_state-1.json").write_bytes(b'{"trial_data": []}')
+    (folder / "basic-variant-state-1.json").write_bytes(cloudpickle.dumps({"counter": 2}))
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:-1])
     recorder = EventRecorder(search.folder, ("AP",), 0.0)
-    with pytest.raises(DamagedFile) as caught:
-        make_tuner(ALPHAS, search.settings, search._factory, recorder, 10)
-    assert caught.value.path == str(search.folder)
+    make_tuner(ALPHAS, search.settings, search._factory, recorder, 10)
+    assert "Ray Tune's state is damaged" in caplog.text
+    assert not (folder / "experiment_state-1.json").exists()
 
 
-def test_a_state_of_ray_tune_that_a_full_disk_cut_short_is_passed_over(tmp_path: Path) -> None:
-    whole, torn = tmp_path / "experiment_state-1.json", tmp_path / "experiment_state-2.json"
-    whole.write_text('{"trial_data": []}')
-    torn.write_text('{"trial_data": [')
-    _remove_torn_states(tmp_path)
-    assert whole.exists()
-    assert not torn.exists()
+def test_a_new_session_gives_the_same_values_the_same_ids(tmp_path: Path) -> None:
+    SessionLimits(concurrent=2).save(tmp_path)
+    trials = []
+    for _ in range(2):
+        variants = LimitedVariantGenerator(tmp_path, together=False, random_state=0)
+        space = {"a": tune.grid_search([4, 5])}
+        variants.add_configurations([Experiment("x", lambda config: None, config=space, storage_path=str(tmp_path))])
+        trials.append([(trial.trial_id, trial.config) for trial in (variants.next_trial(), variants.next_trial())])
+    assert trials[0] == trials[1] == [("trial_00000", {"a": 4}), ("trial_00001", {"a": 5})]
 
 
 def test_a_torn_description_is_named(tmp_path: Path) -> None:
