@@ -112,9 +112,10 @@ class _RaggedShares:
     """
 
     def __init__(self, has: NDArray[np.bool_], weights: NDArray[np.float64]) -> None:
-        groups, codes = np.nonzero(has)
+        groups, codes = np.nonzero(has)  # [slots] each, group by group
         self._codes = codes.astype(np.int16)
         self._first = np.searchsorted(groups, np.arange(len(has) + 1))
+        # A slot's share of its group, [slots]; a group without a language in use has no slots.
         share = weights[codes] / np.where(has.any(axis=1), has @ weights, 1.0)[groups]
         before = np.concatenate([[0.0], np.cumsum(share)])
         self._before = before[:-1] - before[self._first[:-1]][groups]  # Within the group.

@@ -182,7 +182,7 @@ def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Ind
     The rotation gives the short run another position in every epoch.
     """
     num_runs = size // run_length
-    runs, within = np.divmod(numbers, run_length)
+    runs, within = np.divmod(numbers, run_length)  # A run's number, and the position in the run, [rows] each.
     whole = runs < num_runs
     runs[whole] = permute(key, runs[whole], num_runs)
     return (runs * run_length + within + make_key(key, "rotation") % size) % size
