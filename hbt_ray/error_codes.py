@@ -153,6 +153,8 @@ ERROR_CODES: dict[str, str] = {
     "SMALL_BUDGET": "The step budget of a search is smaller than one trial.",
     "STALLED_RANK": "A training worker was stuck and restarts did not help.",
     "STORAGE": "A file cannot be written: the disk is full, read-only or not permitted.",
+    "STORAGE_NOT_SHARED": "Some nodes of the cluster do not see the folder of the runs.",
+    "STORAGE_URI": "The folder of the runs is a URI; all nodes must mount it as a path.",
     "STORE_VERSION": "A store was made by a version of hbt_ray with another layout.",
     "STREAM_ORDER": "A rank received a training step out of order.",
     "SYSTEM": "The operating system refused an operation on a file.",

@@ -80,8 +80,8 @@ class TuneSettings(TrainConfig):
 class DoctorSettings(Config):
     """Settings of `hbt doctor`."""
 
-    storage_path: Path | None = None
-    """Folder of the runs, which all nodes must see. Default: that of the configuration, or `runs`."""
+    storage_path: Path = Path("runs")
+    """Folder of the runs, which all nodes must see."""
     network: bool = True
     """Measure the bandwidth between nodes."""
     seconds: float = Field(20, ge=1, le=3600)

@@ -93,7 +93,7 @@ def lock_card(run: RunDir) -> AbstractContextManager[None]:
 
 def _train(config: TrainConfig, screen: Screen, until: int | None, opened: OpenedRun | None) -> RunStatus:
     from hbt_ray.console import TrainingProgress
-    from hbt_ray.doctor.shared_storage import check_shared
+    from hbt_ray.doctor.run import check_shared
     from hbt_ray.report.model_card import write_card
     from hbt_ray.train.driver.trainer import fit, open_run
     from hbt_ray.train.export import export

@@ -106,7 +106,7 @@ def exclusive_search(search: Search) -> AbstractContextManager[None]:
 def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     import ray
 
-    from hbt_ray.doctor.shared_storage import check_shared
+    from hbt_ray.doctor.run import check_shared
     from hbt_ray.tune.tuner import exhausted_budget
 
     check_shared(search.folder)

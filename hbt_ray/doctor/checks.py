@@ -1,18 +1,21 @@
-"""The checks of `hbt doctor`: pure functions from the facts of all nodes to findings, each problem with a remedy."""
+"""The checks of `hbt doctor`: pure functions from the facts of all nodes to findings, each problem with a remedy.
+
+A check of single nodes is a line of `NODE_CHECKS`: a function that yields the problems of one node, and a summary of all
+nodes if none has a problem. Nodes with the same problem share a finding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from hbt_ray.doctor.probe import BLOCK_MEBIBYTES
-from hbt_ray.train.config import WorkersConfig
 
 DRIVER = "the driver"
 """Name of the machine that runs the command."""
 GIB = 2**30
-MIN_OPEN_FILES = 4096
 CLOCK_FAILURE_SECONDS, CLOCK_WARNING_SECONDS = 5.0, 1.0
 STORAGE_FAILURE_BYTES, STORAGE_WARNING_BYTES = GIB, 10 * GIB
 STAGES = ("silent", "store", "group", "reduce", "done")
@@ -20,13 +23,12 @@ MIN_MEGABYTES_PER_SECOND = 100
 """At this bandwidth the gradients of 100 million weights take 4 s per step."""
 SAME_IMAGE = "start all nodes from one image (cluster/Dockerfile)"
 SAME_CODE = (
-    "submit with one working directory (--working-dir, --runtime-env cluster/runtime_env.yaml), or " + SAME_IMAGE
+    f"submit with one working directory (--working-dir, --runtime-env cluster/runtime_env.yaml), or {SAME_IMAGE}"
 )
 
 
 class Level(StrEnum):
     OK = "ok"
-    ADVICE = "advice"
     WARNING = "warning"
     FAILURE = "failure"
 
@@ -37,8 +39,18 @@ class Finding:
     """Subject, such as `storage`."""
     level: Level
     message: str
-    """What is so, with the names of the nodes."""
+    """The state, with the names of the nodes."""
     remedy: str = ""
+
+
+class Problem(NamedTuple):
+    """A problem of one node."""
+
+    level: Level
+    message: str
+    value: str
+    """What this node has; differs between the nodes that share a finding."""
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,48 +82,24 @@ class NodeFacts:
     """Size of /dev/shm."""
     free_bytes: int = 0
     """Available memory."""
-    open_files: int = 0
-    """Number of files that a process may hold open; -1 if there is no limit."""
     listening: Mapping[str, int] = field(default_factory=dict)
     """Address → number of TCP ports on which the cluster's processes listen; empty if unknown."""
     asks_token: bool = False
     """Whether Ray's servers refuse clients that have no token."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClockReading:
-    """One request for a node's time. All values are seconds."""
-
-    sent: float
-    """Driver's clock when the request was sent."""
-    node_time: float
-    received: float
-    """Driver's clock when the answer came."""
+    storage_error: str = ""
+    """Why the storage folder could not be written."""
+    storage_free_bytes: int = 0
+    sees_driver: bool = True
+    """Whether the driver's file in the storage folder is visible."""
+    clock_offset: float = 0
+    """Node's clock minus the driver's in seconds, if a request takes as long as its answer."""
+    clock_error: float = 0
+    """How far the true offset may lie from `clock_offset`, in seconds: half of the round trip."""
 
     @property
-    def offset(self) -> float:
-        """Node's clock minus driver's clock, if the request takes as long as the answer."""
-        return self.node_time - (self.sent + self.received) / 2
-
-    @property
-    def round_trip(self) -> float:
-        return self.received - self.sent
-
-    @property
-    def min_difference(self) -> float:
-        """Smallest possible difference of the clocks, however long each way took."""
-        return max(0.0, abs(self.offset) - self.round_trip / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class StorageAccess:
-    """What one machine could do with the storage folder."""
-
-    error: str = ""
-    """Why it could not write or read there."""
-    free_bytes: int = 0
-    visible: frozenset[str] = frozenset()
-    """Names of the machines whose files it read."""
+    def clock_difference(self) -> float:
+        """Smallest possible difference of the clocks in seconds."""
+        return max(0.0, abs(self.clock_offset) - self.clock_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +113,14 @@ class RankOutcome:
     """Time of one all-reduce."""
 
 
-def any_failure(findings: Iterable[Finding]) -> bool:
-    return any(finding.level is Level.FAILURE for finding in findings)
-
-
-def grouped_by_value(values: Mapping[str, object]) -> str:
-    """Format `{"a": 1, "b": 2, "c": 1}` as `1 (a, c), 2 (b)`."""
-    nodes: dict[str, list[str]] = {}
-    for node, value in values.items():
-        nodes.setdefault(str(value), []).append(node)
-    return ", ".join(f"{value} ({_names(names)})" for value, names in sorted(nodes.items()))
+def check_nodes(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Finding]:
+    """All checks of nodes: `NODE_CHECKS`, and versions and code compared with the driver's."""
+    findings = check_versions(nodes, driver)
+    for check, problems, summary in NODE_CHECKS:
+        findings += _by_problem(check, {node.name: problems(node) for node in nodes}) or [
+            Finding(check, Level.OK, summary(nodes))
+        ]
+    return findings
 
 
 def check_answers(nodes: Collection[str], missing: Mapping[str, str]) -> list[Finding]:
@@ -143,8 +129,8 @@ def check_answers(nodes: Collection[str], missing: Mapping[str, str]) -> list[Fi
         "look at that machine and its raylet.out (/tmp/ray/session_latest/logs); end the node if it hangs. A slow disk "
         "may need a larger value of seconds"
     )
-    problems = _problem("nodes", Level.FAILURE, "cannot be examined", missing, remedy)
-    return problems or [Finding("nodes", Level.OK, f"{_num_nodes(nodes)}: {_names(nodes)}")]
+    problems = {name: [Problem(Level.FAILURE, "cannot be examined", why, remedy)] for name, why in missing.items()}
+    return _by_problem("nodes", problems) or [Finding("nodes", Level.OK, f"{_num_nodes(nodes)}: {_names(nodes)}")]
 
 
 def check_versions(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Finding]:
@@ -152,66 +138,48 @@ def check_versions(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Findin
 
     A cluster of several versions fails late and in strange ways.
     """
-    problems: list[Finding] = []
-    for package in driver.versions:
-        expected = _public_version(driver, package)
-        others = {node.name: _public_version(node, package) for node in nodes}
-        different = {name: version for name, version in others.items() if version != expected}
-        remedy = SAME_CODE if package == "hbt_ray" else SAME_IMAGE
-        message = f"{package} is {expected} at the driver, but differs on nodes"
-        problems += _problem("versions", Level.FAILURE, message, different, remedy)
-    same_version = [node for node in nodes if node.versions.get("hbt_ray") == driver.versions.get("hbt_ray")]
-    changed = {node.name: node.code for node in same_version if node.code != driver.code}
-    message = f"the code of hbt_ray is {driver.code} at the driver, but differs on nodes of the same version"
-    problems += _problem("versions", Level.FAILURE, message, changed, SAME_CODE)
+
+    def problems(node: NodeFacts) -> Iterator[Problem]:
+        for package in driver.versions:
+            expected, version = _public_version(driver, package), _public_version(node, package)
+            if version != expected:
+                message = f"{package} is {expected} at the driver, but differs on nodes"
+                yield Problem(Level.FAILURE, message, version, SAME_CODE if package == "hbt_ray" else SAME_IMAGE)
+        if node.versions.get("hbt_ray") == driver.versions.get("hbt_ray") and node.code != driver.code:
+            message = f"the code of hbt_ray is {driver.code} at the driver, but differs on nodes of the same version"
+            yield Problem(Level.FAILURE, message, node.code, SAME_CODE)
+
     versions = ", ".join(f"{package} {version}" for package, version in driver.versions.items() if version)
-    return problems or [Finding("versions", Level.OK, f"{versions}; the same on {_num_nodes(nodes)}")]
+    return _by_problem("versions", {node.name: problems(node) for node in nodes}) or [
+        Finding("versions", Level.OK, f"{versions}; the same on {_num_nodes(nodes)}")
+    ]
 
 
-def check_torch(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """torch can be imported. `check_gpus` checks whether it can use GPUs."""
-    broken = {node.name: node.torch_error for node in nodes if node.torch_error}
-    return _problem("torch", Level.FAILURE, "torch cannot be imported", broken, SAME_IMAGE)
+def _faiss_problems(node: NodeFacts) -> Iterator[Problem]:
+    if not node.faiss:
+        remedy = "install hbt-ray[cpu], or hbt-ray[gpu] on nodes with GPUs"
+        yield Problem(Level.FAILURE, "FAISS is not installed", "no faiss", remedy)
+    if len(node.faiss) > 1:
+        remedy = "pip uninstall both, then install one of hbt-ray[cpu] and hbt-ray[gpu]"
+        message = "several distributions overwrite each other's files"
+        yield Problem(Level.FAILURE, message, " and ".join(node.faiss), remedy)
 
 
-def check_faiss(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """Exactly one distribution provides the module `faiss`, and it suits the node."""
-    missing = {node.name: "no faiss" for node in nodes if not node.faiss}
-    several = {node.name: " and ".join(node.faiss) for node in nodes if len(node.faiss) > 1}
-    cpu_only = {node.name: "faiss-cpu" for node in nodes if node.faiss == ("faiss-cpu",) and node.ray_gpus}
-    problems = [
-        *_problem("faiss", Level.FAILURE, "FAISS is not installed", missing,
-                  "install hbt-ray[cpu], or hbt-ray[gpu] on nodes with GPUs"),
-        *_problem("faiss", Level.FAILURE, "several distributions overwrite each other's files", several,
-                  "pip uninstall both, then install one of hbt-ray[cpu] and hbt-ray[gpu]"),
-        *_problem("faiss", Level.ADVICE, "nodes with GPUs search on the CPU", cpu_only,
-                  "use the image's target gpu, which has faiss-gpu (pip uninstall faiss-cpu first)"),
-    ]  # fmt: skip
-    installed = {node.name: node.faiss[0] for node in nodes if node.faiss}
-    return problems or [Finding("faiss", Level.OK, grouped_by_value(installed))]
-
-
-def check_gpus(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """torch can use exactly the GPUs that Ray counts. Nodes with the same reason share a finding."""
-    problems: list[Finding] = []
-    reasons = {node.name: _why_unusable(node) for node in nodes
-               if node.ray_gpus > node.torch_gpus and not node.torch_error}  # fmt: skip
-    for reason, remedy in dict.fromkeys(reasons.values()):
-        counts = {node.name: f"{node.torch_gpus} of {node.ray_gpus:g}" for node in nodes
-                  if reasons.get(node.name) == (reason, remedy)}  # fmt: skip
+def _gpu_problems(node: NodeFacts) -> Iterator[Problem]:
+    """torch can be imported and can use exactly the GPUs that Ray counts."""
+    if node.torch_error:
+        yield Problem(Level.FAILURE, "torch cannot be imported", node.torch_error, SAME_IMAGE)
+    elif node.ray_gpus > node.torch_gpus:
+        reason, remedy = _why_unusable(node.cuda_build, node.cuda_driver)
         message = f"torch sees fewer GPUs than Ray counts, because {reason}"
-        problems += _problem("GPUs", Level.FAILURE, message, counts, remedy)
-    unused = {node.name: f"{node.ray_gpus:g} of {node.torch_gpus}" for node in nodes if node.ray_gpus < node.torch_gpus}
-    message, remedy = "Ray counts fewer GPUs than torch sees, and uses only these", "start the node with `--num-gpus`"
-    problems += _problem("GPUs", Level.WARNING, message, unused, remedy)
-    usable = {node.name: f"{node.torch_gpus}, CUDA {node.cuda_build}" for node in nodes if node.torch_gpus}
-    message = grouped_by_value(usable) if usable else f"none on {_num_nodes(nodes)}"
-    return problems or [Finding("GPUs", Level.OK, message)]
+        yield Problem(Level.FAILURE, message, f"{node.torch_gpus} of {node.ray_gpus:g}", remedy)
+    elif node.ray_gpus < node.torch_gpus:
+        message, remedy = "Ray counts fewer GPUs than torch sees", "start the node with `--num-gpus`"
+        yield Problem(Level.WARNING, message, f"{node.ray_gpus:g} of {node.torch_gpus}", remedy)
 
 
-def _why_unusable(node: NodeFacts) -> tuple[str, str]:
-    """Return the reason and the remedy."""
-    build, driver = node.cuda_build, node.cuda_driver
+def _why_unusable(build: str, driver: str) -> tuple[str, str]:
+    """Return reason and remedy for the CUDA version that torch was built for and the one that the driver supports."""
     if not build:
         return "torch is a CPU build", "use the image's target gpu, or install torch with CUDA"
     if not driver:
@@ -228,137 +196,98 @@ def _why_unusable(node: NodeFacts) -> tuple[str, str]:
     )
 
 
-def check_resources(workers: WorkersConfig, cluster: Mapping[str, float]) -> list[Finding]:
-    """The workers of a run fit into the cluster as it is now."""
-    missing = workers.missing_resources(cluster)
-    if not missing:
-        each = _amounts(workers.resources, workers.resources)
-        return [Finding("workers", Level.OK, f"the cluster can hold {workers}, each with {each}")]
-    remedy = "lower workers.count or workers.cpus, or add nodes"
-    if not cluster.get("GPU") and "GPU" in missing:
-        remedy = "set workers.gpu=false, or add nodes with GPUs (Ray counts none)"
-    message = (
-        f"{workers.min_count} workers need {_amounts(missing, missing)}; the cluster has {_amounts(missing, cluster)}"
-    )
-    return [Finding("workers", Level.FAILURE, message, remedy)]
+def _memory_problems(node: NodeFacts) -> Iterator[Problem]:
+    """/dev/shm can hold the object store; store and free memory have 1 GiB or more."""
+    if node.shm_bytes < node.object_store_bytes:
+        size = node.object_store_bytes / GIB + 1
+        yield Problem(
+            Level.FAILURE if node.shm_bytes < GIB else Level.WARNING,
+            "/dev/shm is smaller than the object store, so Ray keeps objects on disk",
+            f"{gib(node.shm_bytes)} for a store of {gib(node.object_store_bytes)}",
+            f"start the container with --shm-size={size:.0f}g (Kubernetes: emptyDir with medium: Memory)",
+        )
+    if node.object_store_bytes < GIB:
+        remedy = "raise `ray start --object-store-memory`, or take larger nodes"
+        yield Problem(Level.WARNING, "the object store is small", gib(node.object_store_bytes), remedy)
+    if node.free_bytes < GIB:
+        remedy = "stop other processes there, or take larger nodes"
+        yield Problem(Level.WARNING, "little memory is available", gib(node.free_bytes), remedy)
 
 
-def check_shared_memory(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """/dev/shm can hold Ray's object store; otherwise Ray keeps objects on disk."""
-    problems: list[Finding] = []
-    small = [node for node in nodes if node.shm_bytes < node.object_store_bytes]
-    for level, is_tiny in ((Level.FAILURE, True), (Level.WARNING, False)):
-        group = [node for node in small if (node.shm_bytes < GIB) == is_tiny]
-        sizes = {node.name: f"{gib(node.shm_bytes)} for a store of {gib(node.object_store_bytes)}" for node in group}
-        largest = max((node.object_store_bytes for node in group), default=0) / GIB
-        message = "/dev/shm is smaller than the object store, so Ray keeps objects on disk"
-        remedy = f"start the container with --shm-size={largest + 1:.0f}g (Kubernetes: emptyDir with medium: Memory)"
-        problems += _problem("shared memory", level, message, sizes, remedy)
-    smallest = gib(min((node.shm_bytes for node in nodes), default=0))
-    return problems or [Finding("shared memory", Level.OK, f"/dev/shm has {smallest} or more")]
-
-
-def check_memory(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """The object store and the free memory have 1 GiB or more."""
-    small = {node.name: gib(node.object_store_bytes) for node in nodes if node.object_store_bytes < GIB}
-    full = {node.name: gib(node.free_bytes) for node in nodes if node.free_bytes < GIB}
-    problems = [
-        *_problem("memory", Level.WARNING, "the object store is small", small,
-                  "raise `ray start --object-store-memory`, or take larger nodes"),
-        *_problem("memory", Level.WARNING, "little memory is available", full,
-                  "stop other processes there, or take larger nodes"),
-    ]  # fmt: skip
-    store = gib(min((node.object_store_bytes for node in nodes), default=0))
-    free = gib(min((node.free_bytes for node in nodes), default=0))
-    return problems or [Finding("memory", Level.OK, f"{free} or more available; object stores of {store} or more")]
-
-
-def check_open_files(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    low = {node.name: node.open_files for node in nodes if 0 <= node.open_files < MIN_OPEN_FILES}
-    remedy = "raise the limit before `ray start`: `ulimit -n 65536`, or `docker run --ulimit nofile=65536:65536`"
-    problems = _problem("open files", Level.WARNING, "a process may hold only a few files open", low, remedy)
-    limits = [node.open_files for node in nodes if node.open_files >= 0]
-    message = f"{min(limits):,} or more per process" if limits else "no limit"
-    return problems or [Finding("open files", Level.OK, message)]
-
-
-def check_clocks(readings: Mapping[str, ClockReading]) -> list[Finding]:
+def _clock_problems(node: NodeFacts) -> Iterator[Problem]:
     """Clocks agree with the driver's: leases, tokens and file times depend on them."""
-    problems: list[Finding] = []
-    infinity = float("inf")
-    for level, low, high in (
-        (Level.FAILURE, CLOCK_FAILURE_SECONDS, infinity),
-        (Level.WARNING, CLOCK_WARNING_SECONDS, CLOCK_FAILURE_SECONDS),
-    ):
-        off = {name: f"{reading.offset:+.1f} s" for name, reading in readings.items()
-               if low < reading.min_difference <= high}  # fmt: skip
+    if node.clock_difference > CLOCK_WARNING_SECONDS:
+        level = Level.FAILURE if node.clock_difference > CLOCK_FAILURE_SECONDS else Level.WARNING
         remedy = "run chrony or another NTP client on every node"
-        problems += _problem("clocks", level, "clocks differ from the driver's", off, remedy)
-    largest = max((reading.min_difference for reading in readings.values()), default=0)
-    return problems or [Finding("clocks", Level.OK, f"within {max(largest, 0.001):.3f} s of the driver's")]
+        yield Problem(level, "clocks differ from the driver's", f"{node.clock_offset:+.1f} s", remedy)
 
 
-def check_access(nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """Ports that other machines can reach ask for a token. Says nothing if the ports are unknown."""
-    known = [node for node in nodes if node.listening]
-    if not known:
-        return []
-    ports = {node.name: _ports(node.listening) for node in known}
-    message = f"listening on {grouped_by_value(ports)}"
-    if all(address.startswith(("127.", "::1")) for node in known for address in node.listening):
-        return [Finding("access", Level.OK, f"{message}, which only this machine can reach")]
-    if unguarded := {node.name: "no token is required" for node in known if not node.asks_token}:
+def _access_problems(node: NodeFacts) -> Iterator[Problem]:
+    """Ports that other machines can reach ask for a token."""
+    if not node.asks_token and not all(address.startswith(("127.", "::1")) for address in node.listening):
         remedy = (
             "everyone who reaches these ports can run code: set RAY_AUTH_MODE=token, with one token, for all nodes and "
             "commands, and close the ports to others"
         )
-        return [Finding("access", Level.WARNING, f"{message}; {grouped_by_value(unguarded)}", remedy)]
-    return [Finding("access", Level.OK, f"{message}; a token is required")]
+        message = "no token is required by ports that other machines may reach"
+        yield Problem(Level.WARNING, message, _ports(node), remedy)
 
 
-def _ports(listening: Mapping[str, int]) -> str:
-    return ", ".join(f"{address}: {count} port{'s' * (count > 1)}" for address, count in sorted(listening.items()))
+def _ports(node: NodeFacts) -> str:
+    counts = sorted(node.listening.items())
+    return ", ".join(f"{address}: {count} port{'s' * (count > 1)}" for address, count in counts) or "unknown"
 
 
-def check_storage(path: str, accesses: Mapping[str, StorageAccess]) -> list[Finding]:
-    """The storage folder is one and the same on all machines, writable, with free space.
+def _gpu_summary(nodes: Sequence[NodeFacts]) -> str:
+    usable = {node.name: f"{node.torch_gpus}, CUDA {node.cuda_build}" for node in nodes if node.torch_gpus}
+    return grouped_by_value(usable) if usable else f"none on {_num_nodes(nodes)}"
 
-    Args:
-        accesses: what each node and `DRIVER` could do with it, by name.
-    """
-    writers = {name: access for name, access in accesses.items() if not access.error}
-    errors = {name: access.error for name, access in accesses.items() if access.error}
-    remedy = f"let Ray's user write below {path} (in the image: user 1000), or set storage_path=PATH"
-    problems = _problem("storage", Level.FAILURE, f"{path} cannot be used", errors, remedy)
-    if separate := _separate_groups(writers):
-        message = f"{path} is not the same folder everywhere: {'; '.join(separate)} cannot see the files of the others"
-        remedy = "mount one shared file system there on all nodes and at the driver, or set storage_path=PATH"
-        problems.append(Finding("storage", Level.FAILURE, message, remedy))
-    for level, low, high in (
-        (Level.FAILURE, -1, STORAGE_FAILURE_BYTES),
-        (Level.WARNING, STORAGE_FAILURE_BYTES, STORAGE_WARNING_BYTES),
-    ):
-        short = {name: gib(access.free_bytes) for name, access in writers.items() if low < access.free_bytes <= high}
-        remedy = "remove old runs or their vectors/, or enlarge the volume"
-        problems += _problem("storage", level, f"little space is free in {path}", short, remedy)
-    free = gib(min((access.free_bytes for access in writers.values()), default=0))
-    nodes = [name for name in accesses if name != DRIVER]
+
+def _memory_summary(nodes: Sequence[NodeFacts]) -> str:
+    store = gib(min(node.object_store_bytes for node in nodes))
+    return f"{gib(min(node.free_bytes for node in nodes))} or more available; object stores of {store} or more"
+
+
+def _clock_summary(nodes: Sequence[NodeFacts]) -> str:
+    return f"within {max(0.001, *(node.clock_difference for node in nodes)):.3f} s of the driver's"
+
+
+def _access_summary(nodes: Sequence[NodeFacts]) -> str:
+    return f"only with a token or from this machine: {grouped_by_value({node.name: _ports(node) for node in nodes})}"
+
+
+NODE_CHECKS: Sequence[tuple[str, Callable[[NodeFacts], Iterator[Problem]], Callable[[Sequence[NodeFacts]], str]]] = (
+    ("faiss", _faiss_problems, lambda nodes: grouped_by_value({node.name: node.faiss[0] for node in nodes})),
+    ("GPUs", _gpu_problems, _gpu_summary),
+    ("memory", _memory_problems, _memory_summary),
+    ("clocks", _clock_problems, _clock_summary),
+    ("access", _access_problems, _access_summary),
+)
+"""Subject, problems of a node, and the summary of all nodes if none has a problem."""
+
+
+def check_storage(path: str, driver: NodeFacts, nodes: Sequence[NodeFacts]) -> list[Finding]:
+    """The storage folder is one and the same on all machines, writable, with free space."""
+
+    def problems(node: NodeFacts) -> Iterator[Problem]:
+        if node.storage_error:
+            remedy = f"let Ray's user write below {path} (in the image: user 1000), or set storage_path=PATH"
+            yield Problem(Level.FAILURE, f"{path} cannot be used", node.storage_error, remedy)
+        elif not (node.sees_driver or driver.storage_error):
+            remedy = "mount one shared file system there on all nodes and at the driver, or set storage_path=PATH"
+            message = f"{path} is not the folder that the driver has under this name"
+            yield Problem(Level.FAILURE, message, "the driver's file is not visible", remedy)
+        elif node.storage_free_bytes <= STORAGE_WARNING_BYTES:
+            level = Level.FAILURE if node.storage_free_bytes <= STORAGE_FAILURE_BYTES else Level.WARNING
+            remedy = "remove old runs or their vectors/, or enlarge the volume"
+            yield Problem(level, f"little space is free in {path}", gib(node.storage_free_bytes), remedy)
+
+    machines = [driver, *nodes]
+    free = gib(min(machine.storage_free_bytes for machine in machines))
     message = f"{path}: one folder at the driver and on {_num_nodes(nodes)}, {free} free"
-    return problems or [Finding("storage", Level.OK, message)]
-
-
-def _separate_groups(accesses: Mapping[str, StorageAccess]) -> list[str]:
-    """Return the groups of machines that see each other's files, without the largest group."""
-    groups: list[set[str]] = []
-    for name, access in accesses.items():
-        group = {name} | {other for other in access.visible if other in accesses and name in accesses[other].visible}
-        for overlapping in [other for other in groups if other & group]:
-            groups.remove(overlapping)
-            group |= overlapping
-        groups.append(group)
-    # Of two groups of one size, the driver's comes first: the run folder is created there.
-    groups.sort(key=lambda group: (len(group), DRIVER in group), reverse=True)
-    return [_names(group) for group in groups[1:]]
+    return _by_problem("storage", {machine.name: problems(machine) for machine in machines}) or [
+        Finding("storage", Level.OK, message)
+    ]
 
 
 def check_network(backend: str, outcomes: Mapping[str, RankOutcome]) -> list[Finding]:
@@ -382,7 +311,7 @@ def check_network(backend: str, outcomes: Mapping[str, RankOutcome]) -> list[Fin
             "open all TCP ports between the nodes; if a node has several network interfaces, name the one for ranks "
             f"in the runtime environment ({variable}=eth0)"
         )
-        return _problem(check, Level.FAILURE, message, behind, remedy)
+        return [Finding(check, Level.FAILURE, f"{message}: {grouped_by_value(behind)}", remedy)]
     slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
     speed = BLOCK_MEBIBYTES * 2**20 / 1e6 / max(outcomes[slowest].seconds, 1e-9)
     ranks = f"{len(outcomes)} rank{'s' * (len(outcomes) > 1)}"
@@ -393,13 +322,32 @@ def check_network(backend: str, outcomes: Mapping[str, RankOutcome]) -> list[Fin
     return [Finding(check, Level.OK, message)]
 
 
+def any_failure(findings: Iterable[Finding]) -> bool:
+    return any(finding.level is Level.FAILURE for finding in findings)
+
+
+def grouped_by_value(values: Mapping[str, str]) -> str:
+    """Format `{"a": "1", "b": "2", "c": "1"}` as `1 (a, c), 2 (b)`."""
+    nodes: dict[str, list[str]] = {}
+    for node, value in values.items():
+        nodes.setdefault(value, []).append(node)
+    return ", ".join(f"{value} ({_names(names)})" for value, names in sorted(nodes.items()))
+
+
 def gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:,.1f} GiB"
 
 
-def _problem(check: str, level: Level, message: str, values: Mapping[str, object], remedy: str) -> list[Finding]:
-    """Return one finding that names the nodes by value; none if there are no values."""
-    return [Finding(check, level, f"{message}: {grouped_by_value(values)}", remedy)] if values else []
+def _by_problem(check: str, problems: Mapping[str, Iterable[Problem]]) -> list[Finding]:
+    """One finding for all nodes with the same problem, by name of the node; none if no node has one."""
+    values: dict[tuple[Level, str, str], dict[str, str]] = {}
+    for node, of_node in problems.items():
+        for level, message, value, remedy in of_node:
+            values.setdefault((level, message, remedy), {})[node] = value
+    return [
+        Finding(check, level, f"{message}: {grouped_by_value(by_node)}", remedy)
+        for (level, message, remedy), by_node in values.items()
+    ]
 
 
 def _names(nodes: Iterable[str]) -> str:
@@ -408,10 +356,6 @@ def _names(nodes: Iterable[str]) -> str:
 
 def _num_nodes(nodes: Collection[object]) -> str:
     return f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
-
-
-def _amounts(names: Iterable[str], resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in names)
 
 
 def _public_version(node: NodeFacts, package: str) -> str:

@@ -12,13 +12,13 @@ import importlib
 import ipaddress
 import os
 import platform
-import resource
 import shutil
 import socket
 import time
+import uuid
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ PACKAGES = ("ray", "torch", "transformers", "pyarrow")
 BLOCK_MEBIBYTES = 16
 """Size of the block that the ranks sum."""
 ROUNDS = 5
+DRIVER_MARKER = "driver"
 VISIBLE_SECONDS = 3.0
 """A network file system may show a new file this much later."""
 
@@ -37,27 +38,27 @@ class NodeProbe:
 
     def __init__(self) -> None:
         self._store: Any = None
+        self._markers = ExitStack()
         self._stage = "start"
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of `NodeFacts` that the machine itself knows."""
-        version, code = _hbt_ray_version()
-        packages = {name: _version(name) for name in PACKAGES}
-        faiss = _faiss_distributions()
+        hbt_ray_version, code = _hbt_ray_version()
+        distributions = {(each.metadata["Name"] or "").lower(): each.version for each in metadata.distributions()}
+        faiss = tuple(sorted(name for name in distributions if name.startswith("faiss")))
         return {
             "versions": {
                 "Python": platform.python_version(),
-                **packages,
-                "faiss": _version(faiss[0]) if faiss else "",
-                "hbt_ray": version,
+                **{name: distributions.get(name, "") for name in PACKAGES},
+                "faiss": distributions[faiss[0]] if faiss else "",
+                "hbt_ray": hbt_ray_version,
             },
             "code": code,
             "faiss": faiss,
             **_torch(),
             "cuda_driver": _cuda_driver(),
-            "shm_bytes": _file_system_bytes("/dev/shm"),
+            "shm_bytes": shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0,
             "free_bytes": _available_memory(),
-            "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "listening": _ray_listening_addresses(),
             "asks_token": _asks_token(),
         }
@@ -65,14 +66,20 @@ class NodeProbe:
     def now(self) -> float:
         return time.time()
 
-    def write_marker(self, folder: str, token: str, number: int) -> tuple[int, int]:
-        return write_marker(folder, token, number)
+    def hold_marker(self, folder: str, token: str) -> dict[str, Any]:
+        """Write the driver's marker, which stays until `release_marker`. Returns fields of `NodeFacts`."""
+        return {"storage_free_bytes": self._markers.enter_context(marker_file(folder, token))}
 
-    def read_markers(self, folder: str, token: str, numbers: Sequence[int]) -> set[int]:
-        return read_markers(folder, token, numbers)
+    def release_marker(self) -> None:
+        self._markers.close()
 
-    def remove_marker(self, folder: str, token: str, number: int, num_created: int) -> None:
-        remove_marker(folder, token, number, num_created)
+    def probe_storage(self, folder: str, token: str) -> dict[str, Any]:
+        """Write a marker, and look for the driver's. Returns fields of `NodeFacts`."""
+        with marker_file(folder, token, uuid.uuid4().hex) as free_bytes:
+            return {"storage_free_bytes": free_bytes, "sees_driver": sees_driver(folder, token)}
+
+    def sees_driver(self, folder: str, token: str) -> bool:
+        return sees_driver(folder, token)
 
     def open_store(self, address: str, seconds: float) -> int:
         """Open the rendezvous store of rank 0, before the other ranks connect. Returns its port."""
@@ -137,67 +144,41 @@ class NodeProbe:
             dist.destroy_process_group()
 
 
-def write_marker(folder: str, token: str, number: int) -> tuple[int, int]:
-    """Write the marker file of one node, below `FOLDER/.hbt-doctor-TOKEN`.
+@contextmanager
+def marker_file(folder: str, token: str, name: str = DRIVER_MARKER) -> Iterator[int]:
+    """A marker in `FOLDER/.hbt-doctor-TOKEN` for the length of the block, which gets the number of free bytes there.
 
-    Returns:
-        Number of folders above the marker that had to be created, and free bytes there.
+    Folders that had to be created are removed if they are empty.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    markers = _marker_folder(folder, token)
-    num_created = sum(not parent.exists() for parent in [Path(folder), *Path(folder).parents])
-    markers.mkdir(parents=True, exist_ok=True)
-    with open(markers / str(number), "w", encoding="ascii") as file:
-        file.write(token)
-        file.flush()
-        os.fsync(file.fileno())
-    return num_created, shutil.disk_usage(markers).free
+    path = Path(folder, f".hbt-doctor-{token}", name)
+    created = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(token)
+            file.flush()
+            os.fsync(file.fileno())
+        yield shutil.disk_usage(path.parent).free
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            for parent in created:
+                parent.rmdir()
 
 
-def read_markers(folder: str, token: str, numbers: Sequence[int]) -> set[int]:
-    """Return the numbers whose marker is visible and complete."""
-    deadline = time.monotonic() + VISIBLE_SECONDS
+def sees_driver(folder: str, token: str) -> bool:
+    """Whether the driver's marker is visible and complete, at once or within `VISIBLE_SECONDS`."""
+    path, deadline = Path(folder, f".hbt-doctor-{token}", DRIVER_MARKER), time.monotonic() + VISIBLE_SECONDS
     while True:
-        visible = {number for number in numbers if _is_complete(_marker_folder(folder, token) / str(number), token)}
-        if len(visible) == len(numbers) or time.monotonic() > deadline:
-            return visible
+        with suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="ascii") == token:
+                return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.2)
-
-
-def remove_marker(folder: str, token: str, number: int, num_created: int) -> None:
-    """Remove the marker, and each folder that was created for it and is empty now. It may be called twice."""
-    markers = _marker_folder(folder, token)
-    with suppress(OSError):
-        (markers / str(number)).unlink(missing_ok=True)
-        markers.rmdir()
-    with suppress(OSError):
-        for parent in [Path(folder), *Path(folder).parents][:num_created]:
-            parent.rmdir()
-
-
-def _marker_folder(folder: str, token: str) -> Path:
-    return Path(folder) / f".hbt-doctor-{token}"
-
-
-def _is_complete(path: Path, token: str) -> bool:
-    try:
-        return path.read_text(encoding="ascii") == token
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _faiss_distributions() -> tuple[str, ...]:
-    names = {(distribution.metadata["Name"] or "").lower() for distribution in metadata.distributions()}
-    return tuple(sorted(name for name in names if name.startswith("faiss")))
 
 
 def _hbt_ray_version() -> tuple[str, str]:
@@ -229,30 +210,20 @@ def _distributed() -> Any:
 
 
 def _cuda_driver() -> str:
-    try:
-        library, number = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
-        if library.cuDriverGetVersion(ctypes.byref(number)):
-            return ""
-    except (OSError, AttributeError):
-        return ""
-    return f"{number.value // 1000}.{number.value % 1000 // 10}"
-
-
-def _file_system_bytes(folder: str) -> int:
-    try:
-        status = os.statvfs(folder)
-    except OSError:
-        return 0
-    return status.f_frsize * status.f_blocks
+    number = ctypes.c_int()
+    with suppress(OSError, AttributeError):
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
+            return f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return ""
 
 
 def _available_memory() -> int:
     """Return bytes; 0 if the system is not Linux."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _asks_token() -> bool:

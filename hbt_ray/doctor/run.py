@@ -5,12 +5,14 @@ A node that does not answer in time is named and not asked again, so that a hang
 
 from __future__ import annotations
 
+import secrets
+import socket
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +20,19 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hbt_ray.doctor import checks
-from hbt_ray.doctor.checks import DRIVER, ClockReading, Finding, Level, NodeFacts, RankOutcome, StorageAccess
-from hbt_ray.doctor.probe import NodeProbe
-from hbt_ray.train.config import WorkersConfig
+from hbt_ray.doctor.checks import DRIVER, Finding, Level, NodeFacts, RankOutcome
+from hbt_ray.doctor.probe import NodeProbe, marker_file
+from hbt_ray.errors import ConfigError
 
 ANSWER_SECONDS = 20.0
-CLOCK_SECONDS = 4.0
 STORAGE_SECONDS = 7.0
 NETWORK_SECONDS = 18.0
+SHARED_SECONDS = 20.0
+"""Time limit of `check_shared`. A node that is too busy to answer counts as one that sees the folder."""
 CONCURRENT_CALLS = 4
 """Calls that a probe runs at once: a folder that hangs does not block its other answers."""
 
@@ -54,7 +57,6 @@ def examine(
     storage: Path,
     *,
     network: bool = True,
-    workers: WorkersConfig | None = None,
     seconds: float = ANSWER_SECONDS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -63,7 +65,6 @@ def examine(
     Args:
         storage: folder of the runs, by its path on every node.
         network: whether to measure the all-reduce between nodes.
-        workers: workers of a run that the cluster must be able to hold.
         seconds: time limit for a node's facts.
         progress: is called with a line before each phase.
     """
@@ -72,23 +73,40 @@ def examine(
         progress(f"asking {', '.join(alive)}")
         answers = pool.ask("facts", seconds=seconds, names=[DRIVER, *alive])
         pool.drop(name for name in answers.errors if name != DRIVER)
-        driver = NodeFacts(DRIVER, **answers.values.get(DRIVER, {}))
-        nodes = [_node_facts(name, alive[name], answers.values[name]) for name in pool.names]
-        findings = [
-            *checks.check_answers(alive, answers.errors),
-            *(checks.check_versions(nodes, driver) if nodes else ()),
-            *checks.check_torch([driver, *nodes]), *checks.check_faiss(nodes), *checks.check_gpus(nodes),
-            *(checks.check_resources(workers, ray.cluster_resources()) if workers else ()),
-            *checks.check_shared_memory(nodes), *checks.check_memory(nodes), *checks.check_open_files(nodes),
-            *checks.check_clocks(_read_clocks(pool)),
-            *checks.check_access(nodes),
-        ]  # fmt: skip
         progress(f"writing to {storage} from everywhere")
-        findings += checks.check_storage(str(storage), _test_storage(str(storage), pool))
+        at_storage = _probe_storage(str(storage), pool)
+        driver = NodeFacts(DRIVER, **answers.values.get(DRIVER, {}), **at_storage[DRIVER])
+        nodes = [
+            _node_facts(name, alive[name], {**answers.values[name], **at_storage[name], **_clock(pool, name)})
+            for name in pool.names
+        ]
+        findings = checks.check_answers(alive, answers.errors)
+        if nodes:
+            findings += [*checks.check_nodes(nodes, driver), *checks.check_storage(str(storage), driver, nodes)]
         if network and nodes:
             progress("summing blocks over the network")
             findings += _test_network(pool, nodes)
     return Report([driver, *nodes], findings)
+
+
+def check_shared(folder: Path) -> None:
+    """Check that all nodes of the cluster see a folder of the driver; with one node nothing is done. Needs a session.
+
+    Raises:
+        ConfigError: some do not.
+    """
+    alive, token = alive_nodes(), secrets.token_hex(8)
+    if len(alive) < 2:
+        return
+    with _probes(alive) as pool, marker_file(str(folder), token):
+        answers = pool.ask("sees_driver", lambda _: (str(folder), token), seconds=SHARED_SECONDS)
+    if blind := sorted(name for name, visible in answers.values.items() if not visible):
+        raise ConfigError(
+            f"storage_path: {folder} is a folder of {socket.gethostname()}, where the driver runs, and {len(blind)} of "
+            f"{len(alive)} nodes do not see what is written there: {', '.join(blind)}. Checkpoints of workers there "
+            "would be lost; set storage_path to a file system that all nodes have, such as /mnt/hbt/runs",
+            code="STORAGE_NOT_SHARED",
+        )
 
 
 def alive_nodes() -> dict[str, dict[str, Any]]:
@@ -126,19 +144,17 @@ class ProbePool:
             arguments: node's name → arguments of its call.
             names: nodes to ask, `DRIVER` for this process; all nodes by default.
         """
-        asked, deadline = self.names if names is None else list(names), time.monotonic() + seconds
-        remote = {
-            name: getattr(self._actors[name], method).remote(*arguments(name)) for name in asked if name != DRIVER
+        answers, deadline = Answers(), time.monotonic() + seconds
+        calls: dict[str, Future[Any]] = {
+            name: _daemon_call(getattr(self._driver, method), *arguments(name))
+            if name == DRIVER
+            else getattr(self._actors[name], method).remote(*arguments(name)).future()
+            for name in (self.names if names is None else names)
         }
-        local = {name: _DaemonCall(getattr(self._driver, method), arguments(name)) for name in asked if name == DRIVER}
-        answers = Answers()
-        for name, call in {**local, **remote}.items():
-            left = max(0.0, deadline - time.monotonic())
+        for name, call in calls.items():
             try:
-                answers.values[name] = (
-                    call.result(left) if isinstance(call, _DaemonCall) else ray.get(call, timeout=left)
-                )
-            except (GetTimeoutError, TimeoutError):
+                answers.values[name] = call.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
                 answers.errors[name] = f"no answer within {seconds:g} s"
             except (RayError, OSError, RuntimeError) as error:
                 answers.errors[name] = _reason(error)
@@ -176,29 +192,18 @@ def pickled_by_value() -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-class _DaemonCall:
-    """A call in a daemon thread. The process can end while it hangs, as a dead file system never answers."""
+def _daemon_call(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call in a daemon thread. The process can end while it hangs, as a dead file system never answers."""
+    future: Future[Any] = Future()
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._function, self._arguments = function, arguments
-        self._value: Any = None
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def result(self, timeout: float) -> Any:
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError
-        if self._error:
-            raise self._error
-        return self._value
-
-    def _run(self) -> None:
+    def call() -> None:
         try:
-            self._value = self._function(*self._arguments)
+            future.set_result(function(*arguments))
         except Exception as error:
-            self._error = error
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def _reason(error: Exception) -> str:
@@ -219,41 +224,24 @@ def _node_facts(name: str, node: Mapping[str, Any], facts: Mapping[str, Any]) ->
     )
 
 
-def _read_clocks(pool: ProbePool) -> dict[str, ClockReading]:
-    """Return the reading with the shortest round trip of three, for each node."""
-    best, deadline = {}, time.monotonic() + CLOCK_SECONDS
-    for name in pool.names:
-        readings = []
-        for _ in range(3):
-            sent = time.time()
-            left = max(0.0, min(1.0, deadline - time.monotonic()))
-            if answer := pool.ask("now", seconds=left, names=[name]).values:
-                readings.append(ClockReading(sent, answer[name], time.time()))
-        if readings:
-            best[name] = min(readings, key=lambda reading: reading.round_trip)
-    return best
+def _clock(pool: ProbePool, name: str) -> dict[str, float]:
+    """Compare a node's clock with the driver's."""
+    sent = time.time()
+    answer = pool.ask("now", seconds=1, names=[name]).values.get(name)
+    received = time.time()
+    if answer is None:
+        return {}
+    return {"clock_offset": answer - (sent + received) / 2, "clock_error": (received - sent) / 2}
 
 
-def _test_storage(folder: str, pool: ProbePool) -> dict[str, StorageAccess]:
-    """Each machine writes a marker, each reads the markers of the others, then all markers are removed."""
-    names, token = [DRIVER, *pool.names], uuid.uuid4().hex[:12]
-    number = {name: index for index, name in enumerate(names)}
-    written = pool.ask("write_marker", lambda name: (folder, token, number[name]), seconds=STORAGE_SECONDS, names=names)
-    writers = list(written.values)
-    numbers = [number[name] for name in writers]
-    read = pool.ask("read_markers", lambda _: (folder, token, numbers), seconds=STORAGE_SECONDS, names=writers)
-    for _ in range(2):  # A folder can only be removed once it holds no marker of any machine.
-        pool.ask(
-            "remove_marker",
-            lambda name: (folder, token, number[name], written.values[name][0]),
-            seconds=2,
-            names=read.values,
-        )
-    accesses = {name: StorageAccess(error) for name, error in {**written.errors, **read.errors}.items()}
-    for name, visible in read.values.items():
-        names_seen = frozenset(other for other in writers if number[other] in visible)
-        accesses[name] = StorageAccess(free_bytes=written.values[name][1], visible=names_seen)
-    return {name: accesses[name] for name in names}
+def _probe_storage(folder: str, pool: ProbePool) -> dict[str, dict[str, Any]]:
+    """Let each machine write to the storage folder and look for the driver's marker there, by name of the machine."""
+    arguments = (folder, secrets.token_hex(6))
+    driver = pool.ask("hold_marker", lambda _: arguments, seconds=STORAGE_SECONDS, names=[DRIVER])
+    nodes = pool.ask("probe_storage", lambda _: arguments, seconds=STORAGE_SECONDS)
+    pool.ask("release_marker", seconds=2, names=[DRIVER])
+    errors = {name: {"storage_error": error} for name, error in {**driver.errors, **nodes.errors}.items()}
+    return {**driver.values, **nodes.values, **errors}
 
 
 def _test_network(pool: ProbePool, nodes: list[NodeFacts]) -> list[Finding]:

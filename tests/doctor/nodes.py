@@ -18,7 +18,7 @@ def node(name: str, versions: dict[str, str] | None = None, **facts: Any) -> Nod
         "faiss": ("faiss-cpu",),
         "shm_bytes": 8 * GIB,
         "free_bytes": 12 * GIB,
-        "open_files": 65_536,
+        "storage_free_bytes": 50 * GIB,
     }
     return NodeFacts(name, **{**healthy, **facts})
 

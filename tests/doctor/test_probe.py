@@ -18,11 +18,12 @@ sys.modules["hbt_ray"] = None  # An import fails, as if it was not installed.
 from ray import cloudpickle
 probe = cloudpickle.loads(open(sys.argv[1], "rb").read())()
 folder = sys.argv[2]
-probe.write_marker(folder, "token", 0)
-seen = sorted(probe.read_markers(folder, "token", [0]))
+probe.hold_marker(folder, "token")
+storage = probe.probe_storage(folder, "token")
+probe.release_marker()
 port = probe.open_store("127.0.0.1", 5)
 message = probe.all_reduce("gloo", 0, 1, "127.0.0.1", port, "cpu", 5)
-print(json.dumps([probe.facts(), seen, message["stage"], message["error"]]))
+print(json.dumps([probe.facts(), storage, message["stage"], message["error"]]))
 """
 
 
@@ -34,7 +35,7 @@ def test_the_probe_needs_no_hbt_ray_on_its_node(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2_000:]
-    facts, visible, stage, error = json.loads(done.stdout)
-    assert (visible, stage, error) == ([0], "done", "")
+    facts, storage, stage, error = json.loads(done.stdout)
+    assert (storage["sees_driver"], stage, error) == (True, "done", "")
     assert (facts["versions"]["hbt_ray"], facts["code"]) == ("", ""), "hbt_ray is missing there"
     assert facts["versions"]["ray"] == NodeProbe().facts()["versions"]["ray"]
