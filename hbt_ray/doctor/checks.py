@@ -1,6 +1,6 @@
 """The checks of `hbt doctor`: pure functions from the facts of all nodes to findings, each problem with a remedy.
 
-A check of single nodes is a line of `NODE_CHECKS`: a function that yields the problems of one node, and a summary of all
+A check of single nodes is a line of `NODE_CHECKS`: a function that yields the problems of a node, and a summary of all
 nodes if none has a problem. Nodes with the same problem share a finding.
 """
 
