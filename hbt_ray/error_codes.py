@@ -176,6 +176,7 @@ ERROR_CODES: dict[str, str] = {
     "UNKNOWN_MEASURE": "An evaluation task names an unknown measure.",
     "UNKNOWN_METHOD": "No post-hoc method has this name.",
     "UNKNOWN_QUERY": "A judgement names a query that the evaluation task does not have.",
+    "UNKNOWN_SECTION": "`hbt config` is called with a name that is neither a command nor a section.",
     "UNKNOWN_TASK": "There is no evaluation task of this kind.",
     "UNREACHABLE": "A location cannot be reached.",
     "UNREADABLE": "An intermediate file of a store cannot be read on a node.",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
@@ -27,7 +27,6 @@ _TYPES = {
     "Location": "path or URI", "Language": "language tag", "Languages": "list of language tags", "Any": "any value",
     "Ranks": "FIRST:LAST",
 }  # fmt: skip
-COMMANDS = ("prepare", "mine", "train", "posthoc", "evaluate", "index build", "tune", "doctor")
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _RENAMED_OPTIONS = {
     "rescore": "rescorer.model=VALUE",
@@ -52,19 +51,11 @@ class Setting:
     """The kind of entry that has the key, such as `kind=squad`."""
 
 
-@dataclass(frozen=True)
-class _Scope:
-    """The top-level names of one module."""
+class _Definition(NamedTuple):
+    """A class or the value of a constant, and the module in which it stands."""
 
-    defined: dict[str, ast.ClassDef | ast.expr]
-    imported: dict[str, tuple[str, str]]
-    """Name → module and name there."""
-
-
-@dataclass(frozen=True)
-class _Class:
     module: str
-    node: ast.ClassDef
+    node: ast.AST
 
 
 def config(
@@ -79,7 +70,7 @@ def config(
     """List the settings of a command or of a section of a training configuration."""
     command, _, inner = section.partition(".")
     command = "index build" if command == "index" else command
-    if command not in COMMANDS:
+    if command not in _commands():
         command, inner = "train", section
     settings = command_settings(command)
     shown = [setting for setting in settings if not inner or f"{setting.key}.".startswith(f"{inner}.")]
@@ -87,21 +78,16 @@ def config(
         sections = dict.fromkeys(setting.key.partition(".")[0] for setting in settings if "." in setting.key)
         raise ConfigError(
             f"{section!r} is neither a command nor a section of a training configuration. Commands: "
-            f"{', '.join(COMMANDS)}; sections: {', '.join(sections)}"
+            f"{', '.join(_commands())}; sections: {', '.join(sections)}",
+            code="UNKNOWN_SECTION",
         )
     print(format_settings(shown))
 
 
 def command_settings(command: str) -> list[Setting]:
     """The settings of a command such as `evaluate` or `index build`; empty if it has none."""
-    table = _scope(_SETTINGS_MODULE).defined["COMMAND_SETTINGS"]
-    assert isinstance(table, ast.Dict)
-    for key, value in zip(table.keys, table.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == command and isinstance(value, ast.Name):
-            resolved = _resolve(_SETTINGS_MODULE, value.id)
-            assert resolved is not None
-            return list(_settings_of(_Class(*resolved), ""))  # type: ignore[arg-type]
-    return []
+    owner = _commands().get(command)
+    return list(_settings_of(owner, "")) if owner else []
 
 
 def format_settings(settings: list[Setting], width: int = 100) -> str:
@@ -138,7 +124,16 @@ class SettingsCommand(TyperCommand):
         formatter.write(f"Settings, as KEY=VALUE:\n\n{format_settings(command_settings(command))}\n")
 
 
-def _settings_of(owner: _Class, prefix: str, condition: str = "") -> Iterator[Setting]:
+def _commands() -> dict[str, _Definition]:
+    """Command → class of its settings."""
+    _, table = _resolve(_SETTINGS_MODULE, "COMMAND_SETTINGS") or (None, None)
+    assert isinstance(table, ast.Dict)
+    owners = {str(ast.literal_eval(key)): _resolve(_SETTINGS_MODULE, ast.unparse(value))
+              for key, value in zip(table.keys, table.values, strict=True) if key}  # fmt: skip
+    return {command: owner for command, owner in owners.items() if owner}
+
+
+def _settings_of(owner: _Definition, prefix: str, condition: str = "") -> Iterator[Setting]:
     listed: dict[str, str] = {}
     """Type → key of the lists so far; a second list of the same entries refers to the first."""
     for name, (module, field, meaning) in _fields(owner).items():
@@ -151,58 +146,47 @@ def _settings_of(owner: _Class, prefix: str, condition: str = "") -> Iterator[Se
         if nested and in_list and listed.setdefault(annotation, key) != key:
             continue
         for inner in nested:
-            which = _kind_of(inner) if len(nested) > 1 or in_list else ""
-            below = _settings_of(inner, f"{key}.N." if in_list else f"{key}.", which or condition)
-            yield from (setting for setting in below if setting.key.rpartition(".")[2] != "kind" or not which)
+            kind = _kind_of(inner) if len(nested) > 1 or in_list else ""
+            below = _settings_of(inner, f"{key}.N." if in_list else f"{key}.", kind or condition)
+            yield from (setting for setting in below if setting.key.rpartition(".")[2] != "kind" or not kind)
 
 
-def _fields(owner: _Class) -> dict[str, tuple[str, ast.AnnAssign, str]]:
-    """Name → module, assignment and docstring of each field, those of base classes first."""
+def _fields(owner: _Definition) -> dict[str, tuple[str, ast.AnnAssign, str]]:
+    """Name → module, assignment and docstring of each field, base classes first; none if it is not a class."""
+    module, node = owner
     fields: dict[str, tuple[str, ast.AnnAssign, str]] = {}
-    for base in owner.node.bases:
-        resolved = _resolve(owner.module, ast.unparse(base))
-        if resolved and isinstance(resolved[1], ast.ClassDef):
-            fields |= _fields(_Class(resolved[0], resolved[1]))
-    body = owner.node.body
-    for statement, following in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        if statement.target.id.startswith("_") or ast.unparse(statement.annotation).startswith("ClassVar"):
+    if not isinstance(node, ast.ClassDef):
+        return fields
+    for base in node.bases:
+        if resolved := _resolve(module, ast.unparse(base)):
+            fields |= _fields(resolved)
+    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation).startswith("ClassVar"):
             continue
         is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         meaning = " ".join(str(following.value.value).split()) if is_text else ""  # type: ignore[union-attr]
-        fields[statement.target.id] = (owner.module, statement, meaning)
+        fields[ast.unparse(statement.target)] = (module, statement, meaning)
     return fields
 
 
-def _nested(module: str, annotation: ast.expr) -> Iterator[_Class]:
+def _nested(module: str, annotation: ast.AST) -> Iterator[_Definition]:
     """The configuration classes that an annotation names, also through aliases."""
     names = [node for node in ast.walk(annotation) if isinstance(node, ast.Name) and node.id not in _TYPES]
     for node in sorted(names, key=lambda node: (node.lineno, node.col_offset)):
-        if resolved := _resolve(module, node.id):
-            if isinstance(resolved[1], ast.ClassDef):
-                if _is_config(_Class(resolved[0], resolved[1])):
-                    yield _Class(resolved[0], resolved[1])
-            else:
-                yield from _nested(resolved[0], resolved[1])
+        if (resolved := _resolve(module, node.id)) is None:
+            continue
+        if _fields(resolved):
+            yield resolved
+        elif not isinstance(resolved.node, ast.ClassDef):
+            yield from _nested(*resolved)
 
 
-def _is_config(owner: _Class) -> bool:
-    for base in map(ast.unparse, owner.node.bases):
-        resolved = _resolve(owner.module, base)
-        if base == "Config" or (
-            resolved and isinstance(resolved[1], ast.ClassDef) and _is_config(_Class(resolved[0], resolved[1]))
-        ):
-            return True
-    return False
+def _kind_of(owner: _Definition) -> str:
+    module, field, _ = _fields(owner).get("kind", ("", None, ""))
+    return f"kind={_type_text(module, field.annotation)}" if field else ""
 
 
-def _kind_of(owner: _Class) -> str:
-    fields = _fields(owner)
-    return f"kind={_type_text(owner.module, fields['kind'][1].annotation)}" if "kind" in fields else ""
-
-
-def _type_text(module: str, node: ast.expr) -> str:
+def _type_text(module: str, node: ast.AST) -> str:
     match node:
         case ast.Name(id=name) if name in _TYPES:
             return _TYPES[name]
@@ -210,12 +194,9 @@ def _type_text(module: str, node: ast.expr) -> str:
             resolved = _resolve(module, name)
             if resolved is None:
                 return name
-            if isinstance(resolved[1], ast.ClassDef):
-                return (
-                    _kind_of(_Class(resolved[0], resolved[1]))
-                    or f"{{{', '.join(_fields(_Class(resolved[0], resolved[1])))}}}"
-                )
-            return _type_text(resolved[0], resolved[1])
+            if fields := _fields(resolved):
+                return _kind_of(resolved) or f"{{{', '.join(fields)}}}"
+            return _type_text(*resolved)
         case ast.BinOp(left=left, right=right):
             parts = [_type_text(module, part) for part in (left, right) if ast.unparse(part) != "None"]
             return " | ".join(parts)
@@ -260,40 +241,37 @@ def _default(module: str, node: ast.expr | None) -> str | None:
     return None if value is None or ast.unparse(value) == "..." else _default(module, value)
 
 
-def _literal(module: str, node: ast.expr) -> str:
+def _literal(module: str, node: ast.AST) -> str:
     """A constant as YAML has it; names of constants are looked up."""
-    if isinstance(node, ast.Name) and (resolved := _resolve(module, node.id)) and isinstance(resolved[1], ast.expr):
-        return _literal(resolved[0], resolved[1])
+    if isinstance(node, ast.Name) and (resolved := _resolve(module, node.id)):
+        return _literal(*resolved)
     if isinstance(node, ast.Tuple | ast.List):
         return f"[{', '.join(_literal(module, item) for item in node.elts)}]"
     try:
-        value = ast.literal_eval(node)
+        value = ast.literal_eval(ast.unparse(node))
     except ValueError:
         return ast.unparse(node)
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
 @cache
-def _scope(module: str) -> _Scope:
+def _names(module: str) -> dict[str, _Definition | tuple[str, str]]:
+    """The top-level names of a module: what is defined there, or module and name where it comes from."""
     path = Path(hbt_ray.__file__).parent.joinpath(*module.split(".")[1:])
-    if not (path := path.with_suffix(".py")).exists():
-        path = path.with_suffix("") / "__init__.py"
-    scope = _Scope({}, {})
+    path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
+    names: dict[str, _Definition | tuple[str, str]] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
-            scope.defined[node.name] = node
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            scope.defined[node.targets[0].id] = node.value
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-            scope.defined[node.target.id] = node.value
+            names[node.name] = _Definition(module, node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            names[ast.unparse(target)] = _Definition(module, node.value)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hbt_ray."):
-            scope.imported.update({alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names})
-    return scope
+            names.update({alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names})
+    return names
 
 
-def _resolve(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
-    """The module that defines a name, and its definition; None if it comes from a library."""
-    scope = _scope(module)
-    if name in scope.defined:
-        return module, scope.defined[name]
-    return _resolve(*scope.imported[name]) if name in scope.imported else None
+def _resolve(module: str, name: str) -> _Definition | None:
+    """The definition of a name; None if it comes from a library."""
+    definition = _names(module).get(name)
+    return definition if definition is None or isinstance(definition, _Definition) else _resolve(*definition)
