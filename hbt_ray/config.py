@@ -114,7 +114,7 @@ def _unusable(value: Any) -> Iterator[str]:
         if "\0" in text:
             yield "a NUL character"
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            yield "half a surrogate pair, which is no text in UTF-8"
+            yield "half a surrogate pair, which UTF-8 does not have"
     elif isinstance(value, int) and value.bit_length() > 63:
         yield f"an integer of {value.bit_length()} bits, more than 63"
     elif isinstance(value, dict):
@@ -127,7 +127,7 @@ def _unusable(value: Any) -> Iterator[str]:
 
 def _language(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is no language; write a tag such as 'de'")
+        raise ValueError(f"{_shown(value)} is not a language; write a tag such as 'de'")
     return normalise_tag(value)
 
 
@@ -161,13 +161,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration") from None
+        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration", code="NO_CONFIG") from None
     except ValueError as error:
         raise ConfigError(f"{_shown(str(path))[1:-1]}: cannot be read as YAML: {error}", code="INVALID_YAML") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds a {type(values).__name__}, not keys and values")
+        raise ConfigError(f"{path}: holds a {type(values).__name__}, not keys and values", code="INVALID_YAML")
     return values
 
 
@@ -176,14 +176,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     shown = _shown(override)
     if not sign or not key:
-        raise ConfigError(f"{shown} is no override; write key=value, for example plan.alpha=0.3")
+        raise ConfigError(f"{shown} is not KEY=VALUE; write for example plan.alpha=0.3", code="INVALID_OVERRIDE")
     try:
         value = parse_yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{shown}: no valid YAML value ({error}); quote it", code="INVALID_YAML") from None
+        raise ConfigError(f"{shown}: not a valid YAML value ({error}); quote it", code="INVALID_YAML") from None
     *parents, last = key.split(".")
     if len(parents) >= MAX_DEPTH:
-        raise ConfigError(f"{shown}: the key has more than {MAX_DEPTH} parts")
+        raise ConfigError(f"{shown}: the key has more than {MAX_DEPTH} parts", code="INVALID_OVERRIDE")
     node: Any = values
     for name in parents:
         if isinstance(node, dict):
@@ -193,13 +193,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
         elif isinstance(node, list) and name in _numbers(node):
             node = node[int(name)]
         else:
-            raise ConfigError(f"{shown}: there is nothing called {name[:_MAX_SHOWN]!r} to set a key in")
+            raise ConfigError(f"{shown}: {name[:_MAX_SHOWN]!r} has no keys", code="INVALID_OVERRIDE")
     if isinstance(node, dict):
         node[last] = value
     elif isinstance(node, list) and last in _numbers(node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"{shown}: cannot set {last[:_MAX_SHOWN]!r} there; its parent holds {_shown(node)}")
+        raise ConfigError(
+            f"{shown}: cannot set {last[:_MAX_SHOWN]!r}, because its parent is {_shown(node)}", code="INVALID_OVERRIDE"
+        )
 
 
 def _numbers(entries: list[Any]) -> set[str]:

@@ -1,15 +1,14 @@
 """The console: facts, tables and progress for people; one JSON object for machines.
 
-With `--json` standard output carries that object and nothing else; everything for people goes to standard error. Where
-the output is no terminal (a job's log) progress comes as plain lines now and then, without control characters.
+With `--json` standard output carries that object and nothing else; everything for people goes to standard error. If
+the output is not a terminal (a job's log), progress is a plain line every few seconds, without control characters.
 
-Texts from data, files and the network are shown by `printable`: they cannot move the cursor, set colours or titles, or
-be read as markup, and secrets in URIs are left out. Everything that a command prints or logs goes through it.
+Everything that a command prints or logs goes through `printable`: texts from data, files and the network cannot move
+the cursor, set colours or titles, or be read as markup, and secrets in URIs are left out.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -28,13 +27,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
-from rich.text import Span, Text
+from rich.text import Text
 
 from hbt_ray.errors import redact
 
 SECONDS_OF_SILENCE = 20.0
-"""After which a run says that it waits."""
+"""Time without a step after which `TrainingProgress` says that it waits."""
 SECONDS_BETWEEN_LINES = 10.0
+"""Time between two lines of progress if the output is not a terminal."""
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls; a line feed and a tab are harmless.
     "\u2028\u2029\u202a-\u202e\u2066-\u206f\ufff9-\ufffb"  # Separators, bidirectional overrides, annotations.
@@ -95,22 +95,12 @@ class _Console(Console):
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        return super().render(_printable_text(renderable) if isinstance(renderable, Text) else renderable, options)
+        if isinstance(renderable, Text) and (shown := printable(renderable.plain)) != renderable.plain:
+            renderable = renderable.blank_copy(shown)  # Without the styles of letters, whose places have moved.
+        return super().render(renderable, options)
 
     def on_broken_pipe(self) -> None:
-        raise  # `cli.process` ends the command; rich would end the process here.
-
-
-def _printable_text(text: Text) -> Text:
-    """The same text with its styles; they are dropped where a secret is left out."""
-    if (shown := printable(text.plain)) == text.plain:
-        return text
-    made = text.blank_copy(shown)
-    pieces = [_UNPRINTABLE.sub(_escaped, character) for character in text.plain]
-    if "".join(pieces) == shown:
-        offsets = [0, *itertools.accumulate(map(len, pieces))]
-        made.spans = [Span(offsets[span.start], offsets[span.end], span.style) for span in text.spans]
-    return made
+        raise  # `cli.entry_point` ends the command; rich would end the process here.
 
 
 class Screen:
@@ -145,32 +135,20 @@ class Screen:
         self._console.print(text, soft_wrap=not self.is_terminal)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Progress of work on `total` things; call what is yielded with how many more are done."""
-        last_line = time.monotonic()
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Progress of work on `total` items; call the yielded function with the number of items that were done."""
         done, first = 0, None
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console, transient=True, disable=not self.is_terminal) as bar:
-            task = bar.add_task(printable_line(what), total=total)
 
-            def advance(count: int) -> None:
-                nonlocal done, first, last_line
-                done += count
-                bar.update(task, completed=done)
-                now = time.monotonic()
-                # What comes before the first of them, such as loading a model, does not come again.
-                first = first or (now, done)
-                if not self.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
-                    last_line = now
-                    since, before = first
-                    left = f", {(now - since) / (done - before) * (total - done):,.0f} s left" if done > before else ""
-                    self.log(f"{what}: {done:,} of {total:,}{left}")
+        def advance(count: int) -> None:
+            nonlocal done, first
+            done += count
+            now = time.monotonic()
+            # The time before the first items, such as for loading a model, is not part of the speed.
+            first = first or (now, done)
+            left = (now - first[0]) / (done - first[1]) * (total - done) if done > first[1] else None
+            bar.update(done, "" if left is None else f", {left:,.0f} s left")
 
+        with ProgressBar(self, f"{label}:", total) as bar:
             yield advance
 
     def result(self, values: dict[str, Any]) -> None:
@@ -179,14 +157,48 @@ class Screen:
             print(json_text(values))
 
 
-class TrainingProgress:
-    """A bar on a terminal, a line every few seconds elsewhere. Give `watch` the outcome of every step.
+class ProgressBar:
+    """A bar on a terminal, a line every few seconds elsewhere."""
 
-    Where steps stay away, it says so, and when they go on from an earlier one.
+    def __init__(self, screen: Screen, label: str, total: int) -> None:
+        self._screen, self._label, self._total = screen, label, total
+        self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=screen.rich, transient=True, disable=not screen.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(printable_line(label), total=total, state="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, state: str, *, always: bool = False) -> None:
+        """Show the number of items that are done, and a text after it.
+
+        Args:
+            always: print a line also if the last one is recent.
+        """
+        self._bar.update(self._task, completed=done, state=printable_line(state.lstrip(",: ")))
+        is_due = always or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES
+        if is_due and not self._screen.is_terminal:
+            self._last_line = time.monotonic()
+            self._screen.log(f"{self._label} {done:,} of {self._total:,}{state}")
+
+
+class TrainingProgress:
+    """Progress of training. Pass the metrics of every step to `watch`.
+
+    It says so if no step is done for a long time, and if steps are repeated after a restart.
 
     Args:
-        news: asked at every step for what else there is to tell.
-        trouble: asked when steps stay away for what may be the reason, to be put behind that.
+        kinds_so_far: kinds of the batches of earlier steps.
+        news: is called at every step and returns a text to add, such as the newest validation.
+        trouble: is called while steps are missing and returns the likely reason.
     """
 
     def __init__(
@@ -198,70 +210,61 @@ class TrainingProgress:
         trouble: Callable[[], str] = str,
     ) -> None:
         self._screen, self._num_steps, self._news, self._trouble = screen, num_steps, news, trouble
+        self._bar = ProgressBar(screen, "step", num_steps)
         self._loss = self._speed = math.nan
         self._kinds = Counter(kinds_so_far)
-        self._last_line = 0.0
-        self._next = 0
-        self._last_step, self._longest = time.monotonic(), 0.0
-        self._over = threading.Event()
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=screen.rich, transient=True, disable=not screen.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("training", total=num_steps, state="starting the workers")
+        self._next_step = 0
+        self._last_step_time, self._longest_step = time.monotonic(), 0.0
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
-        self._bar.start()
-        self._last_step = time.monotonic()
-        threading.Thread(target=self._notice_silence, name="silence", daemon=True).start()
+        self._bar.__enter__()
+        self._last_step_time = time.monotonic()
+        threading.Thread(target=self._report_silence, name="silence", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._bar.stop()
+        self._ended.set()
+        self._bar.__exit__()
 
-    def watch(self, outcome: Any) -> None:
+    def watch(self, metrics: Any) -> None:
         now = time.monotonic()
-        if outcome.step < self._next:
+        if metrics.step < self._next_step:
             self._screen.log(
-                f"the workers were started again: on from step {outcome.step + 1:,} with the same batches, after "
-                f"{self._next:,} steps that were done"
+                f"the workers were started again: training continues from step {metrics.step + 1:,} with the same "
+                f"batches, after {self._next_step:,} steps"
             )
         else:
-            self._kinds[outcome.kind] += 1
-            self._longest = max(self._longest, now - self._last_step) if self._next else 0.0
-        self._next, self._last_step = outcome.step + 1, now
-        self._loss = _smoothed(self._loss, outcome.loss)
-        self._speed = _smoothed(self._speed, outcome.pairs_per_second)
-        done = outcome.step + 1
-        self._bar.update(self._task, completed=done, state=printable_line(self._state(outcome)))
-        due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._num_steps
-        if due and not self._screen.is_terminal:
-            self._last_line = time.monotonic()
-            self._screen.log(f"step {done:,} of {self._num_steps:,}: {self._state(outcome)}")
+            self._kinds[metrics.kind] += 1
+            self._longest_step = max(self._longest_step, now - self._last_step_time) if self._next_step else 0.0
+        self._next_step, self._last_step_time = metrics.step + 1, now
+        is_first_or_last = math.isnan(self._loss) or self._next_step == self._num_steps
+        self._loss = _smoothed(self._loss, metrics.loss)
+        self._speed = _smoothed(self._speed, metrics.pairs_per_second)
+        self._bar.update(self._next_step, f": {self._state(metrics)}", always=is_first_or_last)
 
-    def _notice_silence(self) -> None:
-        """Steps are late when they take three times as long as any before; then twice as long, and so on."""
-        said = 0.0
-        while not self._over.wait(1):
-            since = time.monotonic() - self._last_step
-            if since < said:
-                said = 0.0
-            if since > max(SECONDS_OF_SILENCE, 3 * self._longest, 2 * said):
-                said = since
-                self._screen.log(f"{self._what_is_missing()} for {since:,.0f} s{self._trouble()}")
+    def _report_silence(self) -> None:
+        """Steps are late if they take three times as long as any before; then twice as long, and so on."""
+        reported = 0.0
+        while not self._ended.wait(1):
+            seconds = time.monotonic() - self._last_step_time
+            if seconds < reported:
+                reported = 0.0
+            if seconds > max(SECONDS_OF_SILENCE, 3 * self._longest_step, 2 * reported):
+                reported = seconds
+                if self._next_step >= self._num_steps:
+                    missing = "waiting for the last checkpoint and its validation"
+                elif self._next_step:
+                    missing = f"no step after step {self._next_step:,}"
+                else:
+                    missing = "waiting for the workers to start"
+                self._screen.log(f"{missing} for {seconds:,.0f} s{self._trouble()}")
 
-    def _what_is_missing(self) -> str:
-        if self._next >= self._num_steps:
-            return "waiting for the last checkpoint and its validation"
-        return f"no step after step {self._next:,}" if self._next else "waiting for the workers to start"
-
-    def _state(self, outcome: Any) -> str:
+    def _state(self, metrics: Any) -> str:
         total = sum(self._kinds.values())
         mixture = ", ".join(f"{kind} {count / total:.0%}" for kind, count in sorted(self._kinds.items(), reverse=True))
-        stall = f", waited {outcome.stall_seconds:.1f} s for data" if outcome.stall_seconds > 0.5 else ""
-        news = f"; {told}" if (told := self._news()) else ""
+        stall = f", waited {metrics.stall_seconds:.1f} s for data" if metrics.stall_seconds > 0.5 else ""
+        news = f"; {text}" if (text := self._news()) else ""
         return f"loss {self._loss:.3f}, {self._speed:,.0f} pairs/s, batches so far: {mixture}{stall}{news}"
 
 
@@ -270,7 +273,7 @@ def _smoothed(before: float, value: float) -> float:
 
 
 def _hush_libraries() -> None:
-    """Progress bars and notices of libraries would tear ours apart."""
+    """Turn off progress bars and notices of libraries, which would break the lines of ours."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -293,7 +296,7 @@ _WARNED: set[str] = set()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """What this package warns of is told once: a plan is made before a cluster starts, and again on it."""
+    """Whether a warning of this package is new: a plan is made before a cluster starts, and again on it."""
     if not record.name.startswith("hbt_ray."):
         return True
     text = record.getMessage()

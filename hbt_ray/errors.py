@@ -1,11 +1,12 @@
-"""The errors a user can meet: each says what is wrong, where, why it matters and what to do instead.
+"""The errors that a user can meet: each says what is wrong, where, and what to do instead.
 
-`exit_code` is what the command line returns: 2 where the user's input is wrong, 1 for anything else.
-Ray pickles errors between processes, so every class here must survive `pickle` with its data.
+`exit_code` is what the command line returns: 2 if the user's input or environment is wrong, 1 for anything else.
+Ray pickles errors between processes, so every class must survive `pickle` with its fields.
 """
 
 from __future__ import annotations
 
+import copyreg
 import re
 import time
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 _USER_INFO = re.compile(
     r"""(?i)(\w[\w+.-]*:/+)[^\s/@:'"]*:(?!\d{1,5}[/?#])(?:[^\s/'"]*@|[^\s'"]*@)|(https?:/+)[^\s/@:'"]+@"""
 )
-"""`SCHEME://USER:PASSWORD@` and `https://TOKEN@`; a path may have lost a slash. A port is no password."""
+"""`SCHEME://USER:PASSWORD@` and `https://TOKEN@`; a path may have lost a slash. A port is not a password."""
 _QUERY_SECRET = re.compile(
     r"""(?i)([?&;][\w.-]*(?:key|token|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)[^\s&;#'"]+"""
 )
 
 
 def redact(text: str) -> str:
-    """The text without passwords and keys that stand in URIs: `s3://KEY:SECRET@bucket` → `s3://***@bucket`."""
+    """The text without passwords and keys in URIs: `s3://KEY:SECRET@bucket` → `s3://***@bucket`."""
     if ":/" not in text:
         return text
     return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(lambda match: f"{match[1] or match[2]}***@", text))
@@ -41,17 +42,20 @@ class HbtError(Exception):
         if code:
             self.code = code  # An instance attribute, so that it survives `pickle`.
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without calling `__init__`, whose arguments are the fields of the class and not the message.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+
 
 class InputError(HbtError):
     """The user's input is wrong; nothing was written over."""
 
     code = "INVALID_INPUT"
-
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A configuration file or a `key=value` override does not make sense."""
+    """A configuration file or a `key=value` override has an unknown key or a value that is not allowed."""
 
     code = "INVALID_CONFIG"
 
@@ -63,7 +67,7 @@ class LocationError(InputError):
 
 
 class SourceError(InputError):
-    """A source file is missing, empty or not of the promised shape."""
+    """A source file is missing, empty or not in the expected format."""
 
     code = "INVALID_SOURCE"
 
@@ -75,19 +79,19 @@ class StoreError(InputError):
 
 
 class NegativesError(StoreError):
-    """Mined negatives are missing, damaged, or those of another store."""
+    """Mined negatives are missing, damaged, or belong to another store."""
 
     code = "INVALID_NEGATIVES"
 
 
 class PlanError(InputError):
-    """The data cannot serve the batches that the plan asks for."""
+    """The data cannot provide the batches that the plan asks for."""
 
     code = "INVALID_PLAN"
 
 
 class PlanMismatch(PlanError):
-    """A checkpoint was made under another plan than the one that is to continue it."""
+    """A checkpoint was made with another plan than that of the run that continues it."""
 
     code = "PLAN_MISMATCH"
 
@@ -98,27 +102,21 @@ class PlanMismatch(PlanError):
         )
         self.field, self.saved, self.current = field, saved, current
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.field, self.saved, self.current)
-
 
 class CheckpointError(InputError):
-    """A checkpoint is cut short or changed."""
+    """A checkpoint is truncated or was changed."""
 
     code = "INVALID_CHECKPOINT"
 
 
 class DamagedFile(InputError):
-    """A file that hbt_ray wrote is cut short or was changed."""
+    """A file that hbt_ray wrote is truncated or was changed."""
 
     code = "DAMAGED_FILE"
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: damaged ({reason}). Restore it from a copy, or delete it and make it again")
         self.path, self.reason = path, reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.reason)
 
 
 class LockedError(InputError):
@@ -134,9 +132,6 @@ class LockedError(InputError):
         )
         self.path, self.owner = path, owner
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.owner)
-
 
 class StorageError(InputError):
     """A file or folder cannot be written: the disk is full, read-only or not permitted."""
@@ -151,9 +146,6 @@ class StorageError(InputError):
         )
         self.path, self.reason, self.free_bytes, self.what = path, reason, free_bytes, what
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.reason, self.free_bytes, self.what)
-
 
 class ModelError(InputError):
     """A model folder or name cannot be loaded as an encoder."""
@@ -162,22 +154,21 @@ class ModelError(InputError):
 
 
 class TaskError(InputError):
-    """An evaluation task is unknown, empty or contradicts itself."""
+    """An evaluation task is unknown, empty or inconsistent."""
 
     code = "INVALID_TASK"
 
 
 class ResourceError(InputError):
-    """The cluster cannot give what the run asks for."""
+    """The cluster cannot provide what the command needs."""
 
     code = "RESOURCES"
 
 
 class Interrupted(HbtError):
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, or a signal asked the command to end."""
 
     code = "INTERRUPTED"
-
     exit_code = 130
 
 
@@ -189,12 +180,9 @@ class ValidationFailed(HbtError):
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(
             f"the checkpoint of step {step} could not be validated: {reason}. All checkpoints are kept; the same "
-            "command validates it again and goes on, and validation.store=null goes on without"
+            "command validates it again and continues, and validation.store=null continues without validation"
         )
         self.step, self.reason = step, reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.reason)
 
 
 class StalledRank(HbtError):
@@ -203,16 +191,13 @@ class StalledRank(HbtError):
     code = "STALLED_RANK"
 
     def __init__(self, step: int, seconds: float, places: dict[int, str]) -> None:
-        told = "; ".join(f"rank {rank} was at {where}" for rank, where in sorted(places.items()))
+        stuck = "; ".join(f"rank {rank} was at {where}" for rank, where in sorted(places.items()))
         super().__init__(
-            f"step {step} was not done within {seconds:g} s, and restarting the workers did not help: {told}. A rank "
+            f"step {step} was not done within {seconds:g} s, and restarting the workers did not help: {stuck}. A rank "
             "that is not named did not answer at all. Look at that machine or at what it reads from, or raise "
-            "workers.deadline_seconds; the same command goes on from the last checkpoint."
+            "workers.deadline_seconds; the same command continues from the last checkpoint."
         )
         self.step, self.seconds, self.places = step, seconds, places
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.seconds, self.places)
 
 
 class LostRank(HbtError):
@@ -225,12 +210,9 @@ class LostRank(HbtError):
         place = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
         super().__init__(
             f"rank {rank}{place} was lost after {restarts} restarts: {lines[-1]}. Look at that node's memory, disk and "
-            "link, or raise workers.max_failures; the same command goes on from the last checkpoint."
+            "link, or raise workers.max_failures; the same command continues from the last checkpoint."
         )
         self.rank, self.death, self.restarts = rank, death, restarts
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.rank, self.death, self.restarts)
 
 
 class NonFiniteLoss(HbtError):
@@ -245,6 +227,3 @@ class NonFiniteLoss(HbtError):
             "checkpoint."
         )
         self.step, self.loss, self.gradient_norm = step, loss, gradient_norm
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.loss, self.gradient_norm)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,11 @@ from hbt_ray.cli.arguments import (
     results_folder,
     transform_file,
 )
-from hbt_ray.cli.train import lock_card
+from hbt_ray.cli.train import write_locked_card
 from hbt_ray.errors import ConfigError, TaskError
 from hbt_ray.storage import exclusive_lock
 
 if TYPE_CHECKING:
-    from hbt_ray.cli.settings import EvaluateSettings
     from hbt_ray.console import Screen
     from hbt_ray.retrieval.encoder import EncoderConfig
     from hbt_ray.retrieval.result import EvaluationResult
@@ -64,20 +63,24 @@ def evaluate(
     from hbt_ray.cli.settings import EvaluateSettings, encoder_config
     from hbt_ray.console import Screen
     from hbt_ray.ray_session import session
-    from hbt_ray.retrieval.encoder import fetch_model
+    from hbt_ray.retrieval.encoder import EncodingConfig, fetch_model
     from hbt_ray.retrieval.transforms import Transform
 
     screen = Screen(as_json)
     settings = EvaluateSettings.load(overrides=overrides or ())
     tasks = _open_tasks(task or (), suite, language_tags(languages))
     if model == BM25:
-        _check_bm25(settings, untrained=untrained)
+        if settings.posthoc or untrained or settings.encoder != EncodingConfig():
+            raise ConfigError(
+                "bm25 has neither vectors nor weights; leave out posthoc, encoder settings and --untrained",
+                code="BM25_OPTIONS",
+            )
         run = results_folder(settings.storage_path, settings.name or BM25)
         _print_results(screen, run, [], evaluate_bm25(run, tasks, screen, settings.trec_depth))
         return
     run = find_run(model, settings.name, settings.storage_path)
     if untrained and not run.config.exists():
-        raise ConfigError(f"--untrained: {model} is not a run, so it has no base encoder to compare with")
+        raise ConfigError(f"--untrained: {model} is not a run, so it has no base encoder", code="NO_BASE")
     encoder = encoder_config(settings.encoder, encoder_path(run, model))
     transform = Transform.load(transform_file(run, model, settings.posthoc)) if settings.posthoc else None
     fetch_model(encoder.model)
@@ -105,11 +108,10 @@ def evaluate_tasks(
     """Evaluate `encoder` on each task and keep the results in the run's folder. Needs a Ray session.
 
     Raises:
-        LockedError: another command evaluates one of the tasks.
+        LockedError: another command evaluates one of the tasks. All are locked before the first begins.
         DamagedFile: the run's base encoder was changed.
     """
     from hbt_ray.model.build import verify_base
-    from hbt_ray.report.model_card import write_card
     from hbt_ray.retrieval.evaluate import evaluate_task, variant_of
 
     if encoder.model == str(run.base):
@@ -117,23 +119,13 @@ def evaluate_tasks(
     name = UNTRAINED if of_base else run.name
     variant = variant_of(encoder, transform)
     folders = [run.result(task.name, of_base=of_base, variant=variant) for task in tasks]
+    options: dict[str, Any] = {"search": search, "transform": transform, "trec_depth": trec_depth}
     with _lock_results(folders):
         results = [
-            evaluate_task(
-                encoder,
-                task,
-                folder,
-                name=name,
-                search=search,
-                transform=transform,
-                trec_depth=trec_depth,
-                cache=run.vectors,
-                screen=screen,
-            )
+            evaluate_task(encoder, task, folder, name=name, cache=run.vectors, screen=screen, **options)
             for task, folder in zip(tasks, folders, strict=True)
         ]
-    with lock_card(run):
-        write_card(run)
+    write_locked_card(run)
     return results
 
 
@@ -153,7 +145,9 @@ def evaluate_bm25(
         if not isinstance(task, Task):
             screen.log(f"{task.name}: left out, because BM25 matches words and not translations")
     if not retrieval_tasks:
-        raise TaskError("bm25 cannot be evaluated on bitexts alone; name a task with queries and documents")
+        raise TaskError(
+            "bm25 cannot be evaluated on bitexts alone; name a task with queries and documents", code="BM25_BITEXTS"
+        )
     folders = [run.result(task.name) for task in retrieval_tasks]
     with _lock_results(folders):
         return [
@@ -187,25 +181,14 @@ def _open_tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[st
     from hbt_ray.retrieval.tasks import Suite, distinct, open_task
 
     if not specs and suite is None:
-        raise ConfigError("no task to evaluate on; give --task KIND=PLACE or --suite SUITE.yaml")
+        raise ConfigError("no task to evaluate on; give --task KIND=PLACE or --suite SUITE.yaml", code="NO_TASK")
     from_suite = Suite.load(suite).with_languages(languages).open() if suite else []
     return distinct([*(open_task(spec, languages) for spec in specs), *from_suite])
 
 
-def _check_bm25(settings: EvaluateSettings, *, untrained: bool) -> None:
-    from hbt_ray.retrieval.encoder import EncodingConfig
-
-    if settings.posthoc or untrained or settings.encoder != EncodingConfig():
-        raise ConfigError("bm25 has neither vectors nor weights; leave out posthoc, encoder settings and --untrained")
-
-
 @contextmanager
 def _lock_results(folders: Sequence[Path]) -> Iterator[None]:
-    """Lock the results of all tasks before the first begins. Other tasks may be evaluated meanwhile.
-
-    Raises:
-        LockedError: another command evaluates one of the tasks.
-    """
+    """Lock the results of all tasks before the first begins. Other tasks may be evaluated meanwhile."""
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(exclusive_lock(folder, "evaluating"))

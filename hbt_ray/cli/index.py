@@ -50,13 +50,19 @@ def build(
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
     from hbt_ray.retrieval.search.saved_index import read_documents
+    from hbt_ray.retrieval.tasks import Task, open_task
 
     screen = Screen(as_json)
     settings = IndexSettings.load(overrides=overrides or ())
     tags = language_tags(languages)
     if bool(task) == bool(documents):
-        raise ConfigError("give either --task KIND=PLACE or --documents FILE")
-    table = read_documents(documents, tags) if documents else _task_documents(task, tags)
+        raise ConfigError("give either --task KIND=PLACE or --documents FILE", code="NO_DOCUMENTS")
+    if documents:
+        table = read_documents(documents, tags)
+    elif isinstance(opened := open_task(task, tags), Task):
+        table = opened.documents
+    else:
+        raise ConfigError(f"--task {task}: a bitext has no documents to index", code="NO_DOCUMENTS")
     run = find_run(model)
     encoder = encoder_config(settings.encoder, encoder_path(run, model))
     fetch_model(encoder.model)
@@ -95,15 +101,6 @@ def build_index(
     counts = ", ".join(f"{language} {count:,}" for language, count in saved.manifest.languages.items())
     screen.log(f"{folder}: {counts}")
     return saved
-
-
-def _task_documents(spec: str, languages: list[str]) -> pa.Table:
-    from hbt_ray.retrieval.tasks import Task, open_task
-
-    task = open_task(spec, languages)
-    if not isinstance(task, Task):
-        raise ConfigError(f"--task {spec}: a bitext has sentences and no documents to index")
-    return task.documents
 
 
 def search(

@@ -41,7 +41,7 @@ def submit(
     working_dir: Annotated[str, typer.Option(help="Folder that is uploaded for the job.")] = ".",
     runtime_env: Annotated[
         Path, typer.Option(metavar="FILE", help="Ray's runtime environment; its excludes are not uploaded.")
-    ] = Path("cluster/runtime_env.yaml"),
+    ] = RUNTIME_ENV,
     name: Annotated[str, typer.Option(help="Name of the job. Default: Ray chooses one.")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or print its name and exit.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the `ray job submit` that does this.")] = False,
@@ -64,36 +64,29 @@ def submit(
 
 
 def _check_command(context: typer.Context, word: str) -> None:
-    """Refuse unknown commands here, and not on the cluster.
-
-    Raises:
-        ConfigError: there is no such command.
-    """
+    """Refuse unknown commands here, and not on the cluster."""
     group = context.parent.command if context.parent else None
     known = [name for name in getattr(group, "commands", {}) if name != context.info_name]
     if word not in known:
         near = get_close_matches(word, known, 1)
         guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"{word!r} is not a command that a job can run; {guess}")
+        raise ConfigError(f"{word!r} is not a command that a job can run; {guess}", code="UNKNOWN_COMMAND")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command that runs as a job on a cluster.
-
-    Args:
-        command: the words after `hbt`.
-        address: URL of the job server.
-        working_dir: a folder, or the URI of a zip file, which becomes the job's working directory.
-        runtime_env: file with Ray's runtime environment.
-        name: submission id of the job; Ray generates one if it is empty.
-    """
+    """A command that runs as a job on a cluster."""
 
     command: tuple[str, ...]
+    """The words after `hbt`."""
     address: str
+    """URL of the job server."""
     working_dir: str = "."
+    """A folder, or the URI of a zip file, which becomes the job's working directory."""
     runtime_env: Path = RUNTIME_ENV
+    """File with Ray's runtime environment."""
     name: str = ""
+    """Submission id of the job; Ray generates one if it is empty."""
     wait: bool = True
 
     @property

@@ -62,8 +62,6 @@ def train_run(
     """Train a run to its end, or continue it, and export its encoder. Needs a Ray session.
 
     Args:
-        config: the run.
-        screen: shows progress and results.
         until: stop after this step of the whole run.
         opened: what `open_run` returned for the same configuration, if it was called already.
 
@@ -72,58 +70,57 @@ def train_run(
         ConfigError: a node does not see the run's folder.
         HbtError: see `hbt_ray.train.driver.trainer.fit`.
     """
+    from hbt_ray.console import TrainingProgress
+    from hbt_ray.doctor.run import check_shared
+    from hbt_ray.train.driver.trainer import fit, open_run
+    from hbt_ray.train.validation.record import run_status
+
     with exclusive_run(config):
-        return _train(config, screen, until, opened)
+        check_shared(config.run.root)
+        steps = config.optimiser.steps
+        screen.log(
+            f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on "
+            f"{config.workers}"
+        )
+        run = opened or open_run(config)
+        earlier_kinds = (row["kind"] for row in config.run.curve() if row["step"] < run.step)
+        with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
+            done = fit(config, progress.watch, until, opened=run, on_wait=screen.log)
+        status = run_status(config, done)
+        if status.best is not None:
+            screen.table(_validation_table(config, status.best))
+        if status.complete:
+            _export(config, status, screen)
+        else:
+            screen.log(f"stopped after step {done:,} of {steps:,}; the same command continues")
+        return status
 
 
 def exclusive_run(config: TrainConfig) -> AbstractContextManager[None]:
-    """The run's lock, for commands that write its folder. Reading a finished run needs none.
-
-    Raises:
-        LockedError: another command holds it.
-    """
+    """The run's lock, for commands that write its folder. Reading a finished run needs none."""
     return exclusive_lock(config.run.root, "training")
 
 
-def lock_card(run: RunDir) -> AbstractContextManager[None]:
-    """Wait for other commands that write the model card: it lists the results of all tasks, and evaluations on several
-    tasks may end at the same time."""
-    return blocking_lock(run.root / "card")
-
-
-def _train(config: TrainConfig, screen: Screen, until: int | None, opened: OpenedRun | None) -> RunStatus:
-    from hbt_ray.console import TrainingProgress
-    from hbt_ray.doctor.run import check_shared
+def write_locked_card(run: RunDir) -> None:
+    """Write the model card, one command at a time: it lists the results of all tasks, and several may end at once."""
     from hbt_ray.report.model_card import write_card
-    from hbt_ray.train.driver.trainer import fit, open_run
-    from hbt_ray.train.export import export
-    from hbt_ray.train.validation.record import run_status
 
-    check_shared(config.run.root)
-    steps = config.optimiser.steps
-    screen.log(
-        f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on {config.workers}"
-    )
-    run = opened or open_run(config)
-    earlier_kinds = (row["kind"] for row in config.run.curve() if row["step"] < run.step)
-    with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
-        done = fit(config, progress.watch, until, opened=run, on_wait=screen.log)
-    status = run_status(config, done)
-    if status.best is not None:
-        screen.table(_validation_table(config, status.best))
-    if not status.complete:
-        screen.log(f"stopped after step {done:,} of {steps:,}; the same command continues")
-        return status
-    with lock_card(config.run):
-        exported = export(config.run)
-        write_card(config.run)
+    with blocking_lock(run.root / "card"):
+        write_card(run)
+
+
+def _export(config: TrainConfig, status: RunStatus, screen: Screen) -> None:
+    from hbt_ray.train.export import export
+
+    exported = export(config.run)
+    write_locked_card(config.run)
     if status.reason:
         screen.log(
-            f"stopped early at step {done:,} of {steps:,}: {status.reason}; a larger validation.patience continues"
+            f"stopped early at step {status.done:,} of {config.optimiser.steps:,}: {status.reason}; a larger "
+            "validation.patience continues"
         )
-    which = "" if exported == done else f" of step {exported:,}"
-    screen.log(f"{done:,} steps are done; the encoder{which} is in {config.run.model}")
-    return status
+    which = "" if exported == status.done else f" of step {exported:,}"
+    screen.log(f"{status.done:,} steps are done; the encoder{which} is in {config.run.model}")
 
 
 def _newest_validation(config: TrainConfig) -> Callable[[], str]:

@@ -17,14 +17,13 @@ from hbt_ray.cli.arguments import JsonOption, Overrides
 from hbt_ray.storage import exclusive_lock
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from hbt_ray.console import Screen
     from hbt_ray.run_dir import RunDir
     from hbt_ray.tune.search import Search
     from hbt_ray.tune.search_state import SearchState, Trial
 
-_STATUSES = ("finished", "stopped", "failed", "running")
+SECONDS_BETWEEN_LINES = 10.0
+_STATUSES = ("running", "finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -90,39 +89,33 @@ def run_search(search: Search, question: str, screen: Screen) -> SearchOutcome:
         LockedError: another command runs the search.
         HbtError: every trial failed.
     """
-    with exclusive_search(search):
-        return _search(search, question, screen)
-
-
-def exclusive_search(search: Search) -> AbstractContextManager[None]:
-    """The search's lock, for commands that write its folder.
-
-    Raises:
-        LockedError: another command holds it.
-    """
-    return exclusive_lock(search.folder, "searching")
-
-
-def _search(search: Search, question: str, screen: Screen) -> SearchOutcome:
     import ray
 
     from hbt_ray.doctor.run import check_shared
     from hbt_ray.tune.tuner import exhausted_budget
 
-    check_shared(search.folder)
-    settings = search.settings
-    max_concurrent = search.max_concurrent(ray.cluster_resources())
-    concurrent = min(settings.concurrent or max_concurrent, max_concurrent)
-    if settings.concurrent and settings.concurrent > max_concurrent:
-        screen.log(f"search.concurrent={settings.concurrent}, but only {max_concurrent} trials fit; the others wait")
-    begun = len(search.state.trials)
-    earlier = f", continuing with {begun} trials that began before" if begun else ""
-    screen.log(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{earlier}")
-    with _progress(search, screen):
-        state = search.run(concurrent)
-    if reason := exhausted_budget(state, settings.budget, state.last):
-        screen.log(f"the budget ended the search: {reason}")
-    return conclude(search, question, screen)
+    with exclusive_search(search):
+        check_shared(search.folder)
+        settings = search.settings
+        max_concurrent = search.max_concurrent(ray.cluster_resources())
+        concurrent = min(settings.concurrent or max_concurrent, max_concurrent)
+        if settings.concurrent and settings.concurrent > max_concurrent:
+            screen.log(
+                f"search.concurrent={settings.concurrent}, but only {max_concurrent} trials fit; the others wait"
+            )
+        num_earlier = len(search.state.trials)
+        earlier = f", continuing with {num_earlier} trials that began before" if num_earlier else ""
+        screen.log(f"searching {search.folder}: {search.num_trials} trials, {concurrent} at a time{earlier}")
+        with _progress(search, screen):
+            state = search.run(concurrent)
+        if reason := exhausted_budget(state, settings.budget, state.last):
+            screen.log(f"the budget ended the search: {reason}")
+        return conclude(search, question, screen)
+
+
+def exclusive_search(search: Search) -> AbstractContextManager[None]:
+    """The search's lock, for commands that write its folder."""
+    return exclusive_lock(search.folder, "searching")
 
 
 def conclude(search: Search, question: str, screen: Screen) -> SearchOutcome:
@@ -153,78 +146,42 @@ def _export(run: RunDir) -> None:
 
 @contextmanager
 def _progress(search: Search, screen: Screen) -> Iterator[None]:
-    """Show the search while the block runs: a live table on a terminal, a line now and then elsewhere."""
-    done = threading.Event()
-    show = _show_table if screen.is_terminal else _print_lines
-    thread = threading.Thread(target=show, args=(search, screen, done), daemon=True)
+    """Print a line about the search every few seconds while the block runs, if it has changed."""
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        last = ""
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            if (line := _state_line(search)) != last:
+                screen.log(line)
+                last = line
+
+    thread = threading.Thread(target=print_lines, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        ended.set()
         thread.join()
-
-
-def _show_table(search: Search, screen: Screen, done: threading.Event) -> None:
-    from rich.live import Live
-
-    with Live(console=screen.rich, transient=True, auto_refresh=False) as live:
-        while not done.wait(1):
-            live.update(_state_table(search), refresh=True)
-
-
-def _print_lines(search: Search, screen: Screen, done: threading.Event) -> None:
-    from hbt_ray.console import SECONDS_BETWEEN_LINES
-
-    last = ""
-    while not done.wait(SECONDS_BETWEEN_LINES):
-        if (line := _state_line(search)) != last:
-            screen.log(line)
-            last = line
 
 
 def _state_line(search: Search) -> str:
     """Number of trials by status, the best trial, and what is left of the budget."""
-    state = search.state
+    from hbt_ray.tune.space import format_value
+
+    state, best = search.state, ""
     counts = [
-        f"{sum(trial.status == status for trial in state.trials if not trial.posthoc)} {status}"
-        for status in ("running", "finished", "stopped", "failed")
+        f"{sum(trial.status == status for trial in state.trials if not trial.posthoc)} {status}" for status in _STATUSES
     ]
-    best = [
-        f"best {name} {trial.last(name):.3f} ({_values_text(trial)})"
-        for name in search.settings.objectives[:1]
-        if (trial := state.best(name))
-    ]
-    return "; ".join([", ".join(counts) + f" of {search.num_trials}", *best, *_budget_left(search, state)])
-
-
-def _budget_left(search: Search, state: SearchState) -> list[str]:
+    name = search.settings.objectives[0]
+    if trial := state.best(name):
+        values = ", ".join(f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in trial.values.items())
+        best = f"; best {name} {trial.last(name):.3f} ({values})"
     budget, now = search.settings.budget, time.time()
     amounts = [
         (budget.steps, state.steps, "steps"),
         (budget.hours, (state.seconds + now - state.last) / 3600 if state.last else 0, "hours"),
         (budget.gpu_hours, state.gpu_hours(now), "GPU hours"),
     ]
-    return [f"{max(0, limit - used):,.3g} {unit} left" for limit, used, unit in amounts if limit is not None]
-
-
-def _state_table(search: Search) -> Table:
-    from rich.table import Table as RichTable
-
-    state, objectives = search.state, search.settings.objectives
-    table = RichTable(title=_state_line(search), title_justify="left", box=None, pad_edge=False)
-    for column in ("trial", "state", "step", *objectives):
-        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
-    shown = [trial for trial in state.trials if trial.status == "running"]
-    shown += [best for name in objectives if (best := state.best(name)) and best not in shown]
-    for trial in shown:
-        values = (trial.last(name) for name in objectives)
-        cells = ("–" if value is None else f"{value:.3f}" for value in values)
-        table.add_row(_values_text(trial), trial.status, f"{trial.step:,} of {trial.steps:,}", *cells)
-    return table
-
-
-def _values_text(trial: Trial) -> str:
-    from hbt_ray.tune.space import format_value
-
-    return ", ".join(f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in trial.values.items())
+    left = [f"; {max(0, limit - used):,.3g} {unit} left" for limit, used, unit in amounts if limit is not None]
+    return f"{', '.join(counts)} of {search.num_trials}{best}{''.join(left)}"

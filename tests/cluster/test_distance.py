@@ -81,7 +81,7 @@ def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(world: Path) ->
         assert job.returncode == 0, told
         assert weights(cut) == weights(near)
         assert f"; Ray has lost {lost.address}, and waits for workers" in out
-        assert "the workers were started again: on from step" in out
+        assert "the workers were started again: training continues from step" in out
     assert not any(host.processes() for host in everyone)
 
 
