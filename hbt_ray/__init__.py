@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hbt_ray.data.index.negatives import Negatives
-    from hbt_ray.data.plan.config import PlanConfig
-    from hbt_ray.data.plan.plan import Batch, Plan
-    from hbt_ray.data.prepare import StoreConfig, prepare
-    from hbt_ray.data.store.store import Store
-    from hbt_ray.retrieval.encoder import EncoderConfig
-    from hbt_ray.retrieval.mining.candidates import MineConfig
-    from hbt_ray.retrieval.mining.mine import mine
-    from hbt_ray.retrieval.result import EvaluationResult
-    from hbt_ray.retrieval.tasks import Task, open_task
-    from hbt_ray.train.config import TrainConfig
-    from hbt_ray.train.driver.trainer import fit
-    from hbt_ray.train.loss.info_nce import info_nce
+    from hbt_ray.data.index.negatives import Negatives as Negatives
+    from hbt_ray.data.plan.config import PlanConfig as PlanConfig
+    from hbt_ray.data.plan.plan import Batch as Batch
+    from hbt_ray.data.plan.plan import Plan as Plan
+    from hbt_ray.data.prepare import StoreConfig as StoreConfig
+    from hbt_ray.data.prepare import prepare as prepare
+    from hbt_ray.data.store.store import Store as Store
+    from hbt_ray.retrieval.encoder import EncoderConfig as EncoderConfig
+    from hbt_ray.retrieval.mining.candidates import MineConfig as MineConfig
+    from hbt_ray.retrieval.mining.mine import mine as mine
+    from hbt_ray.retrieval.result import EvaluationResult as EvaluationResult
+    from hbt_ray.retrieval.tasks import Task as Task
+    from hbt_ray.retrieval.tasks import open_task as open_task
+    from hbt_ray.train.config import TrainConfig as TrainConfig
+    from hbt_ray.train.driver.trainer import fit as fit
+    from hbt_ray.train.loss.info_nce import info_nce as info_nce
 
 _HOMES = {
     "Batch": "data.plan.plan",
@@ -45,24 +48,7 @@ _HOMES = {
     "prepare": "data.prepare",
 }
 
-__all__ = [
-    "Batch",
-    "EncoderConfig",
-    "EvaluationResult",
-    "MineConfig",
-    "Negatives",
-    "Plan",
-    "PlanConfig",
-    "Store",
-    "StoreConfig",
-    "Task",
-    "TrainConfig",
-    "fit",
-    "info_nce",
-    "mine",
-    "open_task",
-    "prepare",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -35,15 +35,18 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def explain(error: BaseException, what: str = "") -> HbtError:
     """Return the error that user code raised, as an `HbtError`.
 
-    An `HbtError` is returned as it was raised. Other errors become one line: no memory, no space, a dead process, or
-    class and message of the error.
+    An `HbtError` is returned as it was raised, also if a library has raised another error from it. Other errors become
+    one line: no memory, no space, a dead process, or class and message of the error.
 
     Args:
         what: the work that failed, such as "encoding".
     """
     cause = cause_of(error)
-    if isinstance(cause, HbtError):
-        return cause
+    origin: BaseException | None = cause
+    while origin is not None:
+        if isinstance(origin, HbtError):
+            return origin
+        origin = origin.__cause__
     if (storage := storage_error(cause)) is not None:
         return storage
     text = describe_error(cause)

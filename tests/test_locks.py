@@ -18,7 +18,6 @@ import pytest
 
 from hbt_ray.cli.evaluate import evaluate_bm25, evaluate_tasks
 from hbt_ray.cli.index import build_index
-from hbt_ray.cli.mine import mine_store
 from hbt_ray.cli.posthoc import fit_transform
 from hbt_ray.cli.train import train_run
 from hbt_ray.console import Screen
@@ -26,6 +25,7 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.errors import LockedError
 from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import MineConfig
+from hbt_ray.retrieval.mining.mine import mine
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.tasks import open_task
 from hbt_ray.retrieval.transforms import make_method
@@ -89,7 +89,7 @@ def _fit(world: Path) -> Any:
 
 
 def _mine(world: Path) -> Any:
-    return mine_store(Store(world / "store"), ENCODER, MineConfig(), world / "runs" / "x", name="x", screen=SCREEN)
+    return mine(Store(world / "store"), ENCODER, MineConfig(), world / "runs" / "x", name="x", screen=SCREEN)
 
 
 def _index(world: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import valid_name
+
+if TYPE_CHECKING:
+    from hbt_ray.retrieval.encoder import EncoderConfig, EncodingConfig
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model folder or a Hugging Face name.")]
@@ -65,9 +68,11 @@ def results_folder(storage: Path, name: str) -> RunDir:
     return RunDir((storage / valid_name(name, "name")).absolute())
 
 
-def encoder_path(run: RunDir, model: str) -> str:
-    """The exported encoder if MODEL is a run, otherwise MODEL itself."""
-    return str(run.model) if run.config.exists() else model
+def encoder_of(run: RunDir, model: str, encoding: EncodingConfig) -> EncoderConfig:
+    """The settings `encoder.*` applied to MODEL, or to its exported encoder if MODEL is a run."""
+    from hbt_ray.retrieval.encoder import EncoderConfig
+
+    return EncoderConfig(model=str(run.model) if run.config.exists() else model, **encoding.model_dump())
 
 
 def transform_file(run: RunDir, model: str, name: str) -> Path:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TextIO, TypeGuard
 
@@ -122,11 +121,7 @@ def _report(error: BaseException) -> int:
 
 
 def _known_error(error: BaseException) -> HbtError | None:
-    """The error of ours that explains what happened, if there is one."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, HbtError):
-            return cause
+    """The error of ours that explains what happened; None if this is a bug."""
     if not isinstance(error, Exception):
         return None
     from hbt_ray.ray_errors import explain, is_ray_error
@@ -134,25 +129,14 @@ def _known_error(error: BaseException) -> HbtError | None:
     explained = explain(error)
     if explained.code != "WORKER_FAILED" or is_ray_error(error):
         return explained
-    for cause in causes:
-        if isinstance(cause, ValueError) and "embedded null" in str(cause):
-            return InputError("a path holds a NUL character, which no file name can have", code="NUL")
-        if isinstance(cause, OverflowError):
-            return InputError(f"a number is too large ({cause})", code="NUMBER")
-        if isinstance(cause, OSError) and cause.errno is not None:
-            place = f"{cause.filename}: " if cause.filename else ""
-            return InputError(f"{place}{cause.strerror}", code="SYSTEM")
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return InputError("a path holds a NUL character, which no file name can have", code="NUL")
+    if isinstance(error, OverflowError):
+        return InputError(f"a number is too large ({error})", code="NUMBER")
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f"{error.filename}: " if error.filename else ""
+        return InputError(f"{place}{error.strerror}", code="SYSTEM")
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps: `raise … from`, and the errors of workers that Ray wraps."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while isinstance(current, BaseException) and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = getattr(current, "cause", None) or current.__cause__
 
 
 def _print_error(text: str) -> None:

@@ -15,7 +15,7 @@ from hbt_ray.cli.arguments import (
     JsonOption,
     LanguagesOption,
     Overrides,
-    encoder_path,
+    encoder_of,
     find_run,
     language_tags,
     results_folder,
@@ -60,7 +60,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate an encoder or BM25: monolingual, cross-lingual, and in one pool of all languages."""
-    from hbt_ray.cli.settings import EvaluateSettings, encoder_config
+    from hbt_ray.cli.settings import EvaluateSettings
     from hbt_ray.console import Screen
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import EncodingConfig, fetch_model
@@ -81,7 +81,7 @@ def evaluate(
     run = find_run(model, settings.name, settings.storage_path)
     if untrained and not run.config.exists():
         raise ConfigError(f"--untrained: {model} is not a run, so it has no base encoder", code="NO_BASE")
-    encoder = encoder_config(settings.encoder, encoder_path(run, model))
+    encoder = encoder_of(run, model, settings.encoder)
     transform = Transform.load(transform_file(run, model, settings.posthoc)) if settings.posthoc else None
     fetch_model(encoder.model)
     with session():

@@ -14,7 +14,7 @@ from hbt_ray.cli.arguments import (
     LanguagesOption,
     ModelArgument,
     Overrides,
-    encoder_path,
+    encoder_of,
     find_run,
     language_tags,
 )
@@ -45,7 +45,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Encode documents and save them with an index."""
-    from hbt_ray.cli.settings import IndexSettings, encoder_config
+    from hbt_ray.cli.settings import IndexSettings
     from hbt_ray.console import Screen
     from hbt_ray.ray_session import session
     from hbt_ray.retrieval.encoder import fetch_model
@@ -64,7 +64,7 @@ def build(
     else:
         raise ConfigError(f"--task {task}: a bitext has no documents to index", code="NO_DOCUMENTS")
     run = find_run(model)
-    encoder = encoder_config(settings.encoder, encoder_path(run, model))
+    encoder = encoder_of(run, model, settings.encoder)
     fetch_model(encoder.model)
     with session():
         saved = build_index(encoder, table, Path(index), settings.index, screen)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hbt_ray.cli.arguments import JsonOption, ModelArgument, Overrides, encoder_path, find_run, transform_file
+from hbt_ray.cli.arguments import JsonOption, ModelArgument, Overrides, encoder_of, find_run, transform_file
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
@@ -28,7 +28,7 @@ def posthoc(
     as_json: JsonOption = False,
 ) -> None:
     """Fit a transform that removes the language from a model's vectors; `evaluate MODEL posthoc=NAME` uses it."""
-    from hbt_ray.cli.settings import PosthocSettings, encoder_config
+    from hbt_ray.cli.settings import PosthocSettings
     from hbt_ray.console import Screen
     from hbt_ray.data.store.store import Store as OpenStore
     from hbt_ray.ray_session import session
@@ -41,7 +41,7 @@ def posthoc(
     opened = OpenStore(store)
     run = find_run(model, settings.name, settings.storage_path)
     path = check_transform_path(out or transform_file(run, model, method + "-documents" * documents_only))
-    encoder = encoder_config(settings.encoder, encoder_path(run, model))
+    encoder = encoder_of(run, model, settings.encoder)
     fetch_model(encoder.model)
     with session():
         transform = fit_transform(opened, encoder, settings.method, path, run.vectors, screen)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hbt_ray.config import Config
 from hbt_ray.data.prepare.config import StoreConfig
-from hbt_ray.retrieval.encoder import EncoderConfig, EncodingConfig
+from hbt_ray.retrieval.encoder import EncodingConfig
 from hbt_ray.retrieval.mining.candidates import MineConfig
 from hbt_ray.retrieval.mining.rescore import RescorerConfig
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
@@ -99,8 +99,3 @@ COMMAND_SETTINGS: dict[str, type[Config]] = {
     "doctor": DoctorSettings,
     "demo": TrainConfig,
 }
-
-
-def encoder_config(encoding: EncodingConfig, model: str) -> EncoderConfig:
-    """The settings `encoder.*` applied to a model."""
-    return EncoderConfig(model=model, **encoding.model_dump())

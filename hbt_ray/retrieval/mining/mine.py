@@ -30,7 +30,7 @@ from hbt_ray.retrieval.mining.candidates import (
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, rescore
 from hbt_ray.retrieval.search.exact_scores import pair_scores
 from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
-from hbt_ray.storage import atomic_folder
+from hbt_ray.storage import atomic_folder, exclusive_lock
 
 _PAIRS = 1 << 20
 """Questions times ranks that are searched and filtered at a time: about 50 MB."""
@@ -105,6 +105,7 @@ def mine(
         screen: where progress is shown. Default: nowhere.
 
     Raises:
+        LockedError: another command mines into `folder`.
         ConfigError: no dataset has the language, `folder` is not empty, or no negative is left.
         ModelError, TaskError, ResourceError: see `encode`, `rescore` and `ShardedIndex`.
     """
@@ -112,7 +113,7 @@ def mine(
     languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
     models = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
-    with atomic_folder(check_output_folder(folder)) as scratch:
+    with exclusive_lock(folder, "mining"), atomic_folder(check_output_folder(folder)) as scratch:
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)
             if language is None:
