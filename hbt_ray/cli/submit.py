@@ -105,11 +105,7 @@ class Job:
         return shlex.join(("ray", *self.ray_arguments))
 
     def check(self) -> None:
-        """Check everything that can be wrong before a byte is sent.
-
-        Raises:
-            ConfigError: a file or folder is missing, is not what Ray takes, is too large, or a secret would be visible.
-        """
+        """Check runtime environment, working directory and secrets before a byte is sent."""
         environment = _read_runtime_env(self.runtime_env)
         _check_secrets(shlex.join(self.command), environment.get("env_vars", {}))
         if "://" not in self.working_dir:
@@ -136,11 +132,7 @@ class Job:
 
 
 def job_server_address(option: str | None) -> str:
-    """Return the address from the option, else from RAY_API_SERVER_ADDRESS, else this machine's.
-
-    Raises:
-        ConfigError: it is not the address of a job server.
-    """
+    """Return the address from the option, else from RAY_API_SERVER_ADDRESS, else this machine's."""
     address = (option or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS).rstrip("/")
     if "://" not in address:
         address = f"http://{address}"
@@ -158,12 +150,7 @@ def job_server_address(option: str | None) -> str:
 
 
 def check_job_server(address: str, name: str = "") -> None:
-    """Check that a job server answers, accepts our token, runs our version of Ray and has no job of this name.
-
-    Raises:
-        ConfigError: a job has the name already.
-        ResourceError: the server cannot be used; the message says what to do.
-    """
+    """Check that a job server answers, accepts our token, runs our version of Ray and has no job of this name."""
     try:
         import aiohttp  # noqa: F401
         import ray
@@ -222,25 +209,21 @@ def _check_answers(address: str) -> None:
 def _read_runtime_env(path: Path) -> dict[str, Any]:
     from ray.runtime_env import RuntimeEnv
 
-    if not path.is_file():
+    try:
+        environment = read_yaml(path)
+        if not isinstance(environment, dict):
+            raise ValueError(f"it contains a {type(environment).__name__} instead of keys")
+        if unknown := environment.keys() - RuntimeEnv.known_fields:
+            raise ValueError(f"Ray does not know the key {', '.join(map(repr, sorted(map(str, unknown))))}")
+        RuntimeEnv(**{key: value for key, value in environment.items() if key != "working_dir"})
+    except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file, and without its excludes the job would also send data and runs. Run this from the "
             "folder that has it, or name another with --runtime-env",
             code="RUNTIME_ENV",
-        )
-    try:
-        environment = read_yaml(path)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})", code="INVALID_YAML") from None
-    if not isinstance(environment, dict):
-        raise ConfigError(f"{path}: contains a {type(environment).__name__} instead of keys", code="RUNTIME_ENV")
-    if unknown := environment.keys() - RuntimeEnv.known_fields:
-        names = ", ".join(map(repr, sorted(map(str, unknown))))
-        raise ConfigError(f"{path}: Ray does not know the key {names}", code="RUNTIME_ENV")
-    try:
-        RuntimeEnv(**{key: value for key, value in environment.items() if key != "working_dir"})
+        ) from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: Ray does not accept it ({error})", code="RUNTIME_ENV") from None
+        raise ConfigError(f"{path}: not a runtime environment of Ray ({error})", code="RUNTIME_ENV") from None
     return environment
 
 

@@ -33,21 +33,12 @@ def test_the_line_is_a_call_of_ray_that_a_shell_can_read() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        (None, "RUNTIME_ENV"),
-        ("[1, 2]", "RUNTIME_ENV"),
-        ("a: [", "INVALID_YAML"),
-        ("exclude: [data]", "RUNTIME_ENV"),
-        ("env_vars: [A]", "RUNTIME_ENV"),
-    ],
-)
-def test_a_bad_runtime_environment(folder: Path, text: str | None, code: str) -> None:
+@pytest.mark.parametrize("text", [None, "[1, 2]", "a: [", "exclude: [data]", "env_vars: [A]"])
+def test_a_bad_runtime_environment(folder: Path, text: str | None) -> None:
     (folder / "env.yaml").unlink() if text is None else (folder / "env.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         job(folder).check()
-    assert error.value.code == code
+    assert error.value.code == "RUNTIME_ENV"
     assert str(folder / "env.yaml") in str(error.value)
 
 
