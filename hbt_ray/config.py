@@ -1,7 +1,7 @@
 """Configuration: frozen typed models, read from YAML, changed by `key=value` on the command line.
 
-Every part of the system owns its own model beside its code (plan settings beside the plan, and so on); this module
-holds only what they share. Unknown keys are errors that name the nearest valid key.
+Each part of the system has its model beside its code; this module has what they share. Unknown keys are errors that
+name the nearest valid key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_PROBLEMS = 10
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, strict about its keys, its field docs are the docstrings below them."""
+    """Base of every configuration: frozen, strict about its keys, with the docstrings below fields as their help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     renamed_keys: ClassVar[dict[str, str]] = {}
@@ -60,10 +60,9 @@ class Config(BaseModel):
         overrides: Sequence[str] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> Self:
-        """Read a YAML file, apply overrides such as `plan.alpha=0.3`, validate.
+        """Read a YAML file if there is one, apply overrides such as `plan.alpha=0.3`, validate.
 
         Args:
-            path: the file; without one, only overrides and defaults count.
             defaults: values of top-level keys that the file does not have.
 
         Raises:
@@ -87,16 +86,15 @@ class Config(BaseModel):
             raise ConfigError(f"{origin}: {shown}") from None
 
     def to_yaml(self) -> str:
-        """The exact configuration, so that `load` gives an equal one, but for keys and passwords in URIs.
+        """The exact configuration, which `load` reads back, without keys and passwords in URIs.
 
-        What is written is published sooner or later. Without them a URI takes the credentials of the environment.
+        A written configuration may be published. Without them a URI takes the credentials of the environment.
         """
-        values = without_secrets(self.model_dump(mode="json"))
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(without_secrets(self.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def without_secrets(value: Any) -> Any:
-    """Nested values whose URIs have lost their keys and passwords: `s3://KEY:SECRET@bucket` → `s3://bucket`."""
+    """Nested values without keys and passwords in URIs: `s3://KEY:SECRET@bucket` → `s3://bucket`."""
     if isinstance(value, dict):
         return {without_secrets(key): without_secrets(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -131,10 +129,6 @@ def _language(value: Any) -> str:
     return normalise_tag(value)
 
 
-def _once(tags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(tags))
-
-
 def _distinct(values: Any) -> Any:
     """Refuse two spellings of one language: the second would silently replace the first."""
     spellings: dict[str, str] = {}
@@ -151,8 +145,8 @@ def _distinct(values: Any) -> Any:
 
 Language = Annotated[str, BeforeValidator(_language)]
 """A BCP-47 tag in canonical spelling."""
-Languages = Annotated[tuple[Language, ...], AfterValidator(_once)]
-"""Each once, in the order in which they are given."""
+Languages = Annotated[tuple[Language, ...], AfterValidator(lambda tags: tuple(dict.fromkeys(tags)))]
+"""Each language once, in the order of the list."""
 ByLanguage = Annotated[dict[Language, _T], BeforeValidator(_distinct)]
 """Language → value."""
 
@@ -187,16 +181,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
     node: Any = values
     for name in parents:
         if isinstance(node, dict):
-            # What is not there yet, or null as in a run's own config.yaml, is begun here.
+            # A section may be missing, or null as in a run's own config.yaml.
             node[name] = {} if node.get(name) is None else node[name]
             node = node[name]
-        elif isinstance(node, list) and name in _numbers(node):
+        elif isinstance(node, list) and name in _positions(node):
             node = node[int(name)]
         else:
             raise ConfigError(f"{shown}: {name[:_MAX_SHOWN]!r} has no keys", code="INVALID_OVERRIDE")
     if isinstance(node, dict):
         node[last] = value
-    elif isinstance(node, list) and last in _numbers(node):
+    elif isinstance(node, list) and last in _positions(node):
         node[int(last)] = value
     else:
         raise ConfigError(
@@ -204,17 +198,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
         )
 
 
-def _numbers(entries: list[Any]) -> set[str]:
+def _positions(entries: list[Any]) -> set[str]:
     return set(map(str, range(len(entries))))
 
 
 def _describe(error: Any) -> str:
     where = ".".join(str(part)[:_MAX_SHOWN] for part in error["loc"])
     message = " ".join(error["msg"].removeprefix("Value error, ").split())[: 5 * _MAX_SHOWN]
-    given = error["input"]
-    if isinstance(given, dict | BaseModel) or error["type"] == "missing":
-        return f"{where}: {message}" if where else message
-    return f"{where}: {message} (got {_shown(given)})" if where else f"{message} (got {_shown(given)})"
+    if not isinstance(error["input"], dict | BaseModel) and error["type"] != "missing":
+        message += f" (got {_shown(error['input'])})"
+    return f"{where}: {message}" if where else message
 
 
 def _shown(value: Any) -> str:

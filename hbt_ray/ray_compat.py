@@ -19,13 +19,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def job_config_without_working_directory(module_path: Sequence[str]) -> Any:
-    """Return a `JobConfig` that keeps the working directory off the workers' module path.
+    """Return a `JobConfig` whose workers have `module_path` and not the working directory on their module path.
 
     A `datasets.py` in the working directory would be imported instead of the library. Ray has no option for that: it
     adds the directories of the script and of the shell unless the runtime environment has a working directory.
-
-    Args:
-        module_path: directories that workers put on their module path.
     """
     from ray.job_config import JobConfig
 

@@ -1,8 +1,8 @@
 """Errors that Ray carries between processes: the cause in one line, without wrappers, tracebacks and advice of Ray.
 
-Ray wraps what a task raises two or three times and may keep only its text (`UserCodeException` loses its cause when it
-is pickled). `explain` looks through the wrappers. `Guarded` goes further: the workers of a Ray Data job return an error
-as a row, so Ray prints nothing about it, retries nothing, and the error arrives as the class that was raised.
+Ray wraps the error of a task two or three times and may keep only its text (`UserCodeException` loses its cause when it
+is pickled). `explain` finds the cause behind the wrappers. With `Guarded`, the workers of a Ray Data job return an
+error as a row: Ray prints and retries nothing, and the error arrives as the class that was raised.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FAILURE = "hbt_ray_failure"
+_MEMORY_MESSAGES = ("out of memory", "running low on memory", "can't allocate memory")
+_DEATHS = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError")
+"""Ray's errors for a process that died."""
 _LONGEST = 400
 _RAISED = re.compile(r"^(?!ray[.:])(?P<kind>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 """The line of a printed traceback that names the error. Ray's own classes are wrappers."""
@@ -57,7 +60,7 @@ def explain(error: BaseException, what: str = "") -> HbtError:
             "use a machine with more memory",
             code="OUT_OF_MEMORY",
         )
-    if _is_dead(cause):
+    if type(cause).__name__ in _DEATHS:
         return ResourceError(
             f"{start}a worker process died ({text}). It may have run out of memory, or its machine was lost: lower the "
             "batch size or the number of workers, and run the same command again",
@@ -120,17 +123,13 @@ def failure(error: BaseException) -> pa.Table:
 
 
 def guarded_batches(dataset: Any, what: str, prefetch_batches: int = 1) -> Iterator[pa.Table]:
-    """Yield the batches of a dataset whose tasks return a `failure` if they fail, as `Guarded` does.
-
-    Raises:
-        HbtError: a worker raised it, or Ray gave up.
-    """
+    """Yield the batches of a dataset whose tasks may return a `failure`, as `Guarded` does, and raise its error."""
     import ray
 
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_batches):
             if _FAILURE in batch.column_names:
-                raise next(pickle.loads(each) for each in batch[_FAILURE].to_pylist() if each is not None)
+                raise next(pickle.loads(error) for error in batch[_FAILURE].to_pylist() if error is not None)
             yield batch
     except ray.exceptions.RayError as error:
         raise explain(error, what) from error
@@ -177,14 +176,5 @@ def _from_text(text: str) -> BaseException | None:
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    lowered = text.lower()
-    return (
-        isinstance(error, MemoryError)
-        or "OutOfMemory" in type(error).__name__
-        or any(words in lowered for words in ("out of memory", "running low on memory", "can't allocate memory"))
-    )
-
-
-def _is_dead(error: BaseException) -> bool:
-    dead = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError")
-    return type(error).__name__ in dead
+    is_memory_error = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return is_memory_error or any(words in text.lower() for words in _MEMORY_MESSAGES)

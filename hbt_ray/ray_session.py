@@ -60,7 +60,7 @@ _MAX_FOLDER_BYTES = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/socke
 """Limit for a session folder: the kernel allows 107 bytes for the path of a socket."""
 _FOLDER_VARIABLE = "HBT_SESSION_FOLDER"
 """Environment variable of all processes of a cluster that a command started on this machine."""
-_STOPPED = "stopped; the same command goes on from the last checkpoint"
+_STOPPED = "stopped; the same command continues from the last checkpoint"
 _signal_received: int | None = None
 
 
@@ -102,16 +102,13 @@ def _terminate(number: int, frame: FrameType | None) -> Any:
     raise KeyboardInterrupt
 
 
-def configure_command() -> None:
-    """Call `configure` for a cluster or for this machine, depending on `RAY_ADDRESS`."""
-    configure(local=not _address())
-
-
-def _address() -> str:
-    """Return the address of the cluster that the environment names; empty for a session on this machine."""
+def configure_command() -> str:
+    """Call `configure` for the cluster that `RAY_ADDRESS` names, or for this machine. Returns the address or ""."""
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         os.environ.pop("RAY_ADDRESS", None)  # Ray would use an empty value as an address.
-    return os.environ.get("RAY_ADDRESS", "")
+    address = os.environ.get("RAY_ADDRESS", "")
+    configure(local=not address)
+    return address
 
 
 @contextmanager
@@ -126,7 +123,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         ResourceError: the cluster cannot be joined, or Ray cannot start on this machine.
         Interrupted: Ctrl-C, or a signal with the same effect.
     """
-    configure(local=not (address := _address()))
+    address = configure_command()
     import ray
 
     if ray.is_initialized():
@@ -137,14 +134,13 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
             catch_termination()  # Ray has set its own handler, which ends the process without a message.
             _silence_ray_loggers()
             yield
-    except KeyboardInterrupt:
-        raise Interrupted(_STOPPED) from None
-    except SystemExit as error:
-        # Until Ray has started, its own handler of SIGTERM ends the process with the signal's number as exit code.
-        if error.code != signal.SIGTERM:
-            raise
-        global _signal_received
-        _signal_received = signal.SIGTERM
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            # Until Ray has started, its own handler of SIGTERM ends the process with the signal's number as exit code.
+            if error.code != signal.SIGTERM:
+                raise
+            global _signal_received
+            _signal_received = signal.SIGTERM
         raise Interrupted(_STOPPED) from None
 
 
@@ -197,9 +193,6 @@ def _check_reachable(address: str) -> None:
     """Open a connection, because Ray tries an address for minutes and may then end the process.
 
     An address without HOST:PORT is not tried: Ray refuses it at once.
-
-    Raises:
-        OSError: nothing answers at the address.
     """
     if address == "auto":
         address = ray_compat.last_started_cluster()
@@ -261,9 +254,6 @@ def _make_folder() -> tuple[Path, int]:
     """Create a folder for Ray's sockets and logs, and a lock on it that ends with this process.
 
     Folders of processes that died are removed.
-
-    Raises:
-        ResourceError: no folder can be written whose path is short enough for sockets.
     """
     reasons = []
     for base in dict.fromkeys((os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp")):

@@ -283,4 +283,4 @@ def test_ctrl_c_ends_a_run_in_one_line(world: Path) -> None:
             if "step 1 of" in line:
                 running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 130, "".join(shown)
-    assert "Interrupted: stopped; the same command goes on from the last checkpoint" in shown[-1]
+    assert "Interrupted: stopped; the same command continues from the last checkpoint" in shown[-1]

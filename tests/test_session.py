@@ -81,7 +81,7 @@ def test_the_last_cluster_of_this_machine_may_have_ended(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("value", ["", "local"])
 def test_no_address_is_this_machine(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
-    assert sessions._address() == ""
+    assert sessions.configure_command() == ""
     assert "RAY_ADDRESS" not in os.environ
 
 
