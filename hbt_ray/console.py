@@ -108,31 +108,27 @@ class Screen:
 
     def __init__(self, as_json: bool = False, *, silent: bool = False) -> None:
         self._as_json = as_json
-        self._console = _Console(stderr=as_json, quiet=silent)
+        self.rich = _Console(stderr=as_json, quiet=silent)
         self._begin = time.monotonic()
-        if not self._console.is_terminal:
-            self._console.width = 160  # A log has no width; 80 columns would wrap every path.
+        if not self.rich.is_terminal:
+            self.rich.width = 160  # A log has no width; 80 columns would wrap every path.
         _hush_libraries()
 
     @property
     def is_terminal(self) -> bool:
-        return self._console.is_terminal
-
-    @property
-    def rich(self) -> Console:
-        return self._console
+        return self.rich.is_terminal
 
     def log(self, text: str) -> None:
         """One line, with the seconds since the command began."""
         seconds = f"{time.monotonic() - self._begin:5.0f} s"
-        self._console.print(Text.assemble((seconds, "dim"), "  ", printable(text).replace("\n", " ")))
+        self.rich.print(Text.assemble((seconds, "dim"), "  ", printable(text).replace("\n", " ")))
 
     def table(self, table: Table) -> None:
-        self._console.print(table)
+        self.rich.print(table)
 
     def text(self, text: Text | str = "") -> None:
         """A passage to read: a log keeps its lines whole, a terminal breaks them between words."""
-        self._console.print(text, soft_wrap=not self.is_terminal)
+        self.rich.print(text, soft_wrap=not self.is_terminal)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

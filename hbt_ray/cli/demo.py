@@ -36,8 +36,8 @@ def demo(
     from hbt_ray.console import Screen
     from hbt_ray.data.prepare import StoreConfig
     from hbt_ray.ray_session import session
-    from hbt_ray.report.runs import make_report
     from hbt_ray.report.headline import headline_table
+    from hbt_ray.report.runs import make_report
     from hbt_ray.retrieval.encoder import EncoderConfig
     from hbt_ray.retrieval.tasks import open_task
     from hbt_ray.train.config import TrainConfig

@@ -158,7 +158,7 @@ def check_job_server(address: str, name: str = "") -> None:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise ResourceError(
-            f"jobs need the cluster extra: pip install 'hbt-ray[cluster]' ({error})", code="MISSING_EXTRA"
+            f"jobs need the cluster extra: pip install 'hbt-ray[cluster]' ({error})", code="MISSING_PACKAGE"
         ) from None
     _check_answers(address)
     os.environ[ADDRESS_VARIABLE] = address  # Ray prefers its variable to the argument.

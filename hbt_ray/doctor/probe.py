@@ -39,7 +39,6 @@ class NodeProbe:
     def __init__(self) -> None:
         self._store: Any = None
         self._markers = ExitStack()
-        self._stage = "start"
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of `NodeFacts` that the machine itself knows."""
@@ -106,30 +105,18 @@ class NodeProbe:
             `stage`: the last stage that this rank entered (`store`, `group`, `reduce` or `done`); `error`: what ended
             it; `seconds`: the median time of a round, if it is done.
         """
-        self._stage = "store"
+        dist, timeout, stage, durations = _distributed(), timedelta(seconds=seconds), "store", []
         try:
-            rounds = self._rounds(backend, rank, world_size, address, port, device, timedelta(seconds=seconds))
-        except Exception as error:  # torch raises its own classes and bare RuntimeErrors; each is a result here.
-            return {"stage": self._stage, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-        return {"stage": "done", "error": "", "seconds": sorted(rounds)[len(rounds) // 2]}
+            import torch
 
-    def _rounds(
-        self, backend: str, rank: int, world_size: int, address: str, port: int, device: str, timeout: timedelta
-    ) -> list[float]:
-        import torch
-
-        dist = _distributed()
-        store = self._store or dist.TCPStore(address, port, timeout=timeout, wait_for_workers=False)
-        self._stage = "group"
-        if device != "cpu":
-            torch.cuda.set_device(device)
-        # The prefix separates the backends, because the store outlives the first of them.
-        dist.init_process_group(
-            backend, store=dist.PrefixStore(backend, store), rank=rank, world_size=world_size, timeout=timeout
-        )
-        try:
-            self._stage = "reduce"
-            durations = []
+            store = self._store or dist.TCPStore(address, port, timeout=timeout, wait_for_workers=False)
+            stage = "group"
+            if device != "cpu":
+                torch.cuda.set_device(device)
+            # The prefix separates the backends, because the store outlives the first of them.
+            store = dist.PrefixStore(backend, store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+            stage = "reduce"
             for _ in range(ROUNDS):
                 block = torch.ones(BLOCK_MEBIBYTES * 2**18, device=device)
                 dist.barrier()
@@ -139,9 +126,12 @@ class NodeProbe:
                 durations.append(time.perf_counter() - start)
                 if total != world_size:
                     raise RuntimeError(f"the sum over {world_size} ranks is {total:g}")
-            return durations
+        except Exception as error:  # torch raises its own classes and bare RuntimeErrors; each is a result here.
+            return {"stage": stage, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        return {"stage": "done", "seconds": sorted(durations)[len(durations) // 2]}
 
 
 @contextmanager

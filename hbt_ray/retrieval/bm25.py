@@ -184,5 +184,5 @@ def _import(module: str) -> Any:
     except ImportError:
         raise ConfigError(
             f"bm25 needs the package of {module}, which is not installed; `pip install 'hbt-ray[bm25]'`",
-            code="MISSING_EXTRA",
+            code="MISSING_PACKAGE",
         ) from None

@@ -208,7 +208,7 @@ def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> l
         TaskError: there is nothing to compare, or a baseline was evaluated on a task that no result has.
     """
     if not results:
-        raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first", code="NO_RESULT")
+        raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first", code="NO_RESULTS")
     baselines = {v.data: v for v in ([baseline] if isinstance(baseline, EvaluationResult) else baseline or ())}
     groups: dict[tuple[str, str], list[EvaluationResult]] = {}
     for result in results:
@@ -232,7 +232,7 @@ def _comparison(task: str, results: Sequence[EvaluationResult], baseline: Evalua
     candidates = [result for result in results if result != baseline]
     if not candidates:
         raise TaskError(
-            f"the only result on {task} is the baseline itself; give another result, or no baseline", code="NO_RESULT"
+            f"the only result on {task} is the baseline itself; give another result, or no baseline", code="NO_RESULTS"
         )
     ordered = [baseline, *candidates] if baseline else candidates
     names = Counter(result.model for result in ordered)

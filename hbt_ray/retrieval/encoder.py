@@ -311,7 +311,7 @@ def _check_vectors(config: EncoderConfig, vectors: Vectors) -> None:
     if not np.isfinite(vectors).all():
         raise ModelError(
             f"{config.model!r} gives vectors that are not finite; its weights are damaged or overflow",
-            code="NOT_FINITE",
+            code="MODEL_NOT_FINITE",
         )
     if zero := int((~vectors.any(axis=1)).sum()):
         raise ModelError(

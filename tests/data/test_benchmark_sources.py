@@ -202,7 +202,7 @@ def test_hub_reads_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_hub_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with refused("MISSING_LIBRARY", "pip install 'hbt-ray[hub]'"):
+    with refused("MISSING_PACKAGE", "pip install 'hbt-ray[hub]'"):
         read(kind="hub", path="miracl/miracl")
 
 

@@ -207,4 +207,4 @@ def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: py
         cached.cache_clear()
     with pytest.raises(ConfigError) as error:
         Bm25Index(["a"], ["de"], ["Haus"])
-    assert error.value.code == "MISSING_EXTRA"
+    assert error.value.code == "MISSING_PACKAGE"

@@ -146,7 +146,7 @@ class HubSource(Source):
         except ImportError:
             raise SourceError(
                 f"source {self.name!r} is of kind hub, which needs the library datasets: pip install 'hbt-ray[hub]'",
-                code="MISSING_LIBRARY",
+                code="MISSING_PACKAGE",
             ) from None
         # Older versions ask on the terminal whether to run code that comes with the data; it is never run.
         datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False

@@ -69,7 +69,7 @@ def rescore(
     if not np.isfinite(scores).all():
         raise ModelError(
             f"{config.model!r} gives scores that are not finite; its weights are damaged or overflow",
-            code="NOT_FINITE",
+            code="MODEL_NOT_FINITE",
         )
     return scores
 
