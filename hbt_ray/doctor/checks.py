@@ -43,7 +43,7 @@ class Finding:
     remedy: str = ""
 
 
-class Problem(NamedTuple):
+class NodeProblem(NamedTuple):
     """A problem of one node."""
 
     level: Level
@@ -129,7 +129,7 @@ def check_answers(nodes: Collection[str], missing: Mapping[str, str]) -> list[Fi
         "look at that machine and its raylet.out (/tmp/ray/session_latest/logs); end the node if it hangs. A slow disk "
         "may need a larger value of seconds"
     )
-    problems = {name: [Problem(Level.FAILURE, "cannot be examined", why, remedy)] for name, why in missing.items()}
+    problems = {name: [NodeProblem(Level.FAILURE, "cannot be examined", why, remedy)] for name, why in missing.items()}
     return _by_problem("nodes", problems) or [Finding("nodes", Level.OK, f"{_num_nodes(nodes)}: {_names(nodes)}")]
 
 
@@ -139,15 +139,15 @@ def check_versions(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Findin
     A cluster of several versions fails late and in strange ways.
     """
 
-    def problems(node: NodeFacts) -> Iterator[Problem]:
+    def problems(node: NodeFacts) -> Iterator[NodeProblem]:
         for package in driver.versions:
             expected, version = _public_version(driver, package), _public_version(node, package)
             if version != expected:
                 message = f"{package} is {expected} at the driver, but differs on nodes"
-                yield Problem(Level.FAILURE, message, version, SAME_CODE if package == "hbt_ray" else SAME_IMAGE)
+                yield NodeProblem(Level.FAILURE, message, version, SAME_CODE if package == "hbt_ray" else SAME_IMAGE)
         if node.versions.get("hbt_ray") == driver.versions.get("hbt_ray") and node.code != driver.code:
             message = f"the code of hbt_ray is {driver.code} at the driver, but differs on nodes of the same version"
-            yield Problem(Level.FAILURE, message, node.code, SAME_CODE)
+            yield NodeProblem(Level.FAILURE, message, node.code, SAME_CODE)
 
     versions = ", ".join(f"{package} {version}" for package, version in driver.versions.items() if version)
     return _by_problem("versions", {node.name: problems(node) for node in nodes}) or [
@@ -155,27 +155,27 @@ def check_versions(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Findin
     ]
 
 
-def _faiss_problems(node: NodeFacts) -> Iterator[Problem]:
+def _faiss_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     if not node.faiss:
         remedy = "install hbt-ray[cpu], or hbt-ray[gpu] on nodes with GPUs"
-        yield Problem(Level.FAILURE, "FAISS is not installed", "no faiss", remedy)
+        yield NodeProblem(Level.FAILURE, "FAISS is not installed", "no faiss", remedy)
     if len(node.faiss) > 1:
         remedy = "pip uninstall both, then install one of hbt-ray[cpu] and hbt-ray[gpu]"
         message = "several distributions overwrite each other's files"
-        yield Problem(Level.FAILURE, message, " and ".join(node.faiss), remedy)
+        yield NodeProblem(Level.FAILURE, message, " and ".join(node.faiss), remedy)
 
 
-def _gpu_problems(node: NodeFacts) -> Iterator[Problem]:
+def _gpu_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     """torch can be imported and can use exactly the GPUs that Ray counts."""
     if node.torch_error:
-        yield Problem(Level.FAILURE, "torch cannot be imported", node.torch_error, SAME_IMAGE)
+        yield NodeProblem(Level.FAILURE, "torch cannot be imported", node.torch_error, SAME_IMAGE)
     elif node.ray_gpus > node.torch_gpus:
         reason, remedy = _why_unusable(node.cuda_build, node.cuda_driver)
         message = f"torch sees fewer GPUs than Ray counts, because {reason}"
-        yield Problem(Level.FAILURE, message, f"{node.torch_gpus} of {node.ray_gpus:g}", remedy)
+        yield NodeProblem(Level.FAILURE, message, f"{node.torch_gpus} of {node.ray_gpus:g}", remedy)
     elif node.ray_gpus < node.torch_gpus:
         message, remedy = "Ray counts fewer GPUs than torch sees", "start the node with `--num-gpus`"
-        yield Problem(Level.WARNING, message, f"{node.ray_gpus:g} of {node.torch_gpus}", remedy)
+        yield NodeProblem(Level.WARNING, message, f"{node.ray_gpus:g} of {node.torch_gpus}", remedy)
 
 
 def _why_unusable(build: str, driver: str) -> tuple[str, str]:
@@ -196,11 +196,11 @@ def _why_unusable(build: str, driver: str) -> tuple[str, str]:
     )
 
 
-def _memory_problems(node: NodeFacts) -> Iterator[Problem]:
+def _memory_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     """/dev/shm can hold the object store; store and free memory have 1 GiB or more."""
     if node.shm_bytes < node.object_store_bytes:
         size = node.object_store_bytes / GIB + 1
-        yield Problem(
+        yield NodeProblem(
             Level.FAILURE if node.shm_bytes < GIB else Level.WARNING,
             "/dev/shm is smaller than the object store, so Ray keeps objects on disk",
             f"{gib(node.shm_bytes)} for a store of {gib(node.object_store_bytes)}",
@@ -208,21 +208,21 @@ def _memory_problems(node: NodeFacts) -> Iterator[Problem]:
         )
     if node.object_store_bytes < GIB:
         remedy = "raise `ray start --object-store-memory`, or take larger nodes"
-        yield Problem(Level.WARNING, "the object store is small", gib(node.object_store_bytes), remedy)
+        yield NodeProblem(Level.WARNING, "the object store is small", gib(node.object_store_bytes), remedy)
     if node.free_bytes < GIB:
         remedy = "stop other processes there, or take larger nodes"
-        yield Problem(Level.WARNING, "little memory is available", gib(node.free_bytes), remedy)
+        yield NodeProblem(Level.WARNING, "little memory is available", gib(node.free_bytes), remedy)
 
 
-def _clock_problems(node: NodeFacts) -> Iterator[Problem]:
+def _clock_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     """Clocks agree with the driver's: leases, tokens and file times depend on them."""
     if node.clock_difference > CLOCK_WARNING_SECONDS:
         level = Level.FAILURE if node.clock_difference > CLOCK_FAILURE_SECONDS else Level.WARNING
         remedy = "run chrony or another NTP client on every node"
-        yield Problem(level, "clocks differ from the driver's", f"{node.clock_offset:+.1f} s", remedy)
+        yield NodeProblem(level, "clocks differ from the driver's", f"{node.clock_offset:+.1f} s", remedy)
 
 
-def _access_problems(node: NodeFacts) -> Iterator[Problem]:
+def _access_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     """Ports that other machines can reach ask for a token."""
     if not node.asks_token and not all(address.startswith(("127.", "::1")) for address in node.listening):
         remedy = (
@@ -230,7 +230,7 @@ def _access_problems(node: NodeFacts) -> Iterator[Problem]:
             "commands, and close the ports to others"
         )
         message = "no token is required by ports that other machines may reach"
-        yield Problem(Level.WARNING, message, _ports(node), remedy)
+        yield NodeProblem(Level.WARNING, message, _ports(node), remedy)
 
 
 def _ports(node: NodeFacts) -> str:
@@ -256,7 +256,9 @@ def _access_summary(nodes: Sequence[NodeFacts]) -> str:
     return f"only with a token or from this machine: {grouped_by_value({node.name: _ports(node) for node in nodes})}"
 
 
-NODE_CHECKS: Sequence[tuple[str, Callable[[NodeFacts], Iterator[Problem]], Callable[[Sequence[NodeFacts]], str]]] = (
+NODE_CHECKS: Sequence[
+    tuple[str, Callable[[NodeFacts], Iterator[NodeProblem]], Callable[[Sequence[NodeFacts]], str]]
+] = (
     ("faiss", _faiss_problems, lambda nodes: grouped_by_value({node.name: node.faiss[0] for node in nodes})),
     ("GPUs", _gpu_problems, _gpu_summary),
     ("memory", _memory_problems, _memory_summary),
@@ -269,18 +271,18 @@ NODE_CHECKS: Sequence[tuple[str, Callable[[NodeFacts], Iterator[Problem]], Calla
 def check_storage(path: str, driver: NodeFacts, nodes: Sequence[NodeFacts]) -> list[Finding]:
     """The storage folder is one and the same on all machines, writable, with free space."""
 
-    def problems(node: NodeFacts) -> Iterator[Problem]:
+    def problems(node: NodeFacts) -> Iterator[NodeProblem]:
         if node.storage_error:
             remedy = f"let Ray's user write below {path} (in the image: user 1000), or set storage_path=PATH"
-            yield Problem(Level.FAILURE, f"{path} cannot be used", node.storage_error, remedy)
+            yield NodeProblem(Level.FAILURE, f"{path} cannot be used", node.storage_error, remedy)
         elif not (node.sees_driver or driver.storage_error):
             remedy = "mount one shared file system there on all nodes and at the driver, or set storage_path=PATH"
             message = f"{path} is not the folder that the driver has under this name"
-            yield Problem(Level.FAILURE, message, "the driver's file is not visible", remedy)
+            yield NodeProblem(Level.FAILURE, message, "the driver's file is not visible", remedy)
         elif node.storage_free_bytes <= STORAGE_WARNING_BYTES:
             level = Level.FAILURE if node.storage_free_bytes <= STORAGE_FAILURE_BYTES else Level.WARNING
             remedy = "remove old runs or their vectors/, or enlarge the volume"
-            yield Problem(level, f"little space is free in {path}", gib(node.storage_free_bytes), remedy)
+            yield NodeProblem(level, f"little space is free in {path}", gib(node.storage_free_bytes), remedy)
 
     machines = [driver, *nodes]
     free = gib(min(machine.storage_free_bytes for machine in machines))
@@ -338,7 +340,7 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:,.1f} GiB"
 
 
-def _by_problem(check: str, problems: Mapping[str, Iterable[Problem]]) -> list[Finding]:
+def _by_problem(check: str, problems: Mapping[str, Iterable[NodeProblem]]) -> list[Finding]:
     """One finding for all nodes with the same problem, by name of the node; none if no node has one."""
     values: dict[tuple[Level, str, str], dict[str, str]] = {}
     for node, of_node in problems.items():
