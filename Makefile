@@ -3,11 +3,12 @@ PYTHON ?= python3
 FAISS ?= cpu
 BIN = .venv/bin
 
-.PHONY: help install demo test soak lint bench clean
+.PHONY: help install demo test test-all integration soak lint bench clean
 
 help:
 	@echo "make demo     install, then train and evaluate a small model on embedded data (about five minutes)"
-	@echo "make test     install, then lint and run the tests"
+	@echo "make test     install, then lint, types and the tests that tell whether a change is right (about five minutes)"
+	@echo "make test-all the same, and the tests that start trainings, searches, clusters and jobs (CI)"
 	@echo "make soak     the tests that take minutes each: lost nodes, whole searches, slow networks"
 	@echo "make install  only the environment: .venv/bin/hbt"
 	@echo "make bench    the benchmarks, each beside a peer (benchmarks/agreement*.py need an evaluated run)"
@@ -24,8 +25,15 @@ demo: install
 	$(BIN)/hbt demo
 
 # Two processes, each with a cluster of its own where a test wants one: most of a test's time is processes that start.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-all: test integration
+
+integration: install
+	$(PYTEST) -m integration
 
 soak: install
 	$(BIN)/python -m pytest -m soak

@@ -139,6 +139,7 @@ def test_wrong_input_ends_with_two_and_one_line(world: Path, arguments: tuple[st
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
+@pytest.mark.integration
 def test_prepare_speaks_json(world: Path) -> None:
     source = {"kind": "table", "name": "colours", "path": str(world / "store.jsonl")}
     (world / "store.yaml").write_text(yaml.safe_dump({"path": str(world / "second"), "sources": [source]}))
@@ -180,6 +181,7 @@ def test_a_store_is_verified(world: Path) -> None:
     assert "colours/00000.arrow: sha256: expected" in done.stderr
 
 
+@pytest.mark.integration
 def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
     """The way of a user, in four commands; `--untrained` gives the report its baseline."""
     settings = small_run(world)
@@ -226,6 +228,7 @@ def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
     assert "open " in done.stdout
 
 
+@pytest.mark.integration
 def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     """A small encoder, a task with measures of its own, and a bitext, whose sides are both questions."""
     build_encoder(small_run(world).model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(
@@ -266,6 +269,7 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     assert "MarginR@1" in (world / "runs" / "judged" / "report.html").read_text()
 
 
+@pytest.mark.integration
 def test_ctrl_c_ends_a_run_in_one_line(world: Path) -> None:
     command = [sys.executable, "-m", "hbt_ray", "train", "train.yaml", "name=stopped", "optimiser.steps=100000"]
     with subprocess.Popen(

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.retrieval.result import EvaluationResult
+
+pytestmark = pytest.mark.integration
 
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:

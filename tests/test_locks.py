@@ -136,6 +136,7 @@ def test_other_tasks_of_a_model_can_be_evaluated_meanwhile(world: Path, monkeypa
     assert begun == ["worldfacts"], "all locks are taken before the first task begins"
 
 
+@pytest.mark.integration
 def test_the_command_line_refuses_before_anything_starts(world: Path) -> None:
     config: TrainConfig = small_run(world, "name=z")
     (world / "z.yaml").write_text(config.to_yaml())

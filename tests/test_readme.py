@@ -56,6 +56,7 @@ def test_its_suite_is_one(folder: Path) -> None:
     assert [spec.kind for spec in suite.tasks] == ["beir", "xquad-r", "tatoeba"]
 
 
+@pytest.mark.integration
 def test_its_commands_run_one_after_the_other(folder: Path) -> None:
     ours = [command for command in commands() if command.startswith("hbt ")]
     assert len(ours) == 10

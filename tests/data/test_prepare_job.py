@@ -149,6 +149,7 @@ def test_the_item_with_most_languages_keeps_a_duplicated_text(tmp_path: Path) ->
     assert text_key("en", "ﬁne  Day", "x") == text_key("en", "Fine day", "X") != text_key("de", "Fine day", "X")
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("many_buckets")
 def test_a_ray_job_writes_the_same_bytes(tmp_path: Path, ray_session: None) -> None:
     here, there = store_config(tmp_path), store_config(tmp_path, name="ray")
@@ -345,6 +346,7 @@ def test_damaged_intermediate_files_are_written_again(tmp_path: Path, damage: st
     assert contents(broken.path) == wanted
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("spread", [in_process, on_ray])
 def test_the_same_command_continues_after_a_full_disk(tmp_path: Path, spread: Executor, ray_session: None) -> None:
     config = store_config(tmp_path, rows=[row(f"i{n}", "en", f"{n} " * 500) for n in range(300)], decontaminate=[])

@@ -316,6 +316,7 @@ def test_a_loader_works_with_a_cache_smaller_than_the_store(tmp_path: Path) -> N
         assert sum(path.stat().st_size for path in cache.root.glob("*.arrow")) <= 50_000
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session")
 def test_all_tasks_of_a_node_share_one_cache(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", shard_items=64, batch_items=8)

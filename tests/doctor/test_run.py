@@ -14,6 +14,8 @@ import pytest
 from hbt_ray.doctor.checks import DRIVER, Level, any_failure
 from hbt_ray.doctor.run import examine
 
+pytestmark = pytest.mark.integration
+
 BUSY = 90.0
 """Seconds within which a probe's process starts on a machine that runs other tests."""
 

@@ -19,6 +19,8 @@ from tests.cluster.files import CLUSTER
 from tests.job.cluster import ROOT, LocalCluster, local_cluster
 from tests.worlds import small_run, small_store
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("aiohttp", reason="jobs need the cluster extra")
 
 RAYS_OWN = (

@@ -12,6 +12,8 @@ from tests.commands import hbt
 from tests.model.model_folders import copy_folder, edit_json, save_scratch_encoder
 from tests.worlds import small_run, small_store
 
+pytestmark = pytest.mark.integration
+
 KEY = "encoder.layer.1.output.dense.bias"
 
 

@@ -228,6 +228,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
     return EncoderConfig(model=str(folder / "model"))
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session", "encode_here")
 def test_a_store_is_mined_dataset_by_dataset(
     model: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

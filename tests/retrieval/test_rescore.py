@@ -31,7 +31,7 @@ from hbt_ray.retrieval.mining.mine import mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, _Rescorer, rescore
 from tests.worlds import LANGUAGES, small_store
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,7 @@ def test_documents_of_other_types_are_refused(tmp_path: Path, column: str, value
         read_documents(path)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session", "encode_here")
 def test_an_index_is_built_and_searched_by_commands(tmp_path: Path) -> None:
     from hbt_ray.cli.app import app

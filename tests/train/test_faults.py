@@ -32,7 +32,7 @@ from tests.train.faults import Faults, kill, leave, refuse, stall
 from tests.worlds import small_run, small_store
 
 cloudpickle.register_pickle_by_value(faults)  # Workers need not find the tests.
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,7 @@ def test_steps_follow_the_plan_and_the_loss_falls(world: Path, undisturbed: Trai
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 
+@pytest.mark.integration
 def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undisturbed: TrainConfig) -> None:
     config = small_run(world, "name=stopped")
     assert [outcome.step for outcome in trained(config, until=17)] == list(range(17))
@@ -117,6 +118,7 @@ def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undist
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
 def test_a_worker_killed_in_the_middle_changes_nothing_with_mined_negatives_too(
     world: Path, undisturbed: TrainConfig, undisturbed_mined: TrainConfig
@@ -146,6 +148,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_with_mined_negatives_too(
     assert losses[1][0] > losses[2][0]  # The same weights and rows, and more candidates.
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_with_its_own_negatives_only(world: Path, undisturbed_mined: TrainConfig) -> None:
     open_run(mined_run(world))
     with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 1"):
@@ -176,6 +179,7 @@ def training_processes() -> list[int]:
     return sorted(newest)
 
 
+@pytest.mark.integration
 def test_workers_that_hold_every_cpu_are_fed_all_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.train.all_reserved", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
@@ -187,6 +191,7 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
     assert trained(undisturbed) == []
 
 
+@pytest.mark.integration
 def test_one_worker_learns_what_two_learn(world: Path, undisturbed: TrainConfig) -> None:
     single = small_run(world, "name=single", "workers.count=1", "optimiser.steps=40")
     outcomes = trained(single, until=3)
@@ -240,6 +245,7 @@ def test_a_checkpoint_cut_short_is_refused(world: Path) -> None:
     assert caught.value.code == "DAMAGED_CHECKPOINT"
 
 
+@pytest.mark.integration
 def test_a_loss_that_is_not_finite_ends_in_one_named_error(world: Path) -> None:
     config = small_run(world, "name=hot", "optimiser.learning_rate=1.0e+30", "optimiser.warmup=0")
     with pytest.raises(NonFiniteLoss) as caught:

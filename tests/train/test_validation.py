@@ -335,6 +335,7 @@ def comparable(config: TrainConfig) -> list[dict[str, object]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.integration
 def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopped: TrainConfig) -> None:
     rows = comparable(stopped)
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
@@ -345,6 +346,7 @@ def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopp
     assert status.reason.startswith("no improvement of AP for 2 validations; best at step ")
 
 
+@pytest.mark.integration
 def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, world: Path) -> None:
     before = stopped.run.validation.read_bytes()
     assert fit(stopped, lambda _: None) == 40
@@ -353,6 +355,7 @@ def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConf
     assert not run_status(validated_run(world, "name=stopped", "validation.patience=9"), 40).complete
 
 
+@pytest.mark.integration
 def test_the_best_checkpoint_is_there_and_is_what_is_exported(stopped: TrainConfig) -> None:
     values = {row["step"]: row["AP"] for row in ValidationRecord(stopped.run.validation).results().values()}
     best = max(sorted(values), key=lambda step: values[step])
@@ -383,6 +386,7 @@ def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path)
     assert checkpoints_to_keep(small_run(tmp_path, "validation.store=null")) == set()
 
 
+@pytest.mark.integration
 def test_the_command_says_why_it_stopped_and_what_it_exported(
     stopped: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,6 +400,7 @@ def test_the_command_says_why_it_stopped_and_what_it_exported(
     assert f"{status.best} steps, temperature" in (stopped.run.model / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.integration
 def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path, stopped: TrainConfig) -> None:
     """It then goes on as the run that nothing happened to, and stops where that did."""
     config = validated_run(world, "name=again")
@@ -416,6 +421,7 @@ def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path,
     assert comparable(config) == comparable(stopped)
 
 
+@pytest.mark.integration
 def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainConfig, tmp_path: Path) -> None:
     config = stopped.model_copy(update={"name": "damaged"})
     config.run.root.mkdir()
@@ -429,6 +435,7 @@ def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainCo
     assert ValidationRecord(config.run.validation).results() == {}
 
 
+@pytest.mark.integration
 def test_validations_that_cannot_be_done_or_compared_are_refused(world: Path, stopped: TrainConfig) -> None:
     with pytest.raises(ConfigError) as error:
         open_run(validated_run(world, "name=cheat", f"validation.store={world / 'store'}"))

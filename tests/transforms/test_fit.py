@@ -137,6 +137,7 @@ def hbt(*arguments: str | Path) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session", "encode_here")
 def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = world / "model", open_task("worldfacts=dev", LANGUAGES)

@@ -107,6 +107,7 @@ def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None
     assert outcome.report.stat().st_size > 10_000
 
 
+@pytest.mark.integration
 def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, outcome = undisturbed
     config = TrainConfig.load(next(path for path in outcome.configs if path.stem == "AP"))
@@ -161,6 +162,7 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
     assert [trial.status for trial in state.trials] == ["finished", "finished"]
 
 
+@pytest.mark.integration
 def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e-2, 1e-7, 1e-8]})
     search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, concurrent=1)
@@ -177,6 +179,7 @@ def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
     assert stopped.validation.exists(), "its curve stays"
 
 
+@pytest.mark.integration
 def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(world: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e38, 1e-3]})
     search = prepared(world, "failing", rates, retries=1, concurrent=1)
@@ -187,6 +190,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(w
     assert [trial.trial_id for trial in outcome.front] == [fine.trial_id]
 
 
+@pytest.mark.integration
 def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
     four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
     search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
