@@ -110,7 +110,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (("evaluate", "x/y", "--suite", "train.yaml"), "ConfigError: train.yaml: unknown key 'name'"),
         (
             ("evaluate", "x/y", "--task", "beir=nowhere"),
-            "SourceError: nowhere: holds no corpus.jsonl or corpus.jsonl.gz",
+            "SourceError: nowhere/corpus.jsonl: no such file",
         ),
         (("evaluate", "x/y", "--task", "worldfacts", "--task", "worldfacts=dev"), "is the name of 2 tasks"),
         (("evaluate", "x/y", "--task", "worldfacts", "--languages", "fr"), "worldfacts has no templates for fr"),
