@@ -33,7 +33,7 @@ test: install lint
 test-all: test integration
 
 integration: install
-	$(PYTEST) -m integration
+	$(PYTEST) -m 'integration and not soak'
 
 soak: install
 	$(BIN)/python -m pytest -m soak

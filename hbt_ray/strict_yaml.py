@@ -4,10 +4,10 @@ It differs from `yaml.safe_load` (YAML 1.1) in four ways:
 
 - Plain scalars have the types of the core schema of YAML 1.2: null, booleans (`true`, `false`), decimal numbers. A date
   (`2020-01-01`), a time (`12:30`), `no`, `on` and `007` are strings.
-- Tags (`!!timestamp`, `!!python/object`) and aliases (`*name`) are errors: 500 bytes of nested aliases (the "billion
-  laughs") become gigabytes in code that walks the values.
+- Tags (`!!timestamp`, `!!python/object`) are errors.
 - A duplicate key in a mapping is an error; `safe_load` keeps the last value.
-- Size, depth and the number of values are limited.
+- Size, depth and the number of nodes are limited. An alias counts as the nodes that it refers to: 500 bytes of nested
+  aliases (the "billion laughs") would otherwise become gigabytes in code that walks the values.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 MAX_BYTES = 4 << 20
 """Size of a file; the longest configurations list some thousand files."""
 MAX_DEPTH = 50
-MAX_VALUES = 100_000
+MAX_NODES = 100_000
 MAX_DIGITS = 100
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: Path) -> Any:
@@ -56,7 +57,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: the text is not valid YAML or exceeds a limit. The message is one line with the place.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _unshared(yaml.load(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -67,35 +68,54 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
 
 
+def _unshared(value: Any) -> Any:
+    """A copy in which no dict or list is shared: PyYAML makes one object for all aliases of an anchor."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
 class _Loader(yaml.SafeLoader):
     """`yaml.SafeLoader` with the differences that the module's docstring lists."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._depth = self._num_values = 0
+        self._depth = 0
+        self._num_nodes = 0
+        self._sizes: dict[str, int] = {}
+        """Anchor → number of nodes that an alias of it refers to."""
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event: Any = self.peek_event()
         if self.check_event(yaml.AliasEvent):
-            message = f"alias *{str(event.anchor)[:40]} is not allowed; write the value again"
-            raise ComposerError(None, None, message, event.start_mark)
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                raise ComposerError(None, None, f"alias {str(event.anchor)[:40]!r} contains itself", event.start_mark)
+            self._count(self._sizes.get(event.anchor, 1), event)
+            return super().compose_node(parent, index)
         if getattr(event, "tag", None) not in (None, "!"):
-            message = f"tag {event.tag[:40]!r} is not allowed; write a plain value"
-            raise ComposerError(None, None, message, event.start_mark)
+            raise ComposerError(
+                None, None, f"tag {event.tag[:40]!r} is not allowed; write a plain value", event.start_mark
+            )
+        before = self._num_nodes
+        self._count(1, event)
         self._depth += 1
-        self._num_values += 1
         if self._depth > MAX_DEPTH:
             raise ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
-        if self._num_values > MAX_VALUES:
-            raise ComposerError(None, None, f"more than {MAX_VALUES:,} values", event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._num_nodes - before
         return node
+
+    def _count(self, num_nodes: int, event: Any) -> None:
+        self._num_nodes += num_nodes
+        if self._num_nodes > MAX_NODES:
+            raise ComposerError(None, None, f"more than {MAX_NODES:,} values, including aliases", event.start_mark)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value if isinstance(node, MappingNode) else ():
-            if not isinstance(key_node, ScalarNode):
+            if key_node.tag == _MERGE or not isinstance(key_node, ScalarNode):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
@@ -126,6 +146,7 @@ _SCALAR_PATTERNS = {
         r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         "-+.0123456789",
     ),
+    "merge": (r"<<", "<"),
 }
 _Loader.yaml_implicit_resolvers = {}  # Without those of YAML 1.1.
 for _name, (_pattern, _first) in _SCALAR_PATTERNS.items():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hbt_ray.config import without_secrets
 from hbt_ray.data.sources.file_sources import SquadSource
 from hbt_ray.errors import ConfigError
+from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.loss.terms import Lakda
 
@@ -90,9 +91,8 @@ def bomb(levels: int = 12) -> str:
 
 
 HOSTILE = {
-    "an alias bomb": (bomb(), "alias *a0 is not allowed"),
-    "many values": (MINIMAL + "plan: [" + "1," * 100_001 + "]", "more than 100,000 values"),
-    "an alias within itself": ("plan: &a [*a]", "alias *a is not allowed"),
+    "an alias bomb": (bomb(), "more than 100,000 values"),
+    "an alias within itself": ("plan: &a [*a]", "contains itself"),
     "lists of lists": (MINIMAL + "plan: " + "[" * 5000, "nested more than 50 deep"),
     "mappings of mappings": (MINIMAL + "plan: " + "{a: " * 5000, "nested more than 50 deep"),
     "a key twice": (MINIMAL + "store: t\n", "duplicate key 'store' in line 3"),
@@ -144,6 +144,16 @@ def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
     assert config.plan.seed == 1000
     again = load(tmp_path, TrainConfig.make({"name": "2020-01-01", "store": "1e5"}, "test").to_yaml())
     assert (again.name, again.store) == ("2020-01-01", "1e5")
+
+
+def test_what_an_alias_stands_for_is_changed_in_one_place(tmp_path: Path) -> None:
+    text = MINIMAL + "workers: &w {count: 2}\nplan: {dataset_weights: {a: 1}}\nteacher: null\n"
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}\n", encoding="utf-8")
+    values = read_yaml(path)
+    values["a"]["x"] = 2
+    assert values == {"a": {"x": 2}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
+    assert load(tmp_path, text, "workers.count=3").workers.count == 3
 
 
 def test_languages_are_one_however_they_are_spelt() -> None:

@@ -23,7 +23,7 @@ storage = probe.probe_storage(folder, "token")
 probe.release_marker()
 port = probe.open_store("127.0.0.1", 5)
 message = probe.all_reduce("gloo", 0, 1, "127.0.0.1", port, "cpu", 5)
-print(json.dumps([probe.facts(), storage, message["stage"], message["error"]]))
+print(json.dumps([probe.facts(), storage, message["stage"], message.get("error", "")]))
 """
 
 

@@ -92,7 +92,9 @@ def raise_for_problems(location: str, report: VerifyReport) -> None:
     if report.problems:
         number, shards = len(report.problems), report.num_shards
         raise StoreError(
-            f"{location}: problems: {number:,}, shards: {shards:,}; first: {report.problems[0]}", code="DAMAGED_STORE"
+            f"{location}: {number} problem{'s' * (number > 1)} in {shards:,} shard{'s' * (shards != 1)}; first: "
+            f"{report.problems[0]}",
+            code="DAMAGED_STORE",
         )
 
 
