@@ -30,7 +30,7 @@ def main() -> None:
         raylet = node.all_processes["raylet"][0].process.pid
         os.kill(raylet, signal.SIGSTOP)
         try:
-            hung = examined(6)
+            hung = examined(20)
         finally:
             os.kill(raylet, signal.SIGCONT)
     print(json.dumps([whole, {**hung, "hung": name}]))

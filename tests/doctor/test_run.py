@@ -69,9 +69,9 @@ def test_several_nodes_and_one_that_hangs(tmp_path: Path) -> None:
     found = by_check(hung["findings"])
     assert found["nodes"]["level"] == "failure"
     assert hung["hung"] in found["nodes"]["message"]
-    assert "no answer within 6 s" in found["nodes"]["message"]
+    assert "no answer within 20 s" in found["nodes"]["message"]
     assert found["network, gloo"]["level"] != "failure", "those that answer are examined"
-    assert hung["seconds"] < 60
+    assert hung["seconds"] < 90
 
 
 def doctor(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
