@@ -13,10 +13,10 @@ _context = multiprocessing.get_context("forkserver")
 
 
 def hbt(
-    *arguments: str | Path, cwd: Path | None = None, stdin: str = "", timeout: float = 900
+    *arguments: str | bytes | Path, cwd: Path | None = None, stdin: str = "", timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and return its exit code and output."""
-    words = ["hbt", *map(str, arguments)]
+    words = ["hbt", *map(os.fsdecode, arguments)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "stdin").write_text(stdin, encoding="utf-8")

@@ -18,6 +18,7 @@ from hbt_ray.cli import entry_point as process
 from hbt_ray.doctor.probe import listening_sockets
 from hbt_ray.errors import ConfigError, Interrupted
 from hbt_ray.ray_session import _FOLDER_PREFIX
+from tests import commands
 from tests.job.cluster import processes_of
 from tests.worlds import small_run, small_store
 
@@ -66,14 +67,14 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
 def test_hostile_arguments_end_with_two_and_one_line(
     world: Path, arguments: tuple[str | bytes, ...], kind: str, shown: str
 ) -> None:
-    done = hbt(*arguments, cwd=world)
-    (line,) = done.stderr.decode().splitlines()
+    done = commands.hbt(*arguments, cwd=world)
+    (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert re.match(f"({kind}): ", line)
     assert shown in line
     assert line.isprintable()
     assert "SECRET" not in line
-    assert done.stdout == b""
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_tables_are_shown_in_ascii(world: Path) -> None:
 
 
 def test_with_json_an_error_leaves_standard_output_empty(world: Path) -> None:
-    done = hbt("prepare", "nowhere.yaml", "--json", cwd=world)
-    assert (done.returncode, done.stdout) == (2, b"")
+    done = commands.hbt("prepare", "nowhere.yaml", "--json", cwd=world)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_a_library_of_the_working_directory_is_not_imported(world: Path, tmp_path: Path) -> None:
@@ -180,6 +181,7 @@ def test_ctrl_c_anywhere_ends_without_a_traceback(where: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.integration
 def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(world: Path, tmp_path: Path) -> None:
     """A folder with modules of libraries' names, no home, a long TMPDIR, and `ray` taken there; the cluster listens on
     the loopback interface alone, and leaves no folder."""

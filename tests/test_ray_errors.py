@@ -74,6 +74,7 @@ def test_foreign_errors_are_named_in_one_line(error: Exception, kind: type[HbtEr
     assert "DataContext" not in str(caught.value)
 
 
+@pytest.mark.integration
 def test_a_process_that_dies_at_every_try_ends_the_work() -> None:
     with pytest.raises(ResourceError) as caught:
         through_ray_data("dead", None)
@@ -107,6 +108,7 @@ def unguarded(way: str, error: BaseException) -> Any:
     return list(ray.data.from_arrow(pa.table({"a": [1]})).map_batches(map_batch, batch_format="pyarrow").iter_batches())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["task", "actor", "data"])
 def test_the_cause_is_found_behind_every_wrapper(way: str) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011  # Whatever Ray wraps it in.

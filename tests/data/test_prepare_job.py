@@ -325,6 +325,7 @@ def test_an_empty_folder_stays_empty_if_the_sources_are_invalid(tmp_path: Path) 
     assert os.listdir(tmp_path / "store") == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "lose"])
 @pytest.mark.usefixtures("many_buckets")
 def test_damaged_intermediate_files_are_written_again(tmp_path: Path, damage: str) -> None:

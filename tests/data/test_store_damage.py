@@ -166,6 +166,7 @@ def test_damaged_negatives_are_an_error(tmp_path: Path) -> None:
         Negatives.open(folder, store)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session")
 def test_a_damaged_shard_ends_the_stream_with_one_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", shard_items=200, batch_items=50)
@@ -180,6 +181,7 @@ def test_a_damaged_shard_ends_the_stream_with_one_error(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("ray_session")
 def test_a_task_that_crashes_its_process_is_not_retried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

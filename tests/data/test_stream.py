@@ -66,6 +66,7 @@ def assert_equal(batch: RankBatch, other: RankBatch) -> None:
         np.testing.assert_array_equal(mine, yours, strict=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("world_size", "start"), [(1, 0), (2, 0), (3, 7), (4, 10)])
 def test_ranks_together_see_the_plan(store: Path, tokenising: TokenisingConfig, world_size: int, start: int) -> None:
     plan = Plan(Store(store).manifest, PLAN)
@@ -164,6 +165,7 @@ def sent_by_value(ray_session: None) -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(module)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("sent_by_value")
 def test_a_task_killed_in_the_middle_changes_nothing(store: Path, tokenising: TokenisingConfig, tmp_path: Path) -> None:
     config = WatchedConfig(store, PLAN, tokenising, log=tmp_path / "log", fatal_step=20)
@@ -176,6 +178,7 @@ def test_a_task_killed_in_the_middle_changes_nothing(store: Path, tokenising: To
     assert len(set(processes)) == 2
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("sent_by_value")
 def test_a_slow_consumer_holds_the_tasks_back(store: Path, tokenising: TokenisingConfig, tmp_path: Path) -> None:
     def steps_ahead(mib: float) -> int:

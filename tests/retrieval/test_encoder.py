@@ -37,6 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, SentenceTransformer(str(folder), device="cpu")
 
 
+@pytest.mark.integration
 def test_vectors_are_those_of_the_library_in_order(library: tuple[Path, Any]) -> None:
     folder, model = library
     encoded = encode(EncoderConfig(model=str(folder), batch_size=16), QUESTIONS, PASSAGES)
@@ -70,6 +71,7 @@ def test_prompts_and_length_can_be_given_and_change_the_fingerprint(library: tup
     assert np.abs(given.questions - model.encode(QUESTIONS[:5], prompt="ask ")).max() < 1e-6
 
 
+@pytest.mark.integration
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError) as caught:

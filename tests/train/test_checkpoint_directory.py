@@ -147,6 +147,7 @@ for step in range(int(sys.argv[2]), 10_000):
 """
 
 
+@pytest.mark.integration
 def test_a_writer_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     checkpoints, chance, reached = CheckpointDirectory(tmp_path), random.Random(4), 0
     publish(checkpoints, 1)

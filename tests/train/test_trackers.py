@@ -68,6 +68,7 @@ def test_settings_are_named_as_on_the_command_line() -> None:
     assert flatten(SETTINGS) == {"name": "x", "plan.alpha": 0.5, "plan.languages": ["de", "en"]}
 
 
+@pytest.mark.integration
 def test_tensorboard_has_every_step_once(continued: RunDir) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     read = events.EventAccumulator(str(continued.root / "tensorboard"))

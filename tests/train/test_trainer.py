@@ -233,6 +233,7 @@ def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, worl
     assert undisturbed.run.config.read_bytes() == before
 
 
+@pytest.mark.integration
 def test_a_checkpoint_cut_short_is_refused(world: Path) -> None:
     config = small_run(world, "name=cut", "workers.count=1", "optimiser.steps=4")
     trained(config, until=2)
