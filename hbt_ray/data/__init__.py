@@ -1,1 +1,1 @@
-"""Data: sources → prepare → store, and plan → stream. Each room is a folder."""
+"""Data: sources → prepare → store, and plan → stream. Each part has its own folder."""

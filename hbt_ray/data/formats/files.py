@@ -43,6 +43,7 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _MAX_LISTED = 8
 """Number of files that one warning lists."""
+# The byte order mark of UTF-32-LE begins with that of UTF-16-LE, so one entry covers both.
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16 or UTF-32", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Line(NamedTuple):
 
 
 def lines(location: str) -> Iterator[Line | BadRow]:
-    """Every line that is not blank; a line that is not UTF-8 is a bad row, and a file without lines an error."""
+    """All lines that are not blank. A line that is not UTF-8 becomes a `BadRow`; an empty file raises `SourceError`."""
     is_empty = True
     for number, raw in raw_lines(location):
         where = f"{location}:{number}"
@@ -79,6 +80,7 @@ def raw_lines(location: str) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of every line, without a byte order mark."""
     with open_unpacked(location) as stream:
         for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1):
+            # `readline` returns at most this many bytes, so a full piece is the start of a longer line.
             if len(raw) == MAX_LINE_BYTES:
                 raise SourceError(
                     f"{location}:{number}: a line of over {MAX_LINE_BYTES >> 20} MiB; is this a text file?",
@@ -88,7 +90,7 @@ def raw_lines(location: str) -> Iterator[tuple[int, bytes]]:
 
 
 def without_byte_order_mark(raw: bytes, location: str) -> bytes:
-    """The first bytes of a file without UTF-8's byte order mark; that of another encoding is an error."""
+    """Remove UTF-8's byte order mark from a file's first bytes; the mark of another encoding raises `SourceError`."""
     for mark, encoding in _OTHER_ENCODINGS.items():
         if raw.startswith(mark):
             raise SourceError(f"{location}: no UTF-8 text but {encoding}; convert the file first", code="ENCODING")
@@ -97,12 +99,13 @@ def without_byte_order_mark(raw: bytes, location: str) -> bytes:
 
 @contextmanager
 def open_unpacked(location: str) -> Iterator[io.BufferedReader]:
-    """A file's bytes, unpacked if its name says that they are packed."""
+    """Open a file as a stream of bytes, which are unpacked if its name has the ending of a packed file."""
     with naming_read_errors(location):
         system, path = filesystem(location)
         info = system.get_file_info(path)
         if info.type not in (fs.FileType.File, fs.FileType.NotFound):  # Opening a named pipe would block.
             raise SourceError(f"{location}: cannot be read (a folder, or no regular file)", code="NO_FILE")
+        # Without `compression=None` Arrow would unpack by the name itself, without the bound on unpacked bytes.
         with io.BufferedReader(system.open_input_stream(path, compression=None), 1 << 20) as raw:
             stream = _unpacked(raw, without_options(location).lower())
             if stream is raw:
@@ -118,6 +121,7 @@ def _unpacked(raw: io.BufferedReader, file: str) -> Any:
         return bz2.BZ2File(raw)
     if file.endswith(".xz"):
         return lzma.LZMAFile(raw)
+    # Python has no zstd before 3.14, so Arrow unpacks it.
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") if file.endswith(".zst") else raw
 
 
@@ -154,6 +158,7 @@ def naming_read_errors(location: str) -> Iterator[None]:
     except LocationError as error:
         raise SourceError(str(error), code=error.code) from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError) as error:
+        # Arrow's messages may be long and run over several lines.
         reason = " ".join(str(error).split())[:500]
         raise SourceError(f"{location}: cannot be read ({reason})", code="UNREADABLE_FILE") from None
 
@@ -162,7 +167,7 @@ def naming_read_errors(location: str) -> Iterator[None]:
 
 
 def unpacked_name(file: str) -> str:
-    """The name without the ending of packed files: `a.tsv.gz` → `a.tsv`."""
+    """Remove the ending of packed files from a name: `a.tsv.gz` → `a.tsv`."""
     ending = next((ending for ending in _PACKED if file.lower().endswith(ending)), "")
     return file.removesuffix(file[len(file) - len(ending) :])
 
@@ -184,6 +189,7 @@ def matching_files(location: str, *patterns: str) -> dict[str, str]:
     for pattern in patterns:
         for file in paths:
             if file.count("/") == depth and fnmatchcase(unpacked_name(file), pattern):
+                # Paths are sorted, so `a.tsv` comes before `a.tsv.gz` and is kept.
                 matches.setdefault(unpacked_name(file), _location_in(location, file))
     if not matches:
         raise SourceError(
@@ -214,7 +220,7 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
 
     Args:
         is_readable: whether a file holds records, by its name in lower case.
-        formats: what is readable, for errors.
+        formats: the readable formats, for error messages.
     """
     with naming_read_errors(location):
         system, path = filesystem(location)
@@ -252,10 +258,12 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
 
 
 def _location_in(folder: str, path: str) -> str:
+    # Names of objects may contain `%`, `?` or `#`, which have a meaning in a URI.
     return join_location(folder, quote(path, safe="/=:@!$&'()*+,;~") if is_uri(folder) else path)
 
 
 def _partition(path: str) -> tuple[tuple[str, str | None], ...]:
+    # Hive percent-encodes keys and values.
     pairs = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
     return tuple((unquote(key), None if value == NULL_PARTITION else unquote(value)) for key, _, value in pairs)
 
@@ -273,14 +281,15 @@ def _walk(location: str, depth: int | None = None) -> list[_FileInfo]:
     if isinstance(system, fs.LocalFileSystem):
         return sorted(_walk_local(root, "", depth, set()))
     infos = system.get_file_info(fs.FileSelector(root, recursive=depth != 0))
-    start = len(root.rstrip("/")) + 1
+    start = len(root.rstrip("/")) + 1  # Where the path within the folder begins.
     files = (_FileInfo(info.path[start:], info.size, info.mtime_ns) for info in infos if info.is_file)
     return sorted(file for file in files if not any(part.startswith(".") for part in file.path.split("/")))
 
 
 def _walk_local(folder: str, prefix: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[_FileInfo]:
-    """Follows links, but reads each folder once, because links may form a ring."""
+    """Files of a local folder. Links are followed, but each folder is read once, because links may form a ring."""
     status = os.stat(folder)
+    # Device and inode identify a folder whatever path leads to it.
     if (status.st_dev, status.st_ino) in seen:
         logger.warning("%s: leads to a folder that was read already; skipped", folder)
         return
@@ -302,11 +311,12 @@ def _walk_local(folder: str, prefix: str, depth: int | None, seen: set[tuple[int
         if stat.S_ISREG(status.st_mode):
             yield _FileInfo(prefix + entry.name, status.st_size, status.st_mtime_ns)
         elif stat.S_ISDIR(status.st_mode) and depth != 0:
+            # `depth and depth - 1` keeps None, which means no limit.
             yield from _walk_local(entry.path, f"{prefix}{entry.name}/", depth and depth - 1, seen)
 
 
 def file_states(location: str) -> list[tuple[str, int | None, int | None]]:
-    """Path, size in bytes and time of change of every file at a location; equal ones mean equal bytes."""
+    """Path, size in bytes and time of change of every file at a location, to detect changes."""
     with naming_read_errors(location):
         system, path = filesystem(location)
         info = system.get_file_info(path)
@@ -321,7 +331,7 @@ def file_states(location: str) -> list[tuple[str, int | None, int | None]]:
 
 
 def tag_of_code(code: str, where: str) -> str:
-    """The canonical tag of a language code in a file; an error if it is not a language."""
+    """The canonical tag of a language code in a file; raises `SourceError` if it is not a language."""
     try:
         return normalise_tag(code)
     except ValueError as error:
@@ -329,7 +339,7 @@ def tag_of_code(code: str, where: str) -> str:
 
 
 def by_language(value_by_code: Mapping[str, T], selected: Collection[str], where: str) -> dict[str, T]:
-    """Canonical tag → value of the selected languages of a benchmark, or of all if none are selected; sorted.
+    """Canonical tag → value, sorted, for the selected languages of a benchmark; for all if none is selected.
 
     Args:
         value_by_code: language code, as the files spell it → value.

@@ -1,7 +1,7 @@
 """JSON: lines of objects and arrays of objects as streams of records, and whole documents.
 
 One line or one element is held at a time, except for `read_json`, which holds the whole document. A damaged file
-raises `SourceError`; so does an array that is damaged, since what comes after the damage cannot be found.
+raises `SourceError`; so does a damaged array, since the elements after the damage cannot be found.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def read_jsonl(location: str) -> Iterator[Record | BadRow]:
 
 def read_json_records(location: str) -> Iterator[Record | BadRow]:
     """The records of a `.json` file: an array of objects, or lines of objects."""
+    # Only the first character that is not white space matters, so decoding errors do not.
     texts = (raw.decode("utf-8", "replace").strip() for _, raw in raw_lines(location))
     first = next(filter(None, texts), "")
     if first.startswith("["):
@@ -52,7 +53,7 @@ def read_json_records(location: str) -> Iterator[Record | BadRow]:
 
 
 def read_json(location: str) -> Any:
-    """The content of a JSON document."""
+    """Read a whole JSON document."""
     with open_unpacked(location) as stream:
         raw = stream.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
@@ -77,7 +78,7 @@ def read_json(location: str) -> Any:
 
 
 def member(node: Any, key: str, kind: type[T], where: str) -> T:
-    """A member of a JSON object, checked for its type.
+    """Read a member of a JSON object and check its type.
 
     Args:
         where: file and path of `node` within the document, for the error.
@@ -89,6 +90,7 @@ def member(node: Any, key: str, kind: type[T], where: str) -> T:
         content = type(node).__name__
     elif key not in node:
         content = str(sorted(node)[:20])
+    # `bool` is a subclass of `int`.
     elif isinstance(value := node[key], kind) and not (isinstance(value, bool) and kind is int):
         return value
     else:
@@ -115,13 +117,14 @@ def _record(where: str, values: Any) -> Record:
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
+    # `dict` keeps the last of several values of a key, so the others would be lost without notice.
     if len(values) != len(pairs):
         raise ValueError("a key stands twice")
     return values
 
 
 class _TolerantDecoder(json.JSONDecoder):
-    """A decoder that marks an element as unusable and goes on, so that the next element can be found."""
+    """Marks an unusable element and continues, so that the next element can be found."""
 
     def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._object, parse_int=self._integer)
@@ -134,6 +137,7 @@ class _TolerantDecoder(json.JSONDecoder):
 
     def _integer(self, digits: str) -> int:
         self.usable &= len(digits) <= _MAX_DIGITS
+        # `int` refuses more than 4,300 digits with a `ValueError`, which would end the whole array.
         return int(digits[:_MAX_DIGITS])
 
 
@@ -142,6 +146,7 @@ def _read_array(location: str) -> Iterator[Record | BadRow]:
 
     def parse(element: tuple[int, Any]) -> Record:
         where = f"{location}: element {element[0]}"
+        # `elements` is lazy, so the flag still describes this element and not the next one.
         if not decoder.usable:
             raise BadRowError(where, _UNUSABLE)
         return _record(where, element[1])
@@ -193,6 +198,7 @@ class _ArrayText:
             try:
                 value, end = decoder.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
+                # The value may only be cut off where the text read so far ends.
                 if len(self._text) - self._position > MAX_LINE_BYTES or not self._read_more():
                     raise self._error(error.msg) from None
                 continue
@@ -207,6 +213,7 @@ class _ArrayText:
         """Read on, each time twice as far, so that a long value is not parsed too often."""
         if self._ended:
             return False
+        # Drop the parsed text, so that memory holds one element.
         self._text = self._text[self._position :]
         self._position = 0
         more = self._reader.read(max(_READ_CHARACTERS, len(self._text)))

@@ -28,7 +28,7 @@ from hbt_ray.errors import SourceError
 from hbt_ray.storage.location import join_location
 
 _ID_COLUMNS = ("_id", "id", "docid", "doc_id", "docno", "corpus_id", "query_id", "qid")
-"""Names of the id in BEIR, mteb, MIRACL and ir_datasets; the first that a line has counts."""
+"""Columns of the id in BEIR, mteb, MIRACL and ir_datasets; the first one that is present is used."""
 
 
 class TextEntry(NamedTuple):
@@ -48,7 +48,7 @@ class JudgedCollection:
     queries: Iterable[TextEntry | BadRow]
     judgements: Iterable[Judgement | BadRow]
     prefix: str = ""
-    """Prefix of all ids, needed if the ids of several languages clash."""
+    """Prefix of all ids; keeps equal ids of different languages apart."""
 
 
 def read_beir(folder: str, split: str, language: str) -> JudgedCollection:
@@ -66,7 +66,7 @@ def read_miracl(folder: str, corpus: str, split: str, languages: Collection[str]
     """The collections of a MIRACL folder, one a language; ids get the prefix `<language>_`.
 
     Args:
-        folder: with the topics and the qrels.
+        folder: folder of the topics and the qrels.
         corpus: folder with `miracl-corpus-v1.0-<language>`.
         languages: keep only these; empty: all.
     """
@@ -107,6 +107,7 @@ def _entry(record: Record) -> TextEntry:
         problem = "no 'text'" if id_column else "no id"
         raise BadRowError(record.where, f"{problem}; every line needs 'text' and one of {', '.join(_ID_COLUMNS)}")
     columns = {"id": id_column, "title": "title", "text": "text"}
+    # A missing title counts as an empty one.
     values = text_values(Record(record.where, {"title": "", **record.values}), columns, numbers=("id",))
     return TextEntry(record.where, values["id"], f"{values['title']} {values['text']}".strip())
 
@@ -132,11 +133,13 @@ def relevant_rows(collection: JudgedCollection, threshold: float | None = None) 
         threshold: see `whole_grades`.
     """
     prefix = collection.prefix
+    # Judgements come first, because they decide which texts are kept. `yield from` passes bad rows on.
     judgements = yield from relevant_judgements(collection.judgements, threshold)
     queries = yield from _select_texts(collection.queries, {judgement.query_id for judgement in judgements})
     documents = yield from _select_texts(collection.documents, {judgement.document_id for judgement in judgements})
     for where, query_id, document_id, _ in judgements:
         query, document = queries.get(query_id, ""), documents.get(document_id, "")
+        # None: the id has two texts. A missing id is checked below.
         if query is None or document is None:
             yield BadRow(where, "the judged question or document stands twice, with different texts")
         elif query_id not in queries:
@@ -158,7 +161,7 @@ def relevant_rows(collection: JudgedCollection, threshold: float | None = None) 
 def relevant_judgements(
     judgements: Iterable[Judgement | BadRow], threshold: float | None = None
 ) -> Generator[BadRow, None, list[Judgement]]:
-    """Return the judgements of relevance 1 or more; yield what cannot be read, is repeated, or contradicts another."""
+    """Return the judgements of relevance 1 or more; yield a `BadRow` for each unreadable or repeated one."""
     first: dict[tuple[str, str], Judgement | None] = {}  # None: the pair has two grades
     for judgement in whole_grades(judgements, threshold):
         if isinstance(judgement, BadRow):
@@ -171,6 +174,7 @@ def relevant_judgements(
         if earlier is not None and earlier.relevance == judgement.relevance:
             yield BadRow(judgement.where, "the judgement stands twice")
         else:
+            # Neither of two contradicting judgements is used.
             first[pair] = None
             yield BadRow(judgement.where, "the same question and document are judged twice, and not alike")
     return [judgement for judgement in first.values() if judgement is not None and judgement.relevance >= 1]
@@ -179,10 +183,10 @@ def relevant_judgements(
 def _select_texts(
     entries: Iterable[TextEntry | BadRow], ids: Collection[str]
 ) -> Generator[BadRow, None, dict[str, str | None]]:
-    """Return the texts with these ids; yield what cannot be read or stands twice.
+    """Return the texts with these ids; yield a `BadRow` for each unreadable or repeated one.
 
     Returns:
-        Id → text, or None if the id has two texts, so that it is unclear which of them is meant.
+        Id → text; None if the id has two different texts.
     """
     texts: dict[str, str | None] = {}
     for entry in entries:

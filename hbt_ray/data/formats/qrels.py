@@ -1,11 +1,11 @@
 """Judgements of relevance (qrels): which document answers which query, and how well.
 
-A file is text, a line a judgement, or JSON lines. Text has three columns (query, document, relevance) or TREC's four
-(query, iteration, document, relevance), with or without a header. A header may have the columns in any order, and
-spells them `query-id corpus-id score`, `query_id doc_id relevance` or in another way of `_COLUMN_NAMES`.
+A file holds lines of text, one judgement each, or JSON lines. Text has three columns (query, document, relevance) or
+TREC's four (query, iteration, document, relevance), with or without a header. A header may have the columns in any
+order, named `query-id corpus-id score`, `query_id doc_id relevance` or by other names of `_COLUMN_NAMES`.
 
 Relevance is a grade, a whole number: a document is relevant from 1 on. If it is a fraction, such as a similarity, only
-the user can say from which value on a document is relevant: `whole_grades` then needs a threshold.
+the user knows the value from which a document is relevant: `whole_grades` then needs a threshold.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _KNOWN_FORMATS = (
     "the columns of judgements are query-id, corpus-id, score (BEIR), query_id, doc_id, relevance, or TREC's "
     "four: question id, iteration, document id, relevance"
 )
+# Stricter than `float`, which also takes `nan`, `inf`, `1_000` and the digits of other scripts.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 """Setting of sources and tasks; see `whole_grades`."""
@@ -40,7 +41,7 @@ _MAX_GRADE = 1_000_000
 
 
 class Judgement(NamedTuple):
-    """How relevant one document is to one query."""
+    """Relevance of one document to one query."""
 
     where: str
     query_id: str
@@ -60,7 +61,7 @@ def _judgement(where: str, query_id: str, document_id: str, relevance: Any) -> J
 
 
 def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
-    """All judgements of a file: JSON lines if its name says so, else text. Unknown columns are a `SourceError`."""
+    """All judgements of a file: JSON lines if its name says so, else text. Unknown columns raise `SourceError`."""
     if ".jsonl" in without_options(location).rpartition("/")[2]:
         yield from parse_rows(_from_json, read_jsonl(location))
         return
@@ -68,6 +69,7 @@ def read_judgements(location: str) -> Iterator[Judgement | BadRow]:
     for line in lines(location):
         if isinstance(line, BadRow):
             yield line
+        # Only the first readable line may be a header.
         elif layout is None and (layout := _header_layout(line)):
             continue
         else:
@@ -99,8 +101,10 @@ def _cells(text: str, *, tab: bool) -> list[str]:
 def _header_layout(line: Line) -> _LineLayout | None:
     tab = "\t" in line.text
     fields = [_field(cell) for cell in _cells(line.text, tab=tab)]
+    # A header has each of the three columns exactly once; any other line is data.
     if any(fields.count(field) != 1 for field in _COLUMN_NAMES):
         return None
+    # In the order of the keys of `_COLUMN_NAMES`.
     query, document, relevance = (fields.index(field) for field in _COLUMN_NAMES)
     return _LineLayout(len(fields), query, document, relevance, tab)
 
@@ -113,6 +117,7 @@ def _headless_layout(line: Line) -> _LineLayout:
         raise SourceError(
             f"{line.where}: neither a known header nor a judgement; {_KNOWN_FORMATS}", code="QRELS_COLUMNS"
         )
+    # Counted from the end, since TREC has its iteration after the query.
     return _LineLayout(len(cells), 0, len(cells) - 2, len(cells) - 1, tab)
 
 
@@ -125,6 +130,7 @@ def _from_json(record: Record) -> Judgement:
     columns = {field: column for column in record.values if (field := _field(column))}
     if columns.keys() != _COLUMN_NAMES.keys():
         raise BadRowError(record.where, f"lacks a column; {_KNOWN_FORMATS}")
+    # The ids are read as texts, the relevance as it is stored.
     relevance = record.values[columns.pop("relevance")]
     return _judgement(record.where, **text_values(record, columns, numbers=tuple(columns)), relevance=relevance)
 
@@ -137,6 +143,7 @@ def read_mmarco_pairs(location: str) -> Iterator[Judgement | BadRow]:
     seen: set[tuple[str, str, float]] = set()
     for judgement in parse_rows(_mmarco_pair, lines(location)):
         if isinstance(judgement, Judgement):
+            # All fields but the place.
             if judgement[1:] in seen:
                 continue
             seen.add(judgement[1:])
@@ -155,9 +162,9 @@ def _mmarco_pair(line: Line) -> Judgement:
 def whole_grades(
     judgements: Iterable[Judgement | BadRow], threshold: float | None = None
 ) -> Iterator[Judgement | BadRow]:
-    """Judgements with whole grades: with a threshold, 1 if the relevance reaches it and else 0.
+    """Convert relevance to whole grades.
 
-    Without a threshold, a relevance that is a fraction is a bad row.
+    With a threshold, the grade is 1 if the relevance reaches it, else 0. Without one, a fraction becomes a `BadRow`.
     """
 
     def with_grade(judgement: Judgement) -> Judgement:

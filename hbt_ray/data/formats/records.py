@@ -1,9 +1,9 @@
 """Records of a file or a folder of files in any of the formats of `FORMATS`, told apart by their names.
 
 All are streamed, Parquet batch by batch. No type is guessed from what a text looks like: cells of CSV and TSV are
-texts, and values of Parquet have the types that they are stored with. Dates, decimals, bytes and the like have no place
-in a row of texts, and some have no Python form (a date in the year 200,000): each becomes an `UnsupportedValue`, which
-the readers reject by name. A file that is damaged, has no rows or lacks a column raises `SourceError`.
+texts, and values of Parquet keep their stored types. A row of texts cannot hold dates, decimals or bytes, and some of
+them have no Python form (a date in the year 200,000): each becomes an `UnsupportedValue`, which the readers reject by
+name. A file that is damaged, has no rows or lacks a column raises `SourceError`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _JSON_LINES, _SEPARATED, _PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".
 _DATASETS_METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that Hugging Face `datasets` writes beside its data."""
 _PART_ROWS = 100_000
-"""Rows of a Parquet file below which a part of it is not worth a task of its own."""
+"""Smallest part of a Parquet file in rows: a smaller one is not worth a task of its own."""
 _BATCH_ROWS = 10_000
 _NOT_UTF8 = UnsupportedValue("no UTF-8")
 ColumnSelector = Collection[str] | Callable[[Collection[str]], Collection[str]]
@@ -62,7 +62,7 @@ class FilePart(NamedTuple):
         return self.file.location
 
     def records(self, columns: ColumnSelector) -> Iterator[Record | BadRow]:
-        """The records of the part; only `columns` of Parquet files, all values of the others."""
+        """The records of the part. Of Parquet files only `columns` are read, of others all values."""
         suffix = _suffix(self.location)
         if self.row_groups is not None:
             records = _read_parquet(self.file, columns, self.row_groups)
@@ -73,11 +73,12 @@ class FilePart(NamedTuple):
         if not self.file.partition:
             return records
         partition = dict(self.file.partition)
+        # A column of the file takes precedence over one of the folder's name.
         return parse_rows(lambda record: Record(record.where, {**partition, **record.values}), records)
 
 
 def file_parts(location: str) -> list[FilePart]:
-    """A file of `FORMATS`, or the files of a folder, cut into parts that can be read in parallel."""
+    """Cut a file of `FORMATS`, or the files of a folder, into parts that can be read in parallel."""
     parts: list[FilePart] = []
     for file in data_files(location, _is_readable, FORMATS):
         if _suffix(file.location) not in _PARQUET:
@@ -91,6 +92,7 @@ def file_parts(location: str) -> list[FilePart]:
             if num_rows >= _PART_ROWS:
                 parts.append(FilePart(file, range(begin, group + 1)))
                 begin, num_rows = group + 1, 0
+        # A file without rows stays a part, so that reading it raises an error.
         if num_rows or not metadata.num_rows:
             parts.append(FilePart(file, range(begin, metadata.num_row_groups)))
     return parts
@@ -115,7 +117,7 @@ def _is_readable(file: str) -> bool:
 
 
 def _select_columns(file: DataFile, columns: ColumnSelector, names: Collection[str]) -> list[str]:
-    """The columns of a file that are to be read, in the file's order; an error if one is missing or occurs twice."""
+    """The columns to read, in the file's order; raises `SourceError` if one is missing or occurs twice."""
     available = [*names, *(key for key, _ in file.partition)]
     try:
         selected = columns(available) if callable(columns) else columns
@@ -128,6 +130,7 @@ def _select_columns(file: DataFile, columns: ColumnSelector, names: Collection[s
         raise SourceError(
             f"{file.location}: column {repeated[0]!r} stands twice; rename one of the two", code="COLUMNS"
         )
+    # Columns of the folder's name are not in the file.
     return [column for column in names if column in selected]
 
 
@@ -142,6 +145,7 @@ class _Row(NamedTuple):
 def _read_separated(file: DataFile, columns: ColumnSelector, separator: str) -> Iterator[Record | BadRow]:
     """Records of CSV (RFC 4180) or TSV, whose first line names the columns; all cells are texts."""
     location = file.location
+    # surrogateescape: bytes that are not UTF-8 cost only their own row, which `parse` rejects.
     numbered = ((f"{location}:{n}", raw.decode("utf-8", "surrogateescape")) for n, raw in raw_lines(location))
     place, first = next(numbered, ("", ""))
     if not first.strip():
@@ -156,12 +160,14 @@ def _read_separated(file: DataFile, columns: ColumnSelector, separator: str) -> 
         raise SourceError(f"{place}: no header of separated values ({header.reason})", code="NO_HEADER")
     names = header.cells
     _select_columns(file, columns, names)
+    # Checked before the first row is yielded: a file without rows is an error.
     if (first_row := next(rows, None)) is None:
         raise SourceError(f"{location}: the file has no rows", code="NO_ROWS")
 
     def parse(row: _Row) -> Record:
         if len(row.cells) != len(names):
             raise BadRowError(row.where, "another number of cells than the header has")
+        # `isascii` is fast and spares most cells the search.
         if any(not cell.isascii() and has_surrogate(cell) for cell in row.cells):
             raise BadRowError(row.where, "no UTF-8 text")
         return Record(row.where, dict(zip(names, row.cells, strict=True)))
@@ -177,6 +183,7 @@ def _csv_rows(lines: Iterator[tuple[str, str]], separator: str) -> Iterator[_Row
             places.append(place)
             yield text
 
+    # The default limit of 131,072 characters per cell is too small for long passages.
     csv.field_size_limit(MAX_LINE_BYTES)
     rows = csv.reader(texts(), delimiter=separator, strict=True)
     while True:
@@ -193,13 +200,14 @@ def _csv_rows(lines: Iterator[tuple[str, str]], separator: str) -> Iterator[_Row
 
 
 def _tsv_rows(lines: Iterator[tuple[str, str]], separator: str) -> Iterator[_Row | BadRow]:
-    """A line is a row; quotation marks mean nothing unless they enclose a whole cell."""
+    """Rows of TSV, one per line; quotation marks have no meaning unless they enclose a whole cell."""
     for place, text in lines:
         if text.strip():
             yield _Row(place, [_unquoted(cell) for cell in text.rstrip("\r\n").split(separator)])
 
 
 def _unquoted(cell: str) -> str:
+    # Within a quoted cell a quotation mark is doubled; a single one means that the cell is not quoted.
     inner = cell[1:-1].replace('""', "")
     is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner
     return cell[1:-1].replace('""', '"') if is_quoted else cell
@@ -228,6 +236,7 @@ def _read_parquet(file: DataFile, columns: ColumnSelector, row_groups: range) ->
         selected = _select_columns(file, columns, parquet.schema_arrow.names)
         if parquet.metadata.num_rows == 0:
             raise SourceError(f"{location}: the file has no rows", code="NO_ROWS")
+        # Number of the first row of these row groups in the file.
         number = sum(parquet.metadata.row_group(group).num_rows for group in range(row_groups.start))
         if not selected:  # Arrow gives no batches without columns.
             num_rows = sum(parquet.metadata.row_group(group).num_rows for group in row_groups)
@@ -235,6 +244,7 @@ def _read_parquet(file: DataFile, columns: ColumnSelector, row_groups: range) ->
             return
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=list(row_groups), columns=selected):
             values = [_python_values(batch.column(name)) for name in selected]
+            # From columns to rows.
             for row in zip(*values, strict=True):
                 where = f"{location}: row {number}"
                 number += 1
@@ -250,11 +260,13 @@ def _python_values(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not _is_supported(column.type):
+        # One object for all rows; null stays null.
         unsupported = UnsupportedValue(str(column.type))
         return [unsupported if valid else None for valid in column.is_valid().to_pylist()]
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
+        # One bad text fails the whole column; value by value only that text is lost.
         return [_python_value(column, row) for row in range(len(column))]
 
 

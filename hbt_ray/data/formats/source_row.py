@@ -1,4 +1,4 @@
-"""What readers yield: a `Record` as a file stores it, a `SourceRow` for training, or a `BadRow` that cannot be read.
+"""Types that readers yield: `Record` as stored in a file, `SourceRow` for training, `BadRow` if it cannot be read.
 
 A parser of one row raises `BadRowError`. A reader goes on after it: `parse_rows` yields a `BadRow` in its place.
 """
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from hbt_ray.errors import SourceError
 
 _MAX_EXACT = 2**53
-"""Largest whole number below which all are exact as floats."""
+"""All whole numbers below this one are exact as floats."""
 _MAX_ID_BITS = 256
+"""Longer integers are not read as ids; Python refuses to print those of more than 4,300 digits."""
 FLOAT_IDS = "ids are whole numbers that were stored as floats (12.0); they are read as integers (12)"
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class BadRow:
     where: str
     """File and line."""
     reason: str
-    """The same words for the same fault, because rejections are counted by reason."""
+    """Description of the fault without details of the row, because rejections are counted by reason."""
 
 
 class BadRowError(SourceError):
@@ -64,6 +65,7 @@ class BadRowError(SourceError):
         self.where, self.reason = where, reason
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # `Exception` would be unpickled with the message as its only argument.
         return type(self), (self.where, self.reason)
 
 
@@ -100,7 +102,7 @@ class Record(NamedTuple):
 
 
 class UnsupportedValue(NamedTuple):
-    """Stands for a value of a type that no row of texts has, such as a date or bytes."""
+    """Replaces a value whose type a row of texts cannot hold, such as a date or bytes."""
 
     type: str
 
@@ -115,7 +117,7 @@ def has_surrogate(text: str) -> bool:
 
 
 def unstorable_reason(text: str) -> str:
-    """Why a text cannot be stored, or "": no text needs a NUL, and many programs end a text there."""
+    """Why a text cannot be stored; empty if it can. NUL is refused, because many programs end a text there."""
     if "\0" in text:
         return "a NUL character"
     return "half a surrogate pair" if has_surrogate(text) else ""
@@ -132,7 +134,7 @@ def text_values(
     Args:
         columns: key of the result → column.
         numbers: keys whose values may be whole numbers as well; they become digits.
-        notes: counts what was read otherwise than it is stored, such as `FLOAT_IDS`.
+        notes: counter of conversions, such as `FLOAT_IDS`.
 
     Raises:
         BadRowError: a column is missing or holds a value of another type.
@@ -142,6 +144,7 @@ def text_values(
     texts = {}
     for key, column in columns.items():
         value = record.values[column]
+        # `bool` is a subclass of `int`, but True is not an id.
         if key in numbers and isinstance(value, int | float) and not isinstance(value, bool):
             digits = _digits(value)
             if notes is not None and isinstance(value, float) and isinstance(digits, str):
@@ -157,7 +160,7 @@ def _digits(value: int | float) -> Any:
     """The digits of a whole number, None for NaN (the null of pandas), and any other number unchanged."""
     if isinstance(value, int):
         return str(value) if value.bit_length() < _MAX_ID_BITS else value
-    if value != value:
+    if value != value:  # NaN.
         return None
     return str(int(value)) if value.is_integer() and abs(value) < _MAX_EXACT else value
 

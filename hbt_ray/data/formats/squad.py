@@ -27,7 +27,7 @@ class SquadQuestion(NamedTuple):
     answer: str
     """Text of the first answer; empty if the file has none."""
     answer_start: int | None
-    """Character of the context at which the first answer starts; None if the file does not say it."""
+    """Position of the first answer in the context, in characters; None if the file has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class SquadParagraph:
 
     where: str
     key: str
-    """Number of the article and of the paragraph, the same in all translations of the file."""
+    """Numbers of article and paragraph, such as `3.0`; the same in all translations of the file."""
     context: str
     sentence_breaks: Any
-    """As the file has them; None if it has none."""
+    """Value of the file, not checked; None if it has none. `sentences` checks it."""
     questions: list[SquadQuestion | BadRow]
 
     def sentences(self) -> Iterator[tuple[int, int] | BadRow]:
-        """[start, end) of each sentence; `BadRowError` if `sentence_breaks` is not a list."""
+        """The span [start, end) of each sentence; raises `BadRowError` if `sentence_breaks` is not a list."""
         if not isinstance(self.sentence_breaks, list):
             raise BadRowError(self.where, "sentence_breaks is not a list; LAReQA's files have one in each paragraph")
         length = len(self.context)
@@ -58,7 +58,7 @@ class SquadParagraph:
                     yield BadRow(f"{self.where}.sentence_breaks[{number}]", reason)
 
     def answer_sentence(self, question: SquadQuestion) -> tuple[int, int]:
-        """Span of the sentence in which the first answer starts; `BadRowError` if there is none.
+        """The span of the sentence in which the first answer starts; raises `BadRowError` if there is none.
 
         An answer may run over the end of its sentence.
         """
@@ -114,8 +114,10 @@ def _question(node: _JsonNode) -> SquadQuestion:
     if _is_unanswerable(qa, is_version_2):
         raise BadRowError(where, UNANSWERABLE)
     question_id, text = member(qa, "id", str, where), member(qa, "question", str, where)
+    # SQuAD lists several annotators' answers; the first one is used.
     first = answers[0] if isinstance(answers := qa.get("answers"), list) and answers else {}
     answer, start = (first.get("text"), first.get("answer_start")) if isinstance(first, dict) else (None, None)
+    # `bool` is a subclass of `int`.
     has_start = isinstance(start, int) and not isinstance(start, bool)
     return SquadQuestion(
         where, question_id, text, answer if isinstance(answer, str) else "", start if has_start else None
@@ -123,9 +125,9 @@ def _question(node: _JsonNode) -> SquadQuestion:
 
 
 def _is_unanswerable(qa: Any, is_version_2: bool) -> bool:
-    """Whether SQuAD 2.0 says that the paragraph has no answer.
+    """Whether SQuAD 2.0 marks the question as unanswerable from its paragraph.
 
-    Not all translations of SQuAD 2.0 keep `is_impossible`; in those, an empty list of answers says the same.
+    Some translations of SQuAD 2.0 drop `is_impossible`; in those, an empty list of answers means the same.
     """
     if not isinstance(qa, dict):
         return False

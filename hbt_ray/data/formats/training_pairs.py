@@ -1,6 +1,6 @@
-"""Records of published training sets as rows: which columns hold the question and its right passages.
+"""Turn records of published training sets into rows: find the columns of the question and its right passages.
 
-The layout is chosen by the names of the columns alone, if only one fits:
+The layout is chosen by the names of the columns alone, if exactly one fits:
 
 - the configured columns, by default `item_id`, `language`, `question`, `passage`;
 - `anchor` and `positive`, or `query` and `positive` (sentence-transformers);
@@ -38,41 +38,41 @@ logger = logging.getLogger(__name__)
 UNANSWERABLE = "the question has no answer in the passage (SQuAD 2.0's is_impossible), so the passage is no positive"
 _NEGATIVE_COLUMN = re.compile(r"neg|negatives?|negative_passages|negative_\d+")
 _PUBLISHED_COLUMNS = {"question": ("query", "anchor"), "passage": ("positive", "pos", "positive_passages")}
-"""Field → columns that published sets have in place of the default one."""
+"""Field → columns that published sets use instead of the default one."""
 _LIST_COLUMNS = ("pos", "positive_passages")
 _TRANSLATION = "translation"
 _ANSWERABLE_COLUMNS = ("is_impossible", "answers")
-"""Columns of SQuAD 2.0 that say whether the passage answers the question."""
+"""Columns of SQuAD 2.0 that mark unanswerable questions."""
 _ID_FIELDS = ("item_id", "passage_id", "question_id")
 _MAX_LAYOUTS = 1000
 
 
 class ColumnNames(Config):
-    """Which column holds what."""
+    """Names of the columns that hold the fields of a row."""
 
     item_id: str = "item_id"
-    """Id that all language versions of an item share. Empty: each row is an item of its own."""
+    """Column of the item id, which all language versions of an item share. Empty: each row is an item of its own."""
     language: str = "language"
-    """Language tag of the row."""
+    """Column of the row's language tag."""
     question: str = "question"
-    """The question."""
+    """Column of the question's text."""
     passage: str = "passage"
-    """A passage that answers the question."""
+    """Column of the text of a passage that answers the question."""
     passage_language: str = ""
-    """Language of the passage. Rows whose passage is in another language than the question are rejected, because an
-    item needs both in each of its languages. Empty: they are never different."""
+    """Column of the passage's language. Rows whose passage and question differ in language are rejected, because an
+    item needs both in each of its languages. Empty: they never differ."""
     answer: str = ""
-    """Words of the passage that answer the question. Empty: no column has them."""
+    """Column of the words of the passage that answer the question. Empty: there is no such column."""
     passage_id: str = ""
-    """Id of the passage. Empty: no column has one; equal texts are the same passage in any case."""
+    """Column of the passage id. Empty: there is no such column; equal texts are the same passage in any case."""
     question_id: str = ""
-    """Id of the question. Empty: no column has one; equal texts are the same question in any case."""
+    """Column of the question id. Empty: there is no such column; equal texts are the same question in any case."""
     dataset: str = ""
-    """Dataset of the row. Empty: all rows belong to the dataset that is named like the source."""
+    """Column of the dataset's name. Empty: all rows belong to the dataset that is named like the source."""
 
 
 class _Layout(NamedTuple):
-    """How to read the records that have one set of columns."""
+    """Layout of the records that have one set of columns."""
 
     columns_by_field: Mapping[str, str]
     """Field of `SourceRow` → column."""
@@ -107,7 +107,7 @@ class PairReader:
         self._negative_columns: set[str] = set()
 
     def columns(self, names: Collection[str]) -> set[str]:
-        """The columns to read, of those that a file has; `ValueError` if some are missing, or two could be meant."""
+        """The columns to read among those of a file; raises `ValueError` if one is missing or ambiguous."""
         layout = self._layout(tuple(names))
         return {*layout.columns_by_field.values(), *layout.answerable_columns, layout.list_column} - {""}
 
@@ -116,7 +116,7 @@ class PairReader:
         return parse_rows(self._row, (version for record in records for version in self._versions(record)))
 
     def log_notes(self, location: str, *, negatives: bool) -> None:
-        """Log what was read otherwise than it is stored.
+        """Log the conversions of values, and columns that were not read.
 
         Args:
             negatives: also warn of columns with negatives; False for all but one of the files of a source.
@@ -132,14 +132,17 @@ class PairReader:
             )
 
     def _choose_layout(self, names: tuple[str, ...]) -> _Layout:
+        # An empty name in the configuration means that there is no such column.
         fields = {field: column for field, column in self._columns.model_dump().items() if column}
         self._negative_columns.update(filter(_NEGATIVE_COLUMN.fullmatch, set(names) - set(fields.values())))
         if self._language:
             fields.pop("language", None)
+            # Ids may be missing only here, and only if the configuration does not name their column.
             if fields.get("item_id") == ColumnNames.model_fields["item_id"].default and fields["item_id"] not in names:
                 del fields["item_id"]
                 if "query_id" in names:
                     fields["item_id"] = "query_id"
+        # A set with a question or passage column is not bitext, whatever else it has.
         if _TRANSLATION in names and not {fields["question"], fields["passage"]} & set(names):
             kept = {f: column for f, column in fields.items() if f in ("item_id", "dataset") and column in names}
             return _Layout(kept, _TRANSLATION)
@@ -186,6 +189,7 @@ class PairReader:
         if values.pop("passage_language", values["language"]) != values["language"]:
             raise BadRowError(where, "question and passage are in different languages")
         values.setdefault("item_id", where.removeprefix(self._root).lstrip("/: "))
+        # Several passages of one question become items of their own that share the question id.
         if version.suffix and values["item_id"].strip():
             values.setdefault("question_id", values["item_id"])
             values["item_id"] += version.suffix
@@ -193,7 +197,8 @@ class PairReader:
 
 
 def _column_of(field: str, column: str, names: tuple[str, ...]) -> str:
-    """The column of a field: the configured one, or the one that published sets have instead."""
+    """The column of a field: the configured one, or the one that published sets use instead."""
+    # A column that the configuration names is never replaced.
     if column in names or column != ColumnNames.model_fields[field].default:
         return column
     present = [other for other in _PUBLISHED_COLUMNS[field] if other in names]
@@ -205,7 +210,7 @@ def _column_of(field: str, column: str, names: tuple[str, ...]) -> str:
 
 
 def _with_passage(record: Record, columns: Mapping[str, str], passage: Any, suffix: str) -> _Version:
-    """The record with one passage of its list; Tevatron's passages have an id and a title."""
+    """Copy a record for one passage of its list. Tevatron's passages are objects with an id and a title."""
     values, columns = {**record.values, "passage": passage}, {**columns, "passage": "passage"}
     if isinstance(passage, dict):
         title, text = passage.get("title") or "", passage.get("text")
@@ -216,7 +221,7 @@ def _with_passage(record: Record, columns: Mapping[str, str], passage: Any, suff
 
 
 def _translations(record: Record, columns: Mapping[str, str]) -> Iterator[_Version | BadRow]:
-    """The record with each of its translations; the sentence is question and passage."""
+    """Copy a record for each of its translations; the sentence is both question and passage."""
     match record.values[_TRANSLATION]:
         case {"language": [*languages], "translation": [*sentences]} if len(languages) == len(sentences):
             translations = list(zip(languages, sentences, strict=True))  # `TranslationVariableLanguages`
@@ -235,12 +240,12 @@ def _translations(record: Record, columns: Mapping[str, str]) -> Iterator[_Versi
 
 
 def is_marked_unanswerable(value: Any) -> bool:
-    """Whether a cell of `is_impossible`, or of `answers` in SQuAD 2.0 on the hub, says that there is no answer."""
+    """Whether a value of `is_impossible`, or of `answers` in SQuAD 2.0 on the hub, marks an unanswerable question."""
     match value:
         case bool() | int():
             return bool(value)
         case str():
             return value.strip().lower() == "true"
-        case {"text": []}:
+        case {"text": []}:  # `answers` on the hub: lists of texts and of starts.
             return True
     return False
