@@ -1,1 +1,1 @@
-"""What plan, store and stream share: the manifest, its index by language, keyed permutations, mined negatives."""
+"""Modules that plan, store and stream share: manifest, index by language, keyed permutations, mined negatives."""

@@ -1,4 +1,4 @@
-"""The manifest: the contents of a store in numbers, which is all that a plan needs of the data.
+"""The manifest: the contents of a store in numbers. A plan needs no other data.
 
 Items of a dataset are stored sorted by their set of languages. So the items that have a language, or a pair, are a few
 ranges of row numbers, and a manifest of a billion items stays a few kilobytes.
@@ -17,7 +17,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.storage import Name, RelativePath, with_checksum
 
 VERSION = 2
-"""Version of the layout of manifest and shards; a reader refuses any other."""
+"""Version of the layout of manifest and shards; readers refuse any other version."""
 
 
 class ManifestRecord(BaseModel):
@@ -106,6 +106,7 @@ class Manifest(ManifestRecord):
 
     @cached_property
     def checksum(self) -> str:
-        """Checksum of everything that decides which text an item number stands for."""
+        """Checksum of everything that determines the text of an item number."""
+        # Without `spec`: other settings may give the same items.
         datasets = self.model_dump(mode="json", include={"version", "datasets"})
         return hashlib.sha256(json.dumps(datasets, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,13 +1,13 @@
 """Mined negatives: for every item of a store, other items of its dataset whose passages only seem to answer it.
 
-    FOLDER/negatives.json       what was mined, from which store, by which model; written last
+    FOLDER/negatives.json       manifest: store, model, settings and files; written last
     FOLDER/<dataset>.arrow      Arrow IPC, one row an item of the dataset, in the store's order; fixed-size lists
                                 `negatives` (int64): item numbers, hardest first, padded with -1; optionally `positive`
                                 (float32) and, in lists, `scores` (float32): a teacher's scores of the item's question
                                 with its own passage and with each negative, NaN if it gave none
 
-Item numbers have no language: negatives mined in one language serve in every language that they exist in, and so do the
-scores of a teacher that reads one language best (Multilingual Translate-Distill, 2405.00977).
+Item numbers have no language: negatives mined in one language are used in every language that they exist in. So are the
+scores of a teacher that is best in one language (Multilingual Translate-Distill, 2405.00977).
 Files are memory-mapped, so a task that draws a few rows reads a few pages.
 """
 
@@ -31,7 +31,7 @@ from hbt_ray.storage import Name, RelativePath, file_sha256, read_checked_json, 
 
 MANIFEST = "negatives.json"
 VERSION = 3
-"""Version of the layout; a reader refuses any other."""
+"""Version of the layout; readers refuse any other version."""
 
 _COLUMN, _POSITIVE, _SCORES = "negatives", "positive", "scores"
 
@@ -70,7 +70,7 @@ class NegativesManifest(ManifestRecord):
 
     version: int = VERSION
     store: str
-    """`Manifest.checksum` of the store whose items the numbers are."""
+    """`Manifest.checksum` of the store that the item numbers refer to."""
     model: str
     fingerprint: str
     """Fingerprint of the model's weights, tokenizer, prompts and length."""
@@ -132,6 +132,7 @@ class Negatives:
         Returns:
             [rows, 1 + n], NaN if the teacher gave none.
         """
+        # Column 0 is for the item's own passage, column 1 + n for negative n.
         scores = np.full((len(items), 1 + negatives.shape[1]), np.nan, np.float32)
         stored = self._scores.get(dataset)
         if stored is None:
@@ -140,6 +141,7 @@ class Negatives:
         mined, values = self._tables[dataset][items], stored.negatives[items]
         # [rows, n, keep]: where in the mined list of its row each negative stands.
         is_same = (negatives[:, :, None] == mined[:, None, :]) & (negatives >= 0)[:, :, None]
+        # Drawn negatives are a subset of the mined ones, in another order.
         row, column, position = np.nonzero(is_same)
         scores[row, 1 + column] = values[row, position]
         return scores
@@ -151,14 +153,14 @@ class Negatives:
 
     @cached_property
     def checksum(self) -> str:
-        """Checksum of everything that decides which negatives an item has."""
+        """Checksum of everything that determines the negatives of an item."""
         files = [[mined.name, mined.sha256] for mined in self.manifest.datasets]
         text = json.dumps([self.manifest.version, self.manifest.store, self.manifest.keep, files])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def require_scores(negatives: Negatives | None) -> Negatives:
-    """The negatives, after a check that they have a teacher's scores.
+    """Return the negatives if they have a teacher's scores.
 
     Raises:
         NegativesError: there are no negatives, or those of a dataset were written without scores.
@@ -193,6 +195,7 @@ def write_rows(folder: Path, dataset: str, negatives: Indices, scores: TeacherSc
 
 
 def _lists(numbers: NDArray[Any]) -> pa.FixedSizeListArray:
+    # A fixed size needs no offsets, so the file is a plain [items, keep] array.
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), numbers.shape[1])
 
 
@@ -228,6 +231,7 @@ def _map_rows(file: Path, num_items: int, keep: int) -> tuple[Indices, TeacherSc
         scores = [_flat(table.column(name)) for name in (_POSITIVE, _SCORES) if name in table.column_names]
     except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
         raise _damaged(file, str(error)) from None
+    # The checksum proves that the file is as written, not that it fits the manifest.
     if numbers.dtype != np.int64 or len(numbers) != num_items * keep:
         raise _damaged(file, f"{len(numbers)} numbers for {num_items} items with {keep} negatives each")
     rows: Indices = numbers.reshape(num_items, keep)

@@ -1,4 +1,4 @@
-"""Keyed random numbers and permutations: pure functions of (key, index), so any element needs none before it.
+"""Keyed random numbers and permutations: pure functions of (key, index), so each element is computed on its own.
 
 `permute` is a Feistel network over the next power of two with cycle walking (Black and Rogaway, "Ciphers with
 arbitrary finite domains", 2002): the k-th element of a permutation of n in O(1) and without storing it. It is a
@@ -25,6 +25,7 @@ def make_key(*parts: object) -> int:
 
 def uniform(key: int, index: Indices) -> NDArray[np.float64]:
     """One number in [0, 1) for each index, with 53 random bits."""
+    # The constant is SplitMix64's increment; the product overflows on purpose. 53 bits are what a float holds exactly.
     bits = _mix(index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(key)) >> np.uint64(11)
     return np.ldexp(bits.astype(np.float64), -53)
 
@@ -33,6 +34,7 @@ def permute(key: int, index: Indices, size: int) -> Indices:
     """Elements `index` (each in [0, size)) of the permutation of range(size) that `key` determines."""
     if size <= 1:
         return np.zeros_like(index)
+    # Width of the network: the smallest power of two that holds `size` elements.
     bits = (size - 1).bit_length()
     values = _feistel(key, index.astype(np.uint64), bits)
     while (outside := values >= size).any():  # Walk the cycle until every value is back inside: 2 tries on average.
@@ -41,11 +43,13 @@ def permute(key: int, index: Indices, size: int) -> Indices:
 
 
 def _feistel(key: int, values: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
+    # With an odd number of bits the high half is one bit wider; each half-round masks to its own half.
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
     low, high = values & low_mask, values >> low_bits
     for half_round in range(0, _HALF_ROUNDS, 2):
+        # Each half-round is its own inverse, so the whole network is a permutation.
         high = high ^ (_mix(low ^ np.uint64(make_key(key, half_round))) & high_mask)
         low = low ^ (_mix(high ^ np.uint64(make_key(key, half_round + 1))) & low_mask)
     return (high << low_bits) | low

@@ -1,1 +1,1 @@
-"""Which global batch a step trains on: pure functions that read no data and know no rank."""
+"""The global batch of every step: pure functions that read no data and do not depend on the rank."""

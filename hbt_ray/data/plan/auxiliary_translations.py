@@ -1,11 +1,11 @@
-"""Translations of the rows: in which other language a question or passage is read again, for loss terms that compare.
+"""Languages of the rows' translations, for loss terms that compare a question or passage with its translation.
 
 A rule chooses the language. `other`: another language of the item, drawn evenly. `pivot:LANG`: LANG, or another one
 drawn evenly if the row is in LANG already. `exactly:LANG`: LANG, also if the row is in LANG.
 
 A draw is a function of (seed, step, side, item), so neither the number of ranks nor a resume changes it, and two
-auxiliary texts with the same side and rule get the same language. By every rule, whether a row has a translation
-depends on its item alone and not on the language that the row was drawn in.
+auxiliary texts with the same side and rule get the same language. Under every rule, whether a row has a translation
+depends on its item alone and not on the language drawn for the row.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Side = Literal["question", "passage"]
 _RuleKind = Literal["other", "pivot", "exactly"]
 
 NO_TRANSLATION = -1
-"""Stands in place of a language code."""
+"""Language code of a row without a translation."""
 LOW_SHARE = 0.5
 """Warn if fewer than this share of the items have a translation: a loss term then describes a minority."""
 
 
 @dataclass(frozen=True, slots=True)
 class TranslationRule:
-    """The language of a translation. `parse` reads what `str` writes."""
+    """Rule for the language of a translation. `parse` is the inverse of `str`."""
 
     kind: _RuleKind
     language: str = ""
@@ -44,8 +44,13 @@ class TranslationRule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises: PlanError if the text is not a rule."""
+        """Parse a rule.
+
+        Raises:
+            PlanError: the text is not a rule.
+        """
         kind, colon, language = text.partition(":")
+        # `other` stands alone; the two others need a colon and a language.
         if kind in get_args(_RuleKind) and bool(colon) == bool(language) == (kind != "other"):
             return cls(kind, language)  # type: ignore[arg-type]  # Checked in the line above.
         raise PlanError(
@@ -87,13 +92,16 @@ class TranslationSampler:
         """Positions in `languages`, -1 for none, [rows]. For a rank's slice it is the slice of the global result."""
         if self._rule.kind == "other":
             return self._other(batch)
+        # `_rule_index` has the rule's language alone, so its code is 0.
         exists = self._rule_index.exist_in(batch.items[:, None], np.zeros(len(batch.items), np.int16))[:, 0]
         codes = np.where(exists, self._rule_code, NO_TRANSLATION).astype(np.int16)
         if self._rule.kind == "exactly":
             return codes
+        # Rows that are in the pivot language already get another language.
         return np.where(codes == self._row_languages(batch), self._other(batch), codes)
 
     def _other(self, batch: Batch) -> LanguageCodes:
+        # Indexed by item and not by row, so that a rank's slice draws the same numbers.
         chance = uniform(make_key(self._seed, "version", self._side, batch.step), batch.items)
         return self._index.draw_other(batch.items, self._row_languages(batch), chance)
 
@@ -105,7 +113,7 @@ def require_translations(plan: Plan, name: str, rule: str) -> None:
     """Check, before any worker starts, that the data has translations; warn if few items have one.
 
     Args:
-        name: what asks for the translations, for messages.
+        name: setting or loss term that needs the translations, for messages.
 
     Raises:
         PlanError: no item can have a translation; the text says what is missing.

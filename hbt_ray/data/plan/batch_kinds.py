@@ -1,12 +1,12 @@
-"""The kinds of batches: how the n-th batch of a kind fills its rows, within one dataset, and with which negatives.
+"""The kinds of batches: rows and negatives of the n-th batch of a kind within one dataset.
 
-A stream (dataset, kind, language or pair) walks permutations of the items that it can use: every item once an epoch,
+A stream (dataset, kind, language or pair) walks permutations of the items that it can use: every item once per epoch,
 then a new permutation. Batch n of a stream holds the elements n·B … n·B+B-1 of that endless walk.
 
 Mined negatives are a function of (item, epoch, language of the passage): of the m negatives of an item that exist in
 the passage's language (a monolingual batch must stay monolingual), epoch e of a stream takes n. The first position
-depends on the item and the stream, and moves on by n in every epoch. So all m are used before one is repeated, and
-neither the number of ranks nor a resume changes anything.
+depends on the item and the stream, and advances by n in every epoch. So all m are used before one is repeated, and
+neither the number of ranks nor a resume changes the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.interleave import Interleaving
 
 NO_NEGATIVE = -1
-"""Stands in place of an item number."""
+"""Item number of a missing negative."""
 
 
 class BatchRows(NamedTuple):
@@ -43,7 +43,7 @@ class BatchKind(ABC):
 
     label: ClassVar[str]
     needs: ClassVar[str]
-    """What the data must have, for error messages."""
+    """Data that the kind requires, for error messages."""
 
     def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
         self.name = index.name
@@ -64,9 +64,10 @@ class BatchKind(ABC):
         """Number of items of each stream, by the languages (codes) that all of its rows share, if any."""
 
     def _walk(self, pool: ItemPool, nth: int, *stream: int) -> tuple[Indices, Indices, Indices]:
-        """Items of the n-th batch of a stream, their positions in its endless walk, and their epochs."""
+        """Items of the n-th batch of a stream, their positions in its endless walk, and their epochs, [rows] each."""
         size = self._config.batch_size
         positions = nth * size + np.arange(size, dtype=np.int64)
+        # `numbers` are places in the epoch's permutation, replaced below by pool numbers.
         epochs, numbers = np.divmod(positions, pool.size)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):  # A batch may span the end of an epoch, or several.
             in_epoch = epochs == epoch
@@ -103,7 +104,7 @@ class Mono(BatchKind):
 
 
 class Cross(BatchKind):
-    """Every row in two different languages of its own (X-Y of 2408.10536, figure 2)."""
+    """Question and passage in different languages, drawn for every row (X-Y of 2408.10536, figure 2)."""
 
     label, needs = "cross", "items in at least two languages"
 
@@ -121,6 +122,7 @@ class Cross(BatchKind):
 
     def rows(self, nth: int) -> BatchRows:
         items, positions, epochs = self._walk(self._pool, nth)
+        # Indexed by position and not by item: an item gets new languages in every epoch.
         first, second = (uniform(make_key(self._key, side), positions) for side in ("question", "passage"))
         return BatchRows(items, *self._index.draw_pair(items, first, second), epochs)
 
@@ -132,6 +134,7 @@ class CrossPair(BatchKind):
 
     def __init__(self, index: LanguageIndex, config: PlanConfig, key: int) -> None:
         super().__init__(index, config, key)
+        # First the question's language by the weight of all its pairs, then the passage's.
         self._questions = self._interleaving(index.pair_weights.sum(axis=1))
         # A hundred languages make 9,900 streams, so each is built when it is first used.
         self._passages = lru_cache(maxsize=None)(lambda code: self._interleaving(index.pair_weights[code], code))
@@ -152,7 +155,7 @@ class CrossPair(BatchKind):
 
 
 class Mixed(BatchKind):
-    """Same-language rows of many languages in one batch (LAReQA's X-X), a control: language alone tells negatives."""
+    """Same-language rows of many languages (LAReQA's X-X), a control: language alone separates most negatives."""
 
     label, needs = "mixed", Mono.needs
 
@@ -177,7 +180,7 @@ def _constant(items: Indices, code: int) -> LanguageCodes:
 
 
 def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Indices:
-    """A keyed permutation that moves runs as a whole; the rest, which does not fill a run, stays one shorter run.
+    """A keyed permutation that moves runs as a whole. The last run may be shorter and is not permuted.
 
     The rotation gives the short run another position in every epoch.
     """
@@ -185,11 +188,12 @@ def _permute_runs(key: int, numbers: Indices, size: int, run_length: int) -> Ind
     runs, within = np.divmod(numbers, run_length)  # A run's number, and the position in the run, [rows] each.
     whole = runs < num_runs
     runs[whole] = permute(key, runs[whole], num_runs)
+    # The short run at the end has number `num_runs`, which `permute` does not move.
     return (runs * run_length + within + make_key(key, "rotation") % size) % size
 
 
 def no_negatives(num_rows: int, per_row: int) -> Indices:
-    """[num_rows, per_row] without any negative."""
+    """An array [num_rows, per_row] without any negative."""
     return np.full((num_rows, per_row), NO_NEGATIVE, dtype=np.int64)
 
 
@@ -198,7 +202,7 @@ class NegativeSampler:
 
     Args:
         negatives: [items, m] item numbers, -1 for none.
-        per_row: negatives that a row takes, n; if an item has fewer, the rest is -1.
+        per_row: number n of negatives of a row; if an item has fewer, the rest is -1.
     """
 
     def __init__(self, negatives: Indices, index: LanguageIndex, per_row: int, seed: int) -> None:
@@ -206,16 +210,18 @@ class NegativeSampler:
         self._key = make_key(seed, index.name, "negatives")
 
     def sample(self, rows: BatchRows, kind: str) -> Indices:
-        """Item numbers [rows, n] for the rows of a batch of a kind."""
-        candidates = self._negatives.take(rows.items, axis=0)
+        """Draw negatives for the rows of a batch: item numbers [rows, n], -1 for none."""
+        candidates = self._negatives.take(rows.items, axis=0)  # [rows, m]
         eligible = self._index.exist_in(candidates, rows.passage_languages)
         counts = np.count_nonzero(eligible, axis=1)
         chance = uniform(make_key(self._key, kind, *rows.shared_languages), rows.items)
+        # Each epoch continues where the one before stopped.
         start = (chance * counts).astype(np.int64) + rows.epochs * self._per_row
         # The eligible candidates lie end to end, row by row, so the k-th of a row is one addition away.
         flat, first = candidates.ravel().take(np.flatnonzero(eligible)), np.cumsum(counts) - counts
         sampled = no_negatives(len(rows.items), self._per_row)
         for column in range(self._per_row):
+            # Rows with at least `column + 1` candidates; `%` starts over after the last one.
             served = np.flatnonzero(counts > column)
             sampled[served, column] = flat[first[served] + (start[served] + column) % counts[served]]
         return sampled

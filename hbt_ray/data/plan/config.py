@@ -1,4 +1,4 @@
-"""The configuration of the batch plan, and alpha: the share of monolingual batches, constant or over the steps.
+"""Configuration of the batch plan, and alpha: the share of monolingual batches, constant or changing with the steps.
 
 The arithmetic of alpha is exact, so the bound holds at any step: in every window the number of monolingual batches
 differs from the sum of alpha over its steps by less than 1.
@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Ramp(Config):
-    """From `start` to `end` in a straight line over `steps`, then `end`."""
+    """Alpha that changes linearly from `start` to `end` over `steps`, then stays at `end`."""
 
     start: Share
     end: Share
@@ -31,6 +31,7 @@ class Ramp(Config):
         start, end = Fraction(self.start), Fraction(self.end)
         within = min(steps, self.steps)
         slope = (end - start) / self.steps
+        # Arithmetic series: step t < `within` has alpha start + slope · t.
         return within * start + slope * (within * (within - 1) // 2) + (steps - within) * end
 
     def __str__(self) -> str:
@@ -38,14 +39,14 @@ class Ramp(Config):
 
 
 class Stage(Config):
-    """One value from a step on."""
+    """A constant alpha from a step on."""
 
     from_step: int = Field(ge=0)
     alpha: Share
 
 
 class Stages(Config):
-    """One value after the other."""
+    """Alpha that is constant within each of several stages."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
 
@@ -57,7 +58,8 @@ class Stages(Config):
         return stages
 
     def spans(self, steps: int) -> list[tuple[int, Stage]]:
-        """Each stage, with its number of steps among the first `steps`."""
+        """The number of steps of each stage among the first `steps`, with the stage."""
+        # The last stage has no end; `max` keeps its span from being negative.
         ends = [stage.from_step for stage in self.stages[1:]] + [max(steps, self.stages[-1].from_step)]
         return [
             (max(0, min(steps, end) - stage.from_step), stage) for stage, end in zip(self.stages, ends, strict=True)
@@ -85,7 +87,7 @@ Alpha = Annotated[
 
 
 class PlanConfig(Config):
-    """How batches are made."""
+    """Composition of the batches."""
 
     policy: Literal["mono", "cross", "hybrid", "mixed"] = "hybrid"
     """mono: one language a batch; cross: question and passage in different languages; hybrid: both, mixed
@@ -102,14 +104,15 @@ class PlanConfig(Config):
     dataset_exponent: float = Field(1.0, ge=0)
     """A dataset is drawn in proportion to items ** exponent; 1 draws every item equally often."""
     dataset_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Factor on the share of a dataset, by its name; 0 leaves it out."""
+    """Factor on the share of a dataset, by its name; 1 for datasets that are not listed, 0 leaves one out."""
     language_exponent: float = Field(0.0, ge=0)
     """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
     run_length: int = Field(1, gt=0)
     """Rows that stay neighbours when the data is shuffled, for range reads from remote storage; 1 is a perfect
     shuffle."""
     negatives: int = Field(0, ge=0)
-    """Mined negatives of a row, from the folder `negatives` of the run; each row's loss uses those of all rows."""
+    """Number of mined negatives per row, from the folder `negatives` of the run. The loss of each row uses the
+    negatives of all rows. 0: none."""
     seed: int = 0
     """Seed for the order of languages, datasets and rows."""
 
@@ -123,23 +126,24 @@ class PlanConfig(Config):
 
 
 def alpha_values(alpha: Alpha) -> tuple[float, ...]:
-    """The values that alpha starts from, passes and ends at."""
+    """The values that bound alpha: its constant value, both ends of a ramp, or the values of the stages."""
     if isinstance(alpha, Ramp):
         return alpha.start, alpha.end
     return tuple(stage.alpha for stage in alpha.stages) if isinstance(alpha, Stages) else (alpha,)
 
 
 def alpha_before(alpha: Alpha, step: int) -> Any:
-    """The part of alpha that decides the first `step` steps; equal if these have the same batches."""
+    """The part of alpha that determines the first `step` steps; equal if these have the same batches."""
     if isinstance(alpha, Ramp):
         return alpha
     if isinstance(alpha, Stages):
         return tuple((stage.from_step, stage.alpha) for stage in alpha.stages if stage.from_step < step)
+    # A constant equals a single stage from step 0 on; before step 0 there is nothing to compare.
     return ((0, alpha),)[:step]
 
 
 def alpha_split(alpha: Alpha, key: int) -> Split:
-    """Which steps are monolingual (left)."""
+    """Split of the steps: left is monolingual, right is the other kind."""
     if isinstance(alpha, Ramp | Stages):
         return _VaryingSplit(alpha, Fraction(key, 2**64))
     share = Fraction(alpha)
@@ -154,4 +158,5 @@ class _VaryingSplit:
     phase: Fraction
 
     def count(self, turns: int) -> int:
+        # `int` is the floor of a fraction that is not negative.
         return int(self.alpha.total(turns) + self.phase)

@@ -1,7 +1,7 @@
-"""Interleaving of weighted choices: which choice turn n has, for any n, without playing the turns before it.
+"""Interleaving of weighted choices: the choice of turn n for any n, without computing the earlier turns.
 
-An interleaving is a Huffman tree of two-way splits. Each split only has to tell how many of its first n turns went
-left; that gives the choice of a turn, and how often it had been chosen before, in O(depth).
+An interleaving is a Huffman tree of two-way splits. A split only counts how many of its first n turns went left; that
+gives the choice of a turn, and how often it was chosen before, in O(depth).
 
 A split is a floor sequence, `floor(p·n + phase)`: in every window of turns the left side is off by less than 1. With
 two choices that is the whole bound. In a Huffman tree an inner child holds at most 2/3 of its parent's weight (its
@@ -25,13 +25,13 @@ class Split(Protocol):
     """Divides turns between a left and a right side."""
 
     def count(self, turns: int) -> int:
-        """How many of the first `turns` turns went left."""
+        """Number of the first `turns` turns that went left."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BalancedSplit:
-    """Left at rate `left / whole`, exact integers; `phase` in [0, whole) shifts the pattern."""
+    """Goes left at the rate `left / whole`, in exact integers; `phase` in [0, whole) shifts the pattern."""
 
     left: int
     whole: int
@@ -40,6 +40,7 @@ class BalancedSplit:
     @classmethod
     def of_key(cls, left: int, whole: int, key: int) -> Self:
         """The split whose phase is drawn by `key`, a 64-bit number."""
+        # The key as a fraction of 2^64, scaled to [0, whole).
         return cls(left, whole, phase=whole * key >> 64)
 
     def count(self, turns: int) -> int:
@@ -62,6 +63,7 @@ class Interleaving:
     """
 
     def __init__(self, weights: Sequence[float | Fraction], key: int) -> None:
+        # Integers: with rounding the bound would fail in long windows.
         exact = [Fraction(weight) for weight in weights]
         scale = lcm(*(weight.denominator for weight in exact))
         self._root = _huffman_tree([int(weight * scale) for weight in exact], key)
@@ -78,6 +80,7 @@ class Interleaving:
         node = self._root
         while isinstance(node, _SplitNode):
             num_left = node.split.count(turn)
+            # The turn went left if it raised the count. Then `turn` becomes its number on that side.
             if node.split.count(turn + 1) > num_left:
                 node, turn = node.left, num_left
             else:
@@ -86,7 +89,7 @@ class Interleaving:
 
 
 def _huffman_tree(weights: Sequence[int], key: int) -> _SplitNode | int:
-    # The second entry makes the order of equal weights, and so the whole tree, unambiguous.
+    # (weight, number, node): the number makes the order of equal weights, and so the tree, unambiguous.
     heap: list[tuple[int, int, _SplitNode | int]] = [(w, i, i) for i, w in enumerate(weights) if w > 0]
     if not heap:
         raise ValueError("an interleaving needs at least one choice with a positive weight")

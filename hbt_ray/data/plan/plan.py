@@ -1,8 +1,8 @@
 """The plan: the sequence of global batches, a pure function of (manifest, settings, step).
 
-`Plan.batch(step)` decides everything that is trained on: the dataset, the kind, and for every row the item and its two
+`Plan.batch(step)` determines all training data: the dataset, the kind, and for every row the item and its two
 languages. It uses no clock, rank, worker count or iterator state, so any number of ranks, any resume point and any two
-trials see the same batches; the whole data state of a checkpoint is the step number and `Plan.identity`.
+trials get the same batches; the whole data state of a checkpoint is the step number and `Plan.identity`.
 
 Each stage follows from the one before in O(log):
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # Reading negatives needs Arrow; planning does not.
 logger = logging.getLogger(__name__)
 
 ALGORITHM = {"version": 1, "schedule": "balanced"}
-"""The function from settings to batches, as part of a plan's identity. A change here makes another plan."""
+"""Version of the function from settings to batches, part of a plan's identity. A change here makes another plan."""
 _WITHOUT_NEGATIVES = {"negatives": 0}
 """The identity of a plan without negatives does not contain `negatives`."""
 _MAX_SHOWN = 5
@@ -69,6 +69,7 @@ class Batch:
 
     def slice(self, rank: int, world_size: int) -> Batch:
         """The rows of a rank; the slices of all ranks, in order, are the whole batch."""
+        # Integer bounds: the slices cover all rows, and their sizes differ by at most one.
         part = slice(len(self.items) * rank // world_size, len(self.items) * (rank + 1) // world_size)
         columns = (column[part] for column in self._columns())
         return Batch(self.step, self.kind, self.dataset, self.language, *columns)
@@ -78,7 +79,7 @@ class Batch:
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
-        """The rows of batches of one dataset, end to end, with the step of the first one: to read them at once."""
+        """Join batches of one dataset, so that their rows can be read at once; the step is that of the first batch."""
         first, rows = batches[0], [part._columns() for part in batches]
         columns = (np.concatenate(column) for column in zip(*rows, strict=True))
         return Batch(first.step, first.kind, first.dataset, first.language, *columns)
@@ -112,6 +113,7 @@ class Plan:
         """Number of a kind (0 is monolingual) → its batches, by dataset."""
         self._dataset_interleavings: dict[int, Interleaving] = {}
         other_kind = Mixed if config.policy == "mixed" else Cross if config.cross == "rows" else CrossPair
+        # A kind that alpha never uses is not built: the store need not have data for it.
         kinds: list[tuple[type[BatchKind], bool]] = [
             (Mono, max(mono_shares) > 0),
             (other_kind, min(mono_shares) < 1),
@@ -125,7 +127,8 @@ class Plan:
         self._warn_of_small_streams()
 
     def batch(self, step: int) -> Batch:
-        """The global batch of a step: any step, in any order, always the same."""
+        """The global batch of a step, always the same one. Steps may be requested in any order."""
+        # `nth` counts from here on within the kind, then within the dataset.
         kind, nth = self._kind_interleaving.locate(step)
         dataset, nth = self._dataset_interleavings[kind].locate(nth)
         batches = self._kinds[kind][dataset]
@@ -139,7 +142,7 @@ class Plan:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that the batches depend on, for the checkpoint."""
+        """Everything that the batches depend on, for the checkpoint."""
         settings = {**ALGORITHM, "data": self.manifest.checksum, **self.config.model_dump(mode="json")}
         if self._negatives is None:
             return {name: value for name, value in settings.items() if name != "negatives"}
@@ -152,11 +155,12 @@ class Plan:
     def require(self, saved: dict[str, Any], step: int) -> None:
         """Refuse to continue from a checkpoint of `step` steps whose plan had another identity.
 
-        Alpha may differ from that step on: the batches that were trained on are those of this plan as well.
+        Alpha may differ from that step on, because the earlier batches are then those of this plan as well.
 
         Raises:
             PlanMismatch: the checkpoint was made under another plan.
         """
+        # A plan without negatives leaves the key out of its identity.
         before, now = _WITHOUT_NEGATIVES | saved, _WITHOUT_NEGATIVES | self.identity
         for field in sorted(before.keys() | now.keys()):
             if before.get(field) != now.get(field) and not (field == "alpha" and self._has_same_prefix(saved, step)):
@@ -167,7 +171,7 @@ class Plan:
         return bool(alpha_before(alpha, step) == alpha_before(self.config.alpha, step))
 
     def _make_negative_samplers(self, indexes: list[LanguageIndex]) -> dict[str, NegativeSampler]:
-        """By dataset, without those that were not mined."""
+        """Dataset → sampler, for the datasets that were mined."""
         per_row, negatives = self.config.negatives, self._negatives
         if negatives is None:
             if per_row:
