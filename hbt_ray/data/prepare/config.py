@@ -1,4 +1,4 @@
-"""`StoreConfig`: the configuration of a store, and the fingerprints that tell whether a store is up to date."""
+"""`StoreConfig`: the configuration of a store, and fingerprints that change with its settings and sources."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ AnySource = Annotated[
 _BUCKET_BYTES = 8 << 20
 """Source bytes per bucket. Most sources are compressed, so a bucket holds about 32 MB of text."""
 _MAX_BUCKETS = 8192
+"""Every file of rows holds one record batch per bucket, so more buckets would make many tiny batches."""
 _HUB_BYTES = 1 << 30
-"""Assumed size of a data set on the hub, whose size is unknown before it is read."""
+"""Assumed size in bytes of a data set on the hub, whose size is unknown before it is read."""
 
 
 class StoreConfig(Config):
@@ -42,18 +43,18 @@ class StoreConfig(Config):
     path: Location
     """Folder that all machines of the cluster see, or a URI such as `s3://bucket/stores/one`."""
     sources: tuple[AnySource, ...] = Field(min_length=1)
-    """Data sets to read."""
+    """Data sets to read; at least one."""
     decontaminate: tuple[AnySource, ...] = ()
     """Evaluation data, read like sources. Items that overlap with it in any language are removed."""
     languages: dict[str, Language] = Field(default_factory=dict)
     """Language in a source → language in the store, such as `{zh-CN: zh}` if the evaluation data has `zh`, or
-    `{german: de}` for a name that is not a tag. Looked up as the source spells it, then by the canonical tag."""
+    `{german: de}` for a name that is not a tag. The source's spelling is looked up first, then the canonical tag."""
     deduplicate: bool = True
-    """If rows have equal question and passage in one language, keep that of the item with the most languages."""
+    """Of rows with equal question and passage in one language, keep only that of the item with the most languages."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Largest share of rows that may be rejected; with more, no store is made."""
+    """Largest share of rows that may be rejected; if more are, no store is made."""
     shard_items: int = Field(50_000, gt=0)
-    """Items per file."""
+    """Number of items per shard, which is one file."""
     seed: int = 0
     """Seed of the shuffle."""
 
@@ -63,12 +64,14 @@ class StoreConfig(Config):
 
     def num_buckets(self) -> int:
         """Number of buckets for the sources' size: a power of two."""
+        # `-(-a // b)` rounds up.
         num_buckets = max(1, -(-self.num_source_bytes() // _BUCKET_BYTES))
-        return min(_MAX_BUCKETS, 1 << (num_buckets - 1).bit_length())
+        return min(_MAX_BUCKETS, 1 << (num_buckets - 1).bit_length())  # The next power of two.
 
     def fingerprint(self) -> str:
         """Hash of all settings but the path, and of the path, size and modification time of the sources' files."""
         files = [_files(source) for source in (*self.sources, *self.decontaminate)]
+        # An empty mapping is left out of the fingerprint, as if the setting did not exist.
         excluded = {"path"} if self.languages else {"path", "languages"}
         return _digest(self.model_dump(mode="json", exclude=excluded), files)
 

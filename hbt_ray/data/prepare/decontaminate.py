@@ -28,7 +28,7 @@ _UNSPACED_SCRIPTS = {
 
 
 class Decontaminator:
-    """Hashes of the evaluation texts and of their runs.
+    """Finds overlaps with the evaluation texts by the hashes of the texts and of their runs.
 
     Args:
         texts: all texts of the evaluation data.
@@ -46,7 +46,7 @@ class Decontaminator:
         self._runs = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
 
     def overlap(self, text: str) -> str:
-        """Why the text overlaps with the evaluation data; empty if it does not."""
+        """Reason why the text overlaps with the evaluation data; empty if it does not."""
         tokens = normalised_tokens(text)
         if tokens and _any_in(np.array([make_key(tokens)], np.uint64), self._texts):
             return "equals a text of the evaluation data"
@@ -64,6 +64,7 @@ def _any_in(hashes: Hashes, ordered: Hashes) -> bool:
     """Whether any of the hashes is in the sorted array."""
     if not len(hashes) or not len(ordered):
         return False
+    # A hash beyond the last one gets the last position, where the comparison fails.
     positions = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
     return bool((ordered[positions] == hashes).any())
 
@@ -74,19 +75,20 @@ def normalised_tokens(text: str) -> list[str]:
 
 
 def run_hashes(tokens: list[str]) -> Hashes:
-    """The hash of every run of tokens: a polynomial over 2^64."""
+    """The hash of every run of tokens, [runs]: a polynomial modulo 2^64."""
     length = _run_length(tokens)
     if len(tokens) < length:
         return np.empty(0, np.uint64)
     values = np.fromiter(map(_token_hash, tokens), np.uint64, len(tokens))
     hashes = np.zeros(len(tokens) - length + 1, np.uint64)
+    # Horner's rule for all runs at once; the product overflows on purpose.
     for offset in range(length):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + values[offset : offset + len(hashes)]
     return hashes
 
 
 def _run_length(tokens: list[str]) -> int:
-    """The length of a run in the script of most tokens."""
+    """The length of a run in the script of more than half of the tokens."""
     lengths = Counter(_script_run_length(ord(token[0])) for token in tokens)
     length, count = lengths.most_common(1)[0] if lengths else (RUN_WORDS, 0)
     return length if 2 * count > len(tokens) else RUN_WORDS
@@ -111,6 +113,7 @@ class _Separators(dict[int, str]):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         category = unicodedata.category(character)[0]
+        # Punctuation, symbols, separators and control characters.
         if category in "PSZC":
             self[code] = " "
         else:

@@ -2,9 +2,9 @@
 
 A duplicate is a row whose question and passage another item has in the same language. Of rows with equal texts in one
 language, the row of the item with the most languages stays; among equals, the first by dataset and hash. So a
-translated item does not lose a language because of a copy of that one version.
+translated item does not lose a language to a copy of that one version.
 
-Hashes of the texts are compared in shares: ranges of the hash that are independent of each other.
+Hashes of the texts are compared in shares, which are independent ranges of the hash.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TEXT_KEYS = pa.schema(
 def group_bucket(
     folder: Folder, bucket: Bucket, decontaminator: Decontaminator | None, num_shares: int, deduplicate: bool
 ) -> TaskResult:
-    """Task: write the numbers of a bucket's rows that stay, and the hashes of their texts and ids.
+    """Task: write the numbers of the rows of a bucket that stay, and the hashes of their texts and ids.
 
     A row is rejected if its item has its language already. An item is removed if a text of it overlaps with the
     evaluation data in any language.
@@ -57,6 +57,7 @@ def group_bucket(
     item_names = pc.binary_join_element_wise(table["dataset"], table["item_id"], "\0")
     items = item_names.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
     languages = table["language"].dictionary_encode().combine_chunks()
+    # One number for each (item, language).
     pairs = items * max(1, len(languages.dictionary)) + languages.indices.to_numpy()
     stays = np.zeros(len(table), bool)
     stays[np.unique(pairs, return_index=True)[1]] = True  # The first row of each (item, language).
@@ -65,6 +66,7 @@ def group_bucket(
         rejection_record(row["where"], "item has this language already", row["item_id"], row["language"])
         for row in repeated
     ]
+    # Clears `stays` in place.
     removals = _remove_overlapping(decontaminator, table, items, stays) if decontaminator else []
     folder.write(f"{name}.rejected.jsonl", encode_json_lines(rejections))
     folder.write(f"{name}.removed.jsonl", encode_json_lines(removals))
@@ -76,6 +78,7 @@ def group_bucket(
     if deduplicate:
         columns = (table[column].to_pylist() for column in ("language", "question", "passage"))
         keys = np.fromiter((text_key(*texts) for texts in zip(*columns, strict=True)), np.uint64, len(rows))
+        # Rows that stay per item are its languages; [rows that stay].
         num_languages, buckets = np.bincount(items[rows])[items[rows]], np.full(len(rows), bucket.number)
         arrays = [keys, num_languages, table["dataset"], table["hash"], buckets, rows]
         key_table = pa.table(arrays, schema=_TEXT_KEYS)
@@ -108,7 +111,7 @@ def _remove_overlapping(
 
 
 def text_key(language: str, question: str, passage: str) -> int:
-    """Hash of a row's texts; equal for rows of one language with equal normalised texts."""
+    """Hash of a row's language and texts; equal for rows of one language with equal normalised texts."""
     return text_hash(language, normalise_text(question), normalise_text(passage))
 
 
@@ -125,6 +128,7 @@ def find_duplicates(folder: Folder, keys: Folder, share: int, num_buckets: int) 
     ranks = np.argsort(np.argsort(np.array(dataset.dictionary.to_pylist(), dtype=object)))
     key, num_languages, hashes, bucket = (table[name].to_numpy() for name in ("key", "num_languages", "hash", "bucket"))
     dataset_rank = ranks[dataset.indices.to_numpy()] if len(table) else np.empty(0, np.int64)
+    # The last key of `lexsort` counts most: text, then most languages, dataset, hash.
     order = np.lexsort((hashes, dataset_rank, -num_languages, key))
     # All rows of a key but the first one.
     duplicates = order[1:][key[order][1:] == key[order][:-1]]

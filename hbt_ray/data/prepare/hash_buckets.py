@@ -1,7 +1,7 @@
 """Buckets: files whose record batches are ranges of a hash, so that a task reads only its own bytes of every file.
 
 `prepare` deals the rows of the sources into buckets by the hash of (dataset, item id). A bucket is a range of that
-hash, and the range doubles as a share for other hashes, such as those of texts. A file of buckets holds one record
+hash; other hashes, such as those of texts, are divided into shares in the same way. A file of buckets holds one record
 batch per bucket.
 """
 
@@ -34,12 +34,14 @@ def normalise_text(text: str) -> str:
 
 def text_hash(*parts: str) -> int:
     """A 64-bit hash of some texts."""
+    # Texts with a NUL were rejected, so the joined text is unambiguous.
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "little")
 
 
 def bucket_of(hashes: Hashes, num_buckets: int) -> NDArray[np.int64]:
     """The bucket of each hash: buckets in order are hashes in order. `num_buckets` is a power of two."""
     bits = num_buckets.bit_length() - 1
+    # The leading bits; a shift by 64 is undefined, hence the case of one bucket.
     return (hashes >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(hashes), np.int64)
 
 
@@ -51,6 +53,7 @@ def write_buckets(folder: Folder, name: str, table: pa.Table, buckets: NDArray[n
     """
     table = table.take(pa.array(np.argsort(buckets, kind="stable"))).combine_chunks()
     ends = np.cumsum(np.bincount(buckets, minlength=num_buckets)).tolist()
+    # After `combine_chunks` a table that is not empty has one batch; an empty one has none.
     rows = table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], schema=table.schema)
     with folder.create_arrow(name, table.schema) as writer:
         for start, end in zip([0, *ends], ends, strict=False):
@@ -60,11 +63,12 @@ def write_buckets(folder: Folder, name: str, table: pa.Table, buckets: NDArray[n
 def read_bucket(files: Iterable[tuple[Folder, str]], number: int) -> pa.Table:
     """The rows of one bucket, file by file."""
     batches = [folder.open_arrow(name).get_batch(number) for folder, name in files]
+    # `from_batches` needs at least one batch, for the schema.
     return pa.Table.from_batches([batch for batch in batches if len(batch)] or batches[:1])
 
 
 class Bucket(NamedTuple):
-    """Rows of the sources in one range of hashes, in the order in which the sources gave them."""
+    """Rows of the sources in one range of hashes, in the order of the sources."""
 
     files: tuple[tuple[Folder, str], ...]
     number: int
@@ -85,6 +89,6 @@ def rejection_record(where: str, reason: str, item_id: str = "", language: str =
 
 
 def removal_record(table: pa.Table, row: int, reason: str, text: str, *, num_rows: int) -> dict[str, Any]:
-    """A line of `removed.jsonl`: `num_rows` rows are removed because of `text`."""
+    """A line of `removed.jsonl` about `num_rows` rows that were removed because of `text`."""
     names = {name: table[name][row].as_py() for name in ("dataset", "item_id", "language")}
     return {**names, "reason": reason, "text": text[:500], "num_rows": num_rows}

@@ -38,7 +38,7 @@ from hbt_ray.storage.location import Folder
 
 REJECTED, REMOVED = "rejected.jsonl", "removed.jsonl"
 _BUCKETS_PER_SHARE = 8
-"""The hashes of a row take about a tenth of its space, so fewer tasks compare all hashes than hold all rows."""
+"""Buckets per share of the hashes: hashes take about a tenth of the space of the rows, so they need fewer tasks."""
 
 
 class PrepareResult(NamedTuple):
@@ -53,7 +53,7 @@ class PrepareResult(NamedTuple):
     duplicates: Counter[str]
     """Dataset → rows with the text of another item."""
     already_existed: bool = False
-    """Whether the same store was complete before; then nothing was read."""
+    """Whether the store was complete before this call, which then read nothing."""
 
     @property
     def num_kept(self) -> int:
@@ -70,7 +70,7 @@ def prepare(config: StoreConfig, executor: Executor = in_process, screen: Screen
 
     Raises:
         SourceError: a source is missing or malformed, or more than `max_rejected` of the rows are invalid.
-        StoreError: another store exists at `config.path`, or files of somebody else.
+        StoreError: `config.path` holds another store, or files that `hbt prepare` did not write.
         LockedError: another command prepares this store.
     """
     store, fingerprint = Folder(config.path), config.fingerprint()
@@ -82,6 +82,7 @@ def prepare(config: StoreConfig, executor: Executor = in_process, screen: Screen
                 "remove it first",
                 code="OTHER_STORE",
             )
+        # A run that was killed after it wrote the manifest left its work folder.
         if is_work_folder(store / WORK_FOLDER):
             (store / WORK_FOLDER).remove()
         return PrepareResult(manifest, 0, Counter(), Counter(), Counter(), already_existed=True)
@@ -100,11 +101,12 @@ class _Pipeline:
     store: Folder
     runner: TaskRunner
     fingerprint: str
-    """Computed once, because it looks at every file of the sources."""
+    """`StoreConfig.fingerprint`, computed once, because it reads the state of every source file."""
     num_buckets: int
 
     def run(self) -> PrepareResult:
         reads = self._read()
+        # Fail before the long stages; grouping may reject further rows.
         self._check_rejections(reads, groups=[])
         files = tuple(
             (self.runner.folder / read["key"], f"{number:05d}.arrow")
@@ -129,6 +131,7 @@ class _Pipeline:
             partial(find_equal_texts, equal, grouped, share, len(buckets)) for share in range(num_shares)
         ])  # fmt: skip
         relevant_results = self._run("relevant", "finding right passages", [
+            # One task, or none if there are no buckets.
             partial(find_relevant_passages, relevant, equal, num_shares, len(buckets)) for _ in buckets[:1]
         ])  # fmt: skip
         for warning in filter(None, (result["warning"] for result in relevant_results)):
@@ -185,6 +188,7 @@ class _Pipeline:
             for layout in layouts
             for number, slices in enumerate(layout.shards)
         }
+        # In the order of `tasks`: dataset by dataset, shard by shard.
         results = iter(self.runner.run("writing shards", tasks))
         licences: defaultdict[str, dict[str, str]] = defaultdict(dict)  # Dataset → source → licence
         for read in reads:
@@ -212,6 +216,7 @@ class _Pipeline:
             names = ", ".join(source.name for source in self.config.sources)
             raise SourceError(f"{self.store}: its sources contain no rows: {names}", code="NO_ROWS")
         if num_rejected.total() > self.config.max_rejected * num_read:
+            # Written although no store is made, so that the user can look at the rejected rows.
             self._concatenate(REJECTED, self._rejected_lines(reads, num_buckets=len(groups)))
             first = next(result["first_rejected"] for result in (*reads, *groups) if result["first_rejected"])
             item = f" (item {first['item_id']!r}, language {first['language']!r})" if first["language"] else ""
@@ -247,6 +252,7 @@ class _Pipeline:
         )
         self._concatenate(REMOVED, removed)
         shards = {shard.file for info in manifest.datasets for shard in info.shards}
+        # Before the manifest: a folder with a manifest holds exactly the shards that it lists.
         self.runner.remove_stale_shards(self.fingerprint, shards)
         self.store.write(MANIFEST, manifest.to_json())
 

@@ -23,11 +23,11 @@ from hbt_ray.storage import encode_json_lines
 from hbt_ray.storage.location import Folder
 
 _MAX_CACHED_TAGS = 10_000
-"""A column that does not hold languages has any number of different values."""
+"""Bound of the cache of tags: a column that does not hold languages may have any number of values."""
 _MAX_ROWS, _MAX_CHARACTERS = 100_000, 48 << 20
-"""Bounds of one file, which a task holds in memory."""
+"""Bounds of one file of rows, which a task holds in memory."""
 _DATASET_NAME = re.compile(r"(?!(?:manifest\.json|rejected\.jsonl|removed\.jsonl)$)\w[\w .+-]{0,59}")
-"""Names of folders that do not collide with these files; 60 characters are at most 240 bytes."""
+"""Valid names of a dataset's folder, which must not be a file of the store; 60 characters are at most 240 bytes."""
 
 
 def read_part(
@@ -44,7 +44,7 @@ def read_part(
     writer = _RowWriter(folder, num_buckets)
     rejections: list[dict[str, str]] = []
     datasets: set[str] = set()
-    # Looked up as the source spells the language, so that values that are not tags can be renamed; then by the tag.
+    # The source's own spelling comes first, so that values that are not tags can be renamed; then the canonical tag.
     canonical = ((_canonical_tag(spelling), language) for spelling, language in languages.items())
     renamed = {**{tag: language for tag, language in canonical if tag}, **languages}
 
@@ -67,6 +67,7 @@ def read_part(
         datasets.add(dataset)
         writer.add(row, dataset, language, make_key(seed, dataset, row.item_id))
     writer.flush()
+    # Written even if empty: the reports are joined from the files of all parts.
     folder.write("rejected.jsonl", encode_json_lines(rejections))
     return {
         "num_read": num_read,
@@ -113,7 +114,7 @@ class _RowWriter:
 
 
 def _problem(row: SourceRow, dataset: str, language: str) -> str:
-    """Why a row is rejected; empty if it is valid. Rejections are counted by this text."""
+    """Reason why a row is rejected; empty if it is valid. Rejections are counted by this text."""
     if not _DATASET_NAME.fullmatch(dataset):
         return "dataset's name may hold only letters, digits, spaces and ._+-, at most 60"
     if not language:
@@ -125,6 +126,7 @@ def _problem(row: SourceRow, dataset: str, language: str) -> str:
             return f"{part.replace('_', ' ')} holds {problem}"
     for side in ("question", "passage"):
         text: str = getattr(row, side)
+        # `isspace` makes no copy of the text, as `strip` would.
         if not text or text.isspace():
             return f"{side} is empty"
     return ""

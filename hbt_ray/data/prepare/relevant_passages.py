@@ -1,4 +1,4 @@
-"""Stages 4 and 5: which items ask the same question, which have the same passage, and which passages answer a question.
+"""Stages 4 and 5: find items with the same question or passage, and the passages that answer each question.
 
 Two items have the same passage if they share a passage id within their dataset, or the text of a passage in any
 language; the same holds for questions. Both relations are transitive: their classes are connected components. A passage
@@ -36,8 +36,8 @@ from hbt_ray.data.prepare.task_runner import TaskResult
 from hbt_ray.storage.location import Folder
 
 MAX_RIGHT = 1_000
-"""Relevant passages that an item lists beside its own. In a dataset of labels one question may have millions, and lists
-of that length in every item would fit nowhere. Passages beyond this number count as negatives, and `prepare` warns."""
+"""Maximum number of relevant passages that an item lists beside its own. In a dataset of labels one question may have
+millions, too many to list in every item. Passages beyond this number count as negatives, and `prepare` warns."""
 
 _IDENTITY_KEYS = pa.schema([("key", pa.uint64()), ("is_passage", pa.bool_()), ("hash", pa.uint64())])
 """`key` is the hash of an id or text of a question or passage, and `hash` that of the item."""
@@ -46,7 +46,7 @@ _PAIRS = pa.schema([("is_passage", pa.bool_()), ("first", pa.uint64()), ("other"
 _ITEMS = pa.schema([("hash", pa.uint64()), ("passage_key", pa.int64()), ("right_keys", pa.list_(pa.int64()))])
 _FILE = "items.arrow"
 _ITEMS_AT_ONCE = 4_096
-"""Items whose lists are made at a time: 33 MB if all lists are as long as possible."""
+"""Number of items whose lists are made at once: 33 MB if all lists have the maximum length."""
 
 
 def write_identity_keys(folder: Folder, bucket: Bucket, table: pa.Table, num_shares: int) -> None:
@@ -81,9 +81,10 @@ def find_equal_texts(folder: Folder, keys: Folder, share: int, num_buckets: int)
     key, is_passage, item = (read_bucket(files, share)[name].to_numpy() for name in _IDENTITY_KEYS.names)
     order = np.lexsort((item, key))
     key, is_passage, item = key[order], is_passage[order], item[order]
+    # True at the first row of each key, and at each change of the item, [rows].
     new_key, new_item = (np.append(True, column[1:] != column[:-1])[: len(key)] for column in (key, item))
     starts = np.flatnonzero(new_key)
-    first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))
+    first = np.repeat(item[starts], np.diff(np.append(starts, len(key))))  # First item of the row's key, [rows].
     # Pair each item of a key with the first one only: a star has the same connected components as all pairs.
     pairs = new_item & ~new_key
     with folder.create_arrow(f"{share:05d}.arrow", _PAIRS) as writer:
@@ -118,7 +119,7 @@ def find_relevant_passages(folder: Folder, pairs: Folder, num_shares: int, num_b
 
 
 class RelevantPassages:
-    """The result of `find_relevant_passages` for the items of one bucket."""
+    """Reads the result of `find_relevant_passages` for the items of one bucket."""
 
     def __init__(self, folder: Folder, bucket: int) -> None:
         self._batch = folder.open_arrow(_FILE).get_batch(bucket)
@@ -127,8 +128,10 @@ class RelevantPassages:
     def columns(self, hashes: Hashes) -> dict[str, pa.Array]:
         """`passage_key` and `right_keys` (keys of other relevant passages) of the items with these hashes."""
         position, is_known = _find(self._hashes, hashes)
+        # The key of a passage that no other item has is the hash of its own item.
         passage_keys = hashes.view(np.int64).copy()
         passage_keys[is_known] = self._batch["passage_key"].to_numpy()[position[is_known]]
+        # A masked position gives null, which becomes an empty list.
         right_keys = self._batch["right_keys"].take(pa.array(position, mask=~is_known))
         return {
             "passage_key": pa.array(passage_keys),
@@ -145,7 +148,7 @@ class _Classes(NamedTuple):
     """Smallest hash of an item of the class, [items]."""
 
     def of(self, items: Hashes) -> Hashes:
-        """The labels of any items; the label of an item that shares nothing is its own hash."""
+        """The labels of items; an item that shares nothing has its own hash as label."""
         position, is_known = _find(self.items, items)
         labels = items.copy()
         labels[is_known] = self.labels[position[is_known]]
@@ -167,6 +170,7 @@ def _find_classes(first: Hashes, other: Hashes) -> _Classes:
     """Connected components of a graph with an edge from each `first` to its `other`."""
     items, numbers = np.unique(np.concatenate([first, other]), return_inverse=True)
     edges = (numbers[: len(first)], numbers[len(first) :])
+    # The values do not matter, only the positions of the edges.
     graph = coo_array((np.ones(len(first), np.int32), edges), shape=(len(items), len(items)))
     _, components = connected_components(graph, directed=False)
     # Items are sorted, so the first of a component is the smallest, whatever the order of the components.
@@ -175,6 +179,7 @@ def _find_classes(first: Hashes, other: Hashes) -> _Classes:
 
 
 def _passages_by_question(questions: _Classes, passages: _Classes) -> _PassagesByQuestion:
+    # Distinct (question, passage), sorted, [pairs, 2].
     pairs = np.unique(np.column_stack([questions.labels, passages.of(questions.items)]), axis=0)
     labels, starts = np.unique(pairs[:, 0], return_index=True)
     return _PassagesByQuestion(labels, np.append(starts, len(pairs)), pairs[:, 1])
@@ -204,8 +209,9 @@ def _other_passages(
     """
     position, is_known = _find(relevant.questions, item_questions)
     counts = np.zeros(len(item_passages), np.int64)
+    # One more than an item lists, because one of them may be its own passage.
     counts[is_known] = np.minimum(np.diff(relevant.offsets)[position[is_known]], MAX_RIGHT + 1)
-    row = np.repeat(np.arange(len(item_passages)), counts)
+    row = np.repeat(np.arange(len(item_passages)), counts)  # Item of each label, [labels].
     rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # Number within the row's list.
     passages = relevant.passages[relevant.offsets[position[row]] + rank]
     is_own = passages == item_passages[row]
@@ -215,7 +221,7 @@ def _other_passages(
 
 
 def _find(ordered: Hashes, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The position of each hash in `ordered`, and whether it is there. The position of a missing one is arbitrary."""
+    """The position of each hash in `ordered`, and whether it occurs there. A missing hash has an arbitrary position."""
     if not len(ordered):
         return np.zeros(len(hashes), np.int64), np.zeros(len(hashes), bool)
     position = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)

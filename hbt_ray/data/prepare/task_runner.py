@@ -1,11 +1,11 @@
-"""Run the tasks of a stage, each of them once, in this process or as a Ray Data job, in the store's work folder.
+"""Run each task of a stage once, in this process or as a Ray Data job, with results in the store's work folder.
 
-The result of a task is a JSON file, written last, with the names and checksums of the files that the task wrote. A run
-after a kill finds it and does not repeat the task, unless one of these files is missing or damaged. Two attempts of one
-task (Ray may start a second one) write the same bytes.
+The result of a task is a JSON file, written last, with the names and checksums of the files that the task wrote. If it
+exists, a later run does not repeat the task, unless one of these files is missing or damaged. Two attempts of one task
+(Ray may start a second one) write the same bytes.
 
 `STORE/.prepare` is the work folder, with all results and intermediate files. A marker file in it says that `hbt
-prepare` created it; a folder without the marker is never changed or deleted, nor is any other file of somebody else.
+prepare` created it; a folder without the marker, or any other file of the user, is never changed or deleted.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ Task = Callable[[], TaskResult]
 Executor = Callable[[list[Task]], Iterable[TaskResult]]
 """Runs tasks in any order and on any machine, and yields the result of each when it is done."""
 _MAX_RETRIES = 3
-"""Retries of a task whose process dies. Ray Data's default is to retry for ever."""
+"""Number of retries of a task whose process dies. Ray Data's default is to retry for ever."""
 _NUM_THREADS = 4
 """Threads that look for results of an earlier run."""
 WORK_FOLDER = ".prepare"
 """Name of the work folder within the store's folder."""
 READ_FOLDER = "read"
-"""Subfolder for the results of reading the sources, which runs with different settings share."""
+"""Subfolder with the results of reading the sources; runs with different settings share it."""
 _MARKER = "about.txt"
 _MARKER_TEXT = b"Intermediate files of `hbt prepare`, which deletes this folder when the store is complete.\n"
 
 
 def in_process(tasks: list[Task]) -> Iterator[TaskResult]:
-    """Run the tasks one after the other in this process: for inputs so small that starting Ray would take longer."""
+    """Run the tasks one after the other in this process, for small inputs, where starting Ray would take longer."""
     return map(_run_task, tasks)
 
 
@@ -70,6 +70,7 @@ def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
     def run_batch(batch: dict[str, Any]) -> pa.Table:
         shared_tasks = ray.get(reference)
         try:
+            # Pickled: results are nested dicts, whose Arrow types would differ between tasks.
             results = [pickle.dumps(_run_task(shared_tasks[number])) for number in batch["id"].tolist()]
         except Exception as error:
             return failure(error)
@@ -84,7 +85,7 @@ def on_ray(tasks: list[Task]) -> Iterator[TaskResult]:
 
 
 def _run_task(task: Task) -> TaskResult:
-    """The result of a task; a `StorageError` if the disk is full, a `StoreError` if a file cannot be read."""
+    """Run a task. Raises `StorageError` if the disk is full, `StoreError` if a file cannot be read."""
     try:
         return task()
     except (OSError, pa.ArrowException) as error:
@@ -104,18 +105,19 @@ class TaskRunner:
 
     store: Folder
     folder: Folder
-    """Folder of the intermediate files and results, within the store's."""
+    """Work folder with the intermediate files and results, within the store's folder."""
     executor: Executor
     screen: Screen
 
     def run(self, stage: str, tasks: Mapping[str, Task]) -> list[TaskResult]:
-        """The results of all tasks of a stage, in their order. Tasks that an earlier run has done are not repeated.
+        """The results of all tasks of a stage, in their order. Tasks that an earlier run completed are not repeated.
 
         Args:
             stage: description for the progress display.
             tasks: key of each task's result → task.
         """
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            # Threads: hashing the files releases the interpreter lock, and storage is slow.
             loaded = dict(zip(tasks, pool.map(self.load_result, tasks), strict=True))
         results = {key: result for key, result in loaded.items() if result is not None}
         remaining: list[Task] = [
@@ -127,13 +129,14 @@ class TaskRunner:
             self.screen.log(f"{stage}: {len(results):,} of {len(tasks):,} tasks were done before")
         with self.screen.progress(stage, len(tasks)) as advance:
             advance(len(results))
+            # Results come in any order, so they are matched by their key.
             for result in self.executor(remaining) if remaining else ():
                 results[result["key"]] = result
                 advance(1)
         return [results[key] for key in tasks]
 
     def remove_stale_shards(self, fingerprint: str, shards: set[str]) -> None:
-        """Delete shards of earlier runs with other settings that were not completed, as listed in their results.
+        """Delete shards of earlier, incomplete runs with other settings, as listed in the results of their tasks.
 
         Args:
             fingerprint: subfolder of the current run.
@@ -168,6 +171,7 @@ def _run_recorded(store: Folder, folder: Folder, key: str, task: Task) -> TaskRe
     """Run a task and write its result, with the checksums of its files, into the work folder."""
     with recording_checksums() as checksums:
         result = task()
+    # Paths relative to the store, so that the results stay valid if the store is moved.
     root = without_options(store.location).rstrip("/") + "/"
     files = {without_options(file).removeprefix(root): sha256 for file, sha256 in checksums.items()}
     result = {"key": key, **result, "files": files}
@@ -177,7 +181,7 @@ def _run_recorded(store: Folder, folder: Folder, key: str, task: Task) -> TaskRe
 
 @contextmanager
 def open_work_folder(store: Folder) -> Iterator[Folder]:
-    """Create and lock the work folder of a store. It stays after the block unless it is empty.
+    """Create and lock the work folder of a store. It remains after the block unless it is empty.
 
     An object store has no locks; two commands that prepare the same store there write the same bytes.
 
@@ -207,18 +211,18 @@ def open_work_folder(store: Folder) -> Iterator[Folder]:
                     work.remove()
     finally:
         if is_new:
-            with suppress(OSError):  # It is not empty.
+            with suppress(OSError):  # The new folder is not empty.
                 path.rmdir()
 
 
 def is_work_folder(work: Folder) -> bool:
-    """Whether `hbt prepare` created this folder. The target of a symbolic link belongs to somebody else."""
+    """Whether `hbt prepare` created this folder. A symbolic link never counts."""
     path = work.local
     return not (path and path.is_symlink()) and work.exists(_MARKER) and work.read(_MARKER) == _MARKER_TEXT
 
 
 def _check_is_ours(store: Folder) -> None:
-    """Refuse a folder with files of somebody else. Hidden files of the system and scratch files do not count."""
+    """Refuse a folder with files that `hbt prepare` did not write. Hidden files do not count."""
     work, names = store / WORK_FOLDER, store.names()
     path = work.local
     is_folder = path is None or (path.is_dir() and not path.is_symlink())
@@ -234,7 +238,7 @@ def _check_is_ours(store: Folder) -> None:
 
 
 def check_dataset_folders(store: Folder, datasets: Sequence[str]) -> None:
-    """Refuse to write shards through symbolic links, over the files of somebody else."""
+    """Refuse to write shards through symbolic links or in place of files."""
     for path in (store.local / name for name in datasets if store.local):
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise StoreError(
@@ -248,6 +252,7 @@ def _remove_shard(store: Folder, file: str, sha256: str) -> None:
     root = store.local
     if root is None:
         (store / file).remove()
+    # Delete only what a run of `hbt prepare` wrote: same bytes, and not behind a link.
     elif not (root / file).parent.is_symlink() and file_sha256(root / file) == sha256:
         remove_tree(root / file)
         with suppress(OSError):  # The folder contains other files.

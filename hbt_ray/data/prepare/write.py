@@ -1,8 +1,8 @@
 """Stages 6 and 7: assemble the rows of each bucket into items, and write the items of all buckets as shards.
 
 Items are sorted by (set of languages, hash of the item). Within a set of languages the items of bucket 0 come before
-those of bucket 1, and so on, because buckets are ranges of that hash. So the order of a whole dataset follows from the
-numbers of items, and every shard is a list of slices of sorted buckets.
+those of bucket 1, and so on, because buckets are ranges of that hash. So the numbers of items determine the order of a
+whole dataset, and every shard is a list of slices of sorted buckets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hbt_ray.storage import encode_json_lines
 from hbt_ray.storage.location import Folder
 
 BATCH_ITEMS = 4096
-"""Items of one record batch: what a reader fetches of a remote column at once."""
+"""Items of one record batch, the unit in which readers fetch a remote column."""
 
 LanguageCounts = dict[tuple[str, ...], int]
 """Set of languages → number of items."""
@@ -75,17 +75,21 @@ def assemble_bucket(
 def _assemble(rows: pa.Table, relevant: RelevantPassages) -> tuple[pa.Table, list[tuple[list[str], int]]]:
     """The sorted items of a dataset's rows, and the number of items of each set of languages."""
     ids, languages = (rows[name].dictionary_encode().combine_chunks() for name in ("item_id", "language"))
-    item, language = ids.indices.to_numpy(), languages.indices.to_numpy()
+    item, language = ids.indices.to_numpy(), languages.indices.to_numpy()  # [rows] each
     names: list[str] = languages.dictionary.to_pylist()
     row_of = np.full((len(ids.dictionary), len(names)), -1, np.int64)  # [items, languages], -1: no such row
     row_of[item, language] = np.arange(len(rows))
 
-    sets, group = np.unique(row_of >= 0, axis=0, return_inverse=True)
+    sets, group = np.unique(row_of >= 0, axis=0, return_inverse=True)  # [sets, languages], [items]
+    # NumPy 2.0 returns the inverse as a column.
     group = group.reshape(-1)
     language_sets = [tuple(sorted(name for name, has in zip(names, row, strict=True) if has)) for row in sets.tolist()]
+    # The manifest sorts sets of languages by name, `unique` sorts them by their bits.
     by_name = sorted(range(len(language_sets)), key=language_sets.__getitem__)
+    # All rows of an item have the same hash; the first one is taken.
     first_row = np.unique(item, return_index=True)[1]
     hashes = rows["hash"].to_numpy()[first_row]
+    # `argsort` of a permutation is its inverse: the rank of each set. The last key counts most.
     order = np.lexsort((hashes, np.argsort(by_name)[group]))
     counts = np.bincount(group, minlength=len(language_sets))
 
@@ -100,6 +104,7 @@ def _assemble(rows: pa.Table, relevant: RelevantPassages) -> tuple[pa.Table, lis
     }
     has_answers = bool(pc.any(pc.not_equal(rows["answer"], "")).as_py())
     for number, name in sorted(enumerate(names), key=lambda pair: pair[1]):
+        # A masked index gives null: the item does not have the language.
         indices = pa.array(row_of[:, number], mask=row_of[:, number] < 0)
         for side in SIDES if has_answers else SIDES[:2]:
             columns[f"{side}.{name}"] = rows[side].combine_chunks().take(indices)
@@ -132,6 +137,7 @@ def write_dataset_shard(
     for part in slices:
         items = assembled.open_arrow(f"{part.bucket:05d}/{dataset}.arrow").read_all()
         items = items.slice(part.start, part.num_items)
+        # Not every bucket has every language of the dataset.
         absent = pa.nulls(len(items), pa.string())
         columns = [items[name] if name in items.column_names else absent for name in schema.names]
         parts.append(pa.table(columns, schema=schema))
@@ -147,13 +153,13 @@ def write_dataset_shard(
 
 
 class DatasetLayout(NamedTuple):
-    """How a dataset is stored."""
+    """Division of a dataset into groups, shards and columns."""
 
     name: str
     groups: tuple[LanguageGroup, ...]
     shards: tuple[tuple[Slice, ...], ...]
     text_columns: tuple[str, ...]
-    """Such as `question.de`."""
+    """Names of the columns of texts, such as `question.de`."""
     max_right: int
     """Largest number of right passages of a question."""
 
@@ -173,7 +179,7 @@ def dataset_layouts(results: Sequence[TaskResult], shard_items: int) -> Iterator
 
 
 def language_groups(buckets: Sequence[LanguageCounts]) -> tuple[LanguageGroup, ...]:
-    """The groups of a whole dataset, in the order in which they are stored."""
+    """The groups of a whole dataset, in the order of storage."""
     totals: Counter[tuple[str, ...]] = Counter()
     for counts in buckets:
         totals.update(counts)
@@ -182,6 +188,7 @@ def language_groups(buckets: Sequence[LanguageCounts]) -> tuple[LanguageGroup, .
 
 def shard_slices(buckets: Sequence[LanguageCounts], shard_items: int) -> Iterator[tuple[Slice, ...]]:
     """The slices of every shard, each of `shard_items` items except the last one."""
+    # Room left in the current shard, its slices, and the next unused item of each bucket.
     num_free, slices, starts = shard_items, list[Slice](), [0] * len(buckets)
     # The items of every group in every bucket, in the order in which the dataset stores them.
     for group in language_groups(buckets):

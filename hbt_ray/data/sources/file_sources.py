@@ -1,6 +1,6 @@
 """Training sources that read files: tables, data sets of Hugging Face, bitext, and published benchmarks.
 
-`hbt_ray.data.formats` reads the formats; a source says which files to read and which rows they become.
+`hbt_ray.data.formats` reads the formats; a source selects the files and converts their contents to rows.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from hbt_ray.storage.location import Location, without_options
 
 
 class SourcePart(Protocol):
-    """A stream of rows."""
+    """Part of a source that one task reads."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
-        """All rows in a fixed order, as a stream; `SourceError` if a file cannot be read."""
+        """All rows in a fixed order, as a stream; raises `SourceError` if a file cannot be read."""
         ...
 
 
 class Source(Config):
-    """The rows of one origin."""
+    """A data set of one origin."""
 
     name: str
-    """Name of the source in the manifest; also that of its dataset, unless a column names the dataset."""
+    """Name of the source in the manifest, and of its dataset, unless a column holds the dataset's name."""
     licence: str = ""
-    """Licence of the data, for the manifest."""
+    """Licence of the data, recorded in the manifest."""
 
     @abstractmethod
     def locations(self) -> list[str]:
-        """Files and folders that the configuration names; `prepare` notices when one of them changes."""
+        """Files and folders that the configuration names. A change of one of them changes the store's fingerprint."""
 
     @abstractmethod
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """See `SourcePart.rows`."""
 
     def parts(self) -> Sequence[SourcePart]:
-        """Parts that can be read in parallel; one after the other they have the rows of the source, in its order."""
+        """Parts that can be read in parallel. Their rows, one part after the other, are those of the source."""
         return [self]
 
 
 class PathSource(Source):
-    """A source that is one file or folder."""
+    """A source that consists of one file or folder."""
 
     path: Location
     """File or folder, or a URI such as `s3://bucket/folder`."""
@@ -80,9 +80,9 @@ class TableSource(PathSource):
 
     kind: Literal["table"]
     language: Language | Literal[""] = ""
-    """Language of all rows. Empty: a column holds it."""
+    """Language of all rows. Empty: a column holds the language of each row."""
     columns: ColumnNames = ColumnNames()
-    """Which column holds what."""
+    """Names of the columns."""
 
     def parts(self) -> Sequence[TablePart]:
         parts = enumerate(file_parts(self.path))
@@ -102,7 +102,7 @@ class TablePart(NamedTuple):
     path: str
     """Path of the whole source."""
     is_first: bool
-    """Only the first part of a source warns of columns that are not read, so that the warning comes once."""
+    """Whether this is the source's first part, which alone warns of columns that are not read."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         reader = PairReader(self.columns, self.language, without_options(self.path))
@@ -121,17 +121,18 @@ class HubSource(Source):
     path: str
     """Name on the hub, such as `miracl/miracl`, or a local folder."""
     config: str = ""
-    """Configuration of the data set, often a language. Empty: its only one."""
+    """Name of the data set's configuration, often a language. Empty: its only configuration."""
     split: str = "train"
     """Split of the data set."""
     revision: str = "main"
-    """Commit, tag or branch on the hub. Only a commit keeps the data the same for ever."""
+    """Commit, tag or branch on the hub. Only a commit pins the data."""
     language: Language | Literal[""] = ""
-    """Language of all rows. Empty: a column holds it."""
+    """Language of all rows. Empty: a column holds the language of each row."""
     columns: ColumnNames = ColumnNames()
-    """Which column holds what."""
+    """Names of the columns."""
 
     def locations(self) -> list[str]:
+        # A data set on the hub has no files here.
         return [self.path] if Path(self.path).exists() else []
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
@@ -163,29 +164,29 @@ class HubSource(Source):
 
 
 class SentenceColumns(Config):
-    """Which column holds what."""
+    """Names of the columns of parallel sentences."""
 
     id: str = "id"
-    """Id that all translations of a sentence share."""
+    """Column of the id that all translations of a sentence share."""
     language: str = "language"
-    """Language tag of the sentence."""
+    """Column of the sentence's language tag."""
     text: str = "text"
-    """The sentence."""
+    """Column of the sentence."""
     english: str = ""
-    """English version of the sentence, in tables of pairs. Empty: English has rows of its own."""
+    """Column of the English version of the sentence, in tables of pairs. Empty: English has rows of its own."""
 
 
 class BitextSource(PathSource):
     """Parallel sentences, in any format of a table: question and passage of a row are the same sentence.
 
-    Use it in cross-lingual batches only: in a monolingual batch a sentence would look for itself. A record is one
-    language version (NTREX-128), or a pair with English (TICO-19, Tatoeba; the English version of an id becomes a row
-    once, and memory holds the ids), or has a column `translation` of language → sentence.
+    Use it in cross-lingual batches only: in a monolingual batch question and passage would be the same text. A record
+    is one language version (NTREX-128), or a pair with English (TICO-19, Tatoeba), or has a column `translation`
+    of language → sentence. Of pairs, the English version of an id becomes a row once; memory holds the ids.
     """
 
     kind: Literal["bitext"]
     columns: SentenceColumns = SentenceColumns()
-    """Which column holds what."""
+    """Names of the columns."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         columns = {field: column for field, column in self.columns.model_dump().items() if column}
@@ -205,6 +206,7 @@ class BitextSource(PathSource):
             texts_by_language = [(texts["language"], texts["text"])]
             if self.columns.english and texts["id"] not in ids_with_english:
                 ids_with_english.add(texts["id"])
+                # A table of pairs repeats the English sentence for each language.
                 texts_by_language.insert(0, ("en", texts["english"]))
             return [
                 SourceRow(texts["id"], language, text, text, passage_id=texts["id"], where=record.where)
@@ -228,14 +230,16 @@ class SquadSource(Source):
 
     kind: Literal["squad"]
     files: ByLanguage[Location]
-    """Language → file."""
+    """Language → SQuAD-format JSON file."""
     passage: Literal["paragraph", "sentence"] = "paragraph"
-    """`sentence`: the span of `sentence_breaks` in which the first answer starts, or the paragraph if it has none."""
+    """Text that becomes the passage. `sentence`: the span of `sentence_breaks` in which the first answer starts, or the
+    whole paragraph if it has no `sentence_breaks`."""
 
     def locations(self) -> list[str]:
         return list(self.files.values())
 
     def parts(self) -> Sequence[SquadSource]:
+        # One task for each language.
         return [self.model_copy(update={"files": {language: path}}) for language, path in self.files.items()]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
@@ -281,9 +285,9 @@ class MiraclFiles(Config):
     topics: Location
     """Queries: lines of `qid<TAB>query`."""
     qrels: Location
-    """Judgements."""
+    """Judgements of relevance (qrels) of the queries."""
     corpus: Location
-    """A file, or a folder of `.jsonl` files, plain or packed."""
+    """Documents: a `.jsonl` file or a folder of them, plain or packed."""
 
 
 class MiraclSource(Source):
@@ -341,6 +345,7 @@ class MmarcoSource(Source):
         return [*self.queries.values(), *self.collections.values(), self.triples]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
+        # Read once for all languages, which share the ids.
         pairs = yield from relevant_judgements(read_mmarco_pairs(self.triples))
         for language, queries in self.queries.items():
             documents = read_tsv_entries(self.collections[language])

@@ -1,7 +1,7 @@
 """worldfacts: question-passage items in eleven languages, made from Unicode CLDR as `babel` packages it; no download.
 
-`facts` takes relations between codes from CLDR and splits them, `entities` has the names of the codes in each language,
-and `phrases` makes questions, passages and rows of them.
+`facts` reads relations between codes from CLDR and splits them, `entities` reads the names of the codes in each
+language, and `phrases` makes questions, passages and rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Entities, their names as CLDR has them in each language, and the entities that worldfacts leaves out.
+"""Entities, their names in each language according to CLDR, and the entities that worldfacts leaves out.
 
 A name is read from CLDR's file of the language itself, never a code or a fallback.
 """
@@ -25,12 +25,13 @@ _SPELT_LIKE_ENGLISH = ("de", "en", "es", "tr", "vi")
 _LATIN = re.compile(r"[A-Za-z]")
 # `Hindi (lateinisch)`, `Knox, Indiana`: labels of a menu, not names for running text.
 _LABEL = re.compile(r"[(),（）]")
+# No-break spaces become spaces; soft hyphens are dropped.
 _SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u00ad": None})
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entity:
-    """Something that CLDR names."""
+    """A thing with a name in CLDR, such as a country or a currency."""
 
     kind: Kind
     code: str
@@ -39,7 +40,7 @@ class Entity:
 
 @cache
 def excluded(table: str) -> frozenset[str]:
-    """The codes of a table of `exclusions.yaml`, which gives the reasons."""
+    """The codes in a table of `exclusions.yaml`, where the reasons are given."""
     return frozenset(_exclusions()[table].split())
 
 
@@ -98,7 +99,7 @@ def _city_name(zone: str, data: Any, language: str) -> object:
 
 @cache
 def _former_ids() -> dict[str, tuple[str, ...]]:
-    """CLDR keys its names by the first id a zone ever had (`Asia/Calcutta`), babel its territories by the last."""
+    """Zone → its former ids. CLDR keys names by a zone's first id (`Asia/Calcutta`), babel territories by the last."""
     former: dict[str, tuple[str, ...]] = {}
     for old, new in get_global("zone_aliases").items():
         former[new] = (*former.get(new, ()), old)

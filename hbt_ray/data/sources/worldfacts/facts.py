@@ -2,11 +2,11 @@
 
 Facts are relations between codes; `phrases` puts them into words.
 
-Facts are held out one by one, so that a test asks for facts that training did not contain, about entities that it did
-contain. Facts that imply one another (a country's time zone and its city's; a country's official language and that
+Facts are held out one by one, so that a test asks for facts that training does not contain, about entities that it
+does contain. Facts that imply one another (a country's time zone and its city's; a country's official language and that
 language's home) stay together. Every entity of a held-out fact must remain in a training fact: groups of facts are
 visited in the order of a hash, and a group stays in training if it has the last mention of an entity. Codes such as
-`KES` occur once, so they never leave training. The price: rarely mentioned entities are only ever trained on.
+`KES` occur once, so they never leave training. As a consequence, rarely mentioned entities are only trained on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Fact:
         return f"{self.kind}/{self.subject.code}"
 
     def has_names(self, language: str) -> bool:
-        """Whether CLDR has names for all its entities in `language`."""
+        """Whether CLDR has names for all entities of the fact in `language`."""
         return all(entity_name(entity, language) for entity in self.entities)
 
 
@@ -119,6 +119,7 @@ def _official_languages() -> Iterator[Fact]:
     for territory in sorted(_countries() & table.keys() - excluded("official_languages")):
         official = [tag for tag, facts in table[territory].items() if facts["official_status"] == "official"]
         codes = dict.fromkeys(tag.split("_")[0] for tag in official)  # `sr_Latn` is still Serbian
+        # CLDR lists Bokmål and Norwegian, which would be two answers for one language.
         if "nb" in codes:
             codes.pop("no", None)
         if codes:
@@ -132,7 +133,7 @@ def _zones() -> dict[str, str]:
 
 
 def _clock(zone: str) -> str | None:
-    """The metazone, which is what people call a time zone."""
+    """The metazone of a zone, which is a time zone in everyday language; None if there is none."""
     metazones = get_global("meta_zones")
     former = [old for old, new in get_global("zone_aliases").items() if new == zone]
     metazone = next((metazones[key] for key in (zone, *former) if key in metazones), None)
@@ -157,6 +158,7 @@ def _city_zones() -> Iterator[Fact]:
 def _country_zones() -> Iterator[Fact]:
     for territory in sorted(_countries()):
         clocks = {_clock(zone) for zone, it in _zones().items() if it == territory}
+        # Only countries with a single time zone have an answer; None stands for an excluded or unknown one.
         if len(clocks) == 1 and (clock := clocks.pop()):
             yield _fact("country_zone", _country(territory), Entity("zone", clock))
 
@@ -234,10 +236,12 @@ def split_facts() -> dict[Split, tuple[Fact, ...]]:
     for group in sorted(groups_of(facts()), key=lambda group: stable_hash(group[0].key)):
         mentions = Counter(_mentions(group))
         draw = stable_hash(f"split:{group[0].key}") / 2**64
+        # Hash and draw depend on the group alone, so a new fact leaves the other draws unchanged.
         split: Split = "dev" if draw < _DEV_SHARE else "test" if draw < _DEV_SHARE + _TEST_SHARE else "train"
         if any(mentions_left[mention] <= count for mention, count in mentions.items()):
             split = "train"
         if split != "train":
+            # Mentions that remain in training.
             mentions_left -= mentions
         split_of |= {fact.key: split for fact in group}
     return {split: tuple(fact for fact in facts() if split_of[fact.key] == split) for split in SPLITS}
@@ -263,6 +267,7 @@ def groups_of(some_facts: Iterable[Fact]) -> list[tuple[Fact, ...]]:
     some_facts = list(some_facts)
     for fact in some_facts:
         for claim in fact.claims:
+            # Facts and their claims are nodes; a shared claim joins two facts.
             parent[root(claim)] = root(fact.key)
     groups: dict[Claim | str, list[Fact]] = {}
     for fact in some_facts:

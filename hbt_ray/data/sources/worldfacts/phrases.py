@@ -1,12 +1,12 @@
-"""Facts in words, from the templates of `phrases/<language>.yaml`, and the training source that they make.
+"""Put facts into words with the templates of `phrases/<language>.yaml`; the training source of these texts.
 
 The slots of a template stand for entities of the fact. A file may define slots of its own under `forms`: this gives a
 language its articles, case frames and generic nouns. Names themselves are never inflected:
 
     in_country: {of: country, default: "in {name}", codes: {"auf den {name}": [PH, BS]}, match: {"^X": "..."}}
 
-`codes` lists exceptions, `match` is tried next against the name, and `default` is the rest. `lower` gives, by kind of
-entity, a pattern of the letters that CLDR capitalises in its labels but a sentence does not.
+`codes` lists exceptions, `match` is tried next against the name, and `default` is used otherwise. `lower` gives, by
+kind of entity, a pattern of the letters that CLDR capitalises in its labels but a sentence does not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIRST_LETTER = re.compile(r"^[^\w]*\w")
 
 @dataclass(frozen=True, slots=True)
 class SlotForm:
-    """The words that a slot puts around the name of an entity."""
+    """The words that a slot adds to the name of an entity."""
 
     of: str
     """Kind of the entity; the names of several entities of this kind are joined as a list."""
@@ -134,6 +134,7 @@ def _slots(template: str) -> frozenset[str]:
 def phrasebook(language: str) -> Phrasebook:
     """The templates of `language`, read once."""
     text = files(__package__).joinpath("phrases", f"{language}.yaml").read_text(encoding="utf-8")
+    # The C loader is much faster, but not every build of PyYAML has it.
     return Phrasebook(language, yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
@@ -144,7 +145,9 @@ class WorldfactsSource(Source):
     name: str = "worldfacts"
     licence: str = "Unicode-3.0"
     split: Split = "train"
+    """Split of the facts: train, dev or test."""
     languages: Languages = LANGUAGES
+    """Languages of the questions and passages; by default those of XQuAD-R."""
 
     @field_validator("languages")
     @classmethod
@@ -161,7 +164,7 @@ class WorldfactsSource(Source):
         return []
 
     def rows(self) -> Iterator[SourceRow]:
-        """By fact, then phrasing, then language, in the languages in which CLDR has the names of the fact."""
+        """The rows, by fact, then phrasing, then language, in the languages in which CLDR has all names of the fact."""
         for fact in split_facts()[self.split]:
             books = [phrasebook(language) for language in self.languages if fact.has_names(language)]
             passages = [book.passage(fact) for book in books]
