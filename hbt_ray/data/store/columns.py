@@ -1,9 +1,9 @@
-"""Column chunks of shards: where the values of some items lie, and the two readers, for a folder and for a URI.
+"""Column chunks of shards: lookup of the values of items, and the two readers, for a folder and for a URI.
 
 A column chunk is one column of one record batch of one shard. Shards are read and verified in these units: on this
-machine from memory-mapped files, under a URI one request at a time through the node's cache. With the checksums, which
-a process reads once for a shard, 4,096 texts of a language cost their own bytes and the shard's footer (90 KB at 128
-languages).
+machine from memory-mapped files, under a URI with one request each through the node's cache. A process reads the
+checksums of a shard once; after that, 4,096 texts of a language cost their own bytes and the shard's footer (90 KB at
+128 languages).
 
 Nothing here concatenates record batches: `ChunkedArray.take` would copy the whole column for every batch of rows
 (measured: 0.23 s and 357 MB for 256 rows of 300 shards, against 0.3 ms row by row).
@@ -37,31 +37,31 @@ SIDES = ("question", "passage", "answer")
 """Texts that an item may have in a language; answers are optional."""
 
 _MAX_ARRAYS = 200_000
-"""Arrays of mapped files that stay open: an array takes about 300 bytes of memory, so they take at most 60 MB."""
+"""Maximum number of arrays of mapped files that stay open; at about 300 bytes each they take at most 60 MB."""
 _MIN_ROWS_FOR_TAKE = 16
 """Below this number of rows, reading values one by one is faster than `Array.take`; with many, take is three times as
 fast."""
 _NUM_THREADS = 16
-"""Concurrent requests of one process, which wait for the network and not for a CPU."""
+"""Number of concurrent requests of one process; more than CPUs, because they wait for the network."""
 _MAX_HELD = 1024
-"""Arrays of the node's cache that one process keeps mapped. The disk space of an evicted file is free once nobody has
-it mapped."""
+"""Maximum number of arrays of the node's cache that one process keeps mapped. The disk space of an evicted file is
+freed when no process has it mapped."""
 _HOLD_SECONDS = 60.0
-"""The held arrays are dropped at these intervals: opening them again tells the node's cache that they are in use."""
+"""Interval at which the held arrays are dropped: opening them again marks their files as recently used."""
 
 
 class ColumnChunk(NamedTuple):
     """One column of one record batch."""
 
     file: str
-    """Shard, as the manifest names it."""
+    """File name of the shard in the manifest."""
     batch: int
     """Number of the record batch in the shard."""
     column: str
 
 
 class ItemRows(NamedTuple):
-    """Record batch and row of each of some items."""
+    """Record batch and row of each item."""
 
     files: list[str]
     batches: list[int]
@@ -73,7 +73,7 @@ class ItemRows(NamedTuple):
 
 
 class RowLookup(NamedTuple):
-    """Column chunk and row of each of some values."""
+    """Column chunk and row of each value."""
 
     chunks: list[ColumnChunk]
     chunk_index: Indices
@@ -83,7 +83,7 @@ class RowLookup(NamedTuple):
 
 
 def text_lookup(items: ItemRows, side: str, codes: LanguageCodes, languages: tuple[str, ...]) -> RowLookup:
-    """Where the text of each item in its language lies.
+    """Column chunk and row of the text of each item in its language.
 
     Args:
         side: one of `SIDES`.
@@ -97,7 +97,7 @@ def text_lookup(items: ItemRows, side: str, codes: LanguageCodes, languages: tup
 
 
 def column_lookup(items: ItemRows, column: str) -> RowLookup:
-    """Where the value of each item in one column lies."""
+    """Column chunk and row of each item in one column."""
     chunks = [ColumnChunk(file, batch, column) for file, batch in zip(items.files, items.batches, strict=True)]
     return RowLookup(chunks, items.batch_index, items.rows)
 
@@ -110,6 +110,7 @@ def gather(arrays: list[pa.Array | None], lookup: RowLookup) -> list[Any]:
     """
     # Chunk by chunk, since concatenating them would copy them whole.
     order = np.argsort(lookup.chunk_index, kind="stable")
+    # End of each chunk's values in the sorted order, [chunks].
     ends = np.searchsorted(lookup.chunk_index[order], np.arange(len(arrays)), side="right").tolist()
     rows, sorted_values, start = lookup.rows[order].tolist(), [], 0
     for array, end in zip(arrays, ends, strict=True):
@@ -120,6 +121,7 @@ def gather(arrays: list[pa.Array | None], lookup: RowLookup) -> list[Any]:
         else:
             sorted_values += array.take(pa.array(rows[start:end])).to_pylist()
         start = end
+    # Back to the order of the lookup.
     values: list[Any] = [None] * len(sorted_values)
     for position, value in zip(order.tolist(), sorted_values, strict=True):
         values[position] = value
@@ -140,6 +142,7 @@ class LocalColumnReader:
         self._sha256 = {shard.file: shard.checksums for shard in shards}
         self._batch_offsets: dict[str, Sequence[int]] = {}
         self._verified: dict[str, NDArray[np.bool_]] = {}  # Shard → [record batches, columns]
+        # Caches of this object: a decorator on the methods would be shared and keep the object alive.
         self._open = lru_cache(max(64, _MAX_ARRAYS // num_columns))(self._open_shard)
         self._batch = lru_cache(max(64, _MAX_ARRAYS // num_columns))(self._read_batch)
 
@@ -151,7 +154,7 @@ class LocalColumnReader:
         return {file: self._batch_offsets[file] for file in files}
 
     def read(self, chunks: Collection[ColumnChunk]) -> dict[ColumnChunk, pa.Array | None]:
-        """The content of each column chunk; None if the shard has no such column."""
+        """Column chunk → content; None if the shard has no such column."""
         return {chunk: self._read_chunk(chunk) for chunk in chunks}
 
     def _read_chunk(self, chunk: ColumnChunk) -> pa.Array | None:
@@ -176,6 +179,7 @@ class LocalColumnReader:
                 or reader.num_record_batches != checksums.digests.shape[0]
             ):
                 raise pa.ArrowInvalid("it has other columns or record batches than were written")
+        # `setdefault`: a shard that the cache evicted and opened again stays verified.
         self._verified.setdefault(file, np.zeros(checksums.digests.shape[:2], bool))
         return reader, checksums
 
@@ -185,7 +189,7 @@ class LocalColumnReader:
 
 
 class RemoteColumnReader:
-    """Reads column chunks of shards under a URI: fetched one at a time, and kept by the node's cache.
+    """Reads column chunks of shards under a URI, with one request each, through the node's cache.
 
     A column chunk is verified when it is fetched, and when a process first opens it in the cache.
 
@@ -214,11 +218,13 @@ class RemoteColumnReader:
 
     def read(self, chunks: Collection[ColumnChunk]) -> dict[ColumnChunk, pa.Array | None]:
         """See `LocalColumnReader.read`."""
+        # Loads the checksums that `_load` needs.
         self.batch_offsets({chunk.file for chunk in chunks})
         with self._held_lock:
             if time.monotonic() - self._dropped > _HOLD_SECONDS:
                 self._held, self._dropped = {}, time.monotonic()
             arrays = {chunk: self._held[chunk] for chunk in chunks if chunk in self._held}
+        # Requests run without the lock; two threads may load the same chunk, which does no harm.
         absent = [chunk for chunk in chunks if chunk not in arrays]
         loaded = dict(zip(absent, self._pool.map(self._load, absent), strict=True))
         with self._held_lock:
@@ -237,9 +243,11 @@ class RemoteColumnReader:
             checksums.verify(chunk.batch, chunk.column, batches[0].column(0))
 
         def read(source: Any) -> pa.RecordBatch:
+            # Arrow then requests only the byte range of this column.
             options = pa.ipc.IpcReadOptions(included_fields=[number])
             return pa.ipc.open_file(source, options=options).get_batch(chunk.batch)
 
+        # With the checksum in the key, a store that was prepared again does not hit old entries.
         key = (self._location, self._sha256[chunk.file], chunk.batch, chunk.column)
         return self._cache.get(key, partial(self._fetch, chunk.file, read, verify), verify)[0].column(0)
 
@@ -251,6 +259,7 @@ class RemoteColumnReader:
 
         def read(source: Any) -> pa.RecordBatch:
             schema = pa.ipc.open_file(source).schema
+            # The checksums lie in the schema's metadata; an empty column makes it a file for the cache.
             return pa.record_batch([pa.nulls(0)], schema=pa.schema({"none": pa.null()}, metadata=schema.metadata))
 
         fetch = partial(self._fetch, file, read, verify)
@@ -263,7 +272,7 @@ class RemoteColumnReader:
         read: Callable[[Any], pa.RecordBatch],
         verify: Callable[[Sequence[pa.RecordBatch]], None],
     ) -> pa.Buffer:
-        """A part of a shard as an Arrow file of its own: what `read` returns of the open shard, if it is undamaged."""
+        """Fetch a part of a shard, which `read` returns and `verify` accepts, as the content of an Arrow file."""
 
         def request() -> pa.Buffer:
             with self._system.open_input_file(f"{self._root}/{file}") as source:

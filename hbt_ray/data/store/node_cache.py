@@ -3,7 +3,7 @@
 - Files are memory-mapped. A file appears complete, by a rename.
 - A process verifies a file when it first opens it. A damaged file is fetched again.
 - Before a file is written, the least recently used files are evicted, so the files never exceed the bound (except for
-  empty lock files). A process that has mapped an evicted file reads on; the space is free once nobody has it mapped.
+  empty lock files). A process that has mapped an evicted file can still read it; then its space is freed.
 - One process of the node fetches a file while the others wait for it. Locks are kernel locks (`flock`), which are freed
   if their owner dies.
 """
@@ -35,16 +35,17 @@ ARROW_ERRORS = (OSError, ValueError, LookupError, pa.ArrowException)
 # Eviction looks at every file of the cache, so it frees a tenth of the bound at a time.
 _SHARE_KEPT = 0.9
 _MAX_VERIFIED = 200_000
+"""Bound of the set of verified files; beyond it, files are verified again."""
 
 
 class NodeCacheConfig(Config):
     """Cache of remote stores on every node's own disk."""
 
     folder: Path | None = None
-    """Folder on each node. Default: `hbt_ray` in XDG_CACHE_HOME or ~/.cache."""
+    """Folder on each node's local disk. null: `hbt_ray` in XDG_CACHE_HOME or ~/.cache."""
     max_gib: float = Field(20.0, gt=0)
-    """Bound of the folder in GiB, over all processes of a node and all stores; the least recently used data goes
-    first."""
+    """Maximum size of the folder in GiB, for all processes of a node and all stores together. The least recently used
+    data is evicted first."""
 
     @property
     def root(self) -> Path:
@@ -69,7 +70,7 @@ class NodeCache:
         self._verified: set[tuple[str, int, int]] = set()
         """(name, inode, size) of files that this process has verified."""
         self.hits = self.misses = 0
-        """Numbers of `get` calls of this process."""
+        """Numbers of `get` calls of this process that did not fetch, and that did."""
         with self._lock("ledger"):
             pass
 
@@ -88,11 +89,13 @@ class NodeCache:
         """
         name = _file_name(key)
         if (batches := self._open(name, verify)) is None:
+            # 256 locks by the first two hexadecimal digits: few files, and few unrelated waits.
             with self._lock(f"fetching-{name[:2]}"):
                 if (batches := self._open(name, verify)) is None:  # Another process may have fetched it meanwhile.
                     content = fetch()
                     self._count(hit=False)
                     self._put(name, content)
+                    # The file may not have been written, or may be evicted already.
                     return self._open(name, verify) or _record_batches(pa.ipc.open_file(content))
         self._count(hit=True)
         return batches
@@ -101,6 +104,7 @@ class NodeCache:
         """The record batches of a file; None if it does not exist or is damaged. A damaged file is deleted."""
         path = self._root / f"{name}.arrow"
         try:
+            # The modification time is the time of last use, by which files are evicted.
             os.utime(path)
             status = path.stat()
             batches = _record_batches(map_file(path))
@@ -119,7 +123,7 @@ class NodeCache:
         return batches
 
     def _put(self, name: str, content: pa.Buffer) -> None:
-        """Write a file if it fits. On a full disk training continues, and the content is fetched again when needed."""
+        """Write a file if it fits. On a full disk, training continues, and the content is fetched again if needed."""
         if content.size > self._max_bytes:
             return
         try:
@@ -139,6 +143,7 @@ class NodeCache:
         try:
             total = int(ledger.read_text())
         except (OSError, ValueError):
+            # Unknown size: force `_evict` to count the files.
             total = self._max_bytes
         if total + num_bytes > self._max_bytes:
             total = self._evict(self._max_bytes - num_bytes)
@@ -181,6 +186,7 @@ class NodeCache:
         with self._count_lock:
             self.hits += hit
             self.misses += not hit
+        # Only within a Ray session; importing Ray here would slow down commands that do not use it.
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             _metric("hits" if hit else "misses").inc()
 
@@ -188,6 +194,7 @@ class NodeCache:
 def map_file(path: Path) -> Any:
     """A reader of a memory-mapped Arrow file. The mapping stays valid after the file is closed or deleted."""
     with pa.memory_map(str(path)) as file:
+        # The buffer holds a reference to the mapping.
         return pa.ipc.open_file(pa.BufferReader(file.read_buffer()))
 
 
@@ -199,6 +206,7 @@ def _file_name(key: tuple[object, ...]) -> str:
 def _record_batches(reader: Any) -> list[pa.RecordBatch]:
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     for batch in batches:
+        # Offsets beyond the mapped file would end the process with a signal.
         batch.validate()
     return batches
 

@@ -1,8 +1,8 @@
 """Checksums of a shard: one for each column of each record batch, which is the unit in which shards are read.
 
 The checksums lie in the metadata of the shard's schema, and the manifest has the SHA-256 of that metadata. So a reader
-verifies what it reads, on this machine or in an object store, without reading the rest of the shard. An undetected
-change would give other texts, or offsets that point out of the mapped file and end the process with a signal.
+verifies the columns that it reads, on this machine or in an object store, without reading the rest of the shard. An
+undetected change would give other texts, or offsets beyond the mapped file, which end the process with a signal.
 
 A checksum is the first half of the SHA-256 of a column's content: its type, nulls, offsets and bytes.
 """
@@ -52,7 +52,11 @@ class ShardChecksums(NamedTuple):
         return cls([0, *accumulate(record["rows"])], numbers, digests)
 
     def verify(self, batch: int, name: str, column: pa.Array) -> None:
-        """Raises: ArrowInvalid if `column` differs from column `name` of this record batch as it was written."""
+        """Compare a column of a record batch with its checksum.
+
+        Raises:
+            ArrowInvalid: it differs from the column that was written.
+        """
         if _digest(column) != self.digests[batch, self.column_numbers[name]].tobytes():
             raise pa.ArrowInvalid(f"column {name} of record batch {batch} is not what was written")
 
@@ -79,8 +83,10 @@ def _digest(column: pa.Array) -> bytes:
     Raises:
         ArrowInvalid: the buffers are too small for the column's length.
     """
+    # A slice shares the buffers of the whole array; those of its copy begin at its first row.
     if column.offset:
         column = pa.concat_arrays([column])
+    # [validity, values], [validity, offsets, bytes], or for a list [validity, offsets, buffers of its values].
     validity, *buffers = column.buffers()
     if validity is not None and validity.size * 8 < len(column):  # Arrow would count nulls beyond the buffer.
         raise pa.ArrowInvalid("a column is cut short (nulls)")
@@ -95,6 +101,7 @@ def _digest(column: pa.Array) -> bytes:
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             digest.update(_leading_bytes(buffers[0], len(column) * column.type.bit_width // 8))
             return digest.digest()[:_NUM_BYTES]
+        # Offsets, [rows + 1].
         dtype = np.int64 if pa.types.is_large_string(column.type) else np.int32
         offsets = np.frombuffer(_leading_bytes(buffers[0], (len(column) + 1) * np.dtype(dtype).itemsize), dtype)
         # Relative to the first: Arrow writes the offsets of a slice so that they begin with 0.
@@ -103,6 +110,7 @@ def _digest(column: pa.Array) -> bytes:
         if pa.types.is_list(column.type):
             if not 0 <= first <= last <= len(column.values):
                 raise ValueError(f"{last:,} values are needed")
+            # The range was checked: a slice beyond the values would read outside the buffers.
             digest.update(_digest(column.values.slice(first, last - first)))
         else:
             digest.update(_leading_bytes(buffers[1], last)[max(0, first) :])
@@ -112,6 +120,7 @@ def _digest(column: pa.Array) -> bytes:
 
 
 def _leading_bytes(buffer: pa.Buffer | None, size: int) -> memoryview:
+    """The first `size` bytes of a buffer; raises `ValueError` if it has fewer."""
     content = memoryview(buffer if buffer is not None else b"")[:size] if size >= 0 else memoryview(b"")
     if len(content) != size:
         raise ValueError(f"{size:,} bytes are needed")

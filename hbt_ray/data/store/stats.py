@@ -63,7 +63,7 @@ def dataset_stats(manifest: Manifest, location: str) -> list[DatasetStats]:
 
 
 def dataset_table(stats: Sequence[DatasetStats]) -> Table:
-    """One line per dataset, and a line with the totals if there are several."""
+    """A table with one line per dataset, and a line with the totals if there are several."""
     table = _empty_table("dataset")
     for column in ("items", "rows", "languages", "shards", "size"):
         table.add_column(column, justify="right")
@@ -84,18 +84,20 @@ def dataset_table(stats: Sequence[DatasetStats]) -> Table:
 
 
 def language_table(stats: Sequence[DatasetStats]) -> Table:
-    """Items by language and dataset; rare languages and small datasets are summed up as "others"."""
+    """A table of items by language and dataset; rare languages and small datasets are summed up as "others"."""
     totals: Counter[str] = Counter()
     for dataset in stats:
         totals.update(dataset.languages)
     languages = sorted(totals, key=lambda language: (-totals[language], language))
     shown, others = stats[:MAX_DATASETS], stats[MAX_DATASETS:]
     table = _empty_table("language")
+    # `* bool(…)`: the column exists only if datasets are left out.
     for name in [dataset.name for dataset in shown] + [f"{len(others)} others"] * bool(others) + ["all"]:
         table.add_column(Text(name), justify="right")
     lines = [(_language_label(language), [language]) for language in languages[:MAX_LANGUAGES]]
     if rare := languages[MAX_LANGUAGES:]:
         lines.append((Text(f"{len(rare)} others"), rare))
+    # Datasets that are summed in each column of the table.
     columns = [*([dataset] for dataset in shown), *([others] if others else []), stats]
     for label, tags in lines:
         counts = [sum(dataset.languages.get(tag, 0) for dataset in column for tag in tags) for column in columns]
@@ -104,18 +106,20 @@ def language_table(stats: Sequence[DatasetStats]) -> Table:
 
 
 def compact(number: int) -> str:
-    """`12345` → `12.3k`: at most five characters."""
+    """Shorten a number to at most five characters: `12345` → `12.3k`."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:
             share = number / size
+            # From 99.95 on, one decimal would give `100.0`.
             return (f"{share:.1f}".removesuffix(".0") if share < 99.95 else f"{share:.0f}") + unit
     return str(number)
 
 
 def sample_items(store: Store, number: int) -> list[StoredItem]:
-    """Whole items, one from each dataset in turn. The same store always gives the same items."""
+    """Draw whole items, one from each dataset in turn. The same store always gives the same items."""
     infos = store.manifest.datasets
     largest = max((info.num_items for info in infos), default=0)
+    # Lazy, because a dataset may have a billion items; `islice` takes the first few.
     turns = ((info, turn) for turn in range(largest) for info in infos if turn < info.num_items)
     return [
         store.item(info.name, int(permute(make_key("sample", info.name), np.array([turn]), info.num_items)[0]))

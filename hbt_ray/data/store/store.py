@@ -8,9 +8,9 @@
     STORE/rejected.jsonl             rows that `prepare` rejected, with file, line and reason
     STORE/removed.jsonl              items that overlap with evaluation data, and rows that another item has
 
-Local shards are memory-mapped: opening costs nothing, and only the column chunks that hold a drawn row are read, each
-against its checksum (`hbt_ray.data.store.shard_checksums`). A store under a URI is read in the same units, through a
-cache on this machine's disk (`hbt_ray.data.store.node_cache`).
+Local shards are memory-mapped: opening costs nothing, and only the column chunks that hold a drawn row are read and
+compared with their checksums (`hbt_ray.data.store.shard_checksums`). A store under a URI is read in the same units,
+through a cache on this machine's disk (`hbt_ray.data.store.node_cache`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from hbt_ray.storage.location import Folder, is_uri, join_location
 
 MANIFEST = "manifest.json"
 _MAX_ROWS = 4096
-"""Rows that `sample_texts` reads at a time."""
+"""Number of rows that `sample_texts` reads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,11 @@ class Store:
                 raise StoreError(
                     f"{path}: missing, although the manifest lists it. Prepare the store again", code="MISSING_SHARD"
                 )
+        # 4: item id, passage id, passage key, right keys.
         return LocalColumnReader(Path(self.location), shards, 4 + len(SIDES) * len(self.manifest.languages))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Open readers, locks and threads cannot be pickled; the receiving process opens the store itself.
         return Store, (self.location, self._cache)
 
     def texts(self, batch: Batch, languages: tuple[str, ...]) -> BatchTexts:
@@ -119,6 +121,7 @@ class Store:
             text_lookup(items, "question", batch.question_languages, languages),
             text_lookup(items, "passage", batch.passage_languages, languages),
         )
+        # One read for all columns, so that remote chunks are requested at the same time.
         questions, passages, *keys = self._values(*lookups, *self._key_lookups(batch.dataset, items))
         for lookup, texts in zip(lookups, (questions, passages), strict=True):
             self._require_texts(lookup, texts)
@@ -134,11 +137,11 @@ class Store:
         *,
         required: bool = False,
     ) -> list[str]:
-        """For each row the text of item `items[row]` in `languages[codes[row]]`; empty if the item has none.
+        """The text of item `items[row]` in `languages[codes[row]]` for each row; empty if the item has none.
 
         Args:
             side: `question`, `passage` or `answer`.
-            required: a missing text is an error.
+            required: raise an error for a missing text.
 
         Raises:
             StoreError: a shard cannot be read, or does not have a required text.
@@ -155,7 +158,7 @@ class Store:
         return np.array(keys, np.int64)
 
     def positive_keys(self, dataset: str, items: Indices) -> NDArray[np.int64]:
-        """For each item the keys of the passages that answer its question, [items, n].
+        """The keys of the passages that answer each item's question, [items, n].
 
         n is the largest number of such passages of a question in the dataset. The first key is that of the item's own
         passage; it is repeated for questions with fewer than n.
@@ -163,13 +166,14 @@ class Store:
         return self._joined_keys(dataset, *self._values(*self._key_lookups(dataset, self._item_rows(dataset, items))))
 
     def _key_lookups(self, dataset: str, items: ItemRows) -> list[RowLookup]:
-        """The lists of other passages are read only if the dataset has any that is not empty."""
+        """Lookups of the passage keys, and of the lists of other passages if the dataset has any that is not empty."""
         columns = (PASSAGE_KEY, RIGHT_KEYS) if self._infos[dataset].max_right > 1 else (PASSAGE_KEY,)
         return [column_lookup(items, column) for column in columns]
 
     def _joined_keys(
         self, dataset: str, passage_keys: list[int], other_keys: Sequence[list[int]] = ()
     ) -> NDArray[np.int64]:
+        # The own key fills the row; other keys overwrite all places but the first.
         keys = np.repeat(np.array(passage_keys, np.int64)[:, None], self._infos[dataset].max_right, axis=1)
         for row, others in enumerate(other_keys):
             keys[row, 1 : 1 + len(others)] = others
@@ -201,7 +205,7 @@ class Store:
         return StoredItem(dataset, item_id, passage_id, texts)
 
     def sample_texts(self, languages: tuple[str, ...], limit: int = 20_000) -> Iterator[str]:
-        """Questions and passages of about `limit` items per dataset and language at most, evenly spaced."""
+        """Questions and passages of about `limit` evenly spaced items per dataset and language."""
         for info in self.manifest.datasets:
             index = LanguageIndex(info, languages, 0.0)
             for code in range(len(languages)):
@@ -216,7 +220,7 @@ class Store:
         """Shard, record batch and row of each item."""
         shards, first_items = self._infos[dataset].shards, self._first_items[dataset]
         shard_numbers = np.searchsorted(first_items, items, side="right") - 1
-        rows = items - first_items[shard_numbers]
+        rows = items - first_items[shard_numbers]  # Row in the shard; the loop below makes it the row in the batch.
         files = {number: shards[number].file for number in np.unique(shard_numbers).tolist()}
         batch_offsets = self._columns.batch_offsets(files.values())
         for number, file in files.items():
@@ -236,7 +240,7 @@ class Store:
         return ItemRows([file for file, _ in positions], [batch for _, batch in positions], batch_index, rows)
 
     def _values(self, *lookups: RowLookup) -> list[list[Any]]:
-        """The values of each lookup, [values]; None for a null, and if the shard has no such column."""
+        """The values of each lookup, [values]; None for a null, or if the shard has no such column."""
         arrays = self._columns.read({chunk for lookup in lookups for chunk in lookup.chunks})
         return [gather([arrays[chunk] for chunk in lookup.chunks], lookup) for lookup in lookups]
 

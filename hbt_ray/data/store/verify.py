@@ -29,7 +29,7 @@ from hbt_ray.storage.location import filesystem, is_uri, join_location, with_ret
 _NUM_THREADS = 4
 _TEXT_TYPES = (pa.string(), pa.large_string())
 _KEY_TYPES = {PASSAGE_KEY: (pa.int64(),), RIGHT_KEYS: (pa.list_(pa.int64()),)}
-"""Allowed types of columns."""
+"""Column → allowed types."""
 
 
 class Problem(NamedTuple):
@@ -79,6 +79,7 @@ def verify(location: str, advance: Callable[[int], None] = lambda _: None) -> Ve
             checks.append(partial(_verify_shard, location, shard, info, first_item, file_by_sha256))
             first_item += shard.num_items
     num_bytes = 0
+    # Threads suffice: hashing and Arrow release the interpreter lock. `map` keeps the order of the shards.
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for size, shard_problems in pool.map(lambda check: check(), checks):
             num_bytes += size
@@ -88,7 +89,7 @@ def verify(location: str, advance: Callable[[int], None] = lambda _: None) -> Ve
 
 
 def raise_for_problems(location: str, report: VerifyReport) -> None:
-    """Raises: StoreError if the report has problems."""
+    """Raise `StoreError` with the first problem of the report, if there is any."""
     if report.problems:
         number, shards = len(report.problems), report.num_shards
         raise StoreError(
@@ -115,6 +116,7 @@ def _verify_shard(
             if sha256 != shard.sha256:
                 other = f" (that of {file_by_sha256[sha256]})" if sha256 in file_by_sha256 else ""
                 problems.append(Problem(shard.file, "sha256", shard.sha256[:16], sha256[:16] + other))
+            # An exchanged shard differs in all of its content; listing that would only repeat the problem.
             if sha256 == shard.sha256 or sha256 not in file_by_sha256:
                 reader = map_file(path)
                 if sha256 == shard.sha256:
@@ -143,12 +145,13 @@ def _local_copy(location: str, file: str) -> Iterator[Path]:
 
 
 def _content_problems(reader: Any, shard: Shard, info: DatasetInfo, first_item: int) -> Iterator[Problem]:
-    """Wrong columns, a wrong number of rows, and values that are missing or should not exist."""
+    """Yield wrong columns, a wrong number of rows, and values that are missing or should not exist."""
     table = reader.read_all()
     table.validate(full=True)
     texts = {f"{side}.{language}" for language in info.languages for side in SIDES}
     types = dict.fromkeys(("item_id", "passage_id", *texts), _TEXT_TYPES) | _KEY_TYPES
     for name in sorted(types.keys() - {*table.column_names}):
+        # Answers are optional.
         if not name.startswith("answer."):
             yield Problem(shard.file, f"column {name}", "a column of this name", "none")
     for field in table.schema:
@@ -161,6 +164,7 @@ def _content_problems(reader: Any, shard: Shard, info: DatasetInfo, first_item: 
         yield Problem(shard.file, "rows", f"{shard.num_items:,}", f"{table.num_rows:,}")
     # If the numbers of items do not fit, the languages of the rows are unknown.
     are_known = table.num_rows == shard.num_items and first_item + table.num_rows <= info.num_items
+    # Group of each row, [rows]; the order of the items gives their languages.
     groups = np.searchsorted(np.cumsum([group.num_items for group in info.groups]), items, side="right")
     for name, column in zip(table.column_names, table.columns, strict=True):
         side, _, language = name.partition(".")

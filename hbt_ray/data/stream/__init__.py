@@ -1,1 +1,1 @@
-"""From the rows of the plan to token ids in the training process."""
+"""The way from the rows of the plan to token ids in the training process."""

@@ -25,10 +25,10 @@ from hbt_ray.data.stream.tokenise import TokenisingConfig, Tokens, TokenSections
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryTexts:
-    """One side of the rows once more: in another language, or for another tokenizer.
+    """Further texts of one side of the rows: in another language, or for another tokenizer.
 
-    Loss terms that compare translations ask for them: the student's own of a question in another language, or a
-    teacher's of the English passage.
+    Loss terms that compare translations need them: a question in another language for the student, or the English
+    passage for a teacher.
     """
 
     name: str
@@ -43,17 +43,17 @@ class AuxiliaryTexts:
 
 @dataclass(frozen=True, slots=True)
 class LoaderConfig:
-    """What a loader reads; small enough to be sent to every task of a stream."""
+    """Settings of a loader, which are sent to the tasks of a stream."""
 
     store: str | Path
     plan: PlanConfig
     tokenising: TokenisingConfig
     cache: NodeCacheConfig = DEFAULT_CACHE
     negatives: Path | None = None
-    """Folder of mined negatives, if `plan.negatives` asks for some."""
+    """Folder of mined negatives; needed if `plan.negatives` is not 0."""
     auxiliary_texts: tuple[AuxiliaryTexts, ...] = ()
     teacher_scores: bool = False
-    """Whether the batches bring the scores that their negatives were mined with."""
+    """Whether the batches contain the teacher's scores that are stored with the negatives."""
 
     def open(self) -> Loader:
         return Loader(self)
@@ -63,7 +63,7 @@ class Loader:
     """Plan, store and tokenizers, opened.
 
     Raises:
-        NegativesError: see `Negatives.open`; or the negatives have no teacher's scores, which are asked for.
+        NegativesError: see `Negatives.open`; or the negatives lack the teacher's scores that the settings require.
         PlanError: see `Plan`; or the rule of an auxiliary text cannot be parsed.
     """
 
@@ -87,13 +87,14 @@ class Loader:
         return self.rank_batches(range(step, step + 1), rank, world_size)[0]
 
     def rank_batches(self, steps: range, rank: int, world_size: int) -> list[RankBatch]:
-        """The batches of a rank for a window of steps: one read of each dataset, one tokeniser call for each section.
+        """The batches of a rank for a window of steps, read dataset by dataset and tokenised section by section.
 
         Raises:
-            StoreError: a shard cannot be read, or lacks a text that the manifest promises.
+            StoreError: a shard cannot be read, or lacks a text that the manifest lists.
         """
         slices = [self.plan.batch(step).slice(rank, world_size) for step in steps]
         batches: list[RankBatch] = []
+        # Datasets in the order of their first step, without repetitions.
         for dataset in dict.fromkeys(batch.dataset for batch in slices):
             batches += self._load([batch for batch in slices if batch.dataset == dataset])
         return sorted(batches, key=lambda batch: batch.step)
@@ -110,7 +111,7 @@ class Loader:
             NEGATIVES: negatives,
             **{auxiliary.name: self._translated(auxiliary, slices) for auxiliary in self._auxiliary_texts},
         }
-        # Of one width for all datasets of the plan: a table of several batches has columns of one width.
+        # One width for all datasets of the plan, because the batches of a window share a table; keys may repeat.
         missing = self._num_positive_keys - texts.positive_keys.shape[1]
         positive_keys = np.hstack([texts.positive_keys, texts.positive_keys[:, :1].repeat(missing, axis=1)])
         scores = None
@@ -119,6 +120,7 @@ class Loader:
         batches, first = [], 0
         for part in slices:
             rows = slice(first, first + len(part.items))
+            # n consecutive negatives for each row.
             of_negatives = slice(rows.start * num_negatives, rows.stop * num_negatives)
             first = rows.stop
             batch = RankBatch(
@@ -146,15 +148,17 @@ class Loader:
         keys = np.zeros(len(items), np.int64)
         texts: list[str] = []
         if len(present):
+            # Language of each negative: that of its row's passage, [rows · n].
             codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[present]
             texts = self.store.texts_of(batch.dataset, "passage", items[present], codes, self.plan.languages)
             keys[present] = self.store.passage_keys(batch.dataset, items[present])
         return self._tokenising.passages(texts).scattered(present, len(items)), keys
 
     def _translated(self, auxiliary: AuxiliaryTexts, slices: Sequence[Batch]) -> Tokens:
-        """Auxiliary texts of the rows of all slices, [rows]; missing ones for rows without a translation."""
+        """Auxiliary texts of the rows of all slices, [rows]; missing for rows without a translation."""
         dataset = slices[0].dataset
         sampler = self._translations[auxiliary.name, dataset]
+        # Slice by slice, because a draw depends on the step.
         codes = np.concatenate([sampler.sample(batch) for batch in slices])
         items = np.concatenate([batch.items for batch in slices])
         present = np.flatnonzero(codes >= 0)

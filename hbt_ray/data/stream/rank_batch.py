@@ -1,4 +1,4 @@
-"""What one rank trains on in one step, and how the batches of some steps travel as one Arrow table.
+"""The batch of one rank for one step, and the Arrow table that carries the batches of several steps.
 
 The table has a row for each step. Each array of the batches is one long column for all steps, cut by Arrow's own
 offsets: a task writes a few long columns, and the reader's arrays are views of shared memory, which are neither copied
@@ -19,12 +19,12 @@ from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.stream.tokenise import Tokens, TokenSections
 
 QUESTIONS, PASSAGES, NEGATIVES = "questions", "passages", "negatives"
-"""Sections that the loader itself fills; the names of the others are those of `AuxiliaryTexts`."""
+"""Sections that every batch has; further ones are named by `AuxiliaryTexts`."""
 
 _SCALARS = ("step", "kind", "dataset", "language")
 _ARRAYS = ("items", "positive_keys", "question_languages", "passage_languages", "negative_keys", "teacher_scores")
 _SIZE = "texts."
-"""Prefix of the columns with the number of texts of a section."""
+"""Prefix of the columns that hold the number of texts of each section."""
 _IDS, _LENGTHS = "ids", "lengths"
 
 
@@ -58,15 +58,17 @@ class RankBatch:
     """Passage keys of the negatives, [rows · n]; 0 for a missing one."""
     teacher_scores: NDArray[np.float32] = field(default_factory=_no_scores)
     """Scores of each question with its passage, then with its negatives, [rows, 1 + n]; NaN if the teacher gave none.
-    [0, 0] if the loader was not asked for scores."""
+    [0, 0] if the loader does not load scores."""
 
 
 def to_table(batches: Sequence[RankBatch]) -> pa.Table:
-    """One row a step. All batches have the same sections."""
+    """A table with one row per step. All batches must have the same sections."""
     columns: dict[str, Any] = {name: [getattr(batch, name) for batch in batches] for name in _SCALARS}
     for name in _ARRAYS:
+        # Without scores, whose shape is then [0, 0], there is no column.
         if name != "teacher_scores" or batches[0].teacher_scores.shape[1]:
             columns[name] = _column([getattr(batch, name) for batch in batches])
+    # Starts are left out: `flat_ids` makes the texts follow one another.
     columns[_IDS] = _column([batch.texts.tokens.flat_ids() for batch in batches])
     columns[_LENGTHS] = _column([batch.texts.tokens.lengths for batch in batches])
     for section in batches[0].texts.bounds:
@@ -75,7 +77,7 @@ def to_table(batches: Sequence[RankBatch]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Iterator[RankBatch]:
-    """The batches, whose arrays are read-only views of the table's memory."""
+    """Yield the batches of a table. Their arrays are read-only views of its memory."""
     for part in table.to_batches():
         columns: dict[str, list[Any]] = {
             name: _arrays(part.column(name)) if pa.types.is_large_list(kind) else part.column(name).to_pylist()
@@ -90,7 +92,7 @@ def from_table(table: pa.Table) -> Iterator[RankBatch]:
 
 
 def _column(arrays: list[NDArray[Any]]) -> pa.LargeListArray:
-    """A list column from one array a step, [rows] or [rows, width] with one width for all."""
+    """A list column from one array per step, [rows] or [rows, width] with the same width for all steps."""
     offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
     values = np.concatenate(arrays)
     if values.ndim == 2:
@@ -100,6 +102,7 @@ def _column(arrays: list[NDArray[Any]]) -> pa.LargeListArray:
 
 def _arrays(column: pa.LargeListArray) -> list[NDArray[Any]]:
     """The arrays that `_column` was made from, as views."""
+    # Offsets count from the start of `values`, also if the column is a slice.
     offsets = column.offsets.to_numpy()
     values = column.values
     if pa.types.is_fixed_size_list(values.type):

@@ -1,8 +1,8 @@
-"""Rank batches in step order, fetched and tokenised by Ray Data tasks on whatever CPUs the cluster has.
+"""Rank batches in step order, read and tokenised by Ray Data tasks on any CPUs of the cluster.
 
-Every rank runs a dataset of its own over *windows*, each a few consecutive steps of that rank. Ranks are aligned by
-construction: no block is dealt between them, so no unequal block can shift them against each other (with
-`streaming_split` it silently can), and a resume at any step or with another number of ranks needs only the numbers.
+Every rank runs a Ray dataset of its own over *windows*, each a few consecutive steps of that rank. Ranks are aligned by
+construction: they share no blocks, so no unequal block can shift them against each other (with `streaming_split` it
+silently can), and a resume at any step or with another number of ranks needs only these numbers.
 
     windows ──read tasks: plan → slice → texts → ids──▶ blocks, one row a step ──prefetch──▶ rank batches
 
@@ -37,23 +37,24 @@ from hbt_ray.ray_errors import failure, guarded_batches
 # Datasets of more blocks start slowly (20,000 blocks: 27 to 45 s), so a longer stream is a sequence of datasets.
 _WINDOWS_PER_DATASET = 1_000
 _MAX_RETRIES = 10
-"""Repeats of a task whose process or node dies. Ray Data's default has no end."""
+"""Number of retries of a task whose process or node dies. Ray Data's default is to retry for ever."""
 
 
 class StreamConfig(Config):
-    """How the data reaches the trainer."""
+    """Reading and tokenising of the training data by Ray Data tasks."""
 
     rows_per_task: int = Field(16_384, gt=0)
-    """Rows that one Ray Data task prepares, rounded to whole steps. A task costs Ray about 40 ms, so small tasks are
-    slow, and large ones take memory."""
+    """Rows that one Ray Data task prepares, rounded down to whole steps, but at least one step. A task costs Ray about
+    40 ms, so small tasks are slow; large ones take memory."""
     tasks_per_worker: int = Field(2, gt=0)
-    """Tasks that run at once for one rank, with one CPU each."""
+    """Maximum number of tasks that run at the same time for one rank, with one CPU each."""
     prefetch_steps: int = Field(8, ge=0)
-    """Steps that wait in the training process, rounded up to whole tasks."""
+    """Number of steps to prefetch into the training process, rounded up to whole tasks."""
     prefetch_mib: float = Field(128, gt=0)
-    """Object store memory for the batches of one rank, in MiB; close to it no further task starts."""
+    """Limit of Ray's object store memory for the batches of one rank, in MiB; near the limit no further task starts."""
     cpus_per_task: float | None = Field(None, ge=0)
-    """CPUs of a task. null: one if the cluster has a CPU that is not reserved, else none, as Ray would wait forever."""
+    """CPUs that a task requests. null: 1 if a node has a CPU that is not reserved, else 0, so that no task waits
+    forever."""
     cache: NodeCacheConfig = DEFAULT_CACHE
     """Cache on each node for a store on object storage."""
 
@@ -63,6 +64,7 @@ def stream(
 ) -> Iterator[RankBatch]:
     """The batches of a rank for consecutive steps, in order."""
     reference = ray.put(config)  # Once, not with every task: a tokenizer of 250,000 pieces is 17 MB.
+    # The largest slice of a rank: rounded up.
     rows_per_step = -(-config.plan.batch_size // world_size)
     windows = step_windows(steps.start, steps.stop, max(1, settings.rows_per_task // rows_per_step))
     rows_counter = metrics.Counter("hbt_stream_rows", "Rows handed to training", ("rank",))
@@ -76,7 +78,9 @@ def stream(
                     f"rank {rank} received step {batch.step} instead of {expected_step}: a defect of hbt_ray",
                     code="STREAM_ORDER",
                 )
+            # Only the time between the consumer's request and the batch; training happens at `yield`.
             wait_counter.inc(time.perf_counter() - begin, tags)
+            # With more ranks than rows a slice is empty, and a counter refuses 0.
             if len(batch.items):
                 rows_counter.inc(len(batch.items), tags)
             expected_step += 1
@@ -93,7 +97,7 @@ def step_windows(start: int, stop: int, size: int) -> Iterator[range]:
 
 
 class _Windows(Datasource):  # type: ignore[misc]  # Ray is not typed
-    """A read task and a block for each window.
+    """Ray datasource with one read task and one block for each window.
 
     It replaces `ray.data.range(…).map_batches(…)`, which makes two tasks of a window (Ray fuses only tasks with equal
     limits of concurrency), the first of which always asks for a CPU.
@@ -121,6 +125,7 @@ def _read_window(reference: Any, window: range, rank: int, world_size: int) -> I
     try:
         block = to_table(_opened_loader(reference).rank_batches(window, rank, world_size))
     except Exception as error:
+        # As a block, since Ray would wrap an exception; `guarded_batches` raises the error itself.
         block = failure(error)
     yield block
 
@@ -134,6 +139,7 @@ def _run_tasks(source: _Windows, settings: StreamConfig) -> Iterator[RankBatch]:
         ray_remote_args={"max_retries": _MAX_RETRIES},
     )
     options = dataset.context.execution_options
+    # Blocks arrive in the order of the windows, whichever task ends first.
     options.preserve_order = True
     options.resource_limits = ray.data.ExecutionResources(object_store_memory=settings.prefetch_mib * 2**20)
     dataset.context.enable_progress_bars = False
@@ -146,23 +152,24 @@ _loaders: dict[str, Loader] = {}
 
 
 def _opened_loader(reference: Any) -> Loader:
-    """The loader of this task's process, opened once for all tasks of a stream that it runs."""
+    """The loader of this process, opened once for all tasks of a stream that the process runs."""
     key = reference.hex()
     if key not in _loaders:
         # A task has one CPU, so its tokenizer uses one thread unless the environment says otherwise: more threads cost
         # such short texts a tenth to a third more CPU time than they save, and other tasks keep the cores busy.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         config: LoaderConfig = ray.get(reference)
+        # A process serves one stream at a time; the loader of an earlier one would only take memory.
         _loaders.clear()
         _loaders[key] = config.open()
     return _loaders[key]
 
 
 def task_cpus() -> float:
-    """CPUs that a data task should ask for now: 1 if a node has a CPU that is not reserved, else 0.
+    """CPUs that a data task should request now: 1 if a node has a CPU that is not reserved, else 0.
 
     Training workers and trials reserve CPUs by placement groups for as long as they live. If all are reserved, a task
-    that asks for one waits forever, and the workers wait for the task; a task that asks for none runs beside them.
+    that requests one waits forever, and the workers wait for the task; a task that requests none runs beside them.
     """
     return 1.0 if max_unreserved_cpus(ray.nodes(), placement_group_table().values()) >= 1 else 0.0
 

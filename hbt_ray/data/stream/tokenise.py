@@ -1,7 +1,7 @@
-"""Texts to token ids, and the arrays that carry them from the tokeniser to the encoder.
+"""Convert texts to token ids, and the arrays that carry the ids from the tokeniser to the encoder.
 
-`tokenise` calls the Rust tokenizer directly: a data task must not pay the seconds that importing transformers costs.
-A text is prompt plus text, cut to a length, as in `SentenceTransformer.encode`, so training and serving use equal ids.
+`tokenise` calls the Rust tokenizer directly, because importing transformers would cost every data task seconds. A text
+is prompt plus text, cut to a length, as in `SentenceTransformer.encode`, so training and serving use equal ids.
 
 `Tokens` keeps the ids of many texts in one array, with a start and a length for each text. `TokenSections` adds the
 boundaries of a batch's questions, passages, negatives and auxiliary texts. Texts are selected, sorted and left out by
@@ -29,13 +29,13 @@ _TEXTS_PER_CALL = 128
 
 @dataclass(frozen=True, slots=True)
 class TokenisingConfig:
-    """How questions and passages become ids."""
+    """Tokenizer, prompts and maximum lengths of questions and passages."""
 
     tokenizer_json: str
     question_prompt: str
     passage_prompt: str
     max_question_length: int
-    """Tokens, special ones included."""
+    """Maximum number of tokens of a question, special tokens included."""
     max_passage_length: int
 
     def questions(self, texts: list[str]) -> Tokens:
@@ -75,7 +75,7 @@ class Tokens:
         return Tokens(self.ids, self.starts[texts], self.lengths[texts])
 
     def flat_ids(self) -> NDArray[np.int32]:
-        """The ids of the texts, one text after the other; a view if they lie so already."""
+        """The ids of the texts, one text after the other; a view if they already follow one another in `ids`."""
         ends = self.starts + self.lengths
         if not len(self):
             return self.ids[:0]
@@ -87,15 +87,17 @@ class Tokens:
         return flat
 
     def padded(self, padding_id: int) -> NDArray[np.int32]:
-        """[texts, longest text]"""
+        """The ids as a matrix [texts, longest text], padded on the right."""
         columns = np.arange(int(self.lengths.max(initial=0)))
+        # [texts, longest text]: True for ids, False for padding.
         present = columns < self.lengths[:, None]
         padded = np.full(present.shape, padding_id, dtype=np.int32)
         padded[present] = self.ids[(self.starts[:, None] + columns)[present]]
         return padded
 
     def scattered(self, rows: Indices, num_rows: int) -> Tokens:
-        """`num_rows` texts: these at `rows`, which ascend, and missing ones elsewhere."""
+        """`num_rows` texts: these at `rows`, in ascending order, and missing ones elsewhere."""
+        # A missing text has length 0, so the ids stay as they are.
         lengths = np.zeros(num_rows, np.int32)
         lengths[rows] = self.lengths
         return Tokens.from_lengths(self.flat_ids(), lengths)
@@ -107,7 +109,7 @@ class TokenSections:
 
     tokens: Tokens
     bounds: dict[str, slice]
-    """The texts of each section, in order."""
+    """Section → range of its texts, in order."""
 
     @classmethod
     def of_sizes(cls, tokens: Tokens, sizes: Mapping[str, int]) -> Self:
@@ -138,8 +140,9 @@ class TokenSections:
         return self.tokens.lengths > 0
 
     def select(self, names: Sequence[str]) -> TokenSections:
-        """These sections alone, in this order; names without a section are left out. No id is copied."""
+        """Only these sections, in this order, without copying ids. Names without a section are left out."""
         chosen = {name: self.bounds[name] for name in names if name in self.bounds}
+        # The empty array is for the case of no section: `concatenate` needs one.
         texts = [np.empty(0, np.int64), *(np.arange(bounds.start, bounds.stop) for bounds in chosen.values())]
         sizes = {name: self.sizes[name] for name in chosen}
         return TokenSections.of_sizes(self.tokens[np.concatenate(texts)], sizes)
@@ -148,10 +151,12 @@ class TokenSections:
 def tokenise(tokenizer_json: str, prompt: str, texts: list[str], max_length: int) -> Tokens:
     """Encode `prompt + text` with special tokens, at most `max_length` ids each."""
     tokenizer = _tokenizer(tokenizer_json)
+    # At every call, because questions and passages share the cached tokenizer.
     tokenizer.enable_truncation(max_length)
     ids, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     for start in range(0, len(texts), _TEXTS_PER_CALL):
         encodings = tokenizer.encode_batch_fast([prompt + text for text in texts[start : start + _TEXTS_PER_CALL]])
+        # Only the ids are kept; see `_TEXTS_PER_CALL`.
         rows = [encoding.ids for encoding in encodings]
         lengths.append(np.fromiter(map(len, rows), np.int32, len(rows)))
         ids.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
