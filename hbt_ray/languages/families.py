@@ -1,6 +1,6 @@
-"""Family, branch and script of a language, so that results can be grouped by them.
+"""Family, branch and script of languages, by which results are grouped.
 
-Family and branch come from `families.yaml`, which names its sources. The script is that of the tag if it has one, and
+Family and branch come from `families.yaml`, which names its sources. The script is that of the tag if it has one,
 else the script that CLDR calls most likely (`zh` → `Hans`, `zh-TW` → `Hant`, `pa-PK` → `Arab`).
 """
 
@@ -19,14 +19,14 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Family:
-    """Where a language belongs; `unknown` stands for what is not known."""
+    """Family, branch and script of a language; unknown ones are `unknown`."""
 
     family: str
     """Family, such as `Indo-European`."""
     branch: str
     """Branch of the family, such as `Germanic`."""
     script: str
-    """Code of ISO 15924, such as `Latn`."""
+    """ISO 15924 code of the script, such as `Latn`."""
 
 
 @lru_cache(maxsize=4096)
@@ -51,6 +51,8 @@ def _places() -> dict[str, tuple[str, str]]:
 
 def _script(language: str, finer: list[str]) -> str:
     for part in finer:
+        # Only a script has four letters: a region has two, or three digits.
         if len(part) == 4 and part.isalpha():
             return part
+    # Without a script the first subtag is, as a rule, the region, which may change the likely script.
     return likely_script(language, finer[0] if finer else "") or UNKNOWN

@@ -1,16 +1,15 @@
-"""Language tags: BCP-47 (RFC 5646), checked when they are read and written in one canonical way.
+"""Language tags: BCP-47 (RFC 5646), validated and converted to one canonical spelling when they are read.
 
 One language has one tag, however a data set spells it, so that a cross-lingual row never has it on both sides:
 
-- Codes of three letters become two where the language has them (`deu` → `de`), as BCP-47 demands, and where CLDR calls
-  them another name of such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`).
+- Codes of three letters become two if the language has a two-letter code (`deu` → `de`), as BCP-47 demands, or if CLDR
+  lists them as an alias of such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`).
 - Retired codes become their successors (`iw` → `he`, `zh-min-nan` → `nan`, `zh-yue` → `yue`, `en-UK` → `en-GB`).
 - The script that CLDR calls most likely is left out (`eng-Latn` → `en`, `zho-Hans` → `zh`, `zh-Hant-TW` → `zh-TW`).
   Any other script stays (`zh-Hant`, `sr-Latn`), as does the script of a language that CLDR does not know.
 
-Two-letter codes must be known to CLDR, which catches `xx` and most slips of the pen. Other three-letter codes are
-accepted as they are, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but registered
-nowhere.
+Two-letter codes must be listed in CLDR, which catches `xx` and most typing errors. Other three-letter codes are
+accepted unchanged, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but not registered.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ _GRANDFATHERED = {
     "i-pwn": "pwn", "i-tao": "tao", "i-tay": "tay", "i-tsu": "tsu", "no-bok": "nb", "no-nyn": "nn",
     "zh-guoyu": "zh", "zh-hakka": "hak", "zh-min": "nan", "zh-min-nan": "nan", "zh-xiang": "hsn",
 }  # fmt: skip
-"""Grandfathered tags of IANA's registry → their successors; `babel` does not have them."""
+"""Grandfathered tags of IANA's registry → their successors, which `babel` lacks."""
 _EXTENDED = {"ar", "kok", "lv", "ms", "sgn", "sw", "uz", "zh"}
 """Macrolanguages that may come before one of their languages: `zh-yue` is `yue`."""
 _MACROLANGUAGES = {
     "bal", "bik", "bnc", "bua", "chm", "del", "den", "din", "doi", "gba", "gon", "grb", "hai", "hmn", "jrb", "kln",
     "kok", "kpe", "lah", "luy", "man", "mwr", "raj", "rom", "srx", "syr", "tmh", "zap", "zza",
 }  # fmt: skip
-"""Macrolanguages that CLDR takes for one of their languages (`mhr` → `chm`). No code is retired, so both stay."""
+"""Macrolanguages to which CLDR maps one of their languages (`mhr` → `chm`). Neither code is retired; both are kept."""
 _KEPT_APART = {"ajp", "kzj", "daf"}
-"""ISO 639-3 merged the first two into `apc` and `dtp`, but FLORES-200 and Tatoeba publish both as languages of their
-own; it split the last into two, which CLDR does not say."""
+"""Codes that are not replaced. ISO 639-3 merged the first two into `apc` and `dtp`, but FLORES-200 and Tatoeba publish
+both as separate languages. It split the third into two, which CLDR does not reflect."""
 
 
 @cache
@@ -60,6 +59,7 @@ def _successors() -> dict[str, tuple[str, str, str]]:
     successors = {}
     for code, tag in get_global("language_aliases").items():
         language, region, script, *_ = parse_locale(tag)
+        # An alias to a two-letter code always applies, since BCP-47 demands the shorter code.
         if len(language) == 2 or (language not in _MACROLANGUAGES and code not in _KEPT_APART):
             successors[code] = language, script or "", region or ""
     # CLDR merges Tagalog into Filipino and Twi into Akan, but ISO 639-1 has separate codes for them.
@@ -69,7 +69,7 @@ def _successors() -> dict[str, tuple[str, str, str]]:
 
 @lru_cache(maxsize=4096)
 def normalise_tag(tag: str) -> str:
-    """The canonical spelling of a BCP-47 tag: `ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`.
+    """Convert a BCP-47 tag to its canonical spelling: `ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`.
 
     Raises:
         ValueError: the tag is malformed or its two-letter language is unknown; the text says which.
@@ -78,8 +78,10 @@ def normalise_tag(tag: str) -> str:
     match = _TAG.fullmatch(_GRANDFATHERED.get(plain.lower(), plain))
     if not match:
         raise ValueError(f"{_shown(tag)} is no BCP-47 language tag; write for example 'de', 'pt-BR' or 'zh-Hant'")
+    # A successor may bring a script or a region: `prs` is `fa-AF`. Those of the tag itself take precedence.
     language, script, region = _successor(match["language"].lower())
     if extended := match["extended"]:
+        # Only these may be followed by one of their languages; elsewhere three letters are a mistake.
         if language not in _EXTENDED:
             raise ValueError(f"{_shown(tag)} is no BCP-47 language tag: {extended!r} is no script and no region")
         language, script, region = _successor(extended.lower())
@@ -104,7 +106,7 @@ def _successor(code: str) -> tuple[str, str, str]:
 
 
 def _region(code: str, language: str) -> str:
-    """Today's code of a retired region (`UK`, `DD`) or number (`840`); of several, the one where it is spoken."""
+    """Current code of a retired region (`UK`, `DD`) or number (`840`). Of several, the language's most likely one."""
     from babel.core import get_global, parse_locale
 
     today = get_global("territory_aliases").get(code, [code])
@@ -121,11 +123,11 @@ def _variants(text: str) -> str:
 
 
 def likely_script(language: str, region: str = "") -> str:
-    """The most likely script by CLDR (`zh` → `Hans`; `zh`, `TW` → `Hant`); empty if CLDR does not know it."""
+    """The most likely script by CLDR (`zh` → `Hans`; `zh`, `TW` → `Hant`); empty if CLDR does not list it."""
     from babel.core import get_global, parse_locale
 
     known = get_global("likely_subtags")
-    # CLDR knows some languages of three letters by their macrolanguage alone.
+    # CLDR lists some languages of three letters under their macrolanguage only.
     today = get_global("language_aliases").get(language, language).split("_")[0]
     for key in (f"{language}_{region}", language, today):
         if key in known:
@@ -134,7 +136,7 @@ def likely_script(language: str, region: str = "") -> str:
 
 
 def english_name(tag: str) -> str:
-    """CLDR's English name of a tag: `zh-Hant` → `Chinese (Traditional)`; the tag itself if CLDR does not know it."""
+    """CLDR's English name of a tag: `zh-Hant` → `Chinese (Traditional)`; the tag itself if CLDR does not list it."""
     from babel import Locale
 
     english = Locale("en")

@@ -1,9 +1,9 @@
-"""Storage: atomic files and folders, JSON Lines, checksums, file locks, names that become paths, and locations.
+"""Storage: atomic files and folders, JSON Lines, checksums, file locks, valid file names, and locations.
 
 Everything that hbt_ray writes below a run, a store, a search or an index goes through this package:
 
-- A file or folder appears complete or not at all; the one that it replaces exists until then.
-- A line that a kill or a full disk truncated is skipped by readers and does not spoil the next line.
+- A file or folder appears complete or not at all; the previous one exists until it is replaced.
+- Readers skip a line that a kill or a full disk truncated, and the next line is written on a line of its own.
 - Deletion does not follow symbolic links.
 - A full or read-only disk raises one `StorageError` that names the path.
 - The next writer of a path deletes the scratch files of a process that died.

@@ -1,8 +1,8 @@
 """Atomic files and folders on this machine, and deletion that does not follow symbolic links.
 
 A writer writes to a scratch file `.NAME.XXXXXXXX.part` beside the target and renames it at the end. It holds a kernel
-lock (`flock`) on the scratch file, so a scratch file that can be locked belongs to a process that died and is removed
-by the next writer of the same target.
+lock (`flock`) on the scratch file. So a scratch file that can be locked belongs to a process that died, and the next
+writer of the same target removes it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             mode = stat.S_IMODE(scratch.stat().st_mode)
             yield scratch
             os.chmod(scratch, mode)  # Some libraries replace the scratch with a file that only its owner may read.
+            # Before the rename: after a crash the name must not lead to an empty file.
             fsync(scratch)
             os.replace(scratch, path)
 
@@ -60,10 +61,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(folder, os.O_RDONLY | os.O_DIRECTORY) as scratch:
             yield scratch
+            # The folder's mode follows the umask; without the bits for execution it fits files.
             mode = stat.S_IMODE(scratch.stat().st_mode) & 0o666
             for parent, _, files in os.walk(scratch):
+                # `.` flushes the folder itself, which holds the names of its files.
                 for name in (*files, "."):
                     path = Path(parent) / name
+                    # A file with further hard links belongs to others as well, so its mode stays.
                     if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
                         os.chmod(path, mode)  # safetensors creates files that only their owner may read.
                     fsync(path)
@@ -73,7 +77,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder that is deleted after the block. The next call deletes one that a killed process left.
+    """Yield an empty folder that is deleted after the block. If the process is killed, the next call deletes it.
 
     Args:
         purpose: part of the folder's name.
@@ -83,7 +87,7 @@ def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]
         StorageError: the disk is full or cannot be written.
     """
     parent = parent or Path(tempfile.gettempdir())
-    # The user id: a folder of another user could be neither locked nor removed.
+    # With the user id, because a folder of another user could be neither locked nor removed.
     target = parent / f"hbt-{purpose}-{os.getuid()}"
     with naming_storage_errors(target, "a temporary folder"):
         parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +106,7 @@ def _swap(scratch: Path, folder: Path) -> None:
         os.rename(folder, old)  # A rename cannot replace a folder that is not empty.
         os.rename(scratch, folder)
         remove_tree(old)
+    # The rename is durable once the parent folder is flushed.
     fsync(folder.parent)
 
 
@@ -120,10 +125,11 @@ def _scratch(target: Path, flags: int) -> Iterator[Path]:
     """A locked scratch file or folder beside `target`, deleted after the block if it still exists.
 
     Args:
-        flags: of `os.open`; with `O_DIRECTORY` the scratch is a folder.
+        flags: flags for `os.open`; with `O_DIRECTORY` the scratch is a folder.
     """
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     with blocking_lock(target):
+        # Under the lock: between creation and `flock` another writer would take the scratch for abandoned.
         _remove_abandoned(target)
         if flags & os.O_DIRECTORY:
             scratch.mkdir()
@@ -142,6 +148,7 @@ def _remove_abandoned(target: Path) -> None:
     """Delete scratch files of `target` whose writers died."""
     for scratch in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with suppress(OSError):
+            # O_NOFOLLOW: a link planted under this name must not lead elsewhere.
             handle = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,7 +167,7 @@ def fsync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file, a symbolic link (not its target), or a folder with its content. A missing path is no error.
+    """Delete a file, a symbolic link (not its target), or a folder with its content. A missing path is ignored.
 
     Raises:
         OSError: something cannot be deleted.

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines files with SHA-256 checksums, which survive truncated lines and reveal changed bits."""
+"""JSON and JSON Lines files. Readers skip truncated lines, and SHA-256 checksums reveal changed bits."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def text_sha256(text: str) -> str:
 
 
 def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
-    """The JSON object with a SHA-256 of its other keys, so that readers notice a changed bit."""
+    """Return the JSON object with a SHA-256 of its other keys, by which readers detect a changed bit."""
     content = {key: value for key, value in record.items() if key != _CHECKSUM_KEY}
+    # Sorted keys: the checksum does not depend on the order of the keys or the layout of the file.
     return {**content, _CHECKSUM_KEY: text_sha256(json.dumps(content, sort_keys=True, ensure_ascii=False))}
 
 
@@ -140,6 +141,7 @@ def append_json_lines(
     with naming_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
+            # Append mode sets no reading position, so it is moved to the last byte.
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
             is_truncated = file.read(1) not in (b"", b"\n")
@@ -151,6 +153,7 @@ def append_json_lines(
                     os.fsync(file.fileno())
             except OSError:
                 with suppress(OSError):
+                    # Removes a partly written line, so that a retry does not repeat the rows before it.
                     file.truncate(size)
                 raise
 
@@ -166,6 +169,7 @@ def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]
     except FileNotFoundError:
         return []
     rows, num_damaged = [], 0
+    # Not `splitlines`, which also splits at a carriage return.
     for line in filter(bytes.strip, content.split(b"\n")):
         try:
             row = json.loads(line)
@@ -191,7 +195,8 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]], *, checked: boo
 
 
 def encode_json_lines(rows: Iterable[dict[str, Any]], *, checked: bool = False) -> bytes:
-    """One line per row, in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
+    """Encode one line per row in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     records = map(with_checksum, rows) if checked else rows
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    # `\ud800` is the same escape in Python and in JSON.
     return text.encode("utf-8", errors="backslashreplace")

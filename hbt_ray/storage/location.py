@@ -1,8 +1,8 @@
 """Locations: a path, or the URI of an object store (`s3://`, `gs://`, `file://`), and reading and writing there.
 
-A file that is written through a `Folder` appears complete or not at all. On this machine `hbt_ray.storage` writes and
-deletes, whether the location is a path (`/x`) or a URI (`file:///x`). An object store publishes a file when its upload
-is closed.
+A file that is written through a `Folder` appears complete or not at all. Local files, whether given by a path (`/x`) or
+a URI (`file:///x`), are written and deleted by `hbt_ray.storage`. An object store publishes a file when its upload is
+closed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance
 """A path or a URI, as a string: a `Path` would turn `s3://bucket` into `s3:/bucket`."""
 
 RETRY_SECONDS = (0.5, 2.0, 8.0)
-"""Waiting times between the attempts of one request."""
+"""Waiting times between the attempts of one request, in seconds."""
 _GCS_RETRY_SECONDS = 30
-"""Time limit of Google's own retries. Its default is 15 minutes; `with_retries` repeats the request as well."""
+"""Time limit of the retries of Google's client, in seconds. Its default is 15 minutes; `with_retries` retries too."""
 _recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
 
 
@@ -93,7 +93,7 @@ def _one_line(error: BaseException) -> str:
 
 @contextmanager
 def naming_connection_errors(location: str) -> Iterator[None]:
-    """Raise a `StoreError` that names the location if an object store does not answer, or refuses, within the block.
+    """Raise a `StoreError` that names the location if an object store does not answer or refuses within the block.
 
     A `FileNotFoundError` is raised unchanged.
     """
@@ -112,17 +112,18 @@ def naming_connection_errors(location: str) -> Iterator[None]:
 
 
 def with_retries(request: Callable[[], T], location: str) -> T:
-    """The result of a request to an object store, which is repeated after errors that may be temporary.
+    """Return the result of a request to an object store. The request is repeated after errors that may be temporary.
 
     A missing file and a damaged Arrow file are not temporary.
 
     Args:
-        location: what is requested, for errors.
+        location: requested file or folder, for errors.
 
     Raises:
         FileNotFoundError: immediately.
         StoreError: the last attempt failed as well.
     """
+    # None: no wait after the last attempt.
     for seconds in (*RETRY_SECONDS, None):
         try:
             return request()
@@ -156,7 +157,7 @@ def recording_checksums() -> Iterator[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder at a location. Names of files in it may contain slashes."""
+    """A folder at a location. Names of its files may contain slashes."""
 
     location: str
 
@@ -192,7 +193,7 @@ class Folder:
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:
-        """The content of a file. Requests to an object store are repeated after temporary errors.
+        """Read a file. Requests to an object store are repeated after temporary errors.
 
         Raises:
             OSError: a file on this machine cannot be read, or there is no such file.
@@ -204,6 +205,7 @@ class Folder:
             system, remote_path = filesystem(self.location, name)
 
         def read() -> bytes:
+            # Without `compression=None` Arrow would unpack a file whose name ends with `.gz`.
             with system.open_input_stream(remote_path, compression=None) as stream:
                 return bytes(stream.read())
 
@@ -230,6 +232,7 @@ class Folder:
                 stream = HashingWriter(file)
                 yield stream
         if (checksums := _recorded.get()) is not None:
+            # After the block: the file is complete and in place.
             checksums[join_location(self.location, name)] = stream.hexdigest()
 
     @contextmanager
@@ -237,9 +240,11 @@ class Folder:
         location = join_location(self.location, name)
         with naming_storage_errors(location), naming_connection_errors(location):
             system, path = filesystem(self.location, name)
+            # Without `compression=None` Arrow would pack a file whose name ends with `.gz`.
             upload = system.open_output_stream(path, compression=None)
             try:
                 yield HashingWriter(upload)
+            # KeyboardInterrupt included: no interrupted upload may stay.
             except BaseException:
                 with suppress(OSError):  # Closing publishes the incomplete file, so it is deleted.
                     upload.close()
@@ -266,9 +271,9 @@ class Folder:
         return pa.ipc.open_file(pa.memory_map(path) if is_local else system.open_input_file(path))
 
     def remove(self) -> None:
-        """Delete the folder with its content, or the file at this location. A missing one is no error.
+        """Delete the folder with its content, or the file at this location. A missing one is ignored.
 
-        A symbolic link is deleted itself; its target stays.
+        A symbolic link is deleted, but not its target.
         """
         path = self.local
         if path is not None:

@@ -24,6 +24,7 @@ from hbt_ray.storage.storage_errors import naming_storage_errors
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
+"""Interval of the heartbeats, well below `LOCK_TIMEOUT_SECONDS`, so that single delays do no harm."""
 LOCK_TIMEOUT_SECONDS = 60.0
 """Time without a heartbeat after which the lock of another host counts as abandoned."""
 _HELD: dict[Path, int] = {}
@@ -35,13 +36,13 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
     """Hold the lock of `path` (a run, a search or an index, which need not exist yet) during the block.
 
     The lock file is `.NAME.lock` beside `path` and names host, process, purpose and time. A thread that holds the lock
-    may take it again, so a command may lock what the functions that it calls lock as well.
+    may take it again, so a command and the functions that it calls may lock the same path.
 
     Args:
-        purpose: what the lock is held for, shown to the command that is refused.
+        purpose: name of the command that holds the lock, shown to the command that is refused.
 
     Raises:
-        LockedError: another command holds the lock. It is not waited for.
+        LockedError: another command holds the lock. This function does not wait.
         StorageError: the folder cannot be written.
     """
     path = path.absolute()
@@ -56,8 +57,10 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
     stopped = threading.Event()
     try:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose, "since": time.time()}
+        # After the lock is held: the file may contain a previous owner.
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(owner).encode(), 0)
+        # A daemon thread does not keep the process alive.
         threading.Thread(target=_refresh_heartbeat, args=(handle, stopped), name="lock heartbeat", daemon=True).start()
         yield
     finally:
@@ -68,7 +71,7 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def blocking_lock(target: Path) -> Iterator[None]:
-    """Wait for the write lock of `target` and hold it during the block, which should take moments.
+    """Wait for the write lock of `target` and hold it during the block, which should be short.
 
     Without it, two writers of one target would remove each other's new scratch or move each other's folder away.
     """
@@ -107,6 +110,7 @@ def _acquire(file: Path, *, wait: bool) -> int:
 
 def _release(file: Path, handle: int) -> None:
     with suppress(OSError):
+        # Deleted before it is unlocked: a process that waits for the lock then sees that its file is gone.
         os.unlink(file)
     with suppress(OSError):
         os.close(handle)
@@ -127,6 +131,7 @@ def _check_other_host(file: Path, handle: int) -> None:
         LockedError: the owner on the other host is alive.
     """
     owner = _read_owner(handle)
+    # The modification time is the heartbeat.
     age_seconds = time.time() - os.fstat(handle).st_mtime
     if owner.get("host", socket.gethostname()) != socket.gethostname() and age_seconds < LOCK_TIMEOUT_SECONDS:
         os.close(handle)
@@ -140,4 +145,5 @@ def _check_other_host(file: Path, handle: int) -> None:
 def _refresh_heartbeat(handle: int, stopped: threading.Event) -> None:
     while not stopped.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):
+            # By descriptor: the path may belong to another owner by now.
             os.utime(handle)

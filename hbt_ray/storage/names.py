@@ -1,4 +1,4 @@
-"""Check names that become files and folders."""
+"""Validation of names that become files and folders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MAX_NAME_BYTES = 200
 
 
 def valid_name(name: str, kind: str) -> str:
-    """Return a name that becomes a file or folder, such as that of a run, a task or a data set, if it is valid.
+    """Return the name of a run, a task or a data set if it is valid as the name of a file or folder.
 
     Args:
-        kind: what the name is for, such as `run`; used in the error.
+        kind: thing that is named, such as `run`, for the error.
 
     Raises:
         InputError: the name is empty, hidden, `.` or `..`, too long, or contains a slash or a control character.

@@ -1,4 +1,4 @@
-"""Turn the system's errors of a full, read-only or forbidden disk into one `StorageError` that names the path."""
+"""Convert the system's errors for a full, read-only or forbidden disk into a `StorageError` that names the path."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hbt_ray.errors import StorageError
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM}
+# For errors of libraries that keep the message but not the number.
 _DISK_MESSAGES = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 
 
@@ -23,10 +24,11 @@ def storage_error(error: BaseException, path: Path | str = "", what: str = "the 
 
     Args:
         path: the path to name if the error names none.
-        what: what could not be written, for the message.
+        what: description of the file or folder, for the message.
     """
     seen: set[int] = set()
     current: BaseException | None = error
+    # Chains of causes may be circular.
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         if isinstance(current, StorageError):
@@ -40,6 +42,7 @@ def storage_error(error: BaseException, path: Path | str = "", what: str = "the 
                 path = path or str(current.filename or "")
         if reason:
             return StorageError(str(path) or "a file", reason, _free_bytes(path), what)
+        # `cause` is an attribute of Ray's task errors.
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
     return None
 
