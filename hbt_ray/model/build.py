@@ -1,8 +1,8 @@
 """Build the encoder that a run starts from: a SentenceTransformer, from scratch or from a pretrained model.
 
 A SentenceTransformer is transformer, pooling, normalisation and prompts. Training always starts from a saved folder,
-the *base* of the run, so pretrained and scratch encoders take one path, and the untrained encoder can be evaluated like
-any other. A scratch encoder is a small BERT with a tokenizer of its own, equal for equal configurations and texts.
+the *base* of the run, so pretrained and scratch encoders are loaded alike, and the untrained encoder can be evaluated
+like any other. A scratch encoder is a small BERT with its own tokenizer, equal for equal configurations and texts.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def provide_base(
 ) -> None:
     """Write the base encoder of a run, unless it exists.
 
-    Building imports transformers, which takes longer than the whole start of a short run.
+    An existing base is only verified: building imports transformers, which takes longer than the start of a short run.
 
     Args:
-        languages: languages whose texts a scratch tokenizer learns from.
-        shared: folder of base encoders that runs of a search share; equal ones are built once.
+        languages: languages of the texts that train a scratch tokenizer.
+        shared: folder of base encoders that the runs of a search share; equal ones are built once.
     """
     if base.exists():
         verify_base(base)
@@ -57,9 +57,11 @@ def provide_base(
         with atomic_folder(base) as folder:
             _build_base(folder, config, store, languages)
         return
+    # Everything that the weights and the tokenizer depend on.
     identity = json.dumps([config.identity, store.manifest.checksum, languages])
     common = shared / text_sha256(identity)[:16]
     common.parent.mkdir(parents=True, exist_ok=True)
+    # Trials that start together wait for the first one to build.
     with blocking_lock(common.with_name(f"{common.name}.building")):
         if not common.exists():
             with atomic_folder(common) as folder:
@@ -78,7 +80,7 @@ def _build_base(folder: Path, config: ModelConfig, store: Store, languages: tupl
 def verify_base(base: Path) -> None:
     """Compare the files of a base encoder with their checksums.
 
-    Adapters are trained on it and merged into it, so a changed bit would silently give another encoder.
+    Adapters are trained for these weights and merged into them, so a changed bit would silently give another encoder.
     """
     try:
         checksums = read_checked_json(base / CHECKSUMS)
@@ -91,7 +93,7 @@ def verify_base(base: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Weights can be gigabytes and never change, so hard links are enough where the file system has them."""
+    """Hard-link a file, or copy it if the file system has no links: weights may be gigabytes and never change."""
     try:
         os.link(source, target)
     except OSError:
@@ -99,7 +101,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
-    """A SentenceTransformer. `texts` train the tokenizer of a scratch encoder and are not read otherwise."""
+    """Build a SentenceTransformer. `texts` train the tokenizer of a scratch encoder; otherwise they are not read."""
     if config.name == SCRATCH:
         with temporary_folder("encoder") as folder:
             _write_scratch(config, texts, folder)
@@ -117,7 +119,7 @@ def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
 
 
 def tokenising_config(encoder: Any, config: ModelConfig) -> TokenisingConfig:
-    """What data tasks need to turn texts into this encoder's ids, with the prompts that it was saved with."""
+    """The settings by which data tasks convert texts to this encoder's ids, with the prompts that it was saved with."""
     return TokenisingConfig(
         encoder.tokenizer.backend_tokenizer.to_str(),
         encoder.prompts["query"],
@@ -141,10 +143,11 @@ def _pretrained(config: ModelConfig, files: ModelFiles) -> Any:
 
 
 def _warn_of_changes(encoder: Any, config: ModelConfig) -> None:
-    """Warn if a SentenceTransformer overrides the configuration, or is changed by it."""
+    """Warn if a SentenceTransformer overrides the configuration, or the configuration changes it."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     pooling = next((module.pooling_mode for module in encoder if isinstance(module, Pooling)), None)
+    # Only if the user set it: the default does not contradict the model.
     if "pooling" in config.model_fields_set and pooling != config.pooling:
         logger.warning(
             "model.pooling=%s has no effect: %s is a SentenceTransformer with pooling of its own (%s), which it keeps",
@@ -162,7 +165,7 @@ def _warn_of_changes(encoder: Any, config: ModelConfig) -> None:
 
 
 def _normalised(encoder: Any) -> Any:
-    """The same encoder with normalisation as its last module."""
+    """Return the encoder with normalisation as its last module."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -173,6 +176,7 @@ def _normalised(encoder: Any) -> Any:
 
 def _set_lengths_and_prompts(encoder: Any, config: ModelConfig, files: ModelFiles | None) -> None:
     transformer = encoder[0]
+    # The library cuts questions and passages at their own lengths, other texts at this one.
     transformer.max_seq_length = max(config.max_question_length, config.max_passage_length)
     transformer.query_length, transformer.document_length = config.max_question_length, config.max_passage_length
     own_prompts = (files.question_prompt, files.passage_prompt) if files else (None, None)
@@ -226,19 +230,21 @@ def _write_scratch(config: ModelConfig, texts: Iterable[str], folder: Path) -> N
         max_position_embeddings=max(config.max_question_length, config.max_passage_length),
         pad_token_id=tokenizer.pad_token_id,
     )
+    # The seed must not change the random state of the caller. Weights are drawn on the CPU.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         BertModel(sizes, add_pooling_layer=False).save_pretrained(folder)
 
 
 def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Byte-pair pieces that keep the space before them, over NFKC text.
+    """Train a byte-pair tokenizer on NFKC text; pieces keep the space before them.
 
-    Not the unigram model of XLM-R: its trainer gives another vocabulary at every call, so no run could be repeated.
+    The unigram model of XLM-R is not used: its trainer gives another vocabulary at every call, so runs would differ.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    # The order gives the ids: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, as in XLM-R.
     names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
     special = dict(zip(names, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), strict=True))
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

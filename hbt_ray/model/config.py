@@ -1,4 +1,4 @@
-"""Configuration of the encoder: where it comes from, how it reads texts, and how it runs in training."""
+"""Configuration of the encoder: its origin, its prompts and lengths, and options of its computation in training."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ SCRATCH = "scratch"
 QUESTION_PROMPT, PASSAGE_PROMPT = "query: ", "passage: "
 """Prompts of E5 (2212.03533), for scratch encoders and for pretrained ones that do not define prompts."""
 FLASH = "flash_attention_2"
+# May change between a run and its resume.
 _COMPUTE_OPTIONS = {"attention", "gradient_checkpointing", "compile"}
 
 
 class LoraConfig(Config):
-    """LoRA (2106.09685): the weights are frozen, and products of two narrow matrices are trained beside them.
+    """LoRA (2106.09685): the weights are frozen, and a product of two narrow matrices is trained beside each of them.
 
         y = W x + (alpha / rank) · B A x      A: [rank, in], random; B: [out, rank], zero, so that training starts at W
 
     Only A and B are trained, stored in checkpoints and exchanged between ranks. The export adds the products to the
-    weights, so that it is an ordinary encoder.
+    weights and is an ordinary encoder.
     """
 
     rank: int = Field(8, gt=0)
-    """Width of the adapter matrices."""
+    """Rank of the adapters: the inner dimension of the product."""
     alpha: float = Field(16, gt=0)
-    """The adapters' output is scaled by alpha / rank."""
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of the adapters."""
+    """Dropout probability on the input of the adapters."""
     targets: tuple[str, ...] | Literal["all-linear"] | None = None
     """Linear layers that get an adapter, by the ends of their names, such as `query` or `output.dense`. null: the
-    layers that peft names for the architecture, as a rule the query and value projections."""
+    default layers of peft for the architecture, as a rule the query and value projections."""
 
 
 class ModelConfig(Config):
-    """Which encoder, and how it reads texts."""
+    """The encoder, its prompts and lengths, and options of its training."""
 
     name: str = SCRATCH
     """A Hugging Face name, a local folder (plain or SentenceTransformer), or `scratch` for a new small encoder. Weights
     are read from safetensors only, and code that comes with a model is never run."""
     pooling: Literal["mean", "cls"] = "mean"
-    """How token vectors become one vector; a SentenceTransformer keeps its own pooling."""
+    """Pooling of the token vectors into one vector. A SentenceTransformer keeps its own pooling."""
     question_prompt: str | None = None
     """Text before every question. null: the model's own, or `query: ` if the model does not define prompts. The export
     keeps it."""
@@ -61,14 +62,14 @@ class ModelConfig(Config):
     vocabulary: int = Field(8_000, gt=100)
     """Vocabulary size of a scratch encoder's tokenizer."""
     seed: int = 0
-    """Seed for initial weights, adapters included."""
+    """Seed for the initial weights, adapters included."""
     lora: LoraConfig | None = None
-    """Train low-rank adapters beside frozen weights; null trains all weights."""
+    """Train low-rank adapters beside frozen weights. null: train all weights."""
     freeze_embeddings: bool = False
     """Keep the token embeddings fixed. They are most of the weights of a multilingual encoder (96 of 118 million in
     multilingual-e5-small), so updates, checkpoints and gradient exchange get that much smaller."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout in training; null keeps the encoder's own, which is 0.1 for a scratch encoder."""
+    """Dropout probability in training. null: the encoder's own, which is 0.1 for a scratch encoder."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention implementation in training. auto leaves it to transformers, which takes sdpa if the encoder has it.
     flash_attention_2 needs a GPU and the package flash-attn. On a CPU in bf16 eager may be faster for short texts:
@@ -77,10 +78,10 @@ class ModelConfig(Config):
     """Keep only the inputs of each layer and recompute the rest in the backward pass: about a third slower, far less
     memory. The gradients are the same."""
     compile: bool = False
-    """Compile the layers with torch.compile, once for any batch size and length; takes about a minute at the start and
-    needs a C++ compiler. Dropout draws the same numbers as without."""
+    """Compile the layers with torch.compile, once for any batch size and length. This takes about a minute at the start
+    and needs a C++ compiler. Dropout draws the same numbers as without compilation."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the weights of a run: all except how they are computed, which may change."""
+        """The settings that determine the weights of a run: all but those of their computation, which may change."""
         return self.model_dump(mode="json", exclude=_COMPUTE_OPTIONS)

@@ -1,6 +1,6 @@
 """Checks of the files of a model folder, before anything is built from them.
 
-Paths and numbers in a model's JSON files are not trusted: they may lead out of the folder, name code to run, or ask for
+Paths and numbers in a model's JSON files are not trusted: they may lead out of the folder, name code to run, or require
 more memory than the weights need.
 """
 
@@ -29,8 +29,10 @@ _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "pr
             "sentence_bert_config.json", "config_sentence_transformers.json", "generation_config.json")  # fmt: skip
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_WIDTH = 1 << 20
-"""Width of a module behind the transformer; the widest published ones have about ten thousand."""
+"""Maximum width of a module behind the transformer; the widest published ones have about ten thousand."""
+# Not bounded by the weights: models with rotary positions have no position embeddings.
 _MAX_POSITIONS = 1 << 27
+# Module classes moved between packages of sentence-transformers; saved models name old and new ones.
 _MODULE = re.compile(
     r"sentence_transformers\.(?:models|base\.modules|sentence_transformer\.modules|cross_encoder\.modules)"
     r"(?:\.\w+)?\.(?P<name>\w+)"
@@ -38,6 +40,7 @@ _MODULE = re.compile(
 _FIRST_MODULES = ("Transformer", "StaticEmbedding")
 _LATER_MODULES = ("Pooling", "WeightedLayerPooling", "Dense", "LayerNorm", "Normalize", "Dropout", "LSTM", "CNN",
                   "LogitScore")  # fmt: skip
+# Keys of sizes in the configurations of architectures; see `_check_sizes`.
 _LAYER_KEYS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"}
 _WIDTH_KEYS = {"hidden_size", "d_model", "n_embd", "dim", "hidden_dim", "embedding_size", "vocab_size",
                "intermediate_size", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
@@ -77,10 +80,10 @@ class ModelFiles:
 
 
 def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
-    """Check that all files of a model exist, and that none leads elsewhere or needs code to run.
+    """Check that all files of a model exist, that no path leads out of the folder, and that no code is needed.
 
     Raises:
-        ModelError: something is missing or damaged, or could only be read by running code that came with it.
+        ModelError: a file is missing or damaged, or could only be read by running code that came with the model.
     """
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise _damage(
@@ -90,6 +93,7 @@ def check_files(folder: Path, kind: ModelKind = "encoder") -> ModelFiles:
     modules = _modules(folder)
     transformer = folder / modules[0][1] if modules else folder
     files = ModelFiles(folder, transformer, tuple(name for name, _ in modules), read_prompts(folder, kind))
+    # Often the same folder, which is checked once.
     for place in dict.fromkeys((folder, transformer)):
         _check_no_code(place)
     shapes = _check_weights(transformer)
@@ -157,6 +161,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
             raise ModelError(f"{path}: the module {kind!r} is not one of {supported}", code="MODEL_KIND")
         if _leads_out(subfolder):
             raise _damage(f"{path}: the path {subfolder!r} leads out of the model's folder")
+    # Exactly the first module is a transformer or static embeddings.
     if [name in _FIRST_MODULES for name in names] != [True] + [False] * (len(names) - 1):
         raise ModelError(
             f"{path}: has the modules {', '.join(names) or '(none)'}, but only models that begin with their one "
@@ -167,12 +172,13 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
 
 
 def _leads_out(path: str) -> bool:
+    # Splits at both kinds of slashes, so one check covers models that were saved anywhere.
     windows = PureWindowsPath(path)
     return PurePosixPath(path).is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in path
 
 
 def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
-    """Prompts by name from `config_sentence_transformers.json`, which must be of this kind; empty if it has none."""
+    """Prompts by name from `config_sentence_transformers.json`, which must match `kind`; empty if there are none."""
     path = folder / "config_sentence_transformers.json"
     content = _object(path)
     model_type = content.get("model_type", "SentenceTransformer")
@@ -186,7 +192,7 @@ def read_prompts(folder: Path, kind: ModelKind = "encoder") -> dict[str, str]:
 
 
 def _check_no_code(folder: Path) -> None:
-    """Refuse configurations that ask for the model's own code or the hub's kernels, and adapters without their base."""
+    """Refuse configurations that need the model's own code or the hub's kernels, and adapters without their base."""
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder}: holds adapters of another model, without that model; merge them with peft's merge_and_unload "
@@ -198,12 +204,14 @@ def _check_no_code(folder: Path) -> None:
             if (
                 key == "auto_map"
                 or (key == "trust_remote_code" and value)
+                # transformers loads a kernel from the hub if the name has a slash.
                 or (key in ("attn_implementation", "_attn_implementation") and "/" in str(value))
             ):
                 raise _code_refusal(f"{path}: {key}={_shown(value)} asks to run code of its own or of the hub")
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys and values of nested objects, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key, inner
@@ -246,6 +254,7 @@ def _check_weights(folder: Path) -> Shapes:
             raise _damage(f"{folder / SHARDS}: has no metadata or no weight_map; copy the folder anew")
         shapes: Shapes = {}
         for file in sorted(set(listed.values())):
+            # Shards lie beside the index; any other path is refused.
             if Path(file).name != file:
                 raise _damage(f"{folder / SHARDS}: {file!r} leads out of the model's folder")
             shapes |= _shapes(folder / file)
@@ -259,7 +268,7 @@ def _check_weights(folder: Path) -> Shapes:
 
 
 def _check_exported_weights(folder: Path) -> None:
-    """Compare the weights of an encoder that hbt_ray exported with their checksums: a changed bit changes no shape."""
+    """Compare the weights of an exported encoder with their checksums, since a changed bit does not change a shape."""
     record = folder / EXPORT_RECORD
     if not record.is_file():
         return
@@ -277,6 +286,7 @@ def _shapes(path: Path) -> Shapes:
     from safetensors import SafetensorError, safe_open
 
     try:
+        # Reads the header only.
         with safe_open(path, framework="np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
@@ -287,11 +297,12 @@ def _shapes(path: Path) -> Shapes:
 
 
 def _check_sizes(path: Path, shapes: Shapes) -> None:
-    """Refuse a configuration that is larger than its weights: building it could fill the memory before any check."""
+    """Refuse sizes in the configuration that exceed the weights: building such a model could fill the memory."""
     if not path.is_file():
         raise _damage(f"{path}: is missing, so the model's shape is unknown; copy it there")
     max_width = max((size for shape in shapes.values() for size in shape), default=0)
     for key, value in _pairs(_object(path)):
+        # A layer has at least one tensor, and a width is a dimension of some tensor.
         bound = len(shapes) if key in _LAYER_KEYS else max_width if key in _WIDTH_KEYS else None
         bound = _MAX_POSITIONS if key == "max_position_embeddings" else bound
         if bound is not None and isinstance(value, int) and value > bound:
@@ -314,6 +325,7 @@ def _check_module(folder: Path, name: str) -> None:
         if isinstance(value, int) and value > _MAX_WIDTH:
             raise _damage(f"{path}: {key}={_shown(value)} is too large")
     function = str(config.get("activation_function", "torch.nn."))
+    # The library imports the function by this name.
     if name == "Dense" and not function.startswith("torch.nn."):
         raise _code_refusal(f"{path}: activation_function={_shown(function)} is not a function of torch.nn")
 

@@ -1,10 +1,10 @@
-"""Checks of a loaded model: whether it is the one that was saved, reads its texts, and trains as it is exported.
+"""Checks of a loaded model: all of its saved weights are used, it reads texts, and training matches its export.
 
 transformers fills missing weights with random ones, and leaves weights out if the configuration names fewer layers than
-the file has. Both load without an error and would only show as poor results.
+the file has. In both cases loading succeeds, and only poor results would show the fault.
 
 Export parity: training must compute the vectors that sentence-transformers computes with the exported encoder. Training
-tokenises with the Rust tokenizer alone, pads on the right and passes ids and mask, so an encoder whose library path
+tokenises with the Rust tokenizer alone, pads on the right and passes ids and mask. An encoder for which the library
 does more (leaves the prompt out of the pooling, pads or truncates on the left, fills a chat template, …) would be
 trained in another way than it is used. Such an encoder is refused, with the reason if it is known.
 """
@@ -28,8 +28,9 @@ from hbt_ray.model.microbatch import encoder_features
 TOLERANCE = 1e-6
 """Largest allowed difference of a vector component, for batches of the same shape."""
 _PADDING_TOLERANCE = 1e-4
-"""Largest allowed difference if only the side of the padding differs, which changes the order of sums."""
+"""Largest allowed difference between paddings on the left and on the right, which change the order of sums."""
 _SAMPLE = ["a", "a longer text, so that the other is padded"]
+# Casing, white space, accents, right-to-left and unspaced scripts, and a word of many pieces.
 _PARITY_TEXTS = [
     "Which currency is used in Kenya?",
     "kenya",
@@ -97,7 +98,8 @@ def check_length(model: nn.Module, longest: int, transformer: Path, setting: str
 
 
 def _is_causal(encoder: Any) -> bool:
-    """Whether a transformer's tokens do not attend to those that follow, as in a decoder."""
+    """Whether tokens do not attend to the tokens that follow, as in a decoder."""
+    # Two texts that differ in the last token only: a causal model gives equal vectors before it.
     ids = torch.tensor([[5, 6, 7], [5, 6, 8]]) % encoder[0].model.get_input_embeddings().num_embeddings
     with torch.no_grad():
         vectors = encoder[0]({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["token_embeddings"]
@@ -105,7 +107,7 @@ def _is_causal(encoder: Any) -> bool:
 
 
 def _check_weights(model: Any, transformer: Path, report: Mapping[str, Any], *, pooler_is_used: bool = False) -> None:
-    # An encoder's pooler is not used, and heads of other tasks are left over on purpose.
+    # An encoder's pooler is not used. Heads of other tasks are left over as well, and match no pattern below.
     missing = sorted(
         name for name in report.get("missing_keys", ()) if pooler_is_used or name.split(".")[0] != "pooler"
     )
@@ -120,6 +122,7 @@ def _check_weights(model: Any, transformer: Path, report: Mapping[str, Any], *, 
     left_over = sorted(
         name
         for name in report.get("unexpected_keys", ())
+        # Names in the file may have a prefix, such as `bert.`.
         if any(_layer_pattern(name).endswith(pattern) for pattern in patterns)
     )
     if left_over:
@@ -173,6 +176,7 @@ def _check_tokenizer(model: Any, tokenizer: Any, transformer: Path) -> None:
             code="MODEL_TOKENIZER",
         )
     largest, rows = max(tokenizer.get_vocab().values(), default=-1), model.get_input_embeddings().num_embeddings
+    # A larger id would fail in the embedding, on a GPU as an assertion of a kernel.
     if not 0 <= largest < rows:
         raise ModelError(
             f"{transformer}: the tokenizer has ids up to {largest}, but the encoder has embeddings for {rows} only; "
@@ -183,7 +187,7 @@ def _check_tokenizer(model: Any, tokenizer: Any, transformer: Path) -> None:
 
 @contextmanager
 def preserved_tokenizer(encoder: Any) -> Iterator[None]:
-    """Restore padding and truncation, which the library sets for a batch and would save and fingerprint."""
+    """Restore padding and truncation after the block: the library sets them for a batch, and they would be saved."""
     backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
     padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
     try:
@@ -207,7 +211,7 @@ def _check_vectors(encoder: Any, folder: Path) -> None:
 
 
 def require_export_parity(encoder: Any, tokenising: TokenisingConfig, name: str) -> None:
-    """Refuse an encoder whose export would give other vectors. Sets its tokenizer to pad on the right."""
+    """Refuse an encoder whose export would give other vectors than training. Sets its tokenizer to pad on the right."""
     if problem := _parity_problem(encoder.eval(), tokenising):
         raise ModelError(
             f"model.name={name!r} cannot be trained so that its export gives the same vectors: {problem}",
@@ -216,6 +220,7 @@ def require_export_parity(encoder: Any, tokenising: TokenisingConfig, name: str)
 
 
 def _parity_problem(encoder: Any, tokenising: TokenisingConfig) -> str:
+    """Reason why training and the library give different vectors; empty if they give the same."""
     transformer, tokenizer = encoder[0], encoder.tokenizer
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return "it has no fast tokenizer, which data tasks need; save it as tokenizer.json"
@@ -241,6 +246,7 @@ def _parity_problem(encoder: Any, tokenising: TokenisingConfig) -> str:
             )
         tokenizer.padding_side = "right"
     longest = max(tokenising.max_question_length, tokenising.max_passage_length)
+    # Longer than any limit. A batch of its own, so that the other texts are compared with their own padding.
     truncated = ["Kenya is a country. " * longest]
     difference = max(_largest_difference(encoder, tokenising, texts) for texts in (_PARITY_TEXTS, truncated))
     if difference > TOLERANCE:
@@ -255,6 +261,7 @@ def _padding_side_matters(encoder: Any) -> bool:
     """Whether one padding token before a text of two tokens gives another vector than one behind it."""
     padding = encoder.tokenizer.pad_token_id
     rows = encoder[0].model.get_input_embeddings().num_embeddings
+    # Any two ids but the padding will do; the first ids of a vocabulary are often special tokens.
     first, second = [number for number in range(rows - 3, rows) if number != padding][:2]
     ids = torch.tensor([[first, second, padding], [padding, first, second]])
     with torch.no_grad():
@@ -263,7 +270,7 @@ def _padding_side_matters(encoder: Any) -> bool:
 
 
 def _largest_difference(encoder: Any, tokenising: TokenisingConfig, texts: list[str]) -> float:
-    """Largest difference of a component between training's vectors of the texts and the library's."""
+    """Largest difference between a component of training's vectors of the texts and of the library's."""
     largest = 0.0
     for library, prompt, length in (
         (encoder.encode_query, tokenising.question_prompt, tokenising.max_question_length),

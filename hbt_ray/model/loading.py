@@ -1,7 +1,7 @@
 """Find a model and load it: a SentenceTransformer or a CrossEncoder, without pickles and without the model's own code.
 
-A model is a local folder, or a snapshot of the Hugging Face hub, of which only configuration, tokenizer and safetensors
-are downloaded. Its files are checked before anything is built (`hbt_ray.model.files`), and the loaded model is checked
+A model is a local folder or a snapshot of the Hugging Face hub, of which configuration, tokenizer and safetensors are
+downloaded. Its files are checked before anything is built (`hbt_ray.model.files`), and the loaded model is checked
 before it is used (`hbt_ray.model.inspection`).
 """
 
@@ -22,7 +22,7 @@ from hbt_ray.model.inspection import check_length, inspect_cross_encoder, inspec
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt")
 _NOT_DOWNLOADED = ("onnx/*", "openvino/*")
 _NO_CODE = {"trust_remote_code": False, "local_files_only": True}
-"""Passed to every loader explicitly: without it transformers asks on the terminal."""
+"""Options of every loader. Without an explicit `trust_remote_code` transformers prompts on the terminal."""
 
 
 def find_model(name: str) -> Path:
@@ -35,7 +35,7 @@ def find_model(name: str) -> Path:
 
 
 def find_local_model(name: str) -> Path | None:
-    """The folder of a local model; None for a name that may be one of the hub. The hub is not asked."""
+    """The folder of a local model; None for a name that may be one of the hub, which is not contacted."""
     folder = Path(name)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
@@ -45,6 +45,7 @@ def find_local_model(name: str) -> Path | None:
         return folder
     if exists:
         raise ModelError(f"model {name!r} is a file; give the folder that contains it", code="MODEL_NOT_FOUND")
+    # A name on the hub is `model` or `owner/model`; anything else can only be a path.
     if not name or folder.is_absolute() or name.startswith((".", "~")) or len(folder.parts) > 2:
         raise ModelError(
             f"model {name!r}: no such folder; give a model's folder or its name on the Hugging Face hub",
@@ -81,15 +82,15 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     pooling: str = "mean",
 ) -> Any:
-    """The SentenceTransformer of a folder, on the CPU, without parameters that would never get a gradient.
+    """Load the SentenceTransformer of a folder on the CPU, without parameters that would never get a gradient.
 
     Args:
-        model_options: further arguments of transformers' `from_pretrained`.
-        dtype: type of the weights in memory. In training it is float32, as small steps would be lost in less.
-        pooling: pooling for a plain transformer; a SentenceTransformer has its own.
+        model_options: further arguments for transformers' `from_pretrained`.
+        dtype: type of the weights in memory. Training needs float32: in less, small updates would be rounded away.
+        pooling: pooling for a plain transformer; a SentenceTransformer keeps its own.
 
     Raises:
-        ModelError: the folder holds no encoder, or one that is incomplete, damaged or needs code of its own.
+        ModelError: the folder holds no encoder, or one that is incomplete, damaged or needs its own code.
     """
 
     def make(files: ModelFiles) -> Any:
@@ -121,6 +122,7 @@ def load_encoder(
 
 
 def load_cross_encoder(folder: Path, device: str) -> Any:
+    """Load the CrossEncoder of a folder; raises `ModelError` as `load_encoder` does."""
 
     def make(files: ModelFiles) -> Any:
         from sentence_transformers import CrossEncoder
@@ -145,7 +147,7 @@ def _load_checked(
     make: Callable[[ModelFiles], Any],
     inspect: Callable[[Any, ModelFiles, Mapping[str, Any]], None],
 ) -> Any:
-    """Check the files, load, and check what was loaded."""
+    """Check the files, load the model, and check the loaded model."""
     files = check_files(folder, kind)
     try:
         with quiet_transformers(), _loading_report() as report:
@@ -164,10 +166,14 @@ def _load_checked(
 
 @contextmanager
 def _loading_report() -> Iterator[dict[str, Any]]:
-    """Weights that transformers finds missing or left over within the block; sentence-transformers does not tell."""
+    """Yield a dict that receives the missing and unexpected weights of models that are loaded within the block.
+
+    sentence-transformers does not pass this report of transformers on, so `from_pretrained` is replaced meanwhile.
+    """
     from transformers import PreTrainedModel
 
     report: dict[str, Any] = {}
+    # From `__dict__`, to restore the classmethod itself: attribute access would give a method bound to this class.
     original = PreTrainedModel.__dict__["from_pretrained"]
 
     def reporting(cls: Any, *arguments: Any, **options: Any) -> Any:
@@ -184,7 +190,7 @@ def _loading_report() -> Iterator[dict[str, Any]]:
 
 
 def _bound_length(model: Any, transformer: Path) -> None:
-    """Keep the library's own limit within the positions; refuse a limit in the model's files that is beyond them."""
+    """Reduce the library's default length to the positions; refuse a length in the model's files that exceeds them."""
     module = model[0]
     positions = num_positions(module.model)
     # The library takes max_position_embeddings for the limit, though RoBERTa has two positions less.
@@ -197,7 +203,7 @@ def _bound_length(model: Any, transformer: Path) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without progress bars, warnings and reports of unused weights, which `inspect_encoder` checks itself."""
+    """Silence progress bars, warnings and reports of unused weights, which `inspect_encoder` checks itself."""
     from transformers.utils import logging as transformers_logging
 
     level, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

@@ -16,7 +16,7 @@ from torch import Tensor
 from hbt_ray.data.stream.tokenise import Tokens
 
 PASS_TOKENS = {"cpu": 64, "cuda": 2_048}
-"""Type of device → tokens whose encoding takes about as long as the fixed cost of one pass."""
+"""Type of device → number of tokens whose encoding takes about as long as the fixed cost of one pass."""
 
 
 def microbatch_rows(lengths: NDArray[np.int32], max_rows: int, pass_tokens: int) -> list[NDArray[np.int64]]:
@@ -28,6 +28,7 @@ def microbatch_rows(lengths: NDArray[np.int32], max_rows: int, pass_tokens: int)
         candidates = lengths[order[start : start + max_rows]].astype(np.int64)
         # Padding tokens if the micro-batch ended after 1, 2, … candidates; the first one is the longest.
         padding = candidates[0] * np.arange(1, len(candidates) + 1) - np.cumsum(candidates)
+        # `padding` ascends from 0, so at least one text is taken.
         end = start + int(np.searchsorted(padding, pass_tokens, side="right"))
         microbatches.append(order[start:end])
         start = end
@@ -36,6 +37,7 @@ def microbatch_rows(lengths: NDArray[np.int32], max_rows: int, pass_tokens: int)
 
 def encoder_features(tokens: Tokens, padding_id: int, device: torch.device) -> dict[str, Tensor]:
     """Token ids and attention mask, [texts, longest text], as the encoder takes them."""
+    # Converted on the device: int32 halves the copy.
     ids = to_device(tokens.padded(padding_id), device).long()
     lengths = to_device(tokens.lengths, device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]

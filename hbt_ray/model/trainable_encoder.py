@@ -1,6 +1,6 @@
-"""How an encoder runs in training: adapters, dropout, attention, gradient checkpointing, compilation.
+"""Options of an encoder in training: adapters, dropout, attention, gradient checkpointing, compilation.
 
-None of these options is part of the folders that are written.
+None of these options is saved with an encoder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _DROPOUT_SETTINGS = {
     "hidden_dropout_prob",
     "mlp_dropout",
 }
-"""Names of dropout in the configurations of encoders."""
+"""Names of the dropout settings in the configurations of encoders."""
 
 
 def load_for_training(folder: Path, config: ModelConfig) -> Any:
-    """The SentenceTransformer of a run's base, with adapters and options, on the CPU."""
+    """Load the SentenceTransformer of a run's base on the CPU, with adapters and options."""
     if config.attention == FLASH and not torch.cuda.is_available():
         raise ModelError(
             f"model.attention={FLASH} needs a GPU, and this worker has none; write sdpa, or set workers.gpu",
@@ -47,18 +47,19 @@ def load_for_training(folder: Path, config: ModelConfig) -> Any:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # Its new name is not in 5.0.
             encoder[0].model.gradient_checkpointing_enable(options)
     _choose_trained_parameters(encoder, config)
+    # Last: adapters replace modules within the layers.
     if config.compile:
         _compile_layers(encoder[0].model)
     return encoder
 
 
 def load_for_checkpoint(folder: Path, config: ModelConfig) -> Any:
-    """The base encoder without options; the parameters with a gradient are those that a checkpoint holds."""
+    """Load the base encoder without options. Its parameters with a gradient are those that a checkpoint holds."""
     return _choose_trained_parameters(load_encoder(folder), config)
 
 
 def check_options(encoder: Any, config: ModelConfig) -> None:
-    """Check the options as far as that is possible without the machine that trains."""
+    """Check the options as far as possible on a machine other than the one that trains."""
     model = encoder[0].model
     if config.attention == FLASH and not any(map(importlib.util.find_spec, ("flash_attn", "kernels"))):
         raise ModelError(
@@ -117,7 +118,7 @@ def _dropout_settings(transformer_config: Any) -> set[str]:
 
 
 def _compile_layers(model: nn.Module) -> None:
-    """Compile the layers in place: names of weights stay, and equal layers are compiled once.
+    """Compile the layers in place: the names of weights do not change, and equal layers are compiled once.
 
     The transformer as a whole is not compiled: SentenceTransformer calls its `forward`, which bypasses `compile`.
     """
@@ -132,9 +133,9 @@ def _compile_layers(model: nn.Module) -> None:
 
 
 def find_layers(encoder: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name and layers of the longest module list, which holds the layers, whatever a transformer calls it.
+    """Name and content of the longest module list, which holds the layers in every transformer.
 
-    Lists within a list are parts of a layer, such as its experts, and may be longer.
+    Lists within a list are parts of a layer, such as its experts, and may be longer, so they are left out.
     """
     lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
     outer = {name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
@@ -146,8 +147,9 @@ def _one_line(error: Exception) -> str:
 
 
 def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
-    """Add adapters to a SentenceTransformer, in place; all other parameters lose their gradients."""
+    """Add adapters to a SentenceTransformer in place and freeze all other parameters."""
     layers = adapter_targets(encoder[0].model, config)
+    # After `adapter_targets`, which reports a missing peft with a remedy.
     from peft import LoraConfig as PeftConfig
     from peft import PeftModel
 
@@ -166,7 +168,7 @@ def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
 
 
 def merge_adapters(encoder: Any) -> Any:
-    """Add the adapters to the weights, in place; the encoder is an ordinary one again."""
+    """Add the adapters to the weights in place, which makes the encoder an ordinary one again."""
     encoder[0].model = encoder[0].model.merge_and_unload()
     return encoder
 
@@ -212,5 +214,5 @@ def _ends_with(name: str, target: str) -> bool:
 
 
 def _layer_list(names: list[str]) -> str:
-    """The names, with equal ones of all layers once."""
+    """The names as a list in which those that differ only in the layer's number occur once."""
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)) or "no linear layer at all"
