@@ -6,7 +6,7 @@ One language has one tag, however a data set spells it, so that a cross-lingual 
   lists them as an alias of such a language (`arb` → `ar`, `cmn` → `zh`, `prs` → `fa-AF`).
 - Retired codes become their successors (`iw` → `he`, `zh-min-nan` → `nan`, `zh-yue` → `yue`, `en-UK` → `en-GB`).
 - The script that CLDR calls most likely is left out (`eng-Latn` → `en`, `zho-Hans` → `zh`, `zh-Hant-TW` → `zh-TW`).
-  Any other script stays (`zh-Hant`, `sr-Latn`), as does the script of a language that CLDR does not know.
+  Any other script stays (`zh-Hant`, `sr-Latn`), as does the script of a language that CLDR does not list.
 
 Two-letter codes must be listed in CLDR, which catches `xx` and most typing errors. Other three-letter codes are
 accepted unchanged, since some seven thousand exist. Names such as `english` are well-formed BCP-47 but not registered.
@@ -72,7 +72,7 @@ def normalise_tag(tag: str) -> str:
     """Convert a BCP-47 tag to its canonical spelling: `ZH_hant` → `zh-Hant`, `eng_Latn` → `en`, `iw` → `he`.
 
     Raises:
-        ValueError: the tag is malformed or its two-letter language is unknown; the text says which.
+        ValueError: the tag is malformed, or its two-letter language is not registered.
     """
     plain = tag.strip().replace("_", "-")
     match = _TAG.fullmatch(_GRANDFATHERED.get(plain.lower(), plain))
@@ -143,5 +143,6 @@ def english_name(tag: str) -> str:
     language, *rest = tag.split("-")
     if language not in english.languages:
         return tag
+    # Script, region, or the subtag itself.
     finer = [english.scripts.get(part) or english.territories.get(part) or part for part in rest]
     return f"{english.languages[language]} ({', '.join(finer)})" if finer else str(english.languages[language])

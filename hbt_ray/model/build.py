@@ -67,6 +67,7 @@ def provide_base(
             with atomic_folder(common) as folder:
                 _build_base(folder, config, store, languages)
     with atomic_folder(base) as folder:
+        # A copy of its own, so that a run stays complete if the shared folder is deleted.
         shutil.copytree(common, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
@@ -105,6 +106,7 @@ def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
     if config.name == SCRATCH:
         with temporary_folder("encoder") as folder:
             _write_scratch(config, texts, folder)
+            # Loaded like any other model, so that both paths give the same modules.
             encoder, files = _normalised(load_encoder(folder, pooling=config.pooling)), None
     else:
         files = check_files(find_model(config.name))
@@ -113,6 +115,7 @@ def build_encoder(config: ModelConfig, texts: Iterable[str] = ()) -> Any:
     longest = max(config.max_question_length, config.max_passage_length)
     check_length(encoder[0].model, longest, Path(config.name), "model.max_question_length or model.max_passage_length")
     _set_lengths_and_prompts(encoder, config, files)
+    # The check encodes texts, which changes the padding and truncation of the tokenizer.
     with quiet_transformers(), preserved_tokenizer(encoder):
         require_export_parity(encoder, tokenising_config(encoder, config), config.name)
     return encoder
@@ -249,6 +252,7 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     special = dict(zip(names, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), strict=True))
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFKC()
+    # Metaspace marks the space before a word; punctuation becomes tokens of its own.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(special.values()), show_progress=False)

@@ -41,6 +41,11 @@ _PARITY_TEXTS = [
 
 
 def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if a loaded encoder does not match its folder or cannot encode texts.
+
+    Args:
+        report: missing and unexpected weights, as transformers reports them.
+    """
     _check_finite(encoder, files.folder)
     if not files.is_static:
         _check_weights(encoder[0].model, files.transformer, report)
@@ -56,6 +61,7 @@ def inspect_encoder(encoder: Any, files: ModelFiles, report: Mapping[str, Any]) 
 
 
 def inspect_cross_encoder(model: Any, files: ModelFiles, report: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if a loaded model is not a cross-encoder with one trained score. See `inspect_encoder`."""
     head, suffix = type(model.model).__name__, "ForSequenceClassification"
     saved = model.config.architectures or [""]
     if head.endswith(suffix) and not saved[0].endswith(suffix):
@@ -87,7 +93,7 @@ def num_positions(model: nn.Module) -> int | None:
 
 
 def check_length(model: nn.Module, longest: int, transformer: Path, setting: str) -> None:
-    """Raises: ModelError if a text of `longest` tokens is beyond the transformer's positions."""
+    """Raise `ModelError` if a text of `longest` tokens exceeds the transformer's positions."""
     positions = num_positions(model)
     if positions is not None and longest > positions:
         raise ModelError(

@@ -114,6 +114,7 @@ def checked_file(folder: Path, name: str) -> Path:
     try:
         sha256 = file_sha256(path)
     except OSError as error:
+        # A missing file that the checksums list is damage, not absence.
         raise DamagedFile(str(path), error.strerror or "it cannot be read") from None
     if sha256 != files[name]:
         raise DamagedFile(str(path), "its checksum does not match its content")

@@ -78,6 +78,7 @@ def filesystem(location: str, file: str = "") -> tuple[Any, str]:
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
             uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={_GCS_RETRY_SECONDS}"
         try:
+            # Region, endpoint and the like come from the URI's options.
             system, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise LocationError(
@@ -231,6 +232,7 @@ class Folder:
             with atomic_file(path / name) as scratch, scratch.open("wb") as file:
                 stream = HashingWriter(file)
                 yield stream
+        # Set within `recording_checksums` only.
         if (checksums := _recorded.get()) is not None:
             # After the block: the file is complete and in place.
             checksums[join_location(self.location, name)] = stream.hexdigest()
@@ -298,6 +300,7 @@ class HashingWriter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    # Arrow needs the position for the offsets in a file's footer.
     def tell(self) -> int:
         return self._position
 

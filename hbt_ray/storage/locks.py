@@ -1,7 +1,7 @@
 """File locks: one command at a time uses a run, a search, an index or a result.
 
-Within one host the kernel (`flock`) decides who holds a lock and frees it when the process dies. Between hosts, where
-a network file system may not support `flock`, the lock's owner refreshes a heartbeat.
+Within one host the kernel (`flock`) decides who holds a lock and frees it when the process dies. A network
+file system may not support `flock` between hosts, so the owner of a lock also refreshes a heartbeat.
 """
 
 from __future__ import annotations

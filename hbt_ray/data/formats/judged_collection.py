@@ -168,6 +168,7 @@ def relevant_judgements(
             yield judgement
             continue
         pair = (judgement.query_id, judgement.document_id)
+        # `setdefault` returns the earlier judgement of the pair, or this one if it is the first.
         earlier = first.setdefault(pair, judgement)
         if earlier is judgement:
             continue

@@ -5,7 +5,7 @@ TREC's four (query, iteration, document, relevance), with or without a header. A
 order, named `query-id corpus-id score`, `query_id doc_id relevance` or by other names of `_COLUMN_NAMES`.
 
 Relevance is a grade, a whole number: a document is relevant from 1 on. If it is a fraction, such as a similarity, only
-the user knows the value from which a document is relevant: `whole_grades` then needs a threshold.
+the user can give the value from which a document is relevant: `whole_grades` then needs a threshold.
 """
 
 from __future__ import annotations

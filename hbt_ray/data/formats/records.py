@@ -86,6 +86,7 @@ def file_parts(location: str) -> list[FilePart]:
             continue
         with _open_parquet(file.location) as parquet:
             metadata = parquet.metadata
+        # First row group of the current part, and its rows so far.
         begin = num_rows = 0
         for group in range(metadata.num_row_groups):
             num_rows += metadata.row_group(group).num_rows

@@ -27,7 +27,7 @@ class SourceRow:
     """One language version of one item: a question with a passage that answers it."""
 
     item_id: str
-    """The same for all language versions of an item."""
+    """Id of the item, shared by all of its language versions."""
     language: str
     """BCP-47 tag, as the source spells it."""
     question: str
@@ -35,10 +35,10 @@ class SourceRow:
     answer: str = ""
     """Words of the passage that answer the question; a mined negative must not contain them. Empty: unknown."""
     passage_id: str = ""
-    """The same for all items and languages that share a passage. Empty: the source has no ids of passages."""
+    """Id of the passage, shared by all items and languages with this passage. Empty: the source has no such ids."""
     question_id: str = ""
-    """The same for all items and languages that share a question, such as the items of its several right passages.
-    Empty: the source has no ids of questions. Equal texts count as equal without an id."""
+    """Id of the question, shared by all items and languages with this question, such as the items of its several right
+    passages. Empty: the source has no ids of questions. Equal texts count as equal without an id."""
     dataset: str = ""
     """Dataset that the row belongs to. Empty: the dataset is named like the source."""
     where: str = ""
@@ -117,7 +117,7 @@ def has_surrogate(text: str) -> bool:
 
 
 def unstorable_reason(text: str) -> str:
-    """Why a text cannot be stored; empty if it can. NUL is refused, because many programs end a text there."""
+    """Reason why a text cannot be stored; empty if it can. NUL is refused, because many programs end a text there."""
     if "\0" in text:
         return "a NUL character"
     return "half a surrogate pair" if has_surrogate(text) else ""

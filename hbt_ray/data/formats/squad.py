@@ -80,6 +80,7 @@ def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
         articles = member(tree, "data", list, location)
     except BadRowError as error:
         raise SourceError(f"{location}: {error.reason}; SQuAD's JSON is needed", code="NOT_SQUAD") from None
+    # Decides whether an empty list of answers means that there is no answer.
     is_version_2 = str(tree.get("version", "")).lower().startswith(("2", "v2"))
 
     def nodes(numbered: tuple[int, Any]) -> list[_JsonNode]:
@@ -96,6 +97,8 @@ def read_squad(location: str) -> Iterator[SquadParagraph | BadRow]:
 
 
 class _JsonNode(NamedTuple):
+    """A node of the document with its place: the single argument of a parser for `parse_rows`."""
+
     where: str
     key: str
     content: Any
@@ -106,6 +109,7 @@ def _paragraph(node: _JsonNode) -> SquadParagraph:
     where, key, content, is_version_2 = node
     context, qas = member(content, "context", str, where), member(content, "qas", list, where)
     questions = [_JsonNode(f"{where}.qas[{q}]", key, qa, is_version_2) for q, qa in enumerate(qas)]
+    # `parse_rows` keeps bad questions in their place, so that the good ones are still read.
     return SquadParagraph(where, key, context, content.get("sentence_breaks"), list(parse_rows(_question, questions)))
 
 

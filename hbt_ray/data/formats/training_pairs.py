@@ -9,7 +9,7 @@ The layout is chosen by the names of the columns alone, if exactly one fits:
 - `translation`, an object of language → sentence (`Translation` of Hugging Face `datasets`): bitext.
 
 If the configuration gives the language of all rows, ids may be missing: each row is then an item of its own, named
-by its place in the file. Columns of negatives (`neg`, `negative_1`, …) are not read, and a warning says so.
+by its place in the file. Columns of negatives (`neg`, `negative_1`, …) are not read, and a warning is logged.
 """
 
 from __future__ import annotations

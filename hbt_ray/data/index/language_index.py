@@ -1,4 +1,4 @@
-"""Which items of a dataset exist in which languages, as ranges of item numbers.
+"""Index of the languages of a dataset's items, as ranges of item numbers.
 
 Everything is computed from the manifest's groups: arrays of (groups × languages), never of items.
 """
@@ -142,6 +142,7 @@ class _RaggedShares:
         self._slot[groups, codes] = np.arange(len(codes))
 
     def draw(self, groups: Indices, chance: NDArray[np.float64]) -> LanguageCodes:
+        """Draw a language of each group by weight."""
         return self._codes[self._slots(groups, chance)]
 
     def draw_other(self, groups: Indices, taken: LanguageCodes, chance: NDArray[np.float64]) -> LanguageCodes:

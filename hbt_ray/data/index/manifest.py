@@ -98,10 +98,12 @@ class Manifest(ManifestRecord):
             raise ConfigError(
                 f"datasets={','.join(unknown)}: the store has only {', '.join(known)}", code="UNKNOWN_DATASET"
             )
+        # In the order of the manifest, whatever the order of the names.
         return tuple(dataset for dataset in self.datasets if not names or dataset.name in names)
 
     def to_json(self) -> bytes:
         """The content of the manifest's file, with its own checksum."""
+        # Readable by people: indented, and names of datasets unescaped.
         return json.dumps(with_checksum(self.model_dump(mode="json")), indent=1, ensure_ascii=False).encode()
 
     @cached_property
@@ -109,4 +111,5 @@ class Manifest(ManifestRecord):
         """Checksum of everything that determines the text of an item number."""
         # Without `spec`: other settings may give the same items.
         datasets = self.model_dump(mode="json", include={"version", "datasets"})
+        # 64 bits are enough to tell stores apart.
         return hashlib.sha256(json.dumps(datasets, sort_keys=True).encode()).hexdigest()[:16]

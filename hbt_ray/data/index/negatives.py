@@ -108,6 +108,7 @@ class Negatives:
             )
         infos = {info.name: info for info in store.datasets}
         tables, scores = {}, {}
+        # Verified once at opening; later reads of the mapped files are not.
         for mined in manifest.datasets:
             if mined.name not in infos:
                 raise _damaged(path / MANIFEST, f"the store has no dataset {mined.name!r}")
@@ -155,6 +156,7 @@ class Negatives:
     def checksum(self) -> str:
         """Checksum of everything that determines the negatives of an item."""
         files = [[mined.name, mined.sha256] for mined in self.manifest.datasets]
+        # Names and settings of the miner are left out: equal files give equal negatives.
         text = json.dumps([self.manifest.version, self.manifest.store, self.manifest.keep, files])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -226,6 +228,7 @@ def _read_manifest(path: Path) -> NegativesManifest:
 def _map_rows(file: Path, num_items: int, keep: int) -> tuple[Indices, TeacherScores | None]:
     """Views of a memory-mapped file: negatives [items, keep], and scores if there are any."""
     try:
+        # The arrays refer to the mapping, so it stays open as long as they are used.
         table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         numbers = _flat(table.column(_COLUMN))
         scores = [_flat(table.column(name)) for name in (_POSITIVE, _SCORES) if name in table.column_names]
@@ -237,6 +240,7 @@ def _map_rows(file: Path, num_items: int, keep: int) -> tuple[Indices, TeacherSc
     rows: Indices = numbers.reshape(num_items, keep)
     if not scores:
         return rows, None
+    # Lengths of `positive` and of the flattened `scores`.
     expected = [num_items, num_items * keep]
     if [len(column) for column in scores] != expected or any(column.dtype != np.float32 for column in scores):
         raise _damaged(file, f"{[len(column) for column in scores]} scores instead of {expected}")

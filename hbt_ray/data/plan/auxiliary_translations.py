@@ -116,7 +116,7 @@ def require_translations(plan: Plan, name: str, rule: str) -> None:
         name: setting or loss term that needs the translations, for messages.
 
     Raises:
-        PlanError: no item can have a translation; the text says what is missing.
+        PlanError: no item can have a translation; the message names what is missing.
     """
     parsed = TranslationRule.parse(rule)
     if parsed.language and parsed.language not in plan.manifest.languages:
@@ -125,6 +125,7 @@ def require_translations(plan: Plan, name: str, rule: str) -> None:
             f"{', '.join(plan.manifest.languages)}; name one of these, or prepare the data with {parsed.language}",
             code="NO_TRANSLATIONS",
         )
+    # By groups of languages: no item is read.
     groups = [group for info in plan.datasets for group in info.groups if {*group.languages} & {*plan.languages}]
     translated = [group for group in groups if parsed.serves(group.languages, plan.languages)]
     num_items, num_translated = (sum(group.num_items for group in chosen) for chosen in (groups, translated))

@@ -23,8 +23,11 @@ class Ramp(Config):
     """Alpha that changes linearly from `start` to `end` over `steps`, then stays at `end`."""
 
     start: Share
+    """Share of monolingual batches at step 0."""
     end: Share
+    """Share of monolingual batches from step `steps` on."""
     steps: int = Field(gt=0)
+    """Number of steps of the change."""
 
     def total(self, steps: int) -> Fraction:
         """The sum of alpha over the first `steps` steps."""
@@ -42,13 +45,16 @@ class Stage(Config):
     """A constant alpha from a step on."""
 
     from_step: int = Field(ge=0)
+    """First step of the stage."""
     alpha: Share
+    """Share of monolingual batches during the stage."""
 
 
 class Stages(Config):
     """Alpha that is constant within each of several stages."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """Stages in ascending order of `from_step`; the first one starts at step 0, the last one has no end."""
 
     @field_validator("stages")
     @classmethod
@@ -74,6 +80,7 @@ class Stages(Config):
 
 
 def _form(value: Any) -> str:
+    """Tag of the form of alpha, for values from a file (dicts) and for parsed ones."""
     if isinstance(value, Stages) or (isinstance(value, dict) and "stages" in value):
         return "stages"
     return "ramp" if isinstance(value, Ramp | dict) else "number"
@@ -146,6 +153,7 @@ def alpha_split(alpha: Alpha, key: int) -> Split:
     """Split of the steps: left is monolingual, right is the other kind."""
     if isinstance(alpha, Ramp | Stages):
         return _VaryingSplit(alpha, Fraction(key, 2**64))
+    # The exact value of the float: a rounded one would break the bound in long runs.
     share = Fraction(alpha)
     return BalancedSplit.of_key(share.numerator, share.denominator, key)
 

@@ -86,13 +86,13 @@ class Batch:
 
 
 class Plan:
-    """The sequence of global batches of a store under a configuration (see the module's text).
+    """The sequence of global batches of a store under a configuration (see the docstring of the module).
 
     Args:
         negatives: the mined negatives of the store, opened; given if and only if `config.negatives` is not 0.
 
     Raises:
-        PlanError: the store cannot serve the policy; the text says what is missing.
+        PlanError: the store lacks data for the policy; the message names what is missing.
     """
 
     def __init__(self, manifest: Manifest, config: PlanConfig, negatives: Negatives | None = None) -> None:
@@ -118,6 +118,7 @@ class Plan:
             (Mono, max(mono_shares) > 0),
             (other_kind, min(mono_shares) < 1),
         ]
+        # Number 0 is the left side of the split.
         for number, (kind, is_used) in enumerate(kinds):
             if is_used:
                 self._kinds[number] = self._by_dataset(kind, indexes)
@@ -167,6 +168,7 @@ class Plan:
                 raise PlanMismatch(f"plan.{field}", before.get(field), now.get(field))
 
     def _has_same_prefix(self, saved: dict[str, Any], step: int) -> bool:
+        # A checkpoint stores alpha as plain JSON; parsed, both sides have the same types.
         alpha = TypeAdapter[Alpha](Alpha).validate_python(saved.get("alpha"))
         return bool(alpha_before(alpha, step) == alpha_before(self.config.alpha, step))
 
@@ -187,6 +189,7 @@ class Plan:
                 "set plan.negatives to the number for each row, or leave the folder out",
                 code="PLAN_NEGATIVES",
             )
+        # Keyed by the index itself, which the sampler needs.
         tables = {index: table for index in indexes if (table := negatives.table(index.name)) is not None}
         without = sorted({index.name for index in indexes} - {index.name for index in tables})
         if not tables:
@@ -200,7 +203,7 @@ class Plan:
         return {index.name: NegativeSampler(table, index, per_row, self.config.seed) for index, table in tables.items()}
 
     def _by_dataset(self, kind: type[BatchKind], indexes: list[LanguageIndex]) -> list[BatchKind]:
-        """The batches of one kind, for each dataset that can serve it."""
+        """The batches of one kind, for each dataset that has data for it."""
         batches = [
             kind(index, self.config, make_key(self.config.seed, index.name, kind.label))
             for index in indexes
@@ -218,6 +221,7 @@ class Plan:
         size = self.config.batch_size
         for batches in (batches for kinds in self._kinds.values() for batches in kinds):
             streams = batches.streams
+            # The smallest streams first.
             small = sorted((items, codes) for codes, items in streams.items() if items < size)
             if small:
                 shown = [f"{self._language_names(codes)} {items}".strip() for items, codes in small[:_MAX_SHOWN]]

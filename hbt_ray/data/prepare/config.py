@@ -41,7 +41,8 @@ class StoreConfig(Config):
     """Sources of a store and how they are prepared."""
 
     path: Location
-    """Folder that all machines of the cluster see, or a URI such as `s3://bucket/stores/one`."""
+    """Folder of the store, on a file system that all machines of the cluster share, or a URI such as
+    `s3://bucket/stores/one`."""
     sources: tuple[AnySource, ...] = Field(min_length=1)
     """Data sets to read; at least one."""
     decontaminate: tuple[AnySource, ...] = ()

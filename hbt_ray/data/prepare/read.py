@@ -51,6 +51,7 @@ def read_part(
     @lru_cache(_MAX_CACHED_TAGS)
     def language_of(spelling: str) -> str:
         tag = _canonical_tag(spelling)
+        # First the source's spelling, then the canonical tag; a language that is not renamed keeps its tag.
         return renamed.get(spelling.strip()) or (tag and renamed.get(tag)) or tag
 
     num_read = 0
@@ -88,6 +89,7 @@ class _RowWriter:
     num_buckets: int
     num_files: int = 0
     _columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    """Column of `ROW_SCHEMA` → values of the rows that are not written yet."""
     _num_characters: int = 0
 
     def add(self, row: SourceRow, dataset: str, language: str, item_hash: int) -> None:

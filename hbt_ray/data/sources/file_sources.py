@@ -151,6 +151,7 @@ class HubSource(Source):
             ) from None
         # Older versions ask on the terminal whether to run code that comes with the data; it is never run.
         datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
+        # A local folder has no revisions.
         revision = None if self.locations() else self.revision
         try:
             yield from datasets.load_dataset(
@@ -190,6 +191,7 @@ class BitextSource(PathSource):
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         columns = {field: column for field, column in self.columns.model_dump().items() if column}
+        # Reads records with a column `translation`; their sentences come as question and passage.
         translations = PairReader(ColumnNames(item_id=self.columns.id), root=without_options(self.path))
         ids_with_english: set[str] = set()
 
@@ -255,6 +257,7 @@ class SquadSource(Source):
             where, question_id, text, answer, _ = question
             passage = paragraph.context
             if self.passage == "sentence" and paragraph.sentence_breaks is not None:
+                # Raises `BadRowError`, which `parse_rows` turns into a bad row.
                 passage = passage[slice(*paragraph.answer_sentence(question))]
             return SourceRow(question_id, language, text, passage, answer, paragraph.key, where=where)
 

@@ -180,6 +180,7 @@ class Store:
         return keys
 
     def _require_texts(self, lookup: RowLookup, texts: list[str | None]) -> None:
+        # None (null, or no such column) and an empty text both mean that it is missing.
         if not all(texts):
             chunk = lookup.chunks[lookup.chunk_index[next(n for n, text in enumerate(texts) if not text)]]
             raise StoreError(
@@ -189,7 +190,7 @@ class Store:
             )
 
     def item(self, dataset: str, number: int) -> StoredItem:
-        """One item with all its texts."""
+        """Read one item with all its texts."""
         items = self._item_rows(dataset, np.array([number]))
         text_lookups = {
             (language, side): column_lookup(items, f"{side}.{language}")
@@ -210,6 +211,7 @@ class Store:
             index = LanguageIndex(info, languages, 0.0)
             for code in range(len(languages)):
                 pool = index.pool(code)
+                # Every n-th item of the pool.
                 items = pool.items(np.arange(0, pool.size, max(1, pool.size // limit)))
                 for side in ("question", "passage"):
                     for start in range(0, len(items), _MAX_ROWS):
@@ -232,6 +234,7 @@ class Store:
                 )
         positions: dict[tuple[str, int], int] = {}  # (shard, record batch) → position in the result's lists
         batch_index = np.empty(len(items), np.int64)
+        # A loop, because every shard has batch bounds of its own; its cost is small beside reading texts.
         for i, (number, row) in enumerate(zip(shard_numbers.tolist(), rows.tolist(), strict=True)):
             file = files[number]
             batch = bisect_right(batch_offsets[file], row) - 1

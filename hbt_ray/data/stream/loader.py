@@ -71,6 +71,7 @@ class Loader:
         self.store = Store(config.store, config.cache)
         negatives = Negatives.open(config.negatives, self.store.manifest) if config.negatives else None
         self.plan = Plan(self.store.manifest, config.plan, negatives)
+        # None if no loss term uses scores.
         self._scored_negatives = require_scores(negatives) if config.teacher_scores else None
         self._tokenising, self._auxiliary_texts = config.tokenising, config.auxiliary_texts
         self._num_positive_keys = max(info.max_right for info in self.plan.datasets)
@@ -97,6 +98,7 @@ class Loader:
         # Datasets in the order of their first step, without repetitions.
         for dataset in dict.fromkeys(batch.dataset for batch in slices):
             batches += self._load([batch for batch in slices if batch.dataset == dataset])
+        # They were loaded dataset by dataset.
         return sorted(batches, key=lambda batch: batch.step)
 
     def _load(self, slices: list[Batch]) -> list[RankBatch]:
@@ -152,6 +154,7 @@ class Loader:
             codes = np.repeat(batch.passage_languages, batch.negatives.shape[1])[present]
             texts = self.store.texts_of(batch.dataset, "passage", items[present], codes, self.plan.languages)
             keys[present] = self.store.passage_keys(batch.dataset, items[present])
+        # Only existing negatives are read and tokenised; the others get length 0.
         return self._tokenising.passages(texts).scattered(present, len(items)), keys
 
     def _translated(self, auxiliary: AuxiliaryTexts, slices: Sequence[Batch]) -> Tokens:

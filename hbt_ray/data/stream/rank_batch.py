@@ -80,6 +80,7 @@ def from_table(table: pa.Table) -> Iterator[RankBatch]:
     """Yield the batches of a table. Their arrays are read-only views of its memory."""
     for part in table.to_batches():
         columns: dict[str, list[Any]] = {
+            # Arrays are list columns; the other columns have one value per step.
             name: _arrays(part.column(name)) if pa.types.is_large_list(kind) else part.column(name).to_pylist()
             for name, kind in zip(part.schema.names, part.schema.types, strict=True)
         }
@@ -96,6 +97,7 @@ def _column(arrays: list[NDArray[Any]]) -> pa.LargeListArray:
     offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
     values = np.concatenate(arrays)
     if values.ndim == 2:
+        # [steps] lists of [rows] lists of `width` numbers.
         values = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
     return pa.LargeListArray.from_arrays(offsets, values)
 

@@ -90,6 +90,7 @@ def stream(
 
 def step_windows(start: int, stop: int, size: int) -> Iterator[range]:
     """Windows of `size` steps. The first ones are shorter and double in size, so that the first batch comes soon."""
+    # An eighth of the full size, rounded up.
     current = -(-size // 8)
     while start < stop:
         yield range(start, min(start + current, stop))
@@ -100,7 +101,7 @@ class _Windows(Datasource):  # type: ignore[misc]  # Ray is not typed
     """Ray datasource with one read task and one block for each window.
 
     It replaces `ray.data.range(…).map_batches(…)`, which makes two tasks of a window (Ray fuses only tasks with equal
-    limits of concurrency), the first of which always asks for a CPU.
+    limits of concurrency), the first of which always requests a CPU.
     """
 
     def __init__(self, reference: Any, windows: list[range], rank: int, world_size: int) -> None:
@@ -114,6 +115,7 @@ class _Windows(Datasource):  # type: ignore[misc]  # Ray is not typed
         return [
             ReadTask(
                 partial(_read_window, self._reference, window, self._rank, self._world_size),
+                # Rows of the block; its bytes, inputs and statistics are unknown beforehand.
                 BlockMetadata(len(window), None, None, None),
             )
             for window in self.windows

@@ -2,7 +2,7 @@
 
 Facts are relations between codes; `phrases` puts them into words.
 
-Facts are held out one by one, so that a test asks for facts that training does not contain, about entities that it
+Facts are held out one by one, so that a test contains facts that training does not, about entities that training
 does contain. Facts that imply one another (a country's time zone and its city's; a country's official language and that
 language's home) stay together. Every entity of a held-out fact must remain in a training fact: groups of facts are
 visited in the order of a hash, and a group stays in training if it has the last mention of an entity. Codes such as
@@ -67,6 +67,7 @@ def facts() -> tuple[Fact, ...]:
     all_facts = [fact for relation in relations for fact in relation() if sum(map(fact.has_names, LANGUAGES)) >= 2]
     homonyms = _homonyms({entity for fact in all_facts for entity in fact.entities})
     all_facts = [fact for fact in all_facts if not homonyms.intersection(fact.entities)]
+    # A fixed order, whatever the order of CLDR's tables.
     return tuple(sorted(all_facts, key=lambda fact: (fact.kind, fact.subject.code)))
 
 
@@ -189,6 +190,7 @@ def _homes() -> Iterator[Fact]:
 
 def _continents() -> Iterator[Fact]:
     for territory in sorted(_countries() - excluded("continents")):
+        # The first part of a zone id names a continent or an ocean: `Africa/Nairobi`.
         areas = {zone.split("/")[0] for zone, it in _zones().items() if it == territory}
         # Zones of Atlantic islands say nothing about Portugal's continent; only the Pacific counts as one itself.
         mainland = (areas & _CONTINENTS.keys() - {"Pacific"}) or (areas if areas == {"Pacific"} else set())

@@ -45,6 +45,7 @@ class SlotForm:
 
     @classmethod
     def read(cls, node: Mapping[str, Any]) -> Self:
+        # A file lists the codes under each frame; the lookup needs the frame of a code.
         codes = {str(code): frame for frame, listed in node.get("codes", {}).items() for code in listed}
         match = tuple((re.compile(pattern), frame) for pattern, frame in node.get("match", {}).items())
         return cls(node["of"], node.get("default", "{name}"), codes, match)
@@ -83,7 +84,7 @@ class Phrasebook:
         self._names: dict[tuple[str, Entity], str] = {}
 
     def questions(self, fact: Fact) -> list[str]:
-        """One question for each phrasing; the k-th means the same in all languages."""
+        """One question for each phrasing; the k-th questions of all languages are translations."""
         phrasing = self.phrasings[fact.kind]
         templates = list(phrasing.questions)
         if fact.reversible and phrasing.inverse:
@@ -94,6 +95,7 @@ class Phrasebook:
         """The passage of a fact; its phrasing depends on the fact alone."""
         phrasing = self.phrasings[fact.kind]
         templates = phrasing.many if len(fact.objects) > 1 else phrasing.passages
+        # The same phrasing in every language, so that the passages are translations.
         return self._fill(templates[stable_hash(f"passage:{fact.key}") % len(templates)], fact)
 
     def _fill(self, template: str, fact: Fact) -> str:
@@ -106,6 +108,7 @@ class Phrasebook:
         names = [self._name_in_slot(slot, entity) for entity in fact.entities if entity.kind == kind]
         if not names:
             raise LookupError(f"{fact.key} has nothing to put in the slot {{{slot}}} of {self.language}.yaml")
+        # Joined as the language does it: `a, b and c`.
         return str(format_list(names, locale=self.language))
 
     def _name_in_slot(self, slot: str, entity: Entity) -> str:
@@ -168,6 +171,7 @@ class WorldfactsSource(Source):
         for fact in split_facts()[self.split]:
             books = [phrasebook(language) for language in self.languages if fact.has_names(language)]
             passages = [book.passage(fact) for book in books]
+            # From a list of questions per language to a tuple of translations per phrasing.
             for number, questions in enumerate(zip(*(book.questions(fact) for book in books), strict=True), start=1):
                 item, where = f"{fact.key}/q{number}", f"CLDR by babel: {fact.key}"
                 for book, question, passage in zip(books, questions, passages, strict=True):
