@@ -51,7 +51,7 @@ class StoreConfig(Config):
     """Language in a source → language in the store, such as `{zh-CN: zh}` if the evaluation data has `zh`, or
     `{german: de}` for a name that is not a tag. The source's spelling is looked up first, then the canonical tag."""
     deduplicate: bool = True
-    """Of rows with equal question and passage in one language, keep only that of the item with the most languages."""
+    """Remove rows with equal question and passage in one language, except that of the item with the most languages."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Largest share of rows that may be rejected; if more are, no store is made."""
     shard_items: int = Field(50_000, gt=0)
