@@ -50,15 +50,15 @@ class ModelConfig(Config):
     passage_prompt: str | None = None
     """Text before every passage. null: the model's own, or `passage: `."""
     max_question_length: int = Field(64, gt=2)
-    """Maximum tokens of a question, special tokens included."""
+    """Maximum number of tokens of a question, special tokens included."""
     max_passage_length: int = Field(256, gt=2)
-    """Maximum tokens of a passage, special tokens included."""
+    """Maximum number of tokens of a passage, special tokens included."""
     layers: int = Field(2, gt=0)
-    """Transformer layers of a scratch encoder."""
+    """Number of transformer layers of a scratch encoder."""
     width: int = Field(128, gt=0)
-    """Vector width of a scratch encoder."""
+    """Dimension of the vectors of a scratch encoder."""
     heads: int = Field(4, gt=0)
-    """Attention heads of a scratch encoder; must divide `width`."""
+    """Number of attention heads of a scratch encoder; must divide `width`."""
     vocabulary: int = Field(8_000, gt=100)
     """Vocabulary size of a scratch encoder's tokenizer."""
     seed: int = 0

@@ -27,7 +27,7 @@ class Ramp(Config):
     end: Share
     """Share of monolingual batches from step `steps` on."""
     steps: int = Field(gt=0)
-    """Number of steps of the change."""
+    """Number of steps over which the share changes."""
 
     def total(self, steps: int) -> Fraction:
         """The sum of alpha over the first `steps` steps."""
@@ -97,17 +97,18 @@ class PlanConfig(Config):
     """Composition of the batches."""
 
     policy: Literal["mono", "cross", "hybrid", "mixed"] = "hybrid"
-    """mono: one language a batch; cross: question and passage in different languages; hybrid: both, mixed
-    by alpha; mixed: same-language rows of many languages in one batch (LAReQA's X-X, a control known to be bad)."""
+    """Kinds of batches. mono: one language per batch; cross: question and passage in different languages; hybrid: both
+    kinds, in the ratio of alpha; mixed: same-language rows of many languages in one batch (LAReQA's X-X, a control
+    known to be bad)."""
     alpha: Alpha = 0.5
     """Share of monolingual batches; hybrid only. A number, {start, end, steps} or {stages: [{from_step, alpha}, …]}."""
     cross: Literal["rows", "pair"] = "rows"
     """Cross-lingual batches. rows: every row draws its own ordered pair of languages, as in the paper; pair: one
     ordered pair for the whole batch."""
     batch_size: int = Field(64, gt=0)
-    """Rows of a global batch: one optimiser step over all ranks."""
+    """Number of rows of a global batch, which is one optimiser step over all ranks."""
     languages: Languages = ()
-    """Languages to train on; empty for all languages of the store."""
+    """Languages to train on. Empty: all languages of the store."""
     dataset_exponent: float = Field(1.0, ge=0)
     """A dataset is drawn in proportion to items ** exponent; 1 draws every item equally often."""
     dataset_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
@@ -115,7 +116,7 @@ class PlanConfig(Config):
     language_exponent: float = Field(0.0, ge=0)
     """A language is drawn in proportion to items ** exponent; 0 is uniform, as in the paper."""
     run_length: int = Field(1, gt=0)
-    """Rows that stay neighbours when the data is shuffled, for range reads from remote storage; 1 is a perfect
+    """Number of consecutive rows that the shuffle keeps together, for range reads from remote storage. 1: a perfect
     shuffle."""
     negatives: int = Field(0, ge=0)
     """Number of mined negatives per row, from the folder `negatives` of the run. The loss of each row uses the

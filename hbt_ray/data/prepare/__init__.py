@@ -1,4 +1,4 @@
-"""Prepare a store from its sources, as a job of stages that pass files to each other.
+"""Prepare a store from its sources in stages that exchange files.
 
     stage        module               a task takes           and writes
     read         `read`               a part of a source     valid rows, dealt into buckets by hash(dataset, item id)
@@ -10,12 +10,13 @@
     write        `write`              slices of the buckets  a shard
     publish      `pipeline`           all results            the manifest
 
-The hash is a random number, so sorting by it is the shuffle. A bucket is a range of the hash, so the buckets follow one
-another in that order: rows move between machines once, not three times.
+The hash is a random number, so sorting by it shuffles the items. A bucket is a range of the hash, so the order of the
+buckets is part of that order: rows move between machines once, not three times.
 
 Every stage is a Ray Data job over independent tasks, or a loop in this process with the same bytes as result
-(`task_runner`). The result of a task is a file, so a killed job continues where it stopped, and a task needs as much
-memory as the largest bucket. (Ray Data's own hash shuffle gathers all rows in actors and loses them with the job.)
+(`task_runner`). The results of a task are files, so a killed job continues from the tasks that are done, and a task
+needs as much memory as the largest bucket. (Ray Data's own hash shuffle gathers all rows in actors and loses them with
+the job.)
 """
 
 from hbt_ray.data.prepare.config import StoreConfig

@@ -78,7 +78,7 @@ def group_bucket(
     if deduplicate:
         columns = (table[column].to_pylist() for column in ("language", "question", "passage"))
         keys = np.fromiter((text_key(*texts) for texts in zip(*columns, strict=True)), np.uint64, len(rows))
-        # Rows that stay per item are its languages; [rows that stay].
+        # The rows of an item that stay are its languages. Both arrays have one value per row that stays.
         num_languages, buckets = np.bincount(items[rows])[items[rows]], np.full(len(rows), bucket.number)
         arrays = [keys, num_languages, table["dataset"], table["hash"], buckets, rows]
         key_table = pa.table(arrays, schema=_TEXT_KEYS)

@@ -273,10 +273,10 @@ class BeirSource(PathSource):
     language: Language
     """Language of all queries and documents."""
     split: str = "train"
-    """Judgements to read: `qrels/<split>.tsv`."""
+    """Split of the judgements: `qrels/<split>.tsv` is read."""
     threshold: Threshold = None
-    """Relevance from which a document is right, if relevance is a fraction. Default: relevance is a grade, and
-    documents are right from 1 on."""
+    """Smallest relevance of a right document, if relevance is a fraction. null: relevance is a grade, and documents are
+    right from 1 on."""
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         yield from relevant_rows(read_beir(self.path, self.split, self.language), self.threshold)
@@ -301,10 +301,10 @@ class MiraclSource(Source):
 
     kind: Literal["miracl"]
     threshold: Threshold = None
-    """Relevance from which a passage is right, if relevance is a fraction. Default: relevance is a grade, and passages
-    are right from 1 on."""
+    """Smallest relevance of a right passage, if relevance is a fraction. null: relevance is a grade, and passages are
+    right from 1 on."""
     languages: ByLanguage[MiraclFiles] = Field(min_length=1)
-    """Language → its files."""
+    """Language → files of queries, judgements and documents."""
 
     def locations(self) -> list[str]:
         return [path for files in self.languages.values() for path in (files.topics, files.qrels, files.corpus)]
@@ -336,7 +336,7 @@ class MmarcoSource(Source):
     collections: ByLanguage[Location]
     """Language → file of passages; the same languages as `queries`."""
     triples: Location
-    """Triples, pairs or qrels of ids."""
+    """File of triples, pairs or qrels of ids, for all languages."""
 
     @model_validator(mode="after")
     def _same_languages(self) -> MmarcoSource:

@@ -1,1 +1,1 @@
-"""The store: items on disk or on object storage, read by column; beside it, negatives mined in it."""
+"""The store: items on a disk or in an object store, read by column, and checks and statistics of a store."""

@@ -3,7 +3,7 @@
 - Files are memory-mapped. A file appears complete, by a rename.
 - A process verifies a file when it first opens it. A damaged file is fetched again.
 - Before a file is written, the least recently used files are evicted, so the files never exceed the bound (except for
-  empty lock files). A process that has mapped an evicted file can still read it; then its space is freed.
+  empty lock files). A process that has mapped an evicted file can still read it; its space is freed afterwards.
 - One process of the node fetches a file while the others wait for it. Locks are kernel locks (`flock`), which are freed
   if their owner dies.
 """

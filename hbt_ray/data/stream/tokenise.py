@@ -1,4 +1,4 @@
-"""Convert texts to token ids, and the arrays that carry the ids from the tokeniser to the encoder.
+"""Conversion of texts to token ids, and the arrays that carry the ids from the tokeniser to the encoder.
 
 `tokenise` calls the Rust tokenizer directly, because importing transformers would cost every data task seconds. A text
 is prompt plus text, cut to a length, as in `SentenceTransformer.encode`, so training and serving use equal ids.

@@ -146,7 +146,9 @@ class WorldfactsSource(Source):
 
     kind: Literal["worldfacts"] = "worldfacts"
     name: str = "worldfacts"
+    """Name of the source and of its dataset."""
     licence: str = "Unicode-3.0"
+    """Licence of CLDR, recorded in the manifest."""
     split: Split = "train"
     """Split of the facts: train, dev or test."""
     languages: Languages = LANGUAGES
