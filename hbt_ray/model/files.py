@@ -223,6 +223,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_library_settings(transformer: Path) -> None:
     """Refuse settings that sentence-transformers passes to transformers and that could load other models."""
+    # `sentence_bert_config.json`, or another architecture's name in older models.
     for path in sorted(transformer.glob("sentence_*_config.json")):
         content = _object(path)
         task = content.get("transformer_task", "feature-extraction")

@@ -69,6 +69,7 @@ def check_options(encoder: Any, config: ModelConfig) -> None:
         )
     if config.attention not in ("auto", FLASH):
         try:
+            # A trial: transformers raises an error if the architecture does not support it.
             model.set_attn_implementation(config.attention)
         except (ValueError, ImportError) as error:
             raise ModelError(
@@ -175,6 +176,7 @@ def merge_adapters(encoder: Any) -> Any:
 
 def adapter_targets(model: nn.Module, config: LoraConfig) -> list[str]:
     """Full names of the layers of a transformer that get an adapter."""
+    # Looked up without importing it: peft is slow to import.
     if importlib.util.find_spec("peft") is None:
         raise ModelError(
             "model.lora needs the package peft, which is not installed: pip install 'hbt-ray[lora]'",

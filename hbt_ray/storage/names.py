@@ -21,6 +21,7 @@ def valid_name(name: str, kind: str) -> str:
     Raises:
         InputError: the name is empty, hidden, `.` or `..`, too long, or contains a slash or a control character.
     """
+    # Surrogates only count here; `isprintable` refuses them below.
     size = len(name.encode("utf-8", errors="surrogatepass"))
     if not name or name.startswith((".", "~")) or name != name.strip():
         problem = "is empty, starts with '.' or '~', or has white space at an end"

@@ -231,11 +231,13 @@ def data_files(location: str, is_readable: Callable[[str], bool], formats: str) 
             problem = "no such file or folder" if kind == fs.FileType.NotFound else "no regular file and no folder"
             raise SourceError(f"{location}: {problem}", code="NO_FILE")
         paths = [info.path for info in _walk(location)]
+    # Its files also hold rows that were deleted since; only the log lists the current files.
     if log := next((path for path in paths if "_delta_log" in path.split("/")), None):
         raise SourceError(
             f"{location}: a Delta Lake table ({log}), some of whose files are no longer part of it; export it first",
             code="DELTA_LAKE",
         )
+    # Marker files that are not readable are expected, and skipped without a warning.
     kept, others = [], []
     for path in paths:
         readable = is_readable(path.rpartition("/")[2].lower())

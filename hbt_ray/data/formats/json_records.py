@@ -55,6 +55,7 @@ def read_json_records(location: str) -> Iterator[Record | BadRow]:
 def read_json(location: str) -> Any:
     """Read a whole JSON document."""
     with open_unpacked(location) as stream:
+        # One byte more than allowed shows that a file is larger, without reading it whole.
         raw = stream.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
         raise SourceError(

@@ -72,6 +72,7 @@ def read_miracl(folder: str, corpus: str, split: str, languages: Collection[str]
     """
     prefix, suffix = "miracl-v1.0-", f"-{split}.tsv"
     topics = matching_files(folder, f"{prefix}*/topics/topics.{prefix}*{escape(suffix)}")
+    # `miracl-v1.0-<code>/topics/…`: the folder's name gives the language code.
     topics_by_code = {file.partition("/")[0].removeprefix(prefix): topics[file] for file in topics}
     collections = []
     for tag, code in by_language({code: code for code in topics_by_code}, languages, f"{folder}, {split}").items():

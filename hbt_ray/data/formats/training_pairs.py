@@ -178,6 +178,7 @@ class PairReader:
         elif not content:
             yield BadRow(where, f"column {layout.list_column!r} is empty: the question has no right passage")
         else:
+            # A single passage adds no suffix, so that the item keeps its plain id.
             suffixes = [f"/{number}" for number in range(len(content))] if len(content) > 1 else [""]
             for passage, suffix in zip(content, suffixes, strict=True):
                 yield _with_passage(record, layout.columns_by_field, passage, suffix)

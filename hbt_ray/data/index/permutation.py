@@ -34,7 +34,7 @@ def permute(key: int, index: Indices, size: int) -> Indices:
     """Elements `index` (each in [0, size)) of the permutation of range(size) that `key` determines."""
     if size <= 1:
         return np.zeros_like(index)
-    # Width of the network: the smallest power of two that holds `size` elements.
+    # Width of the network: 2 ** bits is the smallest power of two that is not below `size`.
     bits = (size - 1).bit_length()
     values = _feistel(key, index.astype(np.uint64), bits)
     while (outside := values >= size).any():  # Walk the cycle until every value is back inside: 2 tries on average.

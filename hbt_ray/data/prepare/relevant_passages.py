@@ -108,8 +108,10 @@ def find_relevant_passages(folder: Folder, pairs: Folder, num_shares: int, num_b
     items = np.union1d(questions.items, passages.items)
     ends = np.searchsorted(bucket_of(items, num_buckets), np.arange(num_buckets), side="right")
     with folder.create_arrow(_FILE, _ITEMS) as writer:
+        # `items` is sorted, so each bucket is a slice of it.
         for bucket_items in np.split(items, ends[:-1]):
             writer.write(_item_records(bucket_items, questions, passages, relevant))
+    # + 1: the list of an item leaves out its own passage.
     num_truncated = int((np.diff(relevant.offsets) > MAX_RIGHT + 1).sum())
     warning = (
         f"{num_truncated:,} questions have more than {MAX_RIGHT + 1:,} right passages; in training, mining and "

@@ -277,6 +277,7 @@ class RemoteColumnReader:
         def request() -> pa.Buffer:
             with self._system.open_input_file(f"{self._root}/{file}") as source:
                 batch = read(source)
+            # Before it is cached. Damage is an `ArrowInvalid`, which `with_retries` does not repeat.
             verify([batch])
             sink = pa.BufferOutputStream()
             with pa.ipc.new_file(sink, batch.schema) as writer:

@@ -192,6 +192,7 @@ class Store:
     def item(self, dataset: str, number: int) -> StoredItem:
         """Read one item with all its texts."""
         items = self._item_rows(dataset, np.array([number]))
+        # All languages of the dataset; columns that the item lacks give None.
         text_lookups = {
             (language, side): column_lookup(items, f"{side}.{language}")
             for language in self._infos[dataset].languages

@@ -185,6 +185,7 @@ def max_unreserved_cpus(nodes: Collection[Mapping[str, Any]], groups: Collection
     """
     reserved: Counter[str] = Counter()
     for group in groups:
+        # A removed group has returned its CPUs, but stays in the table.
         if group["state"] != "REMOVED":
             for bundle, node in group["bundles_to_node_id"].items():
                 reserved[node] += group["bundles"][bundle].get("CPU", 0)
