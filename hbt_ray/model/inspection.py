@@ -276,7 +276,7 @@ def _padding_side_matters(encoder: Any) -> bool:
 
 
 def _largest_difference(encoder: Any, tokenising: TokenisingConfig, texts: list[str]) -> float:
-    """Largest difference between a component of training's vectors of the texts and of the library's."""
+    """Largest difference between a component of a vector in training and in the library, over the texts."""
     largest = 0.0
     for library, prompt, length in (
         (encoder.encode_query, tokenising.question_prompt, tokenising.max_question_length),
