@@ -1,16 +1,16 @@
-"""BM25: a lexical baseline without training. An encoder's gain over it is what dense retrieval adds.
+"""BM25: a lexical baseline without training, to which the gain of dense retrieval is measured.
 
 Scores are those of `bm25s` in Lucene's variant, with k1 and b of the literature's baselines (Anserini; MIRACL, BEIR).
-Each language's documents have their own statistics, so that monolingual figures are those of the usual BM25; so has the
-pool of all languages. Documents that share no word with a query all score 0 and are ranked last, in the order of ids.
-`bm25s` selects documents without our order of ties, so documents are selected here by `ranking_keys`.
+Each language has word statistics of its own, so monolingual figures are those of the usual BM25; the pool of all
+languages has its own too. Documents that share no word with a query score 0 and are ranked last, in the order of ids.
+`bm25s` does not break ties by id when it selects documents, so `ranking_keys` selects them here.
 
 Texts are case-folded under NFKC. Words between spaces are stemmed if Snowball has a stemmer for the language. Scripts
 without spaces between words, and Hangul, whose words carry their particles, become overlapping pairs of characters, as
 in Lucene's analyser for Chinese, Japanese and Korean. A character is a grapheme, so vowel signs stay with their
-consonant. `bm25s` has a tokeniser for words only, which would read a Thai or Chinese sentence as one word.
+consonant. The tokeniser of `bm25s` splits at spaces only, so a Thai or Chinese sentence would be one word.
 
-It needs the extra `bm25`: bm25s, PyStemmer, regex.
+The extra `bm25` installs what this module needs: bm25s, PyStemmer, regex.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FINGERPRINT = f"bm25-lucene-{K1}-{B}"
 Words = npt.NDArray[np.object_]
 """[n] lists of words."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー"
-# A mark belongs to the script of the letter before it, though some marks have no script of their own.
+# Some marks have no script of their own, so each one goes with the letter before it.
 _PIECES = rf"(?P<pairs>[{_UNSPACED}][{_UNSPACED}\p{{M}}]*)|(?P<word>(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+)"
 _STEMMERS = {
     "ar": "arabic", "ca": "catalan", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish",
@@ -59,14 +59,16 @@ class Bm25Index:
             ConfigError: the extra `bm25` is not installed.
         """
         self.ids = list(ids)
+        # The order number of each row: the rank of its id among all ids (`exact_scores`).
         self._order = np.empty(len(ids), np.int64)
         self._order[sorted(range(len(ids)), key=self.ids.__getitem__)] = np.arange(len(ids))
-        self._row_of_order = np.argsort(self._order)
+        self._row_of_order = np.argsort(self._order)  # the inverse permutation
         self._languages = np.asarray(languages)
         tokens = tokenise_texts(texts, languages)
         self._pool = _Postings(np.arange(len(tokens)), tokens)
         names: list[str] = np.unique(self._languages).tolist()
         rows = {name: np.flatnonzero(self._languages == name) for name in names}
+        # One language: its statistics are those of the pool, so the postings are shared.
         self._by_language = {
             name: _Postings(rows[name], tokens[rows[name]]) if len(names) > 1 else self._pool for name in names
         }
@@ -83,7 +85,7 @@ class Bm25Index:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for number, query in enumerate(queries):
             keys = top_keys(self._keys(self._pool, query)[None], k)[0]
-            keys = keys[key_scores(keys) > 0]
+            keys = keys[key_scores(keys) > 0]  # A score of 0 means that no word is shared.
             documents[number, : len(keys)] = self._row_of_order[key_orders(keys)]
             scores[number, : len(keys)] = key_scores(keys)
         return Hits(documents, scores)
@@ -102,7 +104,7 @@ class Bm25Index:
 
     def _ranks(self, postings: _Postings, query: list[str], rows: Integers) -> Integers:
         keys = self._keys(postings, query)
-        targets = keys[np.searchsorted(postings.rows, rows)]
+        targets = keys[np.searchsorted(postings.rows, rows)]  # [g]; `postings.rows` ascend.
         return 1 + np.asarray((keys > targets[:, None]).sum(axis=1), np.int64)
 
     def _keys(self, postings: _Postings, query: list[str]) -> Integers:
@@ -113,7 +115,7 @@ class _Postings:
     """BM25 over the words of some documents."""
 
     def __init__(self, rows: Integers, tokens: Words) -> None:
-        """Rows of the corpus, ascending, and the words of each."""
+        """`rows` of the corpus ascend; `tokens` holds the words of each."""
         self.rows = rows
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # It logs all debug messages by default.
         self._bm25 = _import("bm25s").BM25(k1=K1, b=B, method="lucene")
@@ -123,6 +125,7 @@ class _Postings:
 
     def scores(self, query: list[str]) -> Floats:
         """Scores of all documents, [documents]."""
+        # If no document has a word, nothing was indexed.
         known = self._bm25.get_tokens_ids(query) if self._has_words else []
         if not known:
             return np.zeros(len(self.rows), np.float32)
@@ -140,6 +143,7 @@ def tokenise_texts(texts: Sequence[str], languages: Sequence[str]) -> Words:
     tokens = np.empty(len(texts), object)
     for name in np.unique(tags).tolist():
         rows = np.flatnonzero(tags == name)
+        # `fromiter`, since NumPy would make lists of equal length a two-dimensional array.
         tokens[rows] = np.fromiter(tokenise_words(column[rows].tolist(), name), object, len(rows))
     return tokens
 
@@ -158,7 +162,7 @@ def tokenise_words(texts: Sequence[str], language: str) -> list[list[str]]:
         for piece in pieces.finditer(unicodedata.normalize("NFKC", text).casefold()):
             if run := piece["pairs"]:
                 letters = graphemes.findall(run)
-                words += [left + right for left, right in pairwise(letters)] or letters
+                words += [left + right for left, right in pairwise(letters)] or letters  # A single letter has no pair.
             else:
                 words.append(piece["word"])
         tokens.append(list(filter(None, stem(words))))  # A stem may be empty.

@@ -1,9 +1,9 @@
 """Results on one task side by side: columns, and values with their differences to a baseline.
 
-`Column` says which measures are shown and how their values are written, in the order of the tables of 2408.10536.
-`compare` groups results by task into `Comparison`s, which the HTML report and the terminal both read, so that they
-cannot disagree. Numbers are compared as they are shown: equal text shares the mark of the best, and every difference
-adds up on the page.
+`COLUMNS` lists the measures in the order of the tables of 2408.10536, and `Column` formats their values. `compare`
+groups results by task into `Comparison`s, which the HTML report and the terminal both read, so that they cannot
+disagree. Numbers are rounded before they are compared: systems with equal text share the mark of the best, and every
+difference adds up on the page.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LABELS = {
     SHARE_DISTANCE: "share distance",
     RANK_CORRELATION: "agreement",
 }
-"""Labels of measures of language bias. Only the pool has these, so a column needs no setting in its name."""
+"""Labels of the measures of language bias. Only the pool has them, so a column's name leaves out the setting."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Column:
 
     @property
     def has_better(self) -> bool:
-        """Whether values can be better or worse. Users may well want the answer in their language first."""
+        """Whether one value is better than another; not for `OWN_LANGUAGE_FIRST`, which some users want high."""
         return self.measure != OWN_LANGUAGE_FIRST
 
     @property
@@ -66,7 +66,7 @@ class Column:
         """A value as it is shown: three decimals, or whole ranks; None if it is missing or not finite."""
         if value is None or not math.isfinite(value):
             return None
-        return round(value, 0 if self.counts_ranks else 3) + 0.0
+        return round(value, 0 if self.counts_ranks else 3) + 0.0  # Adding 0 turns -0.0 into 0.0.
 
     def value(self, result: EvaluationResult) -> float | None:
         """The rounded value of a result; None if it is missing."""
@@ -108,17 +108,17 @@ Baseline = EvaluationResult | Sequence[EvaluationResult] | None
 
 @dataclass(frozen=True)
 class TableCell:
-    """A value and its difference to the baseline."""
+    """A value of one system in one column, and its difference to the baseline."""
 
     value: float | None
     text: str
     spread: str = ""
-    """Half of the interval over seeds, for a mean over seeds."""
+    """Half of the interval over seeds, such as `±.012`; empty unless the value is a mean over seeds."""
     change: str = ""
     better: bool | None = None
-    """Whether it is better than the baseline; None if both look the same or there is no baseline."""
+    """Whether the value is better than the baseline; None if both are shown alike or there is no baseline."""
     best: bool = False
-    """Whether it is the best of its column."""
+    """Whether the value is the best of its column."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Comparison:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The task's own measures, or `COLUMNS`, that have a value; a setting without any of them shows all it has."""
+        """Columns with a value: the task's own measures, else `COLUMNS`, else all measures that the setting has."""
         results = [system.result for system in self.systems]
         headline = dict.fromkeys(name for result in results for name in result.headline)
         shown: list[Column] = []
@@ -169,6 +169,7 @@ class Comparison:
     def row(self, column: Column, values: Sequence[float | None]) -> list[TableCell]:
         """One cell per system, from the value of each system."""
         rounded = [column.round(value) for value in values]
+        # A best value needs something to compare it with.
         comparable = column.has_better and sum(value is not None for value in rounded) > 1
         best = column.best(rounded) if comparable else None
         cells = []
@@ -177,6 +178,7 @@ class Comparison:
             reference = rounded[0] if self.baseline and not system.is_baseline else None
             if value is not None and reference is not None:
                 better = column.is_better(value, reference) if column.has_better and value != reference else None
+                # The difference of the rounded values, so that it adds up on the page.
                 cell = replace(cell, change=column.signed(column.round(value - reference)), better=better)
             cells.append(cell)
         return cells
@@ -189,6 +191,7 @@ class Comparison:
             cells = self.row(column, [column.value(system.result) for system in self.systems])
             spreads = [_spread(column, system.result) for system in self.systems]
             by_column.append([replace(cell, spread=each) for cell, each in zip(cells, spreads, strict=True)])
+        # Transpose [column][system] to [system][column].
         return tuple((system, tuple(row[i] for row in by_column)) for i, system in enumerate(self.systems))
 
 
@@ -201,11 +204,11 @@ def _spread(column: Column, result: EvaluationResult) -> str:
 def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> list[Comparison]:
     """One comparison per task, in the order in which the tasks first occur.
 
-    Results on tasks of one name but with different queries, documents or judgements are not compared. Each has its own
-    comparison, with a part of the task's fingerprint in the name.
+    Results on tasks with one name but different queries, documents or judgements are not compared: each such task has
+    its own comparison, with a part of its fingerprint in the name.
 
     Raises:
-        TaskError: there is nothing to compare, or a baseline was evaluated on a task that no result has.
+        TaskError: there is no result besides the baseline, or a baseline is on a task that no result has.
     """
     if not results:
         raise TaskError("there is no result to show; run `hbt evaluate MODEL --task NAME=DIR` first", code="NO_RESULTS")
@@ -229,6 +232,7 @@ def compare(results: Sequence[EvaluationResult], baseline: Baseline = None) -> l
 
 
 def _comparison(task: str, results: Sequence[EvaluationResult], baseline: EvaluationResult | None) -> Comparison:
+    # By content: the baseline may be among the results, loaded a second time.
     candidates = [result for result in results if result != baseline]
     if not candidates:
         raise TaskError(
@@ -240,7 +244,7 @@ def _comparison(task: str, results: Sequence[EvaluationResult], baseline: Evalua
     systems = []
     for result in ordered:
         label = result.model if names[result.model] == 1 else f"{result.model} ({result.fingerprint[:7]})"
-        labels[label] += 1
+        labels[label] += 1  # Model and fingerprint may be equal too; a number then tells results apart.
         label = label if labels[label] == 1 else f"{label} #{labels[label]}"
         systems.append(System(label, result, result is baseline))
     return Comparison(task, tuple(systems))

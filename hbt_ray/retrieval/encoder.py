@@ -1,8 +1,8 @@
-"""Encoders: which model, how it is run, and the vectors of many texts.
+"""Encoders: their configuration, and the vectors of many texts.
 
 `encode` runs a pool of Ray Data actors with one model each; `encode_texts` runs a loaded model in this process. Every
-distinct text is encoded once, so equal texts get equal vectors to the last bit. Texts of about as many tokens share a
-batch, so that little is spent on padding. With a cache, nothing is encoded again that was encoded before.
+distinct text is encoded once, so equal texts get equal vectors to the last bit. Texts of similar length in tokens share
+a batch, so that little is spent on padding. A cache keeps the vectors, so that no text is encoded again.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from hbt_ray.retrieval.vectors import QUESTIONS, SIDES, Texts, TextSet, VectorCa
 from hbt_ray.run_dir import EXPORT_RECORD
 
 _OTHER_FILES = ("README.md", "posthoc", EXPORT_RECORD, ".cache", ".gitattributes")
-"""Files of a model's folder that do not change its vectors."""
+"""Files in a model's folder that do not change its vectors."""
 _BATCHES = 16
-"""Forward passes per block of Ray Data. Blocks are cut after sorting by characters; within one, texts are sorted by
-tokens."""
+"""Forward passes per block of Ray Data. Texts are sorted by characters before they are cut into blocks, and by tokens
+within a block."""
 
 
 class EncodingConfig(Config):
-    """How texts are encoded, whatever the model."""
+    """Settings of encoding that any model has."""
 
     question_prompt: str | None = None
     """Text before every question, such as `query: `. Default: the model's own prompt."""
@@ -48,7 +48,7 @@ class EncodingConfig(Config):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of weights and activations. Vectors are normalised and kept in fp32."""
     batch_size: int = Field(64, gt=0)
-    """Texts of one forward pass."""
+    """Number of texts in one forward pass."""
     workers: int = Field(1, gt=0)
     """Number of encoding processes. Without GPUs they share the CPU cores."""
     gpu: bool = False
@@ -64,7 +64,7 @@ class EncoderConfig(EncodingConfig):
     def identity(self) -> str:
         """Checksum of the model's files and of all settings that change its vectors.
 
-        It takes about a second per GB and loads no model, which the fingerprint of the vectors needs.
+        It takes about a second per GB and loads no model, unlike the fingerprint in `EncodedTexts`.
 
         Raises:
             ModelError: see `find_model`.
@@ -82,7 +82,7 @@ class EncoderConfig(EncodingConfig):
 
 
 def local_model_folder(model: str, kind: ModelKind = "encoder") -> Path | None:
-    """The folder of a local model; its files are checked and not loaded. None for a hub name, which is not fetched.
+    """The folder of a local model, whose files are checked but not loaded; None for a hub name, which is not fetched.
 
     Raises:
         ModelError: see `find_local_model` and `check_files`.
@@ -93,7 +93,7 @@ def local_model_folder(model: str, kind: ModelKind = "encoder") -> Path | None:
 
 
 def fetch_model(model: str, kind: ModelKind = "encoder") -> None:
-    """Download a model of the hub and check its files. Call it last before a cluster starts, as it may take long.
+    """Download a hub model and check its files. It may take long, so call it after all other checks.
 
     Raises:
         ModelError: see `find_model` and `check_files`.
@@ -104,11 +104,11 @@ def fetch_model(model: str, kind: ModelKind = "encoder") -> None:
 def encode_texts(model: Any, texts: Sequence[str], side: int, batch_size: int) -> Vectors:
     """Vectors of texts by a loaded `SentenceTransformer`, in this process: [texts, width].
 
-    They have unit length unless the model is meant for the dot product.
+    They have unit length unless the model compares vectors by the dot product.
 
     Args:
-        side: `QUESTIONS` or `PASSAGES`, which may have different prompts.
-        batch_size: texts of one forward pass.
+        side: `QUESTIONS` or `PASSAGES`, whose prompts may differ.
+        batch_size: number of texts in one forward pass.
     """
     import torch
 
@@ -130,7 +130,7 @@ def encode_texts(model: Any, texts: Sequence[str], side: int, batch_size: int) -
 
 
 class EncoderActor:
-    """One model in one process. Ray Data calls it with tables of number, side and text."""
+    """One model in one process, which Ray Data calls with tables of number, side and text."""
 
     def __init__(self, config: EncoderConfig) -> None:
         import torch
@@ -147,7 +147,7 @@ class EncoderActor:
             if hasattr(self._model[0], "model"):
                 check_length(self._model[0].model, config.max_length, Path(config.model), "encoder.max_length")
             self._model.max_seq_length = config.max_length
-            # These would take precedence over it.
+            # These lengths would take precedence over `max_seq_length`.
             self._model[0].query_length = self._model[0].document_length = None
         self._batch_size = config.batch_size
         self._fingerprint = _fingerprint(self._model)
@@ -159,7 +159,7 @@ class EncoderActor:
             rows = np.flatnonzero(sides == side)
             if len(rows):
                 vectors[rows] = encode_texts(self._model, [texts[row] for row in rows], side, self._batch_size)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB.
         return pa.table(
             {
                 "number": batch["number"],
@@ -181,6 +181,7 @@ def _fingerprint(model: Any) -> str:
         if "pooler" in name.split("."):
             continue
         digest.update(name.encode())
+        # Hash bytes, since NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy())
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     digest.update((backend.to_str() if backend else repr(model.tokenizer)).encode())
@@ -190,7 +191,7 @@ def _fingerprint(model: Any) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedTexts:
-    """Vectors of all texts, of unit length unless the model is meant for the dot product."""
+    """Vectors of all texts. They have unit length unless the model compares them by dot product."""
 
     questions: Vectors
     """[questions, width]"""
@@ -213,11 +214,11 @@ def encode(
     """Vectors of questions and passages, in order; needs a Ray session unless all vectors are cached.
 
     Args:
-        advance: called after each batch with the number of given texts that it has finished.
-        cache: a folder where vectors are kept, and from which they are memory-mapped. Default: hold them in memory.
+        advance: called after each batch with the number of given texts that are finished, repeated ones included.
+        cache: folder that keeps the vectors, and from which they are memory-mapped. Default: hold them in memory.
 
     Raises:
-        ModelError: the model cannot be loaded, or a vector is not finite, or is zero although only directions count.
+        ModelError: the model cannot be loaded, or a vector is zero or not finite.
         ResourceError: the encoder's processes ran out of memory or died.
     """
     sets = [TextSet.of(side, texts) for side, texts in zip(SIDES, (questions, passages), strict=True)]
@@ -231,6 +232,7 @@ def encode(
     if missing or not vectors:
         encoded, fingerprint, peak = _encode(config, missing, advance, vector_cache)
         vectors |= encoded
+    # A side without texts is neither cached nor encoded.
     empty = np.empty((0, next(iter(vectors.values())).shape[1]), np.float32)
     question_vectors, passage_vectors = (each.expand(vectors.get(each.side, empty)) for each in sets)
     return EncodedTexts(question_vectors, passage_vectors, fingerprint, peak)
@@ -251,6 +253,7 @@ def _encode(
             block = np.stack(batch["vector"].to_numpy())
             _check_vectors(config, block)
             sides, numbers = batch["side"].to_numpy(), batch["number"].to_numpy()
+            # The first batch gives the width, which the arrays need.
             for each in sets if not vectors else ():
                 shape = (len(each), block.shape[1])
                 opened = stack.enter_context(cache.writing(each, shape[1])) if cache else np.empty(shape, np.float32)
@@ -260,7 +263,7 @@ def _encode(
                 vectors[side][numbers[mask]] = block[mask]
                 advance(int(occurrences[side][numbers[mask]].sum()))
             fingerprint, peak = batch["fingerprint"][0].as_py(), max(peak, batch["memory"][-1].as_py())
-    if cache:
+    if cache:  # The files have their final names only now, after `stack` has closed.
         cache.write_fingerprint(fingerprint)
         vectors = {each.side: cached for each in sets if (cached := cache.find(each)) is not None}
     return vectors, fingerprint, peak
@@ -272,12 +275,13 @@ def map_blocks(
     """Call an actor on each block with Ray Data, and yield the results in any order.
 
     Args:
-        actor: a class that is made with `arguments` in each of `workers` processes, and called with a block.
+        actor: class that each of `workers` processes makes once with `arguments`, then calls with each block.
         gpu: give each process one GPU.
-        failure: what failed, for the error.
+        failure: start of the error message.
 
     Raises:
-        HbtError: what the actor raised, as it was raised; ResourceError if its process died too often.
+        HbtError: the error of the actor, unchanged.
+        ResourceError: a process died too often.
     """
     import ray.data
 
@@ -296,7 +300,7 @@ def map_blocks(
 
 
 def _blocks(config: EncoderConfig, sets: list[TextSet]) -> list[pa.Table]:
-    """Tables of number, side and text, longest texts first: memory that suffices for the first suffices for all."""
+    """Tables of number, side and text, longest texts first: if memory suffices for the first, it suffices for all."""
     rows = config.batch_size * _BATCHES
     blocks = []
     for each in sets:

@@ -2,9 +2,9 @@
 
     encode questions and passages → transform the vectors → search → score → `result.json` beside
 
-    queries.parquet     one row per query, setting and passage language
-    failures.parquet    questions whose first document is wrong, with texts to read
-    run.trec, qrels.trec    if asked for
+    queries.parquet         one row per query, setting and passage language
+    failures.parquet        questions whose first document is wrong, with texts to read
+    run.trec, qrels.trec    only with `trec_depth`
 
 `evaluate_task` evaluates an encoder, `evaluate_task_bm25` BM25.
 """
@@ -41,9 +41,9 @@ from hbt_ray.storage import atomic_folder
 
 MAX_FAILURES_PER_LANGUAGE = 50
 MAX_FAILURES = 2000
-"""Failures of all languages together."""
+"""Limit over all languages together."""
 MAX_CHARACTERS = 500
-"""Characters of a text in the table of failures."""
+"""Longer texts are cut in the table of failures."""
 FAILURES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("query_id", "language", "question")),
@@ -70,22 +70,22 @@ def evaluate_task(
     """Encode, search and score; write the result's files into `folder`. Needs a Ray session.
 
     Args:
-        name: what the result calls the model; the variant is added to it.
-        search: how the corpus is sharded and searched; not used for a bitext.
+        name: name of the model in the result; the variant is appended.
+        search: how the corpus is sharded and searched; a bitext does not use it.
         transform: applied to all vectors before they are indexed and searched.
-        trec_depth: passages a question in `run.trec`, from the pool of all languages; 0 writes no TREC files.
-        cache: a folder where vectors of texts are kept for the next evaluation.
-        screen: where progress is shown. Default: nowhere.
+        trec_depth: number of passages per question in `run.trec`, from the pool; 0 writes no TREC files.
+        cache: folder that keeps the vectors for the next evaluation.
+        screen: shows progress. Default: show none.
 
     Raises:
-        ModelError: the transform was fitted to another encoder, or see `encode`.
+        ModelError: the transform was fitted to another encoder; see also `encode`.
         TaskError, ResourceError: see `ShardedIndex` and `score_bitext`.
     """
     screen = screen or Screen(silent=True)
     if variant := variant_of(encoder, transform):
         name = f"{name}+{variant}"
     begin = time.perf_counter()
-    # The two sides of a bitext are alike, so both are encoded as questions, as the E5 models need it (2212.03533).
+    # The two sides of a bitext are alike, so both get the prompt of questions, as E5 models need (2212.03533).
     questions, passages = (
         (task.sentences, task.sentences[:0]) if isinstance(task, BitextTask) else (task.queries, task.documents)
     )
@@ -113,7 +113,7 @@ def evaluate_task(
 def evaluate_task_bm25(
     task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
 ) -> EvaluationResult:
-    """`evaluate_task` for BM25, which needs neither a model nor a Ray session.
+    """Evaluate BM25 as `evaluate_task` does an encoder; needs neither a model nor a Ray session.
 
     Raises:
         ConfigError: the extra `bm25` is not installed.
@@ -133,7 +133,7 @@ def evaluate_task_bm25(
 
 
 def variant_of(encoder: EncoderConfig, transform: Transform | None) -> str:
-    """Transform and precision, as far as they differ from how the model is saved; empty if neither does."""
+    """Transform and precision, if they differ from the saved model, such as `centering+bf16`; else empty."""
     precision = encoder.precision if encoder.precision != "fp32" else ""
     return "+".join(filter(None, [transform.name if transform else "", precision]))
 
@@ -152,6 +152,7 @@ def _transformed(
         encoded,
         questions=transform.apply(encoded.questions, question_languages, QUESTION),
         passages=transform.apply(encoded.passages, passage_languages, PASSAGE),
+        # The vectors depend on the encoder and on the transform, so both are in the checksum.
         fingerprint=hashlib.sha256(f"{encoded.fingerprint} {transform.fingerprint}".encode()).hexdigest()[:16],
     )
 
@@ -160,6 +161,7 @@ def _score(
     task: Task, queries: npt.NDArray[Any], index: RankingIndex, trec_depth: int, folder: Path, name: str
 ) -> tuple[pa.Table, Scorecard]:
     """Per-query table and scorecard; writes the table of failures and the TREC files."""
+    # One search, as deep as the bias measures or the TREC run need.
     hits = top_documents(task, queries, index, max(RANKING_DEPTH, trec_depth))
     table, card = score_rankings(task, queries, index, hits.documents)
     failures = collect_failures(task, table, queries, index, hits.documents[:, 0])
@@ -183,8 +185,8 @@ def _save(
     """Write the per-query table and the result.
 
     Args:
-        starts: when encoding and searching began, in seconds of `time.perf_counter`.
-        peak_memory_bytes: that of the encoder's processes.
+        starts: begin of encoding and of searching, in seconds of `time.perf_counter`.
+        peak_memory_bytes: peak of the encoder's processes; that of this process is added here.
         fields: other fields of the result.
     """
     seconds = {"encode": starts[1] - starts[0], "search": time.perf_counter() - starts[1]}
@@ -210,18 +212,19 @@ def collect_failures(
 ) -> pa.Table:
     """Questions whose first document is wrong, with texts to read, so that a report needs neither task nor index.
 
-    They are those with the lowest AP in the pool, at most `MAX_FAILURES_PER_LANGUAGE` per question language, worst
-    first.
+    The questions with the lowest AP in the pool are kept, worst first, at most `MAX_FAILURES_PER_LANGUAGE` per question
+    language.
 
     Args:
         per_query: the table of `score_rankings`.
-        queries: one a row, as the index takes them, in the task's order.
-        first: [queries] the row of the first document in the pool, see `top_documents`; -1 if nothing was found.
+        queries: one row per query, as the index takes them, in the task's order.
+        first: [queries] row of the first document in the pool, see `top_documents`; -1 if nothing was found.
 
     Returns:
-        Columns of `FAILURES_SCHEMA`. The gold is the relevant document with the best rank in the pool; AP is that of
-        the pool.
+        Columns of `FAILURES_SCHEMA`. Gold is the relevant document with the best rank in the pool; AP is also measured
+        in the pool.
     """
+    # `score_rankings` writes the rows of the pool in the task's order, so they align with `first`.
     precision = per_query.filter(pc.equal(per_query["setting"], MULTILINGUAL))["AP"].to_numpy()
     # Questions without a relevant document in the corpus are left out: there is no text to show beside the wrong one.
     wrong = (first >= 0) & (task.relevant != first[:, None]).all(axis=1) & (task.relevant >= 0).any(axis=1)
@@ -229,6 +232,7 @@ def collect_failures(
     relevant = task.relevant[rows]
     languages = np.asarray(task.documents["language"].to_pylist())
     pool_ranks = ranks_excluding(index, queries[rows], relevant, task.own_documents[rows], languages).pool
+    # Rank 0 is padding, which must not be the best.
     ranks = np.where(pool_ranks > 0, pool_ranks, np.iinfo(np.int64).max)
     best = ranks.argmin(axis=1)[:, None]
     questions = task.queries.take(pa.array(rows))
@@ -251,6 +255,7 @@ def _worst_queries(
 ) -> npt.NDArray[np.int64]:
     """Rows of queries with a wrong first document, lowest precision first, with an equal limit per language."""
     names = np.unique(languages)
+    # All languages share `MAX_FAILURES` equally.
     limit = min(MAX_FAILURES_PER_LANGUAGE, MAX_FAILURES // len(names))
     order = np.argsort(precision, kind="stable")
     order = order[wrong[order]]

@@ -1,4 +1,4 @@
-"""Retrieval measures from ranks: a measure needs the ranks of a query's relevant documents, and nDCG their grades.
+"""Retrieval measures, computed from the ranks of each query's relevant documents; nDCG also uses their grades.
 
 Names are those of `ir-measures`, values those of trec_eval. Ranks are whole numbers from 1 in an array
 [queries, relevant documents], in any order. 0 is padding where a query has fewer relevant documents, and
@@ -24,6 +24,7 @@ RANK_DISTANCE = "RankDistance"
 (2305.09025)."""
 Ranks = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+# _NO_CUTOFF < NOT_RETRIEVED < _PADDING, so `ranks <= cutoff` leaves out the last two without a mask.
 NOT_RETRIEVED = int(np.iinfo(np.int64).max) - 1
 _NO_CUTOFF = NOT_RETRIEVED - 1
 _PADDING = NOT_RETRIEVED + 1  # sorts behind every rank
@@ -48,12 +49,12 @@ _Measure = Callable[[_SortedRanks, int], Values]
 
 
 def measure(names: Sequence[str], ranks: npt.ArrayLike, grades: npt.ArrayLike | None = None) -> dict[str, Values]:
-    """Values of each measure, [queries]; NaN for a query that the measure is not defined for (`RANK_DISTANCE`).
+    """Values of each measure, [queries]; NaN for a query without a value (only `RANK_DISTANCE`).
 
     Args:
-        names: see `parse_measure`; they are the keys of the result as they are given.
+        names: names that `parse_measure` accepts; the result has them as keys, unchanged.
         ranks: [queries, relevant].
-        grades: of the relevant documents, whole numbers from 1, [queries, relevant]; default: all 1.
+        grades: [queries, relevant] grades of the relevant documents, whole numbers from 1. Default: all 1.
 
     Raises:
         TaskError: an unknown name, ranks that are not whole numbers from 0, grades that do not fit the ranks, or a
@@ -68,7 +69,7 @@ def measure(names: Sequence[str], ranks: npt.ArrayLike, grades: npt.ArrayLike | 
 
 
 def relevant_ranks(scores: npt.ArrayLike, relevant: npt.ArrayLike) -> Ranks:
-    """Ranks of the relevant documents from a score matrix, for `measure`; of equal scores the later column is first.
+    """Ranks of the relevant documents in a score matrix, for `measure`; among equal scores the later column is first.
 
     Args:
         scores: [queries, documents].
@@ -78,10 +79,12 @@ def relevant_ranks(scores: npt.ArrayLike, relevant: npt.ArrayLike) -> Ranks:
         [queries, most relevant documents of a query], ascending, 0 as padding.
     """
     flags = np.asarray(relevant, dtype=bool)
+    # Reversing a stable ascending sort puts the later of two equal columns first.
     order = np.argsort(np.asarray(scores), axis=1, kind="stable")[:, ::-1]
     query, place = np.nonzero(np.take_along_axis(flags, order, axis=1))
     counts = flags.sum(axis=1)
     ranks = np.zeros((len(flags), int(counts.max(initial=0))), dtype=np.int64)
+    # `nonzero` lists the pairs by query; minus the start of its query, a pair's number is its column.
     ranks[query, np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)] = place + 1
     return ranks
 
@@ -91,7 +94,7 @@ def parse_measure(name: str) -> tuple[str, int]:
     """`nDCG@10` → (`nDCG`, 10); the cutoff is 0 for a measure over the full list. Aliases of ir-measures are accepted.
 
     Raises:
-        TaskError: a name that ir-measures does not know, or a measure that ranks of relevant documents do not give.
+        TaskError: ir-measures has no such measure, or it needs more than the ranks of the relevant documents.
     """
     if name == RANK_DISTANCE:
         return RANK_DISTANCE, 0
@@ -148,6 +151,7 @@ def _sorted(ranks: npt.ArrayLike, grades: npt.ArrayLike | None) -> _SortedRanks:
 
 
 def _average_precision(ordered: _SortedRanks, cutoff: int) -> Values:
+    # Ranks ascend, so column i holds relevant document number i + 1 and the precision at its rank is (i + 1) / rank.
     precision = np.arange(1, ordered.ranks.shape[1] + 1) / ordered.ranks
     sums: Values = np.where(ordered.ranks <= cutoff, precision, 0.0).sum(axis=1)
     return sums / ordered.num_relevant
@@ -162,7 +166,7 @@ def _success(ordered: _SortedRanks, cutoff: int) -> Values:
 
 
 def _reciprocal_rank(ordered: _SortedRanks, cutoff: int) -> Values:
-    first = ordered.ranks[:, 0]
+    first = ordered.ranks[:, 0]  # the best rank, since ranks ascend
     return np.where(first <= cutoff, 1.0 / first, 0.0)
 
 
@@ -171,14 +175,16 @@ def _ndcg(ordered: _SortedRanks, cutoff: int) -> Values:
     discounts = np.log2(ordered.ranks.astype(np.float64) + 1.0)
     gains = np.where(ordered.ranks <= cutoff, ordered.grades / discounts, 0.0).sum(axis=1)
     places = np.arange(1, ordered.ranks.shape[1] + 1)
+    # Padding has grade 0, so it sorts last and adds nothing to the ideal.
     best_first = -np.sort(-ordered.grades, axis=1)
     ideal = np.cumsum(np.where(places <= cutoff, best_first / np.log2(places + 1.0), 0.0), axis=1)
     return np.asarray(gains / ideal[:, -1])
 
 
 def _rank_distance(ordered: _SortedRanks, cutoff: int) -> Values:
-    """NaN if no relevant document was retrieved."""
+    """Last minus first rank; NaN if no relevant document was retrieved."""
     num_ranked = (ordered.ranks <= _NO_CUTOFF).sum(axis=1)
+    # The last retrieved document; the columns behind it hold NOT_RETRIEVED and padding.
     last = np.take_along_axis(ordered.ranks, np.maximum(num_ranked - 1, 0)[:, None], axis=1)[:, 0]
     return np.where(num_ranked > 0, (last - ordered.ranks[:, 0]).astype(np.float64), np.nan)
 

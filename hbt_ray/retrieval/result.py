@@ -1,4 +1,4 @@
-"""Evaluation results: how good one model is on one task, in the three settings of the literature (2408.10536, §3).
+"""Evaluation results: the measures of one model on one task, in the three settings of 2408.10536, section 3.
 
 Measures have their `ir-measures` names (`AP`, `R@1`, `nDCG@10`). `RankDistance` is ours: worst minus best rank of a
 question's parallel answers in the multilingual ranking, the language bias of KD-SPD (2305.09025). `MaxR`,
@@ -8,8 +8,8 @@ queries within a language or pair, then over languages or pairs. Every query of 
 A result's folder holds `result.json`, the per-query table, the table of failures and the checksums of these files.
 
 `mean_over_seeds` turns results of models that differ in their training seeds into one result of a mean system. Scores
-of queries are averaged too, so a test over queries compares mean systems: it says whether other questions would tell
-the two apart. The interval over seeds says how far a mean would move with other batches and initial weights.
+of queries are averaged too, so a test over queries compares mean systems: it shows whether a difference would hold for
+other questions. The interval over seeds shows how far a mean would move with other batches and initial weights.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ class EvaluationResult(BaseModel):
     task: str
     """Name of the task."""
     task_fingerprint: str
-    """Checksum of queries, documents and judgements (`Task.fingerprint`). Results with another one are on other data,
-    whatever the task's name."""
+    """Checksum of queries, documents and judgements (`Task.fingerprint`). Results with different checksums are on
+    different data, even if the tasks have one name."""
     model: str
-    """Name to show: of a run, a folder or a hub model."""
+    """Name to show: that of the run, the folder or the hub model."""
     fingerprint: str
     """Checksum of weights, tokenizer, prompts and post-hoc transform."""
     variant: str = ""
-    """Transform and precision, if they differ from how the model is saved; `model` ends with it too."""
+    """Transform and precision, if they differ from the saved model; `model` ends with them too."""
     headline: list[str] = []
-    """Measures that the task is known by, shown in place of the columns of 2408.10536; empty means these columns."""
+    """Measures under which the task is published, shown instead of the columns of 2408.10536; empty means those
+    columns."""
     languages: list[str]
     """Languages of questions and passages, sorted."""
     num_queries: dict[str, int]
@@ -58,30 +59,30 @@ class EvaluationResult(BaseModel):
     num_documents: dict[str, int]
     """Passage language → number of documents."""
     num_identical_ids: int = 0
-    """Number of queries that have the id of a document, which was left out of their rankings."""
+    """Number of queries with the id of a document; that document was left out of their rankings."""
     num_missing: int = 0
     """Number of relevant documents, counted once per query, that the corpus lacks; they count as not found."""
     settings: dict[str, Measures]
-    """Setting → macro-averaged measures; those of language bias only in the multilingual one."""
+    """Setting → macro-averaged measures; the multilingual setting also has those of language bias."""
     pairs: dict[str, dict[str, Measures]]
     """Question language → passage language → measures; the diagonal is the monolingual setting."""
     pool: dict[str, Measures]
-    """Question language → measures in the pool of all languages, those of language bias among them."""
+    """Question language → measures in the pool of all languages, including those of language bias."""
     language_share: dict[str, Measures] = {}
     """Question language → passage language → mean share of the first ten documents in the pool; empty if all documents
     have one language."""
     seed_values: dict[str, dict[str, list[float]]] = {}
     """Setting → measure → one value per seed, if this result is a mean over seeds (`mean_over_seeds`)."""
     seconds: dict[str, float] = {}
-    """Wall-clock time of `encode` and `search`."""
+    """Wall-clock seconds of the phases `encode` and `search`."""
     peak_memory_bytes: int = 0
-    """Largest resident set of any process that took part."""
+    """Largest resident set of any process of the evaluation."""
     _folder: Path | None = PrivateAttr(None)
     _seeds: tuple[EvaluationResult, ...] = PrivateAttr(())
-    """The results that this one is the mean of."""
+    """The results whose mean this one is; empty for a single model."""
 
     def __eq__(self, other: object) -> bool:
-        """Whether the content is equal, wherever the results were loaded from."""
+        """Whether the content is equal; the folders may differ."""
         return isinstance(other, EvaluationResult) and self.model_dump() == other.model_dump()
 
     @property
@@ -96,21 +97,21 @@ class EvaluationResult(BaseModel):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about the task that a reader of the figures should know."""
+        """Sentences about the task that readers need to understand the figures."""
         of = f"of the {sum(self.num_queries.values()):,} questions"
         identical = f"{self.num_identical_ids:,} {of} are documents themselves (same id): left out of their rankings."
         missing = f"{self.num_missing:,} documents that answer a question are not in the corpus: counted as not found."
         return [*([identical] if self.num_identical_ids else []), *([missing] if self.num_missing else [])]
 
     def save(self, folder: Path) -> Path:
-        """Write `result.json` and the checksums of all files in the folder. Call it after the other files exist."""
+        """Write `result.json` and the checksums of all files in the folder; the other files must exist already."""
         path = write_text(folder / "result.json", self.model_dump_json(indent=1))
         write_checksums(folder)
         return path
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file `result.json`; `queries` and `failures` then read the tables beside it.
+        """Read a file `result.json`; `queries` and `failures` read the tables beside it when they are first used.
 
         Raises:
             TaskError: the file is missing or is not a result.
@@ -135,8 +136,13 @@ class EvaluationResult(BaseModel):
 
     @cached_property
     def failures(self) -> pa.Table | None:
-        """The table of `evaluate.collect_failures`, for a mean that of the first seed; None if there is none, as for
-        bitexts. Raises as `queries`."""
+        """The table of `evaluate.collect_failures`; None if there is none, as for bitexts.
+
+        A mean over seeds has the table of the first seed.
+
+        Raises:
+            DamagedFile, TaskError: see `queries`.
+        """
         return self._read(FAILURES_FILE)
 
     def _read(self, name: str) -> pa.Table | None:
@@ -157,7 +163,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> TaskError:
 
 
 def mean_over_seeds(group: Sequence[EvaluationResult], model: str) -> EvaluationResult:
-    """The mean of results on one task, of models that differ in their training seeds.
+    """The mean of the results of models that differ in their training seeds, on one task.
 
     Args:
         model: name of the mean system.
@@ -185,6 +191,7 @@ def mean_over_seeds(group: Sequence[EvaluationResult], model: str) -> Evaluation
     memory = max(result.peak_memory_bytes for result in group)
     changes = {**means, "model": model, "seed_values": seed_values, "peak_memory_bytes": memory}
     mean = EvaluationResult.model_validate(first.model_dump() | changes)
+    # `failures` reads this folder; `queries` averages the tables of the seeds.
     mean._folder, mean._seeds = first._folder, tuple(group)
     return mean
 
@@ -203,6 +210,7 @@ def _mean_queries(seeds: Sequence[EvaluationResult]) -> pa.Table | None:
         return None
     names = [name for name in tables[0].column_names if name not in ROW_KEYS]
     stacked = pa.concat_tables([table.select([*ROW_KEYS, *names]) for table in tables])
+    # Rows are matched by their keys, so the order of the tables does not matter.
     means = stacked.group_by(ROW_KEYS).aggregate([(name, "mean") for name in names])
     means = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
     return with_task_fingerprint(means, seeds[0].task_fingerprint)

@@ -1,13 +1,13 @@
-"""Scores of one system on one task: every measure of the three settings (2408.10536, section 3) in one pass.
+"""Scores of one system on one task: all measures of the three settings (2408.10536, section 3).
 
 `score_rankings` scores a task with queries and documents. Each relevant document of a query has two ranks: among the
 documents of its own language (monolingual if that is the query's language, else cross-lingual), and in the pool of all
 languages (multilingual). Both are exact over lists of any length.
 
-`score_bitext` scores translation pairs: does a sentence find its translation, by the nearest neighbour and by the ratio
+`score_bitext` scores translation pairs: is the best match of a sentence its translation, by cosine and by the ratio
 margin? The margin (Artetxe and Schwenk 2019, 1811.01136, equations 2 and 4) divides the cosine of two sentences by the
 mean cosine of each with its k nearest neighbours on the other side, so that sentences which are near to everything do
-not win. Similarities are computed in blocks, never as a whole matrix.
+not win every match. Similarities are computed in blocks, never as a whole matrix.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from hbt_ray.retrieval.tasks import BitextTask, Task
 
 DEFAULT_MEASURES = ("AP", "R@1", "R@10", "nDCG@10")
 POOL_MEASURES = (RANK_DISTANCE, *QUERY_MEASURES)
-"""Columns of the per-query table that are null outside the multilingual setting."""
+"""Columns of the per-query table that only the multilingual setting fills; they are null in the others."""
 NEAREST, MARGIN = BitextTask.measures
-_SIMILARITIES = 1 << 22  # at a time: 16 MiB
+_SIMILARITIES = 1 << 22  # similarities at a time: 16 MiB
 _MIN_DENSITY = 1e-6
 
 Flags = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scorecard:
-    """The fields of `EvaluationResult` that depend on the rankings, see there."""
+    """The fields of `EvaluationResult` that depend on the rankings; their meaning is documented there."""
 
     task: str
     task_fingerprint: str
@@ -56,7 +56,7 @@ class Scorecard:
     language_share: dict[str, Measures] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Any]:
-        """For `EvaluationResult(model=…, fingerprint=…, **scorecard.fields())`."""
+        """Keyword arguments: `EvaluationResult(model=…, fingerprint=…, **scorecard.fields())`."""
         return asdict(self)
 
 
@@ -70,20 +70,20 @@ def score_rankings(
 ) -> tuple[pa.Table, Scorecard]:
     """Score an index of the task's documents on the task's queries.
 
-    A query's own document (`Task.own_documents`) is in none of its rankings. A relevant document that the corpus lacks
+    A query's own document (`Task.own_documents`) is left out of its rankings. A relevant document that the corpus lacks
     counts as never found, in the pool and among the documents in the query's language. A pair of languages has only the
     questions with a relevant document in the second one; a setting without any pair is left out. Means are taken over
     the questions of a language or pair that have a value, then over languages or pairs.
 
     Args:
-        queries: one a row, as the index takes them, in the task's order.
-        top: the first documents of each query in the pool, [queries, depth], see `top_documents`. Without it the
-            measures of language preference that need them are left out.
+        queries: one row per query, as the index takes them, in the task's order.
+        top: [queries, depth] first documents of each query in the pool, see `top_documents`. Default: leave out the
+            measures of language preference that need them.
 
     Returns:
         The per-query table and the means. Columns of the table are query_id, language, setting, passage_language
         (empty in the multilingual setting) and one per measure: `DEFAULT_MEASURES`, the task's own, then
-        `POOL_MEASURES`, which are null outside the multilingual setting and where they are not defined.
+        `POOL_MEASURES`. The latter are null outside the multilingual setting and for queries without a value.
 
     Raises:
         TaskError: the index or the queries are not those of the task, or a vector is not finite.
@@ -102,7 +102,7 @@ def score_rankings(
     languages = np.asarray(task.documents["language"].to_pylist())
     query_languages = np.asarray(task.queries["language"].to_pylist())
     ranks = ranks_excluding(index, queries, task.relevant, task.own_documents, languages)
-    missing = (task.relevant < 0) & (task.grades > 0)
+    missing = (task.relevant < 0) & (task.grades > 0)  # Padding has the row -1 too, but no grade.
     card = Scorecard(
         task=task.name,
         task_fingerprint=task.fingerprint,
@@ -116,6 +116,7 @@ def score_rankings(
     for language in np.unique(languages).tolist():
         # [queries, relevant]: ranks among the documents of the language, 0 for documents outside it.
         group_ranks = np.where((task.relevant >= 0) & (languages[task.relevant] == language), ranks.in_language, 0)
+        # A missing document has no language: outside the pool it counts for the language of the query.
         group_ranks[missing & (query_languages == language)[:, None]] = NOT_RETRIEVED
         rows = np.flatnonzero(group_ranks.any(axis=1))
         values = measure(names, group_ranks[rows], task.grades[rows])
@@ -135,12 +136,12 @@ def score_rankings(
 
 
 def measures_of(task: Task) -> tuple[str, ...]:
-    """The default measures and the task's own, without the rank distance, which only the pool has."""
+    """The default measures and the task's own, except for the rank distance, which is defined in the pool only."""
     return tuple(dict.fromkeys(name for name in (*DEFAULT_MEASURES, *task.measures) if name != RANK_DISTANCE))
 
 
 def macro_averages(pairs: Mapping[str, Mapping[str, Measures]], pool: Mapping[str, Measures]) -> dict[str, Measures]:
-    """Setting → mean of each measure, in which each language, or ordered pair of languages, counts the same.
+    """Setting → mean of each measure over languages, or over ordered pairs of languages.
 
     Args:
         pairs: question language → passage language → measures.
@@ -174,7 +175,7 @@ def _means_by_language(values: dict[str, Values], languages: npt.NDArray[np.str_
 def _per_query_table(
     task: Task, passage_language: str, rows: npt.NDArray[np.int64], values: dict[str, Values]
 ) -> pa.Table:
-    """The values of some queries; an empty passage language means the pool."""
+    """Rows of the per-query table for the queries `rows`; an empty passage language means the pool."""
     queries = task.queries.take(pa.array(rows)).combine_chunks()
     languages = np.asarray(queries["language"].to_pylist(), dtype=np.str_)
     within = np.where(languages == passage_language, MONOLINGUAL, CROSS_LINGUAL)
@@ -187,6 +188,7 @@ def _per_query_table(
     }
     for name in (*measures_of(task), *POOL_MEASURES):
         absent = pa.nulls(len(rows), pa.float64())
+        # `from_pandas` makes NaN null.
         columns[name] = pa.array(values[name], pa.float64(), from_pandas=True) if name in values else absent
     return pa.table(columns)
 
@@ -197,12 +199,12 @@ def _count_languages(table: pa.Table) -> dict[str, int]:
 
 
 class NearestNeighbours(NamedTuple):
-    """Whether row n is the best match of row n, [n] a direction; of equal matches the first counts."""
+    """For each row, whether its best match is the row of the same number; among equal matches the first counts."""
 
     forward: Flags
-    """Match of x among y."""
+    """[n] matches of x among y."""
     backward: Flags
-    """Match of y among x."""
+    """[n] matches of y among x."""
 
 
 def nearest(x: npt.ArrayLike, y: npt.ArrayLike) -> NearestNeighbours:
@@ -216,12 +218,12 @@ def nearest(x: npt.ArrayLike, y: npt.ArrayLike) -> NearestNeighbours:
 
 
 def margin(x: npt.ArrayLike, y: npt.ArrayLike, k: int = 4) -> NearestNeighbours:
-    """Match by the ratio margin over k neighbours, or all n if they are fewer.
+    """Match by the ratio margin over k neighbours, or over all n if n is less.
 
     If the mean cosine of the neighbours is zero or less, the ratio has no meaning; a tiny positive one replaces it.
 
     Raises:
-        TaskError: as `nearest`, or k < 1.
+        TaskError: see `nearest`, or k < 1.
     """
     if k < 1:
         raise TaskError(f"k={k} neighbours make no margin; give at least one (the paper has 4)", code="INVALID_SEARCH")
@@ -240,7 +242,7 @@ def score_bitext(task: BitextTask, vectors: npt.ArrayLike) -> tuple[pa.Table, Sc
 
     Returns:
         The table per sentence (query_id, language, setting, passage_language, `R@1`, `MarginR@1`) and the means:
-        accuracies over the sentences of a pair, then over pairs. Each direction that the task has counts by itself.
+        accuracies over the sentences of a pair, then over pairs. Each direction of search counts as a pair.
 
     Raises:
         TaskError: the vectors are not those of the task, or one is zero or not finite.
@@ -257,6 +259,7 @@ def score_bitext(task: BitextTask, vectors: npt.ArrayLike) -> tuple[pa.Table, Sc
         by_measure = {NEAREST: nearest(source, target), MARGIN: margin(source, target)}
         directions = [(pair.source, pair.target), (pair.target, pair.source)][: 2 if task.both_ways else 1]
         for direction, (question, passage) in enumerate(directions):
+            # Direction 0 is `NearestNeighbours.forward`, 1 is `backward`.
             hits = {name: matches[direction] for name, matches in by_measure.items()}
             card.pairs.setdefault(question, {})[passage] = {name: float(flags.mean()) for name, flags in hits.items()}
             num = len(source)
@@ -295,7 +298,7 @@ def _unit_vectors(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _cosine_blocks(left: Floats, right: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Cosines of some rows of `left` with all rows of `right`."""
+    """Blocks of rows of `left`, and their cosines with all rows of `right`, [rows, n]."""
     step = max(1, _SIMILARITIES // len(right))
     for start in range(0, len(left), step):
         rows = slice(start, min(start + step, len(left)))
@@ -305,7 +308,7 @@ def _cosine_blocks(left: Floats, right: Floats) -> Iterator[tuple[slice, Floats]
 def _matches(left: Floats, right: Floats, score: Callable[[Floats, slice], Floats]) -> NearestNeighbours:
     forward: Integers = np.empty(len(left), np.int64)
     backward: Integers = np.zeros(len(right), np.int64)
-    best = np.full(len(right), -np.inf, np.float32)
+    best = np.full(len(right), -np.inf, np.float32)  # best score of each column in the blocks so far
     for rows, cosines in _cosine_blocks(left, right):
         scores = score(cosines, rows)
         forward[rows] = scores.argmax(axis=1)
@@ -321,6 +324,7 @@ def _matches(left: Floats, right: Floats, score: Callable[[Floats, slice], Float
 def _neighbour_means(left: Floats, right: Floats, k: int) -> tuple[Floats, Floats]:
     """The mean cosine of each row with its k nearest on the other side: [n] and [n]."""
     means = np.empty(len(left), np.float32)
+    # The k best cosines of each column in the blocks so far, so that no matrix [n, n] is held.
     top = np.full((k, len(right)), -np.inf, np.float32)
     for rows, cosines in _cosine_blocks(left, right):
         means[rows] = np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)

@@ -1,10 +1,10 @@
 """Comparison of two systems over the same queries: differences, bootstrap intervals, effect sizes and p-values.
 
 The unit of resampling is the item, not the row. The eleven translations of a question fail together, so their rows are
-not independent observations; a test that treats them so finds differences that do not exist. Query ids are
+not independent observations; a test that treats them as independent finds differences that do not exist. Query ids are
 `<language>_<item>`; a row's item is the part behind the language. In a test over several languages or pairs, all rows
-of an item are flipped, or drawn, together. Ids that are equal in two languages by chance do no harm: flipping
-independent rows together is valid too. Items are taken as independent of each other, as is usual.
+of an item are flipped, or drawn, together. Ids that are equal in two languages by chance do no harm, since flipping
+independent rows together is valid too. Items are assumed to be independent of each other.
 
 The figures are the macro averages of a result: means over groups (languages, or ordered pairs) of means over queries.
 Such an average is a sum with one number per item, so the tests are those of a mean. If all groups have the same items,
@@ -53,7 +53,7 @@ class Difference:
     """mean_a - mean_b."""
     low: float
     high: float
-    """End of the bootstrap interval of the difference, as `low`; both are infinite for a single item."""
+    """`low` and `high` are the ends of the bootstrap interval of the difference; infinite for a single item."""
     effect: float
     """Paired Cohen's d: mean over standard deviation of the items' differences; NaN for a single item. An item's mean
     over languages spreads less than one of its rows, so compare effects only among rows with `language`, or without."""
@@ -74,8 +74,8 @@ def compare_systems(
     """Compare two systems by one column of their per-query tables, whose rows may be in any order.
 
     Returns:
-        For each setting that has the measure: first its macro average, then each question language. The same tables
-        and seed give the same figures.
+        For each setting that has the measure: its macro average, then each question language. Equal tables and seeds
+        give equal figures.
 
     Raises:
         TaskError: a table lacks the measure or a column of `ROW_KEYS`, the tables are of different data or queries, a
@@ -106,7 +106,7 @@ def compare_systems(
 
 
 def item_ids(query_ids: npt.NDArray[np.str_], languages: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    """`de_17` in `de` → `17`; an id without its language in front is an item of its own."""
+    """`de_17` in `de` → `17`; an id that does not start with its language is the item itself."""
     pairs = zip(query_ids.tolist(), languages.tolist(), strict=True)
     return np.asarray([query_id.removeprefix(f"{language}_") for query_id, language in pairs], dtype=np.str_)
 
@@ -119,6 +119,7 @@ def _rows(table: pa.Table, system: str, measure: str) -> pa.Table:
             "per-query tables as the evaluation writes them, and one of their measures"
         )
     table = table.select([*ROW_KEYS, measure])
+    # Measures of the pool are null in the other settings.
     measured = table.filter(pc.is_valid(table[measure]))["setting"].unique()
     table = table.filter(pc.is_in(table["setting"], value_set=measured))
     if not table.num_rows:
@@ -141,9 +142,11 @@ def _paired(a: pa.Table, b: pa.Table, measure: str) -> pa.Table:
             "both on one task with the same languages",
             code="OTHER_QUERIES",
         )
+    # Both tables are sorted by equal keys, so row n of one belongs to row n of the other.
     paired = a.select(ROW_KEYS)
     for system, table in (("a", a), ("b", b)):
         paired = paired.append_column(system, table[measure].cast(pa.float64()))
+    # Neither system has a value for a query without a defined measure; a value of one system only is an error.
     paired = paired.filter(pc.or_(pc.is_valid(paired["a"]), pc.is_valid(paired["b"])))
     for system in "ab":
         finite = pc.fill_null(pc.is_finite(paired[system]), False)
@@ -161,12 +164,14 @@ def _invalid(message: str) -> TaskError:
 def _difference(rows: pa.Table, measure: str, language: str, seed: int, resamples: int, level: float) -> Difference:
     languages, passage_languages, query_ids = (np.asarray(rows[key].to_pylist(), np.str_) for key in ROW_KEYS[1:])
     a, b = (rows[system].to_numpy() for system in "ab")
+    # [rows]: the number of the group (question language, passage language) and of the item.
     _, group = np.unique(np.char.add(np.char.add(languages, "\t"), passage_languages), return_inverse=True)
     items, item = np.unique(item_ids(query_ids, languages), return_inverse=True)
     counts = np.bincount(group)
-    weights = 1 / (len(counts) * counts[group])
+    weights = 1 / (len(counts) * counts[group])  # [rows], so that `weights @ a` is the macro average
     gaps = a - b
     mean_of_group = np.bincount(group, gaps) / counts
+    # [items] twice: the shares sum to the difference, the linearised values have it as their mean.
     shares = np.bincount(item, weights * gaps)
     linearised = len(items) * np.bincount(item, weights * (gaps - mean_of_group[group])) + mean_of_group.mean()
     low, high = mean_interval(linearised, level=level, resamples=resamples, seed=seed)
@@ -194,20 +199,20 @@ def _corrected(family: list[Difference]) -> list[Difference]:
 
 
 Floats = npt.NDArray[np.float64]
-_ELEMENTS = 1 << 22  # signs at a time: 32 MiB, however many values and resamples there are
+_ELEMENTS = 1 << 22  # signs at a time: 32 MiB for any number of values and resamples
 
 
 def sign_flip_p(values: npt.ArrayLike, *, resamples: int, seed: int) -> float:
     """Two-sided p-value of the paired randomisation test: values [n] that are symmetric around 0 under the null.
 
     Swapping the two systems on a unit flips the sign of its difference; p is the share of flips with a sum at least as
-    far from 0 as the observed one. If all 2^n flips are at most `resamples`, all are taken and p is exact. Otherwise p
-    is (b + 1) / (resamples + 1) for b of `resamples` random flips, as in `scipy.stats.permutation_test`, and never 0.
-    See Phipson and Smyth (2010) on the + 1 and Smucker et al. (CIKM 2007) on the test for retrieval. Time grows with
-    n × resamples, memory does not.
+    far from 0 as the observed one. If there are at most `resamples` flips (2^n), all are taken and p is exact.
+    Otherwise p is (b + 1) / (resamples + 1) if b of `resamples` random flips are as extreme, as in
+    `scipy.stats.permutation_test`, and never 0. See Phipson and Smyth (2010) on the + 1 and Smucker et al. (CIKM 2007)
+    on the test for retrieval. Time grows with n × resamples, memory does not.
     """
     array = np.asarray(values, dtype=np.float64)
-    exact = 2 ** min(len(array), 62) <= resamples
+    exact = 2 ** min(len(array), 62) <= resamples  # The limit only avoids huge integers.
     # The tolerance makes sums equal that differ in their last bits because of the order of addition.
     extreme = abs(array.sum()) - 1e-10 * np.abs(array).sum()
     total = 2 ** len(array) if exact else resamples
@@ -217,6 +222,7 @@ def sign_flip_p(values: npt.ArrayLike, *, resamples: int, seed: int) -> float:
     for start in range(0, total, step):
         rows = np.arange(start, min(start + step, total))
         flips = _all_flips(rows, len(array)) if exact else _random_flips(rng, len(rows), len(array))
+        # Flipping the sign of a value takes it away from the sum twice.
         num_extreme += int((np.abs(array.sum() - 2 * (flips.astype(np.float64) @ array)) >= extreme).sum())
     return num_extreme / total if exact else (num_extreme + 1) / (total + 1)
 
@@ -227,14 +233,15 @@ def _all_flips(numbers: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint8]:
 
 
 def _random_flips(rng: np.random.Generator, rows: int, n: int) -> npt.NDArray[np.uint8]:
+    # Eight signs per random byte, instead of one draw per sign.
     return np.unpackbits(rng.integers(0, 256, (rows, -(-n // 8)), dtype=np.uint8), axis=1, count=n)
 
 
 def mean_interval(values: npt.ArrayLike, *, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """The bootstrap interval of the mean of values [n], low and high (BCa, Efron 1987; `scipy.stats.bootstrap`).
 
-    BCa instead of percentiles, since differences of ranks are skewed. Equal values have an interval of width zero. A
-    single value tells nothing about the spread and has (-inf, inf).
+    BCa instead of percentiles, since differences of ranks are skewed. The interval of equal values has width zero; that
+    of a single value, whose spread is unknown, is (-inf, inf).
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
@@ -275,13 +282,14 @@ def _all_equal(values: Floats) -> bool:
 def holm(p: npt.ArrayLike) -> Floats:
     """Holm's step-down correction (1979): p-values [m] → adjusted p-values, in the same order.
 
-    Rejecting those of at most 0.05 keeps the chance of any false rejection among the m below 5 %, whatever their
-    dependence. SciPy only has corrections for the false discovery rate.
+    Rejecting adjusted values of at most 0.05 keeps the chance of any false rejection among the m tests below 5 %, even
+    if they depend on each other. SciPy only corrects the false discovery rate.
     """
     array = np.asarray(p, dtype=np.float64)
     order = np.argsort(array)
     scaled = array[order] * np.arange(len(array), 0, -1)
     adjusted = np.empty_like(array)
+    # Step down: no p-value may be adjusted below a smaller one.
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
@@ -291,7 +299,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class SeedInterval:
-    """A mean over training seeds, with Student's interval: how far it would move with other seeds."""
+    """A mean over training seeds, with Student's confidence interval."""
 
     values: tuple[float, ...]
     """One value per seed."""
@@ -314,7 +322,7 @@ class SeedInterval:
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
     def overlaps(self, other: SeedInterval) -> bool | None:
-        """Whether the intervals share a value; None if one of the two does not exist."""
+        """Whether the intervals share a value; None if one of them is missing."""
         if self.interval is None or other.interval is None:
             return None
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]

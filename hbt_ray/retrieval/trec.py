@@ -1,7 +1,7 @@
 """TREC files: runs (`qid Q0 docid rank score tag`) and judgements (`qid 0 docid grade`), as trec_eval reads them.
 
-Scores are written so that reading them gives the same float32 back. trec_eval breaks ties by document id as we do, so
-it ranks the documents exactly as we do.
+A score is written such that reading it gives the same float32. trec_eval breaks ties by document id in the same way, so
+its rankings equal ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
     """Write the hits of each query, best first; ranks count from 1.
 
     Args:
-        doc_ids: of all documents of the index.
+        doc_ids: ids of all documents of the index, in its order.
 
     Raises:
         TaskError: an id or the tag holds white space, which separates the fields, or counts do not match.
@@ -32,6 +32,7 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
         )
     rows_of_hits = np.unique(hits.documents[hits.documents >= 0]).tolist()
     _check_fields(path, (tag, *query_ids, *(doc_ids[row] for row in rows_of_hits)))
+    # Scores stay NumPy float32: their `str` is the shortest text that reads back as the same number.
     lines = (
         f"{query_id} Q0 {doc_ids[row]} {rank} {score!s} {tag}\n"
         for query_id, rows, scores in zip(query_ids, hits.documents.tolist(), hits.scores, strict=True)

@@ -1,13 +1,13 @@
 """Vectors on disk: files that are read block by block, and a cache of the vectors of texts.
 
-The cache serves that no text is encoded twice by one model:
+With the cache, one model encodes no text twice:
 
 FOLDER/<identity of the model>/model.json       the fingerprint of its vectors
 FOLDER/<identity of the model>/<texts>/         one set of distinct texts: vectors.npy, [texts, width], float32, and
                                                 checksums.json
 
-Vectors are memory-mapped, so a corpus need not fit into memory. They are compared with their checksum when they are
-opened; damaged ones are encoded again.
+Vectors are memory-mapped, so a corpus need not fit into memory. A file is compared with its checksum when it is opened;
+texts of a damaged file are encoded again.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _MODEL, _VECTORS = "model.json", "vectors.npy"
 
 
 class VectorFile:
-    """Vectors [rows, width], float32; index it with a slice or an array of rows, and only these are read.
+    """Vectors [rows, width], float32, on disk. Indexing by a slice or an array of rows reads only these rows.
 
-    The file is mapped anew for each read: pages that a lasting memory map has read count as memory of the process until
-    the kernel takes them back.
+    Each read maps the file anew: the pages that a lasting memory map has read count as memory of the process until the
+    kernel takes them back.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises: ValueError if the file holds another type."""
+        """Raises: ValueError if the file does not hold float32."""
         mapped = np.load(path, mmap_mode="r")
         self._path, self.shape = path, (int(mapped.shape[0]), int(mapped.shape[1]))
         if mapped.dtype != np.float32:
@@ -63,11 +63,12 @@ class VectorFile:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Vectors:
+        # A copy, so that the map can close.
         return np.array(np.load(self._path, mmap_mode="r")[rows])
 
 
 def as_vector_file(vectors: Vectors | VectorFile) -> Vectors | VectorFile:
-    """A `VectorFile` for a memory map of a whole file; any other array as it is."""
+    """A `VectorFile` for a memory map of a whole file; any other array unchanged."""
     if isinstance(vectors, np.memmap) and vectors.filename and vectors.base is not None:
         file = VectorFile(Path(vectors.filename))
         return file if file.shape == vectors.shape else vectors
@@ -114,6 +115,7 @@ class TextSet:
     def checksum(self) -> str:
         """Checksum of side and texts, in order."""
         digest = hashlib.sha256(bytes([self.side]))
+        # Lengths first: without them `ab`, `c` and `a`, `bc` would give one checksum.
         digest.update(pc.binary_length(self.texts).to_numpy().tobytes())
         for start in range(0, len(self.texts), 1 << 16):
             digest.update("".join(self.texts.slice(start, 1 << 16).to_pylist()).encode())
@@ -127,7 +129,7 @@ class TextSet:
 
 
 class VectorCache:
-    """Cached vectors of one model. The folder need not exist yet."""
+    """Vectors of one model on disk. The folder need not exist yet."""
 
     def __init__(self, root: Path, identity: str) -> None:
         self._root = root / identity
@@ -144,7 +146,7 @@ class VectorCache:
             return None
 
     def find(self, texts: TextSet) -> Vectors | None:
-        """The texts' vectors, memory-mapped; None if they are not cached or damaged."""
+        """The texts' vectors, memory-mapped; None if they are missing or damaged."""
         if self.fingerprint is None:
             return None
         try:
@@ -170,7 +172,7 @@ class VectorCache:
             write_checksums(scratch)
 
     def write_fingerprint(self, fingerprint: str) -> None:
-        """Write the model's fingerprint, after its first vectors: without it nothing is found."""
+        """Write the model's fingerprint. Call it after vectors are written: `find` returns None until it exists."""
         write_checked_json(self._root / _MODEL, {"fingerprint": fingerprint})
 
     def _folder(self, texts: TextSet) -> Path:

@@ -5,8 +5,8 @@
     shift        x - alpha * (mean of its language - mean of English)        passages only
 
 A transform is fitted to the texts of a store (`fit_to_store`), saved in one file beside the model (`Transform.save`)
-and applied to vectors whose languages are known (`Transform.apply`). An index by language knows the languages of its
-documents. The first two methods also need those of questions, unless `documents_only` is set.
+and applied to vectors of known languages (`Transform.apply`). An index keeps the languages of its documents. The first
+two methods also need those of the questions, unless `documents_only` is set.
 """
 
 from hbt_ray.retrieval.transforms.fit import fit, fit_to_store

@@ -1,4 +1,4 @@
-"""Fitting a transform: to texts of a store, or to vectors that were computed before."""
+"""Fit a transform to texts of a store, or to vectors that exist already."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FitVectors(NamedTuple):
     vectors: npt.ArrayLike
     """[n, width]"""
     anchors: npt.ArrayLike | None = None
-    """[n, width] of the translations into the method's anchor language, if it has one."""
+    """[n, width] vectors of the translations into the method's anchor language, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def fit(
     Args:
         examples: side → language → vectors.
         encoder: fingerprint of the encoder of the vectors.
-        name: name of the transform. Default: that of the method.
+        name: name of the transform. Default: name of the method.
 
     Raises:
         ConfigError: the vectors do not suffice for the method.
@@ -74,7 +74,7 @@ def fit_to_store(
     """Fit a transform of an encoder to texts of the store.
 
     Args:
-        encode: encodes questions and passages.
+        encode: returns the vectors of questions and passages, given in this order.
 
     Raises:
         ConfigError: see `sample_texts` and `fit`.
@@ -87,7 +87,7 @@ def fit_to_store(
     encoded = encode(texts[QUESTION], texts[PASSAGE])
     examples: dict[str, dict[str, FitVectors]] = {}
     for side, vectors in ((QUESTION, encoded.questions), (PASSAGE, encoded.passages)):
-        start = 0
+        start = 0  # The vectors lie in the order of `texts`: for each sample, its texts, then its anchors.
         for sample in (sample for sample in samples if sample.side == side):
             middle = start + len(sample.texts)
             end = middle + len(sample.anchors)
@@ -98,7 +98,7 @@ def fit_to_store(
 
 
 def sample_texts(store: Store, method: Method) -> list[TextSample]:
-    """Texts to fit the method on, spread evenly over the store; always the same.
+    """Texts to fit the method on, spread evenly over the store; equal stores give equal samples.
 
     If languages have the same items, their samples are parallel texts. Languages with fewer texts than the method needs
     are left out.
@@ -134,6 +134,7 @@ def _sample_language(
     store: Store, indexes: list[LanguageIndex], method: Method, side: str, language: str
 ) -> TextSample:
     languages = store.manifest.languages
+    # With an anchor, the pools hold only items that have both languages.
     codes = [languages.index(name) for name in (language, method.anchor) if name is not None]
     # The pools of all datasets as one sequence of items; dataset i has the numbers from ends[i] to ends[i + 1].
     pools = [index.pool(*codes) for index in indexes]

@@ -1,7 +1,7 @@
-"""Post-hoc methods: what each fits to a language's vectors, and how it moves that language's vectors.
+"""Post-hoc methods: each fits parameters to a language's vectors, and moves that language's vectors by them.
 
-Each method is its own configuration. The parameters of a language and a side are a matrix [k, width]. Questions and
-passages are fitted separately, as their prompts move them to different places.
+The class of a method is also its configuration. The parameters of a language and a side are a matrix [k, width].
+Questions and passages are fitted separately, since their prompts move them to different places.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SIDES = (QUESTION, PASSAGE)
 
 
 class Method(Config):
-    """Settings and functions that all methods have."""
+    """A post-hoc method, with the settings that all methods have."""
 
     kind: str
     """Name of the method."""
     texts: int = Field(1_000, gt=1)
-    """Texts per language and side to fit on; all texts if the store has fewer."""
+    """Number of texts per language and side to fit on; all texts are used if the store has fewer."""
     languages: Languages = ()
     """Languages to fit; empty means all languages of the store."""
     datasets: tuple[str, ...] = ()
-    """Datasets of the store to fit on; empty means all. If languages have texts of different kinds, the method fits the
-    kind of text as well; a parallel dataset avoids that."""
+    """Datasets of the store to fit on; empty means all. If the languages have texts of different kinds, the method also
+    fits the kind of text; a parallel dataset avoids that."""
 
     @property
     @abstractmethod
@@ -43,7 +43,7 @@ class Method(Config):
 
     @property
     def anchor(self) -> str | None:
-        """The language that the others are compared with, by parallel texts; its vectors are not moved."""
+        """Language whose parallel texts the others are compared with; its vectors are not moved."""
         return None
 
     @property
@@ -56,18 +56,18 @@ class Method(Config):
         """Parameters of a language, [k, width].
 
         Args:
-            vectors: [n, width] of the language's texts.
-            anchors: [n, width] of their translations into the anchor language, if the method has one.
+            vectors: [n, width] vectors of the language's texts.
+            anchors: [n, width] vectors of their translations into the anchor language, if the method has one.
         """
 
     @abstractmethod
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
-        """Vectors of that language without what is typical of it: [m, width] → [m, width]."""
+        """Remove what is typical of the language from its vectors: [m, width] → [m, width]."""
 
 
 class _BothSides(Method):
     documents_only: bool = False
-    """Move passages only. An index can then be corrected without a change for those who search it."""
+    """Move passages only: an index can then be corrected without a change to the encoding of queries."""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -87,12 +87,12 @@ class Centering(_BothSides):
 
 
 class Lir(_BothSides):
-    """x - V Vᵀ x, where V has the first right-singular vectors of the language's vectors, which are not centred first
-    (2109.04727; one direction is best there)."""
+    """x - V Vᵀ x, where V holds the first right-singular vectors of the language's vectors, which are not centred
+    (2109.04727)."""
 
     kind: Literal["lir"] = "lir"
     directions: int = Field(1, gt=0)
-    """Number of directions to remove."""
+    """Number of directions to remove; one is best in the paper."""
 
     @property
     def min_texts(self) -> int:
@@ -102,10 +102,11 @@ class Lir(_BothSides):
         width = vectors.shape[1]
         if self.directions >= width:
             raise ConfigError(f"directions={self.directions}: vectors of {width} numbers would have nothing left")
+        # [2] is Vᵀ, whose rows are sorted by singular value, the largest first.
         return np.asarray(np.linalg.svd(vectors, full_matrices=False)[2][: self.directions])
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
-        # einsum, not BLAS, whose sums depend on a row's position: equal vectors must stay equal, so that they tie.
+        # einsum, since sums of BLAS depend on a row's position: equal vectors must stay equal, so that they tie.
         projections = np.einsum("nw,kw->nk", vectors, parameters)
         return np.asarray(vectors - np.einsum("nk,kw->nw", projections, parameters))
 
@@ -116,9 +117,9 @@ class Shift(Method):
 
     kind: Literal["shift"] = "shift"
     alpha: float = Field(1.0, gt=0, le=1)
-    """Share of the offset to subtract; 1 subtracts all of it. 0.6 to 1 are best in the paper, depending on encoder."""
+    """Share of the offset to subtract; 1 subtracts all of it. The paper found 0.6 to 1 best, depending on the encoder."""
     source: Language = "en"
-    """Language that the others are compared with."""
+    """Language that the others are compared with; its vectors are not moved."""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -142,7 +143,7 @@ METHODS: Mapping[str, type[Method]] = {"centering": Centering, "lir": Lir, "shif
 
 
 def make_method(kind: str, origin: str = "the command line", **settings: Any) -> Method:
-    """The method of that name; settings that are None keep their defaults.
+    """A method by name; settings that are None keep their defaults.
 
     Args:
         origin: where the settings come from, for errors.

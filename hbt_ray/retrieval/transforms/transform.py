@@ -1,4 +1,4 @@
-"""A fitted transform: the parameters of a method for each language, in one file, and their application to vectors.
+"""A fitted transform: the parameters of a method for each language, kept in one file and applied to vectors.
 
 MODEL/posthoc/centering.safetensors    tensors `<side>.<language>` [k, width]; the header's `hbt_ray` is JSON with the
                                        method, the encoder's fingerprint and the numbers of texts
@@ -35,11 +35,11 @@ _HEADER, _CHECKSUM = "hbt_ray", "checksum"
 _NAME = re.compile(r"[\w.-]+")
 _ROWS_AT_ONCE = 65_536
 _MIN_LENGTH = 1e-12
-"""Lower limit of the length by which a moved vector is divided."""
+"""Lower limit of the length by which a moved vector is divided, since a vector may become zero."""
 
 
 def check_transform_path(path: Path) -> Path:
-    """The path. Raises ConfigError if results could not be named after the file."""
+    """The path, unchanged. Raises ConfigError if the file's stem cannot be part of the name of a result."""
     if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
         raise ConfigError(
             f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'", code="INVALID_NAME"
@@ -50,7 +50,7 @@ def check_transform_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Transform:
-    """A fitted method."""
+    """A method with the parameters that were fitted to an encoder."""
 
     name: str
     """Name in results, and stem of the file."""
@@ -78,14 +78,14 @@ class Transform:
         Vectors in a language that was not fitted are not moved, and a warning names the language.
 
         Args:
-            vectors: [n, width] of texts of one side.
-            languages: [n] of these texts.
+            vectors: [n, width] vectors of texts of one side.
+            languages: [n] languages of these texts.
             side: `QUESTION` or `PASSAGE`.
 
         Raises:
             ConfigError: the numbers of languages and vectors differ, or the width is not that of the fit.
         """
-        moved = np.array(vectors, np.float32)
+        moved = np.array(vectors, np.float32)  # always a copy
         if moved.ndim != 2 or len(moved) != len(languages):
             raise ConfigError(
                 f"posthoc {self.name}: vectors of shape {moved.shape} for {len(languages)} languages; give [n, width] "
@@ -111,6 +111,7 @@ class Transform:
                 part = rows[start : start + _ROWS_AT_ONCE]
                 block = self.method.move(moved[part].astype(np.float64), fitted[language].astype(np.float64))
                 if self.unit:
+                    # einsum for the reason given in `Lir.move`.
                     lengths = np.sqrt(np.einsum("nw,nw->n", block, block))[:, None]
                     block = block / np.maximum(lengths, _MIN_LENGTH)
                 moved[part] = block
@@ -134,7 +135,7 @@ class Transform:
 
     @classmethod
     def load(cls, path: Path) -> Transform:
-        """Raises: ModelError if the file is missing or is not a transform."""
+        """Read a file of `save`. Raises ModelError if it is missing, damaged or not a transform."""
         if not path.is_file():
             others = sorted(file.stem for file in path.parent.glob(f"*{SUFFIX}"))
             known = f"there are {', '.join(others)}" if others else "none was fitted yet"
@@ -171,4 +172,5 @@ class Transform:
 
     def _header(self) -> str:
         header = {"method": self.method.model_dump(mode="json"), "unit": self.unit, "encoder": self.encoder}
+        # `default=dict` writes mappings that are not dictionaries.
         return json.dumps({**header, "texts": self.texts}, sort_keys=True, default=dict)
