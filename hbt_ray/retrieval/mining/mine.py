@@ -1,7 +1,8 @@
-"""Hard-negative mining: a model is run over a store to find passages that only seem to answer a question.
+"""Hard-negative mining: run a model over a store to find passages that only seem to answer a question.
 
-Datasets are mined one by one, since a batch holds one dataset: encode questions and distinct passages in one language
-(`encoder`), search (`ShardedIndex`), choose (`candidates`), and write item numbers (`hbt_ray.data.index.negatives`).
+Datasets are mined one by one, since a batch holds one dataset. For each: encode questions and distinct passages in one
+language (`encoder`), search (`ShardedIndex`), choose (`candidates`), and write item numbers
+(`hbt_ray.data.index.negatives`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from hbt_ray.retrieval.search.sharded_index import SearchConfig, ShardedIndex
 from hbt_ray.storage import atomic_folder, exclusive_lock
 
 _PAIRS = 1 << 20
-"""Questions times ranks that are searched and filtered at a time: about 50 MB."""
+"""Questions × ranks that are searched and filtered at a time: about 50 MB."""
 
 
 class MinedExample(NamedTuple):
@@ -49,17 +50,17 @@ class MinedExample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MiningResult:
-    """The mined negatives' manifest, and some examples."""
+    """The manifest of the mined negatives, and some examples to read."""
 
     manifest: NegativesManifest
     examples: tuple[MinedExample, ...]
 
 
 def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
-    """Dataset → the language that it is mined in, without datasets that lack the configured language.
+    """Dataset → language to mine it in; datasets that lack the configured language are left out.
 
     Raises:
-        ConfigError: no dataset has the language, or the store lacks one that is named.
+        ConfigError: no dataset has the language, or the store lacks a configured dataset.
     """
     chosen, language = store.chosen(config.datasets), config.language
     if language is None:
@@ -77,7 +78,7 @@ def languages_to_mine(store: Manifest, config: MineConfig) -> dict[str, str]:
 
 
 def check_output_folder(folder: Path) -> Path:
-    """The folder. Raises ConfigError if it exists and is not empty, as it could hold hours of work."""
+    """The folder, unchanged. Raises ConfigError if it exists and is not empty, as it may hold hours of work."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"{folder}: exists already; nothing was changed. Give another --out, or remove it first",
@@ -100,9 +101,10 @@ def mine(
     """Mine every dataset of a store into `folder`, which is written completely or not at all. Needs a Ray session.
 
     Args:
-        name: the model's name in the manifest.
-        rescorer: a cross-encoder whose scores replace those of the model; it does not choose negatives.
-        screen: where progress is shown. Default: nowhere.
+        name: name of the model in the manifest.
+        rescorer: cross-encoder whose scores replace those of the model after the negatives are chosen. Default: keep
+            the scores of the model.
+        screen: shows progress. Default: show none.
 
     Raises:
         LockedError: another command mines into `folder`.
@@ -127,6 +129,7 @@ def mine(
                 encoded = encode(encoder, candidates.questions, candidates.documents, advance)
             with screen.progress(f"{label}: searching", num_questions) as advance:
                 negatives = search_negatives(candidates, encoded, config, search, advance)
+            # Before rescoring: examples show the scores by which negatives were chosen.
             examples += _examples(info.name, candidates, negatives)
             if rescorer:
                 negatives = _rescored(rescorer, candidates, negatives, label, screen)
@@ -162,9 +165,10 @@ def search_negatives(
     """The negatives of all questions, with their canonical scores."""
     num_questions, num_documents = len(candidates.questions), len(candidates.documents)
     positive = pair_scores(encoded.questions, encoded.passages, np.arange(num_questions), candidates.positives)
+    # Leading zeros make the order of the ids that of the numbers, which ties follow.
     ids = [f"{number:012d}" for number in range(num_documents)]
     parts: list[ChosenNegatives] = []
-    depth = config.ranks[1] + 1  # One more: the question's own passage.
+    depth = config.ranks[1] + 1  # one more, since the question's own passage does not count
     step = max(1, _PAIRS // depth)
     with ShardedIndex(ids, ["all"] * num_documents, encoded.passages, search) as index:
         for start in range(0, num_questions, step):
@@ -179,7 +183,7 @@ def search_negatives(
 def _rescored(
     rescorer: RescorerConfig, candidates: Candidates, negatives: ChosenNegatives, label: str, screen: Screen
 ) -> ChosenNegatives:
-    """The same negatives, with the scores of a cross-encoder."""
+    """The same negatives with the scores of a cross-encoder."""
     documents = negatives.documents
     row, place = np.nonzero(documents >= 0)
     # The pairs of questions with their own passages, then those with their negatives.
@@ -197,6 +201,7 @@ def _write(
     folder: Path, info: DatasetInfo, language: str, candidates: Candidates, chosen: ChosenNegatives
 ) -> MinedDataset:
     documents = chosen.documents
+    # From rows of the candidates to numbers of the dataset's items; items without the language get -1 and NaN.
     negatives = np.full((info.num_items, documents.shape[1]), -1, dtype=np.int64)
     negatives[candidates.items] = np.where(documents < 0, -1, candidates.document_items[documents])
     scored = TeacherScores(np.full(info.num_items, np.nan, np.float32), np.full(negatives.shape, np.nan, np.float32))
@@ -216,7 +221,7 @@ def _write(
 
 
 def _examples(dataset: str, candidates: Candidates, negatives: ChosenNegatives, limit: int = 3) -> list[MinedExample]:
-    """At most `limit` questions that have a negative, evenly spaced."""
+    """At most `limit` of the questions that have a negative, evenly spaced."""
     hardest = negatives.documents[:, 0]
     served = np.flatnonzero(hardest >= 0)
     rows = served[np.linspace(0, len(served) - 1, min(limit, len(served)), dtype=np.int64)]

@@ -1,8 +1,8 @@
-"""Rescoring of mined negatives by a cross-encoder, which reads question and passage together: the teacher of
-Translate-Distill (2401.04810).
+"""Rescoring of mined negatives by a cross-encoder, which reads question and passage together.
 
-It runs on Ray Data with a pool of actors that hold one model each, as in `encoder`. The texts lie once in the object
-store; the blocks hold numbers of pairs only. Scores are the model's raw output, since a sigmoid would saturate.
+Its scores are those of a teacher to distil, as in Translate-Distill (2401.04810). It runs on Ray Data with a pool of
+actors that hold one model each, as in `encoder`. The object store holds the texts once; blocks hold numbers of pairs
+only. Scores are the model's raw output, since a sigmoid would saturate.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class RescorerConfig(Config):
     """The cross-encoder, and how it is run."""
 
     model: str
-    """A folder or a hub name of a cross-encoder with one output per pair."""
+    """Folder or hub name of a cross-encoder with one output per pair."""
     batch_size: int = Field(64, gt=0)
-    """Pairs of one forward pass."""
+    """Number of pairs in one forward pass."""
     workers: int = Field(1, gt=0)
     """Number of scoring processes. Without GPUs they share the CPU cores."""
     gpu: bool = False
@@ -48,18 +48,18 @@ def rescore(
 
     Args:
         pairs: [pairs, 2] numbers of a question and a document.
-        advance: called after each block with the number of pairs that it has finished.
+        advance: called after each block with its number of pairs.
 
     Raises:
         ModelError: the model cannot be loaded, is not a cross-encoder with one output, or a score is not finite.
     """
     lengths = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in (questions, documents)]
-    # Longest first: memory that suffices for the first block suffices for all, and there is little padding.
+    # Longest first: if memory suffices for the first block, it suffices for all; and there is little padding.
     order = np.argsort(-lengths[0][pairs[:, 0]] - lengths[1][pairs[:, 1]], kind="stable")
     table = pa.table({"number": order, "question": pairs[order, 0], "document": pairs[order, 1]})
     rows = config.batch_size * 8
     blocks = [table.slice(start, rows) for start in range(0, len(table), rows)]
-    # A list within the arguments: Ray would replace references that it sees by the texts.
+    # Passed within a list, since Ray would replace a reference at the top level by the texts.
     stored = [ray.put(pa.array(texts, pa.large_string())) for texts in (questions, documents)]
     scores = np.full(len(pairs), np.nan, np.float32)
     failure = f"{config.model!r} could not score pairs"
@@ -75,10 +75,10 @@ def rescore(
 
 
 class _Rescorer:
-    """One model in one process."""
+    """One cross-encoder in one process, which Ray Data calls with tables of number, question and document."""
 
     def __init__(self, config: RescorerConfig, texts: Sequence[Any]) -> None:
-        """`texts` are references to questions and documents."""
+        """`texts` holds references to the questions and to the documents."""
         import torch
 
         if not config.gpu:

@@ -1,17 +1,17 @@
 """The canonical score of a query and a document, and the one order in which every ranking lists its documents.
 
-BLAS adds up in an order that depends on the shapes of the matrices, the CPU and the number of threads, so its scores
-differ in the last bits and ties come and go. Here a score has a definition: the products in float64 (exact for float32
-vectors), added in one fixed binary tree, rounded to float32. It is the same on every machine, in every batch and shard,
-and equal vectors always tie.
+BLAS adds in an order that depends on the shapes of the matrices, the CPU and the number of threads, so its scores
+differ in the last bits and ties come and go. Here a score is defined as the products in float64 (exact for float32
+vectors), added in one fixed binary tree and rounded to float32. It is the same on every machine, in every batch and
+shard, and equal vectors always tie.
 
 `score_matrix` computes these scores at the speed of a float64 matrix product. Both orders of addition are within `g` of
 the true sum, g = 2 (dim + 8) 2^-53 |q| |d|, and rounding is monotone: if v - g and v + g round to the same float32,
-that is the canonical score. The few pairs for which they do not (about one in a million) are scored by the definition.
+that is the canonical score. The other pairs (about one in a million) are scored by the definition.
 
 Ties are broken as in trec_eval: the greater document id comes first. Documents carry their *order number* (the rank of
 their id among all ids of the corpus). Score and order number are packed into one integer, the *ranking key*; the
-document with the greater key comes first. So ranking is sorting integers.
+document with the greater key comes first, so ranking means sorting integers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ NO_KEY = np.int64(np.iinfo(np.int64).min)
 """Padding, smaller than the key of any document."""
 MAX_NORM = 1e18
 """Longest vector; products of longer ones would leave the range of float32."""
-_ELEMENTS = 1 << 19  # float64 numbers at a time: 4 MiB, what a core's cache holds
+_ELEMENTS = 1 << 19  # float64 numbers at a time: 4 MiB, the size of a core's cache
 
 
 def pair_scores(queries: Floats, documents: Floats | VectorFile, query: Integers, document: Integers) -> Floats:
-    """The canonical score of pairs, given as rows of [n, dim] queries and [m, dim] documents: [pairs] → [pairs]."""
+    """The canonical scores of pairs, given as rows of [n, dim] queries and [m, dim] documents: [pairs] → [pairs]."""
     dim = queries.shape[1]
     scores = np.empty(len(query), dtype=np.float32)
     step = max(1, _ELEMENTS // dim)
@@ -62,13 +62,13 @@ def score_matrix(queries: Floats, documents: Floats) -> Floats:
     high = np.empty(approximate.shape, dtype=np.float32)
     np.subtract(approximate, reach[:, None], out=low, dtype=np.float64, casting="same_kind")
     np.add(approximate, reach[:, None], out=high, dtype=np.float64, casting="same_kind")
-    query, document = np.nonzero(low != high)
+    query, document = np.nonzero(low != high)  # the pairs for which the bounds do not settle the float32
     low[query, document] = pair_scores(queries, documents, query, document)
     return low
 
 
 def norms(vectors: Floats) -> npt.NDArray[np.float64]:
-    """Euclidean lengths, [n, dim] → [n]; in float64, so that they are infinite only if a vector is."""
+    """Euclidean lengths, [n, dim] → [n], in float64: the squares of finite float32 numbers cannot overflow."""
     squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
     return np.sqrt(squared)
 
@@ -85,7 +85,7 @@ def ranking_keys(scores: Floats, orders: Integers) -> Integers:
 
 
 def key_scores(keys: Integers) -> Floats:
-    """The scores in the keys."""
+    """The scores in the keys; undoes `ranking_keys`, whose flip of bits is its own inverse."""
     bits = (keys >> 32).astype(np.int32)
     return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
@@ -99,13 +99,13 @@ def checked_vectors(vectors: npt.ArrayLike, name: Callable[[int], str], dim: int
     """The vectors as contiguous float32.
 
     Args:
-        name: gives the name of a row, for errors.
-        dim: expected width. Default: any.
+        name: returns the name of a row, for errors.
+        dim: expected width. Default: accept any.
 
     Raises:
         TaskError: not [n, dim], or a vector that is not finite or longer than `MAX_NORM`.
     """
-    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite and is refused below.
+    with np.errstate(over="ignore"):  # Numbers beyond float32 become infinite and are refused below.
         array = np.ascontiguousarray(vectors, dtype=np.float32)
     if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] != (dim or array.shape[1]):
         raise TaskError(
@@ -113,7 +113,7 @@ def checked_vectors(vectors: npt.ArrayLike, name: Callable[[int], str], dim: int
             "encode queries and documents with one model and one dimension",
             code="INVALID_VECTORS",
         )
-    bad = np.flatnonzero(~(norms(array) <= MAX_NORM))
+    bad = np.flatnonzero(~(norms(array) <= MAX_NORM))  # not `>`, which is false for NaN
     if len(bad):
         raise TaskError(
             f"{len(bad)} of {len(array)} vectors hold NaN, infinity or numbers beyond {MAX_NORM:g}, the first is that "

@@ -1,6 +1,6 @@
 """Approximate search: a FAISS index, given by its factory string, proposes documents, and exact scores rank them.
 
-Shards that are too small to train an index on are scanned, which is faster for them anyway.
+A shard that is too small to train an index on is scanned instead, which is faster for it anyway.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hbt_ray.retrieval.vectors import VectorFile
 
 FLAT = "Flat"
 _MIN_ROWS = 10_000
-"""Shards with fewer rows are scanned, in milliseconds."""
+"""Shards with fewer rows are scanned, since a scan takes milliseconds."""
 _MIN_ROWS_PER_LIST = 39
-"""Rows that FAISS needs to train each centroid."""
+"""Minimum number of training rows per centroid in FAISS's clustering."""
 _TRAIN_ROWS = 200_000
 """Maximum number of rows to train an index on, drawn from the shard."""
 PROPOSALS = 4
-"""Documents that an index proposes per requested document; exact scores choose among them."""
+"""Number of documents that an index proposes per requested document; exact scores choose among them."""
 _BLOCK = 65_536
 
 
@@ -32,20 +32,20 @@ class IndexConfig(Config):
     factory: str = FLAT
     """String for FAISS's index factory, such as `IVF1024,Flat`, `HNSW32` or `IVF1024,PQ48`."""
     parameters: str = ""
-    """Search parameters of FAISS, such as `nprobe=16` or `efSearch=128`."""
+    """Search parameters of FAISS, such as `nprobe=16` or `efSearch=128`. Default: those of the index."""
     gpu: bool = False
     """Keep indexes on GPUs. Needs the FAISS build of `hbt-ray[gpu]`."""
 
     @property
     def exact(self) -> bool:
-        """Whether no document can be missed."""
+        """Whether search finds every document that belongs to the first k."""
         return self.factory == FLAT
 
     def empty(self, width: int) -> Any:
         """An empty, untrained index.
 
         Raises:
-            ConfigError: FAISS does not know such a factory string for vectors of this width, or such parameters.
+            ConfigError: FAISS has no such index for vectors of this width, or the index no such parameters.
         """
         import faiss
 
@@ -63,21 +63,21 @@ class IndexConfig(Config):
         return index
 
     def bytes_for(self, num_rows: int, width: int) -> int:
-        """Memory of an index over `num_rows` rows, from the sizes of its codes as FAISS gives them."""
+        """Memory of an index over `num_rows` rows in bytes, from the code size that FAISS reports."""
         import faiss
 
-        owner = self.empty(width)  # Keep it alive: what follows points into it.
+        owner = self.empty(width)  # Keep a reference: the casts below only point into this object.
         index: Any = faiss.downcast_index(owner)
-        if isinstance(index, faiss.IndexHNSW):  # Four bytes per link on the lowest level; there are few above it.
+        if isinstance(index, faiss.IndexHNSW):  # Four bytes per link on the lowest level; the upper ones have few.
             links: Any = index.hnsw
             return num_rows * int(index.storage.sa_code_size() + 4 * links.nb_neighbors(0) + 16)
-        return num_rows * int(index.sa_code_size() + 8)
+        return num_rows * int(index.sa_code_size() + 8)  # An inverted list keeps an id of eight bytes per code.
 
     def too_few(self, num_rows: int, width: int) -> bool:
-        """Whether a shard of `num_rows` rows is scanned instead."""
+        """Whether a shard of `num_rows` rows is too small for the index and is scanned instead."""
         import faiss
 
-        owner = self.empty(width)  # Keep it alive: what follows points into it.
+        owner = self.empty(width)  # Keep a reference: `lists` points into this object.
         lists = faiss.try_extract_index_ivf(owner)
         return num_rows < max(_MIN_ROWS, _MIN_ROWS_PER_LIST * lists.nlist if lists else 0)
 
@@ -91,6 +91,7 @@ class IndexConfig(Config):
         if not index.is_trained:
             rows = np.arange(num)
             if num > _TRAIN_ROWS:
+                # Sorted, so that a file is read in order; one seed, so that equal shards give equal indexes.
                 rows = np.sort(np.random.default_rng(0).choice(num, _TRAIN_ROWS, replace=False))
             index.train(np.ascontiguousarray(vectors[rows]))
         index = on_device(index, self.gpu)
@@ -121,10 +122,10 @@ def on_device(index: Any, gpu: bool) -> Any:
             f"search.gpu: {type(index).__name__} cannot be moved to a GPU ({_reason(error)}); Flat and IVF indexes can",
             code="NO_GPU",
         ) from None
-    moved.referenced_objects = [resources]  # FAISS's own way to keep the resources alive.
+    moved.referenced_objects = [resources]  # The index needs them; FAISS's own wrappers use this attribute too.
     return moved
 
 
 def _reason(error: RuntimeError) -> str:
-    """The message without the place in FAISS's C++ source."""
+    """The message of FAISS without the location in its C++ source."""
     return str(error).rsplit("Error: ", 1)[-1].strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""What every retrieval system offers to evaluation, be it vectors in shards (`sharded_index`) or BM25 (`bm25`)."""
+"""The interface of all retrieval systems for evaluation: vectors in shards (`sharded_index`) and BM25 (`bm25`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Hits:
     """The first documents of each query in canonical order, best first."""
 
     documents: Integers
-    """[queries, k] rows of the corpus; -1 where fewer were found."""
+    """[queries, k] rows of the corpus; -1 as padding if fewer were found."""
     scores: Floats
-    """[queries, k]; -inf there."""
+    """[queries, k]; -inf at the padding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +26,13 @@ class DocumentRanks:
     """Exact ranks of given documents, counted from 1; 0 at the padding."""
 
     in_language: Integers
-    """[queries, g] among the documents of the same language."""
+    """[queries, g] ranks among the documents of the same language."""
     pool: Integers
-    """[queries, g] among all documents."""
+    """[queries, g] ranks among all documents."""
 
 
 class RankingIndex(Protocol):
-    """An index of a corpus that ranks documents. Each system defines what a row of `queries` is."""
+    """An index of a corpus that ranks documents. Each system defines the content of a row of `queries`."""
 
     ids: list[str]
     """Document ids, in the order of the corpus."""
@@ -52,7 +52,7 @@ def search_excluding(index: RankingIndex, queries: npt.NDArray[Any], k: int, exc
     """
     if (excluded < 0).all():
         return index.search(queries, k)
-    hits = index.search(queries, k + 1)
+    hits = index.search(queries, k + 1)  # one more, since one may be excluded
     drop = (hits.documents == excluded[:, None]) & (excluded[:, None] >= 0)
     # A stable sort moves the excluded document to the end and keeps the order of the others.
     order = np.argsort(drop, axis=1, kind="stable")
@@ -72,16 +72,17 @@ def ranks_excluding(
 
     Args:
         documents: [queries, g] rows of the corpus, -1 as padding; the excluded document is not among them.
-        excluded: [queries], see `search_excluding`.
-        languages: [corpus] of all documents.
+        excluded: [queries] rows, see `search_excluding`.
+        languages: [corpus] languages of all documents.
     """
     if (excluded < 0).all():
         return index.document_ranks(queries, documents)
+    # Rank the excluded document as well, in the last column: only documents behind it change their rank.
     ranks = index.document_ranks(queries, np.hstack([documents, excluded[:, None]]))
     drop = excluded[:, None] >= 0
     in_language, pool = ranks.in_language[:, :-1], ranks.pool[:, :-1]
     same = languages[documents] == languages[excluded][:, None]
-    # Documents that were ranked behind the excluded one move up by one.
+    # Those documents move up by one; padding stays 0, since its rank is not greater.
     return DocumentRanks(
         in_language - (drop & same & (ranks.in_language[:, -1:] < in_language)),
         pool - (drop & (ranks.pool[:, -1:] < pool)),

@@ -1,13 +1,13 @@
-"""A saved index: documents, their vectors and their FAISS indexes in a folder, to search by hand.
+"""A saved index: documents, their vectors and their FAISS indexes in a folder, for `hbt index`.
 
-INDEX/index.json             what the index holds, and which encoder made it
+INDEX/index.json             languages, sizes, kind of index, and the encoder of the documents
 INDEX/<language>.arrow       doc_id, language, text, and the order number of each document; memory-mapped
 INDEX/<language>.npy         vectors, [documents, width], float32
 INDEX/<language>.faiss       the index, unless it is `Flat`
 INDEX/checksums.json         checksums of these files, which are compared when they are opened
 
-It is searched in one process, without Ray. Exact search reads vectors from disk block by block, so it needs the memory
-of one block. `read_documents` reads the documents of a new index from a file.
+A search runs in one process, without Ray. Exact search reads the vectors block by block, so it needs the memory of one
+block. `read_documents` reads the documents of a new index from a file.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class IndexManifest(BaseModel):
     version: Literal[1] = 1
     """Version of the folder's layout."""
     encoder: EncoderConfig
-    """The encoder of the documents."""
+    """Encoder of the documents; queries must be encoded by it as well."""
     fingerprint: str
     """Fingerprint of the encoder's vectors."""
     index: IndexConfig
-    """Index of each language."""
+    """Kind of index of each language."""
     width: int
     """Width of the vectors."""
     languages: dict[Name, int]
@@ -73,13 +73,15 @@ class SavedIndex:
     folder: Path
     manifest: IndexManifest
     _verified: set[str] = field(default_factory=set, repr=False, compare=False)
-    """Files that were compared with their checksums."""
+    """Names of the files that were compared with their checksums already."""
 
     @classmethod
     def load(cls, folder: Path) -> SavedIndex:
-        """Raises:
-        TaskError: the folder does not hold an index, or holds one of another version.
-        DamagedFile: the index was changed.
+        """Open an index.
+
+        Raises:
+            TaskError: the folder does not hold an index, or holds one of another version.
+            DamagedFile: the index was changed.
         """
         path = folder / _MANIFEST
         if not path.exists():
@@ -101,11 +103,11 @@ class SavedIndex:
     def search(
         self, queries: Floats, fingerprint: str, k: int, languages: Collection[str] = (), threads: int = 1
     ) -> list[list[FoundDocument]]:
-        """The first k documents (fewer where there are fewer) of each query, best first: queries [n, width].
+        """The first k documents (fewer if there are fewer) of each query, best first: queries [n, width].
 
         Args:
-            fingerprint: of the encoder of the queries.
-            languages: search only these; empty for all.
+            fingerprint: fingerprint of the encoder of the queries.
+            languages: search only these; empty means all.
 
         Raises:
             TaskError: another encoder or width, a vector that is not finite, an unknown language, or k < 1.
@@ -120,7 +122,7 @@ class SavedIndex:
 
         def found_document(order: int, score: float) -> FoundDocument:
             for table, table_orders in zip(tables, orders, strict=True):
-                row = int(np.searchsorted(table_orders, order))
+                row = int(np.searchsorted(table_orders, order))  # `save_index` writes order numbers ascending.
                 if row < len(table_orders) and table_orders[row] == order:
                     document = table.slice(row, 1).to_pylist()[0]
                     return FoundDocument(score, document["doc_id"], document["language"], document["text"])
@@ -152,7 +154,7 @@ class SavedIndex:
 
     def _shard(self, language: str, orders: Integers, threads: int) -> VectorShard:
         built = None
-        if path := self._checked(f"{language}.faiss"):  # There is none for `Flat`, or for too few documents.
+        if path := self._checked(f"{language}.faiss"):  # missing for `Flat` and for too few documents
             import faiss
 
             built = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
@@ -191,20 +193,21 @@ def save_index(
     """Write an index of documents (doc_id, language, text) with their vectors [documents, width].
 
     Args:
-        fingerprint: of the encoder's vectors.
-        advance: called with the number of documents that were written.
+        fingerprint: fingerprint of the encoder's vectors.
+        advance: called after each language with the number of its documents.
 
     Raises:
-        ConfigError: FAISS does not know the index.
+        ConfigError: FAISS has no such index.
         TaskError: no documents, or a vector that is not finite.
     """
     if not len(documents):
         raise TaskError(f"{folder}: there are no documents to index", code="INVALID_CORPUS")
     folder = check_index_folder(folder)
-    index.empty(vectors.shape[1])
+    index.empty(vectors.shape[1])  # Refuse an unknown index before anything is written.
     language_of = np.asarray(documents["language"].to_pylist())
     ids = documents["doc_id"].to_pylist()
     by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__))  # The greater id wins a tie, as in trec_eval.
+    # The inverse permutation gives each row its order number.
     documents = documents.append_column("order", pa.array(np.argsort(by_id)))
     counts = {}
     with atomic_folder(folder) as scratch:
@@ -266,7 +269,7 @@ def read_documents(path: Path, languages: Sequence[str] = ()) -> pa.Table:
     Ids and texts are read as they are stored; a text that looks like a number or a date stays a text.
 
     Args:
-        languages: keep only these; empty for all.
+        languages: keep only these; empty means all.
 
     Raises:
         TaskError: the file is missing or of another format, a column is missing, a value is empty, an id occurs twice,

@@ -1,7 +1,7 @@
 """A shard: documents of one language, held and scored in one process, without Ray.
 
-Both methods answer in canonical order (`exact_scores`), so merging or adding up the answers of any shards gives exactly
-what one flat index over all their documents would give.
+Both methods use the canonical order (`exact_scores`), so merging or adding up the results of shards gives exactly the
+result of one flat index over all their documents.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hbt_ray.retrieval.search.faiss_index import PROPOSALS, IndexConfig, on_devi
 from hbt_ray.retrieval.vectors import VectorFile
 
 SPARE = 16
-"""Candidates requested from FAISS beyond k, since float32 scores may order near ties wrongly."""
-_SCAN_SHARE = 100  # Scan below this many documents per candidate. Measured with 384 dimensions on 2 cores.
+"""Candidates requested from FAISS beyond k, since its float32 scores may order near ties wrongly."""
+_SCAN_SHARE = 100  # Scan below this number of documents per candidate; measured with 384 dimensions on 2 cores.
 _BLOCK = 2048  # documents scored at a time: 16 MB of float64 for 1,000 queries
 
 
@@ -35,9 +35,9 @@ class VectorShard:
     """Documents as order numbers [m] and vectors [m, dim]; see `exact_scores` for keys and order numbers.
 
     Args:
-        vectors: in memory, or in a file that is read block by block in each call.
+        vectors: array in memory, or a file that each call reads block by block.
         index: kind of index for `search`; `count_preceding` always scores every document.
-        built: that index, if it has been built already.
+        built: the index, if it exists already. Default: build it on the first search.
     """
 
     def __init__(
@@ -51,30 +51,30 @@ class VectorShard:
         self._orders, self._vectors, self._threads = orders, vectors, threads
         self._index = index or IndexConfig()
         if built is not None:
-            self._proposal_index = built
+            self._proposal_index = built  # takes the place of the cached property
 
     def count_preceding(self, queries: Floats, keys: Integers) -> Integers:
         """Number of documents of this shard that come before each key: [n, dim] and [n, g] → [n, g]."""
         counts = np.zeros(keys.shape, dtype=np.int64)
         for start in range(0, len(self._orders), _BLOCK):
             block = np.sort(self._keys(queries, slice(start, start + _BLOCK)), axis=1)
-            counts += block.shape[1] - _count_up_to(block, keys)
+            counts += block.shape[1] - _count_up_to(block, keys)  # A greater key comes first.
         return counts
 
     def search(self, queries: Floats, k: int) -> Integers:
-        """The keys of the first k documents (fewer where the shard has fewer), best first: [n, dim] → [n, k].
+        """The keys of the first k documents (fewer if the shard has fewer), best first: [n, dim] → [n, k].
 
-        An index other than `Flat` may miss some of them, or find fewer than k; the rest is `NO_KEY`.
+        An index other than `Flat` may miss some of them, or find fewer than k; then `NO_KEY` fills the row.
         """
         k, num_candidates = min(k, len(self._orders)), k + SPARE
         if self._is_approximate:
             return self._search_approximately(queries, k)
-        if isinstance(self._vectors, VectorFile):
+        if isinstance(self._vectors, VectorFile):  # FAISS's flat index would hold a copy in memory.
             return self._scan(queries, k)
         if num_candidates * _SCAN_SHARE > len(self._orders):
             return self._scan(queries, k)
         keys, sure = self._candidates(queries, k, num_candidates)
-        if not sure.all():
+        if not sure.all():  # Scan only for the queries with near ties at the end of the candidates.
             keys[~sure] = self._scan(queries[~sure], k)
         return keys
 
@@ -82,14 +82,14 @@ class VectorShard:
         return ranking_keys(score_matrix(queries, self._vectors[documents]), self._orders[documents])
 
     def _scan(self, queries: Floats, k: int) -> Integers:
-        """`search` by scoring every document."""
+        """Search by scoring every document."""
         best = np.empty((len(queries), 0), dtype=np.int64)
         for start in range(0, len(self._orders), _BLOCK):
             best = top_keys(np.hstack([best, self._keys(queries, slice(start, start + _BLOCK))]), k)
         return best
 
     def _search_approximately(self, queries: Floats, k: int) -> Integers:
-        """`search` by exact scores among the documents that the index proposes."""
+        """Search by exact scores among the documents that the index proposes."""
         _, positions = self._proposal_index.search(queries, min(k * PROPOSALS, len(self._orders)))
         query, column = np.nonzero(positions >= 0)  # FAISS pads with -1.
         rows = positions[query, column]
@@ -98,10 +98,10 @@ class VectorShard:
         return top_keys(keys, k)
 
     def _candidates(self, queries: Floats, k: int, num_candidates: int) -> tuple[Integers, npt.NDArray[np.bool_]]:
-        """`search` by FAISS's float32 scores: keys [n, k], and the queries [n] for which no document can be missing.
+        """Search by FAISS's float32 scores: keys [n, k], and whether a query's keys are certainly complete, [n].
 
         A float32 score, added in any order, is within `reach` of the canonical one: `dim` roundings of 2^-24 |q| |d|,
-        one more for the canonical score itself, and whatever falls below 2^-126. The score of FAISS's last candidate
+        one more for the canonical score itself, and what is lost below 2^-126. The score of FAISS's last candidate
         bounds those of all documents that it left out. If that bound plus the reach is below the k-th canonical score,
         none of them belongs to the first k.
         """
@@ -140,6 +140,7 @@ class VectorShard:
 
 def top_keys(keys: Integers, k: int) -> Integers:
     """The k greatest keys of each row (all, if there are fewer), greatest first: [n, m] → [n, k]."""
+    # Partition first, so that only k keys are sorted.
     if k < keys.shape[1]:
         keys = np.partition(keys, keys.shape[1] - k, axis=1)[:, keys.shape[1] - k :]
     return np.ascontiguousarray(np.sort(keys, axis=1)[:, ::-1])
@@ -147,6 +148,7 @@ def top_keys(keys: Integers, k: int) -> Integers:
 
 def _count_up_to(rows: Integers, keys: Integers) -> Integers:
     """Number of entries of each row up to each key, by binary search: sorted [n, m] and [n, g] → [n, g]."""
+    # `np.searchsorted` takes one row only; this searches all rows at once, in log2(m) steps.
     low = np.zeros(keys.shape, dtype=np.int64)
     high = np.full(keys.shape, rows.shape[1], dtype=np.int64)
     for _ in range(rows.shape[1].bit_length()):

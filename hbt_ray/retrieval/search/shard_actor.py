@@ -1,7 +1,7 @@
-"""Shards in a Ray actor that is restarted when it dies, and then repeats the calls that it owes.
+"""Shards in a Ray actor. If it dies, it is restarted and its unanswered calls are repeated.
 
-One process may hold several shards: a process costs about half a second of CPU and 200 MB before it holds anything,
-which is much for eleven small languages on two cores. Ray's own restarts would be silent; a search whose processes keep
+One process may hold several shards, since an empty one costs about half a second of CPU and 200 MB, which is much for
+eleven small languages on two cores. Ray's own restarts are not used: they are silent, and a search whose processes keep
 dying must report it and end.
 """
 
@@ -23,11 +23,11 @@ from hbt_ray.retrieval.search.shard import VectorShard
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 120.0
-"""How long a process may wait for free CPUs of the cluster."""
+"""How long a process may wait for free CPUs of the cluster before the search fails."""
 
 
 class ShardGroup:
-    """The actor's process: several `VectorShard`s. `contents` alternates order numbers and vectors of each."""
+    """The actor's process with several `VectorShard`s. `contents` holds order numbers, vectors, order numbers, …"""
 
     def __init__(self, threads: int, index: IndexConfig, *contents: Any) -> None:
         self._shards = [
@@ -36,7 +36,7 @@ class ShardGroup:
         ]
 
     def call(self, method: str, queries: Floats, argument: Any) -> list[Integers]:
-        """The result of each shard: `VectorShard.search` or `VectorShard.count_preceding`; none without a method."""
+        """Results of `VectorShard.search` or `VectorShard.count_preceding`, one per shard; empty without a method."""
         return [getattr(shard, method)(queries, argument) for shard in self._shards] if method else []
 
 
@@ -57,14 +57,14 @@ class ShardActor:
     def __init__(
         self, name: str, languages: tuple[str, ...], contents: Sequence[Any], index: IndexConfig, num_cpus: float
     ) -> None:
-        """`languages` are those of the shards, in order."""
+        """`languages` holds the language of each shard, in order."""
         self.name, self.languages = name, languages
         self._contents, self._index, self._num_cpus = contents, index, num_cpus
         self._num_restarts = 0
         self._start()
 
     def call(self, *arguments: Any) -> ShardRequest:
-        """Send a call of `ShardGroup.call`, whose arguments may be references to objects, without waiting."""
+        """Send a call of `ShardGroup.call` without waiting. Its arguments may be references to objects."""
         return ShardRequest(arguments, self._num_restarts, self._actor.call.remote(*arguments))
 
     def results(self, request: ShardRequest) -> list[Integers]:
@@ -72,13 +72,13 @@ class ShardActor:
 
         Raises:
             HbtError: the process died more than `MAX_RESTARTS` times.
-            ResourceError: the cluster has no free CPUs for it any more.
+            ResourceError: the cluster has no free CPUs for a restart.
         """
         while True:
             try:
                 results: list[Integers] = ray.get(request.reference)
             except (RayActorError, ObjectLostError) as error:
-                # Other calls to the lost process fail as well, after it was restarted for the first of them.
+                # All pending calls to a lost process fail; only the first of them restarts it.
                 if request.num_restarts == self._num_restarts:
                     self._restart(error)
                 request = self.call(*request.arguments)
@@ -87,7 +87,7 @@ class ShardActor:
 
     def wait_until_ready(self) -> None:
         """Wait until the process has started. Raises ResourceError if it does not start in time."""
-        request = self.call("", None, None)
+        request = self.call("", None, None)  # a call that does nothing, answered once the process runs
         done, _ = ray.wait([request.reference], timeout=START_TIMEOUT_SECONDS)
         if not done:
             free = ray.available_resources().get("CPU", 0.0)
@@ -106,6 +106,7 @@ class ShardActor:
     def _start(self) -> None:
         gpus = int(self._index.gpu) or None
         remote = ray.remote(ShardGroup).options(num_cpus=self._num_cpus, num_gpus=gpus, max_restarts=0)
+        # Contents are separate arguments, since Ray resolves references only at the top level.
         self._actor: Any = remote.remote(max(1, int(self._num_cpus)), self._index, *self._contents)
 
     def _restart(self, cause: Exception) -> None:

@@ -1,9 +1,9 @@
-"""Search over shards in Ray actors: one shard per language, and large languages are cut further.
+"""Search over shards in Ray actors: one shard per language, or several for a large language.
 
 The same shards serve all settings. Results are merged by ranking key (`exact_scores`), so they do not depend on how the
-corpus is cut. Beside top-k search, `count_preceding` counts the documents of each language before given ones. That is
-enough for ranks, and so for every measure over the full list, and it transfers a few numbers per question instead of a
-list as long as the corpus.
+corpus is cut. Beside top-k search, `count_preceding` counts the documents of each language before given ones. That
+suffices for ranks, and so for every measure over the full list, and it transfers a few numbers per question instead of
+a list as long as the corpus.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 65_536
 _CHUNKS_IN_FLIGHT = 4
-"""Maximum number of chunks that are processed at a time; limits the memory of the object store."""
+"""Maximum number of chunks of queries in process at a time, to limit the memory of the object store."""
 _FLAT_COPIES = 2
-"""Copies of a corpus in memory: shared by the processes, and in FAISS's flat index."""
+"""Copies of a corpus in memory: one in the object store, one in FAISS's flat indexes."""
 
 
 class SearchConfig(Config):
@@ -59,22 +59,23 @@ class SearchConfig(Config):
     memory_gib: float | None = Field(default=None, gt=0)
     """Limit of vectors and indexes of a corpus over all processes, in GiB. Default: half of the cluster's memory."""
     scratch: Path | None = None
-    """Folder for vectors that are searched on disk; on a cluster, one that all nodes see. Default: a temporary one."""
+    """Folder for vectors that are searched on disk; on a cluster, all nodes must share it. Default: a temporary one."""
     max_rows: int = Field(default=1_000_000, gt=0)
     """Maximum number of documents in a shard; a larger language is cut into equal parts."""
     chunk_size: int = Field(default=1000, gt=0)
-    """Queries that a shard scores at once. Matrix products get slow well below 1,000."""
+    """Number of queries that a shard scores at once. Matrix products are slow well below the default."""
     num_actors: int | None = Field(default=None, gt=0)
     """Number of processes for the shards, at most one per shard. Default: half of the cluster's CPUs."""
     cpus_per_actor: float | None = Field(default=None, ge=0)
-    """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less if half of the CPUs are fewer."""
+    """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less if the processes would need more
+    than half of the CPUs."""
 
 
 def fits_in_memory(num_rows: int, width: int, index: IndexConfig, allowance: float) -> bool:
-    """Whether vectors can be held in `allowance` bytes of memory over all processes; else they are read from disk.
+    """Whether the vectors fit into `allowance` bytes of memory over all processes; else they are read from disk.
 
-    Exact search reads them again for every chunk of queries. An index other than `Flat` must itself be in memory, but
-    its vectors, which only score its proposals, need not be.
+    Exact search on disk reads them again for every chunk of queries. An index other than `Flat` must be in memory; its
+    vectors need not be, since they only score its proposals.
 
     Raises:
         ResourceError: the index does not fit; the message has the sizes.
@@ -103,7 +104,7 @@ _Results = list[tuple[str, Integers]]
 
 
 class ShardedIndex:
-    """A corpus in shards. Use it in a `with` block, or call `close`: it holds processes."""
+    """A corpus in shards. Use it in a `with` block or call `close`, which ends its processes."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class ShardedIndex:
 
         Raises:
             TaskError: no documents, ids that are not unique, counts that differ, or a vector that is not finite.
-            ConfigError: FAISS does not know the index.
+            ConfigError: FAISS has no such index.
             ResourceError: the cluster has no memory or CPUs for the shards.
         """
         if not len(ids) == len(languages) == len(np.asarray(vectors)) > 0:
@@ -133,6 +134,7 @@ class ShardedIndex:
             )
         self.ids = list(ids)
         self.languages = sorted(set(languages))
+        # [documents]: numbers of languages, and the order number of each row with its inverse.
         self._language_of_row = np.searchsorted(self.languages, np.asarray(languages))
         # Python compares strings by code point. That is the byte order of UTF-8, and so the order of trec_eval.
         self._row_of_order = np.array(sorted(range(len(ids)), key=self.ids.__getitem__), dtype=np.int64)
@@ -144,7 +146,7 @@ class ShardedIndex:
         self._actors: list[ShardActor] = []
         try:
             self._start(np.asarray(languages))
-        except BaseException:
+        except BaseException:  # An interrupt as well: `__exit__` is not called for an unfinished object.
             self.close()
             raise
 
@@ -167,7 +169,7 @@ class ShardedIndex:
         self._cleanup.close()
 
     def search(self, queries: npt.ArrayLike, k: int) -> Hits:
-        """The first k documents of all languages (fewer if the corpus has fewer): queries [n, dim].
+        """The first k documents of all languages (fewer if the corpus has fewer) for queries [n, dim].
 
         Raises:
             TaskError: a query vector that is not finite or of another dimension, or k < 1.
@@ -185,7 +187,7 @@ class ShardedIndex:
         return Hits(documents, np.where(valid, key_scores(merged), -np.inf).astype(np.float32))
 
     def count_preceding(self, queries: npt.ArrayLike, documents: Integers) -> Integers:
-        """Number of documents of each language that come before given ones; an exact rank is one more.
+        """Number of documents of each language that come before given ones. The rank in a language is one more.
 
         Args:
             queries: [n, dim].
@@ -202,6 +204,7 @@ class ShardedIndex:
         keys = self._keys(checked, documents)
         for rows, results in self._call_shards("count_preceding", checked, keys):
             for language, preceding in results:
+                # `+=`, since a large language has several shards.
                 counts[self.languages.index(language), rows] += preceding
         counts[:, documents < 0] = 0
         return counts
@@ -209,6 +212,7 @@ class ShardedIndex:
     def document_ranks(self, queries: npt.ArrayLike, documents: Integers) -> DocumentRanks:
         """Exact ranks of rows of the corpus [n, g], -1 as padding."""
         counts = self.count_preceding(queries, documents)
+        # Pick each document's own language from [languages, n, g]; the row -1 of padding is masked below.
         in_language = np.take_along_axis(counts, self._language_of_row[documents][None], axis=0)[0]
         is_document = documents >= 0
         return DocumentRanks(
@@ -226,16 +230,17 @@ class ShardedIndex:
         return checked_vectors(queries, lambda row: f"query number {row}", self._vectors.shape[1])
 
     def _call_shards(self, method: str, queries: Floats, argument: Any) -> Iterator[tuple[slice, _Results]]:
-        """Results of the shards for one chunk of queries after the other.
+        """Results of the shards, one chunk of queries after the other.
 
         Args:
-            argument: second argument of the method, the same for all queries, or an array with a row per query.
+            argument: second argument of the method: one value for all queries, or an array with a row per query.
 
         Raises:
             TaskError: the index is closed.
         """
         if not self._actors:
             raise TaskError("the index is closed; search inside its `with` block", code="INVALID_SEARCH")
+        # Chunks are sent before earlier ones are collected, so that the processes do not wait for the driver.
         pending: deque[tuple[slice, list[ShardRequest]]] = deque()
         for start in range(0, len(queries), self._config.chunk_size):
             rows = slice(start, start + self._config.chunk_size)
@@ -255,7 +260,7 @@ class ShardedIndex:
         return rows, results
 
     def _start(self, languages: npt.NDArray[np.str_]) -> None:
-        cuts = []  # The rows of one language, in the order of their ids, in parts of at most `max_rows`.
+        cuts = []  # (language, rows): at most `max_rows` rows of one language, in the order of their ids
         for language in self.languages:
             rows = self._row_of_order[languages[self._row_of_order] == language]
             cuts += [(language, part) for part in np.array_split(rows, -(-len(rows) // self._config.max_rows))]
@@ -296,7 +301,7 @@ class ShardedIndex:
 
 
 def _checked_corpus(vectors: npt.ArrayLike, ids: Sequence[str]) -> Floats | VectorFile:
-    """See `checked_vectors`; vectors in a file are checked block by block."""
+    """The vectors after `checked_vectors`; those in a file are checked block by block and stay there."""
     corpus = as_vector_file(vectors) if isinstance(vectors, np.ndarray) else vectors
     if not isinstance(corpus, VectorFile):
         return checked_vectors(corpus, lambda row: f"document {ids[row]!r}")

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class BeirTaskConfig(TaskConfig):
-    """A BEIR folder, all of it in one language.
+    """A BEIR folder, whose texts all have one language.
 
-    A document is its title, a space and its text, as in BEIR's own code. The task is named like the folder, and
-    `<folder>-<split>` for other splits than test.
+    A document is its title, a space and its text, as in BEIR's own code. The default name is that of the folder, or
+    `<folder>-<split>` for a split other than test.
     """
 
     kind: Literal["beir"]
@@ -35,14 +35,15 @@ class BeirTaskConfig(TaskConfig):
     language: Language = "en"
     """Language of all queries and documents."""
     threshold: Threshold = None
-    """Relevance from which a document is relevant, for judgements with fractions; all relevant documents then count the
-    same. Default: relevance is a grade that nDCG weighs, and documents are relevant from 1 on."""
+    """Lowest relevance of a relevant document, for judgements with fractions; all relevant documents then have equal
+    weight. Default: relevance is a grade, by which nDCG weighs documents, and 1 is the lowest."""
     ignore_identical_ids: bool = True
-    """Leave a document out of the ranking of the query that has its id, as BEIR does: it is the query itself
+    """Leave a document out of the ranking of the query with the same id, as BEIR does, since it is the query itself
     (ArguAna)."""
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
 
     def open(self) -> Task:
+        # Raises if `languages` leaves out the only language of the folder.
         by_language({self.language: None}, self.languages, f"{self.path} (language={self.language})")
         name = self.name or last_part(self.path) + ("" if self.split == "test" else f"-{self.split}")
         collections = [read_beir(self.path, self.split, self.language)]
@@ -53,22 +54,22 @@ class BeirTaskConfig(TaskConfig):
 class MiraclTaskConfig(TaskConfig):
     """MIRACL: 18 languages, each with queries and a corpus of its own.
 
-    Its published figures are those of the monolingual setting: in the pool of all languages nobody judged the passages
-    of the other languages. The default name says the split and whether the corpus is pooled.
+    The published figures are those of the monolingual setting: passages in other languages than the question's were not
+    judged. The default name contains the split, unless it is dev, and whether the corpus is pooled.
     """
 
     kind: Literal["miracl"]
     path: Location
-    """Folder of topics and qrels."""
+    """Folder that holds topics and qrels."""
     corpus: Location = ""
-    """Folder that holds `miracl-corpus-v1.0-<language>`; default: that of the topics."""
+    """Folder that holds `miracl-corpus-v1.0-<language>`. Default: the folder of the topics."""
     split: str = "dev"
     """Split of the topics and qrels."""
     threshold: Threshold = None
-    """Relevance from which a passage is relevant, for judgements with fractions; see `BeirTaskConfig`."""
+    """Lowest relevance of a relevant passage, for judgements with fractions; see `BeirTaskConfig`."""
     pooled: bool = False
-    """Search only the passages that were judged for some query of the split, relevant or not. In such a small corpus
-    everything is easier to find, so the figures cannot be compared with those on the whole corpus."""
+    """Search only the passages that were judged for some query of the split, relevant or not. A small corpus is easier,
+    so the figures cannot be compared with those on the whole corpus."""
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
 
     def open(self) -> Task:
@@ -81,7 +82,7 @@ class MiraclTaskConfig(TaskConfig):
 def _tables(
     name: str, collections: Sequence[JudgedCollection], threshold: float | None, *, pooled: bool
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Documents, judged queries and judgements of some collections.
+    """Documents, judged queries and judgements of the collections.
 
     A corpus is read as a stream into Arrow memory, so that millions of passages are never Python objects at once.
 
@@ -94,6 +95,7 @@ def _tables(
         pool = {judgement.document_id for judgement in judgements} if pooled else None
         query_ids = {judgement.query_id for judgement in judgements}
         prefix = collection.prefix
+        # Generators: `table_of` reads them below, one batch at a time.
         pairs = ((prefix + query_id, prefix + doc_id, int(grade)) for _, query_id, doc_id, grade in judgements)
         rows = (
             (_rows(collection, collection.documents, pool), DOCUMENTS),
@@ -113,7 +115,7 @@ def _tables(
 def _rows(
     collection: JudgedCollection, entries: Iterable[TextEntry | BadRow], ids: Collection[str] | None
 ) -> Iterator[Sequence[str]]:
-    """Id, language and text of the entries with these ids, or of all."""
+    """Id, language and text of the entries with the given ids; None selects all."""
     for entry in without_bad_rows(entries):
         if ids is None or entry.id in ids:
             if problem := unstorable_reason(entry.id) or unstorable_reason(entry.text):

@@ -1,7 +1,7 @@
 """The bitext task: find the translation of a sentence; each pair of languages is searched by itself.
 
-Unlike in a `Task`, a sentence has one answer among the sentences of its own pair: the one of the same row. So the
-thousand English sentences of Tatoeba's Afrikaans pair are never candidates for a German sentence.
+Unlike in a `Task`, the candidates of a sentence are those of its own pair, and its answer is the one of the same row.
+So the thousand English sentences of Tatoeba's Afrikaans pair are never candidates for a German sentence.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BitextTask:
     """Columns language, text."""
     pairs: Sequence[LanguagePair]
     both_ways: bool
-    """Whether the targets are queries for the sources as well."""
+    """Whether the targets are also queries, with the sources as candidates."""
     measures: ClassVar[tuple[str, ...]] = ("R@1", "MarginR@1")
     """Accuracy of the nearest neighbour by cosine, and by the ratio margin."""
 
@@ -62,6 +62,7 @@ class BitextTask:
                     code="NOT_ALIGNED",
                 )
         languages = [frozenset(pair[:2]) for pair in self.pairs]
+        # A pair of equal languages is a set of one.
         if len(set(languages)) < len(languages) or min(map(len, languages)) < 2:
             raise self._error("a pair of languages occurs twice, or is one language", code="PAIR_TWICE")
         if len(empty := self.sentences.filter(is_empty(self.sentences["text"]))):
@@ -89,24 +90,26 @@ class BitextTask:
 
 
 def with_english(name: str, texts: Mapping[str, tuple[Sequence[str], Sequence[str]]], both_ways: bool) -> BitextTask:
-    """A task whose pairs have English sentences of their own.
+    """A task on pairs with English, each with its own English sentences.
 
     Args:
         texts: language → its sentences and their English translations.
     """
     sides = [side for tag, (sentences, english) in texts.items() for side in ((tag, sentences), ("en", english))]
     table, rows = _stacked(sides)
+    # In `rows`, each language is followed by its English translations.
     pairs = [LanguagePair(tag, "en", rows[2 * n], rows[2 * n + 1]) for n, tag in enumerate(texts)]
     return BitextTask(name, table, pairs, both_ways)
 
 
 def multiway(name: str, texts: Mapping[str, Sequence[str]], pivot: str | None) -> BitextTask:
-    """A task on the same sentences in many languages: every two languages are a pair, or each one with `pivot`.
+    """A task on the same sentences in many languages, whose pairs are any two languages, or `pivot` and any other.
 
     Args:
         texts: language → its sentences, in the same order for all languages.
     """
     table, ranges = _stacked(texts.items())
+    # Without a pivot, a source comes before its target: `both_ways` searches each pair in both directions.
     rows, tags = dict(zip(texts, ranges, strict=True)), list(texts)
     pairs = [
         LanguagePair(source, target, rows[source], rows[target])

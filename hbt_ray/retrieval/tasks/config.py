@@ -1,6 +1,6 @@
-"""The configuration of an evaluation task, as a suite or the command line gives it: what all kinds of tasks share.
+"""Configuration that all kinds of evaluation tasks share, in a suite or on the command line.
 
-Every kind of task has its own subclass beside the code that opens it; `kind` tells them apart.
+Each kind of task has a subclass beside the code that opens it; its `kind` identifies it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ class TaskConfig(Config):
     """Settings of every kind of task."""
 
     main_field: ClassVar[str] = "path"
-    """Field that the value in `--task kind=value` sets."""
+    """Name of the field that the value in `--task kind=value` sets."""
     name: str = Field("", pattern=r"^[\w.-]*$")
-    """Name of the task in results and of their folder. Default: the kind, or what the kind says."""
+    """Name of the task in results, and of the folder that holds them. Default: the kind, to which some kinds add the
+    split or subset; `beir` uses the name of its folder."""
     languages: Languages = ()
     """Keep only these languages. Default: all."""
 
     @abstractmethod
     def open(self) -> Task | BitextTask:
-        """Read the files.
+        """Read the files of the task.
 
         Raises:
-            TaskError, SourceError: a file is missing, is malformed, or contradicts another; the message says where.
+            TaskError, SourceError: a file is missing, malformed or contradicts another; the message names the place.
         """
 
 

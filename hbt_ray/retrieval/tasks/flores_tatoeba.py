@@ -1,13 +1,13 @@
 """The bitext benchmarks FLORES-200 and Tatoeba as tasks.
 
-FLORES-200 (NLLB Team 2022, arXiv 2207.04672): the same sentences in many languages. Published as one file of lines a
-language, `devtest/eng_Latn.devtest`; a Parquet table with the columns lang, n, sentence is read as well. The script in
-a code is dropped if it is the default of the language: `zho_Hans` is `zh`.
+FLORES-200 (NLLB Team 2022, arXiv 2207.04672) has the same sentences in many languages. It is published as one text file
+per language, `devtest/eng_Latn.devtest`; a Parquet table with the columns lang, n, sentence is read as well. The script
+in a code is dropped if it is the default of the language: `zho_Hans` is `zh`.
 
-Tatoeba, as in LASER (Artetxe and Schwenk 2019, arXiv 1812.10464) and XTREME: find the English translation of a
-sentence. 112 languages with up to 1,000 sentences each; accuracy by language, and its mean over languages. Published as
-two files of lines a language, `tatoeba.<code>-eng.<code>` and `tatoeba.<code>-eng.eng`; a Parquet table with the
-columns lang3, n, sentence, english is read as well.
+Tatoeba, as in LASER (Artetxe and Schwenk 2019, arXiv 1812.10464) and XTREME, is the task to find the English
+translation of a sentence, in 112 languages with up to 1,000 sentences each. Its figures are the accuracy by language
+and the mean over languages. It is published as two text files per language, `tatoeba.<code>-eng.<code>` and
+`tatoeba.<code>-eng.eng`; a Parquet table with the columns lang3, n, sentence, english is read as well.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from hbt_ray.retrieval.tasks.task import Task, parallel_task
 from hbt_ray.storage.location import Location, join_location, without_options
 
 MAX_LANGUAGES = 100
-"""Most languages of a FLORES task without a pivot: the number of pairs grows with the square of the languages, and the
-results have a row for each sentence of each pair."""
+"""Maximum number of languages of a FLORES task without a pivot, since pairs grow with its square and the results have a
+row for each sentence of each pair."""
 XTREME = ("af", "ar", "bg", "bn", "de", "el", "es", "et", "eu", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja",
           "jv", "ka", "kk", "ko", "ml", "mr", "nl", "pt", "ru", "sw", "ta", "te", "th", "tl", "tr", "ur", "vi",
           "zh")  # fmt: skip
@@ -38,7 +38,7 @@ XTREME = ("af", "ar", "bg", "bn", "de", "el", "es", "et", "eu", "fa", "fi", "fr"
 
 
 class FloresTaskConfig(TaskConfig):
-    """FLORES-200, or any data with its layout."""
+    """FLORES-200, or other data in its layout."""
 
     kind: Literal["flores"]
     path: Location
@@ -46,8 +46,8 @@ class FloresTaskConfig(TaskConfig):
     split: Literal["dev", "devtest"] = "devtest"
     """Split to read from a folder."""
     search: Literal["pairs", "pool"] = "pairs"
-    """`pairs`: each pair of languages is searched by itself. `pool`: one pool of all languages, in which a sentence and
-    all its translations are the answers to each of them; it measures language bias."""
+    """`pairs` searches each pair of languages by itself. `pool` searches one pool of all languages, in which a sentence
+    and all its translations are the answers to each of them; it measures language bias."""
     pivot: Language | None = None
     """Keep only the pairs with this language. Default: all pairs."""
 
@@ -69,6 +69,7 @@ class FloresTaskConfig(TaskConfig):
             )
         if self.search == "pairs":
             return multiway(self.name or self.kind, texts, self.pivot)
+        # Each sentence is question and passage at once; its line number is the id that translations share.
         sentences = ((str(n), tag, text) for tag in texts for n, text in enumerate(texts[tag]))
         rows = (SourceRow(number, tag, text, text, number) for number, tag, text in sentences)
         return parallel_task(self.name or f"{self.kind}-pool", rows)
@@ -90,13 +91,13 @@ class FloresTaskConfig(TaskConfig):
 
 
 class TatoebaTaskConfig(TaskConfig):
-    """Tatoeba; English need not be named among the languages."""
+    """Tatoeba. English is always included, so `languages` need not list it."""
 
     kind: Literal["tatoeba"]
     path: Location
     """LASER's folder of text files, or a Parquet table."""
     subset: Literal["all", "xtreme"] = "all"
-    """`xtreme`: the 36 languages of XTREME."""
+    """`xtreme` selects the 36 languages of XTREME; `all` selects those in `languages`, or all."""
     both_ways: bool = False
     """Search from English as well. Published figures are into English only."""
 
@@ -120,6 +121,7 @@ class TatoebaTaskConfig(TaskConfig):
             sentences = by_language(_read_table(self.path, "lang3", "sentence", "english"), selected, self.path)
             return {tag: ([row.text for row in rows], [row.english for row in rows]) for tag, rows in sentences.items()}
         files = matching_files(self.path, "tatoeba.*-eng.eng")
+        # Cut `tatoeba.` and `-eng.eng`, eight characters each.
         code_by_tag = by_language({code: code for code in (file[8:-8] for file in files)}, selected, self.path)
         return {
             tag: (
@@ -155,10 +157,10 @@ def _read_table(path: str, language: str, *texts: str) -> dict[str, list[_Senten
 
 
 def _aligned_lines(file: str) -> list[str]:
-    """The sentences of a text file, one a line; after a blank line they would not be those of the translation."""
+    """The sentences of a text file, one per line. A blank line is an error, as it would misalign translations."""
     sentences = []
     for number, line in enumerate(without_bad_rows(lines(file)), start=1):
-        if line.where != f"{file}:{number}":
+        if line.where != f"{file}:{number}":  # `lines` skips blank lines but counts them.
             raise SourceError(
                 f"{file}:{number}: a blank line, so that it is unclear what translates what", code="BLANK_LINE"
             )

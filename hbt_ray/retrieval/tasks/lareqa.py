@@ -1,8 +1,8 @@
 """LAReQA folders as tasks: XQuAD-R and MLQA-R (Roy et al. 2020, arXiv 2004.05484).
 
-A folder has one `<language>.json` a language, in SQuAD's shape with `sentence_breaks`. Every sentence of every
+A folder has one `<language>.json` per language, in SQuAD's format with `sentence_breaks`. Every sentence of every
 paragraph is a candidate. A question is answered by the sentence in which its first answer starts, in every language
-that has a question of the same id. An answer may run over the end of its sentence (2 to 20 of 1,190 do, by language).
+that has a question with the same id. An answer may run past the end of its sentence (2 to 20 of 1,190 per language do).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hbt_ray.storage.location import Location
 
 
 class LareqaTaskConfig(TaskConfig):
-    """A folder in the format of LAReQA. The task is named like its kind."""
+    """A folder in the format of LAReQA. The default name of the task is its kind."""
 
     kind: Literal["xquad-r", "mlqa-r", "lareqa"]
     path: Location
@@ -40,7 +40,7 @@ def read_lareqa(folder: str | Path, name: str, languages: Collection[str] = (), 
     `<language>_<question id>`.
 
     Args:
-        languages: keep only the documents, queries and answers in these; empty: all.
+        languages: keep only the documents, queries and answers in these; empty means all.
 
     Raises:
         SourceError: a file is missing or malformed, or its name is not a language tag.
@@ -48,7 +48,7 @@ def read_lareqa(folder: str | Path, name: str, languages: Collection[str] = (), 
     """
     documents: list[tuple[str, str, str]] = []
     queries: list[tuple[str, str, str]] = []
-    question_ids: dict[str, str] = {}  # of each query
+    question_ids: dict[str, str] = {}  # query id → question id, which all languages share
     answers: dict[str, list[str]] = defaultdict(list)  # question id → document ids in all languages
     files = {file.removesuffix(".json"): path for file, path in matching_files(str(folder), "*.json").items()}
     for tag, path in by_language(files, languages, str(folder)).items():
@@ -57,6 +57,7 @@ def read_lareqa(folder: str | Path, name: str, languages: Collection[str] = (), 
             doc_ids: dict[tuple[int, int], str] = {}
             for s, span in enumerate(without_bad_rows(paragraph.sentences())):
                 documents.append((f"{tag}_{number}_{s}", tag, paragraph.context[slice(*span)]))
+                # Spans may repeat; the first sentence of a span is then the answer.
                 doc_ids.setdefault(span, documents[-1][0])
             for question in without_bad_rows(paragraph.questions):
                 query_id = f"{tag}_{question.id}"

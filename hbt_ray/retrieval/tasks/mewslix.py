@@ -1,10 +1,10 @@
-"""Mewsli-X as a task (Ruder et al. 2021, XTREME-R, arXiv 2104.07412): find the entity that a mention in the news means.
+"""Mewsli-X as a task (Ruder et al. 2021, XTREME-R, arXiv 2104.07412): find the entity to which a mention refers.
 
-Published by google-research (mewsli-x.md) as `wikinews_mentions-<split>.jsonl`, one article a line with its `context`
-and `mentions`, in 11 languages, and `candidate_set_entities.jsonl`, a million entities, each described in one of 50
-languages. Queries and documents are written as in XTREME-R's baseline: a query is
-`Smith: The result came for { Smith }, who resigned.`, a document the sentences of the description. The published figure
-is AP@20 in the pool, which equals RR@20, because every mention has one entity.
+It is published by google-research (mewsli-x.md) as two files. `wikinews_mentions-<split>.jsonl` has a news article per
+line with its `context` and `mentions`, in 11 languages. `candidate_set_entities.jsonl` has a million entities, each
+described in one of 50 languages. Queries and documents are written as in XTREME-R's baseline: a query is
+`Smith: The result came for { Smith }, who resigned.`, a document has the sentences of the description. The published
+figure is AP@20 in the pool, which equals RR@20, because every mention has one entity.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hbt_ray.storage.location import Location
 
 
 class MewsliXTaskConfig(TaskConfig):
-    """Mewsli-X. `languages` selects those of the mentions; all entities are candidates."""
+    """Mewsli-X. `languages` selects mentions by language; all entities are candidates."""
 
     kind: Literal["mewsli-x"]
     path: Location
-    """Folder of the two files, plain or packed."""
+    """Folder that holds the two files, plain or compressed."""
     split: Literal["dev", "test"] = "test"
     """Split of the mentions."""
     measures: tuple[Measure, ...] = ("AP@20",)
@@ -84,7 +84,7 @@ def _entities(file: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _marked_sentence(article: str, mention: range, sentences: list[range], where: str) -> str:
-    """`mention: sentence` with the mention in braces."""
+    """`mention: sentence`, in which the mention stands in braces."""
     for sentence in sentences:
         if sentence.start <= mention.start and mention.stop <= sentence.stop:
             left, right = article[sentence.start : mention.start], article[mention.stop : sentence.stop]

@@ -1,4 +1,4 @@
-"""All kinds of evaluation tasks: opened from a text of the command line (`beir=FOLDER,split=dev`) or as a suite."""
+"""All kinds of evaluation tasks, given on the command line (`beir=FOLDER,split=dev`) or as a suite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hbt_ray.retrieval.tasks.task import Task, parallel_task
 
 
 class WorldfactsTaskConfig(TaskConfig):
-    """The facts of worldfacts that its training split holds out."""
+    """The facts of worldfacts that are not in its training split."""
 
     main_field = "split"
     kind: Literal["worldfacts"]
@@ -46,6 +46,7 @@ AnyTaskConfig = Annotated[
     | WorldfactsTaskConfig,
     Field(discriminator="kind"),
 ]
+# Each class in the union declares its kinds as a `Literal`.
 KINDS: dict[str, type[TaskConfig]] = {
     kind: config
     for config in get_args(get_args(AnyTaskConfig)[0])
@@ -58,17 +59,17 @@ class Suite(Config):
     """Several tasks for one run of `hbt evaluate`."""
 
     tasks: tuple[AnyTaskConfig, ...] = Field(min_length=1)
-    """Tasks in the order of the results."""
+    """Tasks to evaluate; results come in this order."""
 
     def with_languages(self, languages: Sequence[str]) -> Suite:
-        """The suite with its tasks in these languages only; unchanged without languages."""
+        """The suite with all tasks limited to these languages; unchanged if there are none."""
         if not languages:
             return self
         tasks = [{**config.model_dump(exclude_unset=True), "languages": tuple(languages)} for config in self.tasks]
         return Suite.make({"tasks": tasks}, "--languages")
 
     def open(self) -> list[Task | BitextTask]:
-        """Read all tasks; see `TaskConfig.open`. Two tasks of one name are an error."""
+        """Read all tasks; see `TaskConfig.open`. Two tasks with one name are an error."""
         return distinct([config.open() for config in self.tasks])
 
 
@@ -79,12 +80,13 @@ def open_task(text: str, languages: Sequence[str] = ()) -> Task | BitextTask:
     `beir=scifact,measures=nDCG@10,R@100`.
 
     Args:
-        languages: keep only these; empty: all.
+        languages: keep only these; empty means all.
 
     Raises:
         TaskError, SourceError: an unknown kind, no path, or a missing or malformed file.
         ConfigError: an unknown option, or a wrong value of one.
     """
+    # Only a comma before `key=` separates options, since lists hold commas too.
     head, *options = re.split(r",(?=\w+=)", text)
     kind, _, main_value = head.partition("=")
     if kind not in KINDS:
@@ -101,7 +103,7 @@ def open_task(text: str, languages: Sequence[str] = ()) -> Task | BitextTask:
 
 
 def distinct(tasks: Sequence[Task | BitextTask]) -> list[Task | BitextTask]:
-    """The tasks; `TaskError` if two have one name."""
+    """The tasks, unchanged. Raises TaskError if two have one name."""
     name, count = Counter(task.name for task in tasks).most_common(1)[0]
     if count > 1:
         raise TaskError(

@@ -1,7 +1,7 @@
 """The retrieval task: documents and queries in some languages, and judgements of relevance (qrels).
 
-A task is valid once it is made: ids are unique over all languages, every judgement names a query of the task, and every
-query has a relevant document, so that no measure divides by zero. Oddities of published benchmarks that have one
+Construction validates a task: ids are unique over all languages, every judgement names a query of the task, and every
+query has a relevant document, so that no measure divides by zero. Oddities of published benchmarks with an obvious
 meaning are accepted and counted in a warning: a repeated row, a relevant document that the corpus lacks.
 """
 
@@ -38,16 +38,16 @@ _BATCH_ROWS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One retrieval task; queries without any relevant document are dropped and counted.
+    """One retrieval task. Queries without a relevant document are dropped and counted.
 
-    A query whose id is also that of a document is itself a document of the corpus (ArguAna, Quora). As in BEIR and
-    mteb, that document is left out of the query's ranking, unless it is judged relevant.
+    If a query has the id of a document, it is that document of the corpus (ArguAna, Quora). As in BEIR and mteb, the
+    document is left out of the query's ranking, unless it is judged relevant.
 
     Raises:
         InputError: the name cannot be the name of a folder.
-        TaskError: wrong columns, no documents, no text in any of them, no query with a relevant document, an id of two
-            different rows, a language tag that is not in canonical spelling, a judgement that names an unknown query,
-            no relevant document in the corpus, or a measure that `measures.parse_measure` does not know.
+        TaskError: wrong columns, no documents, only empty texts, no query with a relevant document, different rows with
+            one id, a language tag that is not in canonical spelling, a judgement that names an unknown query, no
+            relevant document in the corpus, or a measure that `measures.parse_measure` refuses.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Task:
     queries: pa.Table
     """Columns query_id, language, text."""
     qrels: pa.Table
-    """Columns query_id, doc_id and optionally relevance, a whole number; only pairs of relevance 1 or more are kept.
-    Without that column all pairs have relevance 1."""
+    """Columns query_id, doc_id and optionally relevance, a whole number; only pairs with relevance 1 or more are kept.
+    Without that column, all pairs have relevance 1."""
     measures: tuple[str, ...] = ()
-    """Measures under which the benchmark is published, as `ir-measures` names: measured beside the default measures,
-    and shown instead of them."""
+    """Measures under which the benchmark is published, as `ir-measures` names. They are computed beside the default
+    measures and shown instead of them."""
     ignore_identical_ids: bool = True
     """Leave the document with the id of the query out of its ranking."""
     num_dropped: int = field(init=False, default=0)
     """Number of queries that were dropped because they have no relevant document."""
     num_missing: int = field(init=False, default=0)
-    """Number of relevant documents, counted once a query, that the corpus lacks. They count as never found, in the
+    """Number of relevant documents, counted once per query, that the corpus lacks. They count as never found, in the
     language of the query."""
 
     def __post_init__(self) -> None:
@@ -78,6 +78,7 @@ class Task:
             self._set(
                 attribute, self._without_repeated_rows(attribute, self._checked(attribute, schema), keys[attribute])
             )
+        # Only now, so that a contradiction is found even if one of its rows has relevance 0.
         self._set("qrels", self.qrels.filter(pc.greater_equal(self.qrels["relevance"], 1)))
         if not self.documents.num_rows:
             raise self._error("the corpus is empty, so nothing can be found; check its folder", code="EMPTY_CORPUS")
@@ -110,8 +111,9 @@ class Task:
         qrels: Iterable[Sequence[str | int]],
         measures: tuple[str, ...] = (),
     ) -> Task:
-        """A task from rows, each in the order of its table's columns; qrels with or without relevance."""
+        """A task from rows, each in the order of its table's columns; a qrel may leave out its relevance."""
         origin = f"task {name}"
+        # Append relevance 1; a row that has a relevance loses the appended one again.
         judgements = table_of(((*row, 1)[:3] for row in qrels), QRELS, origin)
         tables = (table_of(documents, DOCUMENTS, origin), table_of(queries, QUERIES, origin), judgements)
         return cls(name, *tables, measures)
@@ -124,15 +126,15 @@ class Task:
 
     @property
     def relevant(self) -> Integers:
-        """Rows of `documents` that are relevant, int64 [queries, most relevant documents of any query].
+        """Rows of the relevant `documents` of each query, int64 [queries, most relevant documents of any query].
 
-        Ascending, then -1 for documents that the corpus lacks and as padding; `grades` tells these two apart.
+        Rows ascend; then follow -1 for documents that the corpus lacks, and -1 as padding, which has the grade 0.
         """
         return self._relevant_and_grades[0]
 
     @property
     def grades(self) -> Integers:
-        """Relevance of the documents in `relevant`, of the same shape; 0 as padding."""
+        """Relevance of the documents in `relevant`, in the same shape; 0 as padding."""
         return self._relevant_and_grades[1]
 
     @cached_property
@@ -157,24 +159,26 @@ class Task:
         if not self.ignore_identical_ids:
             return np.full(self.queries.num_rows, -1, dtype=np.int64)
         rows = _positions(self.queries["query_id"], self.documents["doc_id"])
+        # Without such a document the row is -1, and stays so whether or not it equals padding.
         return np.where((self.relevant == rows[:, None]).any(axis=1), -1, rows)
 
     @cached_property
     def num_identical_ids(self) -> int:
-        """Number of queries whose own document is left out."""
+        """Number of queries whose own document is left out of their ranking."""
         return int((self.own_documents >= 0).sum())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of queries, documents and judgements, whatever the order of their rows.
+        """Checksum of queries, documents and judgements; the order of their rows does not matter.
 
         Results of two tasks can be compared if their fingerprints are equal, even if their names differ.
         """
+        # The last part tells apart tasks that differ in `ignore_identical_ids` only.
         parts = [str(rows_digest(table)) for table in (self.documents, self.queries, self.qrels)]
         return hashlib.sha256(" ".join([*parts, str(self.num_identical_ids)]).encode()).hexdigest()[:16]
 
     def _set(self, attribute: str, value: Any) -> None:
-        object.__setattr__(self, attribute, value)
+        object.__setattr__(self, attribute, value)  # The class is frozen; only `__post_init__` may set attributes.
 
     def _error(self, problem: str, *, code: str) -> TaskError:
         return TaskError(f"task {self.name}: {problem}", code=code)
@@ -204,9 +208,10 @@ class Task:
         return table
 
     def _without_repeated_rows(self, attribute: str, table: pa.Table, key: list[str]) -> pa.Table:
-        """The table without repeated rows; rows of one id that differ in another column are an error."""
+        """The table without repeated rows; rows with one id that differ in another column are an error."""
+        # No id contains NUL, so no two keys have one joined text.
         keys = pc.binary_join_element_wise(*(table[name] for name in key), "\0").combine_chunks()
-        # Codes count up in the order of first appearance, so `first` ascends: the first row of each id.
+        # Codes are numbered in the order of first appearance, so `first`, the first row of each id, ascends.
         codes = keys.dictionary_encode().indices.to_numpy()
         _, first = np.unique(codes, return_index=True)
         repeated = np.setdiff1d(np.arange(len(codes)), first)
@@ -287,18 +292,18 @@ class Task:
 
 
 def parallel_task(name: str, rows: Iterable[SourceRow], measures: tuple[str, ...] = ()) -> Task:
-    """A task from parallel items: every question in every language, answered by its passage in every language.
+    """A task from parallel items: a question of any language is answered by its passage in every language.
 
     Documents are the distinct passages (`<language>_<passage id>`), queries the questions (`<language>_<item id>`).
-    A row without `passage_id` has a passage of its own, named by its item.
+    Without `passage_id`, a row has its own passage, whose id is that of the item.
 
     Raises:
         TaskError: one passage id has two texts in one language, an item occurs twice in a language, or there are no
             rows.
     """
     documents: dict[str, tuple[str, str, str]] = {}
-    doc_ids_of_passage: dict[str, list[str]] = defaultdict(list)  # one a language
-    queries: list[tuple[tuple[str, str, str], str]] = []  # with the passage id
+    doc_ids_of_passage: dict[str, list[str]] = defaultdict(list)  # passage id → one document per language
+    queries: list[tuple[tuple[str, str, str], str]] = []  # (query, passage id)
     for row in rows:
         passage_id = row.passage_id or row.item_id
         document = (f"{row.language}_{passage_id}", row.language, row.passage)
@@ -317,10 +322,10 @@ def parallel_task(name: str, rows: Iterable[SourceRow], measures: tuple[str, ...
 
 
 def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str) -> pa.Table:
-    """Rows as a table; read as a stream, so that at most `_BATCH_ROWS` of them are Python objects at a time.
+    """A table of rows. They are read as a stream: at most `_BATCH_ROWS` of them are Python objects at a time.
 
     Args:
-        origin: where the rows come from, for errors.
+        origin: source of the rows, for errors.
 
     Raises:
         TaskError: a value of another type, or text with half a surrogate pair.
@@ -340,18 +345,18 @@ def table_of(rows: Iterable[Sequence[str | int]], schema: pa.Schema, origin: str
 
 
 def rows_digest(table: pa.Table) -> int:
-    """Checksum of a table's rows that does not depend on their order: the sum of the rows' SHA-256."""
+    """Checksum of a table's rows in any order: the sum of the rows' SHA-256, modulo 2^256."""
     total = 0
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            # With the lengths in front no two rows have one encoding.
+            # With the length before each text, no two rows have one encoding.
             encoded = "".join(f"{len(text)}:{text}" for text in map(str, row)).encode()
             total += int.from_bytes(hashlib.sha256(encoded).digest(), "big")
     return total % 2**256
 
 
 def first_with_nul(table: pa.Table, column: str) -> dict[str, str] | None:
-    """The first row whose text has a NUL character."""
+    """The first row whose text has a NUL character; None if there is none."""
     return next(iter(table.filter(pc.match_substring(table[column], "\0")).slice(0, 1).to_pylist()), None)
 
 
@@ -370,6 +375,6 @@ def _unknown(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _positions(values: pa.ChunkedArray, among: pa.ChunkedArray) -> Integers:
-    """The row of each value in `among`, or -1."""
+    """[values]: the row of each value in `among`, or -1 if it is not there."""
     rows = pc.fill_null(pc.index_in(values, value_set=among.combine_chunks()), -1)
     return np.asarray(rows.combine_chunks().to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -117,7 +117,7 @@ class Shift(Method):
 
     kind: Literal["shift"] = "shift"
     alpha: float = Field(1.0, gt=0, le=1)
-    """Share of the offset to subtract; 1 subtracts all of it. The paper found 0.6 to 1 best, depending on the encoder."""
+    """Share of the offset to subtract; 1 subtracts all of it. The paper's best values are 0.6 to 1, by encoder."""
     source: Language = "en"
     """Language that the others are compared with; its vectors are not moved."""
 
