@@ -1,7 +1,7 @@
-"""Charts of points, lines and intervals: Altair describes them, vl-convert draws them as SVG.
+"""Charts of points, lines and intervals, described in Altair and drawn as SVG by vl-convert.
 
-Colours are CSS variables (`hbt_ray.report.page`), so one drawing serves light and dark pages. Each point carries its
-tooltip as `aria-label`, which the script of the page shows. Text from data stands in values and titles only, never in
+Colours are CSS variables (`hbt_ray.report.page`), so one drawing serves light and dark pages. Each point has its
+tooltip as `aria-label`, which the script of the page shows. Text from data is used in values and titles only, never in
 field names or expressions, so Vega does not interpret it.
 """
 
@@ -26,12 +26,12 @@ ScaleType = Literal["linear", "log", "names"]
 SIZE, WIDE = (540, 250), (1130, 330)
 """Width and height in pixels of a chart in one column of the page and across the page, with axes and legend."""
 MAX_POINTS = 400
-"""Points of one layer that are drawn: more would only make the file larger, a point takes 200 bytes."""
+"""Maximum number of points in one layer: more would not be seen, and each takes 200 bytes of the file."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One value to draw."""
+    """One value to draw. Altair reads the attributes as the fields of a record."""
 
     x: float | str
     y: float
@@ -39,10 +39,10 @@ class Row:
     series: str = ""
     """Key of `Canvas.colours`."""
     low: float = 0.0
-    """Lower end of an interval; see `Canvas.intervals`."""
+    """Lower end of an interval, with `high` as its upper end; see `Canvas.intervals`."""
     high: float = 0.0
     group: str = ""
-    """Rows of one series and one group are joined by one line."""
+    """One line joins the rows with equal series and group."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,21 @@ class Axis:
 
     title: str
     domain: tuple[float, float] | None = None
-    """First and last value; the range of the data by default."""
+    """First and last value. Default: the range of the data."""
     scale: ScaleType = "linear"
     ticks: tuple[float, ...] = ()
-    """Values with a label; round numbers by default."""
+    """Values with a label. Default: round numbers."""
     names: tuple[str, ...] = ()
     """Values of a `names` axis, in order."""
     as_percentage: bool = False
     reverse: bool = False
 
     def encoding(self, channel: Literal["x", "y"], field: str = "") -> Any:
-        """The Altair encoding; it reads `field`, by default that of the name of the channel."""
+        """The Altair encoding of `field`. Default: the field with the name of the channel."""
         build: Any = alt.X if channel == "x" else alt.Y
         field, title = field or channel, self.title or None
         if self.scale == "names":
+            # Labels side by side have room for about 40 characters.
             slanted = sum(len(name) + 2 for name in self.names) > 40
             axis = alt.Axis(labelLimit=150, labelAngle=-35 if slanted else 0)
             return build(field=field, type="nominal", title=title, axis=axis, sort=list(self.names))
@@ -85,13 +86,14 @@ class Canvas:
     x: Axis
     y: Axis
     colours: Mapping[str, str]
-    """Series → name of its colour in `hbt_ray.report.page`; the legend has them in this order. There is no legend if a
-    series has no name."""
+    """Series → name of its colour in `hbt_ray.report.page`, in the order of the legend. There is no legend if a series
+    has no name."""
 
     def points(self, rows: Sequence[Row], *, size: int = 16, opacity: float = 1.0, **mark: Any) -> alt.Chart:
-        """A dot a row, with a tooltip. `size` is the square of the diameter in pixels."""
+        """A dot with a tooltip for each row. `size` is the square of the diameter in pixels."""
         rows = [rows[i] for i in thinned(len(rows))]
         chart = self._encoded(_chart(map(vars, rows)).mark_circle(size=size, opacity=opacity, **mark))
+        # Vega writes the description as `aria-label`.
         return chart.encode(description=alt.Description(field="tooltip", type="nominal"))
 
     def line(self, rows: Sequence[Row], *, width: float = 2.0, **mark: Any) -> alt.Chart:
@@ -100,7 +102,7 @@ class Canvas:
         return chart.encode(detail=alt.Detail(field="group", type="nominal"))
 
     def intervals(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
-        """A vertical stroke from `low` to `high` for each row."""
+        """A vertical line from `low` to `high` for each row."""
         chart = self._encoded(_chart(map(vars, rows)).mark_rule(strokeWidth=2, opacity=0.75, aria=False, **mark))
         return chart.encode(y=self.y.encoding("y", "low"), y2=alt.Y2(field="high"))
 
@@ -112,7 +114,7 @@ class Canvas:
         return rule
 
     def band(self, low: float, high: float, colour: str) -> alt.Chart:
-        """A shaded stretch of the horizontal axis."""
+        """A shaded range of the horizontal axis."""
         mark = _chart([{"x": low, "high": high}]).mark_rect(color=f"var(--{colour})", opacity=0.13, aria=False)
         band: alt.Chart = mark.encode(x=self.x.encoding("x"), x2=alt.X2(field="high"))
         return band
@@ -136,13 +138,13 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and the words around it."""
+    """A drawing with its title, description and note."""
 
     title: str
     description: str
-    """What a reader who cannot see the chart should know: whole sentences."""
+    """The content of the chart in whole sentences, for readers who cannot see it."""
     layers: tuple[alt.Chart, ...]
-    """From the back to the front."""
+    """Layers, drawn from the back to the front."""
     note: str = ""
     is_wide: bool = False
 
@@ -156,13 +158,13 @@ class Chart:
 
 
 def standalone_svg(chart: alt.LayerChart | alt.HConcatChart) -> str:
-    """SVG for a file of its own: colours of the light page on white, no tooltips."""
+    """SVG for a separate file: colours of the light page on white, without tooltips."""
     svg = re.sub(r"var\(--([\w-]+)\)", lambda match: LIGHT[match[1]], _draw(chart))
     return re.sub(r' aria-label="[^"]*"', "", svg).replace('fill="transparent"', 'fill="white"') + "\n"
 
 
 def _draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
-    """SVG with CSS variables for colours. Vega has escaped what the data holds."""
+    """SVG with CSS variables for colours. It is safe as markup, since Vega escapes text from data."""
     styled = chart.configure(
         background="transparent", font="Arial, Helvetica, sans-serif",
         padding={"left": 8, "right": 8, "top": 4, "bottom": 2},
@@ -180,18 +182,19 @@ def _draw(chart: alt.LayerChart | alt.FacetChart | alt.HConcatChart) -> Markup:
         title=alt.TitleConfig(color="var(--ink)", fontSize=13, fontWeight="normal", anchor="start"),
     )  # fmt: skip
     svg = vl_convert.vegalite_to_svg(styled.to_dict())
-    # The container of the chart has a role and a description; those of each mark, and digits, only cost space.
+    # Roles of each mark, and more than one decimal of a coordinate, only take space.
     svg = re.sub(r' (role|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", svg)
     return Markup(re.sub(r' (?:d|transform)="[^"]*"', lambda match: re.sub(r"(\.\d)\d+", r"\1", match[0]), svg))
 
 
 def thinned(count: int, limit: int = MAX_POINTS) -> NDArray[np.int64]:
-    """Evenly spaced positions among `count`, both ends included."""
+    """At most `limit` evenly spaced positions among `count`, both ends included."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """A domain for values from `low` to `high`: a little wider, and never empty."""
+    """A domain slightly wider than `low` to `high`, which is never empty."""
+    # Without a range, 10 % of the value; 0.5 if the value is 0.
     margin = (high - low) * 0.05 or abs(low) * 0.1 or 0.5
     return low - margin, high + margin
 

@@ -1,4 +1,4 @@
-"""The page of evaluations: one section of tables, maps and texts for each task, and the training of the run."""
+"""The page of evaluations: a section of tables, maps and text for each task, and one on the training of the run."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def write_evaluation_page(
     markdown: Path | None = None,
     latex: Path | None = None,
 ) -> Path:
-    """Write one HTML file that needs nothing else.
+    """Write one HTML file that loads no other file.
 
     Args:
-        baseline: what differences are taken to; one result, or one for each task.
-        metrics: training metrics, one row a step (`step`, `loss`, `kind`, `pairs_per_second`, `stall_seconds`, any of
-            them missing); of two rows of a step the last counts.
-        dev: measures of checkpoints on the dev set, one row a checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
-            `pool_loss`, any of them missing).
-        best_step: the step of the best checkpoint.
-        num_steps: steps of training of the evaluated encoder; by default those of `metrics`.
-        policy: how batches were made, as the plan names it: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
-        markdown, latex: files that get the headline as tables for papers.
+        baseline: results to which differences are taken, one for each task. Default: show no differences.
+        metrics: training metrics, one row per step (`step`, `loss`, `kind`, `pairs_per_second`, `stall_seconds`, any of
+            which may be missing); the last of several rows of a step counts.
+        dev: measures of checkpoints on the dev set, one row per checkpoint (`step`, `AP`, `mono_AP`, `cross_AP`,
+            `pool_loss`; measures may be missing).
+        best_step: step of the best checkpoint.
+        num_steps: number of training steps of the evaluated encoder. Default: those of `metrics`.
+        policy: the plan's name of the mixture of batches: `hybrid(0.5)`, `mono`, `cross`, `mixed`.
+        markdown, latex: files to write the headline to, as tables for papers.
 
     Raises:
-        TaskError: no result, or a baseline on a task that no result has. An existing file stays as it was.
+        TaskError: no result, or a baseline on a task that no result has. An existing file is not changed.
     """
     comparisons = compare(results, baseline)
     record = TrainingRecord.read(metrics)
@@ -71,7 +71,7 @@ def write_evaluation_page(
             "lead": achievement(comparison, num_steps or record.num_steps, policy, len(comparisons) > 1),
             "regressions": regressions(comparison),
             "headline": headline(comparison, differences),
-            # Set if another task of the page has the same name and other data.
+            # `compare` changes the name if another task of the page has the same name and other data.
             "warning": _OTHER_DATA if comparison.task != comparison.systems[0].result.task else "",
             "maps": language_heat_maps(comparison),
             "differences": differences,

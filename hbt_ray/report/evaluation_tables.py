@@ -1,6 +1,6 @@
 """Tables of an evaluation: headline, question languages, families, language bias, data, and the cost of evaluation.
 
-The table of families counts each ordered pair of two languages the same, so a large family weighs by its pairs.
+In the table of families each ordered pair of two languages has the same weight, so large families have more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pairs = dict[tuple[str, str], float]
 
 
 def headline(comparison: Comparison, differences: Differences | None) -> Table:
-    """All measures of all systems, in the layout of 2408.10536: a row a system, settings × measures as columns."""
+    """All measures of all systems in the layout of 2408.10536: a row per system, settings × measures as columns."""
     notes = []
     if len(comparison.systems) > 1:
         notes.append("Best of each column in bold with a dot.")
@@ -64,7 +64,7 @@ def headline(comparison: Comparison, differences: Differences | None) -> Table:
 
 
 def by_language(comparison: Comparison, differences: Differences | None) -> Table | None:
-    """The headline's measures by question language: in the pool, or without a pool in the language's own passages."""
+    """The headline's measures by question language: in the pool, or monolingual if no result has a pool."""
     pooled = any(system.result.pool for system in comparison.systems)
     setting = MULTILINGUAL if pooled else MONOLINGUAL
     columns = [column for column in comparison.columns if column.setting == setting]
@@ -78,7 +78,7 @@ def _headings(columns: Sequence[Column]) -> list[Cell]:
 def _language_table(
     comparison: Comparison, columns: Sequence[Column], setting: str, differences: Differences | None = None
 ) -> Table | None:
-    """Rows are question languages; columns are measures, and below each of them the systems."""
+    """A table whose rows are question languages and whose columns are measures × systems."""
     if not columns:
         return None
     systems = comparison.systems
@@ -88,12 +88,13 @@ def _language_table(
         result = system.result
         return result.pool.get(tag, {}) if setting == MULTILINGUAL else result.pairs.get(tag, {}).get(tag, {})
 
-    # [language, measure, system]
+    # [language][measure][system]
     cells = [
         [comparison.row(column, [measures(system, tag).get(column.measure) for system in systems])
          for column in columns]
         for tag in tags
     ]  # fmt: skip
+    # The worst rank of the table is the full length of its bars; at least 1, for the division.
     longest = max(
         [cell.value or 0.0 for row in cells for column, group in zip(columns, row, strict=True) for cell in group
          if column.counts_ranks] + [1.0]
@@ -122,19 +123,19 @@ def _language_table(
 
 @dataclass(frozen=True)
 class FamilyTransfer:
-    """How a cross-lingual measure depends on what the two languages share."""
+    """A cross-lingual measure by family and script of the two languages."""
 
     column: Column
     table: Table
-    """Mean of the measure by relation of the two languages."""
+    """Mean of the measure by relation of the two languages, see `RELATIONS`."""
     maps: HeatMaps | None
-    """Family × family; None for a single family."""
+    """Maps of family × family; None for a single family."""
     families: tuple[tuple[str, tuple[str, ...]], ...]
     """Family → its languages, the largest family first."""
 
 
 def family_transfer(comparison: Comparison) -> FamilyTransfer | None:
-    """By the first cross-lingual measure of the headline; None if fewer than two relations have a pair."""
+    """Transfer in the first cross-lingual measure of the headline; None if fewer than two relations have a pair."""
     column = next((column for column in comparison.columns if column.setting == CROSS_LINGUAL), None)
     if column is None:
         return None
@@ -165,14 +166,15 @@ def family_transfer(comparison: Comparison) -> FamilyTransfer | None:
 
 
 def relation(question: str, passage: str) -> str:
-    """One of `RELATIONS`. An unknown family or script is shared with no other language."""
+    """One of `RELATIONS`. An unknown family or script counts as different from all others."""
     first, second = family(question), family(passage)
     same_family, same_script = first.family == second.family != UNKNOWN, first.script == second.script != UNKNOWN
+    # `RELATIONS` has the family in the outer order, the script in the inner one.
     return RELATIONS[2 * (not same_family) + (not same_script)]
 
 
 def _cross_lingual_pairs(result: EvaluationResult, column: Column) -> Pairs:
-    """The measure of each cross-lingual pair, not rounded."""
+    """The measure of each cross-lingual pair with a finite value, before rounding."""
     return {
         (question, passage): measures[column.measure]
         for question, row in result.pairs.items()
@@ -191,18 +193,18 @@ def _group_means(values: Pairs, group_of: Callable[[str, str], Any]) -> dict[Any
 
 @dataclass(frozen=True)
 class LanguageBias:
-    """Which languages stand first in the pool, and what that costs readers of all answers."""
+    """Measures of the language bias in the pool, and the languages of its first passages."""
 
     table: Table
     by_language: Table | None
     shares: HeatMaps | None
     """Question language × language of the first ten passages."""
     pool: str
-    """The smallest and the largest share of a language in the pool, in words."""
+    """Smallest and largest share of a language in the pool, as text."""
 
 
 def language_bias(comparison: Comparison) -> LanguageBias | None:
-    """None if no result has a measure of bias: passages in one language, or a bitext."""
+    """The bias of all systems; None if no result has a measure of it, as for one language or a bitext."""
     results = [system.result for system in comparison.systems]
     columns = [column for column in BIAS_COLUMNS if any(column.value(result) is not None for result in results)]
     if not columns:

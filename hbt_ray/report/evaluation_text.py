@@ -1,4 +1,4 @@
-"""The first sentences of an evaluation page: what was achieved, and what became worse."""
+"""The first sentences of an evaluation page: the main result, and the measures that became worse."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hbt_ray.retrieval.result import MULTILINGUAL
 
 
 def achievement(comparison: Comparison, num_steps: int = 0, policy: str = "", name_task: bool = False) -> str:
-    """One sentence on the multilingual setting, or on the first measure if that setting is missing.
+    """A sentence on the multilingual setting, or on the first measure if that setting is missing.
 
     Args:
-        num_steps: steps of training of a single system; 0 if unknown.
-        policy: how its batches were made.
-        name_task: whether the sentence names the task, for pages with several of them.
+        num_steps: number of training steps of a single system; 0 if unknown.
+        policy: name of the mixture of its batches.
+        name_task: start with the name of the task, for pages with several tasks.
     """
     preferred = (Column(MULTILINGUAL, "AP"), Column(MULTILINGUAL, RANK_DISTANCE))
     columns = [column for column in preferred if column in comparison.columns] or list(comparison.columns[:1])
@@ -53,7 +53,7 @@ def regressions(comparison: Comparison) -> str:
 
 
 def _change(comparison: Comparison, columns: Sequence[Column]) -> str:
-    """One system against the baseline: how each measure changed."""
+    """The change of each measure from the baseline to the one system."""
     before, after = comparison.systems
     parts, outcomes = [], []
     for column in columns:
@@ -66,6 +66,7 @@ def _change(comparison: Comparison, columns: Sequence[Column]) -> str:
         else:
             change = f"{'rose' if new > old else 'fell'} from {column.text(old)} to {column.text(new)}"
         parts.append(f"{column.name} {change}")
+    # `but` joins different outcomes, such as a gain and a loss.
     text = (" but " if len(set(outcomes)) > 1 else " and ").join(parts)
     if all(better is False for better in outcomes):
         return text + ": worse than the baseline" + (" on both." if len(parts) > 1 else ".")
@@ -73,7 +74,7 @@ def _change(comparison: Comparison, columns: Sequence[Column]) -> str:
 
 
 def _ranking(comparison: Comparison, columns: Sequence[Column]) -> str:
-    """Several systems: which one leads, and whether it is better than the baseline."""
+    """The best of several systems in each measure, and whether it is better than the baseline."""
     baseline = comparison.baseline
     claims: list[tuple[str, str]] = []
     not_better: list[str] = []
@@ -90,6 +91,7 @@ def _ranking(comparison: Comparison, columns: Sequence[Column]) -> str:
         if reference is not None and not column.is_better(best, reference):
             not_better.append(column.name)
     text = f"of {number_word(len(comparison.candidates))} systems, "
+    # One subject for both measures if the same systems lead in both.
     if len(claims) > 1 and len({subject for subject, _ in claims}) == 1:
         text += f"{claims[0][0]} {', and '.join(predicate for _, predicate in claims)}."
     else:

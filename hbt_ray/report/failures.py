@@ -1,4 +1,4 @@
-"""Failures to read: questions that a system answered wrongly, in their own words and scripts."""
+"""Examples of failures: questions whose first passage is wrong, with the texts in their own scripts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _RIGHT_TO_LEFT = {"Adlm", "Arab", "Aran", "Hebr", "Mand", "Mani", "Nkoo", "Rohg"
 
 @dataclass(frozen=True)
 class LanguageText:
-    """A text and the language it is written in."""
+    """A text and the tag of its language."""
 
     text: str
     language: str
 
     @property
     def name(self) -> str:
-        """The name of the language."""
+        """English name of the language."""
         return english_name(self.language)
 
     @property
@@ -42,7 +42,7 @@ class Failure:
 
     question: LanguageText
     gold: LanguageText
-    """The best ranked of the right passages."""
+    """The right passage with the best rank."""
     gold_rank: int
     first: LanguageText
     precision: str
@@ -56,13 +56,13 @@ class FailureList:
 
     system: System
     is_loss: bool
-    """Whether they are ordered by the loss against the baseline; else the worst of each language come first."""
+    """Whether the list shows the largest losses against the baseline; else it shows the worst of each language."""
     num_recorded: int
     shown: tuple[Failure, ...]
 
 
 def failure_lists(comparison: Comparison) -> list[FailureList]:
-    """One list for each system, without the baseline, that has recorded failures.
+    """One list for each system with recorded failures, except the baseline.
 
     Raises:
         TaskError: a table is damaged.
@@ -80,11 +80,13 @@ def failure_lists(comparison: Comparison) -> list[FailureList]:
 
 
 def _failure_list(system: System, rows: list[dict[str, Any]], baseline_ap: dict[str, float]) -> FailureList:
+    # A query that the baseline lacks is not a loss, since AP is never below 0.
     losses = [row for row in rows if baseline_ap.get(row["query_id"], 0.0) > row["AP"]]
     losses.sort(key=lambda row: row["AP"] - baseline_ap[row["query_id"]])
     # Translations of a question fail together, so one of them is enough.
     items: dict[str, dict[str, Any]] = {}
     for row in losses or _by_turns(rows):
+        # The item of a query id, as in `significance.item_ids`.
         items.setdefault(row["query_id"].removeprefix(f"{row['language']}_"), row)
     shown = tuple(
         Failure(
@@ -103,10 +105,11 @@ def _failure_list(system: System, rows: list[dict[str, Any]], baseline_ap: dict[
 
 
 def _by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows, worst first, in another order: the worst of each language, then the second worst of each, and so on."""
+    """Reorder rows that are sorted worst first: the worst of each language, then the second worst of each, …"""
     seen: Counter[str] = Counter()
     turns = []
     for row in rows:
         turns.append(seen[row["language"]])
         seen[row["language"]] += 1
+    # `sorted` is stable, so rows of one turn stay worst first.
     return [row for _, row in sorted(zip(turns, rows, strict=True), key=lambda pair: pair[0])]

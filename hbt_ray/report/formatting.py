@@ -1,4 +1,4 @@
-"""How reports write durations, sizes, lists, and the objectives and values of a search."""
+"""Text of durations, sizes, lists, and of the objectives and values of a search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OBJECTIVES = {
 
 def duration(seconds: float) -> str:
     """`0.4 s`, `3 min 12 s`, `2 h 4 min`."""
-    if seconds < 9.95:
+    if seconds < 9.95:  # above, one decimal would round to 10.0
         return f"{seconds:.1f}{NO_BREAK}s"
     whole = round(seconds)
     if whole < 60:
@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 def size(num_bytes: float) -> str:
     """`512 B`, `3.4 GiB`."""
     for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1023.5:
+        if num_bytes < 1023.5:  # above, it would round to 1024
             return f"{num_bytes:.0f}{NO_BREAK}{unit}"
         num_bytes /= 1024
     return f"{num_bytes:,.1f}{NO_BREAK}GiB"
@@ -47,7 +47,7 @@ def listing(items: Sequence[str]) -> str:
 
 
 def number_word(count: int) -> str:
-    """Counts up to ten as words."""
+    """`no`, `one`, … `ten`, then `11`, `1,200`."""
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     return words[count] if count < len(words) else f"{count:,}"
 
@@ -65,6 +65,7 @@ def objective_value(objective: str, value: float | None) -> str:
         digits = f"{abs(value):,.0f}" if abs(value) >= 1000 else f"{abs(value):.1f}"
     else:
         digits = f"{abs(value):.3f}"
+        # Measures of quality are at most 1 and lose their leading 0; losses keep it.
         digits = digits if objective in LOWER_IS_BETTER else digits.removeprefix("0")
     return f"−{digits}" if value < 0 else digits
 

@@ -1,7 +1,7 @@
 """The headline outside the page: for the terminal, and for papers as Markdown or as LaTeX with `booktabs`.
 
-The layout is that of 2408.10536: a row a system, settings × measures as columns. Bold is the best of a column; † marks
-what differs from the baseline beyond chance, if per-query results allow a test.
+The layout is that of 2408.10536: a row per system, settings × measures as columns. The best of a column is bold; †
+marks a significant difference from the baseline, if per-query results allow a test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Headlines = Iterable[tuple[Comparison, Differences | None]]
 
 
 def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = None) -> rich_table.Table:
-    """The headline for the terminal: the best of each column is bold, the difference to the baseline is dim."""
+    """The headline for the terminal: the best of a column is bold, differences to the baseline are coloured."""
     comparisons = compare(results, baseline)
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     several = len(comparisons) > 1
@@ -76,7 +76,7 @@ def _terminal_text(cell: TableCell | None) -> Text:
 
 
 def markdown_tables(headlines: Headlines) -> str:
-    """Pipe tables, as GitHub and Pandoc read them."""
+    """A pipe table for each comparison, in the syntax of GitHub and Pandoc."""
     parts = []
     for comparison, differences in headlines:
         titles = [f"{column.name}{' ↓' * column.lower_is_better}" for column in comparison.columns]
@@ -91,14 +91,14 @@ def markdown_tables(headlines: Headlines) -> str:
 
 
 def latex_tables(headlines: Headlines) -> str:
-    """`table` environments for pdfLaTeX and its successors."""
+    """A `table` environment for each comparison, for pdfLaTeX and its successors."""
     tables = [_latex_table(comparison, differences) for comparison, differences in headlines]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
 def _latex_table(comparison: Comparison, differences: Differences | None) -> str:
     columns = comparison.columns
-    spans, rules, start = [], [], 2
+    spans, rules, start = [], [], 2  # LaTeX counts columns from 1; the first holds the systems.
     for setting, group in groupby(columns, key=lambda column: column.setting):
         width = len(list(group))
         spans.append(rf"\multicolumn{{{width}}}{{c}}{{{setting.capitalize()}}}")
@@ -135,7 +135,7 @@ def _cells(
     escape: Callable[[str], str],
     bold: str,
 ) -> list[str]:
-    """The numbers of a system, with the spread over seeds and a dagger for what differs beyond chance."""
+    """The numbers of a system, with the spread over seeds and a dagger if the difference is significant."""
     texts = []
     for column, cell in zip(comparison.columns, cells, strict=True):
         dagger = "†" if differences and differences.tooltip(system, column) else ""

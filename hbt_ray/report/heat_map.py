@@ -1,4 +1,4 @@
-"""Heat maps: question language × passage language, or their families; all systems of a task share one colour scale."""
+"""Heat maps of question language × passage language, or of families. All systems of a task share one colour scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hbt_ray.retrieval.compare import Column, Comparison
 from hbt_ray.retrieval.result import MULTILINGUAL
 
 MAX_LANGUAGES = 24
-"""Cells of larger maps are too small for their numbers, and 100 languages would make 10,000 cells per system."""
+"""Maximum number of rows: cells of larger maps are too small for numbers, and 100 languages make 10,000 cells."""
 AP = Column(MULTILINGUAL, "AP")
 Grid = list[list[float | None]]
 """[rows, columns] of values between 0 and 1; None or NaN if one is missing."""
@@ -19,23 +19,23 @@ Grid = list[list[float | None]]
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """One map per system, with the same names for rows and columns."""
+    """One map per system, all with the same rows and columns."""
 
     maps: tuple[Table, ...]
     num_names: int
     num_hidden: int
-    """Names beyond `MAX_LANGUAGES`, which are not shown."""
+    """Number of names beyond `MAX_LANGUAGES`, which are not shown."""
     measure: str
-    """What the numbers are, for tooltips."""
+    """Name of the measure, for tooltips."""
     has_pool: bool
     """Whether the last column is the pool of all languages."""
     low: str
     high: str
-    """Ends of the colour scale."""
+    """`low` and `high` are the ends of the colour scale as text."""
 
 
 def language_heat_maps(comparison: Comparison) -> HeatMaps | None:
-    """AP of all pairs of languages, and of the pool; None if no pair has one."""
+    """Maps of AP for all pairs of languages and for the pool; None if there is no value."""
     results = [system.result for system in comparison.systems]
     languages = list(dict.fromkeys(tag for result in results for tag in result.languages))
     shown = languages[:MAX_LANGUAGES]
@@ -63,14 +63,15 @@ def heat_maps(
     """One map for each system of the comparison; None if all values are missing.
 
     Args:
-        grids: the values of each system, with a last column for the pool if `has_pool`.
-        names: of rows and columns.
-        axes: what rows and columns are.
+        grids: values of each system; the last column is the pool if `has_pool`.
+        names: names of the rows, and of the columns except the pool.
+        axes: what a row and a column stand for, for the caption.
     """
     rounded = [[[AP.round(value) for value in row] for row in grid] for grid in grids]
     known = [value for grid in rounded for row in grid for value in row if value is not None]
     if not known:
         return None
+    # The scale ends at tenths, and spans at least one so that no division is by zero.
     low, high = math.floor(min(known) * 10) / 10, math.ceil(max(known) * 10) / 10
     high = max(high, low + 0.1)
     headings = [Cell(""), *(language_cell(name, with_name=False) for name in names)]

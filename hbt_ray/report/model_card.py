@@ -1,4 +1,4 @@
-"""The model card of an exported encoder: its origin, how it was trained, how to use it, and its results."""
+"""The model card of an exported encoder: its origin, training, usage and results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Questions are read with the prompt {question_prompt} and passages with {passage_
 
 
 def write_card(run: RunDir) -> None:
-    """Write `README.md` into the exported model of a run, with all evaluations; nothing without a model."""
+    """Write `README.md` with all evaluations into the exported model of a run. Without a model, nothing is written."""
     exported = ExportRecord.load(run)
     if exported is None or not run.config.exists():
         return
@@ -80,7 +80,7 @@ def write_card(run: RunDir) -> None:
 
 
 def _weights(exported: ExportRecord) -> str:
-    """Which checkpoint was exported: `the best checkpoint, after 600 steps; AP on the dev store 0.612`."""
+    """The exported checkpoint: `the best checkpoint, after 600 steps; AP on the dev store 0.612`."""
     which = "the best" if exported.best else "the last"
     average = ", averaged over the steps" if exported.averaged else ""
     lora = f"; adapters of rank {exported.lora_rank} (LoRA) were trained and are merged" if exported.lora_rank else ""
@@ -89,7 +89,7 @@ def _weights(exported: ExportRecord) -> str:
 
 
 def _trained_languages(config: TrainConfig) -> list[str]:
-    """Empty if the configuration does not name them and the store is gone."""
+    """Languages of the plan, else of the store; empty if the plan names none and the store is gone."""
     try:
         return sorted(config.plan.languages or read_manifest(config.store).languages)
     except StoreError:
@@ -121,7 +121,7 @@ def _number(value: float | None) -> str:
 
 
 def _metadata(run: RunDir, languages: list[str], evaluations: list[EvaluationResult]) -> dict[str, Any]:
-    """The YAML header for model hubs, with results in their `model-index` form."""
+    """The YAML header for model hubs, with results in the hubs' `model-index` format."""
     results = [
         {
             "task": {"type": "retrieval"},
@@ -133,7 +133,7 @@ def _metadata(run: RunDir, languages: list[str], evaluations: list[EvaluationRes
             ],
         }
         for evaluation in evaluations
-        if not evaluation.variant  # Transforms of the vectors are not in the exported folder.
+        if not evaluation.variant  # The exported model gives other vectors than a variant.
     ]
     return {
         "library_name": "sentence-transformers",

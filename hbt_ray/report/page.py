@@ -1,4 +1,4 @@
-"""Pages: templates, colours and the script that all pages share. A page is one file that loads nothing else."""
+"""Pages: the colours and templates that all pages share. A page is one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIGHT = {
     "mono": "#0b6a82", "cross": "#bf5200", "mixed": "#7a4fa3", "plain": "#3d434c",
     "good": "#0a6b54", "bad": "#a8321a", "bar": "#b9c3cc",
 }  # fmt: skip
-"""Colours of light pages and of pictures; each is a CSS variable, such as `--ink`."""
+"""Colours of light pages and of standalone SVG; each is a CSS variable, such as `--ink`."""
 DARK = {
     "paper": "#121417", "ink": "#eceae4", "muted": "#a3a8b0", "line": "#33383f", "soft": "#1b1e23",
     "mono": "#57c1d6", "cross": "#f2995a", "mixed": "#bd9be0", "plain": "#c3c8cf",
@@ -26,7 +26,7 @@ DARK = {
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render a template into a file; a file that exists is replaced at once."""
+    """Render a template into a file, which replaces an existing one atomically."""
     environment = Environment(
         loader=PackageLoader("hbt_ray.report", "templates"),
         autoescape=True,
@@ -40,9 +40,10 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 
 def _css_variables(colours: dict[str, str]) -> Markup:
-    return Markup("".join(f"--{name}:{value};" for name, value in colours.items()))  # Constants without any input.
+    return Markup("".join(f"--{name}:{value};" for name, value in colours.items()))  # safe: constants, no input
 
 
 def _breakable(name: str) -> Markup:
     """Let the name of a model break after `/`, `-` and `_`."""
+    # `join` of Markup escapes the parts.
     return Markup("<wbr>").join(re.split(r"(?<=[/_-])", name))

@@ -1,4 +1,4 @@
-"""The page of some runs: their results, the baselines to compare with, and the training of a single run."""
+"""The page of one or more runs: their results, the baselines, and the training of a single run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 def make_report(
     runs: Sequence[RunDir], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
 ) -> Path:
-    """Write one page on all results of some runs; that of a single run has its training curves too.
+    """Write one page on all results of the runs; the page of a single run also has its training curves.
 
     Args:
-        path: of the page.
+        path: path of the page.
         seeds: see `load_results`.
-        markdown, latex: files that get the headline as tables for papers.
+        markdown, latex: files to write the headline to, as tables for papers.
     """
     results, baselines = load_results(runs, seeds=seeds)
     single = runs[0] if len(runs) == 1 else None
@@ -53,12 +53,12 @@ def make_report(
 def load_results(
     runs: Sequence[RunDir], *, seeds: bool = False
 ) -> tuple[list[EvaluationResult], list[EvaluationResult]]:
-    """All results of the encoders of some runs, and for each task the first result of an untrained encoder.
+    """All results of the runs' encoders, and the baselines: for each task the first result of an untrained encoder.
 
-    The latter are the baselines. One on other queries, documents or judgements is left out with a warning.
+    A baseline on other queries, documents or judgements than the results is left out with a warning.
 
     Args:
-        seeds: replace runs that differ by their seeds alone by their mean.
+        seeds: replace runs that differ only in their seeds by their mean.
 
     Raises:
         TaskError: a folder is not a run, or no run has a result.
@@ -86,8 +86,8 @@ def load_results(
 
 
 def _seed_groups(runs: Sequence[RunDir]) -> list[list[RunDir]]:
-    """Groups of runs that differ by their names and seeds alone."""
-    groups: dict[str, list[RunDir]] = {}
+    """Groups of runs that differ only in their names and seeds; a run without a configuration is its own group."""
+    groups: dict[str, list[RunDir]] = {}  # the text of a configuration without seeds → its runs
     for run in runs:
         config = TrainConfig.load(run.config).model_dump(mode="json") if run.config.exists() else {"run": run.root}
         groups.setdefault(repr(_without_seeds(config)), []).append(run)
@@ -109,7 +109,7 @@ def _common_name(group: Sequence[RunDir]) -> str:
 
 
 def _group_results(group: Sequence[RunDir]) -> list[EvaluationResult]:
-    """All results of a single run; of several runs the mean for each task and variant that some of them have."""
+    """All results of a single run; for several runs, their mean for each task and variant that any of them has."""
     loaded = [EvaluationResult.load(path) for run in group for path in run.results()]
     if len(group) == 1:
         return loaded

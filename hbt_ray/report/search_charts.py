@@ -1,4 +1,4 @@
-"""Charts of a search: objectives by the varied setting, Pareto fronts, curves of trials, critical batch size."""
+"""Charts of a search: objectives by the varied setting, Pareto fronts, trials by step, critical batch size."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from hbt_ray.tune.search_state import SearchState, SeedGroup, Trial, is_number
 
 SERIES_COLOURS = ("mono", "cross", "mixed", "plain")
 FRONTS = (("mono_AP", "cross_AP"), ("AP", "RankDistance"))
-"""Pairs of objectives that may have to be traded against each other."""
+"""Pairs of objectives of which one may improve at the cost of the other."""
 _MAX_JOINED = 12
-"""Above this many values, a line through all means would be hard to read."""
+"""Maximum number of means that a line joins; with more it would be hard to read."""
 _MAX_TICKS = 8
 _LOG_RATIO = 8
-"""Ratio of the largest to the smallest value below which a logarithmic axis makes no difference."""
+"""Ratio of the largest to the smallest value below which a logarithmic axis changes little."""
 _INTERVAL_REACH = 0.6
-"""How far intervals may widen the axis, in ranges of the values: the interval of two seeds is 12 times their range."""
+"""Limit to which intervals widen the axis, in ranges of the values, since the interval of two seeds is 12 times their
+range and would flatten the rest."""
 
 Series = list[tuple[Any, SeedGroup, SeedInterval]]
-"""Value of the varied setting, the trials with it, their estimate."""
+"""Points of a series: value of the varied setting, its trials, and their estimate."""
 
 
 def objective_chart(groups: Sequence[SeedGroup], objective: str, varied: str) -> Chart | None:
     """Seeds as small dots, means joined by a line, intervals as bars; None if no finished trial has the objective.
 
-    Each combination of the other settings is a series, if there are not more of them than colours.
+    Each combination of the other settings is a series if the colours suffice.
     """
     series = _series(groups, objective, varied)
     if not series:
@@ -67,9 +68,11 @@ def objective_chart(groups: Sequence[SeedGroup], objective: str, varied: str) ->
                 if several and measure is not None and math.isfinite(measure):
                     dots.append(Row(place, measure, _tooltip(trial, trial.step, objective, measure), name))
         intervals.append(canvas.intervals(bars, xOffset=shift))
+        # Several means at one value, or values without an order, cannot be joined.
         unique = len({row.x for row in rows}) == len(rows)
         if unique and 1 < len(rows) <= _MAX_JOINED and x.scale != "names":
             lines.append(canvas.line(rows, width=1.25, opacity=0.45, xOffset=shift))
+        # Seven pixels to the left of the mean, which would hide them.
         seeds.append(canvas.points(dots, size=25, opacity=0.5, xOffset=shift - 7))
         means.append(canvas.points(rows, size=81, xOffset=shift))
     described = [
@@ -117,7 +120,7 @@ def front_chart(state: SearchState, x: str, y: str, varied: str) -> Chart | None
         f"{len(xs)} trials by {objective_name(x)} and {objective_name(y)}. "
         f"On the front: {'; '.join(row.tooltip for row in rows)}.",
         (
-            # Between two trials of the front, no trial is better than the corner of the step.
+            # A step, not a slope: values between two trials of the front were not reached by any trial.
             canvas.line(rows, interpolate="step-before"),
             canvas.points(others, size=36, opacity=0.5),
             canvas.points(rows, size=81),
@@ -147,6 +150,7 @@ def curve_chart(state: SearchState, objective: str) -> Chart | None:
     rows: dict[str, list[Row]] = {name: [] for name in styles}
     for trial, points in curves:
         name = best_name if best and trial is best else "finished" if trial.status == "finished" else "not finished"
+        # About 4,000 points for all trials together, at least ten each.
         for step, value in (points[i] for i in thinned(len(points), max(10, 4000 // len(curves)))):
             tooltip = _tooltip(trial, step, objective, value)
             rows[name].append(Row(step, value, tooltip, name, group=trial.trial_id))
@@ -215,7 +219,7 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
 
 
 def value_axis(values: Sequence[Any], title: str) -> Axis:
-    """The axis of a varied setting: linear or logarithmic for numbers, else names side by side."""
+    """The axis of a varied setting: linear or logarithmic for numbers, else with one place per name."""
     if not all(map(is_number, values)):
         return Axis(title, scale="names", names=tuple(dict.fromkeys(map(setting_value, values))))
     numbers = sorted({float(value) for value in values})
@@ -236,7 +240,7 @@ def _title(objective: str) -> str:
 
 
 def _series(groups: Sequence[SeedGroup], objective: str, varied: str) -> dict[str, Series]:
-    """Other settings → points; all points in one series if there are more of them than colours."""
+    """Text of the other settings → points; one series of all points if there are more series than colours."""
     series: dict[str, Series] = {}
     keys = dict.fromkeys(key for group in groups for key in group.values if key != varied)
     for group in groups:
@@ -250,7 +254,7 @@ def _series(groups: Sequence[SeedGroup], objective: str, varied: str) -> dict[st
 
 
 def _range(estimates: Sequence[SeedInterval]) -> tuple[float, float]:
-    """Domain of the vertical axis: all values, and the intervals as far as `_INTERVAL_REACH` allows."""
+    """Domain of the vertical axis: all values, and the intervals up to `_INTERVAL_REACH`."""
     values = [value for estimate in estimates for value in estimate.values]
     low, high = widened(min(values), max(values))
     reach = _INTERVAL_REACH * (max(values) - min(values))
@@ -264,7 +268,8 @@ def _tooltip(trial: Trial, step: float, objective: str, value: float) -> str:
 
 
 def _without_overlaps(rows: Sequence[Row], canvas: Canvas) -> list[Row]:
-    """The rows whose labels do not overlap with one before them."""
+    """The rows whose labels do not overlap with the label of an earlier row that is kept."""
+    # A label takes about 15 % of the width and 9 % of the height of a chart.
     kept: list[Row] = []
     width, height = (np.ptp(axis.domain or (0, 1)) for axis in (canvas.x, canvas.y))
     for row in rows:

@@ -41,16 +41,16 @@ class BestConfig:
 
     path: str
     reason: str
-    """The objective that its trial is best in."""
+    """Sentence on the objective in which its trial is best; empty if there is no such trial."""
     posthoc_command: str = ""
-    """The command that transforms the vectors after training, if the best trial did so."""
+    """Command that transforms the vectors after training; empty if the best trial did not transform them."""
 
 
 def write_search_page(folder: Path, state: SearchState, space: Space, config: TuneConfig, docstring: str) -> Path:
-    """Write `report.html` into the folder of a search. It needs nothing else, and no finished trial.
+    """Write `report.html` into the folder of a search. The page loads no other file, and no trial need have finished.
 
     Args:
-        docstring: that of the search space; its first paragraph is the question that the page answers.
+        docstring: docstring of the search space; its first paragraph is the question that the page answers.
     """
     objectives, varied = config.objectives, space.varied
     groups = seed_groups(state, varied)
@@ -82,7 +82,7 @@ def write_search_page(folder: Path, state: SearchState, space: Space, config: Tu
 
 
 def setting_table(groups: Sequence[SeedGroup], objectives: Sequence[str]) -> Table:
-    """Mean and interval over seeds of each objective, for each combination of settings."""
+    """A row per combination of settings: mean and interval of each objective over its seeds."""
     rows = []
     for i, group in enumerate(groups):
         cells = []
@@ -97,7 +97,7 @@ def setting_table(groups: Sequence[SeedGroup], objectives: Sequence[str]) -> Tab
 
 
 def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
-    """All trials: finished trials first, by the first objective, failed trials last.
+    """All trials by status, finished first and failed last, then by the first objective, best first.
 
     Settings are shaded from the smallest to the largest, objectives from the worst to the best finished trial.
     """
@@ -132,7 +132,7 @@ def _objective_headings(objectives: Sequence[str]) -> list[Cell]:
 def _setting_cells(values: Sequence[Any], is_shaded: bool) -> list[Cell]:
     if not all(map(is_number, values)):
         return [Cell(setting_value(value), "words", setting_value(value)) for value in values]
-    log = value_axis(values, "").scale == "log"
+    log = value_axis(values, "").scale == "log"  # the scale of the chart, so that shades agree with it
     places = [(math.log10(value) if log else float(value)) if is_shaded else None for value in values]
     return [
         replace(number(setting_value(value), value), level=level)
@@ -141,7 +141,7 @@ def _setting_cells(values: Sequence[Any], is_shaded: bool) -> list[Cell]:
 
 
 def _objective_cells(trials: Sequence[Trial], objective: str) -> list[Cell]:
-    """Only finished trials are shaded: the others stand at other steps, so they cannot be compared."""
+    """Cells of an objective. Only finished trials are shaded: at other steps, values cannot be compared."""
     last = [trial.last(objective) for trial in trials]
     known = [value if value is not None and math.isfinite(value) else None for value in last]
     finished = [
@@ -155,7 +155,7 @@ def _objective_cells(trials: Sequence[Trial], objective: str) -> list[Cell]:
 
 
 def _levels(values: Sequence[float | None]) -> list[float | None]:
-    """Places of values between the smallest and the largest, from 0 to 1; None without a range."""
+    """Position of each value between the smallest and the largest, from 0 to 1; None if all are equal."""
     known = [value for value in values if value is not None]
     if not known or min(known) == max(known):
         return [None] * len(values)
@@ -178,7 +178,7 @@ def _best_configs(folder: Path, state: SearchState) -> list[BestConfig]:
 
 
 def _posthoc_command(path: Path, method: str) -> str:
-    """The command that transforms the vectors of the run of a configuration; empty if the file was edited since."""
+    """The command that transforms the vectors of a configuration's run; empty if the file lacks the settings for it."""
     try:
         config = read_yaml(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Sentences of a search page: the answer as far as there is one, what the search took, and caveats."""
+"""Sentences of a search page: the answer, if there is one, the cost of the search, and caveats."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STATUSES = ("finished", "stopped", "running", "failed")
 
 
 def paragraphs(docstring: str) -> list[str]:
-    """The paragraphs of the docstring of a search space, each in one line. The first is the question."""
+    """Paragraphs of the docstring of a search space, each on one line. The first is the question."""
     return [" ".join(part.split()) for part in docstring.strip().split("\n\n") if part.strip()]
 
 
 def answer(state: SearchState, groups: Sequence[SeedGroup], objective: str) -> str:
-    """One or two sentences on the best settings for an objective; undecided if intervals overlap."""
+    """One or two sentences on the best settings for an objective, undecided if the two best intervals overlap."""
     name = objective_name(objective)
     ranking = ranked_groups(groups, objective)
     if not groups:
@@ -47,7 +47,7 @@ def answer(state: SearchState, groups: Sequence[SeedGroup], objective: str) -> s
 
 
 def summary(state: SearchState) -> str:
-    """How many trials have which status, and the time they took."""
+    """Number of trials by status, and the time that they took."""
     if not state.trials:
         return "The search has no trial yet."
     total = len(state.trials)
@@ -62,7 +62,7 @@ def summary(state: SearchState) -> str:
 
 
 def caveats(state: SearchState, groups: Sequence[SeedGroup]) -> list[str]:
-    """What a reader of means and intervals has to know, a sentence for each."""
+    """Sentences on what limits the means and intervals: few seeds, unfinished trials."""
     sentences = []
     seeds = {len(group.trials) for group in groups}
     if seeds == {1}:

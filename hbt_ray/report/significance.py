@@ -1,4 +1,4 @@
-"""Tests of significance: each system against the baseline, on their per-query results."""
+"""Tests of significance of each system against the baseline, on their per-query results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hbt_ray.retrieval.significance import Difference, compare_systems
 
 ALPHA = 0.05
 RESAMPLES = 5_000
-"""Half of the default, since a page may hold hundreds of tests; p goes down to .0002."""
+"""Half of the default, since a page may hold hundreds of tests; the smallest p is then .0002."""
 
 
 @dataclass(frozen=True)
 class MeasuredDifference:
-    """The difference of one measure between a system and the reference, with its test."""
+    """The difference in one measure between a system and the reference, with its test."""
 
     system: System
     column: Column
@@ -34,12 +34,12 @@ class MeasuredDifference:
 
     @property
     def tooltip(self) -> str:
-        """The test in short, for daggers in tables; empty if the difference is not significant."""
+        """A short text on the test, for daggers in tables; empty if the difference is not significant."""
         significant = self.test.p_holm < ALPHA
         return f"p (Holm) {p_value(self.test.p_holm, '= ')}, 95 % interval {self.interval}" if significant else ""
 
     def row(self, with_system: bool) -> list[Cell]:
-        """Cells of the table of differences."""
+        """Cells of a row of the table of differences."""
         test, difference = self.test, self.test.difference
         better = (difference < 0) == self.column.lower_is_better
         style = "same" if not self.tooltip else "better" if better else "worse"
@@ -49,6 +49,7 @@ class MeasuredDifference:
             *([Cell(self.system.label)] if with_system else []),
             Cell(self.column.name),
             *([language_cell(test.language)] if test.language else []),
+            # Sort by the exact difference, not by its rounded text.
             Cell(shown, f"number {style}", difference, mark=self.tooltip),
             number(self.interval, difference),
             number(f"{test.effect:+.2f}".replace("-", "−") if finite else MISSING, test.effect if finite else ""),
@@ -60,22 +61,23 @@ class MeasuredDifference:
 
 @dataclass(frozen=True)
 class Differences:
-    """All tests of one task."""
+    """All tests of one task, and the systems that could not be tested."""
 
     reference: System
-    """What systems are compared with: the baseline, or else the first system."""
+    """System that the others are compared with: the baseline, or the first system if there is none."""
     tested: tuple[MeasuredDifference, ...]
     untested: tuple[str, ...]
-    """Why a system was not tested, a sentence for each."""
+    """One sentence for each system that was not tested, with the reason."""
+    # (system label, column, question language or "") → its test
     _index: dict[tuple[str, Column, str], MeasuredDifference] = field(default_factory=dict, repr=False)
 
     def tooltip(self, system: System, column: Column, language: str = "") -> str:
-        """The test behind a number of another table, if it is significant after Holm's correction; else empty."""
+        """The test of a number in another table, if it is significant after Holm's correction; else empty."""
         tested = self._index.get((system.label, column, language))
         return tested.tooltip if tested else ""
 
     def table(self, with_system: bool, by_language: bool) -> Table | None:
-        """The tests over all languages, or those of each language; None without any."""
+        """A table of the tests over all languages, or by language; None if there are none."""
         chosen = [tested for tested in self.tested if bool(tested.test.language) == by_language]
         if not chosen:
             return None
@@ -114,12 +116,12 @@ def compare_with_reference(comparison: Comparison) -> Differences | None:
 
 
 def p_value(p: float, equals: str = "") -> str:
-    """`.034`, `< .001`; `equals` stands before a number."""
+    """`.034`, `< .001`; `equals` is written before an exact number."""
     return "< .001" if p < 0.0005 else equals + (f"{p:.3f}".removeprefix("0"))
 
 
 def _test(system: System, table: pa.Table, base: pa.Table, columns: Sequence[Column]) -> list[MeasuredDifference]:
-    """Tests in the order of the columns. Holm's correction is over the settings that are shown."""
+    """Tests in the order of the columns. Holm's correction only counts the settings that are shown."""
     tests: dict[Column, list[Difference]] = {column: [] for column in columns}
     for measure in dict.fromkeys(column.measure for column in columns):
         settings = pa.array([column.setting for column in columns if column.measure == measure])

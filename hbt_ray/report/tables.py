@@ -1,4 +1,4 @@
-"""Tables as values. One template draws all of them, so every table of a page sorts, scrolls and prints alike."""
+"""Tables as data. One template renders all of them, so every table of a page sorts, scrolls and prints alike."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from hbt_ray.retrieval.compare import System, TableCell
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, and what stands beside it."""
+    """A cell of a table: text with its style, sort key, notes and marks."""
 
     text: str
     style: str = ""
-    """CSS classes: `number`, `best`, …"""
+    """CSS classes, such as `number best`."""
     sort: float | str | None = None
-    """What the column is sorted by: the text if None; an empty string sorts last."""
+    """Sort key of the cell; None means the text, and an empty string sorts last."""
     title: str = ""
     """Tooltip of the text."""
     aside: str = ""
     """Muted text on the same line."""
     notes: tuple[tuple[str, str], ...] = ()
-    """Small print below: CSS class, text."""
+    """Small print below the text: pairs of CSS class and text."""
     mark: str = ""
-    """Tooltip of a dagger after the text, which has no dagger if this is empty."""
+    """Tooltip of a dagger after the text; empty means no dagger."""
     bar: float | None = None
     """Length of a bar beside the text, from 0 to 1."""
     level: float | None = None
-    """Place on the colour scale of heat maps, from 0 to 1, for the background."""
+    """Position on the colour scale of the background, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Table:
     title: str = ""
     caption: str = ""
     groups: Sequence[tuple[Cell, int]] = ()
-    """Headings above the headings, from the second column on, with the number of columns that each spans."""
+    """Upper headings, from the second column on, each with the number of columns that it spans."""
     totals: Sequence[Cell] = ()
     style: str = ""
     """CSS classes."""
@@ -49,7 +49,7 @@ class Table:
 
 
 def number(text: str, sort: float | str | None = None, style: str = "") -> Cell:
-    """A cell, or the heading, of a column of numbers."""
+    """A cell or heading of a column of numbers."""
     return Cell(text, f"number {style}".strip(), sort)
 
 
@@ -59,7 +59,7 @@ def count(value: int | None) -> Cell:
 
 
 def language_cell(tag: str, with_name: bool = True) -> Cell:
-    """`de German`, with the name as a tooltip."""
+    """`de German`, or `de`; the name is the tooltip of both."""
     return Cell(tag, title=english_name(tag), aside=english_name(tag) if with_name else "")
 
 

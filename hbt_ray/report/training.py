@@ -16,23 +16,23 @@ from hbt_ray.report.charts import Axis, Canvas, Chart, Floats, Row, thinned, wid
 from hbt_ray.report.formatting import duration
 
 KINDS = {"mono": "monolingual", "cross": "cross-lingual", "mixed": "mixed", "": "all batches"}
-"""Kind of batch → its name in legends. The name of its colour is the kind itself, or `plain`."""
+"""Kind of batch → its name in legends. Its colour has the name of the kind, or `plain` for all batches."""
 DEV_MEASURES = {
     "mono_AP": ("monolingual", "mono"),
     "cross_AP": ("cross-lingual", "cross"),
     "AP": ("multilingual", "plain"),
 }
-"""Measure of a checkpoint → its name and colour."""
+"""Measure of a checkpoint → its name in legends and the name of its colour."""
 NUMBERS = ("loss", "pairs_per_second", "stall_seconds")
 CLIP_QUANTILE = 0.995
-"""Where axes of loss and throughput end: the spike of one step must not flatten the curve."""
+"""Quantile of the values at which axes of loss and throughput end, so that one spike does not flatten the curve."""
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """The metrics of a run, sorted by step, each step once. A missing number is NaN."""
+    """The metrics of a run, one entry per step in the order of steps. A missing number is NaN."""
 
     steps: NDArray[np.int64]
     kinds: NDArray[np.str_]
@@ -40,7 +40,10 @@ class TrainingRecord:
 
     @classmethod
     def read(cls, rows: Rows) -> TrainingRecord:
-        """From rows of the metrics file. A resume repeats steps: their last rows led to the final weights."""
+        """The record of the rows of a metrics file.
+
+        A resume repeats steps; the last row of a step counts, since it led to the final weights.
+        """
         last = {int(row["step"]): row for row in rows if row.get("step") is not None}
         ordered = [last[step] for step in sorted(last)]
         return cls(
@@ -51,7 +54,7 @@ class TrainingRecord:
 
     @cached_property
     def num_steps(self) -> int:
-        """The last step, plus one if steps were counted from 0."""
+        """Number of steps of the run: the last step, plus one if steps are counted from 0."""
         return int(self.steps[-1]) + (int(self.steps[0]) == 0) if len(self.steps) else 0
 
     def series(self, name: str, kind: str | None = None) -> tuple[Floats, Floats]:
@@ -63,7 +66,7 @@ class TrainingRecord:
 
     @property
     def mono_share(self) -> tuple[Floats, Floats]:
-        """Steps, and the share of monolingual batches among all batches up to each of them."""
+        """Steps, and the share of monolingual batches among all batches up to each step."""
         known = np.isin(self.kinds, [kind for kind in KINDS if kind])
         mono = np.cumsum(self.kinds[known] == "mono")
         return self.steps[known].astype(np.float64), mono / np.arange(1, len(mono) + 1)
@@ -71,7 +74,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """What the page of an evaluation says about the training of its run."""
+    """The section of an evaluation page on the training of its run."""
 
     summary: str
     charts: tuple[Chart, ...]
@@ -80,12 +83,12 @@ class TrainingSection:
 def training_section(
     record: TrainingRecord, policy: str, dev: Rows = (), best_step: int | None = None
 ) -> TrainingSection | None:
-    """Charts of all numbers that the record has; None if it has no step.
+    """Summary and charts of all numbers in the record; None if it has no step.
 
     Args:
-        policy: how batches were made, such as `hybrid(0.5)`.
-        dev: measures of checkpoints on the dev set, one row a checkpoint.
-        best_step: the step of the best checkpoint.
+        policy: the plan's name of the mixture of batches, such as `hybrid(0.5)`.
+        dev: measures of checkpoints on the dev set, one row per checkpoint.
+        best_step: step of the best checkpoint.
     """
     if not len(record.steps):
         return None
@@ -102,7 +105,7 @@ def training_section(
 
 
 def target_share(policy: str) -> float | None:
-    """The share of monolingual batches that a policy aims at: 0.5 for `hybrid(0.5)`, None for a schedule."""
+    """The target share of monolingual batches of a policy: 0.5 for `hybrid(0.5)`, None for a schedule."""
     match = re.fullmatch(r"hybrid\(\s*([0-9]*\.?[0-9]+)\s*\)", policy)
     return float(match[1]) if match else {"mono": 1.0, "cross": 0.0}.get(policy)
 
@@ -110,6 +113,7 @@ def target_share(policy: str) -> float | None:
 def smooth(values: Floats, width: int) -> Floats:
     """Centred running mean. The window shrinks at both ends, so that no end is pulled towards zero."""
     half = width // 2
+    # The sum of a window is the difference of two cumulative sums: O(n) for any width.
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     start, stop = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
@@ -118,7 +122,7 @@ def smooth(values: Floats, width: int) -> Floats:
 
 
 def dev_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
-    """AP on the dev set in the three settings, by step; None without a row."""
+    """AP on the dev set in the three settings, by step; None if no checkpoint has one."""
     points = _dev_points(rows, {measure: (name, f"{name} AP", ".3f") for measure, (name, _) in DEV_MEASURES.items()})
     if not points:
         return None
@@ -131,7 +135,7 @@ def dev_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
 
 
 def dev_loss_chart(rows: Rows, best_step: int | None, steps: Axis) -> Chart | None:
-    """Loss of checkpoints over the fixed pool of the dev set, by step; None without a row."""
+    """Loss of checkpoints over the fixed pool of the dev set, by step; None if no checkpoint has one."""
     points = _dev_points(rows, {"pool_loss": ("dev loss", "dev loss", ".4g")})
     if not points:
         return None
@@ -180,7 +184,7 @@ def _summary(record: TrainingRecord, policy: str) -> str:
 
 def _window(count: int) -> int:
     """Width of the running mean over `count` values: 4 % of them, odd, at least 5."""
-    return max(5, count // 25) | 1
+    return max(5, count // 25) | 1  # `| 1` makes it odd, so that the window has a centre.
 
 
 def _curve(steps: Floats, values: Floats, series: str) -> list[Row]:
@@ -203,8 +207,10 @@ def _loss_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
     series = {kind: record.series("loss", kind or None) for kind in kinds}
     window = _window(max(len(values) for _, values in series.values()))
     smoothed = {kind: smooth(values, window) for kind, (_, values) in series.items()}
+    # The axis holds all of the running means, and the single batches up to the quantile.
     highest = max(float(np.quantile(losses, CLIP_QUANTILE)), *(float(values.max()) for values in smoothed.values()))
     lowest = float(losses.min())
+    # The axis starts at 0 if the lowest loss is near to it; a margin below 0 is cut.
     low, top = widened(min(0.0, lowest) if lowest < 0.4 * highest else lowest, highest)
     colours = {KINDS[kind]: kind or "plain" for kind in kinds}
     canvas = Canvas(steps, Axis("", (min(0.0, lowest) if low < 0 else low, top)), colours)
