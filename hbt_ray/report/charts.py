@@ -99,6 +99,7 @@ class Canvas:
     def line(self, rows: Sequence[Row], *, width: float = 2.0, **mark: Any) -> alt.Chart:
         """A line for each series and group, from left to right."""
         chart = self._encoded(_chart(map(vars, rows)).mark_line(strokeWidth=width, aria=False, **mark))
+        # `detail` separates lines without giving each a colour.
         return chart.encode(detail=alt.Detail(field="group", type="nominal"))
 
     def intervals(self, rows: Sequence[Row], **mark: Any) -> alt.Chart:
@@ -132,6 +133,7 @@ class Canvas:
 
     def _color(self) -> alt.Color:
         scale = alt.Scale(domain=list(self.colours), range=[f"var(--{colour})" for colour in self.colours.values()])
+        # Full colours in the legend, even if the points are faint.
         legend = alt.Legend(title=None, symbolOpacity=1) if "" not in self.colours else None
         return alt.Color(field="series", type="nominal", scale=scale, legend=legend)
 
@@ -152,6 +154,7 @@ class Chart:
     def svg(self) -> Markup:
         """The drawing for a page that defines the colours."""
         width, height = WIDE if self.is_wide else SIZE
+        # Width and height then include axes and legend.
         fit = alt.AutoSizeParams(type="fit", contains="padding")
         svg = _draw(alt.layer(*self.layers).properties(width=width, height=height, autosize=fit))
         return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))  # Within HTML an SVG needs no namespace.
@@ -159,6 +162,7 @@ class Chart:
 
 def standalone_svg(chart: alt.LayerChart | alt.HConcatChart) -> str:
     """SVG for a separate file: colours of the light page on white, without tooltips."""
+    # The variables are defined in a page only.
     svg = re.sub(r"var\(--([\w-]+)\)", lambda match: LIGHT[match[1]], _draw(chart))
     return re.sub(r' aria-label="[^"]*"', "", svg).replace('fill="transparent"', 'fill="white"') + "\n"
 

@@ -52,6 +52,7 @@ def headline(comparison: Comparison, differences: Differences | None) -> Table:
     for system, cells in comparison.headline:
         marks = [differences.tooltip(system, column) if differences else "" for column in comparison.columns]
         rows.append([system_cell(system), *map(measured, cells, marks)])
+    # `Comparison.columns` lists each setting in one run, as `groupby` needs.
     settings = groupby(comparison.columns, key=lambda column: column.setting)
     return Table(
         [Cell("System"), *_headings(comparison.columns)],
@@ -228,6 +229,7 @@ def _share_maps(comparison: Comparison) -> HeatMaps | None:
 
 
 def _pool_shares(comparison: Comparison) -> str:
+    # All systems of a comparison have the same documents, so the first one stands for all.
     counts = sorted((num, tag) for tag, num in comparison.systems[0].result.num_documents.items() if num)
     total = sum(num for num, _ in counts)
     return " to ".join(f"{AP.text(num / total)} ({english_name(tag)})" for num, tag in (counts[0], counts[-1]))

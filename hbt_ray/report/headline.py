@@ -18,6 +18,7 @@ from hbt_ray.report.significance import ALPHA, Differences
 from hbt_ray.retrieval.compare import MISSING, SEEDS_NOTE, Baseline, Comparison, System, TableCell, compare
 from hbt_ray.retrieval.result import EvaluationResult
 
+# Replaced character by character, so that no replacement is escaped again.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -38,6 +39,7 @@ Headlines = Iterable[tuple[Comparison, Differences | None]]
 def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = None) -> rich_table.Table:
     """The headline for the terminal: the best of a column is bold, differences to the baseline are coloured."""
     comparisons = compare(results, baseline)
+    # Tasks with different measures share the table, so a system may lack some columns.
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     several = len(comparisons) > 1
     notes = [
@@ -49,6 +51,7 @@ def headline_table(results: Sequence[EvaluationResult], baseline: Baseline = Non
     table = rich_table.Table(title=f"{task}retrieval quality", caption="; ".join(notes), box=SIMPLE_HEAD)
     table.add_column("system", overflow="fold", min_width=10)
     for column in columns:
+        # `cross-lingual` → `cross`, and one word a line, so that the columns fit into a terminal.
         setting = column.setting.removesuffix("lingual").removesuffix("-")
         label = column.label.replace(" ", "\n")
         title = f"{setting}\n{label} {'↓' if column.lower_is_better else '↑'}"

@@ -67,6 +67,7 @@ def heat_maps(
         names: names of the rows, and of the columns except the pool.
         axes: what a row and a column stand for, for the caption.
     """
+    # Every map shows values from 0 to 1, so all are formatted like AP.
     rounded = [[[AP.round(value) for value in row] for row in grid] for grid in grids]
     known = [value for grid in rounded for row in grid for value in row if value is not None]
     if not known:

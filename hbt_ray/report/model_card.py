@@ -103,6 +103,7 @@ def _results(evaluations: list[EvaluationResult]) -> str:
     rows = []
     for evaluation in evaluations:
         reported = _columns(evaluation)
+        # A value in a column that only other tasks report is left out.
         values = (column.value(evaluation) if column in reported else None for column in columns)
         rows.append([_label(evaluation), *map(_number, values)])
     return pipe_table(["task", *(inline(column.name) for column in columns)], rows)
@@ -117,6 +118,7 @@ def _label(evaluation: EvaluationResult) -> str:
 
 
 def _number(value: float | None) -> str:
+    # Values above 1 are ranks, which `Column` rounds to whole numbers.
     return "–" if value is None else f"{value:.3f}" if value <= 1 else f"{value:,.0f}"
 
 

@@ -30,7 +30,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("hbt_ray.report", "templates"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # A misspelt name in a template is an error, not an empty text.
         trim_blocks=True,
         lstrip_blocks=True,
     )

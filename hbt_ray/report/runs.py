@@ -104,6 +104,7 @@ def _without_seeds(config: dict[str, Any]) -> dict[str, Any]:
 
 def _common_name(group: Sequence[RunDir]) -> str:
     """`mono-seed0`, `mono-seed1` → `mono`."""
+    # Cut what is left of a suffix such as `-seed=0` or `_s1`.
     prefix = os.path.commonprefix([run.name for run in group])  # noqa: RUF071  # of names, not of paths
     return re.sub(r"[-_.,=]*(seed|s)?[-_.,=]*$", "", prefix) or group[0].name
 

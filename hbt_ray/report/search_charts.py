@@ -174,7 +174,7 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
     """
     batches = [point.batch for point in critical.points]
     sizes = np.geomspace(batches[0], batches[-1], 100)
-    first, last = sizes[0] / 1.15, sizes[-1] * 1.15
+    first, last = sizes[0] / 1.15, sizes[-1] * 1.15  # on a logarithmic axis a margin is a factor
     seeds = [
         Row(
             point.batch,
@@ -197,6 +197,7 @@ def critical_chart(critical: CriticalBatchFit) -> Chart:
         limit = f"critical batch size {critical.critical:,.0f}, with its 95 % interval"
     colours = {"fit": "mono", "linear scaling": "muted", "seeds": "plain"} | ({limit: "cross"} if limit else {})
     canvas = Canvas(x, y, colours)
+    # The upper end may be infinite.
     low, high = (min(max(end, first), last) for end in critical.interval)
     layers = (
         *([canvas.band(low, high, "cross")] if low < high else []),

@@ -92,6 +92,7 @@ def setting_table(groups: Sequence[SeedGroup], objectives: Sequence[str]) -> Tab
                 cells.append(Cell(text, "number", estimate.mean, notes=notes))
             else:
                 cells.append(number(objective_value(name, None), ""))
+        # `seed_groups` sorts numbers by value, which the text would not.
         rows.append([Cell(settings_text(group.values), sort=i), count(len(group.trials)), *cells])
     return Table([Cell("Choice"), number("Seeds"), *_objective_headings(objectives)], rows)
 
@@ -111,6 +112,7 @@ def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
 
     keys = list(dict.fromkeys(key for trial in state.trials for key in trial.values))
     trials = sorted(state.trials, key=order)
+    # Seeds have no order that a shade could show.
     columns = [_setting_cells([trial.values.get(key) for trial in trials], key != SEED) for key in keys]
     columns += [_objective_cells(trials, name) for name in objectives]
     rows = []
@@ -120,6 +122,7 @@ def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
         notes += [("same", trial.error)] if trial.status == "failed" and trial.error else []
         status = Cell(trial.status, "state bad" if trial.status == "failed" else "state", notes=tuple(notes))
         rows.append([*cells, count(trial.step), number(duration(seconds), seconds), status])
+    # Not strict: the columns of the objectives follow those of the settings.
     headings = [Cell(key, column[0].style if column else "") for key, column in zip(keys, columns, strict=False)]
     headings += [*_objective_headings(objectives), number("Step"), number("Time"), Cell("Status")]
     return Table(headings, rows, style="trials")

@@ -123,6 +123,7 @@ def p_value(p: float, equals: str = "") -> str:
 def _test(system: System, table: pa.Table, base: pa.Table, columns: Sequence[Column]) -> list[MeasuredDifference]:
     """Tests in the order of the columns. Holm's correction only counts the settings that are shown."""
     tests: dict[Column, list[Difference]] = {column: [] for column in columns}
+    # One call per measure for all of its settings, since Holm's correction is over them.
     for measure in dict.fromkeys(column.measure for column in columns):
         settings = pa.array([column.setting for column in columns if column.measure == measure])
         ours, theirs = (rows.filter(pc.is_in(rows["setting"], value_set=settings)) for rows in (table, base))

@@ -93,6 +93,7 @@ def training_section(
     if not len(record.steps):
         return None
     first, last = float(record.steps[0]), float(record.num_steps)
+    # All charts share one axis, so that a step lies at the same place in each.
     steps = Axis("step", (first, last) if first < last else widened(first, last))
     charts = (
         _loss_chart(record, steps),
@@ -250,6 +251,7 @@ def _throughput_chart(record: TrainingRecord, steps: Axis) -> Chart | None:
     legend = f"median: {median:,.0f}" if median >= 10 else f"median: {median:.2g}"
     canvas = Canvas(steps, Axis("", (0, top or 1)), {legend: "plain"})
     dots = _dots(xs, speeds, legend, "step {step:,.0f}: {value:,.0f} pairs per second", top)
+    # Above the axis, the line would be drawn outside the chart.
     mean = np.minimum(smooth(speeds, _window(len(speeds))), top)
     layers = (canvas.points(dots, opacity=0.35), canvas.line(_curve(xs, mean, legend)))
     return Chart("Pairs per second", f"Training pairs per second, by step; {legend}.", layers)

@@ -175,6 +175,7 @@ class Comparison:
         cells = []
         for system, value in zip(self.systems, rounded, strict=True):
             cell = TableCell(value, column.text(value), best=best is not None and value == best)
+            # The baseline is always the first system.
             reference = rounded[0] if self.baseline and not system.is_baseline else None
             if value is not None and reference is not None:
                 better = column.is_better(value, reference) if column.has_better and value != reference else None

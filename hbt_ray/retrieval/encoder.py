@@ -73,6 +73,7 @@ class EncoderConfig(EncodingConfig):
         digest = hashlib.sha256(
             repr((self.question_prompt, self.passage_prompt, self.max_length, self.precision)).encode()
         )
+        # Names relative to the folder: a copy of the model has the same identity.
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder)
             if name.parts[0] not in _OTHER_FILES:

@@ -83,6 +83,7 @@ class EvaluationResult(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         """Whether the content is equal; the folders may differ."""
+        # Pydantic's own comparison includes private attributes, such as the folder.
         return isinstance(other, EvaluationResult) and self.model_dump() == other.model_dump()
 
     @property
@@ -184,6 +185,7 @@ def mean_over_seeds(group: Sequence[EvaluationResult], model: str) -> Evaluation
         name: _mean([getattr(result, name) for result in group])
         for name in ("settings", "pairs", "pool", "language_share", "seconds")
     }
+    # `means` has only the measures that every seed has.
     seed_values = {
         setting: {name: [result.settings[setting][name] for result in group] for name in measures}
         for setting, measures in means["settings"].items()

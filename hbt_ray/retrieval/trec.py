@@ -30,6 +30,7 @@ def write_run(path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], hits
         raise TaskError(
             f"{path}: {len(query_ids)} query ids for the hits of {len(hits.documents)} queries", code="OTHER_QUERIES"
         )
+    # Only ids that are written must be valid fields.
     rows_of_hits = np.unique(hits.documents[hits.documents >= 0]).tolist()
     _check_fields(path, (tag, *query_ids, *(doc_ids[row] for row in rows_of_hits)))
     # Scores stay NumPy float32: their `str` is the shortest text that reads back as the same number.

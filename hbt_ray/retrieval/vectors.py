@@ -117,6 +117,7 @@ class TextSet:
         digest = hashlib.sha256(bytes([self.side]))
         # Lengths first: without them `ab`, `c` and `a`, `bc` would give one checksum.
         digest.update(pc.binary_length(self.texts).to_numpy().tobytes())
+        # In parts, so that not all texts are Python strings at once.
         for start in range(0, len(self.texts), 1 << 16):
             digest.update("".join(self.texts.slice(start, 1 << 16).to_pylist()).encode())
         return digest.hexdigest()[:16]

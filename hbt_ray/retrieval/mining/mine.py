@@ -115,6 +115,7 @@ def mine(
     languages = languages_to_mine(store.manifest, config)
     mined, examples, fingerprint = [], [], ""
     models = {"encoder": encoder} | ({"rescorer": rescorer} if rescorer else {})
+    # Lock before the check, so that two commands cannot both find the folder unused.
     with exclusive_lock(folder, "mining"), atomic_folder(check_output_folder(folder)) as scratch:
         for info in store.manifest.chosen(config.datasets):
             language = languages.get(info.name)

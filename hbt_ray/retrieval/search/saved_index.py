@@ -117,6 +117,7 @@ class SavedIndex:
         chosen = [language for language in self.manifest.languages if not languages or language in languages]
         tables = [self._documents(language) for language in chosen]
         orders = [table["order"].to_numpy() for table in tables]
+        # A generator, so that one shard is open at a time.
         shards = (self._shard(language, order, threads) for language, order in zip(chosen, orders, strict=True))
         merged = top_keys(np.hstack([shard.search(checked, k) for shard in shards]), k)
 
@@ -259,6 +260,7 @@ def _write_shard(
     if not index.exact and not index.too_few(len(rows), vectors.shape[1]):
         import faiss
 
+        # FAISS can only write indexes of the CPU.
         built = index.model_copy(update={"gpu": False}).build(VectorFile(path), threads)
         faiss.write_index(built, str(folder / f"{language}.faiss"))
 

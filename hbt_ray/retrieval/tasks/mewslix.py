@@ -105,6 +105,7 @@ def _sentence_spans(node: dict[str, Any], text: str, where: str) -> list[range]:
 
 def _span(node: Any, text: str, where: str) -> range:
     start, end = member(node, "start", int, where), member(node, "end", int, where)
+    # If a span repeats its text, it must agree: offsets in bytes would not.
     if not 0 <= start < end <= len(text) or node.get("text", text[start:end]) != text[start:end]:
         reason = f"{reprlib.repr(node)} is not a span of the text of {len(text)} characters; offsets count characters"
         raise BadRowError(where, reason)

@@ -93,6 +93,7 @@ class Transform:
                 code="INVALID_VECTORS",
             )
         fitted = self.parameters.get(side, {})
+        # Vectors in the anchor language are meant to stay, so it is not named in the warning.
         unfitted = sorted(set(languages) - {*fitted, self.method.anchor or ""})
         if unfitted and side in self.method.sides:
             logger.warning(
@@ -152,7 +153,8 @@ class Transform:
                 for name in file.keys():  # noqa: SIM118  # `safe_open` is not a mapping.
                     side, _, language = name.partition(".")
                     parameters.setdefault(side, {})[language] = file.get_tensor(name)
-            transform = cls(path.stem, method, parameters, **header)
+            transform = cls(path.stem, method, parameters, **header)  # The other keys are fields of the class.
+            # safetensors does not detect changed tensors.
             if transform.fingerprint != metadata[_CHECKSUM]:
                 raise ValueError("its checksum does not match its content")
             return transform
