@@ -152,7 +152,7 @@ class Chart:
 
     @cached_property
     def svg(self) -> Markup:
-        """The drawing for a page that defines the colours."""
+        """The drawing as SVG, for a page that defines the colours."""
         width, height = WIDE if self.is_wide else SIZE
         # Width and height then include axes and legend.
         fit = alt.AutoSizeParams(type="fit", contains="padding")

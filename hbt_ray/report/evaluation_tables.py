@@ -1,6 +1,6 @@
 """Tables of an evaluation: headline, question languages, families, language bias, data, and the cost of evaluation.
 
-In the table of families each ordered pair of two languages has the same weight, so large families have more.
+In the table of families each ordered pair of two languages has the same weight, so a large family has more weight.
 """
 
 from __future__ import annotations

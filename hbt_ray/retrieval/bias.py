@@ -1,4 +1,4 @@
-"""Language bias: does a ranking depend on the languages of question and document instead of on their content?
+"""Language bias: measures of how far a ranking depends on languages instead of on content.
 
 Each measure takes arrays and returns one value per query, NaN if it is not defined for the query. Take means within a
 question language first, then over languages. Some measures take the ranks of the relevant documents in the
@@ -44,7 +44,7 @@ class LanguagePreference:
     """The bias measures of a task; all are empty if its documents have one language."""
 
     values: dict[str, Values] = field(default_factory=dict)
-    """`QUERY_MEASURES` → one value a question; NaN where the measure is not defined."""
+    """`QUERY_MEASURES` → one value per question; NaN if the measure is not defined for it."""
     share: dict[str, dict[str, float]] = field(default_factory=dict)
     """Question language → passage language → mean share of the first `TOP_DOCUMENTS`."""
     distance: dict[str, float] = field(default_factory=dict)

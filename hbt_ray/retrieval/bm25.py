@@ -53,7 +53,7 @@ class Bm25Index:
     """Postings of a corpus in this process: for each language, and for the pool of all languages."""
 
     def __init__(self, ids: Sequence[str], languages: Sequence[str], texts: Sequence[str]) -> None:
-        """One id, language and text a document.
+        """Index documents, given by one id, language and text each.
 
         Raises:
             ConfigError: the extra `bm25` is not installed.
@@ -133,7 +133,7 @@ class _Postings:
 
 
 def tokenise_queries(queries: pa.Table) -> Words:
-    """A task's queries as `Bm25Index` takes them."""
+    """The words of a task's queries, for `Bm25Index`."""
     return tokenise_texts(queries["text"].to_pylist(), queries["language"].to_pylist())
 
 

@@ -56,7 +56,7 @@ class EncodingConfig(Config):
 
 
 class EncoderConfig(EncodingConfig):
-    """A model, and how it encodes texts."""
+    """A model, and the settings with which it encodes texts."""
 
     model: str
     """A SentenceTransformer or Hugging Face folder, or a hub name."""

@@ -25,7 +25,7 @@ from hbt_ray.retrieval.search.exact_scores import Floats
 
 
 class RescorerConfig(Config):
-    """The cross-encoder, and how it is run."""
+    """A cross-encoder, and the settings with which it is run."""
 
     model: str
     """Folder or hub name of a cross-encoder with one output per pair."""

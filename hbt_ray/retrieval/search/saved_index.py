@@ -58,7 +58,7 @@ class IndexManifest(BaseModel):
 
 
 class FoundDocument(NamedTuple):
-    """One search result."""
+    """A document that a search found, with its score."""
 
     score: float
     doc_id: str

@@ -23,7 +23,7 @@ from hbt_ray.retrieval.search.shard import VectorShard
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 120.0
-"""How long a process may wait for free CPUs of the cluster before the search fails."""
+"""Longest wait of a process for free CPUs of the cluster; then the search fails."""
 
 
 class ShardGroup:

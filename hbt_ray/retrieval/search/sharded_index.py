@@ -52,7 +52,7 @@ _FLAT_COPIES = 2
 
 
 class SearchConfig(Config):
-    """How a corpus is cut into shards, and how they are searched."""
+    """Settings of sharding a corpus and of searching the shards."""
 
     index: IndexConfig = IndexConfig()
     """Index of each shard."""
@@ -65,7 +65,7 @@ class SearchConfig(Config):
     chunk_size: int = Field(default=1000, gt=0)
     """Number of queries that a shard scores at once. Matrix products are slow well below the default."""
     num_actors: int | None = Field(default=None, gt=0)
-    """Number of processes for the shards, at most one per shard. Default: half of the cluster's CPUs."""
+    """Number of processes for the shards; never more than there are shards. Default: half of the cluster's CPUs."""
     cpus_per_actor: float | None = Field(default=None, ge=0)
     """CPUs that each process reserves and uses; 0 reserves none. Default: 1, or less if the processes would need more
     than half of the CPUs."""

@@ -1,4 +1,4 @@
-"""Evaluation tasks: queries, the documents to search, and which documents are relevant."""
+"""Evaluation tasks: queries, the documents to search, and judgements of relevance."""
 
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.lareqa import read_lareqa

@@ -41,6 +41,7 @@ class BeirTaskConfig(TaskConfig):
     """Leave a document out of the ranking of the query with the same id, as BEIR does, since it is the query itself
     (ArguAna)."""
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
+    """Measures to show instead of the default ones. Default: those under which it is published."""
 
     def open(self) -> Task:
         # Raises if `languages` leaves out the only language of the folder.
@@ -71,6 +72,7 @@ class MiraclTaskConfig(TaskConfig):
     """Search only the passages that were judged for some query of the split, relevant or not. A small corpus is easier,
     so the figures cannot be compared with those on the whole corpus."""
     measures: tuple[Measure, ...] = ("nDCG@10", "R@100")
+    """Measures to show instead of the default ones. Default: those under which it is published."""
 
     def open(self) -> Task:
         pooled, split = ["pooled"] if self.pooled else [], [] if self.split == "dev" else [self.split]

@@ -28,6 +28,7 @@ class LareqaTaskConfig(TaskConfig):
     path: Location
     """Folder that holds `<language>.json`."""
     measures: tuple[Measure, ...] = ()
+    """Measures to compute beside the default ones, and to show instead of them. Default: none."""
 
     def open(self) -> Task:
         return read_lareqa(self.path, self.name or self.kind, self.languages, self.measures)

@@ -30,6 +30,7 @@ class MewsliXTaskConfig(TaskConfig):
     split: Literal["dev", "test"] = "test"
     """Split of the mentions."""
     measures: tuple[Measure, ...] = ("AP@20",)
+    """Measures to show instead of the default ones. Default: the published one."""
 
     def open(self) -> Task:
         mentions = list(_mentions(first_match(self.path, f"wikinews_mentions-{self.split}.jsonl")))

@@ -29,6 +29,7 @@ class WorldfactsTaskConfig(TaskConfig):
     split: Literal["dev", "test"] = "test"
     """Split of worldfacts."""
     measures: tuple[Measure, ...] = ()
+    """Measures to compute beside the default ones, and to show instead of them. Default: none."""
 
     def open(self) -> Task:
         settings = {"split": self.split, **({"languages": self.languages} if self.languages else {})}
