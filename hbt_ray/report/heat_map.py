@@ -84,7 +84,7 @@ def heat_maps(
     for system, grid in zip(comparison.systems, rounded, strict=True):
         rows = []
         for i, row in enumerate(grid):
-            cells = [headings[i + 1]]
+            cells = [headings[i + 1]]  # Row i has the name of column i; `headings` starts with the corner.
             for j, value in enumerate(row):
                 kind = " own" if i == j else " all" if j == len(names) else ""
                 level = None if value is None else (value - low) / (high - low)

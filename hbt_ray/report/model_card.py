@@ -110,7 +110,7 @@ def _results(evaluations: list[EvaluationResult]) -> str:
 
 
 def _columns(evaluation: EvaluationResult) -> tuple[Column, ...]:
-    return compare([evaluation])[0].columns
+    return compare([evaluation])[0].columns  # the columns of the report
 
 
 def _label(evaluation: EvaluationResult) -> str:

@@ -119,6 +119,7 @@ def _group_results(group: Sequence[RunDir]) -> list[EvaluationResult]:
         by_task.setdefault((*result.data, result.variant), []).append(result)
     means = []
     for (*_, variant), results in by_task.items():
+        # Some seeds may lack a result; the name then says how many the mean has.
         number = f"{len(results)} of {len(group)}" if len(results) < len(group) else str(len(group))
         name = f"{_common_name(group)}+{variant}" if variant else _common_name(group)
         means.append(mean_over_seeds(results, f"{name}, {number} seeds"))

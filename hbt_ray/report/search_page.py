@@ -104,7 +104,7 @@ def trial_table(state: SearchState, objectives: Sequence[str]) -> Table:
     """
 
     def order(trial: Trial) -> tuple[int, float]:
-        value = trial.last(objectives[0])
+        value = trial.last(objectives[0])  # Without a value, a trial is the last of its status.
         is_known = value is not None and math.isfinite(value)
         return STATUSES.index(trial.status), -sign(
             objectives[0]

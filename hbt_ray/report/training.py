@@ -164,7 +164,7 @@ def _checkpoint_chart(
     if best_step is not None:
         best = f"best checkpoint: step {best_step:,}"
         canvas = replace(canvas, colours={**canvas.colours, best: "muted"})
-        layers = [canvas.rule(best, x=best_step)]
+        layers = [canvas.rule(best, x=best_step)]  # drawn first, so that it does not hide points
     layers += [canvas.line(points), canvas.points(points, size=49)]
     return Chart(title, f"{title} by step. {note}.", tuple(layers), note, is_wide)
 

@@ -131,6 +131,7 @@ def score_rankings(
     card.language_share.update(preference.share)
     for language, distance in preference.distance.items():
         card.pool[language][SHARE_DISTANCE] = distance
+    # The card is frozen; only its dictionaries are filled.
     card.settings.update(macro_averages(card.pairs, card.pool))
     return with_task_fingerprint(pa.concat_tables(tables), task.fingerprint), card
 

@@ -113,6 +113,7 @@ def read_candidates(store: Store, info: DatasetInfo, language: str) -> Candidate
     """The candidates of a dataset; at least one of its items must have the language."""
 
     def texts(side: str, items: Indices) -> list[str]:
+        # The code 0 is the only language, `language`.
         return store.texts_of(info.name, side, items, np.zeros(len(items), np.int16), (language,))
 
     pool = LanguageIndex(info, (language,), 0.0).pool(0)

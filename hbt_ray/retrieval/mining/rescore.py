@@ -57,11 +57,11 @@ def rescore(
     # Longest first: if memory suffices for the first block, it suffices for all; and there is little padding.
     order = np.argsort(-lengths[0][pairs[:, 0]] - lengths[1][pairs[:, 1]], kind="stable")
     table = pa.table({"number": order, "question": pairs[order, 0], "document": pairs[order, 1]})
-    rows = config.batch_size * 8
+    rows = config.batch_size * 8  # eight forward passes per block
     blocks = [table.slice(start, rows) for start in range(0, len(table), rows)]
     # Passed within a list, since Ray would replace a reference at the top level by the texts.
     stored = [ray.put(pa.array(texts, pa.large_string())) for texts in (questions, documents)]
-    scores = np.full(len(pairs), np.nan, np.float32)
+    scores = np.full(len(pairs), np.nan, np.float32)  # A pair that no block scores is refused below.
     failure = f"{config.model!r} could not score pairs"
     for block in map_blocks(blocks, _Rescorer, (config, stored), config.workers, gpu=config.gpu, failure=failure):
         scores[block["number"].to_numpy()] = block["score"].to_numpy()

@@ -23,7 +23,7 @@ def _measure(text: str) -> str:
     try:
         base, cutoff = parse_measure(text)
     except TaskError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error)) from None  # the type that Pydantic reports as a wrong value
     return f"{base}@{cutoff}" if cutoff else base
 
 

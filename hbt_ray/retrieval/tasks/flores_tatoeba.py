@@ -58,6 +58,7 @@ class FloresTaskConfig(TaskConfig):
         return self
 
     def open(self) -> Task | BitextTask:
+        # The pivot is read even if `languages` leaves it out.
         texts = self._texts({*self.languages, *([self.pivot] if self.pivot else [])} if self.languages else set())
         if self.pivot and self.pivot not in texts:
             raise TaskError(f"{self.path}: has no sentences in the pivot {self.pivot!r}", code="MISSING_LANGUAGE")

@@ -33,6 +33,7 @@ class MewsliXTaskConfig(TaskConfig):
     """Measures to show instead of the default ones. Default: the published one."""
 
     def open(self) -> Task:
+        # Read all mentions first, since only they show which languages the file has.
         mentions = list(_mentions(first_match(self.path, f"wikinews_mentions-{self.split}.jsonl")))
         present = {mention.language: None for mention in mentions}
         languages = by_language(present, self.languages, f"{self.path} (split={self.split})")

@@ -61,6 +61,7 @@ def fit(
         for language, example in languages.items():
             vectors = np.asarray(example.vectors, np.float64)
             anchors = None if example.anchors is None else np.asarray(example.anchors, np.float64)
+            # The encoder normalises its vectors if all of them have unit length.
             unit = unit and bool((np.abs(np.linalg.norm(vectors, axis=1) - 1) < _UNIT_TOLERANCE).all())
             matrix = np.ascontiguousarray(method.fit(vectors, anchors), np.float32)
             parameters.setdefault(side, {})[language] = matrix

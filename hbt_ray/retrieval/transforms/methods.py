@@ -80,7 +80,7 @@ class Centering(_BothSides):
     kind: Literal["centering"] = "centering"
 
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
-        return np.asarray(vectors.mean(axis=0, keepdims=True))
+        return np.asarray(vectors.mean(axis=0, keepdims=True))  # [1, width]
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
         return vectors - parameters
@@ -132,7 +132,7 @@ class Shift(Method):
     def fit(self, vectors: Doubles, anchors: Doubles | None) -> Doubles:
         if anchors is None or anchors.shape != vectors.shape:
             raise ConfigError("shift compares texts with their translations; give a translation of each, in order")
-        return np.asarray((vectors - anchors).mean(axis=0, keepdims=True))
+        return np.asarray((vectors - anchors).mean(axis=0, keepdims=True))  # [1, width]
 
     def move(self, vectors: Doubles, parameters: Doubles) -> Doubles:
         return vectors - self.alpha * parameters
