@@ -1,1 +1,1 @@
-"""Training: a model, a loss and an engine in plain torch; what runs them on a cluster is Ray Train."""
+"""Training: loss and training step in plain torch, run on a cluster by Ray Train."""

@@ -1,4 +1,4 @@
-"""The configuration of a training run: what `hbt train` reads."""
+"""The configuration of a training run: the settings of `hbt train`."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class WorkersConfig(Config):
     """Restarts from the latest checkpoint after a worker died; -1 for no limit. 3 outlasts single crashes and ends a
     run that crashes at every try. Preempted nodes do not count."""
     max_preemptions: int = Field(-1, ge=-1)
-    """Restarts after nodes that announced their end, such as spot instances; -1, the default, for no limit, since each
-    loses no step."""
+    """Restarts after preemptions: nodes that announced their end, such as spot instances. -1, the default, is no limit,
+    since a preemption loses no step."""
     preemption_grace_seconds: float = Field(0, ge=0)
     """Seconds after the announced end that the remaining workers may still write a checkpoint. By default they are
     restarted at once."""
     resize_seconds: float = Field(60, gt=0)
-    """Seconds between two looks of an elastic run for room for more workers. Adding workers is a restart from a
-    checkpoint, so a shorter time costs more than it brings."""
+    """Seconds between two checks whether an elastic run can add workers. Adding them is a restart from a checkpoint,
+    so checks in quicker succession cost more than they gain."""
     start_seconds: float = Field(60, gt=0)
     """Longest wait in seconds for the workers' resources and for their start, each time they are started."""
     deadline_seconds: float = Field(1_800, gt=0)

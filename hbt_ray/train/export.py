@@ -20,7 +20,7 @@ class ExportRecord:
 
     steps: int
     best: bool = False
-    """Whether it is the best checkpoint by the dev measure; otherwise it is the newest."""
+    """Whether they are of the best checkpoint by the dev measure; otherwise they are of the newest."""
     averaged: bool = False
     """Whether the weights are averaged over the steps."""
     lora_rank: int | None = None

@@ -45,7 +45,7 @@ class TeacherConfig(Config):
 
     @property
     def model(self) -> ModelConfig:
-        """The same as a configuration of an encoder."""
+        """The encoder settings as `ModelConfig`; its fields have the same names."""
         return ModelConfig(**self.model_dump(exclude={"language"}))
 
     def load_encoder(self, width: int) -> Any:

@@ -4,8 +4,8 @@ They run in the driver and take the rows that rank 0 sends to the metrics actor.
 through any number of worker restarts, and the workers need no API key. Each has a thread of its own: a tracker that is
 slow or does not answer delays neither training nor other trackers. All rows are in `metrics.jsonl` as well, so the
 failure of a tracker is a warning, and rows that a tracker lacks are logged when the run continues. RUN/trackers.json
-holds how far each tracker has come. It is written after the rows, so a driver that is killed in between repeats the
-rows of that moment and loses none.
+holds the position of each tracker. It is written after the rows, so a driver that is killed in between logs the last
+rows twice and loses none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hbt_ray.train.step.train_step import StepMetrics
 logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 60.0
-"""How long the end of a run waits for a tracker that does not answer."""
+"""Longest wait at the end of a run for a tracker that does not answer."""
 _MAX_ROWS = 50
 """Rows that are logged together. A request to an MLflow server may have 1,000 metrics, and a row has at most 13."""
 _MAX_PARAMS = 100
@@ -44,7 +44,7 @@ _PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "wandb": (("wandb",), "hbt-ray[wandb]"),
 }
 """Tracker → modules that it needs, and the package to install."""
-_positions_lock = Lock()
+_positions_lock = Lock()  # The threads of all trackers rewrite one file.
 
 
 class TrackersConfig(Config):
@@ -58,7 +58,7 @@ class TrackersConfig(Config):
     """Name of the MLflow experiment, or of the project of Weights & Biases."""
 
     def destination(self, name: str) -> str:
-        """Where a tracker logs to. A continued run goes on in the same destination, and begins anew in another one."""
+        """Key of a tracker's position. A continued run goes on in the same destination and starts anew in another."""
         uri = f" {without_secrets(self.mlflow_uri)}" if name == "mlflow" else ""
         return name if name == "tensorboard" else f"{name}{uri} {self.project}"
 
@@ -86,12 +86,14 @@ class TrackerRow(NamedTuple):
 
 @dataclass(slots=True)
 class TrackerPosition:
-    """What a tracker has logged of a run."""
+    """How far a tracker has logged a run."""
 
     id: str = ""
     """The tracker's id of the run; empty before it has one."""
     step: int = -1
+    """Newest logged training step."""
     validated: list[int] = field(default_factory=list)
+    """Steps whose validation is logged. Results may come out of order, so the newest alone does not suffice."""
 
     def lacks(self, row: TrackerRow) -> bool:
         return row.step not in self.validated if row.is_validation else row.step > self.step
@@ -114,7 +116,7 @@ class Tracker(Protocol):
         """Log rows. When this returns, they must have left this process: it may be killed at any time."""
 
     def close(self, *, failed: bool) -> None:
-        """The session of the run ended, with or without an error; the run may be continued."""
+        """End the session, after an error if `failed`. The run may be continued later."""
 
 
 class TensorBoard:
@@ -143,7 +145,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of an MLflow experiment, which a continued run goes on with."""
+    """A run of an MLflow experiment. A continued run reopens it."""
 
     def __init__(
         self, run: RunDir, config: TrackersConfig, settings: Mapping[str, Any], position: TrackerPosition
@@ -298,7 +300,7 @@ class TrackerThread(Thread):
         tracker.close(failed=self._failed)
 
     def _next_rows(self) -> list[TrackerRow]:
-        """The rows in the queue, waiting for at least one; none after the last."""
+        """Wait for at least one row and return those in the queue; empty after the last one."""
         rows: list[TrackerRow] = []
         while len(rows) < _MAX_ROWS and not (rows and self.rows.empty()):
             if (row := self.rows.get()) is None:

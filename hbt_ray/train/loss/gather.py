@@ -29,6 +29,7 @@ def gather(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
     """
     if len(rank_sizes) == 1:
         return rows
+    # All ranks take the same branch, or some would wait for a backward collective that the others never start.
     return _Gather.apply(rows, tuple(rank_sizes)) if rows.requires_grad else _all_gather(rows, rank_sizes)
 
 
@@ -56,8 +57,10 @@ def _all_gather(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
 
 
 def _reduce_scatter(rows: Tensor, rank_sizes: Sequence[int]) -> Tensor:
-    """This rank's rows, summed over the ranks. It sends half of what an all-reduce sends and leaves `rows` unchanged,
-    which autograd may share with others."""
+    """Sum the rows over the ranks and return this rank's slice, at half the traffic of an all-reduce.
+
+    `rows` stays unchanged, as autograd may share it with other consumers.
+    """
     slices = [_padded(part, max(rank_sizes)) for part in rows.split(list(rank_sizes))]
     total = torch.empty_like(slices[0])
     dist.reduce_scatter(total, slices)

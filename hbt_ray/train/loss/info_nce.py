@@ -55,7 +55,9 @@ def info_nce(
         tile: rows and columns of the similarity matrix that are in memory at once.
     """
     positive_keys = positive_keys if positive_keys.dim() > 1 else positive_keys[:, None]
+    # [rows] index of each question's own passage among the passages of all ranks.
     own_rows = torch.arange(len(questions), device=questions.device) + first_row(rank_sizes)
+    # Gathers are collectives. The branches below depend on the configuration and the plan, so all ranks take the same.
     # Only passage → question needs all positives of other ranks' questions; question → passage needs passage keys.
     all_positive_keys = gather(positive_keys if symmetric else positive_keys[:, :1], rank_sizes)
     passage_keys = all_positive_keys[:, :1]
@@ -66,7 +68,7 @@ def info_nce(
     if hard_negatives is not None:
         negatives, negative_keys, mask = _gather_negatives(hard_negatives, rank_sizes)
         candidates = torch.cat([candidates, negatives])
-        mask = torch.cat([torch.ones_like(passage_keys[:, 0], dtype=torch.bool), mask])
+        mask = torch.cat([torch.ones_like(passage_keys[:, 0], dtype=torch.bool), mask])  # [all rows · (1 + n)]
         candidate_keys = torch.cat([passage_keys, negative_keys[:, None]])
         forward_keys = PairKeys(own_rows, positive_keys, candidate_keys, mask)
     losses = []
@@ -76,6 +78,7 @@ def info_nce(
             queries, targets = _prefix(passages, width), _prefix(all_questions, width)
             loss = (loss + tiled_info_nce(queries, targets, temperature, backward_keys, tile)) / 2
         losses.append(loss)
+    # Divided by the global number of rows, so that shares of ranks with unequal slices sum to the global mean.
     return torch.stack(losses).sum() / (sum(rank_sizes) * len(losses))
 
 

@@ -1,4 +1,4 @@
-"""Inputs of the loss: the vectors of one rank's rows, and what is known about those rows."""
+"""Inputs of the loss: the vectors of one rank's rows, with their keys, languages and masks."""
 
 from __future__ import annotations
 

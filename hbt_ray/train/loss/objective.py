@@ -82,7 +82,7 @@ class LossConfig(Config):
 
 
 class Objective(nn.Module):
-    """What training minimises. Its only possible parameter is -log t of a learned temperature t.
+    """The function that training minimises. Its only parameter is -log t, if the temperature t is learned.
 
     Args:
         width: width of the encoder's vectors, to check `dimensions` against; None skips the check.

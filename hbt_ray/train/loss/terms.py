@@ -35,7 +35,7 @@ _MIN_VARIANCE = 1e-12
 
 
 class Term(Config):
-    """What can be added to the contrastive loss: a configuration and the function in one class."""
+    """A term that can be added to the contrastive loss: its configuration and its function in one class."""
 
     weight: float = Field(1.0, gt=0)
     """Factor of the term in the loss."""
@@ -105,6 +105,7 @@ def _lakda_divergence(
             (side @ passages.T / temperature).masked_fill(excluded, -torch.inf).log_softmax(1)
             for side in (questions, translations)
         )
+    # Excluded entries are -inf in both, and -inf - (-inf) is NaN.
     return (b.exp() * (b - a).masked_fill(excluded, 0)).sum(1)
 
 
@@ -128,8 +129,9 @@ class Alignment(Term):
         """This rank's share of the mean over passages that have a translation."""
         assert inputs.passage_translations is not None
         p, q = (upcast(side).log_softmax(1) for side in (inputs.passages, inputs.passage_translations.vectors))
-        middle = torch.logaddexp(p, q) - torch.tensor(2.0, dtype=p.dtype, device=p.device).log()
+        middle = torch.logaddexp(p, q) - torch.tensor(2.0, dtype=p.dtype, device=p.device).log()  # log m
         divergence = ((p.exp() * (p - middle)).sum(1) + (q.exp() * (q - middle)).sum(1)) / 2
+        # Below its bound the clamp has gradient 0; the root alone would have an infinite one at 0.
         distances = divergence.clamp(min=_MIN_DIVERGENCE).sqrt()
         return masked_mean(distances, inputs.passage_translations.mask, rank_sizes)
 
@@ -156,8 +158,10 @@ class Erasure(Term):
         indicators = (labels[:, None] == labels.unique()).to(vectors.dtype)  # [2 · all rows, languages]
         z, y = (columns - columns.mean(0) for columns in (vectors, indicators))
         covariance = z.T @ y / len(z)  # [width, languages]
-        variances = (z * z).mean(0)[:, None] * (y * y).mean(0)
+        variances = (z * z).mean(0)[:, None] * (y * y).mean(0)  # [width, languages]
+        # The denominator is clamped too: `where` passes a zero gradient into the division, and 0 / 0 would be NaN.
         correlation = torch.where(variances > _MIN_VARIANCE, covariance**2 / variances.clamp(min=_MIN_VARIANCE), 0)
+        # The backward pass of `gather` sums the gradients of the ranks' equal copies.
         return correlation.mean() / len(rank_sizes)
 
 
@@ -213,7 +217,7 @@ class Distillation(Term):
         candidates = torch.cat([inputs.passages[:, None], negatives.vectors], dim=1)  # [rows, 1 + n, width]
         with full_precision(candidates.device):
             student = torch.einsum("rw,rnw->rn", upcast(inputs.questions), upcast(candidates)) / temperature
-        is_positive = (negatives.keys[:, :, None] == inputs.positive_keys[:, None, :]).any(2)
+        is_positive = (negatives.keys[:, :, None] == inputs.positive_keys[:, None, :]).any(2)  # [rows, n]
         passage_mask = torch.ones_like(negatives.mask[:, :1])
         scored = torch.cat([passage_mask, negatives.mask & ~is_positive], dim=1) & ~inputs.teacher_scores.isnan()
         counted = scored.sum(1) >= 2
@@ -235,4 +239,5 @@ def masked_mean(values: Tensor, mask: Tensor, rank_sizes: Sequence[int]) -> Tens
     count = mask.sum().to(values.dtype)
     if len(rank_sizes) > 1:
         dist.all_reduce(count)
+    # `values` is used even without a counted row: the backward collectives need a graph on every rank.
     return values.masked_fill(~mask, 0).sum() / count.clamp(min=1)

@@ -69,11 +69,13 @@ class _TiledInfoNCE(torch.autograd.Function):
             for rows in _slices(queries, tile):
                 scaled = upcast(queries[rows]) / temperature
                 positives = upcast(candidates[pair_keys.positives[rows]])
+                # The sum starts with the positive; each tile adds its negatives.
                 positive_scores[rows] = log_sums[rows] = (scaled * positives).sum(1)
                 for columns in _slices(candidates, tile):
                     scores = _negative_scores(scaled, upcast(candidates[columns]), pair_keys, rows, columns)
                     log_sums[rows] = torch.logaddexp(log_sums[rows], scores.logsumexp(1))
                     shares = scores.sub_(log_sums[rows, None]).exp_() if single_tile else None
+        # The fields of PairKeys are tensors or None, both of which `save_for_backward` takes.
         ctx.save_for_backward(queries, candidates, temperature, positive_scores, log_sums, shares, *pair_keys)
         ctx.tile = tile
         return (log_sums - positive_scores).sum()
@@ -90,7 +92,7 @@ class _TiledInfoNCE(torch.autograd.Function):
                 scaled, positives = upcast(queries[rows]) / temperature, pair_keys.positives[rows]
                 # The positive's s_ip(i) - 1, [rows, 1]. expm1 keeps its digits when the share is close to 1.
                 pull = torch.expm1(positive_scores[rows] - log_sums[rows])[:, None]
-                weighted_sum = pull * upcast(candidates[positives])
+                weighted_sum = pull * upcast(candidates[positives])  # t · ∂loss/∂q, [rows, width]
                 candidate_grad.index_add_(0, positives, pull * scaled)
                 for columns in _slices(candidates, ctx.tile):
                     others = upcast(candidates[columns])
@@ -142,7 +144,7 @@ def share_key(queries: Tensor, candidates: Tensor) -> Tensor:
 
 
 def upcast(vectors: Tensor) -> Tensor:
-    """The vectors in float32, or float64 if they are: logits in bf16 are too coarse for a temperature of 0.01."""
+    """Cast vectors to float32, unless they are float64. bf16 logits are too coarse for a temperature of 0.01."""
     return vectors if vectors.dtype == torch.float64 else vectors.float()
 
 

@@ -1,4 +1,4 @@
-"""Which texts of a batch go through the encoder, and whose vectors they become; the same for a frozen teacher.
+"""Inputs of student and teacher: the texts of a batch to encode, and the loss inputs that their vectors fill.
 
 All texts of a batch go through the encoder together. So micro-batches are cut by length alone, and a rank whose rows
 have no negatives takes part in every collective like the others. Missing texts are left out.
@@ -38,6 +38,7 @@ class SectionTexts:
         """Section → its vectors, [rows, width], zeros for missing texts."""
         rows, device = vectors, vectors.device
         if not self._present.all():
+            # [texts, width] → [rows of all sections, width]; missing rows are constant zeros without a gradient.
             places = to_device(np.flatnonzero(self._present), device)
             rows = vectors.new_zeros(len(self._present), vectors.shape[1]).index_copy(0, places, vectors)
         sizes = list(self._sections.sizes.values())
@@ -46,7 +47,7 @@ class SectionTexts:
 
 
 class EncoderInputs:
-    """The student's texts of a batch: questions, passages, hard negatives, translations."""
+    """Texts of a batch for the student: questions, passages, hard negatives, translations."""
 
     def __init__(self, batch: RankBatch) -> None:
         self._batch = batch
@@ -95,7 +96,7 @@ class Teacher:
             encoder.to(device).eval().requires_grad_(False),
             padding_id=encoder.tokenizer.pad_token_id,
             limits=EncodeLimits(config.chunk_rows, activation_tokens=0),
-            world_size=1,
+            world_size=1,  # A frozen encoder has no gradients to all-reduce.
             device=device,
             autocast=partial(autocast, config.precision, device),
         )
@@ -104,5 +105,5 @@ class Teacher:
         """Field of `LossInputs` → the teacher's vectors, [rows, width], for the teacher's texts in the batch."""
         texts = SectionTexts(batch, TEACHER_TRANSLATIONS)
         if len(texts.tokens):
-            return texts.split(self._encoder.encode(texts.tokens, 0).vectors)
+            return texts.split(self._encoder.encode(texts.tokens, 0).vectors)  # Any seed: eval mode has no dropout.
         return texts.split(torch.empty(0, width, device=self._device))  # No text of this rank.

@@ -56,7 +56,7 @@ class MicrobatchedEncoder(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class EncodeLimits:
-    """How much goes through the encoder at once, and how many activations are kept."""
+    """Bounds of a micro-batch and of the activations that are kept."""
 
     chunk_rows: int
     """Most texts of a micro-batch; 0 for no bound."""
@@ -66,7 +66,7 @@ class EncodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class CachedEncoding:
-    """Vectors of texts, and the way from their gradient back to the weights."""
+    """Vectors of texts, and the function that passes their gradient on to the weights."""
 
     vectors: Tensor
     """[rows, width], float32 or float64, without a graph."""
@@ -75,7 +75,7 @@ class CachedEncoding:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to bf16 if `OptimiserConfig.precision` asks for it, else a context that does nothing."""
+    """Autocast to bf16 if `precision` is bf16, or auto on a GPU; else a context that does nothing."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
@@ -85,8 +85,8 @@ class GradCacheEncoder:
     """One rank's encoder in micro-batches.
 
     Args:
-        limits: size of micro-batches and of what is kept.
-        world_size: ranks; with several, gradients are summed over them.
+        limits: bounds of micro-batches and of kept activations.
+        world_size: number of ranks; with several, gradients are summed over them.
     """
 
     def __init__(
@@ -105,7 +105,8 @@ class GradCacheEncoder:
         self._model: nn.Module = self._local
         if world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
-            # Buffers are constants (position ids), so they are not sent at every step.
+            # Buffers are constants (position ids), so they are not sent at every step. Gradients are views of the
+            # all-reduce buckets, which saves a second copy of them.
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.6 lacks the new name.
                 self._model = DistributedDataParallel(
                     self._local, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -120,6 +121,7 @@ class GradCacheEncoder:
         ]
         num_kept = self._num_kept(microbatches)
         kept, repeated = microbatches[:num_kept], microbatches[num_kept:]
+        # DistributedDataParallel decides in the forward pass whether the backward pass all-reduces.
         with self._gradient_sync(enabled=not repeated), self._autocast():
             graphs = self._model(kept) if kept else []
         # An autocast context of its own: a shared one would reuse weights that were cast with a graph.
@@ -151,7 +153,10 @@ class GradCacheEncoder:
         return sum(total <= budget for total in totals)
 
     def _gradient_sync(self, *, enabled: bool) -> AbstractContextManager[object]:
-        """Gradients are all-reduced by the last backward pass of a step and by no other."""
+        """All-reduce gradients in the last backward pass of a step alone.
+
+        Ranks differ in their number of micro-batches, but each takes part in exactly one all-reduce.
+        """
         if isinstance(self._model, DistributedDataParallel) and not enabled:
             return self._model.no_sync()
         return nullcontext()

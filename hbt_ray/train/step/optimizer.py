@@ -84,7 +84,8 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
 def _scheduled_rate(config: OptimiserConfig, step: int) -> float:
     warmup_steps = config.warmup * config.steps
     if step < warmup_steps:
-        return config.learning_rate * (step + 1) / (warmup_steps + 1)
+        return config.learning_rate * (step + 1) / (warmup_steps + 1)  # + 1: above zero at step 0.
+    # left / decay_steps falls from 1 at the peak to 0.
     left, decay_steps = config.steps - step, config.steps - warmup_steps
     if config.decay == "linear":
         return config.learning_rate * left / decay_steps
@@ -133,7 +134,7 @@ def set_learning_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig
 def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[str, float]:
     """Parameter name → factor of its learning rate: 1 in the top layer, times `layer_decay` for each layer below."""
     prefix, layers = find_layers(encoder)
-    num_layers, height = len(layers), 0
+    num_layers, height = len(layers), 0  # height: 0 for embeddings, i + 1 for layer i, num_layers for the head
     factors = {}
     for name, _ in encoder.named_parameters():  # In the order of the forward pass: embeddings, layers, head.
         if num_layers and name.startswith(f"{prefix}."):
@@ -168,6 +169,7 @@ class Ema:
         decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
         parameters = dict(encoder.named_parameters())
         current = [parameters[name].detach() for name in self.values]
+        # One fused operation over all tensors. Its third argument, the count of models, is unused.
         get_ema_multi_avg_fn(decay)(list(self.values.values()), current, None)
         self.num_updates += 1
 

@@ -27,7 +27,7 @@ from hbt_ray.train.step.optimizer import Ema, OptimiserConfig, learning_rate, ma
 
 
 class StepResult(NamedTuple):
-    """What `TrainStep.run` measured; equal on all ranks."""
+    """Measurements of one `TrainStep.run`; equal on all ranks."""
 
     loss: float
     """Loss of the global batch, terms included."""
@@ -111,8 +111,10 @@ class TrainStep:
         self.optimiser.zero_grad(set_to_none=True)
         # This backward pass ends at the vectors; all that the ranks exchange for the loss is here.
         torch.stack(list(losses.values())).sum().backward()
+        # Without a gradient the rank still passes on zeros: the encoder's backward pass holds an all-reduce.
         encoding.backward(torch.zeros_like(vectors) if vectors.grad is None else vectors.grad)
         self._all_reduce(*(p.grad for p in self.objective.parameters() if p.grad is not None))
+        # Gradients are summed over the ranks by now, so every rank computes the same norm without a collective.
         norm = nn.utils.clip_grad_norm_(self._trained_parameters(), self.config.max_gradient_norm)
         result = self._result(losses, norm)
         if not math.isfinite(result.loss + result.gradient_norm):
