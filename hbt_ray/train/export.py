@@ -16,7 +16,7 @@ from hbt_ray.train.validation.record import ValidationRecord, best_step
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """Which weights an exported encoder has."""
+    """Origin of the weights of an exported encoder."""
 
     steps: int
     best: bool = False

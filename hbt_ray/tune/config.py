@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from hbt_ray.config import Config
 
 Objective = Literal["AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"]
-"""Measures of the dev set that validation records."""
+"""The measures of the dev set that validation records."""
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 LOWER_IS_BETTER = frozenset({"RankDistance", "pool_loss"})
 
@@ -29,7 +29,7 @@ class Rungs(Config):
 
 
 class SearchBudget(Config):
-    """Limits at which a search ends, however many trials are left. A limit that is not set does not apply."""
+    """Limits at which a search ends, even if trials are left. A limit that is not set does not apply."""
 
     trials: int | None = Field(None, gt=0)
     """Number of trials."""

@@ -43,7 +43,7 @@ class BatchSizePoint:
 
     batch: float
     values: Mapping[str, Any]
-    """The other keys, such as the learning rate."""
+    """Values of the other keys, such as the learning rate."""
     steps: tuple[float, ...]
     """Steps to the target, one for each seed."""
 
@@ -180,6 +180,7 @@ def fit(sizes: Floats, steps: Floats) -> tuple[float, float]:
             options={"xatol": 1e-9},
         )  # fmt: skip
         ratio = float(np.exp(refined.x))
+    # steps = b · (1 / size + a / b), so log b is the mean residual of log steps.
     b = float(np.exp((logs - np.log(1 / sizes + 1 / ratio)).mean()))
     return b / ratio, b
 
@@ -208,7 +209,7 @@ def _interval(sizes: Floats, steps: Floats, fitted: tuple[float, float], seed: i
     expected = np.log(fitted[0] + fitted[1] / sizes)
     widening = math.sqrt(len(sizes) / free) * stats.t.ppf((1 + LEVEL) / 2, free) / stats.norm.ppf((1 + LEVEL) / 2)
     residuals = widening * (np.log(steps) - expected)
-    resampled = np.random.default_rng(seed).choice(residuals, (_NUM_RESAMPLES, len(sizes)))
+    resampled = np.random.default_rng(seed).choice(residuals, (_NUM_RESAMPLES, len(sizes)))  # [r, n]
     ratios = _candidate_ratios(sizes)
     best = ratios[np.argmin(_squared_errors(expected + resampled, sizes, ratios), axis=1)]
     # Nearest values, as a mean with infinity would be infinite.
@@ -229,6 +230,7 @@ def _curves(trials: Sequence[Trial], objective: str, batch_key: str) -> dict[flo
 
 
 def _common_target(curves: Mapping[float, Choices]) -> float:
+    # The worst batch size, by its best choice, by that choice's worst seed, by the best row of its curve.
     return min(
         max(min(max(value for _, value in curve) for _, curve in seeds) for seeds in choices.values())
         for choices in curves.values()

@@ -1,9 +1,9 @@
 """Population-based training (PBT, 1711.09846): the lineage of a trial, and taking over another trial's weights.
 
 Ray Tune's scheduler decides after every segment which trials continue from the checkpoint of a better one, with
-perturbed values. What is handed over is a folder with the donor's checkpoint, its records and its *lineage*: which
-values were used from which step on. Alpha and the learning rate of a lineage become stages of one configuration, so
-the schedule that a population finds is a configuration that `hbt train` repeats bit for bit.
+perturbed values. The donor hands over a folder with its checkpoint, its records and its *lineage*: the values of every
+stage and the stage's first step. Alpha and the learning rate of a lineage become stages of one configuration, so the
+schedule that a population finds is a configuration that `hbt train` repeats bit for bit.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def hand_over(run: RunDir, lineage: Sequence[LineageStage], step: int, folder: P
 def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[LineageStage]:
     """Replace a trial's checkpoint and records by those in the folder; it continues from there with these values.
 
-    It may be repeated after a kill: the folder is only read.
+    After a kill it can be repeated, since the folder is only read.
     """
     lineage = read_lineage(folder)
     donor = CheckpointDirectory(folder)
@@ -100,7 +100,7 @@ def save_lineage(folder: Path, lineage: Sequence[LineageStage]) -> None:
 
 
 def read_lineage(folder: Path) -> list[LineageStage]:
-    """The lineage in a folder; empty in that of a run before its first segment ended."""
+    """The lineage in a folder; empty for a run whose first segment has not ended."""
     if not (folder / _LINEAGE).exists():
         return []
     return [LineageStage(**stage) for stage in read_checked_json(folder / _LINEAGE)["stages"]]

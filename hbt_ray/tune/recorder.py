@@ -1,4 +1,4 @@
-"""The event recorder: a callback of Ray Tune in the driver that writes what happens to trials into the search's folder.
+"""The event recorder: a callback of Ray Tune in the driver that writes events of trials into the search's folder.
 
 Ray Tune pickles it with its own state and restores it when a search continues, so it must not hold a console or a
 connection to the cluster.
@@ -22,7 +22,7 @@ from hbt_ray.tune.search_state import EVENTS, SearchState, trial_run
 from hbt_ray.tune.trainable import ACTOR, COMPLETE, DEV_SET, STEPS, TRANSFORMED, trial_folder
 
 _RELEASE_SECONDS = 30.0
-"""How long the end of a search waits for the processes of its trials to end."""
+"""Longest wait at the end of a search for the processes of its trials to end."""
 _TUNE_FIELDS = {"timestamp", "done", "trial_id", "date", "pid", "hostname", "node_ip", "config", "checkpoint_dir_name",
                 "training_iteration", "iterations_since_restore", "experiment_tag", "should_checkpoint", STEPS,
                 COMPLETE, TRANSFORMED, ACTOR, DEV_SET}  # fmt: skip
@@ -34,6 +34,7 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     Args:
         objectives: objectives of the Pareto front, whose trials keep their checkpoints.
+        gpus: GPUs that a trial holds while it runs.
     """
 
     def __init__(self, folder: Path, objectives: tuple[str, ...], gpus: float) -> None:
@@ -59,6 +60,7 @@ class EventRecorder(Callback):  # type: ignore[misc]  # Ray has no types.
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
+        # ASHA stops a trial at its last step, before the trial reports that it is complete.
         complete = last.get(COMPLETE) or last.get("step", 0) >= last.get(STEPS, 1)
         self._write_trial("finished" if complete else "stopped", trial)
         self._release_later(trial)

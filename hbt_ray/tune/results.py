@@ -54,7 +54,7 @@ def results_table(state: SearchState, objectives: Sequence[str], max_rows: int =
 
 
 def write_results(folder: Path, state: SearchState, objectives: Sequence[str], config_of: ConfigOf) -> list[Path]:
-    """Write `trials.parquet`, `trials.json` and `best/OBJECTIVE.yaml`; returns the paths of the last."""
+    """Write `trials.parquet`, `trials.json` and `best/OBJECTIVE.yaml`; return the paths of the YAML files."""
     _write_curves(folder / "trials.parquet", state.trials)
     summaries = [_summary(trial) for trial in state.trials]
     write_text(folder / "trials.json", json.dumps(summaries, indent=1, ensure_ascii=False, default=str))

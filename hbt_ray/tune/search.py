@@ -39,14 +39,14 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # and on Ctrl-C ends as if all trials were done.
 }
 _START_SECONDS = 7 * 24 * 3600.0
-"""How long the workers of a trial wait for resources, which other trials may hold."""
+"""Longest wait of a trial's workers for resources, which other trials may hold: a week."""
 
 
 class Search:
     """One search, which may already have begun.
 
     Args:
-        name: what the user called the space, for `search.yaml`.
+        name: module path or file of the space as the user gave it, for `search.yaml`.
         base: the configuration that the values of the space change. Its name and storage path give the search's folder.
     """
 
@@ -100,6 +100,7 @@ class Search:
         workers, validation = self._trial_base.workers, self._trial_base.validation
         extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)}
         needs = {name: workers.min_count * amount + extra.get(name, 0) for name, amount in workers.resources.items()}
+        # 1e-9, because 0.3 / 0.1 is 2.999… in floating point.
         count = min(int(resources.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
         if count < 1:
             needed = ", ".join(f"{need:g} {name}" for name, need in needs.items())
@@ -124,7 +125,7 @@ class Search:
         recorder = EventRecorder(self.folder, self.settings.objectives, self._gpus)
         recorder.start_session()
         SessionLimits(concurrent=concurrent, budget=self.settings.budget).save(self.folder)
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # The events say which trial failed, and why.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # Failed trials and their errors are in the events.
         for name, value in _TUNE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         attempts = {trial.trial_id: trial.attempts for trial in self.state.trials}
@@ -245,8 +246,8 @@ class Search:
 def _base_of_trials(base: TrainConfig) -> TrainConfig:
     """The configuration that the trials' values change.
 
-    A trial reserves its CPUs first, so the tasks of its stream must not ask for more; and its workers wait for those
-    of other trials.
+    The tasks of a trial's stream reserve no CPUs, since the workers of the trials may hold all of them. Its workers
+    wait up to a week for resources that other trials hold.
     """
     if not base.validation.store:
         raise ConfigError(

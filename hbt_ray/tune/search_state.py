@@ -1,14 +1,14 @@
 """The state of a search, read from the events in its folder, and its trials grouped by seed.
 
-SEARCH/search.yaml      what is searched, and how; the same command continues it
+SEARCH/search.yaml      space, settings and base configuration; the same command continues the search
 SEARCH/events.jsonl     one event a line: a trial started, reported a row, finished, was stopped or failed
 SEARCH/trials/NAME/     the run of a trial
 SEARCH/tune/            the state of Ray Tune
 SEARCH/best/            configurations to train with, one for each objective
 SEARCH/trials.parquet, trials.json, report.html
 
-Ray Tune's own state is not enough for this: it is written every ten seconds at most, does not tell a finished trial
-from a stopped one, and knows neither the time of earlier sessions nor the dev set of a row.
+Ray Tune's own state is not enough for this: it is written every ten seconds at most, does not distinguish finished from
+stopped trials, and holds neither the time of earlier sessions nor the dev set of a row.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Trial:
     status: Status = "running"
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0
-    """Time that it ran, in all attempts."""
+    """Running time in all attempts, up to `since`."""
     attempts: int = 0
     error: str = ""
     since: float = 0
     """Time of its last start or row, in seconds since the epoch; 0 while it does not run."""
     posthoc: str = ""
-    """Method of a post-hoc transform: this entry holds the measures of the run `name` with it, and trained nothing."""
+    """Method of a post-hoc transform. Such an entry has the transformed measures of run `name` and trains nothing."""
     dev_set: str = ""
     """Fingerprint of the dev set of its last row."""
 
@@ -70,11 +70,11 @@ class Trial:
         return _as_key({key: value for key, value in self.values.items() if key != SEED})
 
     def seconds_until(self, now: float) -> float:
-        """Time that it ran, up to `now`."""
+        """Running time up to `now`."""
         return self.seconds + (now - self.since if self.since else 0.0)
 
     def pause(self, now: float) -> None:
-        """It does not run from `now` on."""
+        """Stop the running time at `now`."""
         self.seconds, self.since = self.seconds_until(now), 0
 
     def last(self, objective: str) -> float | None:
@@ -100,6 +100,7 @@ class SearchState:
         dev_set = ""
         for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
+                # A session lasts until its last event, so the time between two sessions does not count.
                 seconds, session_start = seconds + last - session_start, event["time"]
                 for trial in trials.values():
                     trial.pause(last)  # A trial that ran under a killed driver ended with it.
@@ -108,7 +109,7 @@ class SearchState:
                 dev_set = event.get("dev_set") or dev_set
             last = event["time"]
         for trial in trials.values():
-            # If the dev store was replaced between two sessions, earlier measures compare with nothing now.
+            # If the dev store was replaced between two sessions, earlier measures cannot be compared with later ones.
             if trial.dev_set not in ("", dev_set) and trial.status in ("finished", "stopped"):
                 trial.status, trial.error = "failed", OTHER_DEV_SET
         return cls(list(trials.values()), seconds + last - session_start, last)
@@ -139,6 +140,7 @@ class SearchState:
         return [
             trial
             for trial, score in scores
+            # Dominated: another is as good in all objectives and differs, so it is better in one.
             if not any(other != score and all(map(ge, other, score)) for _, other in scores)
         ]
 

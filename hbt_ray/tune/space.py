@@ -1,4 +1,4 @@
-"""Search spaces: which keys of a training configuration a search varies, and how values become a configuration.
+"""Search spaces: the keys of a training configuration that a search varies, and the configuration for their values.
 
 A space is a module, one of `tune_spaces/` or the user's own, with a `SPACE` and a docstring that says which question
 it answers and what that costs. The library imports none by itself.
@@ -33,7 +33,7 @@ def _unchanged(values: Values, base: Values) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What a search varies."""
+    """The keys that a search varies, and their values."""
 
     search: Mapping[str, Any]
     """Key such as `plan.alpha` → a list, of which a grid tries every value, or a domain of `ray.tune` (`uniform`,

@@ -1,8 +1,8 @@
 """The trainable of Ray Tune: one trial trains one configuration as a run of its own below the search's folder.
 
-Training goes on in a thread, while the rows that validation records are reported to Ray Tune one by one. A trial that
-is started again continues its run. A trial that is stopped need not cooperate: Ray Tune kills its process, and what
-Ray Train started ends with it.
+Training runs in a thread, while the rows that validation records are reported to Ray Tune one by one. A trial that is
+started again continues its run. A trial that is stopped need not cooperate: Ray Tune kills its process, and the actors
+that Ray Train started end with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMPLETE, STEPS, ACTOR, DEV_SET, TRANSFORMED = "complete", "steps", "actor", "de
 """Fields of a reported row besides the measures: whether the trial reached its end, the steps that it is to train, the
 Ray id of its process, the fingerprint of the dev set, and the measures with each post-hoc transform (last row only)."""
 BASES = "bases"
-"""Folder beside those of the trials; holds base encoders, which trials with equal ones share."""
+"""Folder of base encoders beside the trials' folders; trials with equal ones share them."""
 _POLL_SECONDS = 0.2
 
 
@@ -71,7 +71,7 @@ def run_trial(values: dict[str, Any], *, factory: TrialFactory) -> None:
     if factory.segment is not None:
         _train_in_segments(values, factory, factory.segment, trial_id)
         return
-    row: dict[str, Any] = {"step": 0}
+    row: dict[str, Any] = {"step": 0}  # Reported as complete if there is no row.
     for row in train_rows(config):
         tune.report(_report_row(config, row))
     transformed = measure_transforms(config, factory.posthoc) if factory.posthoc else {}

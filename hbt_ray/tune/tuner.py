@@ -1,7 +1,7 @@
 """Ray Tune's tuner for a search: search algorithm, scheduler, budget, and restoring an earlier session.
 
-Ray Tune restores its stopper and its search algorithm as they were when the search began. What the command may change
-between sessions, trials at a time and the budget, lies in the search's folder, and both read it there.
+Ray Tune restores its stopper and its search algorithm as they were when the search began. The command may change the
+number of concurrent trials and the budget between sessions, so both read these limits from the search's folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hbt_ray.tune.trainable import TrialFactory, run_trial
 logger = logging.getLogger(__name__)
 
 TUNE_FOLDER = "tune"
-"""Folder of Ray Tune's own state, in that of the search."""
+"""Folder of Ray Tune's own state, inside the search's folder."""
 _KEPT_CHECKPOINTS = 4
 """Checkpoints of each member of a population that others can take over."""
 
@@ -85,7 +85,7 @@ class BudgetStopper(Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        # Ray Tune asks at every turn of its loop, so the events are only read again if the file has grown.
+        # Ray Tune calls this in every turn of its loop, so the events are only read again if the file has grown.
         size = (self._folder / EVENTS).stat().st_size
         if size != self._size:
             self._size, self._state = size, SearchState.load(self._folder)
@@ -109,7 +109,7 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
     """A `ray.tune.Tuner`, which continues the earlier session in the search's folder if there is one."""
     from ray import tune
 
-    # The training of a trial reserves its own resources. Ray Tune wants some resource, and this one is never scarce.
+    # Ray Train reserves the resources of a trial. Ray Tune requires some resource, and this one is never scarce.
     trainable = tune.with_resources(partial(run_trial, factory=factory), {"memory": 1 << 20})
     folder = factory.folder.parent
     path = str(folder / TUNE_FOLDER)
@@ -129,6 +129,7 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
             max_concurrent_trials=SessionLimits.read(folder).concurrent if use_optuna else None,
             search_alg=_optuna_search(settings) if use_optuna else variants,
             scheduler=_scheduler(space, settings, steps),
+            # A stopped trial must lose its process, which ends its training thread and Ray Train's actors.
             reuse_actors=False,
             **({} if use_optuna else _metric(settings)),  # Optuna is given all objectives.
         ),
@@ -147,7 +148,7 @@ def make_tuner(space: Space, settings: TuneConfig, factory: TrialFactory, record
 def _is_whole(folder: Path) -> bool:
     """Whether Ray Tune's state can be read. A full disk cuts its files short.
 
-    Ray would restore what it can read of them, and give trials no values.
+    Ray would restore the readable part of them, and trials without values.
     """
     states = set(folder.glob("experiment_state-*.json"))
     try:
@@ -169,7 +170,7 @@ def _param_space(space: Space, settings: TuneConfig) -> dict[str, Any]:
     listed = tune.choice if draws else tune.grid_search
     params = {key: listed(values) if isinstance(values, list) else values for key, values in space.search.items()}
     if space.seeds > 1:
-        seeds = list(range(space.seeds))
+        seeds = list(range(space.seeds))  # OptunaSearch rejects grid searches, so it draws seeds.
         params[SEED] = tune.choice(seeds) if settings.algorithm == "optuna" else tune.grid_search(seeds)
     return params
 
@@ -197,6 +198,7 @@ def _scheduler(space: Space, settings: TuneConfig, steps: int) -> Any:
             time_attr="step",
             perturbation_interval=settings.segment,
             hyperparam_mutations={key: space.search[key] for key in space.drawn},
+            # A quarter of a small population is one or two trials, too few to replace at a time.
             quantile_fraction=0.5 if settings.samples < 8 else 0.25,
             require_attrs=False,
         )

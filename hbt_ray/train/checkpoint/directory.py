@@ -80,7 +80,7 @@ def steps_to_delete(steps: Collection[int], needed: Collection[int], keep: int) 
 
 
 def _delete(folder: Path) -> None:
-    """Rename to a hidden name, so that nobody reads half of it, then delete."""
+    """Rename to a hidden name, so that no process reads half of it, then delete."""
     hidden = folder
     try:
         if not folder.name.startswith("."):

@@ -44,9 +44,9 @@ class CheckpointInfo:
     plan: dict[str, Any]
     """`Plan.identity` of the batches that were trained on."""
     world_size: int = 1
-    """Ranks that made it."""
+    """Number of ranks that trained up to it."""
     num_ema_updates: int = 0
-    """Steps in the average of the weights."""
+    """Updates of the weights' average so far."""
     files: dict[str, str] = field(default_factory=dict)
     """Name → SHA-256."""
 
@@ -105,6 +105,7 @@ def verify_checkpoint(folder: Path) -> CheckpointInfo:
     """
     try:
         info = CheckpointInfo(**read_checked_json(folder / INFO))
+        # `.name`, so that no entry can lead out of the folder.
         checksums = {name: file_sha256(folder / Path(name).name) for name in info.files}
     except (OSError, DamagedFile, TypeError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from None
@@ -134,6 +135,7 @@ def restore_checkpoint(folder: Path, train_step: TrainStep, info: CheckpointInfo
             )
         train_step.ema.load(_read_tensors(folder, EMA), info.num_ema_updates)
     try:
+        # Read on the CPU, whichever device wrote it: `load_state_dict` moves the moments to the parameters' device.
         saved = torch.load(folder / OPTIMISER, weights_only=True, map_location="cpu")
         restore_optimiser(train_step.optimiser, saved)
     except OSError as error:

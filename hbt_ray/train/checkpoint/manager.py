@@ -1,9 +1,8 @@
 """One rank's side of the run's checkpoints under Ray Train.
 
-Ray Train uploads in a thread, notifies its controller and has the checkpoint validated. What is written and how it
-becomes visible is ours (`hbt_ray.train.checkpoint.directory`). A checkpoint exists as soon as its folder has its final
-name, whether the controller knows it or not: a run continues from the newest undamaged one, whatever Ray Train
-remembers.
+Ray Train calls the upload in a thread, notifies its controller and has the checkpoint validated. The files, and the
+rename that makes them visible, are our own (`hbt_ray.train.checkpoint.directory`). A checkpoint exists as soon as its
+folder has its final name: a run continues from the newest undamaged one, even if the controller was not notified.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class CheckpointManager:
     def restore(self, verified: CheckpointInfo | None = None) -> CheckpointInfo | None:
         """Load the newest undamaged checkpoint on all ranks; None if there is none.
 
-        Rank 0 hashes it once for all ranks. It need not if the driver has done so before it started the workers.
+        Rank 0 hashes it once for all ranks, unless the driver did so before it started the workers.
 
         Raises:
             CheckpointError: on all ranks alike.
@@ -77,6 +76,7 @@ class CheckpointManager:
                     newest = self._directory.newest()
                 except CheckpointError as error:
                     newest = error
+        # Errors are broadcast too: if rank 0 raised here, the other ranks would wait for the collective.
         newest = broadcast_from_rank_zero(newest)
         if isinstance(newest, CheckpointError):
             raise newest
@@ -107,12 +107,12 @@ class CheckpointManager:
             checkpoint_dir_name=target.name,
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if blocking else CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=upload,
-            delete_local_checkpoint_after_upload=False,
+            delete_local_checkpoint_after_upload=False,  # The path is the checkpoint itself, not a local copy.
             validation=validation,
         )
 
     def wait(self) -> None:
-        """Return when this rank's last checkpoint is on the disk, or failed."""
+        """Wait until this rank's last checkpoint is on the disk or has failed."""
         self._idle.wait()
 
     def _publish(self, snapshot: Snapshot) -> None:
@@ -120,12 +120,13 @@ class CheckpointManager:
         try:
             with atomic_folder(self._directory.path(step)) as folder:
                 write_checkpoint(folder, snapshot, partial(self._on_file_written, step))
-        except StorageError as error:  # Its path is a temporary file; the user knows the checkpoint's.
+        except StorageError as error:  # Its path is a temporary file; the message must name the checkpoint.
             raise self._storage_error(step, error.reason, error.free_bytes) from error
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full.
             raise self._storage_error(step, str(error), -1) from error
         finally:
             self._idle.set()
+        # After `_idle` is set, since the next save need not wait for deletions.
         self._directory.prune(self._keep, self._needed_steps())
 
     def _storage_error(self, step: int, reason: str, free_bytes: int) -> StorageError:

@@ -73,5 +73,5 @@ def metrics_actor(on_row: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     finally:
         ended.set()
         thread.join()
-        drain()
+        drain()  # Rows that came after the thread's last poll.
         ray.kill(actor)

@@ -1,8 +1,8 @@
-"""The resources of a run: waits until the cluster can hold it, and releases those of a run whose driver was killed.
+"""The resources of a run: wait until the cluster has them, and release those of a run whose driver was killed.
 
 Ray releases a placement group when its job ends. Ray Train has an actor that does so earlier, but that actor needs the
-API server, which a session on one machine does not have. A search is one long job in which trials are stopped all the
-time (ray#54305), so rank 0 writes the group's id into the run folder, and whoever stops a trial releases it.
+API server, which a session on one machine does not have. A search is one long job that stops trials all the time
+(ray#54305), so rank 0 writes the group's id into the run folder, and the process that stops a trial releases the group.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hbt_ray.train.config import TrainConfig
 _SECONDS_BETWEEN_MESSAGES = 10.0
 _POLL_SECONDS = 0.5
 _AUTOSCALER_GRACE_SECONDS = 20.0
-"""An autoscaler looks at demands every five seconds; after four looks no node is on its way."""
+"""An autoscaler reads demands every five seconds; if it has started no node after four rounds, none will come."""
 
 
 def wait_for_resources(config: TrainConfig, on_wait: Callable[[str], None]) -> None:
     """Wait for the resources of workers and validation. Data tasks use what is left.
 
-    Ray would wait forever for what a cluster of fixed size does not have, and long for what other jobs hold. Nothing
-    says whether a cluster can grow, and how far. So missing resources are requested, and if no node is on its way soon
-    after, none will come. The request is a placement group, since that ends with its job: any other request would
-    outlive the job and keep nodes up.
+    Ray would wait forever for resources that a cluster of fixed size does not have, and long for those that other jobs
+    hold. It has no interface that says whether a cluster can grow. So missing resources are requested, and if no node
+    is on its way soon after, none will come. The request is a placement group, since that ends with its job: any other
+    request would outlive the job and keep nodes up.
 
     Args:
         on_wait: called every ten seconds with a message about what is missing.
@@ -92,6 +92,6 @@ def release_placement_group(run: RunDir) -> None:
     except FileNotFoundError:
         return
     run.placement_group.unlink(missing_ok=True)
-    # The group may be of an earlier cluster, which this one does not know.
+    # The group may be of an earlier cluster, so that its id is unknown here.
     if placement_group_table().get(group_id, {}).get("state", "REMOVED") != "REMOVED":
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))

@@ -41,7 +41,8 @@ from hbt_ray.train.validation.record import ValidationRecord, check_validation, 
 from hbt_ray.train.worker.callbacks import Hooks, WorkerSettings
 
 _COLLECTIVE_MARGIN_SECONDS = 60
-"""torch's timeout of collectives is that much longer than twice our own, which can say where a rank was."""
+"""torch's timeout of collectives exceeds twice the watchdog's by this much: the watchdog must expire first, since only
+it reports where a rank is stuck."""
 _CONTROLLER_FAILURES, _ELASTIC_CONTROLLER_FAILURES = 3, 20
 """Failed starts of a worker group. Ray counts a node that announced its end as free, so an elastic run tries in vain
 until the node is gone."""
@@ -54,6 +55,7 @@ class OpenedRun:
     checkpoint: CheckpointInfo | None
     """The newest undamaged checkpoint; None before the first."""
     plan_identity: dict[str, Any]
+    """`Plan.identity` of the configured plan."""
 
     @property
     def step(self) -> int:
@@ -175,7 +177,7 @@ def _make_trainer(settings: WorkerSettings) -> Any:
     config = settings.config
     run, workers = config.run, config.workers
     timeout = math.ceil(2 * workers.deadline_seconds) + _COLLECTIVE_MARGIN_SECONDS
-    folder = session_folder()  # On one machine the ranks meet in a file of the session.
+    folder = session_folder()  # On one machine the ranks' rendezvous is a file of the session.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_seconds)
     # Ray Train's own list of checkpoints. It would refuse to start if one of them is gone, and we delete old ones.
     (run.checkpoints / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
@@ -247,12 +249,13 @@ def _keyboard_interrupt() -> Iterator[None]:
 
 
 def _explain(failure: Exception, stall: tuple[int, dict[int, str]] | None, workers: WorkersConfig) -> HbtError:
-    """The error that ended the training, as one of ours if the cause is known."""
+    """Turn Ray Train's error into the `HbtError` that caused it."""
     worker_failures = getattr(failure, "worker_failures", {})
     for worker_failure in worker_failures.values():
-        cause = getattr(worker_failure, "_base_exc", worker_failure)
+        cause = getattr(worker_failure, "_base_exc", worker_failure)  # Ray Train's wrapper has no public field for it.
         if isinstance(cause, HbtError):
             return cause
+    # Before lost ranks: a watchdog ends its own process, so a stalled rank is reported as lost as well.
     if stall is not None:
         return StalledRank(stall[0], workers.deadline_seconds, stall[1])
     for rank, worker_failure in worker_failures.items():

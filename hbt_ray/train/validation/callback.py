@@ -120,6 +120,7 @@ class ValidationCallback:
                 decision = self._decide(step)
             except HbtError as error:
                 decision = error
+        # Errors are broadcast too: if rank 0 raised here, the other ranks would wait for the collective.
         decision = broadcast_from_rank_zero(decision)
         if isinstance(decision, HbtError):
             raise decision

@@ -1,8 +1,8 @@
 """Configuration of validation, and early stopping as pure functions of steps.
 
-Validations run beside training, so a result comes some time after its checkpoint. At checkpoint k the ranks look only
-at results up to k - lag, however many more have arrived. So all ranks decide alike, and a run that is repeated, or
-killed and continued, stops at the same step.
+Validations run beside training, so a result comes some time after its checkpoint. The decision at checkpoint k uses
+only results up to k - lag, even if later ones have arrived. So a run that is repeated, or killed and continued, stops
+at the same step.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ class ValidationConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingState:
-    """What follows from the validations so far."""
+    """Outcome of the validations so far."""
 
     best: int | None = None
     """Step of the best value, the first of equal ones; None without a validation."""
     waited: int = 0
+    """Validations since the last improvement of `min_delta` or more."""
     stop: bool = False
+    """Whether patience is exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def early_stopping_state(values: Mapping[int, float], config: ValidationConfig) 
         cost = sign * values[step]
         if best is None or cost < best[0]:
             best = cost, step
+        # The reference of patience moves by `min_delta` or more; the best step is that of the lowest cost.
         if cost < reference and reference - cost >= config.min_delta:
             reference, waited = cost, 0
         else:

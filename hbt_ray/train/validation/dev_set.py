@@ -1,7 +1,7 @@
 """The dev set: questions and passages drawn from a dev store, and the measures of their vectors.
 
 The draw is a function of the store and the configuration, so it is the same in every process and for any world size.
-The measures neither depend on the batches nor on the ranks of training.
+The measures depend neither on the batches nor on the ranks of training.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def dev_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ..
 
 
 def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
-    """Equal if measures can be compared: the same texts and the same temperature."""
+    """Hash of texts and temperature; measures with equal fingerprints can be compared."""
     languages = dev_languages(manifest, config)
     return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
 
@@ -66,7 +66,7 @@ def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
 def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
     """Draw the dev set, spread evenly over data sets. A data set with fewer items than its share gives all of them.
 
-    A passage is in it once in each language, however many items, ids and data sets it has.
+    A passage occurs once in each language, even if several items, ids or data sets have it.
     """
     languages = dev_languages(store.manifest, config)
     questions: list[str] = []
@@ -92,6 +92,7 @@ def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
             f"validation.store={config.store}: no item in {', '.join(languages)}; name other languages",
             code="DEV_LANGUAGES",
         )
+    # Data sets differ in their number of positives; padding repeats the last key.
     width = max(keys.shape[1] for keys in positive_keys)
     return DevSet(
         languages,
@@ -113,7 +114,7 @@ def draw_items(info: DatasetInfo, languages: Sequence[str], count: int, key: int
     Returns:
         [n] items and [n] language codes; n is less than `count` if there are no more items.
     """
-    index = LanguageIndex(info, languages, 0.0)
+    index = LanguageIndex(info, languages, 0.0)  # Only its pools are used; the exponent of sampling has no effect.
     orders = {code: _permuted_items(index, code, make_key(key, language)) for code, language in enumerate(languages)}
     language_of: dict[int, int] = {}  # item → language code
     turns = cycle(list(orders))
@@ -137,11 +138,11 @@ def _permuted_items(index: LanguageIndex, code: int, key: int) -> Iterator[int]:
 
 
 def _even_shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Even shares of a total; what a small data set lacks, the others give."""
+    """Split a total evenly; larger data sets make up for smaller ones."""
     shares = [0] * len(sizes)
     order = sorted(range(len(sizes)), key=lambda number: sizes[number])
     for position, number in enumerate(order):
-        shares[number] = min(sizes[number], -(-total // (len(order) - position)))
+        shares[number] = min(sizes[number], -(-total // (len(order) - position)))  # Rounded up.
         total -= shares[number]
     return shares
 
@@ -171,7 +172,7 @@ def dev_measures(questions: Floats, passages: Floats, dev_set: DevSet, temperatu
         relevant = np.stack([np.isin(dev_set.passage_keys, keys) for keys in dev_set.positive_keys[batch]])
         for name, values in measure((AP, RANK_DISTANCE), relevant_ranks(scores, relevant)).items():
             pool[name].append(values)
-        language_parts.append(_ap_in_languages(scores, relevant, dev_set))
+        language_parts.append(_ap_in_languages(scores, relevant, dev_set))  # [batch, languages]
         losses += [_losses(row, hits, temperature) for row, hits in zip(scores, relevant, strict=True)]
     question_languages, by_language = dev_set.question_languages, np.concatenate(language_parts)
     mono, cross = list[float](), list[float]()  # by pair of languages
@@ -208,6 +209,6 @@ def _macro_average(values: Values, groups: LanguageCodes) -> float:
 def _losses(scores: Floats, relevant: NDArray[np.bool_], temperature: float) -> NDArray[np.float64]:
     """InfoNCE of one question with each of its relevant passages: [passages] scores → [relevant]."""
     logits = scores.astype(np.float64) / temperature
-    negatives = np.logaddexp.reduce(logits[~relevant], initial=-np.inf)
+    negatives = np.logaddexp.reduce(logits[~relevant], initial=-np.inf)  # -inf if every passage is relevant.
     losses: NDArray[np.float64] = np.logaddexp(logits[relevant], negatives) - logits[relevant]
     return losses

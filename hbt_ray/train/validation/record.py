@@ -1,4 +1,4 @@
-"""The record of a run's validations, and what it says about the run: best checkpoint, early stop, missing validations.
+"""The record of a run's validations, and what follows from it: best checkpoint, early stop, missing validations.
 
 The record is `validation.jsonl` of the run, one line a validation. Whichever process validates appends the line with
 one write and syncs it before the validation counts as done, so a result that a decision used survives every process.
@@ -63,7 +63,7 @@ class ValidationRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands."""
+    """Status of a run."""
 
     done: int
     """Steps that are trained."""

@@ -1,4 +1,4 @@
-"""What one rank does between two steps: metrics, checkpoints, validation, watchdog, preemption, hooks of tests."""
+"""Callbacks of one rank between two steps: metrics, checkpoints, validation, watchdog, preemption, hooks for tests."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Hooks:
     """Hooks into a rank's training, for tests; these do nothing."""
 
     def on_batch(self, rank: int, batch: RankBatch) -> None:
-        """A batch arrived; nothing was done with it yet."""
+        """Called when a batch has arrived, before its step."""
 
     def before_update(self, rank: int, step: int) -> None:
-        """The gradients of a step are complete; the weights are still the old ones."""
+        """Called when the gradients of a step are complete, before the weights change."""
 
     def after_update(self, rank: int, step: int) -> None:
-        """The weights are the new ones; the step was not recorded yet."""
+        """Called when the weights have changed, before the step is recorded."""
 
     def on_checkpoint_file(self, step: int, path: Path) -> None:
-        """A file of a checkpoint is complete; on rank 0, in the thread that writes."""
+        """Called on rank 0, in the thread that writes, when a file of a checkpoint is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """A run as its ranks see it; equal on all of them. The driver sends it, pickled."""
+    """Settings of a run for its ranks, equal on all of them. The driver sends them pickled."""
 
     config: TrainConfig
     """With absolute paths: a rank has another working directory than the driver."""
@@ -79,7 +79,7 @@ class StepCallbacks:
         self._watchdog = Watchdog(self._config.workers.deadline_seconds, self._report_stall)
 
     def watch(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
-        """The same batches; the watchdog runs from the first one on."""
+        """Pass the batches on. The watchdog runs from the wait for the first one."""
         self._watchdog.start(self._start_step)
         for batch in batches:
             self._settings.hooks.on_batch(self._rank, batch)
@@ -96,7 +96,7 @@ class StepCallbacks:
         self._watchdog.start(metrics.step + 1)
 
     def on_step_end(self, step: int) -> None:
-        """Make a checkpoint after `step` steps if it is due or if this node is about to be taken away."""
+        """Make a checkpoint after `step` steps if it is due or if a preemption was announced."""
         if step % self._config.checkpoints.every == 0 or step == self._settings.stop_step:
             self._save(step)
         if step < self._settings.stop_step:
@@ -134,7 +134,7 @@ class StepCallbacks:
         if action is PreemptionAction.CONTINUE:
             return
         begin = time.monotonic()
-        if self._checkpoints.last_saved_step == step:
+        if self._checkpoints.last_saved_step == step:  # The checkpoint that was due is being written.
             self._checkpoints.wait()
         else:
             self._metrics_file.flush()

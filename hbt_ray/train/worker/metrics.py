@@ -38,7 +38,8 @@ class MetricsFile:
         self._last_write = time.monotonic()
 
     def truncate(self, step: int) -> None:
-        """Keep one row for each step before `step`, from where training continues."""
+        """Keep one row for each step before `step`, at which training continues."""
+        # A row without a step is no row of ours; the default drops it.
         by_step = {row["step"]: row for row in read_json_lines(self._path) if row.get("step", step) < step}
         write_json_lines(self._path, (by_step[at] for at in sorted(by_step)))
 

@@ -19,7 +19,7 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 POLL_SECONDS = 5.0
-"""Time between two polls. Ray itself looks as often."""
+"""Time between two polls, the same as Ray's own."""
 MARGIN_SECONDS = 5.0
 """Safety margin subtracted from the announced deadline."""
 _GIVE_UP_SECONDS = 60.0
@@ -27,7 +27,7 @@ _GIVE_UP_SECONDS = 60.0
 
 
 class PreemptionAction(Enum):
-    """What all ranks do after the step."""
+    """Action of all ranks after a step."""
 
     CONTINUE = "continue"
     SAVE = "save, then continue"
@@ -37,7 +37,7 @@ class PreemptionAction(Enum):
 def choose_action(
     seconds_left: float | None, *, saved: bool, save_seconds: float, step_seconds: float
 ) -> PreemptionAction:
-    """What to do about a preemption notice.
+    """Choose the action after a preemption notice.
 
     Args:
         seconds_left: time to the deadline; None if it is unknown, so that any poll may be the last.
@@ -68,22 +68,23 @@ class PreemptionMonitor:
         self._last_poll, self._last_poll_time, self._next_poll = start_step, time.monotonic(), start_step + 1
         self._saved, self._save_seconds = False, 0.0
         self.deadline: float | None = None
-        """When the node goes, in seconds since the epoch; None if unknown or not announced."""
+        """Announced end of the node, in seconds since the epoch; None if unknown or not announced."""
 
     def poll(self, step: int) -> PreemptionAction:
-        """What to do after `step` steps; equal on all ranks."""
+        """Action after `step` steps; equal on all ranks."""
         if not self._enabled or step < self._next_poll:
             return PreemptionAction.CONTINUE
-        info = ray.train.get_preemption_info()
+        info = ray.train.get_preemption_info()  # A barrier of all ranks.
         if info is not None and info.deadline_ms is not None:
             self.deadline = info.deadline_ms / 1e3
         action: PreemptionAction
+        # Rank 0 decides for all: clocks and durations of steps differ between ranks.
         decision = self._decide(step, noticed=info is not None) if self._is_rank_zero else None
         action, self._next_poll = broadcast_from_rank_zero(decision)
         return action
 
     def mark_saved(self, seconds: float) -> None:
-        """The checkpoint that `poll` asked for was made and took `seconds`."""
+        """Record that the checkpoint after a notice was made and took `seconds`."""
         self._saved, self._save_seconds = True, seconds
 
     def wait(self, grace_seconds: float) -> None:
@@ -91,7 +92,7 @@ class PreemptionMonitor:
         time.sleep(max(0.0, (self.deadline or 0.0) - time.time()) + grace_seconds + _GIVE_UP_SECONDS)
 
     def _decide(self, step: int, *, noticed: bool) -> tuple[PreemptionAction, int]:
-        """What to do now, and the step after which the ranks poll again."""
+        """Action after this step, and the step after which the ranks poll again."""
         now = time.monotonic()
         step_seconds = (now - self._last_poll_time) / max(1, step - self._last_poll)
         self._last_poll, self._last_poll_time = step, now

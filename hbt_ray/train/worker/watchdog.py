@@ -34,7 +34,7 @@ class Watchdog:
         self,
         timeout_seconds: float,
         report: Callable[[int, str], None],
-        exit_process: Callable[[], None] = lambda: os._exit(1),
+        exit_process: Callable[[], None] = lambda: os._exit(1),  # sys.exit would end the watchdog's thread alone.
     ) -> None:
         self._timeout, self._report, self._exit_process = timeout_seconds, report, exit_process
         self._watched = threading.current_thread()
@@ -44,13 +44,13 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def start(self, step: int) -> None:
-        """Start the time of a step, or start it again."""
+        """Start the timer of a step, or restart it."""
         with self._changed:
             self._step, self._deadline = step, time.monotonic() + self._timeout
             self._changed.notify()
 
     def pause(self) -> None:
-        """Stop the time until the next `start`: what follows has a timeout of its own."""
+        """Stop the timer until the next `start`, before work that has a timeout of its own."""
         with self._changed:
             self._deadline = None
 

@@ -34,12 +34,12 @@ _RAYLET_POLL_SECONDS = 0.2
 def train_worker(settings: WorkerSettings) -> HbtError | None:
     """Train as the rank that this process is.
 
-    Errors that all ranks meet alike are returned: Ray Train would restart the workers after an exception, in vain.
+    Errors that occur on all ranks are returned: after an exception Ray Train would restart the workers in vain.
     """
     _exit_with_raylet()
     try:
         _train(settings)
-    except StorageError:  # A single rank may meet it, so the others cannot return it too.
+    except StorageError:  # It may occur on one rank alone, and the others would wait for it.
         raise
     except (InputError, NonFiniteLoss, ValidationFailed) as error:
         return error
@@ -49,8 +49,8 @@ def train_worker(settings: WorkerSettings) -> HbtError | None:
 def _exit_with_raylet() -> None:
     """End this process as soon as its raylet has ended.
 
-    The raylet of a local session ends with a driver that was killed. Ray looks for that every one or two seconds; until
-    then a rank could train on, write checkpoints and meet the ranks of the next command.
+    The raylet of a local session ends with a driver that was killed. Ray's workers check for that every one or two
+    seconds; until then a rank could train on, write checkpoints and meet the ranks of the next command.
     """
     raylet = os.getppid()
 
@@ -67,7 +67,7 @@ def _train(settings: WorkerSettings) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if rank == 0 and (group := ray.util.get_current_placement_group()):
-        # Whoever stops the run releases the group; see hbt_ray.train.driver.resources.
+        # The process that stops the run releases the group; see hbt_ray.train.driver.resources.
         write_text(config.run.placement_group, group.id.hex())
     if not config.workers.gpu:
         keep_freed_memory()
