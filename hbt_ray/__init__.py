@@ -1,7 +1,7 @@
 """hbt_ray: hybrid batch training of multilingual dense retrievers on Ray.
 
-What is listed here stays; everything else may change. Names are imported when they are first used, so that
-`import hbt_ray` costs nothing.
+The names listed here are stable; everything else may change. They are imported on first use, so that `import hbt_ray`
+costs nothing.
 """
 
 from __future__ import annotations

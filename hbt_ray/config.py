@@ -1,6 +1,6 @@
 """Configuration: frozen typed models, read from YAML, changed by `key=value` on the command line.
 
-Each part of the system has its model beside its code; this module has what they share. Unknown keys are errors that
+Each part of the system has its model beside its code; this module has their base class. Unknown keys are errors that
 name the nearest valid key.
 """
 
@@ -74,7 +74,7 @@ class Config(BaseModel):
 
     @classmethod
     def make(cls, values: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Self:
-        """The same from plain values; `origin` names their source in errors."""
+        """Apply overrides to plain values and validate them; `origin` names their source in errors."""
         for override in overrides:
             _apply(values, override)
         try:
@@ -101,6 +101,7 @@ def without_secrets(value: Any) -> Any:
         return type(value)(map(without_secrets, value))
     if not isinstance(value, str) or (redacted := redact(value)) == value:
         return value
+    # Remove the parameters that `redact` has masked, then separators that are left at the end.
     text = re.sub(r"(?<=[?&;])[\w.%-]+=\*\*\*(?:&|;|(?=\W)|$)", "", redacted.replace("***@", ""))
     return re.sub(r"[?&;]+(?=$|[\s'\"`])", "", text)
 
@@ -211,9 +212,9 @@ def _describe(error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error: short, whatever it is."""
+    """A value as errors show it, cut to a limited length."""
     try:
         text = repr(value[:_MAX_SHOWN] if isinstance(value, str | bytes) else value)
-    except ValueError:
+    except ValueError:  # Python does not print integers of more than 4,300 digits.
         return "an integer of thousands of digits"
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

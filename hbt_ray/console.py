@@ -32,7 +32,7 @@ from rich.text import Text
 from hbt_ray.errors import redact
 
 SECONDS_OF_SILENCE = 20.0
-"""Time without a step after which `TrainingProgress` says that it waits."""
+"""Time without a step after which `TrainingProgress` reports the wait."""
 SECONDS_BETWEEN_LINES = 10.0
 """Time between two lines of progress if the output is not a terminal."""
 _UNPRINTABLE = re.compile(
@@ -51,7 +51,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """The same with all white space as single spaces."""
+    """Like `printable`, with all white space as single spaces."""
     return " ".join(printable(text).split())
 
 
@@ -61,7 +61,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def json_text(value: Any) -> str:
-    """JSON in one line without characters that a terminal obeys; numbers that JSON does not have become null."""
+    """JSON in one line without control characters; numbers that JSON does not have become null."""
     text = json.dumps(_plain(value), ensure_ascii=not _is_unicode(sys.stdout), allow_nan=False)
     return _UNPRINTABLE.sub(_json_escaped, text)
 
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 def _json_escaped(match: re.Match[str]) -> str:
     """`\\uXXXX`, of which JSON needs two beyond U+FFFF."""
-    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
+    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"  # json.dumps leaves DEL as it is.
 
 
 def _is_unicode(stream: Any) -> bool:
@@ -189,7 +189,7 @@ class ProgressBar:
 class TrainingProgress:
     """Progress of training. Pass the metrics of every step to `watch`.
 
-    It says so if no step is done for a long time, and if steps are repeated after a restart.
+    A line is printed if no step is done for a long time, and if steps are repeated after a restart.
 
     Args:
         kinds_so_far: kinds of the batches of earlier steps.
@@ -240,11 +240,11 @@ class TrainingProgress:
         self._bar.update(self._next_step, f": {self._state(metrics)}", always=is_first_or_last)
 
     def _report_silence(self) -> None:
-        """Steps are late if they take three times as long as any before; then twice as long, and so on."""
+        """Report a late step after three times the longest step so far, and again whenever the wait has doubled."""
         reported = 0.0
         while not self._ended.wait(1):
             seconds = time.monotonic() - self._last_step_time
-            if seconds < reported:
+            if seconds < reported:  # A step was done since the last report.
                 reported = 0.0
             if seconds > max(SECONDS_OF_SILENCE, 3 * self._longest_step, 2 * reported):
                 reported = seconds
@@ -269,11 +269,11 @@ def _smoothed(before: float, value: float) -> float:
 
 
 def _hush_libraries() -> None:
-    """Turn off progress bars and notices of libraries, which would break the lines of ours."""
+    """Turn off progress bars and notices of libraries, which would break our own lines."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # If it is unset, the library warns after a fork.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.captureWarnings(True)
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""All error codes: what `HbtError.code` can be, and what each code means.
+"""All error codes: the values of `HbtError.code` and their meanings.
 
 A code is stable: programs and tests compare it, while the message of an error may change. An error that is raised
 without a code of its own has the code of its class.

@@ -1,6 +1,6 @@
-"""The errors that a user can meet: each says what is wrong, where, and what to do instead.
+"""The errors that hbt_ray raises: each message says what is wrong, where, and what to do instead.
 
-`exit_code` is what the command line returns: 2 if the user's input or environment is wrong, 1 for anything else.
+`exit_code` is that of the command line: 2 if the user's input or environment is wrong, 1 for anything else.
 Ray pickles errors between processes, so every class must survive `pickle` with its fields.
 """
 
@@ -18,6 +18,7 @@ _USER_INFO = re.compile(
 _QUERY_SECRET = re.compile(
     r"""(?i)([?&;][\w.-]*(?:key|token|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)[^\s&;#'"]+"""
 )
+"""Parameters of a URI such as `?token=VALUE`; the group is the part before the value."""
 
 
 def redact(text: str) -> str:
@@ -48,7 +49,7 @@ class HbtError(Exception):
 
 
 class InputError(HbtError):
-    """The user's input is wrong; nothing was written over."""
+    """The user's input is wrong; nothing was overwritten."""
 
     code = "INVALID_INPUT"
     exit_code = 2
@@ -166,7 +167,7 @@ class ResourceError(InputError):
 
 
 class Interrupted(HbtError):
-    """The user pressed Ctrl-C, or a signal asked the command to end."""
+    """The user pressed Ctrl-C, or a signal ended the command."""
 
     code = "INTERRUPTED"
     exit_code = 130

@@ -29,4 +29,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 1 << 30)
-        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)  # The largest `int`: no memory is returned.

@@ -11,8 +11,9 @@ _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+!|~$^:])")
 
 
 def inline(text: str) -> str:
-    """Text within a line, a heading or a cell of a table."""
+    """Escape text for a line, a heading or a cell of a table."""
     escaped = _PUNCTUATION.sub(r"\\\1", _visible(text))
+    # `&` comes first, or the other entities would be escaped again.
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

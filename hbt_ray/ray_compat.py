@@ -48,7 +48,7 @@ def start_cluster_actors() -> None:
 
 
 def use_stable_trial_ids(generator: Any) -> None:
-    """Let a `BasicVariantGenerator` call its trials `trial_00000`, `trial_00001`, and so on.
+    """Make a `BasicVariantGenerator` name its trials `trial_00000`, `trial_00001`, and so on.
 
     Ray Tune puts a random prefix before the number. If its state is lost, a new session must give the same values the
     same ids, so that every trial continues its run.
@@ -68,7 +68,7 @@ def last_started_cluster() -> str:
 
 @contextmanager
 def own_process_groups() -> Iterator[None]:
-    """Let the processes that Ray starts leave the process group of this command.
+    """Make the processes that Ray starts leave the process group of this command.
 
     A signal to the group, as `timeout` sends it, then reaches the command alone, which ends Ray's processes in order.
     Otherwise Ray ends the command without a message once its raylet died. Ray calls the replaced function in each new
@@ -122,7 +122,10 @@ def job_server_version(client: Any) -> str:
 
 
 def is_actor_alive(actor_id: str) -> bool:
-    """The public state API needs an API server, which a session on one machine does not have."""
+    """Return whether an actor is alive.
+
+    The public state API needs an API server, which a session on one machine does not have.
+    """
     from ray._private.state import actors
 
     return bool(actors(actor_id).get("State", "DEAD") != "DEAD")
@@ -131,7 +134,7 @@ def is_actor_alive(actor_id: str) -> bool:
 def file_rendezvous(folder: Path, timeout_seconds: int) -> Any:
     """Return a `TorchConfig` whose ranks meet through a file below `folder`, for workers on one machine.
 
-    Ray Train knows the init methods `env` and `tcp`, and torch's store of both listens on every interface.
+    Ray Train offers the init methods `env` and `tcp`, and torch's store of both listens on every interface.
     """
     import secrets
 

@@ -170,6 +170,7 @@ def _from_text(text: str) -> BaseException | None:
                 return own_class(message)
             except TypeError:  # The class has fields, which the text lacks.
                 return HbtError(message)
+        # A class of the same name, since the real one may not be importable here.
         foreign: BaseException = type(kind, (Exception,), {})(message)
         return foreign
     return None

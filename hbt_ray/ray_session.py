@@ -1,4 +1,4 @@
-"""The Ray session of a command: joins the cluster that `RAY_ADDRESS` names, or starts one on this machine."""
+"""The Ray session of a command: join the cluster that `RAY_ADDRESS` names, or start one on this machine."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _not_joined(address: str, error: Exception) -> ResourceError:
             "Install these versions here, or send the command as a job with `hbt submit`",
             code="RAY_VERSION",
         )
-    # Ray does not say so if a token was missing.
+    # Ray's error does not tell whether a token was missing.
     return ResourceError(
         f"RAY_ADDRESS={address} does not answer ({reason}). Check that the cluster runs; if it asks for a token set "
         "RAY_AUTH_MODE=token, with the token in ~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names",
@@ -292,9 +292,10 @@ def _remove_abandoned(base: Path) -> None:
                 or not (folder / _FOLDER_MARKER).is_file()
             ):
                 continue
+            # No links: any user can put one into /tmp.
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails while the folder's command runs.
                 remove_tree(folder)
             finally:
                 os.close(handle)

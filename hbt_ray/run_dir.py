@@ -1,4 +1,4 @@
-"""The run folder: where each file of a run lies."""
+"""The run folder: the paths of a run's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hbt_ray.storage import read_json_lines, valid_name
 
 EXPORT_RECORD = "hbt_ray.json"
-"""File of an exported encoder that says which weights it has, with their checksums."""
+"""File of an exported encoder with the origin and the checksums of its weights."""
 
 
 class _RunPath:
@@ -24,16 +24,17 @@ class _RunPath:
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """The paths of a run. Nothing needs to exist."""
+    """The paths of a run, which need not exist."""
 
     root: Path
 
+    # No annotations from here on, or the dataclass would make fields of the paths.
     config = _RunPath("config.yaml")
     """The configuration, exactly as it was used."""
     base = _RunPath("base")
     """The encoder before training: a SentenceTransformer folder."""
     checkpoints = _RunPath("checkpoints")
-    """What training continues from."""
+    """Folder of checkpoints; training continues from the newest."""
     metrics = _RunPath("metrics.jsonl")
     """One line per step."""
     validation = _RunPath("validation.jsonl")
@@ -41,11 +42,11 @@ class RunDir:
     placement_group = _RunPath("placement_group")
     """Id of the workers' placement group in hexadecimal digits, while they run."""
     trackers = _RunPath("trackers.json")
-    """What each tracker has received. Trackers without a server write to `tensorboard/`, `mlflow.db` and `wandb/`."""
+    """Position of each tracker. Trackers without a server write to `tensorboard/`, `mlflow.db` and `wandb/`."""
     model = _RunPath("model")
     """The trained encoder: a SentenceTransformer folder, with transforms of its vectors in `posthoc/`."""
     model_info = _RunPath(f"model/{EXPORT_RECORD}")
-    """Says which weights were exported; in the model's folder, so that both are replaced together."""
+    """Origin of the exported weights; in the model's folder, so that both are replaced together."""
     vectors = _RunPath("vectors")
     """Cached vectors of the texts of tasks, so that none is encoded twice; may be deleted."""
     report = _RunPath("report.html")

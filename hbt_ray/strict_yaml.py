@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(error.strerror or str(error)) from None
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
-    return parse_yaml(content.decode("utf-8-sig"))
+    return parse_yaml(content.decode("utf-8-sig"))  # Without the byte order mark that some editors write.
 
 
 def parse_yaml(text: str) -> Any:
@@ -88,11 +88,12 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event: Any = self.peek_event()
         if self.check_event(yaml.AliasEvent):
+            # An anchor without a size is still being read, so the alias lies inside its own node.
             if event.anchor in self.anchors and event.anchor not in self._sizes:
                 raise ComposerError(None, None, f"alias {str(event.anchor)[:40]!r} contains itself", event.start_mark)
             self._count(self._sizes.get(event.anchor, 1), event)
             return super().compose_node(parent, index)
-        if getattr(event, "tag", None) not in (None, "!"):
+        if getattr(event, "tag", None) not in (None, "!"):  # `!` alone only makes a scalar a string.
             raise ComposerError(
                 None, None, f"tag {event.tag[:40]!r} is not allowed; write a plain value", event.start_mark
             )
@@ -115,6 +116,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value if isinstance(node, MappingNode) else ():
+            # `<<` merges another mapping and may repeat; keys that are not scalars fail in `super`.
             if key_node.tag == _MERGE or not isinstance(key_node, ScalarNode):
                 continue
             key = self.construct_object(key_node, deep=True)

@@ -1,7 +1,7 @@
-"""The command line: each command reads a configuration, calls one function, and says where the result lies.
+"""The command line: each command reads a configuration, calls one function, and prints where the result is.
 
 Heavy imports happen inside the commands, so that `hbt --help` answers at once. Exit codes: 0 done, 2 the input or the
-environment is wrong, 130 Ctrl-C (143 SIGTERM, 129 SIGHUP), 141 the reader of the output left, 1 anything else.
+environment is wrong, 130 Ctrl-C (143 SIGTERM, 129 SIGHUP), 141 the reader closed the output, 1 anything else.
 """
 
 from __future__ import annotations

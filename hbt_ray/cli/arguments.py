@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and what the argument MODEL stands for."""
+"""Arguments and options that several commands have, and the folders that the argument MODEL names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def language_tags(names: str) -> list[str]:
 
 
 def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
-    """The run that `model` is, or the folder where the results on any other model go.
+    """The run that `model` names, or the folder for the results of any other model.
 
     Raises:
         ModelError: the model is neither a model folder nor a hub name, or it is a run that has not finished training.

@@ -31,10 +31,10 @@ def run() -> int:
     try:
         code = _invoke(_arguments())
         sys.stdout.flush()
-    except SystemExit as error:  # Rich ends the help so if its reader left.
+    except SystemExit as error:  # Rich raises it if the reader of the help has closed the pipe.
         code = error.code if isinstance(error.code, int) else 1
         code = _BROKEN_PIPE if isinstance(error.__context__, BrokenPipeError) else code
-    except BrokenPipeError:  # The reader of the output left, such as `| head`.
+    except BrokenPipeError:  # The reader has closed the pipe, such as `| head`.
         code = _BROKEN_PIPE
     except BaseException as error:
         code = _report(StorageError("standard output", error.strerror or "") if _is_of_output(error) else error)
@@ -69,7 +69,10 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _usage_error(error: Any) -> BaseException:
-    """An error of click as one of ours. A call without arguments has shown the help, or brings it as its message."""
+    """Turn an error of click into an `InputError`.
+
+    For a call without arguments click has printed the help already, or its error has the help as its message.
+    """
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message, end="\n" if message else "")
@@ -99,7 +102,7 @@ def _arguments() -> list[str]:
 
 
 def _report(error: BaseException) -> int:
-    """Say in one line what ended the command; only a bug has a traceback.
+    """Print the error that ended the command in one line; only a bug has a traceback.
 
     Returns:
         The exit code.
@@ -121,12 +124,13 @@ def _report(error: BaseException) -> int:
 
 
 def _known_error(error: BaseException) -> HbtError | None:
-    """The error of ours that explains what happened; None if this is a bug."""
+    """The `HbtError` for an error whose cause is known; None for a bug."""
     if not isinstance(error, Exception):
         return None
     from hbt_ray.ray_errors import explain, is_ray_error
 
     explained = explain(error)
+    # WORKER_FAILED means that `explain` found no cause; outside of a worker that is a bug, or one of those below.
     if explained.code != "WORKER_FAILED" or is_ray_error(error):
         return explained
     if isinstance(error, ValueError) and "embedded null" in str(error):
@@ -142,14 +146,14 @@ def _known_error(error: BaseException) -> HbtError | None:
 def _print_error(text: str) -> None:
     try:
         print(text, file=sys.stderr, flush=True)
-    except OSError:  # Nobody reads it.
+    except OSError:  # The reader has closed it.
         _discard(sys.stderr)
 
 
 def _open_streams() -> None:
-    """Make every text printable in any encoding, and closed streams point to nothing.
+    """Make every text printable in any encoding, and open closed standard streams on /dev/null.
 
-    A closed descriptor would be given to the next file that is opened, which prints would then overwrite.
+    The next file that is opened would get the number of a closed stream, and prints would overwrite it.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -163,7 +167,10 @@ def _open_streams() -> None:
 
 
 def _close_streams(code: int) -> int:
-    """Flush, so that Python has nothing to complain about when it ends. A full disk becomes an error of its own."""
+    """Flush both streams, as Python would print a traceback if it failed to do so at exit.
+
+    A full disk is reported as a storage error.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -183,6 +190,7 @@ def _nowhere() -> TextIO:
 
 
 def _discard(stream: IO[str]) -> None:
+    # The stream keeps its descriptor, so that Python's own flush at exit succeeds.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

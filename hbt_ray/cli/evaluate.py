@@ -157,7 +157,7 @@ def evaluate_bm25(
 
 
 def results_as_saved(run: RunDir, results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """For results of a variant of a model: the results of the model as it is saved, if there are any on equal data."""
+    """Results of the saved model that results of its variant are compared with, if there are any on equal data."""
     from hbt_ray.retrieval.result import EvaluationResult
 
     saved = []

@@ -93,6 +93,7 @@ def build_index(
             encoded = encode(encoder, [], documents["text"], advance)
         screen.log(f"indexing ({config.factory})")
         local = local_model_folder(encoder.model)
+        # An absolute path, so that a search from another working directory finds the encoder.
         anywhere = encoder.model_copy(update={"model": str(local.absolute()) if local else encoder.model})
         with screen.progress("indexing", len(documents)) as advance:
             saved = save_index(
@@ -140,7 +141,7 @@ def search_index(
     """The first k documents for each question, computed in this process.
 
     Args:
-        model: where the encoder is now, if it was moved.
+        model: new location of the encoder, if it was moved after the index was built.
     """
     import numpy as np
     import pyarrow as pa

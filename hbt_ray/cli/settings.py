@@ -68,7 +68,7 @@ class PosthocSettings(Config):
 
 
 class TuneSettings(TrainConfig):
-    """Settings of `hbt tune`: what all trials have in common, and how the space is searched."""
+    """Settings of `hbt tune`: the training configuration that all trials share, and the `search.` keys."""
 
     search: TuneConfig = TuneConfig()
 

@@ -1,7 +1,7 @@
 """The `key=value` settings of a command as text: key, type, default and meaning, from the configuration classes.
 
 Importing those classes imports torch and Ray, which takes seconds. So their source is parsed instead; a test compares
-what is read here with the classes themselves.
+the parsed settings with the classes themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Setting:
 
 
 class _Definition(NamedTuple):
-    """A class or the value of a constant, and the module in which it stands."""
+    """A class or the value of a constant, and the module that defines it."""
 
     module: str
     node: ast.AST
@@ -103,7 +103,7 @@ def format_settings(settings: list[Setting], width: int = 100) -> str:
 
 
 def option_hint(command: str, option: str) -> str:
-    """What to write instead of an option that the command does not have, such as `--batch-size`; empty if unknown."""
+    """The setting to write instead of an option that does not exist, such as `--batch-size`; empty if unknown."""
     name = option.lstrip("-").replace("-", "_")
     if name in _RENAMED_OPTIONS:
         return _RENAMED_OPTIONS[name]
@@ -160,6 +160,7 @@ def _fields(owner: _Definition) -> dict[str, tuple[str, ast.AnnAssign, str]]:
     for base in node.bases:
         if resolved := _resolve(module, ast.unparse(base)):
             fields |= _fields(resolved)
+    # The docstring of a field is the statement after it.
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation).startswith("ClassVar"):
             continue
@@ -198,6 +199,7 @@ def _type_text(module: str, node: ast.AST) -> str:
                 return _kind_of(resolved) or f"{{{', '.join(fields)}}}"
             return _type_text(*resolved)
         case ast.BinOp(left=left, right=right):
+            # `| None` means that a key is optional, which its default shows.
             parts = [_type_text(module, part) for part in (left, right) if ast.unparse(part) != "None"]
             return " | ".join(parts)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
@@ -242,7 +244,7 @@ def _default(module: str, node: ast.expr | None) -> str | None:
 
 
 def _literal(module: str, node: ast.AST) -> str:
-    """A constant as YAML has it; names of constants are looked up."""
+    """A constant as YAML writes it; names of constants are looked up."""
     if isinstance(node, ast.Name) and (resolved := _resolve(module, node.id)):
         return _literal(*resolved)
     if isinstance(node, ast.Tuple | ast.List):
@@ -256,7 +258,7 @@ def _literal(module: str, node: ast.AST) -> str:
 
 @cache
 def _names(module: str) -> dict[str, _Definition | tuple[str, str]]:
-    """The top-level names of a module: what is defined there, or module and name where it comes from."""
+    """The top-level names of a module with their definitions, or the module and name that they are imported from."""
     path = Path(hbt_ray.__file__).parent.joinpath(*module.split(".")[1:])
     path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
     names: dict[str, _Definition | tuple[str, str]] = {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hbt_ray.data.prepare import PrepareResult, StoreConfig
 
 _MIN_RAY_BYTES = 32 << 20
-"""Size of the sources from which they are read on Ray: fewer are read in less time than Ray takes to start."""
+"""Sources of this size or more are read on Ray; smaller ones are read in less time than Ray takes to start."""
 
 
 def prepare(

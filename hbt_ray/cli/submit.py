@@ -1,4 +1,4 @@
-"""`hbt submit`: another command as a job. Checks say what is wrong before Ray does, then `ray job submit` runs."""
+"""`hbt submit`: run another command as a job by `ray job submit`, after checks that report errors before Ray does."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def submit(
 
 
 def _check_command(context: typer.Context, word: str) -> None:
-    """Refuse unknown commands here, and not on the cluster."""
+    """Refuse unknown commands before they are sent to the cluster."""
     group = context.parent.command if context.parent else None
     known = [name for name in getattr(group, "commands", {}) if name != context.info_name]
     if word not in known:
@@ -186,13 +186,13 @@ def check_job_server(address: str, name: str = "") -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ask for the version with a time limit: Ray's client waits without one for an address that drops packets."""
+    """Request the version with a time limit: Ray's client has none, and an address may drop packets."""
     advice = f"set {ADDRESS_VARIABLE} or --address to the address of the job server"
     try:
         with urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_SECONDS) as answer:
             json.load(answer)["ray_version"]
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):  # Ray's client explains these.
+        if error.code not in (401, 403):  # Ray's client turns these into an AuthenticationError.
             raise ResourceError(
                 f"{address} answers, but is not a job server of Ray (HTTP {error.code}); {advice}", code="JOB_SERVER"
             ) from None
@@ -228,7 +228,7 @@ def _read_runtime_env(path: Path) -> dict[str, Any]:
 
 
 def _check_secrets(entrypoint: str, variables: Mapping[str, str]) -> None:
-    """Refuse secrets of this environment in what the job's log and the dashboard show."""
+    """Refuse secrets of this environment in the texts that the job's log and the dashboard show."""
     visible = {"the command": entrypoint} | {f"env_vars.{name}": value for name, value in variables.items()}
     for name, value in os.environ.items():
         if not _SECRET_NAME.search(name.upper()) or len(value) < _MIN_SECRET_LETTERS:

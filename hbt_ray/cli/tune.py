@@ -166,7 +166,7 @@ def _progress(search: Search, screen: Screen) -> Iterator[None]:
 
 
 def _state_line(search: Search) -> str:
-    """Number of trials by status, the best trial, and what is left of the budget."""
+    """Number of trials by status, the best trial, and the rest of the budget."""
     from hbt_ray.tune.space import format_value
 
     state, best = search.state, ""

@@ -1,4 +1,4 @@
-"""`hbt doctor`: are installation, nodes, storage and network fit for a run?
+"""`hbt doctor`: checks of installation, nodes, storage and network before a run.
 
-`run` asks a `probe` on every node; `checks` turn the answers into findings, each problem with a remedy.
+`run` calls a `probe` on every node; `checks` turns the results into findings, each problem with a remedy.
 """

@@ -49,13 +49,13 @@ class NodeProblem(NamedTuple):
     level: Level
     message: str
     value: str
-    """What this node has; differs between the nodes that share a finding."""
+    """Value on this node. Nodes that share a finding may have different values."""
     remedy: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One node, as Ray counts it and as its probe sees it."""
+    """Facts about one node, from Ray and from its probe."""
 
     name: str
     """Host name, with the start of Ray's node id if hosts share it."""
@@ -104,7 +104,7 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class RankOutcome:
-    """How far a rank of the network test came."""
+    """Outcome of one rank of the network test."""
 
     stage: str
     """One of `STAGES`: no answer; rank 0 not reached; other ranks not reached; sum failed; done."""
@@ -223,7 +223,7 @@ def _clock_problems(node: NodeFacts) -> Iterator[NodeProblem]:
 
 
 def _access_problems(node: NodeFacts) -> Iterator[NodeProblem]:
-    """Ports that other machines can reach ask for a token."""
+    """Ports that other machines can reach require a token."""
     if not node.asks_token and not all(address.startswith(("127.", "::1")) for address in node.listening):
         remedy = (
             "everyone who reaches these ports can run code: set RAY_AUTH_MODE=token, with one token, for all nodes and "
@@ -269,7 +269,7 @@ NODE_CHECKS: Sequence[
 
 
 def check_storage(path: str, driver: NodeFacts, nodes: Sequence[NodeFacts]) -> list[Finding]:
-    """The storage folder is one and the same on all machines, writable, with free space."""
+    """The storage folder is the same on all machines, writable, with free space."""
 
     def problems(node: NodeFacts) -> Iterator[NodeProblem]:
         if node.storage_error:
@@ -341,7 +341,11 @@ def gib(num_bytes: float) -> str:
 
 
 def _by_problem(check: str, problems: Mapping[str, Iterable[NodeProblem]]) -> list[Finding]:
-    """One finding for all nodes with the same problem, by name of the node; none if no node has one."""
+    """One finding for each problem, with all nodes that have it; empty if no node has one.
+
+    Args:
+        problems: name of a node → its problems.
+    """
     values: dict[tuple[Level, str, str], dict[str, str]] = {}
     for node, of_node in problems.items():
         for level, message, value, remedy in of_node:
@@ -361,5 +365,5 @@ def _num_nodes(nodes: Collection[object]) -> str:
 
 
 def _public_version(node: NodeFacts, package: str) -> str:
-    """Return the version without what follows a `+`: CPU and GPU nodes may have different builds."""
+    """Return the version without its build, the part after `+`: CPU and GPU nodes may have different builds."""
     return (node.versions.get(package) or "none").partition("+")[0]

@@ -34,14 +34,14 @@ VISIBLE_SECONDS = 3.0
 
 
 class NodeProbe:
-    """Answers the questions of `hbt doctor` on one node, as a Ray actor, and in the driver's own process."""
+    """Probe of one machine: a Ray actor on each node, a plain object in the driver's process."""
 
     def __init__(self) -> None:
         self._store: Any = None
         self._markers = ExitStack()
 
     def facts(self) -> dict[str, Any]:
-        """Return the fields of `NodeFacts` that the machine itself knows."""
+        """Return the fields of `NodeFacts` that are read on the machine itself."""
         hbt_ray_version, code = _hbt_ray_version()
         distributions = {(each.metadata["Name"] or "").lower(): each.version for each in metadata.distributions()}
         faiss = tuple(sorted(name for name in distributions if name.startswith("faiss")))
@@ -118,8 +118,8 @@ class NodeProbe:
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
             stage = "reduce"
             for _ in range(ROUNDS):
-                block = torch.ones(BLOCK_MEBIBYTES * 2**18, device=device)
-                dist.barrier()
+                block = torch.ones(BLOCK_MEBIBYTES * 2**18, device=device)  # 2**18 float32 are 1 MiB.
+                dist.barrier()  # The time must not include the wait for a late rank.
                 start = time.perf_counter()
                 dist.all_reduce(block)
                 total = float(block[-1])  # Waits for the device.
@@ -136,7 +136,7 @@ class NodeProbe:
 
 @contextmanager
 def marker_file(folder: str, token: str, name: str = DRIVER_MARKER) -> Iterator[int]:
-    """A marker in `FOLDER/.hbt-doctor-TOKEN` for the length of the block, which gets the number of free bytes there.
+    """Keep a marker in `FOLDER/.hbt-doctor-TOKEN` while the block runs; yield the number of free bytes there.
 
     Folders that had to be created are removed if they are empty.
 
@@ -203,7 +203,7 @@ def _cuda_driver() -> str:
     number = ctypes.c_int()
     with suppress(OSError, AttributeError):
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
-            return f"{number.value // 1000}.{number.value % 1000 // 10}"
+            return f"{number.value // 1000}.{number.value % 1000 // 10}"  # CUDA 12.8 is 12080.
     return ""
 
 
@@ -217,7 +217,7 @@ def _available_memory() -> int:
 
 
 def _asks_token() -> bool:
-    # Private API: Ray has no public way to ask for the authentication mode. Older versions have no tokens.
+    # Private API: Ray has no public function for the authentication mode. Older versions have no tokens.
     from ray import _raylet
 
     mode: Any = getattr(_raylet, "get_authentication_mode", None)

@@ -1,6 +1,6 @@
-"""`hbt doctor`: asks a probe on every node, and one at the driver, and passes the answers to the checks.
+"""`hbt doctor`: call a probe on every node and at the driver, and pass the results to the checks.
 
-A node that does not answer in time is named and not asked again, so that a hanging node costs a minute at most.
+A node that does not answer in time is reported and not called again, so that a hanging node costs a minute at most.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers to one question, by node."""
+    """Results of one probe method, by node."""
 
     values: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class ProbePool:
 
         Args:
             arguments: node's name → arguments of its call.
-            names: nodes to ask, `DRIVER` for this process; all nodes by default.
+            names: nodes to call, `DRIVER` for this process; all nodes by default.
         """
         answers, deadline = Answers(), time.monotonic() + seconds
         calls: dict[str, Future[Any]] = {
@@ -263,7 +263,7 @@ def _all_reduce(pool: ProbePool, nodes: list[NodeFacts], backend: str, device: s
     answers = pool.ask(
         "all_reduce",
         lambda name: (backend, names.index(name), len(names), address, port, device, NETWORK_SECONDS),
-        seconds=NETWORK_SECONDS + 2,
+        seconds=NETWORK_SECONDS + 2,  # Longer than the ranks' own timeout, so that they can report their stage.
         names=names,
     )
     silent = {name: RankOutcome("silent", error) for name, error in answers.errors.items()}
