@@ -1,4 +1,4 @@
-"""A result beside sentence-transformers' own evaluators on the same model, files and prompts: the figures must agree.
+"""Compare a result with sentence-transformers' own evaluators on the same model, files and prompts: they must agree.
 
 The peer encodes every text itself, and measures with its `InformationRetrievalEvaluator` (a language by itself, and the
 pool) and `TranslationEvaluator`. Measures are those that a task of the suite names, as far as the peer has them: AP@k,
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """A task, as soon as it is measured: the next may take long."""
+    """Print the rows of a task as soon as it is measured, since the next may take long."""
     table = Table("task", "setting", "measure", "hbt_ray", "sentence-transformers", "difference")
     for row in rows:
         figures = (f"{row['ours']:.6f}", f"{row['theirs']:.6f}", f"{row['ours'] - row['theirs']:+.6f}")
@@ -88,7 +88,12 @@ def retrieved(model: Any, task: Task) -> Iterator[tuple[str, str, float]]:
 
 
 def by_evaluator(model: Any, task: Task, names: Sequence[str], asked: Any, held: Any) -> dict[str, float]:
-    """Over some queries and documents."""
+    """Measure → value by the peer's evaluator, over some queries and documents.
+
+    Args:
+        asked: [queries] bool.
+        held: [documents] bool.
+    """
     queries, documents = (
         dict(
             zip(
@@ -103,6 +108,7 @@ def by_evaluator(model: Any, task: Task, names: Sequence[str], asked: Any, held:
     for query, document in zip(task.qrels["query_id"].to_pylist(), task.qrels["doc_id"].to_pylist(), strict=True):
         if document in documents:
             relevant.setdefault(query, set()).add(document)
+    # Measures that are not compared keep a cutoff of 1, the cheapest.
     cutoffs: dict[str, list[int]] = {"accuracy_at_k": [1], **{option: [1] for option in THEIRS.values()}}
     for name in names:
         cutoffs[THEIRS[parse_measure(name)[0]]] = [*cutoffs[THEIRS[parse_measure(name)[0]]], parse_measure(name)[1]]
@@ -112,10 +118,10 @@ def by_evaluator(model: Any, task: Task, names: Sequence[str], asked: Any, held:
 
 
 def translated(model: Any, task: BitextTask) -> Iterator[tuple[str, str, float]]:
-    """Of a bitext, whose sentences are all questions."""
+    """Setting, measure and value of a bitext, whose sentences are all encoded as questions."""
     sentences = task.sentences["text"].to_pylist()
     remember(model, "encode_query", sentences)
-    model.encode = lambda texts, **_: list(model.encode_query(texts))  # It wants a list of them.
+    model.encode = lambda texts, **_: list(model.encode_query(texts))  # The evaluator expects a list.
     found = []
     for pair in task.pairs:
         sides = ([sentences[row] for row in rows] for rows in (pair.source_rows, pair.target_rows))
@@ -128,7 +134,7 @@ def translated(model: Any, task: BitextTask) -> Iterator[tuple[str, str, float]]
 
 
 def remember(model: Any, method: str, texts: list[str]) -> None:
-    """Let the evaluators have each text's vector, encoded once by the model's own method."""
+    """Replace a method of the model by a look-up of vectors that the method has encoded once."""
     encode: Callable[..., Any] = getattr(type(model), method).__get__(model)
     distinct = list(dict.fromkeys(texts))
     vectors = encode(distinct, batch_size=64, convert_to_tensor=True, show_progress_bar=False)

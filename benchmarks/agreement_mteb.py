@@ -1,4 +1,4 @@
-"""An evaluation beside mteb on the same files and model: what we export gives the same figures in mteb.
+"""Compare an evaluation with mteb on the same files: an exported encoder must have the same figures in mteb.
 
 mteb loads the run's model as a SentenceTransformer, with the prompts that it brings, and measures each language of a
 task by itself, as one subset. The figures are nDCG@10 and R@10 over questions and passages in one language.
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def as_mteb(task: Task, languages: list[str]) -> Any:
-    """The languages of a task as the subsets of one of mteb's."""
+    """The task as one of mteb, with a subset for each language."""
 
     class Local(AbsTaskRetrieval):
         metadata = TaskMetadata(

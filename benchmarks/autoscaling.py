@@ -29,7 +29,7 @@ _LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "w
           "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
           "rsync_filter")  # fmt: skip
 Counts = list[tuple[float, int]]
-"""Second, nodes besides the head."""
+"""Seconds since the start, and the nodes besides the head from then on."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measured(folder: Path, options: argparse.Namespace) -> tuple[Counts, dict[str, float]]:
-    """Prepare data and train where nodes have to come first, and wait each time until they have gone."""
+    """Prepare data and train on nodes that must be added first; wait after each until they are gone."""
     from prepare import LANGUAGES, generate
 
     from hbt_ray.cli.store import make_store
@@ -106,7 +106,7 @@ def _config_of(folder: Path, options: argparse.Namespace) -> Any:
 
 @contextmanager
 def _counting(counts: Counts, begin: float) -> Iterator[None]:
-    """Write down whenever the number of nodes changes."""
+    """Record the number of nodes whenever it changes."""
     import ray
 
     over = threading.Event()
@@ -128,7 +128,7 @@ def _counting(counts: Counts, begin: float) -> Iterator[None]:
 
 
 def _bring_token(folder: Path) -> None:
-    """Ray 2.60 asks for one."""
+    """Make the token that Ray 2.60 requires."""
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
@@ -136,7 +136,7 @@ def _bring_token(folder: Path) -> None:
 
 
 def figure(counts: Counts, marks: Mapping[str, float]) -> str:
-    """An SVG: nodes as steps over seconds, and what happened."""
+    """An SVG: the number of nodes over time, with events as vertical lines."""
     import altair as alt
 
     from hbt_ray.report.charts import Axis, Canvas, Row, standalone_svg
@@ -156,7 +156,7 @@ def figure(counts: Counts, marks: Mapping[str, float]) -> str:
 
 @contextmanager
 def growing_cluster(node: Mapping[str, float], most: int, idle_seconds: float = 10) -> Iterator[str]:
-    """The address of a head without CPUs, whose autoscaler adds up to `most` nodes with these resources."""
+    """Start a head without CPUs, whose autoscaler adds up to `most` nodes with these resources; yield its address."""
     import ray
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
@@ -219,7 +219,7 @@ def _config(address: str, node: Mapping[str, float], most: int, idle_seconds: fl
 
 
 def _end(folder: str) -> None:
-    """What has the cluster's folder on its command line."""
+    """End all processes that have the cluster's folder on their command line."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:

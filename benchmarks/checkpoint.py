@@ -1,4 +1,4 @@
-"""What a checkpoint costs training: ours beside what transformers' Trainer (so sentence-transformers') does.
+"""The cost of a checkpoint for training: ours beside that of transformers' Trainer (and so sentence-transformers').
 
 The model has the size of multilingual-e5-small (12 layers of 384, 118 M parameters, random) and AdamW: 1.4 GB.
 
@@ -46,7 +46,7 @@ Figures = dict[str, float]
 
 @dataclass
 class Training:
-    """A training step with nothing else around it."""
+    """A plain training step, with the attributes that `take_snapshot` reads."""
 
     encoder: BertModel
     optimiser: torch.optim.Optimizer
@@ -64,7 +64,7 @@ class Training:
 
 
 class Writer:
-    """The thread in which Ray Train writes checkpoints, and what `hbt_ray.train.checkpoint.manager` does there."""
+    """Stand-in for Ray Train's upload thread, in which `hbt_ray.train.checkpoint.manager` writes checkpoints."""
 
     def __init__(self, root: Path) -> None:
         self._shelf, self._thread = CheckpointDirectory(root), ThreadPoolExecutor(1)
@@ -95,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         training = start(options.vocabulary)
         sides = compare(training, Path(folder), options.rounds)
-    size = sum(parameter.nbytes for parameter in training.encoder.parameters()) * 3
+    size = sum(parameter.nbytes for parameter in training.encoder.parameters()) * 3  # Weights and AdamW's two moments.
     show(sides, size, as_json=options.json)
 
 
@@ -109,7 +109,7 @@ def start(vocabulary: int) -> Training:
 
 
 def compare(training: Training, folder: Path, rounds: int) -> dict[str, Figures]:
-    """Medians over rounds; a first one, not counted, lets every side take its memory."""
+    """Medians over rounds, after a first one that is not counted, in which every side allocates its memory."""
     peer, found = folder / "peer", dict[str, list[Figures]]()
     writer = Writer(folder / "ours")
 
@@ -147,6 +147,7 @@ def measure(training: Training, save: Callable[[int], None], writer: Writer, ste
 
     blocked = Span.of(lambda: save(step))
     rest = Span.of(train_beside)
+    # Steps beside the writing take longer than usual; the difference is part of the checkpoint's cost.
     return {
         "blocked_seconds": blocked.wall,
         "in_all_seconds": blocked.wall + rest.wall - beside * usual.wall,

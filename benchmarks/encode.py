@@ -56,7 +56,7 @@ def some_texts(num: int) -> list[str]:
     words = ["".join(rng.choice(list("abcdefghijklmnop"), rng.integers(2, 9))) for _ in range(5_000)]
     lengths = np.exp(rng.normal(np.log(120), 0.45, num)).astype(int).clip(5, 300)
     texts = [" ".join(rng.choice(words, length)) for length in lengths]
-    return [texts[n] if n % 10 else texts[n - 1] for n in range(num)]
+    return [texts[n] if n % 10 else texts[n - 1] for n in range(num)]  # Every tenth repeats the one before.
 
 
 def passages(task: str, num: int) -> list[str]:
@@ -82,7 +82,7 @@ def measure(model: str, texts: list[str], batch: int, rounds: int, folder: Path)
     config = EncoderConfig(model=model, batch_size=batch)
     times: dict[str, list[float]] = {PEER: [], OURS: [], KEPT: []}
     with session():
-        encode(config, [], texts[:1])  # The session's first job starts what later ones find.
+        encode(config, [], texts[:1])  # Warm up: the first job of a session starts processes that later ones reuse.
         for number in range(rounds):
             marks = [time.perf_counter()]
             theirs = by_library(model, texts, batch)

@@ -1,4 +1,4 @@
-"""A whole result of XQuAD-R's size beside a plain NumPy script: the same vectors, the same figures.
+"""An evaluation of XQuAD-R's size beside a plain NumPy script: the same vectors, the same figures.
 
 Eleven languages, 1,190 questions and 1,183 sentences each, one relevant sentence in every language; random vectors of
 width 384, so every rank occurs. The script is what one writes down: all scores by a float32 matrix product, one argsort
@@ -69,7 +69,8 @@ def by_script(
     for own in range(num):
         for question in range(questions):
             scores = found @ asked[own * questions + question]
-            gold = answers[question] + sentences * np.arange(num)
+            gold = answers[question] + sentences * np.arange(num)  # The relevant sentence of each language.
+            # Rank of every sentence, from 1.
             place = np.empty(len(scores), np.int64)
             place[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
             ranks = np.sort(place[gold])

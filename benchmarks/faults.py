@@ -1,12 +1,12 @@
-"""What a killed worker costs, beside the plain Ray Train way: the same model, batches, checkpoints and kills.
+"""The cost of a killed worker, beside plain Ray Train: the same model, batches, checkpoints and kills.
 
 Two workers on this machine; one is killed by SIGKILL three times in a run. The peer is a Ray Train loop as its guide
 has it: `ray.train.report` uploads a folder of the checkpoint, `get_checkpoint` goes on from it, and all options are at
 their defaults; it streams and learns with our parts. Both make a checkpoint every ten steps. The third row is ours with
 the peer's interval of two seconds between looks at the workers, which shows what the shorter one brings.
 
-The parts of the time: until Ray Train's controller knows (its log says when), until the old workers are gone, until new
-ones are there, until their first batch is (they import, restore and open the stream), and that step.
+The parts of the time: until Ray Train's controller has noticed (by its log), until the old workers are gone, until new
+ones have started, until their first batch (they import, restore and open the stream), and that step.
 
     python benchmarks/faults.py [--json] [--step-seconds 0.1]
     python benchmarks/faults.py --grid [--json]     20 kills in one run: are the weights those of an undisturbed one?
@@ -41,12 +41,12 @@ GRID_STEPS, GRID_EVERY = 84, 5
 PLACES = ("batch", "before_update", "after_update", "written")
 ASKED = 100
 LOGGED = ("[FailurePolicy] RETRY", "Attempting to start training worker group", "Started training worker group")
-"""What the controller writes when it knows, when it begins anew, and when the workers are there."""
+"""Messages of the controller: failure noticed, restart begun, workers started."""
 
 
 @dataclass(frozen=True)
 class Trace(Hooks):
-    """Kills each of these (step, rank, place) once, and writes down when what happened."""
+    """Kills the process at each (step, rank, place) once, and records events with their times."""
 
     folder: Path
     kills: tuple[tuple[int, int, str], ...] = ()
@@ -77,12 +77,12 @@ class Trace(Hooks):
         for number, kill in enumerate(self.kills):
             mark = self.folder / f"kill-{number}"
             if kill == where and not mark.exists():
-                mark.touch()
+                mark.touch()  # Before the kill, so that the restarted worker is not killed again.
                 self.tell("kill", kill[1], number)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def events(self) -> list[tuple[float, str, int, float]]:
-        """Time, what, rank, and step or other number; in order."""
+        """Events in order: time, kind, rank, and step or another number."""
         return sorted(
             tuple(json.loads(line)) for path in self.folder.glob("events-*") for line in path.read_text().splitlines()
         )
@@ -139,12 +139,12 @@ def make_config(folder: Path, name: str, steps: int, every: int) -> Any:
 
 
 def grid() -> tuple[tuple[int, int, str], ...]:
-    """Twenty kills, of both ranks and at all places; one of a checkpoint in writing is of rank 0, which writes."""
+    """Twenty kills, of both ranks and at all places; while a checkpoint is written, of rank 0, which writes it."""
     kills = []
     for number in range(20):
         step, rank, place = 4 * number + 2, number % 2, PLACES[number % 4]
         if place == "written":
-            step, rank = -(-step // GRID_EVERY) * GRID_EVERY, 0
+            step, rank = -(-step // GRID_EVERY) * GRID_EVERY, 0  # The next step with a checkpoint.
         kills.append((step, rank, place))
     return tuple(kills)
 
@@ -181,7 +181,7 @@ def run_side(options: argparse.Namespace) -> None:
 
 
 def fit_plainly(config: Any, trace: Trace) -> None:
-    """The peer."""
+    """Train as the peer does: a TorchTrainer with its defaults."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -199,7 +199,7 @@ def fit_plainly(config: Any, trace: Trace) -> None:
 
 
 def train_plainly(settings: dict[str, Any]) -> None:
-    """A rank of the peer."""
+    """Train as one rank of the peer."""
     import ray.train
     import torch
 
@@ -254,7 +254,7 @@ def train_plainly(settings: dict[str, Any]) -> None:
 
 
 def ask(trace: Trace, rank: int) -> None:
-    """What it costs our ranks to ask whether a node is about to go; measured here as nothing else runs."""
+    """Time the two collectives of a preemption poll of our ranks, here, since nothing else runs."""
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
@@ -267,7 +267,7 @@ def ask(trace: Trace, rank: int) -> None:
 
 
 def figures(trace: Trace, stamps: list[tuple[float, str]]) -> dict[str, Any]:
-    """Of every kill: steps lost, seconds by part, and seconds until the run was where it had been."""
+    """For each kill: steps lost, seconds by phase, and seconds until the run was back at its former step."""
     events = trace.events()
 
     def first_logged(text: str, after: float) -> float:
@@ -329,7 +329,7 @@ def summary(kills: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def show_grid(options: argparse.Namespace) -> None:
-    """Kills at twenty places of one run, whose last checkpoint must be that of a run without any."""
+    """Kill one run at twenty places; its last checkpoint must equal that of an undisturbed run."""
     killed = side(options, "grid killed")["kills"]
     side(options, "grid undisturbed")
     last = f"checkpoints/step-{GRID_STEPS:08d}"

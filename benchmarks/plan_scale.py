@@ -129,11 +129,12 @@ MIXTURES: dict[str, dict[str, Any]] = {
 
 
 def worst_error(of: str, expected: dict[str, float], **options: Any) -> tuple[float, str]:
-    """Largest |turns - share · length| over all windows and choices."""
+    """Largest |count - share · length| over all windows of steps and all choices."""
     plan = Plan(manifest(200_000), PlanConfig(batch_size=2, **options))
     seen = np.array([getattr(plan.batch(step), of) for step in range(WINDOW)])
     worst = 0.0
     for choice, share in expected.items():
+        # The error of a window is the difference of two prefix sums, so the largest is their range.
         errors = np.concatenate([[0.0], np.cumsum((seen == choice) - share)])
         worst = max(worst, float(errors.max() - errors.min()))
     return worst, "< 1" if of == "kind" else "< 4"
@@ -146,8 +147,8 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def resident() -> int:
-    """Bytes that this process has ever held at once."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Peak resident memory of this process, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB.
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prepare beside a plain pandas script: the same rows grouped into the same items, on the same cores.
+"""`hbt prepare` beside a plain pandas script: the same rows grouped into the same items, on the same cores.
 
 Generated: items in four languages, one Parquet file a language, each in an order of its own. Ours checks every row,
 groups, looks for duplicates, shuffles and writes shards with checksums; the peer only reads, groups by item and writes
@@ -51,7 +51,7 @@ print(len(items))
 class Watched(NamedTuple):
     seconds: float
     peak_bytes: int
-    """Of the largest process."""
+    """Peak resident memory of the largest process."""
     num_processes: int
     output: str
 
@@ -124,7 +124,7 @@ def generate(path: Path, language: str, num_items: int) -> str:
 
 
 def watched(argv: list[str], kill_when: Callable[[], bool] = lambda: False) -> Watched:
-    """Run a command to its end, or kill it and all that it started; all processes' memory is looked at all the time."""
+    """Run a command to its end, or kill it with its descendants; the memory of all of them is polled."""
     begin = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
@@ -147,14 +147,15 @@ def watched(argv: list[str], kill_when: Callable[[], bool] = lambda: False) -> W
 
 
 def family(ancestor: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and its descendants."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
+            # The name of the process ends at the last `)` and may hold spaces.
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
     found = [ancestor]
-    for pid in found:
+    for pid in found:  # Grows while it is read, by the children of each process.
         found += children.get(pid, [])
     return found
 
@@ -176,7 +177,7 @@ def progress(store: Path) -> float:
     if not read:
         return 0.0
     grouped = len(list(store.glob(".prepare/*/group/?????.json")))
-    return grouped / pa.ipc.open_file(read[0]).num_record_batches
+    return grouped / pa.ipc.open_file(read[0]).num_record_batches  # One record batch for each bucket.
 
 
 def checksums(store: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What rungs save: a grid of learning rates and alphas trained whole, and the same grid with ASHA.
+"""Savings by rungs: a grid of learning rates and alphas trained to the end, and the same grid with ASHA.
 
 Prints the steps that each took, the best dev AP that each found, and what a random search could expect at the budget of
 ASHA: the mean best of so many trials of the whole grid, drawn without repetition (exactly, from their order).
@@ -72,7 +72,10 @@ def searched(folder: Path, options: argparse.Namespace, name: str, **settings: A
 
 
 def expected(scores: list[float], trials: int) -> float:
-    """The mean best of so many of these, which are in falling order: the i-th is best where none before it is drawn."""
+    """Expected maximum of `trials` scores that are drawn without repetition; `scores` are in falling order.
+
+    The i-th score is the maximum if it is drawn and none before it is.
+    """
     whole = comb(len(scores), trials)
     return sum(score * comb(len(scores) - 1 - place, trials - 1) / whole for place, score in enumerate(scores))
 

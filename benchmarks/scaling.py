@@ -1,8 +1,7 @@
-"""On paper: how prepare, training and evaluation scale to many nodes, from pieces measured on two cores.
+"""Estimate of how prepare, training and evaluation scale to many nodes, from pieces measured on two cores.
 
-What was measured is named with its script and can be given anew (`--rows-per-core …`); what was not is an assumption,
-named as one in the output. Nothing here was run on such a cluster: it says where the bounds lie, and which of them
-comes first.
+Measured pieces name their script and can be replaced (`--rows-per-core …`); all others are assumptions, named so in
+the output. Nothing here was run on such a cluster: the estimate shows where the bounds lie, and which comes first.
 
     python benchmarks/scaling.py [--items 40000000] [--languages 9] [--batch 16384] [--json]
 """
@@ -22,7 +21,7 @@ NODES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Pieces:
-    """Per second unless said otherwise; the comment is where a number is from."""
+    """Inputs of the estimate, per second unless noted; each comment names the source of its number."""
 
     items: float = 40e6  # The paper's largest set: mMARCO has 39.8 million in each language.
     languages: float = 9  # The paper takes seven of its languages.
@@ -90,7 +89,7 @@ def main() -> None:
 
 
 def estimate(p: Pieces, nodes: int) -> Estimate:
-    """By what bounds each part; parts of a step that can overlap are taken not to, but for data."""
+    """Time of each part by its bound. Parts of a step are assumed not to overlap, except for data."""
     ranks = nodes * p.gpus
     rows = p.items * p.languages
     read = rows * p.text_bytes / min(nodes * p.disk_bytes, p.shared_disk_bytes)
@@ -103,6 +102,7 @@ def estimate(p: Pieces, nodes: int) -> Estimate:
     compute = (flops + similarities) / (ranks * p.gpu_flops * p.utilisation)
     doublings = math.log2(nodes)
     gradients = 4 * p.parameters
+    # A ring all-reduce moves the gradients twice, over NVLink inside a node and over the network between nodes.
     reduce = 2 * gradients / p.link_bytes
     reduce += 2 * gradients * (1 - 1 / nodes) / p.node_bytes + 2 * p.latency * doublings
     vectors = 2 * p.batch * p.width * 4  # Both sides, gathered, and their gradients scattered.
@@ -114,6 +114,7 @@ def estimate(p: Pieces, nodes: int) -> Estimate:
     )[1]  # fmt: skip
     hours = p.items / p.batch * step / 3600
 
+    # Forward only, 128 tokens a document. Exact search is assumed to reach 5 % of the peak.
     encode = p.documents * p.languages * 128 * 2 * p.layers_parameters / (ranks * p.gpu_flops * p.utilisation)
     search = 2 * p.queries * p.languages * p.documents * p.languages * p.width / (ranks * p.gpu_flops * 0.05)
     return Estimate(

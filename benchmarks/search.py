@@ -5,7 +5,7 @@ with as many threads as our shards have CPUs in all; both are loaded before the 
 puts every answer in canonical order (ties by document id, scores in float64), which the peer does not.
 
 Approximate indexes run in this process over `--approximate-rows`: recall is the share of the exact first ten that they
-find, time is a query's, and memory what FAISS says of its codes.
+find, time is that of a query, and memory is that of FAISS's codes.
 
     python benchmarks/search.py [--json] [--rows 1000000] [--approximate-rows 200000] [--queries 2000] [--actors 2]
 """
@@ -78,7 +78,7 @@ def clustered(num: int, seed: int) -> np.ndarray:
 
 
 def measure_exact(documents: np.ndarray, queries: np.ndarray, actors: int) -> dict[str, float]:
-    """Median seconds of rounds, in turn."""
+    """Median seconds of each side over rounds, in which the sides take turns."""
     import faiss
 
     from hbt_ray.ray_session import session
@@ -126,7 +126,7 @@ def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int
         begin = time.perf_counter()
         found = shard.search(queries, K)
         seconds = time.perf_counter() - begin
-        exact = found if config.exact else exact
+        exact = found if config.exact else exact  # The first of INDEXES is exact.
         shared = [len(np.intersect1d(own, other)) for own, other in zip(exact, found, strict=True)]
         rows.append(
             {
@@ -142,7 +142,7 @@ def measure_approximate(documents: np.ndarray, queries: np.ndarray, threads: int
 
 
 def retuned(index: Any, parameters: str) -> Any:
-    """The same index, searched with other parameters."""
+    """Set the search parameters of an index in place, and return it."""
     import faiss
 
     if index is not None and parameters:

@@ -2,8 +2,8 @@
 
 Under an ideal shuffle an item meets any other with chance (B - 1) / (N - 1), whatever came before. Runs of neighbours
 (`plan.run_length`) are read from remote storage in ranges, and most of them stay together: that is their price. (Runs
-begin at another place in every epoch, so that no two neighbours stay together for ever.) Needs no data: the plan is
-asked which items it would draw, under several seeds.
+begin at another place in every epoch, so that no two neighbours stay together for ever.) Needs no data: only the items
+of the plan's batches are computed, under several seeds.
 
     python benchmarks/shuffle.py [--json] [--items 262144] [--batch 1024]
 """
@@ -49,12 +49,12 @@ def main() -> None:
 
 
 def chance_to_meet_again(num_items: int, batch_size: int, run_length: int, seed: int) -> float:
-    """Of all pairs that share a batch in the first epoch, the part that share one in the second."""
+    """Share of the pairs in one batch of the first epoch that are in one batch of the second, too."""
     info = DatasetInfo(name="made", groups=(LanguageGroup(languages=("de",), num_items=num_items),), shards=())
     config = PlanConfig(policy="mono", batch_size=batch_size, run_length=run_length, seed=seed)
     plan = Plan(Manifest(datasets=(info,)), config)
     num_batches = num_items // batch_size
-    later = np.empty(num_items, np.int64)
+    later = np.empty(num_items, np.int64)  # Item → number of its batch in the second epoch.
     for number in range(num_batches):
         later[plan.batch(num_batches + number).items] = number
     met = sum(

@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One side, in this process."""
+    """Measure one side in this process."""
     import torch
 
     encoder = build_encoder(options)
@@ -91,6 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - begin) / options.steps
     tokens = real_tokens(options)
+    # 6 operations for each weight and token: 2 in the forward pass, 4 in the backward pass.
     flops = 6 * sum(p.numel() for name, p in encoder.named_parameters() if "embeddings" not in name) * tokens
     return {
         "pairs_per_second": options.batch / seconds,
@@ -136,6 +137,7 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch],
     from hbt_ray.train.step.train_step import TrainStep
 
     if options.side in (COPY, KEPT):
+        # Chunks in the order of the texts, as the peer cuts them, instead of by length.
         grad_cache.microbatch_rows = lambda lengths, chunk_rows, _: [
             np.arange(start, min(start + chunk_rows, len(lengths))) for start in range(0, len(lengths), chunk_rows)
         ]
@@ -156,7 +158,7 @@ def our_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch],
 
 
 def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch], float]:
-    """What a step of SentenceTransformerTrainer does, without its data loader and its log."""
+    """A step as SentenceTransformerTrainer makes it, without its data loader and its log."""
     import torch
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
@@ -181,7 +183,7 @@ def peer_step(encoder: Any, options: argparse.Namespace) -> Callable[[RankBatch]
 
 
 def batches(size: int, number: int) -> Iterator[RankBatch]:
-    """Every side gets the same."""
+    """Random batches, the same for every side."""
     for step in range(number):
         rng = np.random.default_rng(step)
         sections = {}
@@ -195,12 +197,12 @@ def batches(size: int, number: int) -> Iterator[RankBatch]:
 
 
 def real_tokens(options: argparse.Namespace) -> float:
-    """Of an average batch, without padding."""
+    """Mean number of tokens in a batch, without padding."""
     return float(np.mean([len(b.texts.tokens.flat_ids()) for b in batches(options.batch, 3)]))
 
 
 def memory(device: str, reset: bool = False) -> int:
-    """Bytes at their peak so far; or, after a reset, at rest."""
+    """Peak memory so far, in bytes. On a GPU `reset` lowers the peak to the memory in use first."""
     if device == "cuda":
         import torch
 
@@ -211,7 +213,7 @@ def memory(device: str, reset: bool = False) -> int:
 
 
 def run(options: argparse.Namespace, side: str, **changes: object) -> dict[str, float]:
-    """One side in a process of its own; raises RuntimeError with what it said where it fails."""
+    """Measure one side in a process of its own; a failure is a RuntimeError with the end of its output."""
     values = settings(options) | changes
     command = [sys.executable, __file__, "--side", side, *(f"--{name}={value}" for name, value in values.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -261,7 +263,7 @@ def show_memory(options: argparse.Namespace) -> None:
 
 
 def show_largest(options: argparse.Namespace) -> None:
-    """Doubles the batch until a side has no memory left."""
+    """Double the batch until a side runs out of memory."""
     largest = {}
     for side in (PEER, OURS):
         size = 1_024

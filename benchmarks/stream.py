@@ -1,11 +1,11 @@
-"""The stream beside what one would use instead: the same rows, the same tokenizer, the same cores, in one run.
+"""The stream beside its alternatives: the same rows, the same tokenizer, the same cores, in one run.
 
 - hbt_ray stream: Ray Data tasks, as many at once as there are cores.
 - torch DataLoader: our own plan and loader in as many worker processes, so all that differs is how batches travel.
 - Ray Data mix: one dataset a language and one of cross-lingual rows, put together by `Dataset.mix`.
 - sentence-transformers: the DataLoader that its trainer builds of such datasets, as many worker processes again.
 
-Nobody's tokenizer runs threads in a worker (they cost every side more than they gain), and Ray's workers run at the
+No side's tokenizer runs threads in a worker (they cost every side more than they gain), and Ray's workers run at the
 priority of the others. After the first batch and a warm-up the batches are taken as fast as they come: rows per second,
 and the CPU time of all processes for a thousand rows, which a busy machine distorts less. Then a training step of 50 ms
 is simulated: the stall is the share of time that it waits. A side that prepares much before its first batch (`mix`) is
@@ -119,7 +119,7 @@ def measure(make: Callable[[], Iterator[int]], num_steps: int) -> dict[str, floa
     warm, cpu = time.perf_counter(), cpu_seconds()
     num_rows = sum(next(batches) for _ in range(num_steps))
     cpu, end = cpu_seconds() - cpu, time.perf_counter()
-    so_far = num_rows * (1 + WARM_STEPS / num_steps)
+    so_far = num_rows * (1 + WARM_STEPS / num_steps)  # With the rows of the warm-up.
     waited = 0.0
     for _ in range(STALL_STEPS):
         time.sleep(STEP_SECONDS)
@@ -127,7 +127,7 @@ def measure(make: Callable[[], Iterator[int]], num_steps: int) -> dict[str, floa
         if next(batches, None) is None:
             raise RuntimeError("a side has too few batches")
         waited += time.perf_counter() - asked
-    for _ in batches:
+    for _ in batches:  # To the end, so that the side ends its processes.
         pass
     return {
         "first_seconds": first - begin,
@@ -181,7 +181,7 @@ def show_memory(held: dict[str, dict[str, float]], as_json: bool) -> None:
 
 
 def processes() -> dict[int, float]:
-    """This process and all below it, with the CPU seconds of each."""
+    """This process and its descendants, with the CPU seconds of each."""
     parents, seconds = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -189,6 +189,7 @@ def processes() -> dict[int, float]:
         except OSError:
             continue
         pid = int(path.parent.name)
+        # Fields after the name: 1 is the parent, 11 and 12 are user and system time in ticks.
         parents[pid], seconds[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def is_ours(pid: int) -> bool:
@@ -211,7 +212,7 @@ def command(pid: int) -> str:
 
 
 def anonymous_mib(pid: int) -> float:
-    """What is the process's own: pages of the object store belong to all that read them."""
+    """Anonymous memory of a process: pages of the object store are shared by all that read them."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

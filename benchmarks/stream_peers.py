@@ -1,4 +1,4 @@
-"""Other ways to feed the same rows to a trainer, for `stream.py`: what somebody without hbt_ray would write."""
+"""Other ways to feed the same rows to a trainer, for `stream.py`, as one would write them without hbt_ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CORES = os.cpu_count() or 1
 
 
 class Steps(Dataset[RankBatch]):
-    """Local batches by their step; every worker process opens the loader for itself."""
+    """Rank batches by step; every worker process opens a loader of its own."""
 
     def __init__(self, config: LoaderConfig, num_steps: int) -> None:
         self._config, self._num_steps = config, num_steps
@@ -51,7 +51,7 @@ def torch_loader(config: LoaderConfig, num_steps: int) -> Iterator[int]:
 
 
 def tables(config: LoaderConfig, num_steps: int) -> dict[str, pa.Table]:
-    """The plan's rows as texts: a table a language, and one of the cross-lingual rows."""
+    """The plan's rows as texts: one table for each language, and one of the cross-lingual rows."""
     store = Store(config.store)
     plan = Plan(store.manifest, PlanConfig(batch_size=config.plan.batch_size))
     parts: dict[str, list[pa.Table]] = {}
@@ -64,7 +64,7 @@ def tables(config: LoaderConfig, num_steps: int) -> dict[str, pa.Table]:
 
 
 def ray_mix(config: LoaderConfig, sources: dict[str, pa.Table], folder: Path) -> Iterator[int]:
-    """A dataset a source, tokenised batch by batch, and `Dataset.mix` over them."""
+    """One dataset for each source, tokenised batch by batch, and `Dataset.mix` over them."""
     import ray.data
 
     how, size = config.tokenising, config.plan.batch_size
@@ -92,7 +92,7 @@ def ray_mix(config: LoaderConfig, sources: dict[str, pa.Table], folder: Path) ->
 def sentence_transformers_loader(config: LoaderConfig, sources: dict[str, pa.Table], encoder: Any) -> Iterator[int]:
     """The DataLoader that SentenceTransformerTrainer builds of a DatasetDict: its samplers, its collator.
 
-    Put together by hand from the trainer's own parts, as the trainer itself also wants `accelerate`.
+    Built by hand from the trainer's own parts, since the trainer itself requires `accelerate`.
     """
     import datasets
     from sentence_transformers.base.sampler import DefaultBatchSampler, ProportionalBatchSampler

@@ -1,4 +1,4 @@
-"""InfoNCE by tiles beside the whole matrix: what a forward and a backward pass take in time and memory.
+"""Tiled InfoNCE beside the whole matrix: time and memory of a forward and a backward pass.
 
 The peer is what one writes down first: all scores at once, those of shared passages masked, and `F.cross_entropy`.
 Both get the same normalised vectors, one passage a question, and every tenth passage is shared by two questions. Every
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, side: str, rows: int) -> dict[str, float]:
-    """One side in a process of its own; raises CalledProcessError where it fails, for want of memory for example."""
+    """Measure one side in a process of its own; if it fails, as for lack of memory, CalledProcessError is raised."""
     values = {"side": side, "rows": rows, **{name: getattr(options, name) for name in SHARED}}
     command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in values.items())]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, side: str, rows: int) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One side, in this process."""
+    """Measure one side in this process."""
     import torch
     import torch.nn.functional as F
 
@@ -87,11 +87,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     sides = [F.normalize(torch.randn(rows, options.width, device=options.device)) for _ in range(2)]
     keys = torch.arange(rows, device=options.device)
-    keys[::10] = keys.roll(1)[::10]
+    keys[::10] = keys.roll(1)[::10]  # Every tenth passage is that of the question before.
     for vectors in sides:
         vectors.requires_grad_().grad = torch.zeros_like(vectors)
     work = (whole if options.side == PEER else tiled)(options.tile)
-    work(*(vectors[:8] for vectors in sides), keys[:8]).backward()  # What the libraries take for themselves.
+    work(*(vectors[:8] for vectors in sides), keys[:8]).backward()  # The libraries' own memory must not count.
     resting, taken, busy = memory(options.device, reset=True), [], []
     for _ in range(options.steps + 1):
         begin, begin_busy = time.perf_counter(), time.process_time()
@@ -126,7 +126,7 @@ def tiled(tile: int) -> Callable[..., object]:
 
 
 def memory(device: str, reset: bool = False) -> int:
-    """Bytes at their peak so far; or, after a reset, at rest."""
+    """Peak memory so far, in bytes. On a GPU `reset` lowers the peak to the memory in use first."""
     if device == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""What a trial costs besides its training steps: a search of ours beside Ray Tune around a plain TorchTrainer.
+"""The cost of a trial besides its training steps: a search of ours beside Ray Tune around a plain TorchTrainer.
 
 Both train the same small encoder from scratch on the same texts for as many steps, one trial after another, report a
 figure at as many checkpoints, and are timed from the start of the search to its end; the seconds of the steps
@@ -89,6 +89,7 @@ def ours(place: Path, folder: Path, options: argparse.Namespace) -> float:
     state = search.run(concurrent=1)
     assert [trial.status for trial in state.trials] == ["finished"] * options.trials
     rows = [row for trial in state.trials for row in trial_run(search.folder, trial).curve()]
+    # The time of a step includes the wait for its batch, which is part of the overhead.
     return sum(ROWS / row["pairs_per_second"] - row["stall_seconds"] for row in rows)
 
 
@@ -142,7 +143,7 @@ def build_base(folder: Path, base: Path, options: argparse.Namespace) -> None:
 
 
 def train_plainly(settings: dict[str, Any]) -> None:
-    """As a guide would have it: sentence-transformers' loss in a loop, checkpoints by Ray Train."""
+    """A training loop as in a guide: sentence-transformers' loss, checkpoints by Ray Train."""
     import ray.train
     import torch
     from sentence_transformers import SentenceTransformer

@@ -207,6 +207,7 @@ class LostRank(HbtError):
     code = "LOST_RANK"
 
     def __init__(self, rank: int, death: str, restarts: int) -> None:
+        # Ray describes a death in several lines: one may be `ip: ADDRESS`, and the last one is the reason.
         lines = [line.strip() for line in death.splitlines() if line.strip()] or ["no reason is known"]
         place = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
         super().__init__(

@@ -34,7 +34,7 @@ from hbt_ray.retrieval.significance import SeedInterval
 BY_ALPHA = {0.0: "cross-rows", 0.25: "hybrid-0.25", 0.5: "hybrid-0.5", 0.75: "hybrid-0.75", 1.0: "mono"}
 POLICY_COLOURS = {"untrained": "muted", "mono": "cross", "hybrid": "mono", "cross": "mixed"}
 LABEL_LEFT = ("cross-rows", "hybrid+erasure-30", "cross-12-layers-cold")
-"""Systems with their name on the left, as another one stands on the right."""
+"""Systems with their name on the left of their point, since another point is on the right."""
 Values = Mapping[str, Mapping[str, Mapping[str, float]]]
 """System → run without its name, such as `-seed1` → title of a figure → value."""
 
@@ -61,6 +61,7 @@ def over_alpha(values: Values) -> alt.HConcatChart:
             for alpha, runs in points.items()
         }
         rows = [
+            # A single seed has no interval.
             Row(alpha, estimate.mean, low=(estimate.interval or (estimate.mean,) * 2)[0],
                 high=(estimate.interval or (estimate.mean,) * 2)[1])
             for alpha, estimate in estimates.items()
@@ -80,7 +81,7 @@ def over_alpha(values: Values) -> alt.HConcatChart:
 
 
 def methods(values: Values, trained: Sequence[str] = TRAINED, fixes: Sequence[str] = FIXES) -> alt.HConcatChart:
-    """What each system gains in one pool, and its price in one language, for the seeds that all systems have.
+    """The gain of each system in one pool and its price in one language, over the seeds that all systems have.
 
     Thin lines lead from an encoder to its transforms, each of which is marked by its first letter.
     """

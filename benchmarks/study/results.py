@@ -1,10 +1,10 @@
-"""What the runs of recipes.sh found: tables from their results, into docs/study.md.
+"""Tables from the results of the runs of recipes.sh, written into docs/study.md.
 
     python benchmarks/study/results.py [--part NAME …] [--runs runs/study] [--docs docs]
 
 Every table of the page, and the headline in the README, stands between two marks with its name and is written there;
-`docs/study.csv` has each run by itself. figures.py draws them. All runs of a part are made on one machine, as another
-processor adds up in another order; a part that is not named stays as it is.
+`docs/study.csv` has each run by itself. figures.py draws them. All runs of a part are made on one machine, since
+another processor sums floats in another order; a part that is not named stays as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tables import against_table, claims_table, kinship_table, others_table, pla
 
 
 def write_csv(path: Path, systems: Mapping[str, System], parts: Collection[str]) -> None:
-    """Each run of these parts by itself; rows of other parts stay."""
+    """Write a row for each run of these parts; rows of other parts stay."""
     heads = ["part", "system", "run", *(figure.title for figure in FIGURES)]
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in list(csv.reader(file))[1:] if row[0] not in parts]
@@ -60,7 +60,7 @@ def fill(page: Path, tables: Mapping[str, str]) -> None:
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """Those of this script and of figures.py."""
+    """Command-line arguments of this script and of figures.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))

@@ -1,4 +1,4 @@
-"""The systems that the study compares: which there are, by which figures, and how two of them differ."""
+"""The systems that the study compares, the figures by which it does, and the differences between two systems."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hbt_ray.retrieval.significance import CONFIDENCE, Difference, SeedInterval,
 
 MONO, CROSS, MULTI = "monolingual", "cross-lingual", "multilingual"
 UNSEEN = ("ar", "hi", "th")
-"""Languages of XQuAD-R that no run trains on; the encoder knows them from before."""
+"""Languages of XQuAD-R that no run trains on; the encoder was pretrained on them."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the four that everything is compared by."""
+    """One of the four figures by which systems are compared."""
 
     title: str
     setting: str
@@ -79,7 +79,7 @@ WHOLE_ACROSS = tuple(
     for name in ("hybrid", "hybrid+lakda", "cross", "cross+lakda")
     for fix in ("", "+shift")
 )
-"""Held against cross-lingual batches, the best policy across languages."""
+"""Systems that are compared with cross-lingual batches, the best policy across languages."""
 SETTINGS = (
     *WHOLE.values(),
     *(f"{name}-12-layers-rate-3e-5" for name in ("hybrid", "mono", "cross", "mono+lakda")),
@@ -88,28 +88,28 @@ SETTINGS = (
 )  # fmt: skip
 """Rates and temperatures of the whole encoder."""
 BF16 = "+bf16"
-"""How `hbt evaluate` marks what it judged in bf16."""
+"""Suffix of the results that `hbt evaluate` computed in bf16."""
 BESIDES = ("untrained", "mixed", "mono", "hybrid-0.5", "cross-rows", "mono+lakda-1")
 WHOLE_BESIDES = ("untrained-12-layers", *(WHOLE[policy] for policy in HALF), "hybrid+lakda-12-layers-cold")
-"""Judged on other tasks as well, and read by languages."""
+"""Systems that are evaluated on other tasks as well, and shown by language."""
 PARTS = {"policies": POLICIES, "methods": METHODS, "further": FURTHER, "whole": WHOLE_METHODS, "settings": SETTINGS}
-"""What is compared with one another."""
+"""Part of the study → systems that are compared with one another."""
 
 
 @dataclass(frozen=True)
 class System:
-    """Runs that differ by their seeds alone, judged alike."""
+    """Runs that differ only by their seed, evaluated in the same way."""
 
     name: str
     group: Mapping[str, EvaluationResult]
-    """By seed; what was not trained has one, of no name."""
+    """Seed → result; an untrained system has one result, with an empty seed."""
 
     @cached_property
     def mean(self) -> EvaluationResult:
         return mean_over_seeds(tuple(self.group.values()), self.name)
 
     def values(self, figure: Figure) -> dict[str, float]:
-        """By seed."""
+        """Seed → value."""
         return {seed: each.settings[figure.setting][figure.measure] for seed, each in self.group.items()}
 
     def only(self, seeds: Collection[str]) -> System:
@@ -119,15 +119,17 @@ class System:
         return SeedInterval.from_values(list(self.values(figure).values()))
 
     def shown(self, figure: Figure) -> str:
-        """`.612 ± .004`; of two seeds Student's interval is nearly as wide as the scale, and says nothing."""
+        """`.612 ± .004`; without an interval for two seeds, since Student's is then nearly as wide as the scale."""
         estimate = self.estimate(figure)
         half = "" if estimate.half_width is None or len(self.group) < 3 else f" ± {figure.text(estimate.half_width)}"
         return figure.text(estimate.mean) + half
 
 
 def find_systems(runs: Path) -> dict[str, System]:
-    """Name → system, of all runs that were judged on XQuAD-R; a fix of the vectors makes another system, a precision
-    does not: of a run that was judged in two, bf16 counts."""
+    """Name → system, for all runs that were evaluated on XQuAD-R.
+
+    A transform of the vectors makes another system; a precision does not: if a run was evaluated in two, bf16 counts.
+    """
     found: dict[str, dict[str, EvaluationResult]] = {}
     for path in sorted(runs.glob("*/results/xquad-r*/result.json")):
         name, _, seed = path.parts[-4].partition("-seed")
@@ -137,14 +139,14 @@ def find_systems(runs: Path) -> dict[str, System]:
 
 
 class Comparisons:
-    """Differences of two systems, each computed once, over the seeds that both have: these mean the same batches."""
+    """Differences between two systems, each computed once, over the seeds that both have: they mean equal batches."""
 
     def __init__(self, systems: Mapping[str, System]) -> None:
         self._systems = systems
         self._known: dict[tuple[str, str, str], list[Difference]] = {}
 
     def of(self, a: str, b: str, figure: Figure) -> Difference:
-        """a minus b over all queries, each the mean over seeds."""
+        """The difference a minus b over all queries; the value of a query is the mean over seeds."""
         key = (a, b, figure.measure)
         if key not in self._known:
             tables = [system.mean.queries for system in self._paired(a, b)]
@@ -160,8 +162,11 @@ class Comparisons:
         return float(interval.low), float(interval.high)
 
     def seeds_agree(self, a: str, b: str, figure: Figure) -> bool:
-        """Whether other seeds would show the difference again: from three on, Student's interval of the difference by
-        seed excludes 0; of fewer, or of what has no seed, all that can be asked is that each has the same sign."""
+        """Whether the difference holds over seeds.
+
+        With three seeds or more Student's interval of the difference by seed must exclude 0. With fewer, or without
+        seeds, all differences must have the same sign.
+        """
         one, two = (system.values(figure) for system in self._paired(a, b))
         paired = one.keys() == two.keys()
         pairs = [(one[seed], two[seed]) for seed in one] if paired else product(one.values(), two.values())

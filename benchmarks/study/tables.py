@@ -47,7 +47,7 @@ TRAIN = Path(__file__).with_name("train.yaml")
 
 
 def plain_table(systems: Mapping[str, System], names: Mapping[str, str]) -> str:
-    """`names`: as the table has it → system."""
+    """The figures of each system. `names`: name in the table → name of the system."""
     there = {shown: systems[name] for shown, name in names.items() if name in systems}
     rows = [
         [shown, str(len(system.group)), *(system.shown(figure) for figure in FIGURES)]
@@ -76,15 +76,17 @@ def claims_table(systems: Mapping[str, System], comparisons: Comparisons, names:
 
 
 def decided(gain: float, p: float, seeds: tuple[float, float] | None) -> str:
-    """Only what both other questions and other seeds would show again is decided."""
+    """Outcome of a claim; it is decided only if it holds over both other questions and other seeds."""
     if p >= 1 - CONFIDENCE or seeds is None or seeds[0] <= 0 <= seeds[1]:
         return "undecided"
     return "confirmed" if gain > 0 else "refuted"
 
 
 def against_table(systems: Mapping[str, System], comparisons: Comparisons, names: Sequence[str], to: str) -> str:
-    """What each changes beside one system, which comes first as it is; stars where questions (Holm over all) and
-    seeds say so."""
+    """Differences from one system, whose own figures come first.
+
+    A star marks a difference that holds over questions (Holm over all) and over seeds.
+    """
     there = [name for name in names if name in systems and name != to]
     cells = [(name, figure, comparisons.of(name, to, figure)) for name in there for figure in FIGURES]
     corrected = holm([difference.p for *_, difference in cells]).tolist()
@@ -98,7 +100,7 @@ def against_table(systems: Mapping[str, System], comparisons: Comparisons, names
 
 
 def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
-    """AP by what two languages share, and by whether they were trained on."""
+    """AP by family and script of the two languages, and by whether they were trained on."""
 
     def unseen(*languages: str) -> int:
         return sum(language in UNSEEN for language in languages)
@@ -128,9 +130,9 @@ def kinship_table(systems: Mapping[str, System], names: Sequence[str]) -> str:
 
 
 def others_table(runs: Path, names: Sequence[str], to: str) -> str:
-    """The first seed on Tatoeba and SciFact; stars where questions (Holm over all) tell it from another system.
+    """Results of the first seed on Tatoeba and SciFact; a star marks a difference from `to` (questions, Holm over all).
 
-    Translations are told apart by the languages that were trained on, so stars stand at their mean over all.
+    Tatoeba is also shown for the languages that were trained on and for the others, without stars.
     """
     found = {
         (name, task): EvaluationResult.load(path)

@@ -55,7 +55,7 @@ def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
                 code="MODEL_NOT_FOUND",
             )
         return run
-    local_model_folder(model)
+    local_model_folder(model)  # Raises the documented error.
     return results_folder(storage, name or model.strip("/").replace("/", "--").lstrip("."))
 
 

@@ -46,6 +46,7 @@ def demo(
     screen, folder = Screen(as_json), out.absolute()
     store = StoreConfig.make(_values("store.yaml"), "store.yaml", [f"path={folder}/stores/worldfacts"])
     settings = [f"store={store.path}", f"storage_path={folder}/runs", *(overrides or ())]
+    # The policy is part of the run's name, so the settings are read twice.
     policy = TrainConfig.make(_values("train.yaml"), "train.yaml", settings).plan.policy
     config = TrainConfig.make(_values("train.yaml"), "train.yaml", [f"name=demo-{policy}", *settings])
     run = config.run

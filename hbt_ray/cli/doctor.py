@@ -28,7 +28,7 @@ def doctor(
     from hbt_ray.ray_session import session
 
     settings = DoctorSettings.load(overrides=overrides or ())
-    if str(settings.storage_path).partition("/")[0].endswith(":"):
+    if str(settings.storage_path).partition("/")[0].endswith(":"):  # `Path` makes `s3:/bucket` of `s3://bucket`.
         raise ConfigError(
             f"storage_path={settings.storage_path}: runs and checkpoints need a path that all nodes mount, not a URI",
             code="STORAGE_URI",

@@ -45,6 +45,7 @@ def _is_of_output(error: BaseException) -> TypeGuard[OSError]:
     """Whether standard output could not be written; unlike other files it has no name in the error."""
     if not isinstance(error, OSError) or error.filename is not None:
         return False
+    # The module of the last frame is the one whose write failed.
     writer = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return writer in (Path(__file__), Path(console.__file__)) or writer.parts[-2:] == ("rich", "console.py")
 

@@ -83,7 +83,7 @@ def evaluate(
         raise ConfigError(f"--untrained: {model} is not a run, so it has no base encoder", code="NO_BASE")
     encoder = encoder_of(run, model, settings.encoder)
     transform = Transform.load(transform_file(run, model, settings.posthoc)) if settings.posthoc else None
-    fetch_model(encoder.model)
+    fetch_model(encoder.model)  # Once, before the workers load it; errors come before a cluster starts.
     with session():
         evaluate_encoder = partial(
             evaluate_tasks, run, tasks=tasks, screen=screen, search=settings.search, trec_depth=settings.trec_depth

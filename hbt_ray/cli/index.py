@@ -150,6 +150,7 @@ def search_index(
     from hbt_ray.model.loading import quiet_transformers
     from hbt_ray.retrieval.encoder import EncoderActor, local_model_folder
 
+    # One process on this machine: a search by hand starts no cluster.
     config = index.manifest.encoder.model_copy(
         update={"gpu": False, "workers": 1} | ({"model": model} if model else {})
     )

@@ -41,6 +41,7 @@ def mine(
     encoder = encoder_of(run, model, settings.encoder)
     if settings.rescorer:
         local_model_folder(settings.rescorer.model, "cross-encoder")
+    # The negatives of a remote store go into the working directory.
     beside = Path(Path(store).name) if is_uri(store) else Path(store)
     folder = check_output_folder(out or beside.with_name(f"{beside.name}.negatives") / run.name)
     languages_to_mine(opened.manifest, settings.mining)  # Report errors before a cluster starts.

@@ -37,7 +37,7 @@ def posthoc(
 
     screen = Screen(as_json)
     settings = PosthocSettings.load(overrides=[f"method.kind={method}", *(overrides or ())])
-    documents_only = getattr(settings.method, "documents_only", False)
+    documents_only = getattr(settings.method, "documents_only", False)  # Not every method has the option.
     opened = OpenStore(store)
     run = find_run(model, settings.name, settings.storage_path)
     path = check_transform_path(out or transform_file(run, model, method + "-documents" * documents_only))

@@ -148,6 +148,7 @@ def _settings_of(owner: _Definition, prefix: str, condition: str = "") -> Iterat
         for inner in nested:
             kind = _kind_of(inner) if len(nested) > 1 or in_list else ""
             below = _settings_of(inner, f"{key}.N." if in_list else f"{key}.", kind or condition)
+            # The kind is shown as the condition of the other keys.
             yield from (setting for setting in below if setting.key.rpartition(".")[2] != "kind" or not kind)
 
 

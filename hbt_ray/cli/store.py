@@ -55,7 +55,7 @@ def make_store(config: StoreConfig, screen: Screen) -> PrepareResult:
 
     screen.log(f"preparing {config.path}")
     if config.num_source_bytes() >= _MIN_RAY_BYTES or os.environ.get("RAY_ADDRESS"):
-        with session(spare_cpus=False):
+        with session(spare_cpus=False):  # No workers reserve CPUs here.
             prepared = prepare_store(config, on_ray, screen)
     else:
         prepared = prepare_store(config, screen=screen)

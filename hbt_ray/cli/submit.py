@@ -119,11 +119,12 @@ class Job:
         """
         # Ray prefers its variable to the option.
         environment = {**os.environ, ADDRESS_VARIABLE: self.address}
+        # The `ray` of this environment, whichever one is first on PATH.
         ray = [sys.executable, "-m", "ray.scripts.scripts", *self.ray_arguments]
         process = subprocess.Popen(ray, env=environment)
         try:
             return process.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # The terminal has sent it to `ray` as well.
             process.wait()
             raise Interrupted(
                 f"the job continues; `ray job logs --follow --address {self.address} JOB` shows its log again and "

@@ -60,9 +60,11 @@ def tune(
     screen = Screen(as_json)
     loaded, question = load_space(space)
     module_name = space.removesuffix(".py").rpartition("/")[2].rpartition(".")[2]
+    # A copy, since overrides change nested values in place.
     defaults = {"search": deepcopy(dict(loaded.settings))}
     settings = TuneSettings.load(config, [f"name={module_name}", *(overrides or ())], defaults)
     search = TrialSearch(loaded, space, settings.training, settings.search)
+    # No spare CPUs: the number of trials at a time is derived from the cluster's.
     with exclusive_search(search), session(spare_cpus=False):
         outcome = run_search(search, question, screen)
     trials = outcome.state.trials

@@ -145,6 +145,7 @@ def check_versions(nodes: Sequence[NodeFacts], driver: NodeFacts) -> list[Findin
             if version != expected:
                 message = f"{package} is {expected} at the driver, but differs on nodes"
                 yield NodeProblem(Level.FAILURE, message, version, SAME_CODE if package == "hbt_ray" else SAME_IMAGE)
+        # Other versions have other code anyway, and are a problem already.
         if node.versions.get("hbt_ray") == driver.versions.get("hbt_ray") and node.code != driver.code:
             message = f"the code of hbt_ray is {driver.code} at the driver, but differs on nodes of the same version"
             yield NodeProblem(Level.FAILURE, message, node.code, SAME_CODE)
@@ -224,6 +225,7 @@ def _clock_problems(node: NodeFacts) -> Iterator[NodeProblem]:
 
 def _access_problems(node: NodeFacts) -> Iterator[NodeProblem]:
     """Ports that other machines can reach require a token."""
+    # Without known addresses there is nothing to warn about: `all` of none is true.
     if not node.asks_token and not all(address.startswith(("127.", "::1")) for address in node.listening):
         remedy = (
             "everyone who reaches these ports can run code: set RAY_AUTH_MODE=token, with one token, for all nodes and "

@@ -166,6 +166,7 @@ class ProbePool:
                 ray.kill(self._actors.pop(name))
 
     def _start(self, node_id: str) -> Any:
+        # `soft=False`: never on another node. No CPUs: the probe must start on a node that is fully reserved.
         strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
         options = {"num_cpus": 0, "max_concurrency": CONCURRENT_CALLS, "scheduling_strategy": strategy}
         return ray.remote(NodeProbe).options(**options).remote()
@@ -237,6 +238,7 @@ def _clock(pool: ProbePool, name: str) -> dict[str, float]:
 def _probe_storage(folder: str, pool: ProbePool) -> dict[str, dict[str, Any]]:
     """Let each machine write to the storage folder and look for the driver's marker there, by name of the machine."""
     arguments = (folder, secrets.token_hex(6))
+    # The driver's marker must exist before the nodes look for it.
     driver = pool.ask("hold_marker", lambda _: arguments, seconds=STORAGE_SECONDS, names=[DRIVER])
     nodes = pool.ask("probe_storage", lambda _: arguments, seconds=STORAGE_SECONDS)
     pool.ask("release_marker", seconds=2, names=[DRIVER])

@@ -120,7 +120,7 @@ class TrainConfig(Config):
     optimiser: OptimiserConfig = OptimiserConfig()
     """AdamW, its learning rate, and micro-batches."""
     stream: StreamConfig = StreamConfig()
-    """How batches are prepared and fetched."""
+    """Preparation and prefetching of batches."""
     workers: WorkersConfig = WorkersConfig()
     """The training processes."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
@@ -140,6 +140,7 @@ class TrainConfig(Config):
             )
         return self
 
+    # The flash kernels exist only for 16-bit types.
     @model_validator(mode="after")
     def _require_bf16_for_flash_attention(self) -> TrainConfig:
         precision = self.optimiser.precision
@@ -152,10 +153,10 @@ class TrainConfig(Config):
 
     @property
     def run(self) -> RunDir:
-        return RunDir(self.storage_path.absolute() / self.name)
+        return RunDir(self.storage_path.absolute() / self.name)  # Workers have another working directory.
 
     def absolute(self) -> TrainConfig:
-        """The same configuration with absolute paths, for processes with another working directory."""
+        """A copy with absolute paths, for processes with another working directory."""
         cache, dev_store = self.stream.cache, self.validation.store
         if cache.folder:
             cache = cache.model_copy(update={"folder": cache.folder.absolute()})

@@ -60,17 +60,17 @@ def export(run: RunDir) -> int:
     encoder = load_for_checkpoint(run.base, config.model)
     if best is None:
         newest = checkpoints.newest()
-        assert newest is not None
+        assert newest is not None  # There are checkpoints, and `newest` raises if all of them are damaged.
         info = restore_weights(newest[0], encoder, newest[1], averaged=True)
     else:
         info = restore_weights(checkpoints.path(best), encoder, averaged=True)
     measure, lora = config.validation.measure, config.model.lora
-    if lora:
+    if lora:  # Others load the encoder without peft.
         merge_adapters(encoder)
     results = ValidationRecord(run.validation).results() if config.validation.store else {}
     value = results.get(info.step, {}).get(measure)
     with atomic_folder(run.model) as folder:
-        encoder.save_pretrained(str(folder), create_model_card=False)
+        encoder.save_pretrained(str(folder), create_model_card=False)  # We write our own card, with the results.
         weights = sorted(folder.rglob("*.safetensors"))
         record = ExportRecord(
             steps=info.step,

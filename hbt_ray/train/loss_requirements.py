@@ -1,4 +1,4 @@
-"""Which auxiliary texts the loss terms need from the stream: translations, a teacher's texts, a teacher's scores."""
+"""The auxiliary inputs that loss terms require from the stream: translations, a teacher's texts, a teacher's scores."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def auxiliary_texts(
     loss: LossConfig, student: TokenisingConfig, teacher: TeacherConfig | None, teacher_encoder: Any
 ) -> tuple[AuxiliaryTexts, ...]:
     """The texts that the stream renders beside each batch for the terms of the loss."""
+    # Translations go through the student, with its tokenizer and prompts; only the teacher's texts have the teacher's.
     teacher_tokenising = tokenising_config(teacher_encoder, teacher.model) if teacher else student
     texts = []
     for name, side in _SIDES.items():

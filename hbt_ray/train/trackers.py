@@ -48,7 +48,7 @@ _positions_lock = Lock()  # The threads of all trackers rewrite one file.
 
 
 class TrackersConfig(Config):
-    """Where the curves of a run are logged."""
+    """Destinations of the curves of a run."""
 
     use: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     """Any of tensorboard (files in RUN/tensorboard), mlflow and wandb (both need an extra)."""
@@ -292,6 +292,7 @@ class TrackerThread(Thread):
                     position.add(row)
                 self._save_position(destination, position)
 
+        # Rows of earlier sessions that this tracker lacks; those from `_start_step` on arrive in the queue.
         missed = [row for row in self._run_dir.curve() if position.step < row["step"] < self._start_step]
         for first in range(0, len(missed), _MAX_ROWS):
             log([_training_row(StepMetrics(**row)) for row in missed[first : first + _MAX_ROWS]])

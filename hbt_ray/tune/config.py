@@ -42,7 +42,7 @@ class SearchBudget(Config):
 
 
 class TuneConfig(Config):
-    """How a space is searched."""
+    """Settings of a search over a space."""
 
     algorithm: Literal["grid", "random", "optuna", "pbt"] = "grid"
     """grid: try every combination of the lists and draw from the domains. random: draw from the lists as well. optuna:
@@ -61,7 +61,7 @@ class TuneConfig(Config):
     concurrent: int | None = Field(None, gt=0)
     """Trials that run at the same time; by default as many as fit on the cluster when the search starts."""
     retries: int = Field(1, ge=0)
-    """How often a failed trial is started again from its last checkpoint."""
+    """Number of times that a failed trial is started again from its last checkpoint."""
     budget: SearchBudget = SearchBudget()
     seed: int = 0
     """Seed for the draws and for the changes in a population."""

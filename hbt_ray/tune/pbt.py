@@ -81,6 +81,7 @@ def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Line
     lineage = read_lineage(folder)
     donor = CheckpointDirectory(folder)
     (step,) = donor.steps()
+    # The trial's own checkpoints are replaced as a whole: they may be newer than the donor's.
     with atomic_folder(run.checkpoints) as checkpoints:
         shutil.copytree(donor.path(step), CheckpointDirectory(checkpoints).path(step))
     for name in _RECORDS:
@@ -88,7 +89,7 @@ def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Line
         if (folder / name).exists():
             with atomic_file(run.root / name) as scratch:
                 shutil.copyfile(folder / name, scratch)
-    if lineage[-1].values != dict(values):
+    if lineage[-1].values != dict(values):  # A stage of its own only if the values were perturbed.
         lineage.append(LineageStage(from_step=step, values=dict(values)))
     save_lineage(run.root, lineage)
     return lineage

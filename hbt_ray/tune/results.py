@@ -78,6 +78,7 @@ def _write_curves(path: Path, trials: Iterable[Trial]) -> None:
         for trial in trials
         for step in sorted(trial.rows)
     ]
+    # Trials differ in their keys: entries of transforms have one more. Missing values are null.
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     with atomic_file(path) as scratch:

@@ -96,7 +96,7 @@ class Search:
         return config.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": self.folder.parent})
 
     def max_concurrent(self, resources: Mapping[str, float]) -> int:
-        """How many trials fit on a cluster with these resources at the same time."""
+        """Number of trials that fit on a cluster with these resources at the same time."""
         workers, validation = self._trial_base.workers, self._trial_base.validation
         extra = {"CPU": validation.cpus, "GPU": float(validation.gpu)}
         needs = {name: workers.min_count * amount + extra.get(name, 0) for name, amount in workers.resources.items()}

@@ -39,7 +39,7 @@ class Space:
     """Key such as `plan.alpha` → a list, of which a grid tries every value, or a domain of `ray.tune` (`uniform`,
     `loguniform`, `choice`, …), from which values are drawn."""
     seeds: int = 1
-    """How often each choice is trained, with other initial weights and dropout; the batches are the same."""
+    """Number of runs of each choice, with different initial weights and dropout; the batches are the same."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TuneConfig` that are not the defaults; the command line can change them."""
     configure: Callable[[Values, Values], Values] = _unchanged

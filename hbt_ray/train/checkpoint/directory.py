@@ -51,7 +51,7 @@ class CheckpointDirectory:
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
-            for problem in problems:
+            for problem in problems:  # Newer checkpoints that are damaged.
                 logger.warning("%s; going on from step %d instead", problem, step)
             return newest
         if problems:

@@ -7,12 +7,12 @@ per question, and with the temperature that the paper's equation leaves out):
 
 Mined hard negatives of any row are candidates for every question, so the sum runs over them too. A passage answers
 question i if the data says so of any item with this question, inside or outside the batch: as a negative it would be a
-false one, and with r positives of one question in a batch the loss could not fall below ln r. The store knows the
-positives of every item by their keys (`hbt_ray.data.prepare.relevant_passages`).
+false one, and with r positives of one question in a batch the loss could not fall below ln r. The store has the keys of
+every item's positives (`hbt_ray.data.prepare.relevant_passages`).
 
-Each rank holds a slice of the questions and sees all passages. Gathering carries gradients: the backward pass sums what
-the questions of all ranks add to a passage's gradient, so the gradients of all ranks sum to those of one process that
-holds the whole batch.
+Each rank holds a slice of the questions and gathers all passages. The gather carries gradients: the backward pass sums
+the gradients of a passage over the questions of all ranks, so the gradients of all ranks sum to those of one process
+that holds the whole batch.
 """
 
 from __future__ import annotations

@@ -138,5 +138,6 @@ class Objective(nn.Module):
             losses[name] = term.weight * term.rank_loss(inputs, rank_sizes, temperature)
         return losses
 
+    # For callers that need no parts, such as tests; `TrainStep` calls `rank_losses`.
     def forward(self, inputs: LossInputs, rank_sizes: Sequence[int]) -> Tensor:
         return torch.stack(list(self.rank_losses(inputs, rank_sizes).values())).sum()

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 
 class PairKeys(NamedTuple):
-    """Which candidate is the positive of each query, and which candidates may be its negatives."""
+    """Keys that determine the positive of each query and the candidates that may be its negatives."""
 
     positives: Tensor
     """[n] int64 index of each query's own positive among the candidates. The two share a key."""

@@ -38,7 +38,7 @@ class Microbatch(NamedTuple):
 
 
 class MicrobatchedEncoder(nn.Module):
-    """Several micro-batches in one forward pass, because DistributedDataParallel wants one forward pass per step."""
+    """Several micro-batches in one forward pass: DistributedDataParallel allows one per gradient synchronisation."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

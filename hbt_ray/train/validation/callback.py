@@ -102,6 +102,7 @@ class ValidationCallback:
         if self._is_first:
             self._started = set(self._record.cut(start))
             self._validate_missing(start)
+        # A run that had stopped early must not train on, although the driver has started it for missing validations.
         if start and self.should_stop(start):
             logger.info("no improvement up to step %d; nothing is left to train", start)
 

@@ -66,7 +66,7 @@ class EarlyStoppingState:
 
 @dataclass(frozen=True, slots=True)
 class ValidationSchedule:
-    """Which steps are validated, and which results a decision may use."""
+    """The steps that are validated, and the results that a decision may use."""
 
     every: int
     last: int

@@ -168,7 +168,7 @@ def dev_measures(questions: Floats, passages: Floats, dev_set: DevSet, temperatu
     language_parts, losses = [], []
     for start in range(0, len(questions), _QUESTION_BATCH):
         batch = slice(start, start + _QUESTION_BATCH)
-        scores = score_matrix(questions[batch], passages)
+        scores = score_matrix(questions[batch], passages)  # [batch, passages]
         relevant = np.stack([np.isin(dev_set.passage_keys, keys) for keys in dev_set.positive_keys[batch]])
         for name, values in measure((AP, RANK_DISTANCE), relevant_ranks(scores, relevant)).items():
             pool[name].append(values)

@@ -55,6 +55,7 @@ class ValidationRecord:
 
     def cut(self, step: int) -> dict[int, ValidationRow]:
         """Remove failures and rows after `step`, from which training continues; returns the rest."""
+        # Failures go too, so that their checkpoints are validated again.
         remaining = {at: row for at, row in self.results().items() if at <= step}
         if remaining != self.rows():
             write_json_lines(self._path, remaining.values(), checked=True)
@@ -95,6 +96,7 @@ def run_status(config: TrainConfig, done: int) -> RunStatus:
     if not config.validation.store:
         return RunStatus(done, done >= steps)
     values = {step: value for step, value in _recorded_values(config).items() if step <= done}
+    # The best step is that of all results, but whether training stops follows from the visible ones alone.
     best = early_stopping_state(values, config.validation).best
     state = early_stopping_state(schedule.visible(values, done), config.validation)
     checkpoints = CheckpointDirectory(config.run.checkpoints).steps()

@@ -49,7 +49,7 @@ def validate(settings: dict[str, Any], folder: Path, step: int) -> ValidationRow
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
-    finally:
+    finally:  # After a failure, too: without a row the ranks would wait for the timeout.
         ValidationRecord(config.run.validation).append(row)
     return row
 

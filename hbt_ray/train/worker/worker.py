@@ -50,9 +50,9 @@ def _exit_with_raylet() -> None:
     """End this process as soon as its raylet has ended.
 
     The raylet of a local session ends with a driver that was killed. Ray's workers check for that every one or two
-    seconds; until then a rank could train on, write checkpoints and meet the ranks of the next command.
+    seconds; until then a rank could train on, write checkpoints and connect to the ranks of the next command.
     """
-    raylet = os.getppid()
+    raylet = os.getppid()  # A process whose parent has ended gets another parent.
 
     def watch() -> None:
         while os.getppid() == raylet:
@@ -95,6 +95,7 @@ def _train(settings: WorkerSettings) -> None:
         needed_steps=lambda: checkpoints_to_keep(config),
         on_file_written=lambda step, path: hooks.on_checkpoint_file(step, path),
     )
+    # Collective; it comes before the callbacks, which truncate the records to the restored step.
     restored = checkpoints.restore(settings.checkpoint)
     start_step = restored.step if restored else 0
     validation = ValidationCallback(config, rank, start_step) if config.validation.store else None
