@@ -1,6 +1,6 @@
 """Compare an evaluation with mteb on the same files: an exported encoder must have the same figures in mteb.
 
-mteb loads the run's model as a SentenceTransformer, with the prompts that it brings, and measures each language of a
+mteb loads the run's model as a SentenceTransformer, with the prompts saved in it, and measures each language of a
 task by itself, as one subset. The figures are nDCG@10 and R@10 over questions and passages in one language.
 
     pip install mteb

@@ -1,6 +1,6 @@
 """Encoding on Ray Data beside `SentenceTransformer.encode`: the same model, texts, batch size and threads.
 
-Both sides load the model and encode all texts, and take turns in one Ray session that is there already. The model has
+Both sides load the model and encode all texts, and take turns in one Ray session that runs already. The model has
 the shape of multilingual-e5-small with random weights, unless `--model` names another. Ours also starts a process for
 the model, which takes some six seconds once, so a few hundred texts are not worth it; texts are random words, as long
 as SQuAD's paragraphs: log-normal with a median of 120 words. A tenth of them occur twice, as in corpora of parallel

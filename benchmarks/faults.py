@@ -3,7 +3,7 @@
 Two workers on this machine; one is killed by SIGKILL three times in a run. The peer is a Ray Train loop as its guide
 has it: `ray.train.report` uploads a folder of the checkpoint, `get_checkpoint` goes on from it, and all options are at
 their defaults; it streams and learns with our parts. Both make a checkpoint every ten steps. The third row is ours with
-the peer's interval of two seconds between looks at the workers, which shows what the shorter one brings.
+the peer's interval of two seconds between polls of the workers, which shows the gain of the shorter one.
 
 The parts of the time: until Ray Train's controller has noticed (by its log), until the old workers are gone, until new
 ones have started, until their first batch (they import, restore and open the stream), and that step.

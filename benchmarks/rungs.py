@@ -1,7 +1,7 @@
 """Savings by rungs: a grid of learning rates and alphas trained to the end, and the same grid with ASHA.
 
 Prints the steps that each took, the best dev AP that each found, and what a random search could expect at the budget of
-ASHA: the mean best of so many trials of the whole grid, drawn without repetition (exactly, from their order).
+ASHA: the expected best of as many trials of the whole grid, drawn without repetition (exactly, from their order).
 
     python benchmarks/rungs.py [--steps 90] [--first 10]
 """

@@ -94,7 +94,7 @@ def estimate(p: Pieces, nodes: int) -> Estimate:
     rows = p.items * p.languages
     read = rows * p.text_bytes / min(nodes * p.disk_bytes, p.shared_disk_bytes)
     grouped = rows / (p.rows_per_core * p.cores * nodes)
-    shuffled = rows * p.text_bytes * (1 - 1 / nodes)  # All to all, once: rows of an item meet.
+    shuffled = rows * p.text_bytes * (1 - 1 / nodes)  # All to all, once, to group the rows of an item.
     moved = shuffled / (nodes * p.node_bytes)
 
     flops = p.batch * p.row_tokens * 2 * p.layers_parameters * p.passes

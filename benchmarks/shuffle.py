@@ -1,4 +1,4 @@
-"""Shuffle quality: how often two items that met in a batch meet again in the next epoch, beside the ideal.
+"""Shuffle quality: how often two items of one batch share a batch of the next epoch again, beside the ideal.
 
 Under an ideal shuffle an item meets any other with chance (B - 1) / (N - 1), whatever came before. Runs of neighbours
 (`plan.run_length`) are read from remote storage in ranges, and most of them stay together: that is their price. (Runs

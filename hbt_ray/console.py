@@ -86,7 +86,7 @@ def _is_unicode(stream: Any) -> bool:
 
 
 class _Console(Console):
-    """A console that shows every text by `printable` and reads no markup, whatever module made the text."""
+    """A console that shows every text by `printable` and reads no markup, for texts of all modules and libraries."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)

@@ -45,7 +45,7 @@ _LOCAL_SETTINGS = {
     # Ray's core prints warnings about Ray's own libraries (constructor arguments, worker starts).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_maximum_startup_concurrency": "16",
-    # Ray computes in a thread. glibc's arenas for threads return large blocks whatever `keep_freed_memory` sets.
+    # Ray computes in a thread. glibc's arenas for threads return large blocks in spite of `keep_freed_memory`.
     "MALLOC_ARENA_MAX": "1",
     # With this, Ray uses 127.0.0.1 as the node's address on every system, and its servers listen only there.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -138,6 +138,6 @@ def verify_store(store: StoreArgument, as_json: JsonOption = False) -> None:
         screen.log(str(problem))
     problems = [problem._asdict() for problem in verified.problems]
     screen.result({"store": store, **verified._asdict(), "problems": problems})
-    raise_for_problems(store, verified)
+    raise_for_problems(store, verified)  # After the result, so that `--json` has it.
     shards = f"{verified.num_shards:,} shard{'s' * (verified.num_shards != 1)}"
     screen.log(f"{shards}, {verified.num_items:,} items, {verified.num_bytes:,} bytes: all as in the manifest")

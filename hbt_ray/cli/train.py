@@ -83,6 +83,7 @@ def train_run(
             f"{config.workers}"
         )
         run = opened or open_run(config)
+        # Progress shows the shares of kinds of batches since the first step of the run.
         earlier_kinds = (row["kind"] for row in config.run.curve() if row["step"] < run.step)
         with TrainingProgress(screen, steps, earlier_kinds, _newest_validation(config), _lost_nodes()) as progress:
             done = fit(config, progress.watch, until, opened=run, on_wait=screen.log)

@@ -180,6 +180,7 @@ def _state_line(search: Search) -> str:
         values = ", ".join(f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in trial.values.items())
         best = f"; best {name} {trial.last(name):.3f} ({values})"
     budget, now = search.settings.budget, time.time()
+    # Finished sessions last until their last event, the current one until now.
     amounts = [
         (budget.steps, state.steps, "steps"),
         (budget.hours, (state.seconds + now - state.last) / 3600 if state.last else 0, "hours"),

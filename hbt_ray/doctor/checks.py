@@ -277,6 +277,7 @@ def check_storage(path: str, driver: NodeFacts, nodes: Sequence[NodeFacts]) -> l
         if node.storage_error:
             remedy = f"let Ray's user write below {path} (in the image: user 1000), or set storage_path=PATH"
             yield NodeProblem(Level.FAILURE, f"{path} cannot be used", node.storage_error, remedy)
+        # If the driver could not write its marker, no node can see it.
         elif not (node.sees_driver or driver.storage_error):
             remedy = "mount one shared file system there on all nodes and at the driver, or set storage_path=PATH"
             message = f"{path} is not the folder that the driver has under this name"

@@ -43,6 +43,7 @@ class NodeProbe:
     def facts(self) -> dict[str, Any]:
         """Return the fields of `NodeFacts` that are read on the machine itself."""
         hbt_ray_version, code = _hbt_ray_version()
+        # A broken installation has no name.
         distributions = {(each.metadata["Name"] or "").lower(): each.version for each in metadata.distributions()}
         faiss = tuple(sorted(name for name in distributions if name.startswith("faiss")))
         return {

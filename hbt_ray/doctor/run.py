@@ -76,6 +76,7 @@ def examine(
         progress(f"writing to {storage} from everywhere")
         at_storage = _probe_storage(str(storage), pool)
         driver = NodeFacts(DRIVER, **answers.values.get(DRIVER, {}), **at_storage[DRIVER])
+        # Clocks are compared one node at a time: concurrent answers would lengthen the round trip.
         nodes = [
             _node_facts(name, alive[name], {**answers.values[name], **at_storage[name], **_clock(pool, name)})
             for name in pool.names
@@ -144,7 +145,7 @@ class ProbePool:
             arguments: node's name → arguments of its call.
             names: nodes to call, `DRIVER` for this process; all nodes by default.
         """
-        answers, deadline = Answers(), time.monotonic() + seconds
+        answers, deadline = Answers(), time.monotonic() + seconds  # One deadline, as all calls run at the same time.
         calls: dict[str, Future[Any]] = {
             name: _daemon_call(getattr(self._driver, method), *arguments(name))
             if name == DRIVER

@@ -135,6 +135,7 @@ def critical_batch(
             f"{len(points)} batch sizes tell when they reach {objective} = {target:.4g}, and a fit of a + b / B needs "
             f"{_MIN_SIZES}{reasons}"
         )
+    # [n] each, with one entry for each size and seed.
     sizes = np.array([point.batch for point in points for _ in point.steps])
     steps = np.array([steps for point in points for steps in point.steps])
     a, b = fit(sizes, steps)

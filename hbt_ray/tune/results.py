@@ -37,7 +37,7 @@ def results_table(state: SearchState, objectives: Sequence[str], max_rows: int =
     def values(trial: Trial) -> list[str]:
         return [format_value(trial.values.get(key, "")) for key in keys]
 
-    def cost(trial: Trial) -> float:
+    def cost(trial: Trial) -> float:  # Lowest first; trials without the measure come last.
         value = trial.last(objectives[0])
         return math.inf if value is None else -sign(objectives[0]) * value
 

@@ -61,9 +61,11 @@ class Search:
             "varies": {
                 key: domain if isinstance(domain, list) else domain.domain_str for key, domain in space.search.items()
             },
+            # Without the keys that may change between two sessions.
             "settings": settings.model_dump(mode="json", exclude={"budget", "concurrent", "retries"}),
             "base": {key: value for key, value in fields.items() if key not in ("workers", "trackers")},
         }
+        # By way of JSON, so that it equals what is read back from YAML.
         self._description: dict[str, Any] = without_secrets(json.loads(json.dumps(description, default=str)))
         self._examples = [self._factory.config(values, "0") for values in self._example_values()]
         self._check()

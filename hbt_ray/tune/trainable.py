@@ -135,6 +135,7 @@ def measure_transforms(config: TrainConfig, methods: Sequence[str]) -> dict[str,
     from hbt_ray.train.validation.callback import task_options
 
     def measure() -> dict[str, dict[str, float]]:
+        # A task of its own, with the resources of a validation; the trial's process reserves none.
         from hbt_ray.data.store.store import Store
         from hbt_ray.retrieval.transforms.methods import make_method
         from hbt_ray.train.validation.runner import Validator
@@ -150,5 +151,5 @@ def measure_transforms(config: TrainConfig, methods: Sequence[str]) -> dict[str,
     try:
         measures: dict[str, dict[str, float]] = ray.get(ray.remote(measure).options(**task_options(config)).remote())
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise error.cause from None  # The error itself, without Ray's wrapper.
     return measures

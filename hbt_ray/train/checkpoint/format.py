@@ -1,6 +1,6 @@
 """The files of a checkpoint: all that a run needs to continue.
 
-    weights.safetensors   the encoder; with LoRA only the adapters, since their base lies in the run
+    weights.safetensors   the encoder; with LoRA only the adapters, since their base is in the run folder
     loss.safetensors      the learned temperature, if there is one
     ema.safetensors       the averaged weights, if there are any
     optimiser.pt          moments of AdamW; read with `weights_only`, so that it cannot run code

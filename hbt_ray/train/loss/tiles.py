@@ -10,7 +10,7 @@ pass walks over tiles of the matrix and keeps for every query the logarithm of t
     ∂loss/∂t = -Σ_ij (s_ij - [j = p(i)]) z_ij / t = -Σ_i q_i · ∂loss/∂q_i / t
 
 The price is one more matrix product of the two sides, which is little beside the encoder. Memory is that of the vectors
-and of about three tiles, whatever the batch size. If a single tile holds the whole matrix, its shares are kept and
+and of about three tiles, for any batch size. If a single tile holds the whole matrix, its shares are kept and
 nothing is computed twice.
 """
 

@@ -179,5 +179,5 @@ def train(
                 temperature=result.temperature,
             )
         )
-        begin = end
+        begin = end  # So the wait of the next step includes the callbacks of this one.
         on_step_end(batch.step + 1)

@@ -1,6 +1,6 @@
 """Metrics that rank 0 writes: `metrics.jsonl` of the run, and gauges for Prometheus.
 
-`metrics.jsonl` has exactly one row per step, whatever was killed in between. Only rank 0 writes it, as only rank 0
+`metrics.jsonl` has exactly one row per step, even if processes were killed. Only rank 0 writes it, as only rank 0
 makes checkpoints. All rows up to a checkpoint's step are on the disk before the checkpoint counts, and training that
 continues from a checkpoint first truncates the file to it. So a kill loses only rows beyond the newest checkpoint, and
 those steps are trained and written again.
@@ -39,7 +39,7 @@ class MetricsFile:
 
     def truncate(self, step: int) -> None:
         """Keep one row for each step before `step`, at which training continues."""
-        # A row without a step is no row of ours; the default drops it.
+        # A row without a step is not ours; the default drops it.
         by_step = {row["step"]: row for row in read_json_lines(self._path) if row.get("step", step) < step}
         write_json_lines(self._path, (by_step[at] for at in sorted(by_step)))
 

@@ -70,6 +70,6 @@ class Watchdog:
         try:
             self._report(step, place)
             time.sleep(min(self._timeout / 3, GRACE_SECONDS))
-        except Exception:  # The process must end whatever happens to the report.
+        except Exception:  # The process must end even if the report fails.
             logger.exception("step %d was stuck at %s, and the driver could not be told", step, place)
         self._exit_process()
