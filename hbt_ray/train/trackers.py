@@ -63,7 +63,11 @@ class TrackersConfig(Config):
         return name if name == "tensorboard" else f"{name}{uri} {self.project}"
 
     def check_packages(self) -> None:
-        """Raises: ConfigError if a package that a tracker needs is not installed."""
+        """Check that the packages of all trackers are installed.
+
+        Raises:
+            ConfigError: a package is missing.
+        """
         for name in self.use:
             modules, package = _PACKAGES[name]
             if name == "mlflow" and not self.mlflow_uri.startswith(("http", "databricks")):

@@ -221,7 +221,11 @@ class Search:
             write_text(path, yaml.safe_dump(self._description, sort_keys=False, allow_unicode=True))
 
     def _check_folder(self) -> None:
-        """Raises: ConfigError if the folder holds another search or something else."""
+        """Check that the folder is unused or holds this search.
+
+        Raises:
+            ConfigError: it holds another search or something else.
+        """
         path = self.folder / "search.yaml"
         if not path.exists():
             if not is_unused(self.folder):

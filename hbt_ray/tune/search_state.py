@@ -35,7 +35,7 @@ Status = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass
 class Trial:
-    """One configuration, and how far it was trained."""
+    """One configuration and the progress of its training."""
 
     trial_id: str
     name: str
@@ -66,7 +66,7 @@ class Trial:
 
     @property
     def group(self) -> str:
-        """Its values without the seed; equal for repetitions."""
+        """Key of the values without the seed; equal for repetitions."""
         return _as_key({key: value for key, value in self.values.items() if key != SEED})
 
     def seconds_until(self, now: float) -> float:
@@ -86,7 +86,7 @@ class SearchState:
     """All trials of a search, and the time it took."""
 
     trials: list[Trial]
-    """In the order in which they started."""
+    """Trials in the order in which they started."""
     seconds: float = 0
     """Duration of all sessions, each until its last event."""
     last: float = 0

@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, eq=False)
 class TrialFactory:
-    """Makes the configurations of a search's trials. It is sent to every trial."""
+    """Makes the configurations of a search's trials. Each trial gets a pickled copy."""
 
     space: Space
     base: Mapping[str, Any]
@@ -45,7 +45,7 @@ class TrialFactory:
     """Methods of the post-hoc transforms that each finished trial is measured with as well."""
 
     def config(self, values: Mapping[str, Any], trial_id: str) -> TrainConfig:
-        """Raises: ConfigError, see `Space.config`."""
+        """The configuration of a trial; its run has the name of the trial's folder."""
         name = trial_folder(self.folder, values, trial_id).name
         return self.space.config(self.base, values, name, self.folder)
 

@@ -44,7 +44,7 @@ class SessionLimits(Config):
 
     @classmethod
     def read(cls, folder: Path) -> SessionLimits:
-        """Raises: DamagedFile, as a changed digit would let a search exceed its budget."""
+        """Read the limits. A damaged file is an error, as a changed digit would let a search exceed its budget."""
         return cls.model_validate(read_checked_json(folder / "limits.json"))
 
     def save(self, folder: Path) -> None:
@@ -71,6 +71,7 @@ class LimitedVariantGenerator(BasicVariantGenerator):  # type: ignore[misc]  # R
         return trial
 
     def is_finished(self) -> bool:
+        # The budget may have changed since Ray Tune restored this object, so it is read again.
         max_trials = SessionLimits.read(self._folder).budget.trials
         return super().is_finished() or (max_trials is not None and self._num_started >= max_trials)
 

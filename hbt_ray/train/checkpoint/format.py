@@ -56,7 +56,7 @@ class Snapshot:
     """Copies of all that a checkpoint holds: training may continue while they are written."""
 
     info: CheckpointInfo
-    """Without `files`, which are hashed when they are written."""
+    """Content of `checkpoint.json` without `files`, which are hashed when they are written."""
     tensors: dict[str, dict[str, Tensor]]
     """File → name → values."""
     optimiser: dict[str, Any]

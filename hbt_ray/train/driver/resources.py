@@ -53,6 +53,7 @@ def wait_for_resources(config: TrainConfig, on_wait: Callable[[str], None]) -> N
                 extra_bundle = {name: amount for name, amount in extra.items() if amount}
                 request = ray.util.placement_group([*bundles, *([extra_bundle] if extra_bundle else [])])
             nodes_coming = nodes_coming or (request is not None and _nodes_are_coming())
+            # Without an API server there is no autoscaler to wait for.
             autoscaler_failed = request is None or now - begin > _AUTOSCALER_GRACE_SECONDS
             needed = ", ".join(
                 f"{amount:g} {name} (the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} of them free)"

@@ -107,6 +107,7 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
         if is_new:
             run.config.unlink()  # The name stays free for a run with another model.
         raise
+    # These need the width of the vectors. They are built for their errors alone, before any worker starts.
     if config.loss.dimensions or config.teacher:
         width = load_encoder(run.base).get_embedding_dimension()
         Objective(config.loss, width)
@@ -145,6 +146,7 @@ def fit(
     stop_step = min(until or config.optimiser.steps, config.optimiser.steps)
     opened = opened or open_run(config, shared_bases)
     status = run_status(config, opened.step)
+    # A finished run still starts workers if validations are missing: they are made up for there.
     if (opened.step >= stop_step or status.complete) and not status.missing:
         return opened.step
     wait_for_resources(config, on_wait)

@@ -149,6 +149,7 @@ class GradCacheEncoder:
         budget = self._limits.activation_tokens
         if budget is None:
             return len(microbatches)
+        # Padding counts, since its activations are kept too.
         totals = accumulate(microbatch.features["input_ids"].numel() for microbatch in microbatches)
         return sum(total <= budget for total in totals)
 

@@ -111,6 +111,7 @@ def make_optimiser(encoder: nn.Module, objective: nn.Module, config: OptimiserCo
     if parameters := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
         factor = (config.temperature_learning_rate or config.learning_rate) / config.learning_rate
         groups.append({"params": parameters, "factor": factor, "weight_decay": 0.0})
+    # The learning rate here is a placeholder: `set_learning_rates` sets that of every step and group.
     betas = config.beta1, config.beta2
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 

@@ -170,6 +170,7 @@ class ValidationCallback:
             missing = steps - rows.keys()
             if not missing:
                 return rows
+            # A lost validation never writes a row, so the wait has an end.
             if time.monotonic() > deadline:
                 raise ValidationFailed(min(missing), f"no result within {timeout:g} s")
             time.sleep(_POLL_SECONDS)

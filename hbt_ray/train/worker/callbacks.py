@@ -45,7 +45,7 @@ class WorkerSettings:
     """Settings of a run for its ranks, equal on all of them. The driver sends them pickled."""
 
     config: TrainConfig
-    """With absolute paths: a rank has another working directory than the driver."""
+    """Configuration with absolute paths, since a rank has another working directory than the driver."""
     stop_step: int
     """Steps after which this session ends; at most `config.optimiser.steps`."""
     plan_identity: dict[str, Any]
@@ -53,7 +53,7 @@ class WorkerSettings:
     checkpoint: CheckpointInfo | None
     """The checkpoint that the driver verified before it started the ranks."""
     metrics_actor: ActorHandle
-    """A `MetricsActor`."""
+    """Handle of the run's `MetricsActor`."""
     hooks: Hooks
     """Hooks for tests."""
 
