@@ -149,6 +149,7 @@ def figure(counts: Counts, marks: Mapping[str, float]) -> str:
     layers = (
         *(canvas.rule("events", x=second) for second in marks.values()),
         canvas.line([Row(second, count) for second, count in steps], interpolate="step-after"),
+        # Names alternate between two heights, so that neighbours do not overlap.
         *(canvas.labels(names[first::2], align="center", dx=0, dy=-10 - 14 * first) for first in (0, 1)),
     )
     return standalone_svg(alt.layer(*layers).properties(width=640, height=180))
@@ -210,7 +211,7 @@ def _config(address: str, node: Mapping[str, float], most: int, idle_seconds: fl
         "head_node_type": "ray.head.default",
         "auth": {},
         "docker": {},
-        "upscaling_speed": 1000,
+        "upscaling_speed": 1000,  # All nodes may start at the same time.
         "idle_timeout_minutes": idle_seconds / 60,
         "file_mounts": {},
         "file_mounts_sync_continuously": False,

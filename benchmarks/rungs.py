@@ -44,7 +44,7 @@ def main() -> None:
             grid, grid_seconds = searched(folder, options, "grid")
             asha, asha_seconds = searched(folder, options, "asha", rungs={"first": options.first, "reduction": 3})
     scores = sorted((trial.last("AP") or 0.0 for trial in grid.finished), reverse=True)
-    trials = round(asha.steps / options.steps)
+    trials = round(asha.steps / options.steps)  # Whole trials for the same number of steps.
     table = Table("", "steps", "seconds", "trials to the end", "best AP")
     table.add_row("whole grid", f"{grid.steps:,}", f"{grid_seconds:.0f}", str(len(grid.finished)), f"{scores[0]:.4f}")
     found = max(trial.last("AP") or 0.0 for trial in asha.finished)

@@ -36,6 +36,7 @@ def main() -> None:
         folder = Path(scratch)
         stores(folder)
         sides = {}
+        # Ours runs before and after the peer, so that a drift of the machine's speed cancels out.
         for name, side in (("hbt_ray", ours), ("Ray Tune, plain TorchTrainer", plain), ("hbt_ray again", ours)):
             with session(spare_cpus=False):
                 begin = time.perf_counter()

@@ -18,7 +18,7 @@ def configure(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     size = values["plan.batch_size"]
     pairs = base["optimiser"]["steps"] * base["plan"]["batch_size"]
     steps = max(20, pairs // size)
-    every = max(1, steps // 20)
+    every = max(1, steps // 20)  # Twenty validations at every batch size, so that curves have equal resolution.
     return {
         "plan.batch_size": size,
         "optimiser.learning_rate": base["optimiser"]["learning_rate"] * values["rate"],

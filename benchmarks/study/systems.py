@@ -139,7 +139,7 @@ def find_systems(runs: Path) -> dict[str, System]:
 
 
 class Comparisons:
-    """Differences between two systems, each computed once, over the seeds that both have: they mean equal batches."""
+    """Differences between two systems over the seeds that both have, whose batches are equal; each is computed once."""
 
     def __init__(self, systems: Mapping[str, System]) -> None:
         self._systems = systems

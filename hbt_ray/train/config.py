@@ -47,8 +47,8 @@ class WorkersConfig(Config):
     """Seconds after the announced end that the remaining workers may still write a checkpoint. By default they are
     restarted at once."""
     resize_seconds: float = Field(60, gt=0)
-    """Seconds between two checks whether an elastic run can add workers. Adding them is a restart from a checkpoint,
-    so checks in quicker succession cost more than they gain."""
+    """Seconds between two checks whether an elastic run can add workers. Adding workers is a restart from a
+    checkpoint, so a shorter time costs more than it gains."""
     start_seconds: float = Field(60, gt=0)
     """Longest wait in seconds for the workers' resources and for their start, each time they are started."""
     deadline_seconds: float = Field(1_800, gt=0)
