@@ -72,8 +72,8 @@ def verify(location: str, advance: Callable[[int], None] = lambda _: None) -> Ve
     for info in manifest.datasets:
         num_stored = sum(shard.num_items for shard in info.shards)
         if num_stored != info.num_items:
-            expected, found = f"{info.num_items:,} by its groups of languages", f"{num_stored:,} in its shards"
-            problems.append(Problem(MANIFEST, f"items of dataset {info.name}", expected, found))
+            in_groups, in_shards = f"{info.num_items:,} by its groups of languages", f"{num_stored:,} in its shards"
+            problems.append(Problem(MANIFEST, f"items of dataset {info.name}", in_groups, in_shards))
         first_item = 0
         for shard in info.shards:
             checks.append(partial(_verify_shard, location, shard, info, first_item, file_by_sha256))

@@ -1,4 +1,4 @@
-"""From the plan to the batches of one rank: plan → slice → texts of the store → token ids.
+"""The loader makes the batches of one rank: plan → slice of the global batch → texts of the store → token ids.
 
 The loader is a pure function of (step, rank, world size), so it runs anywhere: in the training process, in a test, or
 in Ray Data tasks on other machines (`hbt_ray.data.stream.stream`).

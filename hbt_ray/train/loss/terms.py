@@ -11,6 +11,7 @@ Rows that lack what a term needs are left out, and the mean of the term is over 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -42,13 +43,13 @@ class Term(Config):
     required_inputs: ClassVar[frozenset[str]] = frozenset()
     """Names of the optional fields of `LossInputs` that the term reads."""
 
+    @abstractmethod
     def rank_loss(self, inputs: LossInputs, rank_sizes: Sequence[int], temperature: float | Tensor) -> Tensor:
         """This rank's share of the unweighted term; the shares of all ranks sum to the value of one process.
 
         Args:
             temperature: the temperature of the contrastive loss, without gradient.
         """
-        raise NotImplementedError
 
 
 class Lakda(Term):
