@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import time
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 from uuid import uuid4
@@ -129,19 +130,32 @@ class TensorBoard:
     def __init__(
         self, run: RunDir, config: TrackersConfig, settings: Mapping[str, Any], position: TrackerPosition
     ) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.summary import text
 
-        # Earlier files may hold rows that were written after the position. `purge_step` hides them.
+        # Earlier files may hold rows that were written after the position. The start of a session hides them.
         purge = position.step + 1
         position.validated = [step for step in position.validated if step < purge]
-        self._writer = SummaryWriter(str(run.root / "tensorboard"), purge_step=purge, filename_suffix=f".{purge}")
+        folder = run.root / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # Not `SummaryWriter`: it hands events to a thread, and its `flush` does not wait for that thread.
+        self._writer = EventsWriter(str(folder / "events"), f".{purge}")
+        self._write(purge, session_log=SessionLog(status=SessionLog.START))
         rows = "".join(f"|{name}|{inline(str(value))}|\n" for name, value in settings.items())
-        self._writer.add_text("configuration", f"|key|value|\n|---|---|\n{rows}", purge)
+        self._write(purge, summary=text("configuration", f"|key|value|\n|---|---|\n{rows}"))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time(), step=step, **content))
 
     def log(self, rows: Sequence[TrackerRow]) -> None:
+        from tensorboardX.summary import scalar
+
         for row in rows:
             for name, value in row.values.items():
-                self._writer.add_scalar(name, value, row.step)
+                self._write(row.step, summary=scalar(name, value))
         self._writer.flush()
 
     def close(self, *, failed: bool) -> None:

@@ -21,7 +21,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import append_json_lines, read_checked_json
 from hbt_ray.train.step.train_step import StepMetrics
-from hbt_ray.train.trackers import TensorBoard, TrackerLogger, TrackerRow, TrackersConfig, flatten
+from hbt_ray.train.trackers import TensorBoard, TrackerLogger, TrackerPosition, TrackerRow, TrackersConfig, flatten
 
 SETTINGS: dict[str, Any] = {"name": "x", "plan": {"alpha": 0.5, "languages": ["de", "en"]}}
 STEPS_BEFORE = 8
@@ -83,6 +83,7 @@ def test_tensorboard_has_every_step_once(continued: RunDir) -> None:
     )
 
 
+@pytest.mark.integration
 def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: RunDir) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -96,6 +97,7 @@ def test_mlflow_has_one_run_with_settings_and_every_step_once(continued: RunDir)
         assert sorted(metric.step for metric in client.get_metric_history(run.info.run_id, name)) == steps, name
 
 
+@pytest.mark.integration
 def test_wandb_goes_on_in_one_run_and_drops_no_validation(continued: RunDir) -> None:
     files = sorted((continued.root / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
@@ -144,6 +146,17 @@ def test_rows_that_a_tracker_missed_are_logged_when_the_run_continues(
     read = events.EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert [event.step for event in read.Scalars("loss/all")] == list(range(12))
+
+
+def test_tensorboard_rows_are_in_the_file_when_log_returns(tmp_path: Path) -> None:
+    """The position that is saved next says that they are, and the process may be killed at any time."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tracker = TensorBoard(RunDir(tmp_path), TrackersConfig(), SETTINGS, TrackerPosition())
+    for step in range(3):
+        tracker.log([TrackerRow(step, {f"parts/{n}": 0.5 for n in range(20)})])
+        read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+        read.Reload()
+        assert [event.step for event in read.Scalars("parts/19")] == list(range(step + 1))
 
 
 def test_a_tracker_that_hangs_delays_nothing(
