@@ -17,12 +17,11 @@ from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.loader import AuxiliaryTexts, Loader, LoaderConfig
 from hbt_ray.data.stream.rank_batch import from_table, to_table
 from hbt_ray.data.stream.tokenise import TokenisingConfig, tokenise
-from hbt_ray.errors import NegativesError, PlanError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import write_checked_json
 from tests.data.test_relevant_passages import prepare_rows
-from tests.refusals import refused
+from tests.refused import refused
 from tests.worlds import LANGUAGES, small_store, write_negatives
 
 
@@ -197,14 +196,14 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
     assert loader.rank_batch(0, 0, 13).teacher_scores.shape == (0, 3)  # A rank without rows.
     without_scores = Loader(LoaderConfig(path, plan, tokenising, negatives=mined)).rank_batch(0, 0, 1)
     assert without_scores.teacher_scores.shape == (0, 0)
-    with refused(NegativesError, "NO_TEACHER_SCORES", "holds no scores for colours"):
+    with refused("NO_TEACHER_SCORES", "holds no scores for colours"):
         Loader(LoaderConfig(path, plan, tokenising, negatives=without, teacher_scores=True))
 
 
 def test_auxiliary_texts_with_invalid_rules_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
     path, _, tokenising = world
     auxiliary = AuxiliaryTexts("question_translations", "question", "any", tokenising.tokenizer_json, "", 12)
-    with refused(PlanError, "TRANSLATION_RULE", "'any'"):
+    with refused("TRANSLATION_RULE", "'any'"):
         Loader(LoaderConfig(path, PlanConfig(), tokenising, auxiliary_texts=(auxiliary,)))
 
 
@@ -225,5 +224,5 @@ def test_a_translation_that_the_manifest_only_promises_is_an_error(
             auxiliary_texts=(auxiliary,),
         )
     )
-    with refused(StoreError, "MISSING_TEXT", "lacks values of passage.en", "hbt store verify"):
+    with refused("MISSING_TEXT", "lacks values of passage.en", "hbt store verify"):
         loader.rank_batch(0, 0, 1)

@@ -18,10 +18,9 @@ from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.batch_kinds import NegativeSampler
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.errors import NegativesError, PlanError, PlanMismatch, StoreError
 from hbt_ray.storage import write_checked_json
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, item_languages, make_plan, manifest, rows
-from tests.refusals import refused
+from tests.refused import refused
 from tests.worlds import write_negatives
 
 KEEP = 6
@@ -70,31 +69,31 @@ def test_what_was_written_comes_back(mined: Negatives) -> None:
 def test_other_stores_and_damage_are_refused(store: Manifest, tmp_path: Path) -> None:
     folder = tmp_path / "mined"
     write_negatives(folder, store, {"set1": random_negatives(40)})
-    with refused(NegativesError, "NEGATIVES_OF_OTHER_STORE"):
+    with refused("NEGATIVES_OF_OTHER_STORE"):
         Negatives.open(folder, manifest(GROUPS))
-    with refused(NegativesError, "NO_NEGATIVES", "hbt mine STORE MODEL"):
+    with refused("NO_NEGATIVES", "hbt mine STORE MODEL"):
         Negatives.open(tmp_path, store)
     file = folder / "set1.arrow"
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0", 1))
-    with refused(NegativesError, "DAMAGED_FILE", "set1.arrow"):
+    with refused("DAMAGED_FILE", "set1.arrow"):
         Negatives.open(folder, store)
     file.write_bytes(whole[: len(whole) // 2])
-    with refused(StoreError, "DAMAGED_FILE", "set1.arrow"):
+    with refused("DAMAGED_FILE", "set1.arrow"):
         Negatives.open(folder, store)
     file.unlink()
-    with refused(NegativesError, "DAMAGED_FILE", "set1.arrow"):
+    with refused("DAMAGED_FILE", "set1.arrow"):
         Negatives.open(folder, store)
     write_negatives(folder, store, {"set1": random_negatives(39)})
-    with refused(NegativesError, "DAMAGED_FILE", "234 numbers for 40 items with 6 negatives each"):
+    with refused("DAMAGED_FILE", "234 numbers for 40 items with 6 negatives each"):
         Negatives.open(folder, store)
     manifest_path = folder / "negatives.json"
     write_checked_json(manifest_path, json.loads(manifest_path.read_text().replace('"name": "set1"', '"name": "set9"')))
-    with refused(NegativesError, "DAMAGED_FILE", "negatives.json", "the store has no dataset 'set9'"):
+    with refused("DAMAGED_FILE", "negatives.json", "the store has no dataset 'set9'"):
         Negatives.open(folder, store)
     for text in ("{}", "[", '{"version": 1}'):
         manifest_path.write_text(text)
-        with refused(NegativesError, "DAMAGED_FILE", "negatives.json"):
+        with refused("DAMAGED_FILE", "negatives.json"):
             Negatives.open(folder, store)
 
 
@@ -134,13 +133,13 @@ def test_folders_without_scores_are_refused_where_scores_are_asked_for(store: Ma
     tables = {"set0": random_negatives(691), "set1": random_negatives(40)}
     write_negatives(tmp_path / "mined", store, tables, {"set1": random_scores(tables["set1"])})
     mined = Negatives.open(tmp_path / "mined", store)
-    with refused(NegativesError, "NO_TEACHER_SCORES", "mined: holds no scores for set0"):
+    with refused("NO_TEACHER_SCORES", "mined: holds no scores for set0"):
         require_scores(mined)
     assert np.isnan(mined.scores("set0", np.arange(5), tables["set0"][:5])).all()
-    with refused(NegativesError, "NO_TEACHER_SCORES"):
+    with refused("NO_TEACHER_SCORES"):
         require_scores(None)
     write_negatives(tmp_path / "short", store, {"set1": tables["set1"]}, {"set1": random_scores(tables["set1"][:, :2])})
-    with refused(NegativesError, "DAMAGED_FILE", "set1.arrow", "[40, 80] scores instead of [40, 240]"):
+    with refused("DAMAGED_FILE", "set1.arrow", "[40, 80] scores instead of [40, 240]"):
         Negatives.open(tmp_path / "short", store)
 
 
@@ -149,7 +148,7 @@ def test_folders_of_the_layout_before_scores_are_refused(store: Manifest, tmp_pa
     old = json.loads(manifest_path.read_text())
     assert old.pop("teacher") == ""
     write_checked_json(manifest_path, {**old, "version": 1})
-    with refused(NegativesError, "LAYOUT_VERSION", "layout version 1, this hbt_ray reads 3"):
+    with refused("LAYOUT_VERSION", "layout version 1, this hbt_ray reads 3"):
         Negatives.open(tmp_path / "mined", store)
 
 
@@ -243,14 +242,14 @@ def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp
     plan.require(plan_with_negatives(store, mined).identity, 5)
     write_negatives(tmp_path / "other", store, {"set0": random_negatives(691, seed=1)})
     other = plan_with_negatives(store, Negatives.open(tmp_path / "other", store))
-    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives_data="):
+    with refused("PLAN_MISMATCH", "plan.negatives_data="):
         plan.require(other.identity, 5)
-    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=2, this run has 3"):
+    with refused("PLAN_MISMATCH", "plan.negatives=2, this run has 3"):
         plan_with_negatives(store, mined, 3).require(plan.identity, 5)
     without = Plan(store, PlanConfig(batch_size=24))
-    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=0, this run has 2"):
+    with refused("PLAN_MISMATCH", "plan.negatives=0, this run has 2"):
         plan.require(without.identity, 5)
-    with refused(PlanMismatch, "PLAN_MISMATCH", "plan.negatives=2, this run has 0"):
+    with refused("PLAN_MISMATCH", "plan.negatives=2, this run has 0"):
         without.require(plan.identity, 5)
     without.require({**without.identity, "negatives": 0}, 5)
 
@@ -258,13 +257,13 @@ def test_other_negatives_are_another_plan(store: Manifest, mined: Negatives, tmp
 def test_settings_that_contradict_the_folder_are_refused(
     store: Manifest, mined: Negatives, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with refused(PlanError, "PLAN_NEGATIVES", "plan.negatives=2"):
+    with refused("PLAN_NEGATIVES", "plan.negatives=2"):
         Plan(store, PlanConfig(negatives=2))
-    with refused(PlanError, "PLAN_NEGATIVES", "while plan.negatives is 0"):
+    with refused("PLAN_NEGATIVES", "while plan.negatives is 0"):
         Plan(store, PlanConfig(), mined)
     write_negatives(tmp_path / "part", store, {"set1": random_negatives(40)})
     part = Negatives.open(tmp_path / "part", store)
-    with refused(PlanError, "PLAN_NEGATIVES", "(set0)"):
+    with refused("PLAN_NEGATIVES", "(set0)"):
         plan_with_negatives(store, part, dataset_weights={"set1": 0})
     plan = plan_with_negatives(store, part)
     assert "no negatives were mined for set0" in caplog.text

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from hbt_ray.data.plan.auxiliary_translations import Side, TranslationRule, TranslationSampler, require_translations
 from hbt_ray.data.plan.plan import Batch, Plan
-from hbt_ray.errors import PlanError
 from tests.data.test_plan import item_languages, make_plan
-from tests.refusals import refused
+from tests.refused import refused
 
 RULES = ("other", "pivot:en", "pivot:de", "exactly:en", "exactly:ru")
 SIDES: tuple[Side, ...] = ("question", "passage")
@@ -111,14 +110,14 @@ def test_items_in_one_language_have_no_other() -> None:
 
 def test_what_the_data_cannot_serve_is_said_before(caplog: pytest.LogCaptureFixture) -> None:
     alone = make_plan([(("en",), 50), (("de",), 30)], policy="mono")
-    with refused(PlanError, "NO_TRANSLATIONS", "question_translations: other", "de, en"):
+    with refused("NO_TRANSLATIONS", "question_translations: other", "de, en"):
         require_translations(alone, "question_translations", "other")
-    with refused(PlanError, "NO_TRANSLATIONS", "teacher_passages: pivot:en", "in another language too"):
+    with refused("NO_TRANSLATIONS", "teacher_passages: pivot:en", "in another language too"):
         require_translations(alone, "teacher_passages", "pivot:en")
-    with refused(PlanError, "NO_TRANSLATIONS", "texts in fr", "only de, en"):
+    with refused("NO_TRANSLATIONS", "texts in fr", "only de, en"):
         require_translations(alone, "question_translations", "pivot:fr")
     apart = make_plan([(("en",), 50)], [(("de", "ru"), 30)], policy="mono", languages=("de", "ru"))
-    with refused(PlanError, "NO_TRANSLATIONS", "exactly:en", "exists in en"):
+    with refused("NO_TRANSLATIONS", "exactly:en", "exists in en"):
         require_translations(apart, "teacher_questions", "exactly:en")
     assert not caplog.text
     half = make_plan([(("de", "en"), 50), (("en",), 50)], policy="hybrid", batch_size=10)
@@ -136,7 +135,7 @@ def test_what_the_data_cannot_serve_is_said_before(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("text", ["", "others", "pivot", "pivot:", "exactly", "other:en", "other:", ":en"])
 def test_rules_that_make_no_sense_are_refused(text: str) -> None:
-    with refused(PlanError, "TRANSLATION_RULE"):
+    with refused("TRANSLATION_RULE"):
         TranslationRule.parse(text)
 
 

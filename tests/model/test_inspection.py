@@ -24,7 +24,7 @@ from tests.model.model_folders import (
     save_transformer,
     scratch_config,
 )
-from tests.refusals import refused
+from tests.refused import refused
 
 
 @pytest.fixture(scope="module")
@@ -144,5 +144,5 @@ def test_an_unknown_pooling_is_refused_in_words() -> None:
 
 
 def test_sizes_of_a_scratch_encoder_that_contradict_one_another_are_refused() -> None:
-    with refused(ModelError, "MODEL_SIZES", "model.width", "model.heads"):
+    with refused("MODEL_SIZES", "model.width", "model.heads"):
         build_encoder(scratch_config(width=30, heads=4), ["a text"])

@@ -23,7 +23,7 @@ from hbt_ray.model.trainable_encoder import (
 )
 from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from tests.model.model_folders import TEXTS, config_for, save_scratch_encoder, scratch_config
-from tests.refusals import refused
+from tests.refused import refused
 from tests.train.processes import on_ranks
 from tests.train.small_train_steps import small_train_step, trained_step
 
@@ -123,12 +123,12 @@ def test_targets_that_are_not_there_are_refused_with_those_that_are(base: Path, 
 def test_an_architecture_without_usual_targets_is_told_what_it_has(base: Path) -> None:
     model = load_encoder(base)[0].model
     model.config.model_type = "modernbert"
-    with refused(ModelError, "LORA_TARGETS", "'modernbert'", "write targets"):
+    with refused("LORA_TARGETS", "'modernbert'", "write targets"):
         adapter_targets(model, LoraConfig())
 
 
 def test_without_peft_the_message_says_how_to_get_it(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
-    with refused(ModelError, "MISSING_PACKAGE", "pip install 'hbt-ray[lora]'"):
+    with refused("MISSING_PACKAGE", "pip install 'hbt-ray[lora]'"):
         build_encoder(config_for(base, lora=LoraConfig()))

@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hbt_ray.errors import ModelError
 from hbt_ray.model.build import build_encoder
 from hbt_ray.model.config import LoraConfig, ModelConfig
 from hbt_ray.model.trainable_encoder import load_for_checkpoint, load_for_training
@@ -19,7 +18,7 @@ from hbt_ray.train.checkpoint.format import checkpointed_tensors
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.step.grad_cache import EncodeLimits, GradCacheEncoder
 from tests.model.model_folders import TEXTS, config_for, save_scratch_encoder, scratch_config
-from tests.refusals import refused
+from tests.refused import refused
 from tests.train.batches import batch
 from tests.train.small_train_steps import trained_step
 
@@ -106,7 +105,7 @@ def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path,
 
 def test_without_a_compiler_the_message_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with refused(ModelError, "MODEL_OPTION", "model.compile needs a C++ compiler"):
+    with refused("MODEL_OPTION", "model.compile needs a C++ compiler"):
         load_for_training(base, scratch_config(compile=True))
 
 
@@ -119,7 +118,7 @@ def test_attention_is_the_one_that_was_asked_for(base: Path, attention: str) -> 
 
 def test_flash_attention_is_refused_where_it_cannot_run(base: Path) -> None:
     if not torch.cuda.is_available():
-        with refused(ModelError, "MODEL_OPTION", "model.attention=flash_attention_2"):
+        with refused("MODEL_OPTION", "model.attention=flash_attention_2"):
             load_for_training(base, scratch_config(attention="flash_attention_2"))
     values: dict[str, Any] = {"name": "run", "store": "store", "model": {"attention": "flash_attention_2"}}
     with pytest.raises(ValidationError, match=r"model\.attention=flash_attention_2"):
@@ -134,7 +133,7 @@ def test_flash_attention_without_its_package_is_refused_by_the_driver(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refused(ModelError, "MISSING_PACKAGE", "pip install flash-attn"):
+    with refused("MISSING_PACKAGE", "pip install flash-attn"):
         build_encoder(config_for(base, attention="flash_attention_2"))
 
 
@@ -158,10 +157,10 @@ def test_what_an_encoder_does_not_offer_is_refused(base: Path, monkeypatch: pyte
     from transformers import BertModel
 
     monkeypatch.setattr(BertModel, "_supports_sdpa", False)
-    with refused(ModelError, "MODEL_OPTION", "model.attention=sdpa", "write auto"):
+    with refused("MODEL_OPTION", "model.attention=sdpa", "write auto"):
         build_encoder(config_for(base, attention="sdpa"))
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
-    with refused(ModelError, "MODEL_OPTION", "model.gradient_checkpointing"):
+    with refused("MODEL_OPTION", "model.gradient_checkpointing"):
         build_encoder(config_for(base, gradient_checkpointing=True))
 
 
