@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -182,8 +179,7 @@ def test_a_store_is_verified(world: Path) -> None:
 
 
 @pytest.mark.integration
-def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
-    """The way of a user, in four commands; `--untrained` gives the report its baseline."""
+def test_mined_negatives_are_trained_with(world: Path) -> None:
     settings = small_run(world)
     build_encoder(settings.model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "miner"))
     done = hbt("mine", "store", "miner", "language=en", "max_share=1", "keep=5", "--json", cwd=world)
@@ -205,27 +201,7 @@ def test_mine_train_evaluate_and_report_one_run(world: Path) -> None:
     told = json.loads(done.stdout)
     assert (told["steps"], told["complete"]) == (12, True)
     assert "step 12 of 12: loss" in done.stderr
-    run = Path(told["run"])
-
-    done = hbt(
-        "evaluate", run, "--task", "worldfacts=dev", "--languages", "ar,de,en,zh", "--untrained", "--json", cwd=world
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)["results"]
-    assert [result["model"] for result in results] == ["untrained", "small"]
-    assert results[0]["fingerprint"] != results[1]["fingerprint"]
-    assert set(results[0]["settings"]) == {"monolingual", "cross-lingual", "multilingual"}
-    card = (run / "model" / "README.md").read_text()
-    assert "worldfacts" in card
-    assert "- trained on: ar, de, en\n" in card  # It was judged on zh as well.
-    assert f"{results[1]['settings']['monolingual']['AP']:.3f}" in card
-
-    done = hbt("report", run, cwd=world)
-    assert done.returncode == 0, done.stderr
-    page = (run / "report.html").read_text()
-    assert "untrained" in page
-    assert "hybrid(0.5)" in page
-    assert "open " in done.stdout
+    assert (Path(told["run"]) / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.integration
@@ -267,24 +243,3 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
     done = hbt("report", "runs/judged", cwd=world)
     assert done.returncode == 0, done.stderr
     assert "MarginR@1" in (world / "runs" / "judged" / "report.html").read_text()
-
-
-@pytest.mark.integration
-def test_ctrl_c_ends_a_run_in_one_line(world: Path) -> None:
-    command = [sys.executable, "-m", "hbt_ray", "train", "train.yaml", "name=stopped", "optimiser.steps=100000"]
-    with subprocess.Popen(
-        command,
-        cwd=world,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # A shell's job may ignore it.
-    ) as running:
-        assert running.stdout is not None
-        shown = []
-        for line in running.stdout:
-            shown.append(line)
-            if "step 1 of" in line:
-                running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=60) == 130, "".join(shown)
-    assert "Interrupted: stopped; the same command continues from the last checkpoint" in shown[-1]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.retrieval.result import EvaluationResult
+from tests.commands import hbt
 
 pytestmark = pytest.mark.integration
 
 
 def test_the_demo_trains_judges_and_reports(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hbt_ray", "demo", "--out", str(tmp_path), "--json", "optimiser.steps=60"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    small = ("model.layers=1", "model.width=64", "plan.batch_size=64", "optimiser.steps=60")
+    done = hbt("demo", "--out", tmp_path, "--json", *small)
     assert done.returncode == 0, done.stderr
     untrained, trained = (EvaluationResult.model_validate(each) for each in json.loads(done.stdout)["results"])
     run = tmp_path / "runs" / "demo-hybrid"

@@ -66,12 +66,16 @@ def test_an_error_of_ours_arrives_as_it_was_raised(where: str) -> None:
     ],
 )
 def test_foreign_errors_are_named_in_one_line(error: Exception, kind: type[HbtError], code: str) -> None:
+    named = explain(error)
+    assert (type(named), named.code) == (kind, code)
+    assert "\n" not in str(named)
+
+
+def test_a_foreign_error_of_a_worker_arrives_in_one_line() -> None:
     with pytest.raises(HbtError) as caught:
-        through_ray_data("called", error)
-    assert type(caught.value) is kind
-    assert caught.value.code == code
-    assert "\n" not in str(caught.value)
-    assert "DataContext" not in str(caught.value)
+        through_ray_data("called", IndexError("index out of range in self"))
+    assert caught.value.code == "WORKER_FAILED"
+    assert str(caught.value) == "IndexError: index out of range in self"
 
 
 @pytest.mark.integration

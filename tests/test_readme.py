@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.retrieval.tasks import Suite
+from tests.commands import hbt
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,10 +62,13 @@ def test_its_commands_run_one_after_the_other(folder: Path) -> None:
     ours = [command for command in commands() if command.startswith("hbt ")]
     assert len(ours) == 10
     for command in ours:
-        arguments = [sys.executable, "-m", "hbt_ray", *shlex.split(command)[1:]]
-        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=900)
+        done = hbt(*shlex.split(command)[1:], cwd=folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "faq-mono" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(word in page for word in ("faq-mono", "untrained", "hybrid(0.5)"))
+    card = (folder / "runs" / "faq-hybrid" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "worldfacts" in card
+    assert "- trained on: de, en\n" in card  # It was evaluated in zh as well.
     for block in blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr

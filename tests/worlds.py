@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.negatives import MinedDataset, NegativesManifest, TeacherScores, write_manifest, write_rows
 from hbt_ray.data.index.permutation import Indices
@@ -69,6 +71,14 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
         **settings,
     }
     return TrainConfig.make(values, "test", overrides)
+
+
+def mined_table() -> Indices:
+    """Up to four negatives for each of 60 items, never one that shares the passage; every seventh item has none."""
+    items = np.arange(60)[:, None]
+    table = (items + np.array([2, 17, 31, 40])) % 60
+    table[::7] = -1
+    return table
 
 
 def write_negatives(

@@ -156,7 +156,7 @@ def add_adapters(encoder: Any, config: LoraConfig, seed: int) -> Any:
 
     peft_config = PeftConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # It may be fractional.
+        lora_alpha=config.alpha,  # It may be fractional.
         lora_dropout=config.dropout,
         target_modules=layers,
     )

@@ -95,6 +95,7 @@ def test_checkpointed_layers_keep_less(base: Path) -> None:
     assert saved_bytes(scratch_config(gradient_checkpointing=True)) < saved_bytes(scratch_config()) / 2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_give_the_gradients_and_the_names_of_weights(base: Path, checkpointing: bool) -> None:
     config = scratch_config(compile=True, gradient_checkpointing=checkpointing)

@@ -99,6 +99,7 @@ class Page(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
+        self.source = html
         self.open: list[tuple[str, str]] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.texts: dict[tuple[str, str], list[str]] = {}
@@ -160,6 +161,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page of everything, written once: its charts take a second."""
+    return page(tmp_path_factory.mktemp("full"), **FULL)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stands_alone_and_is_well_formed(tmp_path: Path, variant: str) -> None:
     html = page(tmp_path, **VARIANTS[variant])
@@ -178,19 +185,17 @@ def test_stands_alone_and_is_well_formed(tmp_path: Path, variant: str) -> None:
     assert all(text.endswith(".") for text in described)
 
 
-def test_points_say_what_they_are_and_lines_do_not(tmp_path: Path) -> None:
-    page(tmp_path, **FULL)
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    loss = re.findall(r'<path aria-label="(step [^"]*: loss [^"]*)"', source)
+def test_points_say_what_they_are_and_lines_do_not(full: Page) -> None:
+    loss = re.findall(r'<path aria-label="(step [^"]*: loss [^"]*)"', full.source)
     assert len(loss) == MAX_POINTS
     rows = sample_curve()
     kinds = {"mono": "monolingual", "cross": "cross-lingual"}
     assert set(loss) <= {f"step {row['step']}, {kinds[row['kind']]}: loss {row['loss']:.4g}" for row in rows}
-    assert not re.search(r'aria-label="[^"]*(datum|undefined|axis|legend)', source)
+    assert not re.search(r'aria-label="[^"]*(datum|undefined|axis|legend)', full.source)
 
 
-def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
-    rows = page(tmp_path, **FULL).tables[0]
+def test_headline_shows_every_number_and_difference(full: Page) -> None:
+    rows = full.tables[0]
     for row, result in zip(rows[2:], (BASELINE, TRAINED), strict=True):
         assert row[0].split()[0] == result.model
         for shown, column in zip(row[1:], COLUMNS, strict=True):
@@ -201,28 +206,25 @@ def test_headline_shows_every_number_and_difference(tmp_path: Path) -> None:
     assert rows[3][7] == "113 −3,422"
 
 
-def test_heat_maps_hold_every_pair_and_share_one_scale(tmp_path: Path) -> None:
-    html = page(tmp_path, **FULL)
-    for table, result in zip(html.tables[1:3], (BASELINE, TRAINED), strict=True):
+def test_heat_maps_hold_every_pair_and_share_one_scale(full: Page) -> None:
+    for table, result in zip(full.tables[1:3], (BASELINE, TRAINED), strict=True):
         assert table[0] == ["", *LANGUAGES, "all"]
         for row, question in zip(table[1:], LANGUAGES, strict=True):
             values = [result.pairs[question][passage]["AP"] for passage in LANGUAGES]
             assert row == [question, *(f"{v:.3f}".lstrip("0") for v in [*values, result.pool[question]["AP"]])]
-    styles = [v for tag, name, v in html.attributes if (tag, name) == ("td", "class") and v.startswith("cell")]
+    styles = [v for tag, name, v in full.attributes if (tag, name) == ("td", "class") and v.startswith("cell")]
     outlined = [i for i, style in enumerate(styles[:132]) if " own" in style]
     assert outlined == [row * 12 + row for row in range(11)]
-    levels = [float(v[8:]) for _, name, v in html.attributes if name == "style" and v.startswith("--level:")]
+    levels = [float(v[8:]) for _, name, v in full.attributes if name == "style" and v.startswith("--level:")]
     assert len(levels) > 2 * 11 * 12, "the families come after"
     assert max(levels[:132]) < 0.04, "on a shared scale the bad baseline stays at the pale end"
     assert min(levels[132:264]) > 0.5
-    assert ("abbr", "title", "Vietnamese") in html.attributes
+    assert ("abbr", "title", "Vietnamese") in full.attributes
 
 
-def test_the_colour_scale_is_even_and_readable(tmp_path: Path) -> None:
+def test_the_colour_scale_is_even_and_readable(full: Page) -> None:
     """Every cell has a contrast above 5 to its text, black on light screens and white on dark ones."""
-    page(tmp_path, **FULL)
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    scales = re.findall(r"background: oklch\(((?:calc\([^()]*\(--level\)\) ?){3})\)", source)
+    scales = re.findall(r"background: oklch\(((?:calc\([^()]*\(--level\)\) ?){3})\)", full.source)
     for scale, dark in zip(scales, (False, True), strict=True):
         terms = re.findall(r"calc\(([\d.]+) ([+-]) ([\d.]+)", scale)
         light = []
@@ -248,16 +250,15 @@ def linear_srgb(lightness: float, chroma: float, hue: float) -> tuple[float, ...
     return tuple(sum(factor * cone for factor, cone in zip(row, cones, strict=True)) for row in to_rgb)
 
 
-def test_table_by_language(tmp_path: Path) -> None:
-    html = page(tmp_path, **FULL)
-    rows = html.tables[3][2:]
+def test_table_by_language(full: Page) -> None:
+    rows = full.tables[3][2:]
     assert [row[0].split()[0] for row in rows] == LANGUAGES
     thai = rows[LANGUAGES.index("th")]
     for i, measure in enumerate(("AP", "R@10")):
         expected = [f"{v.pool['th'][measure]:.3f}".lstrip("0") for v in (BASELINE, TRAINED)]
         assert thai[1 + 2 * i : 3 + 2 * i] == expected
     assert thai[5:] == [f"{v.pool['th']['RankDistance']:,.0f}" for v in (BASELINE, TRAINED)]
-    widths = [float(value[4:-1]) for _, name, value in html.attributes if name == "style" and value.startswith("--w:")]
+    widths = [float(value[4:-1]) for _, name, value in full.attributes if name == "style" and value.startswith("--w:")]
     assert max(widths[:22]) == 100.0
     assert widths[0] / widths[1] == pytest.approx(4026 / 90, rel=0.05)
 
@@ -275,18 +276,18 @@ def test_sentence_says_what_happened(
     tmp_path: Path, old: tuple[float, float], new: tuple[float, float], sentence: str
 ) -> None:
     before, after = (changed(TRAINED, multilingual={"AP": ap, "RankDistance": rank}) for ap, rank in (old, new))
-    html = page(tmp_path, **FULL | {"results": [after], "baseline": before})
-    assert html.text("p", "lead")[0].startswith("After 600 steps of hybrid(0.5) batches, multilingual " + sentence)
+    html = page(tmp_path, results=[after], baseline=before, metrics=sample_curve(6), policy="hybrid(0.5)")
+    assert html.text("p", "lead")[0].startswith("After 6 steps of hybrid(0.5) batches, multilingual " + sentence)
 
 
-def test_losses_elsewhere_are_named(tmp_path: Path) -> None:
+def test_losses_elsewhere_are_named(tmp_path: Path, full: Page) -> None:
     worse = changed(TRAINED, monolingual={"AP": 0.5})
     assert page(tmp_path, results=[worse], baseline=TRAINED).text("p", "summary")[0] == (
         "Worse than the baseline on xquad-r: monolingual AP (.694 → .500)."
     )
     everything = page(tmp_path, results=[BASELINE], baseline=TRAINED).text("p", "summary")[0]
     assert everything == "Every measure on xquad-r is worse than the baseline."
-    assert "Worse" not in page(tmp_path, **FULL).text("p", "summary")[0]
+    assert "Worse" not in full.text("p", "summary")[0]
 
 
 def test_sentence_for_several_systems(tmp_path: Path) -> None:
@@ -326,12 +327,11 @@ def test_marks_the_best_including_ties_and_the_baseline() -> None:
     assert not any(cell.best for _, row in compare([TRAINED])[0].headline for cell in row)
 
 
-def test_terminal_table_agrees_with_the_page(tmp_path: Path) -> None:
+def test_terminal_table_agrees_with_the_page(tmp_path: Path, full: Page) -> None:
     console = Console(width=160, record=True, file=(tmp_path / "out.txt").open("w"))
     console.print(headline_table([TRAINED.model_copy(update={"model": "[bold]x"})], BASELINE))
     shown = console.export_text()
-    html = page(tmp_path, **FULL)
-    numbers = [word for row in html.tables[0][2:] for cell in row[1:] for word in re.findall(r"[+−]?[.,\d]+", cell)]
+    numbers = [word for row in full.tables[0][2:] for cell in row[1:] for word in re.findall(r"[+−]?[.,\d]+", cell)]
     assert len(numbers) == 21
     assert all(word in shown for word in numbers)
     assert "[bold]x" in shown
@@ -373,7 +373,7 @@ def test_a_failed_write_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_of_one_task_on_other_data_are_not_compared(tmp_path: Path) -> None:
+def test_results_of_one_task_on_other_data_are_not_compared(tmp_path: Path, full: Page) -> None:
     other = sample("other", 0.7, 90).model_copy(update={"task_fingerprint": "fedcba9876543210"})
     assert [(c.task, [s.label for s in c.systems]) for c in compare([TRAINED, other], [other.model_copy(
         update={"model": "untrained"}
@@ -383,7 +383,7 @@ def test_results_of_one_task_on_other_data_are_not_compared(tmp_path: Path) -> N
     ]  # fmt: skip
     html = page(tmp_path, results=[TRAINED, other])
     assert len(html.text("p", "warning")) == 2
-    assert page(tmp_path, **FULL).text("p", "warning") == []
+    assert full.text("p", "warning") == []
 
 
 def test_what_is_odd_about_a_task_is_said(tmp_path: Path) -> None:
@@ -425,7 +425,9 @@ def test_numbers_as_people_write_them() -> None:
 
 def test_a_page_without_validation_says_nothing_of_it_and_counts_the_steps_of_what_it_judged(tmp_path: Path) -> None:
     def page(**more: Any) -> str:
-        path = write_evaluation_page(tmp_path / "x.html", title="x", results=[TRAINED], metrics=sample_curve(), **more)
+        path = write_evaluation_page(
+            tmp_path / "x.html", title="x", results=[TRAINED], metrics=sample_curve(250), **more
+        )
         return path.read_text(encoding="utf-8")
 
     without, validated = (
@@ -434,6 +436,6 @@ def test_a_page_without_validation_says_nothing_of_it_and_counts_the_steps_of_wh
     )
     assert "Dev " not in without
     assert "best checkpoint: step" not in without
-    assert "After 600 steps" in without
+    assert "After 250 steps" in without
     assert "After 200 steps" in validated
     assert validated.index(">Loss<") < validated.index(">Dev AP<") < validated.index(">Dev loss over the")

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 from hbt_ray.ray_session import configure
-from tests.worlds import small_run
 
 KILLED_AFTER = 17
 """Steps that the first driver hears of."""
@@ -33,6 +32,7 @@ def drive(world: Path, *, doomed: bool) -> None:
 
     from hbt_ray.train.driver.trainer import fit
     from hbt_ray.train.step.train_step import StepMetrics
+    from tests.train.faults import faults_run
 
     def watch(metrics: StepMetrics) -> None:
         if doomed and metrics.step >= KILLED_AFTER:
@@ -40,7 +40,7 @@ def drive(world: Path, *, doomed: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=sockets)
-        fit(small_run(world, "name=driver_killed", "checkpoints.every=5"), watch)
+        fit(faults_run(world, "name=driver_killed"), watch)
         ray.shutdown()
 
 

@@ -12,7 +12,14 @@ from itertools import groupby
 from pathlib import Path
 
 from hbt_ray.data.stream.rank_batch import RankBatch
+from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.worker.callbacks import Hooks
+from tests.worlds import small_run
+
+
+def faults_run(world: Path, *overrides: str) -> TrainConfig:
+    """The small run with two mined negatives a row, and more checkpoints."""
+    return small_run(world, "checkpoints.every=5", "plan.negatives=2", f"negatives={world / 'mined'}", *overrides)
 
 
 def kill() -> None:
@@ -28,11 +35,6 @@ def leave() -> None:
 def stall() -> None:
     """Whatever it is stuck in."""
     time.sleep(3_600)
-
-
-def refuse() -> None:
-    """As a full disk does."""
-    raise OSError(28, "No space left on device")
 
 
 @dataclass(frozen=True)

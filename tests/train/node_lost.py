@@ -10,7 +10,7 @@ from threading import Thread
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.worker.callbacks import Hooks
 from tests.nodes import head
-from tests.worlds import small_run
+from tests.train.faults import faults_run
 
 LOST_AFTER = 12
 """Steps that the driver hears of."""
@@ -24,7 +24,7 @@ class Unhurried(Hooks):
 
 
 def main() -> None:
-    config = small_run(Path(sys.argv[1]), "name=node_lost", "checkpoints.every=5", "workers.max_failures=3")
+    config = faults_run(Path(sys.argv[1]), "name=node_lost", "workers.max_failures=3")
     steps: list[int] = []
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit

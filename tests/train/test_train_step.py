@@ -112,7 +112,7 @@ def expected() -> dict[str, list[Tensor]]:
     return results
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 2, *(pytest.param(size, marks=pytest.mark.integration) for size in (3, 4))])
 def test_all_paths_give_the_loss_and_gradients_of_one_plain_pass(
     world_size: int, expected: dict[str, list[Tensor]]
 ) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-from itertools import pairwise
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.plan.plan import Plan
 from hbt_ray.data.store.store import Store
 from hbt_ray.data.stream.tokenise import tokenise
@@ -24,7 +18,6 @@ from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
     NegativesError,
-    NonFiniteLoss,
     PlanError,
     PlanMismatch,
     ResourceError,
@@ -39,7 +32,8 @@ from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import export
 from hbt_ray.train.step.train_step import StepMetrics
-from tests.worlds import small_run, small_store, write_negatives
+from tests.refused import refused
+from tests.worlds import mined_table, small_run, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -62,14 +56,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mined_table() -> Indices:
-    """Up to four other items for each of 60, never the one that shares the passage; every seventh has none."""
-    items = np.arange(60)[:, None]
-    table = (items + np.array([2, 17, 31, 40])) % 60
-    table[::7] = -1
-    return table
-
-
 def mined_run(world: Path, *overrides: str) -> TrainConfig:
     """The small run with two mined negatives a row."""
     folder = world / "mined"
@@ -84,14 +70,6 @@ def undisturbed(world: Path, ray_session: None) -> TrainConfig:
     config = small_run(world)
     outcomes = trained(config)
     assert [outcome.step for outcome in outcomes] == list(range(40))
-    return config
-
-
-@pytest.fixture(scope="module")
-def undisturbed_mined(world: Path, ray_session: None) -> TrainConfig:
-    """The same with mined negatives."""
-    config = mined_run(world)
-    trained(config)
     return config
 
 
@@ -118,38 +96,7 @@ def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undist
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
 
 
-@pytest.mark.integration
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
-def test_a_worker_killed_in_the_middle_changes_nothing_with_mined_negatives_too(
-    world: Path, undisturbed: TrainConfig, undisturbed_mined: TrainConfig
-) -> None:
-    config = mined_run(world, "name=killed", "workers.max_failures=1")
-    steps: list[int] = []
-
-    def watch(outcome: StepMetrics) -> None:
-        if not steps:  # Outcomes come twice a second; most of the 40 steps are still to do.
-            os.kill(training_processes()[0], signal.SIGKILL)
-        steps.append(outcome.step)
-
-    fit(config, watch)
-    assert {after for before, after in pairwise(steps) if after != before + 1} <= {
-        0,
-        10,
-        20,
-        30,
-    }  # Checkpoints end there.
-    ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed_mined.run)
-    assert ours is not None
-    assert theirs is not None
-    for name in ("weights.safetensors", "optimiser.pt", "checkpoint.json"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-    losses = [[row["loss"] for row in run.curve()] for run in (config.run, undisturbed_mined.run, undisturbed.run)]
-    assert losses[0] == losses[1]
-    assert losses[1][0] > losses[2][0]  # The same weights and rows, and more candidates.
-
-
-@pytest.mark.integration
-def test_a_run_goes_on_with_its_own_negatives_only(world: Path, undisturbed_mined: TrainConfig) -> None:
+def test_a_run_goes_on_with_its_own_negatives_only(world: Path) -> None:
     open_run(mined_run(world))
     with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 1"):
         open_run(mined_run(world, "plan.negatives=1"))
@@ -164,41 +111,8 @@ def test_a_run_goes_on_with_its_own_negatives_only(world: Path, undisturbed_mine
         open_run(mined_run(world, f"negatives={other}"))
 
 
-def training_processes() -> list[int]:
-    """Ray Train's workers under this process: children of our raylet, which is our child."""
-
-    def parent(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-    newest = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            pid = int(path.parent.name)
-            if path.read_bytes().startswith(b"ray::RayTrainWorker") and parent(parent(pid)) == os.getpid():
-                newest.append(pid)
-    return sorted(newest)
-
-
-@pytest.mark.integration
-def test_workers_that_hold_every_cpu_are_fed_all_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.train.all_reserved", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-2_000:]
-    assert done.stdout.split() == [str(step) for step in range(12)]
-
-
 def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
     assert trained(undisturbed) == []
-
-
-@pytest.mark.integration
-def test_one_worker_learns_what_two_learn(world: Path, undisturbed: TrainConfig) -> None:
-    single = small_run(world, "name=single", "workers.count=1", "optimiser.steps=40")
-    outcomes = trained(single, until=3)
-    for outcome, row in zip(outcomes, undisturbed.run.curve(), strict=False):
-        assert outcome.kind == row["kind"]
-        if outcome.step == 0:  # Dropout differs by rank, so only the first forward pass of equal weights is comparable.
-            assert outcome.loss == pytest.approx(row["loss"], rel=0.05)
 
 
 def test_the_exported_folder_gives_the_trainers_vectors(undisturbed: TrainConfig) -> None:
@@ -233,40 +147,36 @@ def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, worl
     assert undisturbed.run.config.read_bytes() == before
 
 
-@pytest.mark.integration
-def test_a_checkpoint_cut_short_is_refused(world: Path) -> None:
-    config = small_run(world, "name=cut", "workers.count=1", "optimiser.steps=4")
-    trained(config, until=2)
-    latest = latest_checkpoint(config.run)
-    assert latest is not None
-    weights = latest / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"step-00000002.*weights\.safetensors") as caught:
+def test_a_checkpoint_cut_short_is_refused(world: Path, undisturbed: TrainConfig) -> None:
+    config = small_run(world, "name=cut", "optimiser.steps=50")
+    shutil.copytree(undisturbed.run.root, config.run.root)
+    for folder in config.run.checkpoints.iterdir():
+        weights = folder / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"step-00000040.*weights\.safetensors") as caught:
         fit(config, lambda _: None)
     assert caught.value.code == "DAMAGED_CHECKPOINT"
 
 
-@pytest.mark.integration
-def test_a_loss_that_is_not_finite_ends_in_one_named_error(world: Path) -> None:
-    config = small_run(world, "name=hot", "optimiser.learning_rate=1.0e+30", "optimiser.warmup=0")
-    with pytest.raises(NonFiniteLoss) as caught:
-        fit(config, lambda _: None)
-    assert caught.value.step >= 1
-
-
 def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> None:
-    def refused(error: type[Exception], match: str, *overrides: str) -> None:
+    def check(error: type[Exception], match: str, *overrides: str) -> None:
         config = small_run(world, "name=impossible", *overrides)
         with pytest.raises(error, match=match):
             fit(config, lambda _: None)
         assert not config.run.checkpoints.exists()
 
-    refused(ConfigError, r"batch_size=1 leaves some of 2 workers without a row", "plan.batch_size=1")
-    refused(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
-    refused(StoreError, "hbt prepare", "store=nowhere")
+    check(ConfigError, r"batch_size=1 leaves some of 2 workers without a row", "plan.batch_size=1")
+    check(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
+    check(StoreError, "hbt prepare", "store=nowhere")
     assert not small_run(world, "name=impossible").run.root.exists()
-    refused(ResourceError, "7 workers .* need 7 CPU .the cluster has 6, . of them free", "workers.count=7")
-    refused(ResourceError, "7 workers .* need 7 CPU .the cluster has 6,", "workers.count=[7, 9]")
+    check(ResourceError, "7 workers .* need 7 CPU .the cluster has 6, . of them free", "workers.count=7")
+    check(ResourceError, "7 workers .* need 7 CPU .the cluster has 6,", "workers.count=[7, 9]")
+
+
+@pytest.mark.parametrize(("count", "word"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])
+def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, word: str) -> None:
+    with refused("INVALID_CONFIG", word):
+        small_run(world, f"workers.count={count}")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:

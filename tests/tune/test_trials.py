@@ -163,34 +163,21 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
 
 
 @pytest.mark.integration
-def test_rungs_stop_trials_which_hold_nothing_any_more(world: Path) -> None:
-    rates = Space({"optimiser.learning_rate": [1e-2, 1e-7, 1e-8]})
-    search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, concurrent=1)
-    state = searched(search).state
-    assert [(trial.status, trial.step) for trial in state.trials] == [
-        ("finished", 20),
-        ("stopped", 10),
-        ("stopped", 10),
-    ]
-    assert all(trial.steps == 20 for trial in state.trials)
-    assert state.steps == 40
-    stopped = trial_run(search.folder, state.trials[1])
-    assert not stopped.checkpoints.exists()
-    assert stopped.validation.exists(), "its curve stays"
-
-
-@pytest.mark.integration
-def test_a_trial_that_fails_is_tried_again_and_reported_and_the_search_goes_on(world: Path) -> None:
-    rates = Space({"optimiser.learning_rate": [1e38, 1e-3]})
-    search = prepared(world, "failing", rates, retries=1, concurrent=1)
+def test_rungs_stop_the_worse_and_a_trial_that_fails_is_tried_again_and_reported(world: Path) -> None:
+    rates = Space({"optimiser.learning_rate": [1e38, 1e-2, 1e-8]})
+    search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, retries=1, concurrent=1)
     outcome = searched(search)
-    failed, fine = outcome.state.trials
-    assert (failed.status, failed.attempts, fine.status) == ("failed", 2, "finished")
+    failed, finished, stopped = outcome.state.trials
+    assert (failed.status, failed.attempts) == ("failed", 2)
     assert "NonFiniteLoss" in failed.error
-    assert [trial.trial_id for trial in outcome.front] == [fine.trial_id]
+    assert [(trial.status, trial.step) for trial in (finished, stopped)] == [("finished", 20), ("stopped", 10)]
+    assert outcome.state.steps == 30
+    assert [trial.trial_id for trial in outcome.front] == [finished.trial_id]
+    assert not trial_run(search.folder, stopped).checkpoints.exists()
+    assert trial_run(search.folder, stopped).validation.exists(), "its curve stays"
 
 
-@pytest.mark.integration
+@pytest.mark.soak  # tests/tune/test_search.py has the limits themselves.
 def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
     four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
     search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
