@@ -8,9 +8,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from rich.table import Table
@@ -75,10 +75,18 @@ def test_silence_is_told_with_what_may_be_the_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "SECONDS_OF_SILENCE", 0.5)
-    with TrainingProgress(Screen(), 4, trouble=lambda: "; a node is lost") as progress:
-        time.sleep(2.5)
+    asked: SimpleQueue[None] = SimpleQueue()
+
+    def trouble() -> str:
+        asked.put(None)
+        return "; a node is lost"
+
+    with TrainingProgress(Screen(), 4, trouble=trouble) as progress:
+        asked.get(timeout=60)
         progress.watch(outcome(0, "mono"))
-        time.sleep(2.5)
+        while not asked.empty():
+            asked.get()
+        asked.get(timeout=60)
     told = capsys.readouterr().out
     assert re.search(r"waiting for the workers to start for \d s; a node is lost", told)
     assert re.search(r"no step after step 1 for \d s; a node is lost", told)

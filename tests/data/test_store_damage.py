@@ -59,7 +59,7 @@ def outcomes(root: str, uri: bool, number: int) -> None:
         print(json.dumps(outcome), flush=True)
 
 
-@pytest.mark.parametrize("uri", [False, True], ids=["folder", "uri"])
+@pytest.mark.parametrize("uri", [False, pytest.param(True, marks=pytest.mark.integration)], ids=["folder", "uri"])
 def test_a_damaged_shard_is_an_error_or_gives_the_same_texts(tmp_path: Path, uri: bool) -> None:
     """Runs in a process of its own: damaged offsets could end it with a signal."""
     write_store(tmp_path / "store", shard_items=64, batch_items=32, length=20)

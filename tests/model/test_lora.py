@@ -91,6 +91,7 @@ def on_rank(rank: int, base: Path) -> dict[str, Tensor]:
     return trained(trained_step(base, config, rank, 2, steps=3).encoder)
 
 
+@pytest.mark.integration
 def test_two_ranks_learn_the_adapters_that_one_learns_with_checkpointed_layers_too(base: Path) -> None:
     start = trained(load_for_training(base, adapted()))
     alone = trained(trained_step(base, adapted(), steps=3).encoder)

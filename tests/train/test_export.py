@@ -10,9 +10,11 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
+from hbt_ray.data.store.store import Store
 from hbt_ray.errors import CheckpointError, ModelError
 from hbt_ray.model.files import check_files
 from hbt_ray.model.trainable_encoder import load_for_training
+from hbt_ray.report import model_card
 from hbt_ray.report.model_card import write_card
 from hbt_ray.storage import atomic_folder, file_sha256
 from hbt_ray.train.checkpoint import format as checkpoint_format
@@ -147,8 +149,12 @@ def overrides(config: TrainConfig) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["nice", "# <img src=x> | `a` [b](c)"])
-def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(world: Path, name: str) -> None:
+def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(
+    world: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Name, prompts, base and addresses of servers are foreign text."""
+    manifest = Store(world / "store").manifest
+    monkeypatch.setattr(model_card, "read_manifest", lambda _: manifest)  # It has no such bucket to look into.
     prompt = "```\n</code><script>`x`: "
     config = small_run(world, f"name={json.dumps(name)}", f"model.question_prompt={json.dumps(prompt)}")
     train_steps(config, (1,))

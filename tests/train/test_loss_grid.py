@@ -104,7 +104,7 @@ def walk(rank: int, world_size: int) -> dict[Path, list[Tensor]]:
     return {(case, *path): ours(case, *path, rank) for case in CASES for path in paths}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", [1, 2, *(pytest.param(size, marks=pytest.mark.integration) for size in (3, 4))])
 def test_ranks_and_tiles_are_one_plain_pass(world_size: int) -> None:
     ranks = on_ranks(world_size, walk, world_size) if world_size > 1 else [walk(0, 1)]
     for path in ranks[0]:

@@ -93,7 +93,7 @@ def part_and_gradients(rank: int, world_size: int) -> dict[str, list[Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, *(pytest.param(size, marks=pytest.mark.integration) for size in (3, 4))])
 def test_ranks_together_are_one_process(world_size: int) -> None:
     whole = part_and_gradients(0, 1)
     ranks = on_ranks(world_size, part_and_gradients, world_size)

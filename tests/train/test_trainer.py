@@ -17,7 +17,6 @@ from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
-    NegativesError,
     PlanError,
     PlanMismatch,
     ResourceError,
@@ -33,7 +32,7 @@ from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import export
 from hbt_ray.train.step.train_step import StepMetrics
 from tests.refused import refused
-from tests.worlds import mined_table, small_run, small_store, write_negatives
+from tests.worlds import small_run, small_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -54,14 +53,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     small_store(folder / "store")
     return folder
-
-
-def mined_run(world: Path, *overrides: str) -> TrainConfig:
-    """The small run with two mined negatives a row."""
-    folder = world / "mined"
-    if not folder.exists():
-        write_negatives(folder, Store(world / "store").manifest, {"colours": mined_table()})
-    return small_run(world, "name=mined", "plan.negatives=2", f"negatives={folder}", *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -94,21 +85,6 @@ def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undist
     for name in ("weights.safetensors", "optimiser.pt", "checkpoint.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
-
-
-def test_a_run_goes_on_with_its_own_negatives_only(world: Path) -> None:
-    open_run(mined_run(world))
-    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 1"):
-        open_run(mined_run(world, "plan.negatives=1"))
-    with pytest.raises(PlanMismatch, match=r"plan\.negatives=2, this run has 0"):
-        open_run(mined_run(world, "plan.negatives=0", "negatives=null"))
-    store, other = Store(world / "store").manifest, world / "other"
-    write_negatives(other, store, {"colours": np.roll(mined_table(), 1, axis=1)})
-    with pytest.raises(PlanMismatch, match=r"plan\.negatives_data="):
-        open_run(mined_run(world, f"negatives={other}"))
-    (other / "colours.arrow").write_bytes((other / "colours.arrow").read_bytes()[:-8])
-    with pytest.raises(NegativesError, match="mine the store again"):
-        open_run(mined_run(world, f"negatives={other}"))
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed: TrainConfig) -> None:
@@ -150,8 +126,7 @@ def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, worl
 def test_a_checkpoint_cut_short_is_refused(world: Path, undisturbed: TrainConfig) -> None:
     config = small_run(world, "name=cut", "optimiser.steps=50")
     shutil.copytree(undisturbed.run.root, config.run.root)
-    for folder in config.run.checkpoints.iterdir():
-        weights = folder / "weights.safetensors"
+    for weights in config.run.checkpoints.glob("step-*/weights.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"step-00000040.*weights\.safetensors") as caught:
         fit(config, lambda _: None)

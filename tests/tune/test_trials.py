@@ -74,21 +74,15 @@ def weights(config: TrainConfig) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(world: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
-    search = prepared(world, "undisturbed", posthoc=["centering", "lir"])
+    search = prepared(world, "undisturbed")
     return search, searched(search)
 
 
-def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, SearchOutcome]) -> None:
+def test_a_search_measures_every_trial(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, outcome = undisturbed
     trials = outcome.state.trials
-    assert [(trial.status, trial.step, trial.posthoc) for trial in trials if trial.values["plan.alpha"] == 0.2] == [
-        ("finished", 20, ""),
-        ("finished", 20, "centering"),
-        ("finished", 20, "lir"),
-    ]
-    plain, centered, _ = (trial.rows[20] for trial in trials if trial.values["plan.alpha"] == 0.2)
-    assert {"AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"} < plain.keys()
-    assert plain["AP"] != centered["AP"]
+    assert [(trial.status, trial.step) for trial in trials] == [("finished", 20)] * 2
+    assert all({"AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss"} < trial.rows[20].keys() for trial in trials)
     assert outcome.state.steps == 40
     assert searched(search).state.seconds >= outcome.state.seconds, "and the same command runs nothing again"
     assert measured(search.state) == measured(outcome.state)
@@ -97,14 +91,29 @@ def test_a_search_measures_every_trial_and_every_fix(undisturbed: tuple[Search, 
 def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, outcome = undisturbed
     table = pq.read_table(search.folder / "trials.parquet").to_pylist()
-    assert len(table) == 2 * 2 + 2 * 2
+    assert len(table) == 2 * 2
     summaries = json.loads((search.folder / "trials.json").read_text())
-    assert [len(trial["curve"]) for trial in summaries if "posthoc" not in trial["values"]] == [2, 2]
+    assert [len(trial["curve"]) for trial in summaries] == [2, 2]
     front = {trial.name for trial in outcome.front}
     for trial in outcome.state.trials:
         assert trial_run(search.folder, trial).checkpoints.exists() == (trial.name in front)
         assert trial_run(search.folder, trial).model.exists() == (trial.name in front)
     assert outcome.report.stat().st_size > 10_000
+
+
+@pytest.mark.integration
+def test_every_fix_is_measured_beside_its_trial(world: Path, undisturbed: tuple[Search, SearchOutcome]) -> None:
+    search = prepared(world, "fixes", Space({"plan.alpha": [0.2]}), posthoc=["centering", "lir"])
+    plain, centered, fixed = searched(search).state.trials
+    assert [(trial.status, trial.step, trial.posthoc) for trial in (plain, centered, fixed)] == [
+        ("finished", 20, ""),
+        ("finished", 20, "centering"),
+        ("finished", 20, "lir"),
+    ]
+    assert plain.rows[20]["AP"] != centered.rows[20]["AP"]
+    expected = measured(undisturbed[1].state)
+    assert measured(search.state)[json.dumps(plain.values)] == expected[json.dumps(plain.values)]
+    assert len(pq.read_table(search.folder / "trials.parquet")) == 2 + 2
 
 
 @pytest.mark.integration
@@ -145,8 +154,7 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
     thread.start()
     outcome = searched(search)
     assert not thread.is_alive()
-    expected = measured(undisturbed[1].state)
-    assert measured(outcome.state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    assert measured(outcome.state) == measured(undisturbed[1].state)
 
 
 @pytest.mark.soak
@@ -156,9 +164,8 @@ def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchO
     command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    expected = measured(undisturbed[1].state)
     state = SearchState.load(world / "runs" / script)
-    assert measured(state) == {values: rows for values, rows in expected.items() if "posthoc" not in values}
+    assert measured(state) == measured(undisturbed[1].state)
     assert [trial.status for trial in state.trials] == ["finished", "finished"]
 
 
