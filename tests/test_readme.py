@@ -65,7 +65,8 @@ def test_its_commands_run_one_after_the_other(folder: Path) -> None:
         done = hbt(*shlex.split(command)[1:], cwd=folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert all(word in page for word in ("faq-mono", "untrained", "hybrid(0.5)"))
+    assert "faq-mono" in page
+    assert "untrained" in page
     card = (folder / "runs" / "faq-hybrid" / "model" / "README.md").read_text(encoding="utf-8")
     assert "worldfacts" in card
     assert "- trained on: de, en\n" in card  # It was evaluated in zh as well.

@@ -76,7 +76,7 @@ def small_run(folder: Path, *overrides: str, **settings: Any) -> TrainConfig:
 def mined_table() -> Indices:
     """Up to four negatives for each of 60 items, never one that shares the passage; every seventh item has none."""
     items = np.arange(60)[:, None]
-    table = (items + np.array([2, 17, 31, 40])) % 60
+    table: Indices = (items + np.array([2, 17, 31, 40])) % 60
     table[::7] = -1
     return table
 

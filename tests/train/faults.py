@@ -19,7 +19,8 @@ from tests.worlds import small_run
 
 def faults_run(world: Path, *overrides: str) -> TrainConfig:
     """The small run with two mined negatives a row, and more checkpoints."""
-    return small_run(world, "checkpoints.every=5", "plan.negatives=2", f"negatives={world / 'mined'}", *overrides)
+    settings = ("optimiser.steps=120", "checkpoints.every=5", "plan.negatives=2", f"negatives={world / 'mined'}")
+    return small_run(world, *settings, *overrides)
 
 
 def kill() -> None:

@@ -74,7 +74,7 @@ def test_steps_follow_the_plan_and_the_loss_falls(world: Path, undisturbed: Trai
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 
-@pytest.mark.integration
+@pytest.mark.soak  # tests/train/test_faults.py continues runs that were ended otherwise.
 def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undisturbed: TrainConfig) -> None:
     config = small_run(world, "name=stopped")
     assert [outcome.step for outcome in trained(config, until=17)] == list(range(17))

@@ -102,7 +102,7 @@ def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None
 
 
 @pytest.mark.integration
-def test_every_fix_is_measured_beside_its_trial(world: Path, undisturbed: tuple[Search, SearchOutcome]) -> None:
+def test_every_fix_is_measured_beside_its_trial(world: Path) -> None:
     search = prepared(world, "fixes", Space({"plan.alpha": [0.2]}), posthoc=["centering", "lir"])
     plain, centered, fixed = searched(search).state.trials
     assert [(trial.status, trial.step, trial.posthoc) for trial in (plain, centered, fixed)] == [
@@ -111,12 +111,10 @@ def test_every_fix_is_measured_beside_its_trial(world: Path, undisturbed: tuple[
         ("finished", 20, "lir"),
     ]
     assert plain.rows[20]["AP"] != centered.rows[20]["AP"]
-    expected = measured(undisturbed[1].state)
-    assert measured(search.state)[json.dumps(plain.values)] == expected[json.dumps(plain.values)]
     assert len(pq.read_table(search.folder / "trials.parquet")) == 2 + 2
 
 
-@pytest.mark.integration
+@pytest.mark.soak
 def test_the_best_configuration_trains_the_same_encoder_again(undisturbed: tuple[Search, SearchOutcome]) -> None:
     search, outcome = undisturbed
     config = TrainConfig.load(next(path for path in outcome.configs if path.stem == "AP"))
