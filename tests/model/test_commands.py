@@ -48,8 +48,20 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("model", ["code", "incomplete"])
-@pytest.mark.parametrize("command", COMMANDS)
+ONE_LOADER = ("index", "mine", "posthoc")
+"""Commands that load an encoder in the same workers as `evaluate` does."""
+
+
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [
+        pytest.param(
+            command, model, marks=[pytest.mark.soak] if model == "incomplete" and command in ONE_LOADER else []
+        )
+        for command in COMMANDS
+        for model in ("code", "incomplete")
+    ],
+)
 def test_a_broken_model_is_refused_in_one_line(world: Path, command: str, model: str) -> None:
     # Whoever asks whether to run a model's code would get a yes.
     done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=world, stdin="y\n" * 10)
