@@ -13,11 +13,11 @@ import yaml
 from hbt_ray.data.store.store import Store
 from hbt_ray.model.build import build_encoder
 from tests.commands import hbt
-from tests.worlds import LANGUAGES, small_run, small_store
+from tests.small_data import LANGUAGES, small_run, small_store
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     small_store(folder / "store")
     (folder / "train.yaml").write_text(small_run(folder).to_yaml())
@@ -129,49 +129,49 @@ def test_the_version_is_that_of_the_package() -> None:
         ),
     ],
 )
-def test_wrong_input_ends_with_two_and_one_line(world: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = hbt(*arguments, cwd=world)
+def test_wrong_input_ends_with_two_and_one_line(workspace: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = hbt(*arguments, cwd=workspace)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
 @pytest.mark.integration
-def test_prepare_speaks_json(world: Path) -> None:
-    source = {"kind": "table", "name": "colours", "path": str(world / "store.jsonl")}
-    (world / "store.yaml").write_text(yaml.safe_dump({"path": str(world / "second"), "sources": [source]}))
-    done = hbt("prepare", world / "store.yaml", "--json")
+def test_prepare_speaks_json(workspace: Path) -> None:
+    source = {"kind": "table", "name": "colours", "path": str(workspace / "store.jsonl")}
+    (workspace / "store.yaml").write_text(yaml.safe_dump({"path": str(workspace / "second"), "sources": [source]}))
+    done = hbt("prepare", workspace / "store.yaml", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["num_read"] == told["num_kept"] == 180
     assert told["datasets"] == {"colours": {"ar": 60, "de": 60, "en": 60}}
     assert "180 rows read = 180 kept + 0 rejected + 0 of items that overlap" in done.stderr
-    assert json.loads(hbt("prepare", world / "store.yaml", "--json").stdout)["already_existed"] is True
+    assert json.loads(hbt("prepare", workspace / "store.yaml", "--json").stdout)["already_existed"] is True
 
 
-def test_a_store_is_inspected(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-    done = hbt("store", "inspect", "store", "--sample", "2", cwd=world)
+def test_a_store_is_inspected(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workspace / "cache"))
+    done = hbt("store", "inspect", "store", "--sample", "2", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "60   180          3" in done.stdout
     assert "de German" in done.stdout
     assert done.stdout.count("Welche Farbe hat Ding") == 2
-    done = hbt("store", "inspect", (world / "store").as_uri(), "--sample", "1", "--json", cwd=world)
+    done = hbt("store", "inspect", (workspace / "store").as_uri(), "--sample", "1", "--json", cwd=workspace)
     told = json.loads(done.stdout)
     assert told["datasets"][0]["languages"] == {"ar": 60, "de": 60, "en": 60}
     assert told["sample"][0]["texts"]["en"]["question"].startswith("What colour is thing")
-    assert list((world / "cache" / "hbt_ray").glob("*.arrow"))
+    assert list((workspace / "cache" / "hbt_ray").glob("*.arrow"))
 
 
-def test_a_store_is_verified(world: Path) -> None:
-    done = hbt("store", "verify", "store", cwd=world)
+def test_a_store_is_verified(workspace: Path) -> None:
+    done = hbt("store", "verify", "store", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "1 shard, 60 items" in done.stdout
     assert "all as in the manifest" in done.stdout
-    shutil.copytree(world / "store", world / "damaged")
-    shard = world / "damaged" / "colours" / "00000.arrow"
+    shutil.copytree(workspace / "store", workspace / "damaged")
+    shard = workspace / "damaged" / "colours" / "00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-9])
-    done = hbt("store", "verify", "damaged", "--json", cwd=world)
+    done = hbt("store", "verify", "damaged", "--json", cwd=workspace)
     assert done.returncode == 2
     assert [problem["subject"] for problem in json.loads(done.stdout)["problems"]] == ["sha256", "content"]
     assert "StoreError: damaged: 2 problems in 1 shard" in done.stderr
@@ -179,10 +179,12 @@ def test_a_store_is_verified(world: Path) -> None:
 
 
 @pytest.mark.integration
-def test_mined_negatives_are_trained_with(world: Path) -> None:
-    settings = small_run(world)
-    build_encoder(settings.model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(str(world / "miner"))
-    done = hbt("mine", "store", "miner", "language=en", "max_share=1", "keep=5", "--json", cwd=world)
+def test_mined_negatives_are_trained_with(workspace: Path) -> None:
+    settings = small_run(workspace)
+    build_encoder(settings.model, Store(workspace / "store").sample_texts(LANGUAGES)).save_pretrained(
+        str(workspace / "miner")
+    )
+    done = hbt("mine", "store", "miner", "language=en", "max_share=1", "keep=5", "--json", cwd=workspace)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["negatives"] == "store.negatives/miner"
@@ -196,7 +198,7 @@ def test_mined_negatives_are_trained_with(world: Path) -> None:
     assert told["examples"][0]["question"] in done.stderr
 
     negatives = (f"negatives={told['negatives']}", "plan.negatives=2")
-    done = hbt("train", "train.yaml", "optimiser.steps=12", *negatives, "--json", cwd=world)
+    done = hbt("train", "train.yaml", "optimiser.steps=12", *negatives, "--json", cwd=workspace)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["steps"], told["complete"]) == (12, True)
@@ -205,22 +207,22 @@ def test_mined_negatives_are_trained_with(world: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_suite_is_judged_in_one_run(world: Path) -> None:
+def test_a_suite_is_judged_in_one_run(workspace: Path) -> None:
     """A small encoder, a task with measures of its own, and a bitext, whose sides are both questions."""
-    build_encoder(small_run(world).model, Store(world / "store").sample_texts(LANGUAGES)).save_pretrained(
-        str(world / "judged")
+    build_encoder(small_run(workspace).model, Store(workspace / "store").sample_texts(LANGUAGES)).save_pretrained(
+        str(workspace / "judged")
     )
-    (world / "devtest").mkdir()
+    (workspace / "devtest").mkdir()
     for code, words in (("deu_Latn", "Farbe"), ("eng_Latn", "colour"), ("arb_Arab", "لون")):
-        (world / "devtest" / f"{code}.devtest").write_text(
+        (workspace / "devtest" / f"{code}.devtest").write_text(
             "".join(f"{words} {n}\n" for n in range(6)), encoding="utf-8"
         )
     tasks = [
         {"kind": "worldfacts", "split": "dev", "languages": ["de", "en"], "measures": ["AP@20", "RankDistance"]},
-        {"kind": "flores", "path": str(world), "pivot": "en"},
+        {"kind": "flores", "path": str(workspace), "pivot": "en"},
     ]
-    (world / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
-    done = hbt("evaluate", "judged", "--suite", "suite.yaml", "trec_depth=5", "--json", cwd=world)
+    (workspace / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    done = hbt("evaluate", "judged", "--suite", "suite.yaml", "trec_depth=5", "--json", cwd=workspace)
     assert done.returncode == 0, done.stderr
     facts, flores = json.loads(done.stdout)["results"]
     assert facts["headline"] == ["AP@20", "RankDistance"]
@@ -233,13 +235,13 @@ def test_a_suite_is_judged_in_one_run(world: Path) -> None:
         "en": ["ar", "de"],
     }
     assert "flores: pairs of languages are searched one by one, so no pool has a TREC run" in done.stderr
-    folder = world / "runs" / "judged" / "results"
+    folder = workspace / "runs" / "judged" / "results"
     assert sorted(path.name for path in (folder / "flores").iterdir()) == [
         "checksums.json",
         "queries.parquet",
         "result.json",
     ]
     assert (folder / "worldfacts" / "run.trec").exists()
-    done = hbt("report", "runs/judged", cwd=world)
+    done = hbt("report", "runs/judged", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    assert "MarginR@1" in (world / "runs" / "judged" / "report.html").read_text()
+    assert "MarginR@1" in (workspace / "runs" / "judged" / "report.html").read_text()

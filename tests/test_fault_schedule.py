@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from hbt_ray.errors import Interrupted
-from tests.worlds import write_colours
+from tests.small_data import write_colours
 
 pytestmark = pytest.mark.soak
 

@@ -32,8 +32,8 @@ from hbt_ray.retrieval.transforms import make_method
 from hbt_ray.run_dir import RunDir
 from hbt_ray.storage import exclusive_lock
 from hbt_ray.train.config import TrainConfig
+from tests.small_data import small_run, small_store
 from tests.tune.sweep import prepared, searched
-from tests.worlds import small_run, small_store
 
 SCREEN, ENCODER = Screen(silent=True), EncoderConfig(model="unused")
 
@@ -59,41 +59,41 @@ def held(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("locks")
     small_store(folder / "store")
     small_store(folder / "dev", 30)
     return folder
 
 
-def _train(world: Path) -> Any:
-    return train_run(small_run(world, "name=x"), SCREEN)
+def _train(workspace: Path) -> Any:
+    return train_run(small_run(workspace, "name=x"), SCREEN)
 
 
-def _search(world: Path) -> Any:
-    return searched(prepared(world, "x"))
+def _search(workspace: Path) -> Any:
+    return searched(prepared(workspace, "x"))
 
 
-def _evaluate(world: Path) -> Any:
-    return evaluate_tasks(RunDir(world / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
+def _evaluate(workspace: Path) -> Any:
+    return evaluate_tasks(RunDir(workspace / "runs" / "x"), ENCODER, [open_task("worldfacts")], SCREEN)
 
 
-def _evaluate_bm25(world: Path) -> Any:
-    return evaluate_bm25(RunDir(world / "runs" / "x"), [open_task("worldfacts")], SCREEN)
+def _evaluate_bm25(workspace: Path) -> Any:
+    return evaluate_bm25(RunDir(workspace / "runs" / "x"), [open_task("worldfacts")], SCREEN)
 
 
-def _fit(world: Path) -> Any:
-    path = world / "runs" / "x.safetensors"
+def _fit(workspace: Path) -> Any:
+    path = workspace / "runs" / "x.safetensors"
     method = make_method("centering", "test")
-    return fit_transform(Store(world / "store"), ENCODER, method, path, world / "cache", SCREEN)
+    return fit_transform(Store(workspace / "store"), ENCODER, method, path, workspace / "cache", SCREEN)
 
 
-def _mine(world: Path) -> Any:
-    return mine(Store(world / "store"), ENCODER, MineConfig(), world / "runs" / "x", name="x", screen=SCREEN)
+def _mine(workspace: Path) -> Any:
+    return mine(Store(workspace / "store"), ENCODER, MineConfig(), workspace / "runs" / "x", name="x", screen=SCREEN)
 
 
-def _index(world: Path) -> Any:
-    return build_index(ENCODER, SimpleNamespace(num_rows=0), world / "runs" / "index", IndexConfig(), SCREEN)  # type: ignore[arg-type]
+def _index(workspace: Path) -> Any:
+    return build_index(ENCODER, SimpleNamespace(num_rows=0), workspace / "runs" / "index", IndexConfig(), SCREEN)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -109,21 +109,21 @@ def _index(world: Path) -> Any:
     ],
 )
 def test_the_second_command_is_refused_and_changes_nothing(
-    world: Path, command: Callable[[Path], Any], place: str
+    workspace: Path, command: Callable[[Path], Any], place: str
 ) -> None:
-    path = world / "runs" / place
+    path = workspace / "runs" / place
     with held(path):
-        before = sorted(world.rglob("*"))
+        before = sorted(workspace.rglob("*"))
         with pytest.raises(LockedError) as caught:
-            command(world)
-        assert sorted(world.rglob("*")) == before
+            command(workspace)
+        assert sorted(workspace.rglob("*")) == before
     assert caught.value.owner["purpose"] == "the first command"
     assert caught.value.owner["pid"] == os.getpid()
 
 
-def test_other_tasks_of_a_model_can_be_evaluated_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tasks_of_a_model_can_be_evaluated_meanwhile(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And while the run is locked by training that goes on; but not two tasks of which one is being judged."""
-    run, other = RunDir(world / "runs" / "y"), open_task("worldfacts")
+    run, other = RunDir(workspace / "runs" / "y"), open_task("worldfacts")
     begun: list[str] = []
     monkeypatch.setattr(
         "hbt_ray.retrieval.evaluate.evaluate_task", lambda encoder, task, folder, **_: begun.append(folder.name)
@@ -137,13 +137,13 @@ def test_other_tasks_of_a_model_can_be_evaluated_meanwhile(world: Path, monkeypa
 
 
 @pytest.mark.integration
-def test_the_command_line_refuses_before_anything_starts(world: Path) -> None:
-    config: TrainConfig = small_run(world, "name=z")
-    (world / "z.yaml").write_text(config.to_yaml())
-    command = [sys.executable, "-m", "hbt_ray", "train", str(world / "z.yaml")]
+def test_the_command_line_refuses_before_anything_starts(workspace: Path) -> None:
+    config: TrainConfig = small_run(workspace, "name=z")
+    (workspace / "z.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "hbt_ray", "train", str(workspace / "z.yaml")]
     with held(config.run.root):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        owner = json.loads((world / "runs" / ".z.lock").read_text())
+        owner = json.loads((workspace / "runs" / ".z.lock").read_text())
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().count("\n") == 0
     assert owner["host"] in done.stderr

@@ -20,13 +20,13 @@ from hbt_ray.errors import ConfigError, Interrupted
 from hbt_ray.ray_session import _FOLDER_PREFIX
 from tests import commands
 from tests.job.cluster import processes_of
-from tests.worlds import small_run, small_store
+from tests.small_data import small_run, small_store
 
 HBT = (sys.executable, "-m", "hbt_ray")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("process")
     small_store(folder / "store")
     (folder / "train.yaml").write_text(small_run(folder).to_yaml())
@@ -65,9 +65,9 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     ],
 )
 def test_hostile_arguments_end_with_two_and_one_line(
-    world: Path, arguments: tuple[str | bytes, ...], kind: str, shown: str
+    workspace: Path, arguments: tuple[str | bytes, ...], kind: str, shown: str
 ) -> None:
-    done = commands.hbt(*arguments, cwd=world)
+    done = commands.hbt(*arguments, cwd=workspace)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert re.match(f"({kind}): ", line)
@@ -91,26 +91,26 @@ def test_hostile_arguments_end_with_two_and_one_line(
         ("PYTHONIOENCODING=ascii hbt store inspect nowhere-ü", 2, r"StoreError: nowhere-\\xfc: .*\n"),
     ],
 )
-def test_outputs_that_are_full_closed_or_not_unicode(world: Path, command: str, code: int, error: str) -> None:
-    done = shell(command, world)
+def test_outputs_that_are_full_closed_or_not_unicode(workspace: Path, command: str, code: int, error: str) -> None:
+    done = shell(command, workspace)
     assert (done.returncode, bool(re.fullmatch(error, done.stderr.decode()))) == (code, True), done.stderr
 
 
-def test_tables_are_shown_in_ascii(world: Path) -> None:
-    done = hbt("store", "inspect", "store", "--sample", "1", cwd=world, PYTHONIOENCODING="ascii", LC_ALL="C")
+def test_tables_are_shown_in_ascii(workspace: Path) -> None:
+    done = hbt("store", "inspect", "store", "--sample", "1", cwd=workspace, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.returncode == 0, done.stderr
     assert "\\u0645" in done.stdout.decode("ascii")
 
 
-def test_with_json_an_error_leaves_standard_output_empty(world: Path) -> None:
-    done = commands.hbt("prepare", "nowhere.yaml", "--json", cwd=world)
+def test_with_json_an_error_leaves_standard_output_empty(workspace: Path) -> None:
+    done = commands.hbt("prepare", "nowhere.yaml", "--json", cwd=workspace)
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_library_of_the_working_directory_is_not_imported(world: Path, tmp_path: Path) -> None:
+def test_a_library_of_the_working_directory_is_not_imported(workspace: Path, tmp_path: Path) -> None:
     for name in ("json", "datasets", "ray", "rich", "tokenizers"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
-    done = hbt("store", "inspect", str(world / "store"), "--json", cwd=tmp_path)
+    done = hbt("store", "inspect", str(workspace / "store"), "--json", cwd=tmp_path)
     assert (done.returncode, json.loads(done.stdout)["datasets"][0]["items"]) == (0, 60), done.stderr
 
 
@@ -182,7 +182,7 @@ def test_ctrl_c_anywhere_ends_without_a_traceback(where: str) -> None:
 
 
 @pytest.mark.integration
-def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(world: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(workspace: Path, tmp_path: Path) -> None:
     """A folder with modules of libraries' names, no home, a long TMPDIR, and `ray` taken there; the cluster listens on
     the loopback interface alone, and leaves no folder."""
     for name in ("datasets", "tokenizers", "ray", "json", "torch"):
@@ -191,7 +191,7 @@ def test_sigterm_ends_a_run_like_ctrl_c_in_a_hostile_environment(world: Path, tm
     temporary.mkdir()
     (temporary / "ray").write_text("taken")
     environment = {**os.environ, "HOME": "/dev/null", "TMPDIR": str(temporary)}
-    command = [*HBT, "train", str(world / "train.yaml"), "name=ended", "optimiser.steps=100000"]
+    command = [*HBT, "train", str(workspace / "train.yaml"), "name=ended", "optimiser.steps=100000"]
     with subprocess.Popen(
         command,
         cwd=tmp_path,

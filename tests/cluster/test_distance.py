@@ -12,7 +12,7 @@ import pytest
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from tests.cluster.hosts import ROOT, hosts, possible
-from tests.worlds import small_run, small_store
+from tests.small_data import small_run, small_store
 
 pytestmark = [
     pytest.mark.soak,
@@ -21,16 +21,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all hosts see."""
     folder = tmp_path_factory.mktemp("distance")
     small_store(folder / "store")
     return folder
 
 
-def run(world: Path, name: str, *overrides: str) -> TrainConfig:
+def run(workspace: Path, name: str, *overrides: str) -> TrainConfig:
     steps = ("optimiser.steps=300", "checkpoints.every=20", "workers.start_seconds=60")
-    return small_run(world, f"name={name}", *steps, *overrides)
+    return small_run(workspace, f"name={name}", *steps, *overrides)
 
 
 def training(config: TrainConfig, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -64,8 +64,8 @@ def followed(config: TrainConfig, environment: dict[str, str]) -> tuple[int, str
     return job.returncode, told
 
 
-def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(world: Path) -> None:
-    near, slow, cut = (run(world, name, "workers.max_failures=3") for name in ("near", "slow", "cut"))
+def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(workspace: Path) -> None:
+    near, slow, cut = (run(workspace, name, "workers.max_failures=3") for name in ("near", "slow", "cut"))
     with hosts(3) as (environment, everyone):
         assert followed(near, environment)[0] == 0
         for host in everyone:
@@ -85,8 +85,8 @@ def test_a_slow_link_changes_no_weight_and_a_cut_one_is_survived(world: Path) ->
     assert not any(host.processes() for host in everyone)
 
 
-def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(world: Path) -> None:
-    config = run(world, "alone", "workers.start_seconds=20", "optimiser.steps=2000")
+def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(workspace: Path) -> None:
+    config = run(workspace, "alone", "workers.start_seconds=20", "optimiser.steps=2000")
     with hosts(2) as (environment, everyone):
         job = training(config, environment)
         wait_for_step(config, job, 60)
@@ -96,8 +96,8 @@ def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(world: Path) -
         assert everyone[1].address in told
 
 
-def test_storage_that_hosts_do_not_share_is_refused(world: Path) -> None:
-    config = run(world, "unshared")
+def test_storage_that_hosts_do_not_share_is_refused(workspace: Path) -> None:
+    config = run(workspace, "unshared")
     config.storage_path.mkdir(exist_ok=True)
     with hosts(2, hidden=config.storage_path) as (environment, _):
         begin = time.monotonic()

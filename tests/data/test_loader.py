@@ -22,11 +22,11 @@ from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import write_checked_json
 from tests.data.test_relevant_passages import prepare_rows
 from tests.refused import refused
-from tests.worlds import LANGUAGES, small_store, write_negatives
+from tests.small_data import LANGUAGES, small_store, write_negatives
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, TokenisingConfig]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, TokenisingConfig]:
     """A store, its negatives (none for every third item), and a tokenizer."""
     folder = tmp_path_factory.mktemp("local")
     store = Store(small_store(folder / "store"))
@@ -43,9 +43,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tokenis
 
 @pytest.mark.parametrize("policy", ["mono", "cross"])
 def test_negatives_are_passages_in_the_language_of_their_row(
-    world: tuple[Path, Path, TokenisingConfig], policy: str
+    workspace: tuple[Path, Path, TokenisingConfig], policy: str
 ) -> None:
-    path, mined, tokenising = world
+    path, mined, tokenising = workspace
     loader = Loader(
         LoaderConfig(path, PlanConfig(policy=policy, batch_size=12, negatives=2), tokenising, negatives=mined)
     )
@@ -70,8 +70,8 @@ def test_negatives_are_passages_in_the_language_of_their_row(
         assert np.array_equal(batch.texts["negatives"].lengths[items >= 0], expected.lengths)
 
 
-def test_a_slice_without_any_negative_has_places_for_them(world: tuple[Path, Path, TokenisingConfig]) -> None:
-    path, mined, tokenising = world
+def test_a_slice_without_any_negative_has_places_for_them(workspace: tuple[Path, Path, TokenisingConfig]) -> None:
+    path, mined, tokenising = workspace
     loader = Loader(
         LoaderConfig(path, PlanConfig(policy="mono", batch_size=60, negatives=1), tokenising, negatives=mined)
     )
@@ -130,10 +130,10 @@ def auxiliary_texts(tokenising: TokenisingConfig, teacher: TokenisingConfig) -> 
 @pytest.mark.parametrize("world_size", [1, 4, 11])
 @pytest.mark.parametrize("languages", [(), ("ar", "de")], ids="-".join)
 def test_auxiliary_texts_are_the_rows_in_the_language_of_their_translation(
-    world: tuple[Path, Path, TokenisingConfig], sparse: Path, world_size: int, languages: tuple[str, ...]
+    workspace: tuple[Path, Path, TokenisingConfig], sparse: Path, world_size: int, languages: tuple[str, ...]
 ) -> None:
     """For 10 rows: uneven slices, and one without a row; with a teacher's tokenizer that is not the student's."""
-    tokenising, store = world[2], Store(sparse)
+    tokenising, store = workspace[2], Store(sparse)
     small = ModelConfig(layers=1, width=32, heads=2, vocabulary=150)
     teacher = tokenising_config(build_encoder(small, store.sample_texts(("en",))), small)
     assert teacher.tokenizer_json != tokenising.tokenizer_json
@@ -178,9 +178,9 @@ def text(store: Store, item: int, side: str, language: str) -> str:
 
 
 def test_scores_come_with_the_rows_where_they_are_asked_for(
-    world: tuple[Path, Path, TokenisingConfig], tmp_path: Path
+    workspace: tuple[Path, Path, TokenisingConfig], tmp_path: Path
 ) -> None:
-    path, without, tokenising = world
+    path, without, tokenising = workspace
     table = (np.arange(60)[:, None] + np.array([2, 17, 31])) % 60
     table[::3] = -1
     scored = TeacherScores(np.arange(60, dtype=np.float32), np.where(table < 0, np.nan, table / 100).astype(np.float32))
@@ -200,17 +200,17 @@ def test_scores_come_with_the_rows_where_they_are_asked_for(
         Loader(LoaderConfig(path, plan, tokenising, negatives=without, teacher_scores=True))
 
 
-def test_auxiliary_texts_with_invalid_rules_are_refused(world: tuple[Path, Path, TokenisingConfig]) -> None:
-    path, _, tokenising = world
+def test_auxiliary_texts_with_invalid_rules_are_refused(workspace: tuple[Path, Path, TokenisingConfig]) -> None:
+    path, _, tokenising = workspace
     auxiliary = AuxiliaryTexts("question_translations", "question", "any", tokenising.tokenizer_json, "", 12)
     with refused("TRANSLATION_RULE", "'any'"):
         Loader(LoaderConfig(path, PlanConfig(), tokenising, auxiliary_texts=(auxiliary,)))
 
 
 def test_a_translation_that_the_manifest_only_promises_is_an_error(
-    world: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
+    workspace: tuple[Path, Path, TokenisingConfig], sparse: Path, tmp_path: Path
 ) -> None:
-    tokenising, damaged = world[2], shutil.copytree(sparse, tmp_path / "store")
+    tokenising, damaged = workspace[2], shutil.copytree(sparse, tmp_path / "store")
     manifest = json.loads((damaged / "manifest.json").read_text())
     for group in manifest["datasets"][0]["groups"]:
         group["languages"] = list(LANGUAGES)

@@ -21,7 +21,7 @@ from hbt_ray.data.plan.plan import Batch, Plan
 from hbt_ray.storage import write_checked_json
 from tests.data.test_plan import ELEVEN, GROUPS, POLICIES, item_languages, make_plan, manifest, rows
 from tests.refused import refused
-from tests.worlds import write_negatives
+from tests.small_data import write_negatives
 
 KEEP = 6
 

@@ -28,7 +28,7 @@ from hbt_ray.errors import LocationError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
 from hbt_ray.storage import file_sha256
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 LANGUAGES = ("ar", "de", "en")
 GROUPS = (LanguageGroup(languages=("ar", "en"), num_items=70), LanguageGroup(languages=LANGUAGES, num_items=130))

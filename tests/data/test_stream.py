@@ -26,7 +26,7 @@ from hbt_ray.data.stream.stream import StreamConfig, max_unreserved_cpus, step_w
 from hbt_ray.data.stream.tokenise import TokenisingConfig, TokenSections
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
-from tests.worlds import LANGUAGES, small_store, write_negatives
+from tests.small_data import LANGUAGES, small_store, write_negatives
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 PLAN = PlanConfig(batch_size=12)

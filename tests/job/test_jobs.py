@@ -17,7 +17,7 @@ import yaml
 from hbt_ray.run_dir import RunDir
 from tests.cluster.files import CLUSTER
 from tests.job.cluster import ROOT, LocalCluster, local_cluster
-from tests.worlds import small_run, small_store
+from tests.small_data import small_run, small_store
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all nodes see."""
     folder = tmp_path_factory.mktemp("shared")
     small_store(folder / "store")
@@ -86,8 +86,8 @@ def test_without_the_token(cluster: LocalCluster, environment: dict[str, str], m
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_whoever_joins_without_the_token_is_told(cluster: LocalCluster, world: Path) -> None:
-    command = [sys.executable, "-m", "hbt_ray", "train", str(world / "train.yaml"), "name=tokenless"]
+def test_whoever_joins_without_the_token_is_told(cluster: LocalCluster, workspace: Path) -> None:
+    command = [sys.executable, "-m", "hbt_ray", "train", str(workspace / "train.yaml"), "name=tokenless"]
     env = cluster.environment | {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": cluster.gcs}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=900, check=False)
     assert done.returncode == 2
@@ -95,7 +95,9 @@ def test_whoever_joins_without_the_token_is_told(cluster: LocalCluster, world: P
     assert "if it asks for a token set RAY_AUTH_MODE=token" in done.stderr
 
 
-def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster: LocalCluster, world: Path) -> None:
+def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(
+    cluster: LocalCluster, workspace: Path
+) -> None:
     seen: set[str] = set()
     over = threading.Event()
 
@@ -106,7 +108,7 @@ def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster
     watching = threading.Thread(target=look)
     watching.start()
     try:
-        code, out, told = followed(cluster, "--name", "first", "train", world / "train.yaml")
+        code, out, told = followed(cluster, "--name", "first", "train", workspace / "train.yaml")
     finally:
         over.set()
         watching.join()
@@ -114,23 +116,23 @@ def test_training_is_followed_and_every_metric_of_the_dashboard_is_there(cluster
     assert "ray job submit --address" in told
     assert "--submission-id first" in told
     assert re.search(r"\b150\b", out)
-    assert (RunDir(world / "runs" / "small").model / "model.safetensors").is_file()
+    assert (RunDir(workspace / "runs" / "small").model / "model.safetensors").is_file()
     board = json.loads((CLUSTER / "grafana" / "hbt_ray.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     asked = {name for query in queries for name in re.findall(r"\b(?:ray|autoscaler)_\w+", query)}
     assert {name for name in asked - seen if "gpu" not in name and "gram" not in name} == set()
 
 
-def test_a_second_job_of_that_name(cluster: LocalCluster, world: Path) -> None:
-    code, _, told = followed(cluster, "--name", "first", "train", world / "train.yaml")
+def test_a_second_job_of_that_name(cluster: LocalCluster, workspace: Path) -> None:
+    code, _, told = followed(cluster, "--name", "first", "train", workspace / "train.yaml")
     assert code == 2
     assert "--name first: the cluster has a job of this name" in told
 
 
 @pytest.mark.soak
-def test_gpus_that_no_node_has_are_refused_within_a_minute(cluster: LocalCluster, world: Path) -> None:
+def test_gpus_that_no_node_has_are_refused_within_a_minute(cluster: LocalCluster, workspace: Path) -> None:
     begin = time.monotonic()
-    code, out, _ = followed(cluster, "train", world / "train.yaml", "name=gpus", "workers.gpu=true")
+    code, out, _ = followed(cluster, "train", workspace / "train.yaml", "name=gpus", "workers.gpu=true")
     assert code == 1
     assert re.search(r"ResourceError: .*GPU", out)
     assert time.monotonic() - begin < 90, "a minute, and the job's start"
@@ -154,17 +156,17 @@ def at_work(cluster: LocalCluster, seconds: float = 60) -> list[str]:
 
 
 @pytest.mark.soak
-def test_the_whole_way_by_rays_own_program(cluster: LocalCluster, world: Path) -> None:
+def test_the_whole_way_by_rays_own_program(cluster: LocalCluster, workspace: Path) -> None:
     """Data, training, evaluation and a search, by `ray job submit` as cluster/README.md has it."""
-    store = {"path": str(world / "facts"), "sources": [{"kind": "worldfacts", "languages": ["de", "en"]}]}
-    (world / "store.yaml").write_text(yaml.safe_dump(store))
-    runs = world / "runs"
+    store = {"path": str(workspace / "facts"), "sources": [{"kind": "worldfacts", "languages": ["de", "en"]}]}
+    (workspace / "store.yaml").write_text(yaml.safe_dump(store))
+    runs = workspace / "runs"
     jobs: list[list[str | Path]] = [
-        ["prepare", world / "store.yaml"],
-        ["train", world / "train.yaml", "name=whole", f"store={world / 'facts'}", "optimiser.steps=40"],
+        ["prepare", workspace / "store.yaml"],
+        ["train", workspace / "train.yaml", "name=whole", f"store={workspace / 'facts'}", "optimiser.steps=40"],
         ["evaluate", runs / "whole", "--task", "worldfacts", "encoder.workers=2"],
-        ["tune", "tune_spaces.mixing_policy", "--config", world / "train.yaml", "search.budget.trials=3",
-         "name=searched", "optimiser.steps=20", "checkpoints.every=10", f"validation.store={world / 'dev'}"],
+        ["tune", "tune_spaces.mixing_policy", "--config", workspace / "train.yaml", "search.budget.trials=3",
+         "name=searched", "optimiser.steps=20", "checkpoints.every=10", f"validation.store={workspace / 'dev'}"],
     ]  # fmt: skip
     for words in jobs:
         ray = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", "."]

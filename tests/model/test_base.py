@@ -11,7 +11,7 @@ from hbt_ray.errors import DamagedFile
 from hbt_ray.model import build as bases
 from hbt_ray.model.build import provide_base
 from hbt_ray.model.config import ModelConfig
-from tests.worlds import LANGUAGES, small_run, small_store
+from tests.small_data import LANGUAGES, small_run, small_store
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.commands import hbt
 from tests.model.model_folders import copy_folder, edit_json, save_scratch_encoder
-from tests.worlds import small_run, small_store
+from tests.small_data import small_run, small_store
 
 pytestmark = pytest.mark.integration
 
@@ -18,7 +18,7 @@ KEY = "encoder.layer.1.output.dense.bias"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     small_store(folder / "store", 20)
     save_scratch_encoder(folder / "good", max_question_length=16, max_passage_length=16)
@@ -62,9 +62,9 @@ ONE_LOADER = ("index", "mine", "posthoc")
         for model in ("code", "incomplete")
     ],
 )
-def test_a_broken_model_is_refused_in_one_line(world: Path, command: str, model: str) -> None:
+def test_a_broken_model_is_refused_in_one_line(workspace: Path, command: str, model: str) -> None:
     # Whoever asks whether to run a model's code would get a yes.
-    done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=world, stdin="y\n" * 10)
+    done = hbt(*(part.replace("MODEL", model) for part in COMMANDS[command]), cwd=workspace, stdin="y\n" * 10)
     assert done.returncode == 2, done.stderr
     refusals = [line for line in done.stderr.splitlines() if line.startswith("ModelError: ")]
     assert len(refusals) == 1, done.stderr
@@ -72,17 +72,19 @@ def test_a_broken_model_is_refused_in_one_line(world: Path, command: str, model:
     everything = done.stdout + done.stderr
     for noise in ("Traceback", "raylet", "DataContext", "[y/N]", "github.com/ray-project"):
         assert noise not in everything
-    assert not (world / "was-run").exists()
-    assert not any((world / name).exists() for name in ("other", "negatives", "x.safetensors", "runs/new/config.yaml"))
+    assert not (workspace / "was-run").exists()
+    assert not any(
+        (workspace / name).exists() for name in ("other", "negatives", "x.safetensors", "runs/new/config.yaml")
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 def test_without_a_network_a_hub_name_is_refused_in_one_line(
-    world: Path, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workspace: Path, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = hbt(*(part.replace("MODEL", "someone/encoder") for part in COMMANDS[command]), cwd=world)
+    done = hbt(*(part.replace("MODEL", "someone/encoder") for part in COMMANDS[command]), cwd=workspace)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("ModelError: model 'someone/encoder'")
     assert "Traceback" not in done.stderr

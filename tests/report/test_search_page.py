@@ -15,7 +15,7 @@ from hbt_ray.report.search_text import answer, caveats, summary
 from hbt_ray.tune import Space
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search_state import SearchState, Status, Trial, seed_groups
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 SPACE = Space(search={"plan.alpha": [0.0, 0.5, 1.0]}, seeds=2)
 QUESTION = "Which share\nis best?\n\nCosts six runs."

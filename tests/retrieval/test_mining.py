@@ -27,7 +27,7 @@ from hbt_ray.retrieval.mining.candidates import (
     read_candidates,
 )
 from hbt_ray.retrieval.mining.mine import languages_to_mine, mine
-from tests.worlds import LANGUAGES, small_store
+from tests.small_data import LANGUAGES, small_store
 
 NEAR, SAME, EQUAL, HOLDS = range(len(DROP_REASONS))
 
@@ -106,7 +106,7 @@ def test_texts_are_compared_in_words() -> None:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[Candidates, np.ndarray, MineConfig]:
+def small_data(draw: st.DrawFn) -> tuple[Candidates, np.ndarray, MineConfig]:
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     num_questions, num_documents = draw(st.integers(1, 8)), draw(st.integers(1, 12))
     texts = [f"text {rng.integers(0, 10)} x" for _ in range(num_documents)]
@@ -123,10 +123,10 @@ def worlds(draw: st.DrawFn) -> tuple[Candidates, np.ndarray, MineConfig]:
     return given, rng.integers(-10, 11, (num_questions, num_documents)).astype(np.float32) / 10, config
 
 
-@given(worlds())
+@given(small_data())
 @settings(max_examples=300, deadline=None)
-def test_choices_are_those_of_brute_force(world: tuple[Candidates, np.ndarray, MineConfig]) -> None:
-    known, scores, config = world
+def test_choices_are_those_of_brute_force(workspace: tuple[Candidates, np.ndarray, MineConfig]) -> None:
+    known, scores, config = workspace
     found, ordered = ranked(scores)
     positive = scores[np.arange(len(scores)), known.positives]
     depth = config.ranks[1] + 1

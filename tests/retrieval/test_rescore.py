@@ -29,13 +29,13 @@ from hbt_ray.retrieval.encoder import EncoderConfig
 from hbt_ray.retrieval.mining.candidates import MineConfig, read_candidates
 from hbt_ray.retrieval.mining.mine import mine
 from hbt_ray.retrieval.mining.rescore import RescorerConfig, _Rescorer, rescore
-from tests.worlds import LANGUAGES, small_store
+from tests.small_data import LANGUAGES, small_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store, an encoder, and cross-encoders with one and with two outputs."""
     folder = tmp_path_factory.mktemp("rescore")
     store = Store(small_store(folder / "store", 20))
@@ -67,14 +67,16 @@ def by_hand(folder: Path, pairs: list[tuple[str, str]]) -> np.ndarray:
         return np.array([model(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in pairs])
 
 
-def test_scores_are_the_raw_outputs_of_each_pair(world: Path) -> None:
+def test_scores_are_the_raw_outputs_of_each_pair(workspace: Path) -> None:
     questions = ["What colour is thing 1?", "ما لون شيء 2?"]
     documents = ["The colour is thing", "Die Farbe ist Ding 7 Ding", "thing"]
     pairs = np.array([[0, 2], [1, 0], [0, 0], [1, 1], [0, 1], [1, 0]])
     told: list[int] = []
-    config = RescorerConfig(model=str(world / "cross"), batch_size=2)
+    config = RescorerConfig(model=str(workspace / "cross"), batch_size=2)
     scores = rescore(config, questions, documents, pairs, told.append)
-    expected = by_hand(world / "cross", [(questions[question], documents[document]) for question, document in pairs])
+    expected = by_hand(
+        workspace / "cross", [(questions[question], documents[document]) for question, document in pairs]
+    )
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
     assert not ((expected > 0) & (expected < 1)).all()  # As it would be behind a sigmoid.
@@ -86,27 +88,27 @@ def test_scores_are_the_raw_outputs_of_each_pair(world: Path) -> None:
     "model",
     ["encoder", "pairs", "headless"],
 )
-def test_models_that_cannot_score_pairs_are_refused(world: Path, model: str) -> None:
+def test_models_that_cannot_score_pairs_are_refused(workspace: Path, model: str) -> None:
     with pytest.raises(ModelError) as caught:
-        _Rescorer(RescorerConfig(model=str(world / model)), [ray.put(pa.array(["a"])), ray.put(pa.array(["b"]))])
+        _Rescorer(RescorerConfig(model=str(workspace / model)), [ray.put(pa.array(["a"])), ray.put(pa.array(["b"]))])
     assert caught.value.code == "MODEL_KIND"
-    assert str(world / model) in str(caught.value)
+    assert str(workspace / model) in str(caught.value)
 
 
-def test_the_refusal_of_a_worker_arrives_as_it_was_raised(world: Path) -> None:
+def test_the_refusal_of_a_worker_arrives_as_it_was_raised(workspace: Path) -> None:
     for name, code in (("nowhere", "MODEL_NOT_FOUND"), ("pairs", "MODEL_KIND")):
         with pytest.raises(ModelError) as caught:
-            rescore(RescorerConfig(model=str(world / name)), ["a"], ["b"], np.array([[0, 0]]))
+            rescore(RescorerConfig(model=str(workspace / name)), ["a"], ["b"], np.array([[0, 0]]))
         assert caught.value.code == code
-        assert str(world / name) in str(caught.value)
+        assert str(workspace / name) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "key", ["bert.encoder.layer.0.output.dense.bias", "classifier.weight", "bert.pooler.dense.bias"]
 )
-def test_a_cross_encoder_without_some_of_its_weights_is_refused(world: Path, tmp_path: Path, key: str) -> None:
-    folder = Path(shutil.copytree(world / "cross", tmp_path / "cross"))
+def test_a_cross_encoder_without_some_of_its_weights_is_refused(workspace: Path, tmp_path: Path, key: str) -> None:
+    folder = Path(shutil.copytree(workspace / "cross", tmp_path / "cross"))
     tensors = load_file(folder / "model.safetensors")
     del tensors[key]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -117,13 +119,13 @@ def test_a_cross_encoder_without_some_of_its_weights_is_refused(world: Path, tmp
 
 
 @pytest.mark.usefixtures("encode_here")
-def test_mining_keeps_the_scores_of_a_cross_encoder_and_the_choice_of_the_model(world: Path) -> None:
-    store, config = Store(world / "store"), MineConfig(language="en", max_share=1.0, keep=3)
-    encoder, teacher = EncoderConfig(model=str(world / "encoder")), RescorerConfig(model=str(world / "cross"))
-    mine(store, encoder, config, world / "plain", name="scratch")
-    made = mine(store, encoder, config, world / "rescored", name="scratch", rescorer=teacher)
+def test_mining_keeps_the_scores_of_a_cross_encoder_and_the_choice_of_the_model(workspace: Path) -> None:
+    store, config = Store(workspace / "store"), MineConfig(language="en", max_share=1.0, keep=3)
+    encoder, teacher = EncoderConfig(model=str(workspace / "encoder")), RescorerConfig(model=str(workspace / "cross"))
+    mine(store, encoder, config, workspace / "plain", name="scratch")
+    made = mine(store, encoder, config, workspace / "rescored", name="scratch", rescorer=teacher)
     assert (made.manifest.model, made.manifest.teacher) == ("scratch", teacher.model)
-    plain, rescored = (Negatives.open(world / name, store.manifest) for name in ("plain", "rescored"))
+    plain, rescored = (Negatives.open(workspace / name, store.manifest) for name in ("plain", "rescored"))
     rows = require_scores(rescored).table("colours")
     assert rows is not None
     assert np.array_equal(rows, plain.table("colours"))
@@ -132,7 +134,7 @@ def test_mining_keeps_the_scores_of_a_cross_encoder_and_the_choice_of_the_model(
     document_of = {item: document for document, item in enumerate(known.document_items.tolist())}
     for row, item in enumerate(known.items.tolist()):
         documents = [int(known.positives[row]), *(document_of[n] for n in rows[item].tolist() if n >= 0)]
-        expected = by_hand(world / "cross", [(known.questions[row], known.documents[n]) for n in documents])
+        expected = by_hand(workspace / "cross", [(known.questions[row], known.documents[n]) for n in documents])
         (found,) = rescored.scores("colours", np.array([item]), rows[item][None])
         np.testing.assert_allclose(found[: len(documents)], expected, rtol=1e-4, atol=1e-5)
         assert np.isnan(found[len(documents) :]).all()

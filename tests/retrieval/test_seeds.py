@@ -18,7 +18,7 @@ from hbt_ray.retrieval.result import MULTILINGUAL, PER_QUERY_FILE, EvaluationRes
 from hbt_ray.retrieval.significance import compare_systems, with_task_fingerprint
 from hbt_ray.run_dir import RunDir
 from tests.report.test_evidence import kept, queries, result_of
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 QUALITIES = (0.5, 0.52, 0.57)
 

@@ -16,17 +16,17 @@ KILLED_AFTER = 17
 
 
 def main() -> None:
-    world = Path(sys.argv[1])
+    workspace = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        drive(world, doomed=True)
-    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(world), "doomed"]) as driver:
+        drive(workspace, doomed=True)
+    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(workspace), "doomed"]) as driver:
         code = driver.wait()
     if code != -signal.SIGKILL:
         sys.exit(f"the first driver ended with {code}")
-    drive(world, doomed=False)
+    drive(workspace, doomed=False)
 
 
-def drive(world: Path, *, doomed: bool) -> None:
+def drive(workspace: Path, *, doomed: bool) -> None:
     configure(local=True)
     import ray
 
@@ -40,7 +40,7 @@ def drive(world: Path, *, doomed: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="hbt", dir="/tmp", ignore_cleanup_errors=True) as sockets:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=sockets)
-        fit(faults_run(world, "name=driver_killed"), watch)
+        fit(faults_run(workspace, "name=driver_killed"), watch)
         ray.shutdown()
 
 

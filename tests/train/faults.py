@@ -14,13 +14,13 @@ from pathlib import Path
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.worker.callbacks import Hooks
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 
-def faults_run(world: Path, *overrides: str) -> TrainConfig:
+def faults_run(workspace: Path, *overrides: str) -> TrainConfig:
     """The small run with two mined negatives a row, and more checkpoints."""
-    settings = ("optimiser.steps=120", "checkpoints.every=5", "plan.negatives=2", f"negatives={world / 'mined'}")
-    return small_run(world, *settings, *overrides)
+    settings = ("optimiser.steps=120", "checkpoints.every=5", "plan.negatives=2", f"negatives={workspace / 'mined'}")
+    return small_run(workspace, *settings, *overrides)
 
 
 def kill() -> None:

@@ -17,14 +17,14 @@ from ray import cloudpickle
 from hbt_ray.data.stream.rank_batch import RankBatch
 from hbt_ray.train.config import TrainConfig
 from tests.nodes import head
+from tests.small_data import small_run
 from tests.train import faults
-from tests.worlds import small_run
 
 DRAINED_AFTER, NOTICE_SECONDS, LEFT_TO_ONE = 10, 20.0, 8
 """Steps that the driver hears of; what the nodes are given; steps of the one that is left before another joins."""
 
 
-def settings(world: Path) -> TrainConfig:
+def settings(workspace: Path) -> TrainConfig:
     overrides = (
         "name=nodes_change",
         "model.dropout=0",
@@ -38,7 +38,7 @@ def settings(world: Path) -> TrainConfig:
         "workers.start_seconds=8",  # Less than the notice: the first tries find no room.
         "workers.max_failures=0",  # What happens here is no failure.
     )
-    return small_run(world, *overrides)
+    return small_run(workspace, *overrides)
 
 
 class Unhurried(faults.Faults):
@@ -64,8 +64,8 @@ def drain(node: Any, deadline: float) -> None:
 def main() -> None:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
     os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
-    world = Path(sys.argv[1])
-    places = world / "marks-nodes_change"
+    workspace = Path(sys.argv[1])
+    places = workspace / "marks-nodes_change"
     places.mkdir()
     cloudpickle.register_pickle_by_value(faults)
     steps: list[int] = []
@@ -78,7 +78,7 @@ def main() -> None:
     with head(num_cpus=1) as cluster:
         from hbt_ray.train.driver.trainer import fit
 
-        run = Thread(target=lambda: fit(settings(world), lambda o: steps.append(o.step), hooks=Unhurried(places)))
+        run = Thread(target=lambda: fit(settings(workspace), lambda o: steps.append(o.step), hooks=Unhurried(places)))
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         run.start()
         wait_for(DRAINED_AFTER)

@@ -28,14 +28,14 @@ from hbt_ray.train.trackers import TrackersConfig
 from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.train.validation.runner import validate
 from tests.model.model_folders import edit_json, save_scratch_encoder
+from tests.small_data import small_run, small_store
 from tests.train.batches import NUM_ROWS, batch
-from tests.worlds import small_run, small_store
 
 TEXTS = ["What colour is thing 7?", "Welche Farbe hat Ding 12?", "ما لون شيء 3?"]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     small_store(folder / "store")
     return folder
@@ -66,8 +66,8 @@ def vectors(config: TrainConfig) -> torch.Tensor:
     return made
 
 
-def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
-    config = small_run(world, "name=empty")
+def test_a_run_without_a_checkpoint_has_nothing_to_export(workspace: Path) -> None:
+    config = small_run(workspace, "name=empty")
     open_run(config)
     with pytest.raises(CheckpointError, match="train it first") as error:
         export(config.run)
@@ -77,9 +77,9 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(world: Path) -> None:
 
 @pytest.mark.parametrize("lora", ["null", "{rank: 4, targets: all-linear}"])
 @pytest.mark.parametrize("average", ["null", "0.9"])
-def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average: str) -> None:
+def test_the_library_gives_the_trainers_vectors(workspace: Path, lora: str, average: str) -> None:
     name = f"{len(lora)}-{average}"
-    config = small_run(world, f"name={name}", f"model.lora={lora}", f"optimiser.ema={average}")
+    config = small_run(workspace, f"name={name}", f"model.lora={lora}", f"optimiser.ema={average}")
     train_step = train_steps(config, (3, 6))
     assert export(config.run) == 6
     encoder = train_step.encoder.eval()
@@ -97,8 +97,8 @@ def test_the_library_gives_the_trainers_vectors(world: Path, lora: str, average:
     assert record.weights == {"model.safetensors": file_sha256(config.run.model / "model.safetensors")}
 
 
-def test_an_exported_encoder_with_a_changed_bit_is_refused(world: Path) -> None:
-    config = small_run(world, "name=changed")
+def test_an_exported_encoder_with_a_changed_bit_is_refused(workspace: Path) -> None:
+    config = small_run(workspace, "name=changed")
     train_steps(config, (3,))
     export(config.run)
     weights = config.run.model / "model.safetensors"
@@ -111,12 +111,12 @@ def test_an_exported_encoder_with_a_changed_bit_is_refused(world: Path) -> None:
     assert str(weights) in str(error.value)
 
 
-def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(world: Path) -> None:
-    small_store(world / "dev", num_items=20)
+def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(workspace: Path) -> None:
+    small_store(workspace / "dev", num_items=20)
     config = small_run(
-        world,
+        workspace,
         "name=best",
-        f"validation.store={world / 'dev'}",
+        f"validation.store={workspace / 'dev'}",
         "model.lora.rank=4",
         "optimiser.ema=0.9",
     )
@@ -136,7 +136,7 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
         "trained and are merged; AP on the dev store 0.750\n" in card
     )
 
-    last = small_run(world, "name=best", "validation.export=last", *overrides(config))
+    last = small_run(workspace, "name=best", "validation.export=last", *overrides(config))
     last.run.config.write_text(last.to_yaml(), encoding="utf-8")
     assert export(last.run) == 20
     assert ExportRecord.load(last.run) == ExportRecord(20, False, True, 4, "AP", 0.5)
@@ -150,13 +150,13 @@ def overrides(config: TrainConfig) -> list[str]:
 
 @pytest.mark.parametrize("name", ["nice", "# <img src=x> | `a` [b](c)"])
 def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(
-    world: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Name, prompts, base and addresses of servers are foreign text."""
-    manifest = Store(world / "store").manifest
+    manifest = Store(workspace / "store").manifest
     monkeypatch.setattr(model_card, "read_manifest", lambda _: manifest)  # It has no such bucket to look into.
     prompt = "```\n</code><script>`x`: "
-    config = small_run(world, f"name={json.dumps(name)}", f"model.question_prompt={json.dumps(prompt)}")
+    config = small_run(workspace, f"name={json.dumps(name)}", f"model.question_prompt={json.dumps(prompt)}")
     train_steps(config, (1,))
     export(config.run)
     secret = config.model_copy(
@@ -186,10 +186,10 @@ def test_the_card_shows_names_and_prompts_as_they_are_and_no_secret(
     assert yaml.safe_load(settings)["model"]["question_prompt"] == prompt
 
 
-def test_the_card_names_the_prompts_that_the_model_brought(world: Path, tmp_path: Path) -> None:
+def test_the_card_names_the_prompts_that_the_model_brought(workspace: Path, tmp_path: Path) -> None:
     folder = save_scratch_encoder(tmp_path / "model", max_question_length=16, max_passage_length=24)
     edit_json(folder / "config_sentence_transformers.json", prompts={"query": "Ask ", "passage": "Read "})
-    config = small_run(world, "name=brought", f"model.name={folder}", "model.max_passage_length=16")
+    config = small_run(workspace, "name=brought", f"model.name={folder}", "model.max_passage_length=16")
     train_steps(config, (1,))
     export(config.run)
     write_card(config.run)

@@ -28,9 +28,9 @@ from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.step.train_step import TrainStep
 from tests.commands import hbt
 from tests.disks import resize, small_disk
+from tests.small_data import mined_table, small_store, write_negatives
 from tests.train import faults, nodes_change
 from tests.train.faults import Faults, faults_run, kill, leave, stall
-from tests.worlds import mined_table, small_store, write_negatives
 
 cloudpickle.register_pickle_by_value(faults)  # Workers need not find the tests.
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
@@ -38,7 +38,7 @@ NUM_STEPS = 120
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     store = Store(small_store(folder / "store")).manifest
     write_negatives(folder / "mined", store, {"colours": mined_table()})
@@ -46,16 +46,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, ray_session: None) -> TrainConfig:
-    config = faults_run(world, "name=undisturbed")
+def undisturbed(workspace: Path, ray_session: None) -> TrainConfig:
+    config = faults_run(workspace, "name=undisturbed")
     fit(config, lambda outcome: None)
     return config
 
 
-def disturbed(world: Path, name: str, *overrides: str) -> tuple[TrainConfig, Faults]:
-    folder = world / f"marks-{name}"
+def disturbed(workspace: Path, name: str, *overrides: str) -> tuple[TrainConfig, Faults]:
+    folder = workspace / f"marks-{name}"
     folder.mkdir()
-    return faults_run(world, "workers.max_failures=9", f"name={name}", *overrides), Faults(folder)
+    return faults_run(workspace, "workers.max_failures=9", f"name={name}", *overrides), Faults(folder)
 
 
 def last_files(run: RunDir) -> dict[str, bytes]:
@@ -76,10 +76,10 @@ def last_files(run: RunDir) -> dict[str, bytes]:
     ],
 )
 def test_workers_killed_anywhere_change_nothing(
-    world: Path, undisturbed: TrainConfig, places: tuple[Any, ...], request: pytest.FixtureRequest
+    workspace: Path, undisturbed: TrainConfig, places: tuple[Any, ...], request: pytest.FixtureRequest
 ) -> None:
     """In a batch, before and after the weights change, and in the middle of a checkpoint."""
-    config, schedule = disturbed(world, f"killed-{request.node.callspec.id}")
+    config, schedule = disturbed(workspace, f"killed-{request.node.callspec.id}")
     for place in places:
         schedule = schedule.at(*place)
     steps: list[int] = []
@@ -89,7 +89,7 @@ def test_workers_killed_anywhere_change_nothing(
     assert steps_on_disk(config.run) == list(range(NUM_STEPS))
     assert last_files(config.run) == last_files(undisturbed.run)
     assert [row["loss"] for row in config.run.curve()] == [row["loss"] for row in undisturbed.run.curve()]
-    plan = Plan(Store(world / "store").manifest, config.plan.model_copy(update={"negatives": 0}))
+    plan = Plan(Store(workspace / "store").manifest, config.plan.model_copy(update={"negatives": 0}))
     assert all(items == plan.batch(step).items.tolist() for step, items in schedule.seen() if len(items) == 12)
 
 
@@ -97,9 +97,9 @@ def test_workers_killed_anywhere_change_nothing(
     ("step", "rank", "place"), [pytest.param(10, 0, "written", marks=pytest.mark.soak), (17, 1, "before_update")]
 )
 def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(
-    world: Path, undisturbed: TrainConfig, step: int, rank: int, place: str
+    workspace: Path, undisturbed: TrainConfig, step: int, rank: int, place: str
 ) -> None:
-    config, schedule = disturbed(world, f"stuck-{place}", "workers.deadline_seconds=30", "workers.max_failures=0")
+    config, schedule = disturbed(workspace, f"stuck-{place}", "workers.deadline_seconds=30", "workers.max_failures=0")
     with pytest.raises(StalledRank, match=rf"rank {rank} was at .*faults\.py:\d+ in stall") as caught:
         fit(config, lambda outcome: None, hooks=schedule.at(step, rank, place, stall))
     assert caught.value.step == step
@@ -111,10 +111,10 @@ def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(
 
 
 def test_a_disk_that_is_really_full_is_one_error_and_with_room_the_run_goes_on(
-    world: Path, undisturbed: TrainConfig, tmp_path: Path
+    workspace: Path, undisturbed: TrainConfig, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "600k") as disk:
-        config = faults_run(world, "workers.max_failures=0", "name=small-disk", f"storage_path={disk}")
+        config = faults_run(workspace, "workers.max_failures=0", "name=small-disk", f"storage_path={disk}")
         with pytest.raises(StorageError) as caught:
             fit(config, lambda outcome: None)
         assert caught.value.path.startswith(str(config.run.root))
@@ -129,19 +129,19 @@ def test_a_disk_that_is_really_full_is_one_error_and_with_room_the_run_goes_on(
 
 
 @pytest.mark.soak  # tests/train/test_train_step.py has ranks and their losses without Ray.
-def test_other_numbers_of_workers_see_the_same_batches(world: Path) -> None:
+def test_other_numbers_of_workers_see_the_same_batches(workspace: Path) -> None:
     """And twelve rows do not divide among five."""
     counts = (3, 1, 2, 5)
     steps = 8 * len(counts)
     settings = ("model.dropout=0", f"optimiser.steps={steps}", "checkpoints.every=8")
-    config, schedule = disturbed(world, "changing", *settings)
+    config, schedule = disturbed(workspace, "changing", *settings)
     open_run(config)
     expected = in_this_process(config)
     for until, count in zip(range(8, steps + 1, 8), counts, strict=True):
         changed = config.model_copy(update={"workers": config.workers.model_copy(update={"count": count})})
         assert fit(changed, lambda outcome: None, until, hooks=schedule) == until
     assert [row["loss"] for row in config.run.curve()] == pytest.approx(expected, rel=1e-5)
-    plan = Plan(Store(world / "store").manifest, config.plan.model_copy(update={"negatives": 0}))
+    plan = Plan(Store(workspace / "store").manifest, config.plan.model_copy(update={"negatives": 0}))
     assert schedule.seen() == [(step, plan.batch(step).items.tolist()) for step in range(steps)]
 
 
@@ -158,31 +158,31 @@ def in_this_process(config: TrainConfig) -> list[float]:
 
 
 @pytest.mark.soak
-def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(world: Path) -> None:
+def test_nodes_that_announce_their_end_cost_no_step_and_others_are_taken_in(workspace: Path) -> None:
     """Three workers, one, two: the same batches, and the curve of one process."""
-    command = [sys.executable, "-m", "tests.train.nodes_change", str(world)]
+    command = [sys.executable, "-m", "tests.train.nodes_change", str(workspace)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    config, schedule = nodes_change.settings(world), Faults(world / "marks-nodes_change")
+    config, schedule = nodes_change.settings(workspace), Faults(workspace / "marks-nodes_change")
     three, one, two = schedule.starts()
     assert [len(start.ranks) for start in (three, one, two)] == [3, 1, 2]
     assert three.last + 1 == one.first
     # To take one in is a restart from a checkpoint: one of those in time, or the one that the notice asked for.
     assert two.first % config.checkpoints.every == 0 or two.first == one.first
     assert two.last == config.optimiser.steps - 1
-    plan = Plan(Store(world / "store").manifest, config.plan)
+    plan = Plan(Store(workspace / "store").manifest, config.plan)
     assert all(items == plan.batch(step).items.tolist() for step, items in schedule.seen() if len(items) == 12)
     assert [row["loss"] for row in config.run.curve()] == pytest.approx(in_this_process(config), rel=1e-5)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
-def test_in_a_session_of_its_own(world: Path, undisturbed: TrainConfig, script: str) -> None:
+def test_in_a_session_of_its_own(workspace: Path, undisturbed: TrainConfig, script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
-    command = [sys.executable, "-m", f"tests.train.{script}", str(world)]
+    command = [sys.executable, "-m", f"tests.train.{script}", str(workspace)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    run = RunDir(world / "runs" / script)
+    run = RunDir(workspace / "runs" / script)
     assert last_files(run) == last_files(undisturbed.run)
     assert steps_on_disk(run) == list(range(NUM_STEPS))
 
@@ -192,16 +192,16 @@ def steps_on_disk(run: RunDir) -> list[int]:
     return [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
 
 
-def test_a_command_that_was_killed_goes_on_and_loses_nothing(world: Path, undisturbed: TrainConfig) -> None:
+def test_a_command_that_was_killed_goes_on_and_loses_nothing(workspace: Path, undisturbed: TrainConfig) -> None:
     """The driver is killed beyond a checkpoint and ends its workers; then the same command goes on to its end."""
-    config = faults_run(world, "name=ended")
-    (world / "ended.yaml").write_text(config.to_yaml())
-    kill_command(world / "ended.yaml", config.run, 20)
+    config = faults_run(workspace, "name=ended")
+    (workspace / "ended.yaml").write_text(config.to_yaml())
+    kill_command(workspace / "ended.yaml", config.run, 20)
     with exclusive_lock(config.run.root, "the lock is free"):
         pass
     with config.run.metrics.open("a") as file:
         file.write('{"step": 200, "lo')  # As a full disk or a crash of the machine leaves it.
-    done = hbt("train", world / "ended.yaml")
+    done = hbt("train", workspace / "ended.yaml")
     assert done.returncode == 0, done.stderr
     assert last_files(config.run) == last_files(undisturbed.run)
     assert steps_on_disk(config.run) == list(range(NUM_STEPS))

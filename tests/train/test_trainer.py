@@ -32,7 +32,7 @@ from hbt_ray.train.driver.trainer import fit, open_run
 from hbt_ray.train.export import export
 from hbt_ray.train.step.train_step import StepMetrics
 from tests.refused import refused
-from tests.worlds import small_run, small_store
+from tests.small_data import small_run, small_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -49,23 +49,23 @@ def trained(config: TrainConfig, until: int | None = None) -> list[StepMetrics]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     small_store(folder / "store")
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, ray_session: None) -> TrainConfig:
+def undisturbed(workspace: Path, ray_session: None) -> TrainConfig:
     """A run of 40 steps on two workers."""
-    config = small_run(world)
+    config = small_run(workspace)
     outcomes = trained(config)
     assert [outcome.step for outcome in outcomes] == list(range(40))
     return config
 
 
-def test_steps_follow_the_plan_and_the_loss_falls(world: Path, undisturbed: TrainConfig) -> None:
-    plan = Plan(Store(world / "store").manifest, undisturbed.plan)
+def test_steps_follow_the_plan_and_the_loss_falls(workspace: Path, undisturbed: TrainConfig) -> None:
+    plan = Plan(Store(workspace / "store").manifest, undisturbed.plan)
     curve = undisturbed.run.curve()
     assert [(row["kind"], row["language"]) for row in curve] == [
         (plan.batch(step).kind, plan.batch(step).language) for step in range(40)
@@ -75,8 +75,8 @@ def test_steps_follow_the_plan_and_the_loss_falls(world: Path, undisturbed: Trai
 
 
 @pytest.mark.soak  # tests/train/test_faults.py continues runs that were ended otherwise.
-def test_a_run_stopped_at_17_and_continued_has_equal_weights(world: Path, undisturbed: TrainConfig) -> None:
-    config = small_run(world, "name=stopped")
+def test_a_run_stopped_at_17_and_continued_has_equal_weights(workspace: Path, undisturbed: TrainConfig) -> None:
+    config = small_run(workspace, "name=stopped")
     assert [outcome.step for outcome in trained(config, until=17)] == list(range(17))
     assert [outcome.step for outcome in trained(config)] == list(range(17, 40))
     ours, theirs = latest_checkpoint(config.run), latest_checkpoint(undisturbed.run)
@@ -113,18 +113,18 @@ def test_the_exported_folder_gives_the_trainers_vectors(undisturbed: TrainConfig
     assert not np.allclose(ours.numpy(), load_encoder(run.base).encode_query(texts), atol=1e-2)
 
 
-def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, world: Path) -> None:
+def test_another_plan_is_refused_with_both_values(undisturbed: TrainConfig, workspace: Path) -> None:
     before = undisturbed.run.config.read_bytes()
     with pytest.raises(PlanMismatch, match=r"plan\.alpha=0\.5, this run has 0\.25"):
-        fit(small_run(world, "plan.alpha=0.25"), lambda _: None)
+        fit(small_run(workspace, "plan.alpha=0.25"), lambda _: None)
     with pytest.raises(ConfigError) as caught:
-        fit(small_run(world, "model.width=64"), lambda _: None)
+        fit(small_run(workspace, "model.width=64"), lambda _: None)
     assert caught.value.code == "OTHER_MODEL"
     assert undisturbed.run.config.read_bytes() == before
 
 
-def test_a_checkpoint_cut_short_is_refused(world: Path, undisturbed: TrainConfig) -> None:
-    config = small_run(world, "name=cut", "optimiser.steps=50")
+def test_a_checkpoint_cut_short_is_refused(workspace: Path, undisturbed: TrainConfig) -> None:
+    config = small_run(workspace, "name=cut", "optimiser.steps=50")
     shutil.copytree(undisturbed.run.root, config.run.root)
     for weights in config.run.checkpoints.glob("step-*/weights.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -133,9 +133,9 @@ def test_a_checkpoint_cut_short_is_refused(world: Path, undisturbed: TrainConfig
     assert caught.value.code == "DAMAGED_CHECKPOINT"
 
 
-def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> None:
+def test_impossible_runs_are_refused_before_anything_is_written(workspace: Path) -> None:
     def check(error: type[Exception], match: str, *overrides: str) -> None:
-        config = small_run(world, "name=impossible", *overrides)
+        config = small_run(workspace, "name=impossible", *overrides)
         with pytest.raises(error, match=match):
             fit(config, lambda _: None)
         assert not config.run.checkpoints.exists()
@@ -143,19 +143,19 @@ def test_impossible_runs_are_refused_before_anything_is_written(world: Path) -> 
     check(ConfigError, r"batch_size=1 leaves some of 2 workers without a row", "plan.batch_size=1")
     check(PlanError, "at least two languages", "plan.languages=[de]", "plan.policy=cross")
     check(StoreError, "hbt prepare", "store=nowhere")
-    assert not small_run(world, "name=impossible").run.root.exists()
+    assert not small_run(workspace, "name=impossible").run.root.exists()
     check(ResourceError, "7 workers .* need 7 CPU .the cluster has 6, . of them free", "workers.count=7")
     check(ResourceError, "7 workers .* need 7 CPU .the cluster has 6,", "workers.count=[7, 9]")
 
 
 @pytest.mark.parametrize(("count", "word"), [("[4, 2]", "smaller one first"), ("[0, 2]", "greater than 0")])
-def test_impossible_numbers_of_workers_are_refused(world: Path, count: str, word: str) -> None:
+def test_impossible_numbers_of_workers_are_refused(workspace: Path, count: str, word: str) -> None:
     with refused("INVALID_CONFIG", word):
-        small_run(world, f"workers.count={count}")
+        small_run(workspace, f"workers.count={count}")
 
 
-def test_a_folder_that_is_no_run_is_left_alone(world: Path) -> None:
-    config = small_run(world, "name=thesis")
+def test_a_folder_that_is_no_run_is_left_alone(workspace: Path) -> None:
+    config = small_run(workspace, "name=thesis")
     config.run.root.mkdir(parents=True)
     (config.run.root / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError) as caught:

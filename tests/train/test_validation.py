@@ -30,7 +30,7 @@ from hbt_ray.train.validation.config import (
 from hbt_ray.train.validation.dev_set import DevSet, dev_measures, draw_items, fingerprint, make_dev_set
 from hbt_ray.train.validation.record import ValidationRecord, best_step, checkpoints_to_keep, run_status
 from hbt_ray.train.validation.runner import validate
-from tests.worlds import LANGUAGES, small_run, small_store
+from tests.small_data import LANGUAGES, small_run, small_store
 
 
 @pytest.fixture(scope="module")
@@ -254,23 +254,23 @@ def test_the_record_survives_torn_lines_and_forgets_failures(tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validation")
     small_store(folder / "store")
     small_store(folder / "dev", num_items=24)
     return folder
 
 
-def validated_run(world: Path, *overrides: str) -> TrainConfig:
+def validated_run(workspace: Path, *overrides: str) -> TrainConfig:
     """A run that learns next to nothing, so that patience runs out; its workers hold every CPU of the test cluster."""
     validation = ("validation.items=12", "validation.patience=2", "validation.min_delta=0.2")
     still = ("optimiser.steps=80", "optimiser.learning_rate=1.0e-5", "workers.cpus=3")
-    return small_run(world, f"validation.store={world / 'dev'}", *validation, *still, *overrides)
+    return small_run(workspace, f"validation.store={workspace / 'dev'}", *validation, *still, *overrides)
 
 
 @pytest.fixture(scope="module")
-def stopped(world: Path, ray_session: None) -> TrainConfig:
-    config = validated_run(world, "name=stopped")
+def stopped(workspace: Path, ray_session: None) -> TrainConfig:
+    config = validated_run(workspace, "name=stopped")
     # The results of 10, 20 and 30 end it, and they count at 40.
     assert fit(config, lambda _: None) == 40
     return config
@@ -293,12 +293,12 @@ def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopp
 
 
 @pytest.mark.integration
-def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, world: Path) -> None:
+def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, workspace: Path) -> None:
     before = stopped.run.validation.read_bytes()
     assert fit(stopped, lambda _: None) == 40
-    assert fit(validated_run(world, "name=stopped", "optimiser.steps=90"), lambda _: None) == 40
+    assert fit(validated_run(workspace, "name=stopped", "optimiser.steps=90"), lambda _: None) == 40
     assert stopped.run.validation.read_bytes() == before
-    assert not run_status(validated_run(world, "name=stopped", "validation.patience=9"), 40).complete
+    assert not run_status(validated_run(workspace, "name=stopped", "validation.patience=9"), 40).complete
 
 
 @pytest.mark.integration
@@ -347,10 +347,10 @@ def test_the_command_says_why_it_stopped_and_what_it_exported(
 
 
 @pytest.mark.integration
-def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path, stopped: TrainConfig) -> None:
+def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(workspace: Path, stopped: TrainConfig) -> None:
     """It then goes on as the run that nothing happened to, and stops where that did."""
-    config = validated_run(world, "name=again")
-    shard = next((world / "dev").rglob("*.arrow"))
+    config = validated_run(workspace, "name=again")
+    shard = next((workspace / "dev").rglob("*.arrow"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValidationFailed, match=r"step 10 could not be validated: \w+: .*dev") as caught:
@@ -368,7 +368,7 @@ def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(world: Path,
 
 
 @pytest.mark.integration
-def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainConfig, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_on_record_as_such(workspace: Path, stopped: TrainConfig, tmp_path: Path) -> None:
     config = stopped.model_copy(update={"name": "damaged"})
     config.run.root.mkdir()
     (config.run.root / "base").symlink_to(stopped.run.base)
@@ -382,17 +382,17 @@ def test_a_damaged_checkpoint_is_on_record_as_such(world: Path, stopped: TrainCo
 
 
 @pytest.mark.integration
-def test_validations_that_cannot_be_done_or_compared_are_refused(world: Path, stopped: TrainConfig) -> None:
+def test_validations_that_cannot_be_done_or_compared_are_refused(workspace: Path, stopped: TrainConfig) -> None:
     with pytest.raises(ConfigError) as error:
-        open_run(validated_run(world, "name=cheat", f"validation.store={world / 'store'}"))
+        open_run(validated_run(workspace, "name=cheat", f"validation.store={workspace / 'store'}"))
     assert error.value.code == "DEV_IS_TRAINING"
     with pytest.raises(ConfigError) as error:
-        open_run(validated_run(world, "name=french", "validation.languages=[fr]"))
+        open_run(validated_run(workspace, "name=french", "validation.languages=[fr]"))
     assert error.value.code == "DEV_LANGUAGES"
     with pytest.raises(ConfigError, match=r"every=15 is not a multiple of checkpoints\.every=10"):
-        validated_run(world, "name=uneven", "validation.every=15")
+        validated_run(workspace, "name=uneven", "validation.every=15")
     with pytest.raises(ConfigError) as error:
-        open_run(validated_run(world, "name=stopped", "validation.seed=1"))
+        open_run(validated_run(workspace, "name=stopped", "validation.seed=1"))
     assert error.value.code == "OTHER_DEV_SET"
-    assert not (world / "runs" / "cheat").exists()
+    assert not (workspace / "runs" / "cheat").exists()
     assert set(LANGUAGES) == {"ar", "de", "en"}

@@ -119,7 +119,7 @@ def test_each_language_learns_from_its_own_rows(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of worldfacts in three languages and an encoder that was never trained."""
     folder = tmp_path_factory.mktemp("posthoc-cli")
     facts = {"kind": "worldfacts", "split": "dev", "languages": list(LANGUAGES)}
@@ -139,10 +139,18 @@ def hbt(*arguments: str | Path) -> dict[str, Any]:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("ray_session", "encode_here")
-def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, task = world / "model", open_task("worldfacts=dev", LANGUAGES)
+def test_a_fix_is_fitted_kept_with_the_model_and_judged(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = workspace / "model", open_task("worldfacts=dev", LANGUAGES)
     encoded = encode(EncoderConfig(model=str(model)), *(t["text"].to_pylist() for t in (task.queries, task.documents)))
-    fitted = ("posthoc", model, "--store", world / "store", "method.texts=200", "name=small", f"storage_path={world}")
+    fitted = (
+        "posthoc",
+        model,
+        "--store",
+        workspace / "store",
+        "method.texts=200",
+        "name=small",
+        f"storage_path={workspace}",
+    )
     told = hbt(*fitted, "--method", "centering")
     path = model / "posthoc" / "centering.safetensors"
     assert (told["posthoc"], told["encoder"]) == (str(path), encoded.fingerprint)
@@ -155,12 +163,12 @@ def test_a_fix_is_fitted_kept_with_the_model_and_judged(world: Path, monkeypatch
         "worldfacts=dev",
         "--languages",
         ",".join(LANGUAGES),
-        f"storage_path={world}",
+        f"storage_path={workspace}",
     )
     (result,) = hbt(*judged, "name=small", "posthoc=centering")["results"]
     assert (result["model"], result["variant"]) == ("small+centering", "centering")
     assert result["fingerprint"] != encoded.fingerprint
-    assert (world / "small" / "results" / "worldfacts+centering" / "result.json").exists()
+    assert (workspace / "small" / "results" / "worldfacts+centering" / "result.json").exists()
     transform = Transform.load(path)
     sides = (("question", encoded.questions, task.queries), ("passage", encoded.passages, task.documents))
     fixed = [

@@ -15,23 +15,23 @@ from hbt_ray.ray_session import configure
 
 
 def main() -> None:
-    world = Path(sys.argv[1])
+    workspace = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        drive(world, doomed=True)
-    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(world), "doomed"]) as driver:
+        drive(workspace, doomed=True)
+    with subprocess.Popen([sys.executable, "-m", __spec__.name, str(workspace), "doomed"]) as driver:
         code = driver.wait()
     if code != -signal.SIGKILL:
         sys.exit(f"the first driver ended with {code}")
-    drive(world, doomed=False)
+    drive(workspace, doomed=False)
 
 
-def drive(world: Path, *, doomed: bool) -> None:
+def drive(workspace: Path, *, doomed: bool) -> None:
     configure(local=True)
     import ray
 
     from tests.tune.sweep import prepared, searched
 
-    search = prepared(world, "driver_killed", concurrent=1)
+    search = prepared(workspace, "driver_killed", concurrent=1)
 
     def die_in_the_second() -> None:
         while not (len(trials := search.state.trials) == 2 and trials[1].step >= 10):

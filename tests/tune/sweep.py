@@ -12,15 +12,15 @@ from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.search_state import SearchState
 from hbt_ray.tune.space import Space
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.8]})
 
 
-def prepared(world: Path, name: str, space: Space = ALPHAS, *overrides: str, **settings: Any) -> Search:
-    options = (f"name={name}", f"validation.store={world / 'dev'}", "workers.count=1", "optimiser.steps=20",
+def prepared(workspace: Path, name: str, space: Space = ALPHAS, *overrides: str, **settings: Any) -> Search:
+    options = (f"name={name}", f"validation.store={workspace / 'dev'}", "workers.count=1", "optimiser.steps=20",
                "checkpoints.every=10", "model.dropout=0.1", *overrides)  # fmt: skip
-    base = small_run(world, *options)
+    base = small_run(workspace, *options)
     return Search(space, "a space", base, TuneConfig.make(dict(space.settings) | settings, "test"))
 
 

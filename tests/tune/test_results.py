@@ -12,7 +12,7 @@ from rich.console import Console
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.results import results_table, write_results
 from hbt_ray.tune.search_state import SearchState, Trial
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 OBJECTIVES = ("AP", "RankDistance")
 

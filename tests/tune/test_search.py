@@ -18,7 +18,7 @@ from hbt_ray.tune.search import Search
 from hbt_ray.tune.search_state import EVENTS, SearchState, Trial
 from hbt_ray.tune.space import Space
 from hbt_ray.tune.tuner import LimitedVariantGenerator, SessionLimits, exhausted_budget, make_tuner
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 ALPHAS = Space({"plan.alpha": [0.2, 0.5, 0.8]}, seeds=2)
 DRAWN = Space({"plan.alpha": tune.uniform(0, 1)})

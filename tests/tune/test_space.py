@@ -13,7 +13,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.tune.config import TuneConfig
 from hbt_ray.tune.space import Space, load_space
 from hbt_ray.tune.trainable import trial_folder
-from tests.worlds import small_run
+from tests.small_data import small_run
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "tune_spaces").glob("[!_]*.py"))
 

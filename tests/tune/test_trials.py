@@ -28,15 +28,15 @@ from hbt_ray.tune.pbt import read_lineage
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.search_state import SearchState, trial_run
 from hbt_ray.tune.space import Space
+from tests.small_data import small_store
 from tests.tune.sweep import ALPHAS, measured, prepared, searched
-from tests.worlds import small_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Trials need not find the tests.
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
     small_store(folder / "store")
     small_store(folder / "dev", 24)
@@ -73,8 +73,8 @@ def weights(config: TrainConfig) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
-    search = prepared(world, "undisturbed")
+def undisturbed(workspace: Path, ray_session: None) -> tuple[Search, SearchOutcome]:
+    search = prepared(workspace, "undisturbed")
     return search, searched(search)
 
 
@@ -102,8 +102,8 @@ def test_what_a_search_leaves(undisturbed: tuple[Search, SearchOutcome]) -> None
 
 
 @pytest.mark.integration
-def test_every_fix_is_measured_beside_its_trial(world: Path) -> None:
-    search = prepared(world, "fixes", Space({"plan.alpha": [0.2]}), posthoc=["centering", "lir"])
+def test_every_fix_is_measured_beside_its_trial(workspace: Path) -> None:
+    search = prepared(workspace, "fixes", Space({"plan.alpha": [0.2]}), posthoc=["centering", "lir"])
     plain, centered, fixed = searched(search).state.trials
     assert [(trial.status, trial.step, trial.posthoc) for trial in (plain, centered, fixed)] == [
         ("finished", 20, ""),
@@ -134,11 +134,13 @@ def processes(name: str) -> list[int]:
     return [one["Pid"] for one in actors().values() if one["State"] == "ALIVE" and name in one["ActorClassName"]]
 
 
-@pytest.mark.soak  # A killed rank of one run is tests/train/test_trainer.py's.
+@pytest.mark.soak  # A killed rank of one run is tests/train/test_faults.py's.
 @pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc", "TrainController"])
-def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search, SearchOutcome], victim: str) -> None:
+def test_killed_processes_change_nothing(
+    workspace: Path, undisturbed: tuple[Search, SearchOutcome], victim: str
+) -> None:
     """A rank; the process of a trial, with all that it owns; Ray Train's controller."""
-    search = prepared(world, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
+    search = prepared(workspace, f"killed-{victim}", ALPHAS, "workers.max_failures=3", retries=2, concurrent=1)
     killed: list[int] = []
 
     def kill() -> None:
@@ -157,20 +159,20 @@ def test_killed_processes_change_nothing(world: Path, undisturbed: tuple[Search,
 
 @pytest.mark.soak
 @pytest.mark.parametrize("script", ["driver_killed", "node_lost"])
-def test_in_a_session_of_its_own(world: Path, undisturbed: tuple[Search, SearchOutcome], script: str) -> None:
+def test_in_a_session_of_its_own(workspace: Path, undisturbed: tuple[Search, SearchOutcome], script: str) -> None:
     """A process has one Ray session, and these lose theirs."""
-    command = [sys.executable, "-m", f"tests.tune.{script}", str(world)]
+    command = [sys.executable, "-m", f"tests.tune.{script}", str(workspace)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
-    state = SearchState.load(world / "runs" / script)
+    state = SearchState.load(workspace / "runs" / script)
     assert measured(state) == measured(undisturbed[1].state)
     assert [trial.status for trial in state.trials] == ["finished", "finished"]
 
 
 @pytest.mark.integration
-def test_rungs_stop_the_worse_and_a_trial_that_fails_is_tried_again_and_reported(world: Path) -> None:
+def test_rungs_stop_the_worse_and_a_trial_that_fails_is_tried_again_and_reported(workspace: Path) -> None:
     rates = Space({"optimiser.learning_rate": [1e38, 1e-2, 1e-8]})
-    search = prepared(world, "rungs", rates, rungs={"first": 10, "reduction": 3}, retries=1, concurrent=1)
+    search = prepared(workspace, "rungs", rates, rungs={"first": 10, "reduction": 3}, retries=1, concurrent=1)
     outcome = searched(search)
     failed, finished, stopped = outcome.state.trials
     assert (failed.status, failed.attempts) == ("failed", 2)
@@ -183,22 +185,22 @@ def test_rungs_stop_the_worse_and_a_trial_that_fails_is_tried_again_and_reported
 
 
 @pytest.mark.soak  # tests/tune/test_search.py has the limits themselves.
-def test_a_budget_of_steps_ends_the_search(world: Path) -> None:
+def test_a_budget_of_steps_ends_the_search(workspace: Path) -> None:
     four = Space({"plan.alpha": [0.2, 0.4, 0.6, 0.8]})
-    search = prepared(world, "budget", four, budget={"steps": 30}, concurrent=1)
+    search = prepared(workspace, "budget", four, budget={"steps": 30}, concurrent=1)
     state = searched(search).state
     assert [trial.status for trial in state.trials] == ["finished", "stopped"]
     assert state.steps == 30
 
 
 @pytest.mark.soak
-def test_a_population_finds_a_schedule_that_can_be_replayed(world: Path) -> None:
+def test_a_population_finds_a_schedule_that_can_be_replayed(workspace: Path) -> None:
     space = Space(
         {"plan.alpha": tune.uniform(0.0, 1.0), "optimiser.learning_rate": tune.loguniform(1e-7, 1e-2)},
         settings={"algorithm": "pbt", "samples": 3, "segment": 10},
         configure=lambda values, base: {"plan.policy": "hybrid", **values},
     )
-    search = prepared(world, "population", space, "optimiser.steps=30")
+    search = prepared(workspace, "population", space, "optimiser.steps=30")
     state = searched(search).state
     assert [(trial.status, trial.step) for trial in state.trials] == [("finished", 30)] * 3
     lineages = {trial.trial_id: read_lineage(trial_run(search.folder, trial).root) for trial in state.trials}
@@ -222,10 +224,10 @@ def last_measures(config: TrainConfig) -> dict[str, float]:
 
 
 @pytest.mark.soak
-def test_optuna_looks_for_the_front_of_all_objectives(world: Path) -> None:
+def test_optuna_looks_for_the_front_of_all_objectives(workspace: Path) -> None:
     pytest.importorskip("optuna")
     space = Space({"plan.alpha": tune.uniform(0.0, 1.0), "plan.cross": ["rows", "pair"]}, seeds=2)
-    search = prepared(world, "optuna", space, "optimiser.steps=10", algorithm="optuna", samples=3)
+    search = prepared(workspace, "optuna", space, "optimiser.steps=10", algorithm="optuna", samples=3)
     state = searched(search).state
     assert [trial.status for trial in state.trials] == ["finished"] * 3
     assert len({trial.values["plan.alpha"] for trial in state.trials}) == 3
