@@ -94,18 +94,30 @@ def test_workers_killed_anywhere_change_nothing(
 
 
 @pytest.mark.parametrize(
-    ("step", "rank", "place"), [pytest.param(10, 0, "written", marks=pytest.mark.soak), (17, 1, "before_update")]
+    ("step", "rank", "place", "reported", "stuck_at", "kept"),
+    [
+        # Checkpoints are written beside training, so the rank waits when the next one is due.
+        pytest.param(10, 0, "written", 15, r"manager\.py", 5, marks=pytest.mark.soak),
+        (17, 1, "before_update", 17, r"faults\.py:\d+ in stall", 15),
+    ],
 )
 def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(
-    workspace: Path, undisturbed: TrainConfig, step: int, rank: int, place: str
+    workspace: Path,
+    undisturbed: TrainConfig,
+    step: int,
+    rank: int,
+    place: str,
+    reported: int,
+    stuck_at: str,
+    kept: int,
 ) -> None:
     config, schedule = disturbed(workspace, f"stuck-{place}", "workers.deadline_seconds=30", "workers.max_failures=0")
-    with pytest.raises(StalledRank, match=rf"rank {rank} was at .*faults\.py:\d+ in stall") as caught:
+    with pytest.raises(StalledRank, match=rf"rank {rank} was at .*{stuck_at}") as caught:
         fit(config, lambda outcome: None, hooks=schedule.at(step, rank, place, stall))
-    assert caught.value.step == step
+    assert caught.value.step == reported
     newest = CheckpointDirectory(config.run.checkpoints).newest()
     assert newest is not None
-    assert newest[1].step == (step - 1) // 5 * 5
+    assert newest[1].step == kept
     fit(config, lambda outcome: None)
     assert last_files(config.run) == last_files(undisturbed.run)
 
