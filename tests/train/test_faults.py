@@ -97,7 +97,7 @@ def test_workers_killed_anywhere_change_nothing(
     ("step", "rank", "place", "reported", "stuck_at", "kept"),
     [
         # Checkpoints are written beside training, so the rank waits when the next one is due.
-        pytest.param(10, 0, "written", 15, r"manager\.py", 5, marks=pytest.mark.soak),
+        pytest.param(10, 0, "written", 15, r"threading\.py:\d+ in wait", 5, marks=pytest.mark.soak),
         (17, 1, "before_update", 17, r"faults\.py:\d+ in stall", 15),
     ],
 )
