@@ -7,7 +7,7 @@ BIN = .venv/bin
 
 help:
 	@echo "make demo     install, then train and evaluate a small model on embedded data (about five minutes)"
-	@echo "make test     install, then lint, types and the tests that tell whether a change is right (about five minutes)"
+	@echo "make test     install, then lint, types and the tests that tell whether a change is right (about seven minutes)"
 	@echo "make test-all the same, and the tests that start trainings, searches, clusters and jobs (CI)"
 	@echo "make soak     the tests that take minutes each: lost nodes, whole searches, slow networks"
 	@echo "make install  only the environment: .venv/bin/hbt"

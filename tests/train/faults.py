@@ -16,10 +16,17 @@ from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.worker.callbacks import Hooks
 from tests.small_data import small_run
 
+NUM_STEPS = 120
+
 
 def faults_run(workspace: Path, *overrides: str) -> TrainConfig:
     """The small run with two mined negatives a row, and more checkpoints."""
-    settings = ("optimiser.steps=120", "checkpoints.every=5", "plan.negatives=2", f"negatives={workspace / 'mined'}")
+    settings = (
+        f"optimiser.steps={NUM_STEPS}",
+        "checkpoints.every=5",
+        "plan.negatives=2",
+        f"negatives={workspace / 'mined'}",
+    )
     return small_run(workspace, *settings, *overrides)
 
 
@@ -36,6 +43,11 @@ def leave() -> None:
 def stall() -> None:
     """Whatever it is stuck in."""
     time.sleep(3_600)
+
+
+def refuse() -> None:
+    """As a full disk does."""
+    raise OSError(28, "No space left on device")
 
 
 @dataclass(frozen=True)

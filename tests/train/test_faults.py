@@ -30,11 +30,10 @@ from tests.commands import hbt
 from tests.disks import resize, small_disk
 from tests.small_data import mined_table, small_store, write_negatives
 from tests.train import faults, nodes_change
-from tests.train.faults import Faults, faults_run, kill, leave, stall
+from tests.train.faults import NUM_STEPS, Faults, faults_run, kill, leave, refuse, stall
 
 cloudpickle.register_pickle_by_value(faults)  # Workers need not find the tests.
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_session")]
-NUM_STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +119,16 @@ def test_a_stall_in_storage_or_in_a_step_is_ended_and_named(
     assert newest[1].step == kept
     fit(config, lambda outcome: None)
     assert last_files(config.run) == last_files(undisturbed.run)
+
+
+@pytest.mark.soak  # A disk that is really full also ends in one error, whichever file found no room.
+def test_storage_that_refuses_ends_in_one_named_error(workspace: Path) -> None:
+    config, schedule = disturbed(workspace, "full", "workers.max_failures=0")
+    with pytest.raises(StorageError, match=r"checkpoint of step 10 cannot be written .*No space left") as caught:
+        fit(config, lambda outcome: None, hooks=schedule.at(10, 0, "written", refuse))
+    assert caught.value.path.endswith("step-00000010")
+    assert CheckpointDirectory(config.run.checkpoints).steps() == [5]
+    assert [path.name for path in config.run.checkpoints.glob(".step*")] == []
 
 
 def test_a_disk_that_is_really_full_is_one_error_and_with_room_the_run_goes_on(

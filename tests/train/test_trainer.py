@@ -17,6 +17,7 @@ from hbt_ray.data.stream.tokenise import tokenise
 from hbt_ray.errors import (
     CheckpointError,
     ConfigError,
+    NonFiniteLoss,
     PlanError,
     PlanMismatch,
     ResourceError,
@@ -131,6 +132,14 @@ def test_a_checkpoint_cut_short_is_refused(workspace: Path, undisturbed: TrainCo
     with pytest.raises(CheckpointError, match=r"step-00000040.*weights\.safetensors") as caught:
         fit(config, lambda _: None)
     assert caught.value.code == "DAMAGED_CHECKPOINT"
+
+
+@pytest.mark.soak  # tests/train/test_train_step.py has it without Ray.
+def test_a_loss_that_is_not_finite_ends_in_one_named_error(workspace: Path) -> None:
+    config = small_run(workspace, "name=hot", "optimiser.learning_rate=1.0e+30", "optimiser.warmup=0")
+    with pytest.raises(NonFiniteLoss) as caught:
+        fit(config, lambda _: None)
+    assert caught.value.step >= 1
 
 
 def test_impossible_runs_are_refused_before_anything_is_written(workspace: Path) -> None:

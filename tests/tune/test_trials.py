@@ -178,6 +178,7 @@ def test_rungs_stop_the_worse_and_a_trial_that_fails_is_tried_again_and_reported
     assert (failed.status, failed.attempts) == ("failed", 2)
     assert "NonFiniteLoss" in failed.error
     assert [(trial.status, trial.step) for trial in (finished, stopped)] == [("finished", 20), ("stopped", 10)]
+    assert {trial.steps for trial in (finished, stopped)} == {20}
     assert outcome.state.steps == 30
     assert [trial.trial_id for trial in outcome.front] == [finished.trial_id]
     assert not trial_run(search.folder, stopped).checkpoints.exists()
