@@ -89,6 +89,21 @@ def own_process_groups() -> Iterator[None]:
         utils.set_kill_on_parent_death_linux = original
 
 
+def discard_error_messages() -> None:
+    """Do not print the errors that Ray's processes publish, such as a task that is tried again.
+
+    A command that ends with an error may kill a process that still has tasks, and Ray then writes to standard output,
+    where a command prints its result. The same errors reach the command as exceptions. Ray prints them in a thread,
+    without a logger and without an option.
+    """
+    from ray._private import worker
+
+    def discard(data: Any, ignore_prefix: bool) -> None:
+        _LOGGER.debug("%s", data)
+
+    worker.print_to_stdstream = discard
+
+
 def package_sizes(root: Path, excludes: Sequence[str]) -> Counter[str]:
     """Return the bytes that a job's working directory sends, by file or folder directly below `root`.
 

@@ -133,6 +133,7 @@ def session(*, spare_cpus: bool = True) -> Iterator[None]:
         with _cluster(address) if address else _local_cluster(2 * usable_cpus() + 2 if spare_cpus else usable_cpus()):
             catch_termination()  # Ray has set its own handler, which ends the process without a message.
             _silence_ray_loggers()
+            ray_compat.discard_error_messages()
             yield
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit):

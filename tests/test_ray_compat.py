@@ -44,6 +44,21 @@ def test_the_cluster_actors_start(ray_session: None) -> None:
     assert {name for name in names if "tats" in name}
 
 
+def test_errors_that_rays_processes_publish_are_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import worker
+
+    message = {"lines": ["Task failed. There are 3 retries remaining"], "pid": "raylet", "is_err": False}
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    assert worker.print_to_stdstream.__name__ in worker.listen_error_messages.__code__.co_names
+    worker.print_to_stdstream(message, ignore_prefix=False)
+    assert "3 retries" in capsys.readouterr().out
+    ray_compat.discard_error_messages()
+    worker.print_to_stdstream(message, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_no_cluster_was_started_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert isinstance(ray_compat.last_started_cluster(), str)

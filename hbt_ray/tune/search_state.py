@@ -29,7 +29,7 @@ from hbt_ray.tune.config import sign
 from hbt_ray.tune.space import SEED
 
 EVENTS = "events.jsonl"
-OTHER_DEV_SET = "it was measured on another dev set than the newest trials, so its measures cannot be compared"
+OTHER_DEV_SET = "the dev store was replaced after its last measurement, so its measures cannot be compared"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -97,7 +97,7 @@ class SearchState:
         """Read the events of a search; no trials if it has not begun."""
         trials: dict[str, Trial] = {}
         seconds = session_start = last = 0.0
-        dev_set = ""
+        dev_store = ""
         for event in read_json_lines(folder / EVENTS, checked=True):
             if event["event"] == "session":
                 # A session lasts until its last event, so the time between two sessions does not count.
@@ -106,11 +106,11 @@ class SearchState:
                     trial.pause(last)  # A trial that ran under a killed driver ended with it.
             else:
                 _apply(trials, event)
-                dev_set = event.get("dev_set") or dev_set
+                dev_store = _dev_store(event.get("dev_set", "")) or dev_store
             last = event["time"]
         for trial in trials.values():
             # If the dev store was replaced between two sessions, earlier measures cannot be compared with later ones.
-            if trial.dev_set not in ("", dev_set) and trial.status in ("finished", "stopped"):
+            if _dev_store(trial.dev_set) not in ("", dev_store) and trial.status in ("finished", "stopped"):
                 trial.status, trial.error = "failed", OTHER_DEV_SET
         return cls(list(trials.values()), seconds + last - session_start, last)
 
@@ -147,6 +147,11 @@ class SearchState:
 
 def trial_run(folder: Path, trial: Trial) -> RunDir:
     return RunDir(folder / "trials" / trial.name)
+
+
+def _dev_store(dev_set: str) -> str:
+    """The hash of the store in the fingerprint of a dev set. Trials may differ in the rest, such as the languages."""
+    return dev_set.partition("-")[0]
 
 
 def _apply(trials: dict[str, Trial], event: Mapping[str, Any]) -> None:

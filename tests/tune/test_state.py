@@ -49,9 +49,10 @@ def test_a_trial_is_told_from_start_to_end(tmp_path: Path) -> None:
     assert state.gpu_hours(now=10_000) == pytest.approx(2 * 50 / 3600)  # It does not run any more.
 
 
-def test_a_trial_that_was_measured_on_another_dev_set_is_not_compared(tmp_path: Path) -> None:
+def test_a_trial_that_was_measured_before_the_dev_store_was_replaced_is_not_compared(tmp_path: Path) -> None:
     events = [session(0)]
-    for time, (trial, ap, pool) in enumerate([("a", 0.9, "old"), ("b", 0.4, "new"), ("c", 0.5, "new")]):
+    # Trials b and c differ in the languages that they are measured in, as those of the space `transfer`.
+    for time, (trial, ap, pool) in enumerate([("a", 0.9, "old-ar"), ("b", 0.4, "new-ar"), ("c", 0.5, "new-tr")]):
         events += [
             event("started", time, trial),
             {**row(time, 20, ap, trial), "dev_set": pool},

@@ -58,9 +58,10 @@ def dev_languages(manifest: Manifest, config: ValidationConfig) -> tuple[str, ..
 
 
 def fingerprint(manifest: Manifest, config: ValidationConfig) -> str:
-    """Hash of texts and temperature; measures with equal fingerprints can be compared."""
+    """Hash of the store and hash of the settings, as `STORE-SETTINGS`; measures with equal ones can be compared."""
     languages = dev_languages(manifest, config)
-    return f"{make_key(manifest.checksum, languages, config.items, config.seed, config.temperature):016x}"
+    settings = make_key(languages, config.items, config.seed, config.temperature)
+    return f"{make_key(manifest.checksum):016x}-{settings:016x}"
 
 
 def make_dev_set(store: Store, config: ValidationConfig) -> DevSet:
