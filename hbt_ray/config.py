@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from hbt_ray.errors import ConfigError, redact
 from hbt_ray.languages.tags import normalise_tag
+from hbt_ray.storage import AnyPath, as_path
 from hbt_ray.strict_yaml import MAX_DEPTH, parse_yaml, read_yaml
 
 _T = TypeVar("_T")
@@ -56,7 +57,7 @@ class Config(BaseModel):
     @classmethod
     def load(
         cls,
-        path: str | Path | None = None,
+        path: str | AnyPath | None = None,
         overrides: Sequence[str] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> Self:
@@ -69,7 +70,7 @@ class Config(BaseModel):
             ConfigError: no such file, no valid YAML, an unknown key or a value out of range; all problems are listed.
         """
         origin = str(path) if path else "the command line"
-        values = _read(Path(path)) if path else {}
+        values = _read(as_path(path)) if path else {}
         return cls.make({**defaults, **values}, origin, overrides)
 
     @classmethod
@@ -152,7 +153,7 @@ ByLanguage = Annotated[dict[Language, _T], BeforeValidator(_distinct)]
 """Language → value."""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: AnyPath) -> dict[str, Any]:
     try:
         values = read_yaml(path)
     except FileNotFoundError:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
+
+from hbt_ray.storage import AnyPath
 
 MAX_BYTES = 4 << 20
 """Size of a file; the longest configurations list some thousand files."""
@@ -30,7 +31,7 @@ MAX_DIGITS = 100
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: AnyPath) -> Any:
     """The value of a YAML file.
 
     Raises:

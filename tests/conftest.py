@@ -44,14 +44,16 @@ def ray_session() -> Iterator[None]:
 
     # Ray's sockets live here, and a socket's path may have 107 characters: pytest's own folders are too deep.
     folder = tempfile.mkdtemp(prefix="hbt", dir="/tmp")
-    ray.init(
-        num_cpus=6,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _temp_dir=folder,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")  # Of Ray's processes.
+        ray.init(
+            num_cpus=6,
+            include_dashboard=False,
+            object_store_memory=300_000_000,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "hbt_ray"
 LAYERS = [
     {"error_codes", "errors", "languages", "host", "markdown"},
-    {"storage", "strict_yaml"},
+    {"storage"},
+    {"strict_yaml"},
     {"config", "run_dir", "console", "ray_compat", "ray_errors"},
     {"ray_session"},
     {"data"},

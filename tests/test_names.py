@@ -26,7 +26,7 @@ def test_names_of_runs_are_checked(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         TrainConfig.make({"name": name, "store": "s"}, "test")
     for make in (
-        lambda: results_folder(tmp_path, name),
+        lambda: results_folder(str(tmp_path), name),
         lambda: RunDir(tmp_path).result(name),
         lambda: transform_file(RunDir(tmp_path / "run"), str(tmp_path), name),
     ):

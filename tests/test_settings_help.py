@@ -33,7 +33,7 @@ def test_each_field_is_listed_with_its_description(command: str) -> None:
 def test_defaults_and_types_are_as_in_yaml() -> None:
     settings = {setting.key: setting for setting in command_settings("train")}
     assert settings["name"].default is None
-    assert (settings["storage_path"].type, settings["storage_path"].default) == ("path", "runs")
+    assert (settings["storage_path"].type, settings["storage_path"].default) == ("path or URI", "runs")
     assert settings["negatives"].default == "null"
     assert settings["checkpoints.every"].type == "integer > 0"
     assert settings["plan.policy"].type == "mono | cross | hybrid | mixed"

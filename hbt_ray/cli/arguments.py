@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.languages.tags import normalise_tag
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import valid_name
+from hbt_ray.storage import AnyPath, as_path, folder_exists, valid_name
 
 if TYPE_CHECKING:
     from hbt_ray.retrieval.encoder import EncoderConfig, EncodingConfig
@@ -39,7 +38,7 @@ def language_tags(names: str) -> list[str]:
         raise ConfigError(f"--languages: {error}", code="INVALID_LANGUAGE") from None
 
 
-def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
+def find_run(model: str, name: str = "", storage: str = ".") -> RunDir:
     """The run that `model` names, or the folder for the results of any other model.
 
     Raises:
@@ -47,9 +46,9 @@ def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
     """
     from hbt_ray.retrieval.encoder import local_model_folder
 
-    run = RunDir(Path(model).absolute())
+    run = RunDir.at(model)
     if run.config.exists():
-        if not run.model.exists():
+        if not folder_exists(run.model):
             raise ModelError(
                 f"run {model} has no exported encoder yet. Let `hbt train` finish, or evaluate {run.base}",
                 code="MODEL_NOT_FOUND",
@@ -59,13 +58,13 @@ def find_run(model: str, name: str = "", storage: Path = Path()) -> RunDir:
     return results_folder(storage, name or model.strip("/").replace("/", "--").lstrip("."))
 
 
-def results_folder(storage: Path, name: str) -> RunDir:
+def results_folder(storage: str, name: str) -> RunDir:
     """The folder below `storage` for the results of a model that is not a run.
 
     Raises:
         InputError: the name cannot be the name of a folder.
     """
-    return RunDir((storage / valid_name(name, "name")).absolute())
+    return RunDir.at(as_path(storage) / valid_name(name, "name"))
 
 
 def encoder_of(run: RunDir, model: str, encoding: EncodingConfig) -> EncoderConfig:
@@ -75,7 +74,7 @@ def encoder_of(run: RunDir, model: str, encoding: EncodingConfig) -> EncoderConf
     return EncoderConfig(model=str(run.model) if run.config.exists() else model, **encoding.model_dump())
 
 
-def transform_file(run: RunDir, model: str, name: str) -> Path:
+def transform_file(run: RunDir, model: str, name: str) -> AnyPath:
     """The file of a transform of the model's vectors: in the model's folder, or beside the results of a hub model.
 
     Args:
@@ -85,7 +84,7 @@ def transform_file(run: RunDir, model: str, name: str) -> Path:
     from hbt_ray.retrieval.transforms.transform import SUFFIX
 
     if name.endswith(SUFFIX):
-        return Path(name)
+        return as_path(name)
     file = f"{valid_name(name, 'posthoc')}{SUFFIX}"
-    folder = run.model if run.config.exists() else local_model_folder(model) or run.root
+    folder: AnyPath = run.model if run.config.exists() else local_model_folder(model) or run.root
     return folder / "posthoc" / file

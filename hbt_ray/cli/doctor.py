@@ -7,7 +7,8 @@ from dataclasses import asdict
 import typer
 
 from hbt_ray.cli.arguments import JsonOption, Overrides
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, redact
+from hbt_ray.storage import ObjectPath, as_path
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
@@ -28,13 +29,14 @@ def doctor(
     from hbt_ray.ray_session import session
 
     settings = DoctorSettings.load(overrides=overrides or ())
-    if str(settings.storage_path).partition("/")[0].endswith(":"):  # `Path` makes `s3:/bucket` of `s3://bucket`.
+    storage = as_path(settings.storage_path).absolute()
+    if isinstance(storage, ObjectPath):
         raise ConfigError(
-            f"storage_path={settings.storage_path}: runs and checkpoints need a path that all nodes mount, not a URI",
+            f"storage_path={redact(str(storage))}: only a folder can be examined on all nodes; `hbt train` tries a "
+            "bucket before it starts workers",
             code="STORAGE_URI",
         )
     screen = Screen(as_json)
-    storage = settings.storage_path.absolute()
     with session(spare_cpus=False):
         report = examine(storage, network=settings.network, seconds=settings.seconds, progress=screen.log)
     table = Table("check", "", "state", "what to do", box=SIMPLE_HEAD)

@@ -23,7 +23,7 @@ from hbt_ray.cli.arguments import (
 )
 from hbt_ray.cli.train import write_locked_card
 from hbt_ray.errors import ConfigError, TaskError
-from hbt_ray.storage import exclusive_lock
+from hbt_ray.storage import AnyPath, exclusive_lock, folder_exists
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
@@ -163,7 +163,7 @@ def results_as_saved(run: RunDir, results: Sequence[EvaluationResult]) -> list[E
     saved = []
     for result in results:
         path = run.result(result.task) / "result.json"
-        if not result.variant or not path.exists():
+        if not result.variant or not folder_exists(path.parent):
             continue
         plain = EvaluationResult.load(path)
         if plain.data == result.data:
@@ -187,7 +187,7 @@ def _open_tasks(specs: Sequence[str], suite: Path | None, languages: Sequence[st
 
 
 @contextmanager
-def _lock_results(folders: Sequence[Path]) -> Iterator[None]:
+def _lock_results(folders: Sequence[AnyPath]) -> Iterator[None]:
     """Lock the results of all tasks before the first begins. Other tasks may be evaluated meanwhile."""
     with ExitStack() as locks:
         for folder in folders:

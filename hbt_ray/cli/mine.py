@@ -32,7 +32,7 @@ def mine(
     from hbt_ray.retrieval.encoder import fetch_model, local_model_folder
     from hbt_ray.retrieval.mining.mine import check_output_folder, languages_to_mine
     from hbt_ray.retrieval.mining.mine import mine as mine_negatives
-    from hbt_ray.storage.location import is_uri
+    from hbt_ray.storage.object_store import is_uri
 
     screen = Screen(as_json)
     settings = MineSettings.load(overrides=overrides or ())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hbt_ray.data.store.store import Store
     from hbt_ray.retrieval.encoder import EncodedTexts, EncoderConfig
     from hbt_ray.retrieval.transforms import Method, Transform
+    from hbt_ray.storage import AnyPath
 
 
 def posthoc(
@@ -57,7 +58,7 @@ def posthoc(
 
 
 def fit_transform(
-    store: Store, encoder: EncoderConfig, method: Method, path: Path, cache: Path, screen: Screen
+    store: Store, encoder: EncoderConfig, method: Method, path: AnyPath, cache: Path, screen: Screen
 ) -> Transform:
     """Fit a transform of the encoder's vectors and save it in the file `path`. Needs a Ray session.
 
@@ -66,6 +67,7 @@ def fit_transform(
     """
     from hbt_ray.retrieval.encoder import encode
     from hbt_ray.retrieval.transforms import fit_to_store
+    from hbt_ray.retrieval.transforms.transform import SUFFIX
     from hbt_ray.storage import exclusive_lock
 
     def encode_texts(questions: Sequence[str], passages: Sequence[str]) -> EncodedTexts:
@@ -74,7 +76,7 @@ def fit_transform(
             return encode(encoder, questions, passages, advance, cache=cache)
 
     with exclusive_lock(path, "fitting"):
-        transform = fit_to_store(store, method, encode_texts, name=path.stem)
+        transform = fit_to_store(store, method, encode_texts, name=path.name.removesuffix(SUFFIX))
         transform.save(path)
     for side in method.sides:
         counts = ", ".join(f"{language} {count:,}" for language, count in transform.texts[side].items())

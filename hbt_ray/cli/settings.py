@@ -5,8 +5,6 @@ Importing this module imports torch and Ray, so commands import it when they run
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from hbt_ray.config import Config
@@ -17,6 +15,7 @@ from hbt_ray.retrieval.mining.rescore import RescorerConfig
 from hbt_ray.retrieval.search.faiss_index import IndexConfig
 from hbt_ray.retrieval.search.sharded_index import SearchConfig
 from hbt_ray.retrieval.transforms.methods import AnyMethod
+from hbt_ray.storage.location import Location
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.tune.config import TuneConfig
 
@@ -45,7 +44,7 @@ class EvaluateSettings(Config):
 
     name: str = ""
     """Name of the results of a model that is not a run. Default: made from MODEL."""
-    storage_path: Path = Path("runs")
+    storage_path: Location = "runs"
     """Folder where the results of models that are not runs go, below `name`."""
     posthoc: str = ""
     """Transform of the vectors that `hbt posthoc` fitted: its name, such as `centering`, or its file."""
@@ -60,7 +59,7 @@ class PosthocSettings(Config):
 
     name: str = ""
     """Name of a hub model's folder below `storage_path`, as in `hbt evaluate`. Default: made from MODEL."""
-    storage_path: Path = Path("runs")
+    storage_path: Location = "runs"
     """Folder of the runs."""
     method: AnyMethod
     """Transform to fit. `--method` sets its kind."""
@@ -80,7 +79,7 @@ class TuneSettings(TrainConfig):
 class DoctorSettings(Config):
     """Settings of `hbt doctor`."""
 
-    storage_path: Path = Path("runs")
+    storage_path: Location = "runs"
     """Folder of the runs, which all nodes must see."""
     network: bool = True
     """Measure the bandwidth between nodes."""

@@ -76,7 +76,8 @@ def train_run(
     from hbt_ray.train.validation.record import run_status
 
     with exclusive_run(config):
-        check_shared(config.run.root)
+        if isinstance(config.run.root, Path):
+            check_shared(config.run.root)
         steps = config.optimiser.steps
         screen.log(
             f"training {config.run.root}: {config.plan}, {steps:,} steps of {config.plan.batch_size} on "
@@ -126,13 +127,13 @@ def _export(config: TrainConfig, status: RunStatus, screen: Screen) -> None:
 
 def _newest_validation(config: TrainConfig) -> Callable[[], str]:
     """A function that names the newest validation. Progress calls it at every step, so it reads only new records."""
-    from hbt_ray.train.validation.record import ValidationRecord
+    from hbt_ray.train.validation.record import SECONDS_BETWEEN_LISTINGS, ValidationRecord
 
     record, measure, newest = ValidationRecord(config.run.validation), config.validation.measure, ""
 
     def read_newest() -> str:
         nonlocal newest
-        for step, row in record.fresh().items():
+        for step, row in record.fresh(seconds=SECONDS_BETWEEN_LISTINGS).items():
             newest = f"dev {measure} {row[measure]:.3f} at step {step:,}"
         return newest
 

@@ -27,9 +27,12 @@ from hbt_ray.model.loading import find_model, load_encoder, quiet_transformers
 from hbt_ray.model.trainable_encoder import check_options
 from hbt_ray.storage import (
     CHECKSUMS,
+    AnyPath,
     atomic_folder,
     blocking_lock,
     file_sha256,
+    folder_exists,
+    local_folder,
     read_checked_json,
     temporary_folder,
     text_sha256,
@@ -40,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def provide_base(
-    base: Path, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: Path | None
+    base: AnyPath, config: ModelConfig, store: Store, languages: tuple[str, ...], shared: AnyPath | None
 ) -> None:
     """Write the base encoder of a run, unless it exists.
 
@@ -48,12 +51,13 @@ def provide_base(
 
     Args:
         languages: languages of the texts that train a scratch tokenizer.
-        shared: folder of base encoders that the runs of a search share; equal ones are built once.
+        shared: folder of base encoders that the runs of a search share; equal ones are built once. It is not used in
+            an object store, which has no links.
     """
-    if base.exists():
+    if folder_exists(base):
         verify_base(base)
         return
-    if shared is None:
+    if not isinstance(shared, Path):
         with atomic_folder(base) as folder:
             _build_base(folder, config, store, languages)
         return
@@ -78,11 +82,12 @@ def _build_base(folder: Path, config: ModelConfig, store: Store, languages: tupl
     write_checked_json(folder / CHECKSUMS, {str(path.relative_to(folder)): file_sha256(path) for path in files})
 
 
-def verify_base(base: Path) -> None:
+def verify_base(base: AnyPath) -> None:
     """Compare the files of a base encoder with their checksums.
 
     Adapters are trained for these weights and merged into them, so a changed bit would silently give another encoder.
     """
+    base = local_folder(base)
     try:
         checksums = read_checked_json(base / CHECKSUMS)
     except FileNotFoundError:

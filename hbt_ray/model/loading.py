@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from hbt_ray.errors import ModelError
+from hbt_ray.errors import ModelError, redact
 from hbt_ray.model.files import ModelFiles, ModelKind, check_files
 from hbt_ray.model.inspection import check_length, inspect_cross_encoder, inspect_encoder, num_positions
+from hbt_ray.storage import ObjectPath, as_path, local_folder
 
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt")
 _NOT_DOWNLOADED = ("onnx/*", "openvino/*")
@@ -35,8 +36,17 @@ def find_model(name: str) -> Path:
 
 
 def find_local_model(name: str) -> Path | None:
-    """The folder of a local model; None for a name that may be one of the hub, which is not contacted."""
-    folder = Path(name)
+    """The folder of a local model, or this node's copy of one in an object store.
+
+    It is None for a name that may be one of the hub, which is not contacted.
+    """
+    place = as_path(name)
+    if isinstance(place, ObjectPath):
+        try:
+            return local_folder(place)
+        except FileNotFoundError:
+            raise ModelError(f"model {redact(name)!r}: there is no model of a run", code="MODEL_NOT_FOUND") from None
+    folder = place
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
     except (OSError, ValueError) as error:  # Too long, or with a NUL.

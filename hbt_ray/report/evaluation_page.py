@@ -23,7 +23,7 @@ from hbt_ray.report.significance import ALPHA, RESAMPLES, compare_with_reference
 from hbt_ray.report.training import TrainingRecord, training_section
 from hbt_ray.retrieval.compare import Baseline, compare
 from hbt_ray.retrieval.result import EvaluationResult
-from hbt_ray.storage import write_text
+from hbt_ray.storage import AnyPath, write_text
 
 _OTHER_DATA = (
     "There are results on other queries, documents or judgements of a task with this name, so they are not compared."
@@ -31,7 +31,7 @@ _OTHER_DATA = (
 
 
 def write_evaluation_page(
-    path: str | Path,
+    path: AnyPath,
     *,
     title: str,
     results: Sequence[EvaluationResult],
@@ -44,7 +44,7 @@ def write_evaluation_page(
     config_yaml: str = "",
     markdown: Path | None = None,
     latex: Path | None = None,
-) -> Path:
+) -> AnyPath:
     """Write one HTML file that loads no other file.
 
     Args:
@@ -88,7 +88,7 @@ def write_evaluation_page(
         if file:
             write_text(file, render(headlines))
     return write_page(
-        Path(path),
+        path,
         "evaluation.html.j2",
         title=title,
         sections=sections,

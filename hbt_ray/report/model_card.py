@@ -14,7 +14,7 @@ from hbt_ray.model.files import read_prompts
 from hbt_ray.retrieval.compare import Column, compare
 from hbt_ray.retrieval.result import EvaluationResult
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import write_text
+from hbt_ray.storage import local_folder, write_text
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import ExportRecord
 
@@ -59,7 +59,7 @@ def write_card(run: RunDir) -> None:
         return
     config = TrainConfig.load(run.config)
     evaluations = [EvaluationResult.load(path) for path in run.results()]
-    languages, prompts = _trained_languages(config), read_prompts(run.model)
+    languages, prompts = _trained_languages(config), read_prompts(local_folder(run.model))
     text = _TEXT.format(
         name=inline(without_secrets(run.name)),
         base=code(without_secrets(config.model.name)),

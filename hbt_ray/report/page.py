@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +10,7 @@ from markupsafe import Markup
 
 from hbt_ray.languages.tags import english_name
 from hbt_ray.storage import write_text
+from hbt_ray.storage.atomic import P
 
 LIGHT = {
     "paper": "#fcfbf8", "ink": "#17191d", "muted": "#5b6069", "line": "#dcd8ce", "soft": "#f2efe8",
@@ -25,7 +25,7 @@ DARK = {
 }  # fmt: skip
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
+def write_page(path: P, template: str, **values: Any) -> P:
     """Render a template into a file, which replaces an existing one atomically."""
     environment = Environment(
         loader=PackageLoader("hbt_ray.report", "templates"),

@@ -13,6 +13,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.report.evaluation_page import write_evaluation_page
 from hbt_ray.retrieval.result import EvaluationResult, mean_over_seeds
 from hbt_ray.run_dir import RunDir
+from hbt_ray.storage import AnyPath, names_in
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.export import ExportRecord
 from hbt_ray.train.validation.record import ValidationRecord, best_step
@@ -21,8 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def make_report(
-    runs: Sequence[RunDir], path: Path, *, seeds: bool = False, markdown: Path | None = None, latex: Path | None = None
-) -> Path:
+    runs: Sequence[RunDir],
+    path: AnyPath,
+    *,
+    seeds: bool = False,
+    markdown: Path | None = None,
+    latex: Path | None = None,
+) -> AnyPath:
     """Write one page on all results of the runs; the page of a single run also has its training curves.
 
     Args:
@@ -32,7 +38,7 @@ def make_report(
     """
     results, baselines = load_results(runs, seeds=seeds)
     single = runs[0] if len(runs) == 1 else None
-    config = TrainConfig.load(single.config) if single and single.config.exists() else None
+    config = TrainConfig.of_run(single) if single and single.config.exists() else None
     exported = ExportRecord.load(single) if single else None
     return write_evaluation_page(
         path,
@@ -64,7 +70,7 @@ def load_results(
         TaskError: a folder is not a run, or no run has a result.
     """
     for run in runs:
-        if not run.root.is_dir():
+        if not names_in(run.root):
             raise TaskError(f"{run.root}: no such run", code="NOT_A_RUN")
     groups = _seed_groups(runs) if seeds else [[run] for run in runs]
     results = [result for group in groups for result in _group_results(group)]

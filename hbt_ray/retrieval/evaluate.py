@@ -37,7 +37,7 @@ from hbt_ray.retrieval.tasks import BitextTask, Task
 from hbt_ray.retrieval.transforms import Transform
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION
 from hbt_ray.retrieval.trec import write_qrels, write_run
-from hbt_ray.storage import atomic_folder
+from hbt_ray.storage import AnyPath, atomic_folder
 
 MAX_FAILURES_PER_LANGUAGE = 50
 MAX_FAILURES = 2000
@@ -58,7 +58,7 @@ FAILURES_SCHEMA = pa.schema(
 def evaluate_task(
     encoder: EncoderConfig,
     task: Task | BitextTask,
-    folder: Path,
+    folder: AnyPath,
     *,
     name: str,
     search: SearchConfig | None = None,
@@ -111,7 +111,7 @@ def evaluate_task(
 
 
 def evaluate_task_bm25(
-    task: Task, folder: Path, *, name: str, trec_depth: int = 0, screen: Screen | None = None
+    task: Task, folder: AnyPath, *, name: str, trec_depth: int = 0, screen: Screen | None = None
 ) -> EvaluationResult:
     """Evaluate BM25 as `evaluate_task` does an encoder; needs neither a model nor a Ray session.
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.significance import ROW_KEYS, with_task_fingerprint
-from hbt_ray.storage import checked_file, write_checksums, write_text
+from hbt_ray.storage import AnyPath, checked_file, local_folder, write_checksums, write_text
 
 Measures = dict[str, float]
 MONOLINGUAL, CROSS_LINGUAL, MULTILINGUAL = "monolingual", "cross-lingual", "multilingual"
@@ -111,7 +111,7 @@ class EvaluationResult(BaseModel):
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: AnyPath) -> Self:
         """Read a file `result.json`; `queries` and `failures` read the tables beside it when they are first used.
 
         Raises:
@@ -119,10 +119,11 @@ class EvaluationResult(BaseModel):
             DamagedFile: the file was changed.
         """
         try:
-            result = cls.model_validate_json(checked_file(path.parent, path.name).read_bytes())
+            folder = local_folder(path.parent)
+            result = cls.model_validate_json(checked_file(folder, path.name).read_bytes())
         except (OSError, ValidationError) as error:
             raise _unreadable(path, "result", error) from None
-        result._folder = path.parent
+        result._folder = folder
         return result
 
     @cached_property
@@ -159,7 +160,7 @@ class EvaluationResult(BaseModel):
             raise _unreadable(path, "table", error) from None
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> TaskError:
+def _unreadable(path: AnyPath, kind: str, error: Exception) -> TaskError:
     return TaskError(f"{path}: is not a readable {kind} ({error}); run `hbt evaluate` again", code="INVALID_RESULT")
 
 

@@ -18,18 +18,30 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from hbt_ray.storage.locks import blocking_lock
+from hbt_ray.storage.object_path import AnyPath, ObjectPath
+from hbt_ray.storage.published_folder import node_folder, publish_folder
 from hbt_ray.storage.storage_errors import naming_storage_errors
+
+P = TypeVar("P", bound=AnyPath)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: AnyPath) -> Iterator[Path]:
     """Yield a scratch path to write to. It replaces `path` if the block succeeds and is deleted otherwise.
+
+    For an object store the scratch is on this machine, and is uploaded at the end.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
+    if isinstance(path, ObjectPath):
+        with temporary_folder("upload", node_folder()) as folder:
+            yield folder / path.name
+            path.upload(folder / path.name)
+        return
     with naming_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(path, os.O_CREAT | os.O_EXCL | os.O_RDWR) as scratch:
@@ -41,22 +53,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.replace(scratch, path)
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_text(path: P, text: str) -> P:
     """Write a UTF-8 file atomically. Returns its path."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(text.encode())
+        return path
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: AnyPath) -> Iterator[Path]:
     """Yield an empty scratch folder. It replaces `folder` if the block succeeds and is deleted otherwise.
 
-    A symbolic link at `folder` is replaced, not followed.
+    For an object store the scratch is on this machine, and is published at the end. On a file system a symbolic
+    link at `folder` is replaced, not followed.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
+    if isinstance(folder, ObjectPath):
+        with temporary_folder("upload", node_folder()) as scratch:
+            yield scratch
+            publish_folder(scratch, folder)
+        return
     with naming_storage_errors(folder, "the folder"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(folder, os.O_RDONLY | os.O_DIRECTORY) as scratch:
@@ -166,12 +187,15 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def remove_tree(path: Path) -> None:
+def remove_tree(path: AnyPath) -> None:
     """Delete a file, a symbolic link (not its target), or a folder with its content. A missing path is ignored.
 
     Raises:
         OSError: something cannot be deleted.
     """
+    if isinstance(path, ObjectPath):
+        path.remove_tree()
+        return
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -182,8 +206,10 @@ def remove_tree(path: Path) -> None:
         os.unlink(path)
 
 
-def is_unused(folder: Path) -> bool:
+def is_unused(folder: AnyPath) -> bool:
     """Whether `folder` does not exist, or contains nothing but scratch files and locks of writers that died."""
+    if isinstance(folder, ObjectPath):
+        return all(name.startswith(".") for name in folder.names())
     if not folder.is_dir():
         return not os.path.lexists(folder)
     return all(name.startswith(".") and name.endswith((".part", ".swap", ".lock")) for name in os.listdir(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,54 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import DamagedFile
-from hbt_ray.storage.atomic import atomic_file, write_text
+from hbt_ray.storage.atomic import P, atomic_file, write_text
+from hbt_ray.storage.checksums import file_sha256, parse_checked_json, with_checksum, without_checksum
+from hbt_ray.storage.object_path import AnyPath, ObjectPath
 from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 """File in a folder that holds the checksums of the folder's other files."""
-_CHECKSUM_KEY = "checksum"
-_WARNED: set[tuple[Path, int]] = set()
+_WARNED: set[tuple[AnyPath, int]] = set()
 """(path, number of damaged lines) of each warning that this process has logged."""
+_APPENDED: dict[ObjectPath, bytes] = {}
+"""Content of the objects that this process appends to."""
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def text_sha256(text: str) -> str:
-    """Hexadecimal SHA-256 of a text in UTF-8; unpaired surrogates are allowed."""
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
-
-
-def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON object with a SHA-256 of its other keys, by which readers detect a changed bit."""
-    content = {key: value for key, value in record.items() if key != _CHECKSUM_KEY}
-    # Sorted keys: the checksum does not depend on the order of the keys or the layout of the file.
-    return {**content, _CHECKSUM_KEY: text_sha256(json.dumps(content, sort_keys=True, ensure_ascii=False))}
-
-
-def _without_checksum(record: object) -> dict[str, Any] | None:
-    """The object without its checksum; None if it is not an object, or its checksum does not match."""
-    if not isinstance(record, dict) or record.get(_CHECKSUM_KEY) != with_checksum(record)[_CHECKSUM_KEY]:
-        return None
-    return {key: value for key, value in record.items() if key != _CHECKSUM_KEY}
-
-
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: P, value: Any) -> P:
     """Write a JSON file atomically. Returns its path."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def write_checked_json(path: Path, record: dict[str, Any]) -> Path:
+def write_checked_json(path: P, record: dict[str, Any]) -> P:
     """Write a JSON object with its checksum atomically. Returns the path."""
     return write_json(path, with_checksum(record))
 
 
-def read_checked_json(path: Path) -> dict[str, Any]:
+def read_checked_json(path: AnyPath) -> dict[str, Any]:
     """Read a JSON object that was written by `write_checked_json`.
 
     Raises:
@@ -71,27 +48,8 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DamagedFile(str(path), _one_line(error)) from None
+        raise DamagedFile(str(path), " ".join(str(error).split())[:200]) from None
     return parse_checked_json(content, str(path))
-
-
-def parse_checked_json(content: bytes, location: str) -> dict[str, Any]:
-    """Parse the content of a file as `read_checked_json` does; `location` names the file in errors.
-
-    Raises:
-        DamagedFile: the content is truncated, changed, or has no checksum.
-    """
-    try:
-        record = _without_checksum(json.loads(content))
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(location, _one_line(error)) from None
-    if record is None:
-        raise DamagedFile(location, "its checksum does not match its content")
-    return record
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def write_checksums(folder: Path) -> None:
@@ -122,21 +80,24 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 def append_json_lines(
-    path: Path, rows: Iterable[dict[str, Any]], *, durable: bool = True, checked: bool = False
+    path: AnyPath, rows: Iterable[dict[str, Any]], *, durable: bool = True, checked: bool = False
 ) -> None:
     """Append one line per row, all in one write.
 
     If the last line of the file is truncated, a line feed ends it first. If the write fails, the file is cut back to
-    its previous size.
+    its previous size. An object store cannot append, so the whole file is written again; only one process may append.
 
     Args:
-        durable: flush to the disk before returning.
+        durable: flush to the disk before returning. Rows for an object store wait for the next durable call.
         checked: add a checksum to every row, for `read_json_lines(path, checked=True)`.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     content = encode_json_lines(rows, checked=checked)
+    if isinstance(path, ObjectPath):
+        _append_to_object(path, content, durable=durable)
+        return
     if not content:
         return
     with naming_storage_errors(path):
@@ -159,7 +120,18 @@ def append_json_lines(
                 raise
 
 
-def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]]:
+def _append_to_object(path: ObjectPath, content: bytes, *, durable: bool) -> None:
+    if path not in _APPENDED:
+        try:
+            _APPENDED[path] = path.read_bytes()
+        except FileNotFoundError:
+            _APPENDED[path] = b""
+    _APPENDED[path] += content
+    if durable and _APPENDED[path]:
+        path.write_bytes(_APPENDED[path])
+
+
+def read_json_lines(path: AnyPath, *, checked: bool = False) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; empty if there is no file. Damaged lines are skipped with one warning.
 
     Args:
@@ -176,7 +148,7 @@ def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        row = _without_checksum(row) if checked else row
+        row = without_checksum(row) if checked else row
         if isinstance(row, dict):
             rows.append(row)
         else:
@@ -189,8 +161,12 @@ def read_json_lines(path: Path, *, checked: bool = False) -> list[dict[str, Any]
     return rows
 
 
-def write_json_lines(path: Path, rows: Iterable[dict[str, Any]], *, checked: bool = False) -> None:
+def write_json_lines(path: AnyPath, rows: Iterable[dict[str, Any]], *, checked: bool = False) -> None:
     """Replace a JSON Lines file atomically. For `checked` see `append_json_lines`."""
+    if isinstance(path, ObjectPath):
+        _APPENDED[path] = encode_json_lines(rows, checked=checked)
+        path.write_bytes(_APPENDED[path])
+        return
     with atomic_file(path) as scratch:
         scratch.write_bytes(encode_json_lines(rows, checked=checked))
 

@@ -1,4 +1,4 @@
-"""Locations: a path, or the URI of an object store (`s3://`, `gs://`, `file://`), and reading and writing there.
+"""Locations: a path, or a URI (`s3://`, `gs://`, `az://`, `file://`), and reading and writing there.
 
 A file that is written through a `Folder` appears complete or not at all. Local files, whether given by a path (`/x`) or
 a URI (`file:///x`), are written and deleted by `hbt_ray.storage`. An object store publishes a file when its upload is
@@ -11,8 +11,7 @@ import hashlib
 import io
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ import pyarrow as pa
 from pyarrow import fs
 from pydantic import BeforeValidator
 
-from hbt_ray.errors import LocationError, StoreError
 from hbt_ray.storage.atomic import atomic_file, remove_tree
+from hbt_ray.storage.object_store import filesystem, is_uri, naming_connection_errors, with_retries, without_options
 from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
@@ -33,21 +32,7 @@ T = TypeVar("T")
 Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 """A path or a URI, as a string: a `Path` would turn `s3://bucket` into `s3:/bucket`."""
 
-RETRY_SECONDS = (0.5, 2.0, 8.0)
-"""Waiting times between the attempts of one request, in seconds."""
-_GCS_RETRY_SECONDS = 30
-"""Time limit of the retries of Google's client, in seconds. Its default is 15 minutes; `with_retries` retries too."""
 _recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
-
-
-def is_uri(location: str | Path) -> bool:
-    """Whether a location is a URI and not a path."""
-    return "://" in str(location)
-
-
-def without_options(location: str) -> str:
-    """The location without the `?options` of a URI."""
-    return location.partition("?")[0] if is_uri(location) else location
 
 
 def join_location(folder: str, file: str) -> str:
@@ -59,90 +44,6 @@ def join_location(folder: str, file: str) -> str:
 def absolute(location: str) -> str:
     """The location as an absolute path; a URI is unchanged."""
     return location if is_uri(location) else str(Path(location).absolute())
-
-
-def filesystem(location: str, file: str = "") -> tuple[Any, str]:
-    """The `pyarrow.fs` file system of a location, and the location's path in it.
-
-    Args:
-        file: path below the location to append. In a URI it would have to be percent-encoded.
-
-    Raises:
-        LocationError: the URI is malformed, or its scheme is not supported.
-        OSError: the object store cannot be reached.
-    """
-    if not is_uri(location):
-        system, path = fs.LocalFileSystem(), location
-    else:
-        uri = location
-        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
-            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={_GCS_RETRY_SECONDS}"
-        try:
-            # Region, endpoint and the like come from the URI's options.
-            system, path = fs.FileSystem.from_uri(uri)
-        except (pa.ArrowException, UnicodeEncodeError) as error:
-            raise LocationError(
-                f"{location}: cannot be opened ({_one_line(error)}). Give a path, or a URI such as s3://bucket/folder "
-                "or gs://bucket/folder"
-            ) from None
-    return system, f"{path.rstrip('/')}/{file}" if file else path
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-@contextmanager
-def naming_connection_errors(location: str) -> Iterator[None]:
-    """Raise a `StoreError` that names the location if an object store does not answer or refuses within the block.
-
-    A `FileNotFoundError` is raised unchanged.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException) as error:
-        if not is_uri(location):
-            raise
-        raise StoreError(
-            f"{location}: cannot be reached ({_one_line(error)}). Check the name, the network and the credentials, "
-            "then run the same command again",
-            code="UNREACHABLE",
-        ) from None
-
-
-def with_retries(request: Callable[[], T], location: str) -> T:
-    """Return the result of a request to an object store. The request is repeated after errors that may be temporary.
-
-    A missing file and a damaged Arrow file are not temporary.
-
-    Args:
-        location: requested file or folder, for errors.
-
-    Raises:
-        FileNotFoundError: immediately.
-        StoreError: the last attempt failed as well.
-    """
-    # None: no wait after the last attempt.
-    for seconds in (*RETRY_SECONDS, None):
-        try:
-            return request()
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowException) as error:
-            # Subclasses of ArrowException mean damage. Azure's client reports network failures as the base class.
-            if not isinstance(error, OSError) and type(error) is not pa.ArrowException:
-                raise
-            reason = _one_line(error)
-        if seconds is not None:
-            logger.warning("%s: %s; trying again in %g s", location, reason, seconds)
-            time.sleep(seconds)
-    raise StoreError(
-        f"{location}: cannot be read after {len(RETRY_SECONDS) + 1} attempts ({reason}). Check the network and the "
-        "credentials, then run the same command again. `hbt store verify` shows whether the store is damaged",
-        code="UNREACHABLE",
-    )
 
 
 @contextmanager

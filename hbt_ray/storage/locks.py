@@ -1,7 +1,8 @@
 """File locks: one command at a time uses a run, a search, an index or a result.
 
 Within one host the kernel (`flock`) decides who holds a lock and frees it when the process dies. A network
-file system may not support `flock` between hosts, so the owner of a lock also refreshes a heartbeat.
+file system may not support `flock` between hosts, so the owner of a lock also refreshes a heartbeat. Locks in an object
+store are in `hbt_ray.storage.lease`.
 """
 
 from __future__ import annotations
@@ -19,20 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import LockedError
+from hbt_ray.storage.lease import HEARTBEAT_SECONDS, LOCK_TIMEOUT_SECONDS, lease
+from hbt_ray.storage.object_path import AnyPath, ObjectPath
 from hbt_ray.storage.storage_errors import naming_storage_errors
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 10.0
-"""Interval of the heartbeats, well below `LOCK_TIMEOUT_SECONDS`, so that single delays do no harm."""
-LOCK_TIMEOUT_SECONDS = 60.0
-"""Time without a heartbeat after which the lock of another host counts as abandoned."""
 _HELD: dict[Path, int] = {}
 """Lock file → id of the thread of this process that holds it."""
 
 
 @contextmanager
-def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
+def exclusive_lock(path: AnyPath, purpose: str) -> Iterator[None]:
     """Hold the lock of `path` (a run, a search or an index, which need not exist yet) during the block.
 
     The lock file is `.NAME.lock` beside `path` and names host, process, purpose and time. A thread that holds the lock
@@ -45,6 +44,10 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
         LockedError: another command holds the lock. This function does not wait.
         StorageError: the folder cannot be written.
     """
+    if isinstance(path, ObjectPath):
+        with lease(path, purpose):
+            yield
+        return
     path = path.absolute()
     file = path.with_name(f".{path.name}.lock")
     if _HELD.get(file) == threading.get_ident():
@@ -70,11 +73,15 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def blocking_lock(target: Path) -> Iterator[None]:
+def blocking_lock(target: AnyPath) -> Iterator[None]:
     """Wait for the write lock of `target` and hold it during the block, which should be short.
 
     Without it, two writers of one target would remove each other's new scratch or move each other's folder away.
     """
+    if isinstance(target, ObjectPath):
+        with lease(target, "writing", wait=True):
+            yield
+        return
     file = target.with_name(f".{target.name}.swap")
     handle = _acquire(file, wait=True)
     try:

@@ -14,7 +14,7 @@ from hbt_ray.data.plan.config import PlanConfig
 from hbt_ray.data.stream.stream import StreamConfig
 from hbt_ray.model.config import FLASH, ModelConfig
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import Name
+from hbt_ray.storage import Name, as_path
 from hbt_ray.storage.location import Location, absolute
 from hbt_ray.train.loss.objective import LossConfig
 from hbt_ray.train.loss_requirements import TeacherConfig
@@ -107,8 +107,9 @@ class TrainConfig(Config):
     negatives: Path | None = None
     """Mined negatives of the store: a folder of `hbt mine` that all nodes see. plan.negatives is their number per row.
     By default there are none."""
-    storage_path: Path = Path("runs")
-    """Folder for runs; all nodes must see it."""
+    storage_path: Location = "runs"
+    """Folder for runs that all nodes see, or a URI such as `s3://bucket/runs`, `gs://bucket/runs` or
+    `az://account@container/runs`."""
     model: ModelConfig = ModelConfig()
     """The encoder."""
     plan: PlanConfig = PlanConfig()
@@ -151,9 +152,14 @@ class TrainConfig(Config):
             )
         return self
 
+    @classmethod
+    def of_run(cls, run: RunDir) -> TrainConfig:
+        """The configuration of a run, at the place where it is read: it may have been moved since it was trained."""
+        return cls.load(run.config).model_copy(update={"storage_path": str(run.root.parent), "name": run.name})
+
     @property
     def run(self) -> RunDir:
-        return RunDir(self.storage_path.absolute() / self.name)  # Workers have another working directory.
+        return RunDir.at(as_path(self.storage_path) / self.name)
 
     def absolute(self) -> TrainConfig:
         """A copy with absolute paths, for processes with another working directory."""
@@ -165,7 +171,7 @@ class TrainConfig(Config):
                 "store": absolute(self.store),
                 "negatives": self.negatives and self.negatives.absolute(),
                 "validation": self.validation.model_copy(update={"store": dev_store and absolute(dev_store)}),
-                "storage_path": self.storage_path.absolute(),
+                "storage_path": absolute(self.storage_path),
                 "stream": self.stream.model_copy(update={"cache": cache}),
             }
         )

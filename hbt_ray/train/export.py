@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model.trainable_encoder import load_for_checkpoint, merge_adapters
-from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import atomic_folder, file_sha256, read_checked_json, write_checked_json
+from hbt_ray.run_dir import EXPORT_RECORD, RunDir
+from hbt_ray.storage import atomic_folder, file_sha256, local_folder, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import EMA, restore_weights
 from hbt_ray.train.config import TrainConfig
@@ -55,9 +55,9 @@ def export(run: RunDir) -> int:
     checkpoints = CheckpointDirectory(run.checkpoints)
     if not checkpoints.steps():
         raise CheckpointError(f"run {run.name!r} has no checkpoint yet; train it first", code="NO_CHECKPOINT")
-    config = TrainConfig.load(run.config)
+    config = TrainConfig.of_run(run)
     best = best_step(config) if config.validation.export == "best" else None
-    encoder = load_for_checkpoint(run.base, config.model)
+    encoder = load_for_checkpoint(local_folder(run.base), config.model)
     if best is None:
         newest = checkpoints.newest()
         assert newest is not None  # There are checkpoints, and `newest` raises if all of them are damaged.
@@ -81,5 +81,5 @@ def export(run: RunDir) -> int:
             value=value,
             weights={str(path.relative_to(folder)): file_sha256(path) for path in weights},
         )
-        write_checked_json(folder / run.model_info.name, asdict(record))
+        write_checked_json(folder / EXPORT_RECORD, asdict(record))
     return info.step

@@ -15,9 +15,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from queue import SimpleQueue
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from time import time
+from time import monotonic, time
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 from uuid import uuid4
@@ -26,13 +27,15 @@ from hbt_ray.config import Config, without_secrets
 from hbt_ray.errors import ConfigError, redact
 from hbt_ray.markdown import inline
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import read_checked_json, write_checked_json
+from hbt_ray.storage import ObjectPath, read_checked_json, write_checked_json
 from hbt_ray.train.step.train_step import StepMetrics
 
 logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 60.0
 """Longest wait at the end of a run for a tracker that does not answer."""
+_UPLOAD_SECONDS = 30.0
+"""Longest wait for more rows before the files of a tracker are uploaded to an object store."""
 _MAX_ROWS = 50
 """Rows that are logged together. A request to an MLflow server may have 1,000 metrics, and a row has at most 13."""
 _MAX_PARAMS = 100
@@ -137,8 +140,8 @@ class TensorBoard:
         # Earlier files may hold rows that were written after the position. The start of a session hides them.
         purge = position.step + 1
         position.validated = [step for step in position.validated if step < purge]
-        folder = run.root / "tensorboard"
-        folder.mkdir(exist_ok=True)
+        folder = run.local_root / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
         # Not `SummaryWriter`: it hands events to a thread, and its `flush` does not wait for that thread.
         self._writer = EventsWriter(str(folder / "events"), f".{purge}")
         self._write(purge, session_log=SessionLog(status=SessionLog.START))
@@ -174,7 +177,7 @@ class MLflow:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(config.mlflow_uri or f"sqlite:///{run.root / 'mlflow.db'}")
+        self._client = MlflowClient(config.mlflow_uri or f"sqlite:///{run.local_root / 'mlflow.db'}")
         if position.id:
             self._client.update_run(position.id, "RUNNING")
         else:
@@ -217,7 +220,7 @@ class WandB:
             name=run.name,
             id=position.id,
             resume="allow",
-            dir=str(run.root),
+            dir=str(run.local_root),
             config=dict(settings),
             settings=wandb.Settings(silent=True, console="off", **options),
         )
@@ -230,6 +233,37 @@ class WandB:
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+_FILES = {"tensorboard": "tensorboard", "mlflow": "mlflow.db", "wandb": "wandb"}
+"""Tracker → file or folder that it writes below the run's local root."""
+
+
+class Mirror:
+    """What a tracker writes on this machine, copied to a run in an object store; for other runs it does nothing."""
+
+    def __init__(self, run: RunDir, name: str) -> None:
+        self._run, self._name = run, name
+        self._uploaded: dict[Path, tuple[int, int]] = {}
+
+    def download(self) -> None:
+        """Fetch the file of an earlier session, which the tracker continues. Files in folders are never continued."""
+        if isinstance(self._run.root, ObjectPath):
+            self._run.local_root.mkdir(parents=True, exist_ok=True)
+            if (self._run.root / self._name).exists():
+                (self._run.root / self._name).download(self._run.local_root / self._name)
+
+    def upload_changes(self) -> None:
+        """Upload the files that changed since the last call."""
+        if not isinstance(self._run.root, ObjectPath):
+            return
+        local = self._run.local_root / self._name
+        for path in [local] if local.is_file() else sorted(local.rglob("*")):
+            status = path.stat()
+            state = status.st_size, status.st_mtime_ns
+            if path.is_file() and not path.is_symlink() and self._uploaded.get(path) != state:
+                (self._run.root / path.relative_to(self._run.local_root).as_posix()).upload(path)
+                self._uploaded[path] = state
 
 
 _TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
@@ -300,12 +334,15 @@ class TrackerThread(Thread):
     def _log_rows(self) -> None:
         destination = self._config.destination(self.name)
         position = TrackerPosition(**self._read_positions().get(destination, {}))
+        mirror = Mirror(self._run_dir, _FILES[self.name])
+        mirror.download()
         tracker = _TRACKERS[self.name](self._run_dir, self._config, self._settings, position)
         self._save_position(destination, position)
 
         def log(rows: list[TrackerRow]) -> None:
             if new := [row for row in rows if position.lacks(row)]:
                 tracker.log(new)
+                mirror.upload_changes()  # Before the position counts.
                 for row in new:
                     position.add(row)
                 self._save_position(destination, position)
@@ -317,12 +354,21 @@ class TrackerThread(Thread):
         while rows := self._next_rows():
             log(rows)
         tracker.close(failed=self._failed)
+        mirror.upload_changes()
 
     def _next_rows(self) -> list[TrackerRow]:
-        """Wait for at least one row and return those in the queue; empty after the last one."""
+        """Wait for at least one row and return those in the queue; empty after the last one.
+
+        For a run in an object store more rows are awaited, since each call uploads the tracker's files.
+        """
         rows: list[TrackerRow] = []
-        while len(rows) < _MAX_ROWS and not (rows and self.rows.empty()):
-            if (row := self.rows.get()) is None:
+        deadline = monotonic() + (_UPLOAD_SECONDS if isinstance(self._run_dir.root, ObjectPath) else 0.0)
+        while len(rows) < _MAX_ROWS:
+            try:
+                row = self.rows.get(timeout=max(0.0, deadline - monotonic()) if rows else None)
+            except Empty:
+                break
+            if row is None:
                 self.rows.put(None)  # For the next call.
                 break
             rows.append(row)

@@ -17,11 +17,21 @@ from pydantic import BaseModel
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.run_dir import RunDir
-from hbt_ray.storage import atomic_file, atomic_folder, read_checked_json, write_checked_json
+from hbt_ray.storage import (
+    AnyPath,
+    atomic_folder,
+    local_folder,
+    read_checked_json,
+    read_json_lines,
+    remove_tree,
+    write_checked_json,
+    write_json_lines,
+)
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
+from hbt_ray.train.validation.record import ValidationRecord
 
-_LINEAGE, _RECORDS = "lineage.json", ("metrics.jsonl", "validation.jsonl")
+_LINEAGE = "lineage.json"
 
 
 class LineageStage(BaseModel):
@@ -65,11 +75,12 @@ def lineage_config(
 
 def hand_over(run: RunDir, lineage: Sequence[LineageStage], step: int, folder: Path) -> None:
     """Copy into a folder everything that another trial needs to continue from this step."""
-    checkpoint = CheckpointDirectory(run.checkpoints).path(step)
+    checkpoint = local_folder(CheckpointDirectory(run.checkpoints).path(step))
     shutil.copytree(checkpoint, folder / checkpoint.name)
-    for name in _RECORDS:
-        if (run.root / name).exists():
-            shutil.copy(run.root / name, folder / name)
+    donor = RunDir(folder)
+    write_json_lines(donor.metrics, read_json_lines(run.metrics))
+    for row in ValidationRecord(run.validation).rows().values():
+        ValidationRecord(donor.validation).add(row)
     save_lineage(folder, lineage)
 
 
@@ -79,28 +90,28 @@ def take_over(folder: Path, run: RunDir, values: Mapping[str, Any]) -> list[Line
     After a kill it can be repeated, since the folder is only read.
     """
     lineage = read_lineage(folder)
-    donor = CheckpointDirectory(folder)
-    (step,) = donor.steps()
+    donor = RunDir(folder)
+    (step,) = CheckpointDirectory(folder).steps()
     # The trial's own checkpoints are replaced as a whole: they may be newer than the donor's.
     with atomic_folder(run.checkpoints) as checkpoints:
-        shutil.copytree(donor.path(step), CheckpointDirectory(checkpoints).path(step))
-    for name in _RECORDS:
-        (run.root / name).unlink(missing_ok=True)
-        if (folder / name).exists():
-            with atomic_file(run.root / name) as scratch:
-                shutil.copyfile(folder / name, scratch)
+        name = CheckpointDirectory(checkpoints).path(step).name
+        shutil.copytree(folder / name, checkpoints / name)
+    write_json_lines(run.metrics, read_json_lines(donor.metrics))
+    remove_tree(run.validation)
+    for row in ValidationRecord(donor.validation).rows().values():
+        ValidationRecord(run.validation).add(row)
     if lineage[-1].values != dict(values):  # A stage of its own only if the values were perturbed.
         lineage.append(LineageStage(from_step=step, values=dict(values)))
     save_lineage(run.root, lineage)
     return lineage
 
 
-def save_lineage(folder: Path, lineage: Sequence[LineageStage]) -> None:
+def save_lineage(folder: AnyPath, lineage: Sequence[LineageStage]) -> None:
     """Write the lineage of a trial into the folder of its run, or into one that is handed over."""
     write_checked_json(folder / _LINEAGE, {"stages": [stage.model_dump(mode="json") for stage in lineage]})
 
 
-def read_lineage(folder: Path) -> list[LineageStage]:
+def read_lineage(folder: AnyPath) -> list[LineageStage]:
     """The lineage in a folder; empty for a run whose first segment has not ended."""
     if not (folder / _LINEAGE).exists():
         return []

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import yaml
 from ray.tune.search.sample import Domain
 
 from hbt_ray.config import without_secrets
-from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError
+from hbt_ray.errors import ConfigError, DamagedFile, HbtError, ResourceError, StorageError, redact
 from hbt_ray.storage import is_unused, naming_storage_errors, storage_error, write_text
 from hbt_ray.strict_yaml import read_yaml
 from hbt_ray.train.config import TrainConfig
@@ -51,7 +52,7 @@ class Search:
     """
 
     def __init__(self, space: Space, name: str, base: TrainConfig, settings: TuneConfig) -> None:
-        self.space, self.settings, self.folder = space, settings, base.run.root
+        self.space, self.settings, self.folder = space, settings, _folder_of(base)
         self._user_base = base.absolute().model_dump(mode="json")
         self._trial_base = _base_of_trials(base)
         fields = self._trial_base.model_dump(mode="json")
@@ -95,7 +96,7 @@ class Search:
         else:
             values = {key: value for key, value in trial.values.items() if not (trial.posthoc and key == "posthoc")}
             config = factory.config(values, trial.trial_id)
-        return config.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": self.folder.parent})
+        return config.model_copy(update={"name": f"{self.folder.name}-{name}", "storage_path": str(self.folder.parent)})
 
     def max_concurrent(self, resources: Mapping[str, float]) -> int:
         """Number of trials that fit on a cluster with these resources at the same time."""
@@ -156,7 +157,7 @@ class Search:
         for trial in self.state.trials:
             if trial.status == "failed" and trial.attempts > attempts.get(trial.trial_id, 0):
                 run = trial_run(self.folder, trial)
-                if full := storage_error(RuntimeError(trial.error), run.root, "the trial"):
+                if full := storage_error(RuntimeError(trial.error), str(run.root), "the trial"):
                     return full
         return None
 
@@ -247,6 +248,17 @@ class Search:
                     "another name, or restore that value",
                     code="OTHER_SEARCH",
                 )
+
+
+def _folder_of(base: TrainConfig) -> Path:
+    root = base.run.root
+    if not isinstance(root, Path):
+        raise ConfigError(
+            f"storage_path={redact(str(base.storage_path))}: a search needs a folder that all nodes see; runs and "
+            "evaluations may be in an object store",
+            code="STORAGE_URI",
+        )
+    return root
 
 
 def _base_of_trials(base: TrainConfig) -> TrainConfig:

@@ -115,7 +115,7 @@ def train_rows(config: TrainConfig, until: int | None = None) -> Iterator[dict[s
 
     def train() -> None:
         try:
-            training.set_result(fit(config, lambda _: None, until, shared_bases=config.storage_path.parent / BASES))
+            training.set_result(fit(config, lambda _: None, until, shared_bases=config.run.root.parent.parent / BASES))
         except BaseException as error:
             training.set_exception(error)
 

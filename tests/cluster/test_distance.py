@@ -34,7 +34,7 @@ def run(workspace: Path, name: str, *overrides: str) -> TrainConfig:
 
 
 def training(config: TrainConfig, environment: dict[str, str]) -> subprocess.Popen[str]:
-    path = config.storage_path.parent / f"{config.name}.yaml"
+    path = Path(config.storage_path).parent / f"{config.name}.yaml"
     path.write_text(config.to_yaml())
     command = [sys.executable, "-m", "hbt_ray", "train", str(path)]
     pipe = subprocess.PIPE
@@ -98,8 +98,8 @@ def test_a_cut_link_with_no_host_to_spare_ends_with_what_happened(workspace: Pat
 
 def test_storage_that_hosts_do_not_share_is_refused(workspace: Path) -> None:
     config = run(workspace, "unshared")
-    config.storage_path.mkdir(exist_ok=True)
-    with hosts(2, hidden=config.storage_path) as (environment, _):
+    Path(config.storage_path).mkdir(exist_ok=True)
+    with hosts(2, hidden=Path(config.storage_path)) as (environment, _):
         begin = time.monotonic()
         code, told = followed(config, environment)
         assert time.monotonic() - begin < 60

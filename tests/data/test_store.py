@@ -257,7 +257,7 @@ def test_only_the_needed_column_chunks_are_fetched(tmp_path: Path) -> None:
 
 def test_temporary_errors_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("hbt_ray.storage.location.time.sleep", slept.append)
+    monkeypatch.setattr("hbt_ray.storage.object_store.time.sleep", slept.append)
     write_store(tmp_path / "store", shard_items=200)
     store = with_file_system(Store(local_uri(tmp_path / "store"), cache_in(tmp_path)), FailingFileSystem(failures=3))
     assert store.passage_keys("facts", np.array([8])).tolist() == [4]

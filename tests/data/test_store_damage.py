@@ -19,8 +19,7 @@ from hbt_ray.data.stream.stream import StreamConfig, stream
 from hbt_ray.errors import HbtError, NegativesError, StoreError
 from hbt_ray.model.build import build_encoder, tokenising_config
 from hbt_ray.model.config import ModelConfig
-from hbt_ray.storage import location as store_location
-from hbt_ray.storage import write_checked_json
+from hbt_ray.storage import object_store, write_checked_json
 from tests.data.test_negatives import GROUPS, manifest, random_negatives, random_scores, write_negatives
 from tests.data.test_store import LANGUAGES, cache_in, local_uri, write_store
 from tests.mutations import mutations
@@ -45,7 +44,7 @@ def outcomes(root: str, uri: bool, number: int) -> None:
     path = Path(root) / SHARD
     undamaged = path.read_bytes()
     location = local_uri(Path(root)) if uri else root
-    store_location.RETRY_SECONDS = (0.0,)
+    object_store.RETRY_SECONDS = (0.0,)
     expected = texts(Store(root))
     for version, content in enumerate(mutations(undamaged, number)):
         path.write_bytes(content)

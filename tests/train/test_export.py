@@ -121,11 +121,11 @@ def test_the_best_of_adapted_and_averaged_weights_is_judged_exported_and_told(wo
         "optimiser.ema=0.9",
     )
     train_steps(config, (10, 20))
-    record, checkpoints = ValidationRecord(config.run.validation), CheckpointDirectory(config.run.checkpoints)
-    rows = [validate(config.absolute().model_dump(mode="json"), checkpoints.path(step), step) for step in (10, 20)]
+    record = ValidationRecord(config.run.validation)
+    rows = [validate(config.absolute().model_dump(mode="json"), step) for step in (10, 20)]
     assert rows[0]["pool_loss"] != rows[1]["pool_loss"]
-    record.append({**rows[0], "AP": 0.75})
-    record.append({**rows[1], "AP": 0.5})
+    record.add({**rows[0], "AP": 0.75})
+    record.add({**rows[1], "AP": 0.5})
 
     assert export(config.run) == 10
     assert ExportRecord.load(config.run) == ExportRecord(10, True, True, 4, "AP", 0.75)

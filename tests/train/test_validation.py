@@ -231,23 +231,25 @@ def test_versions_of_the_answer_do_not_compete_in_the_pool_loss() -> None:
 # ---- the record
 
 
-def test_the_record_survives_torn_lines_and_forgets_failures(tmp_path: Path) -> None:
-    path = tmp_path / "validation.jsonl"
-    record = ValidationRecord(path)
+def test_the_record_passes_over_damaged_files_and_forgets_failures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "validation"
+    record = ValidationRecord(folder)
     assert record.rows() == {}
-    record.append({"step": 20, "AP": 0.2})
-    record.append({"step": 10, "AP": 0.1})
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"step": 30, "A')
-    record.append({"step": 20, "AP": 0.3})
-    record.append({"step": 40, "error": "x"})
-    record.append({"step": 50, "AP": 0.5})
+    for step in (20, 10, 30, 50):
+        record.add({"step": step, "AP": step / 100})
+    record.add({"step": 40, "error": "x"})
+    damaged = folder / "step-00000030.json"
+    damaged.write_text(damaged.read_text().replace("0.3", "0.9"))
     assert list(record.rows()) == [10, 20, 40, 50]
-    assert record.results() == {step: {"step": step, "AP": step / 100} for step in (10, 50)} | {
-        20: {"step": 20, "AP": 0.3}
-    }
-    assert list(record.cut(40)) == [10, 20]
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+    assert "step-00000030.json: damaged" in caplog.text
+    assert record.results() == {step: {"step": step, "AP": step / 100} for step in (10, 20, 50)}
+    assert list(record.fresh()) == [10, 20, 50]
+    record.add({"step": 40, "AP": 0.4})
+    assert list(record.fresh()) == [40]
+    assert list(record.cut(40)) == [10, 20, 40]
+    assert list(ValidationRecord(folder).rows()) == [10, 20, 40]
 
 
 # ---- runs
@@ -294,10 +296,10 @@ def test_a_run_without_improvement_stops_and_every_checkpoint_is_on_record(stopp
 
 @pytest.mark.integration
 def test_what_stopped_is_left_alone_and_more_patience_goes_on(stopped: TrainConfig, workspace: Path) -> None:
-    before = stopped.run.validation.read_bytes()
+    before = ValidationRecord(stopped.run.validation).rows()
     assert fit(stopped, lambda _: None) == 40
     assert fit(validated_run(workspace, "name=stopped", "optimiser.steps=90"), lambda _: None) == 40
-    assert stopped.run.validation.read_bytes() == before
+    assert ValidationRecord(stopped.run.validation).rows() == before
     assert not run_status(validated_run(workspace, "name=stopped", "validation.patience=9"), 40).complete
 
 
@@ -324,8 +326,8 @@ def test_pruning_leaves_the_best_and_what_is_yet_to_be_validated(tmp_path: Path)
         checkpoints.path(step).mkdir(parents=True)
     assert checkpoints_to_keep(config) == {10, 20, 30}
     record = ValidationRecord(config.run.validation)
-    record.append({"step": 10, "AP": 0.5})
-    record.append({"step": 20, "AP": 0.4})
+    record.add({"step": 10, "AP": 0.5})
+    record.add({"step": 20, "AP": 0.4})
     assert checkpoints_to_keep(config) == {10, 30}
     checkpoints.path(10).rmdir()
     assert checkpoints_to_keep(config) == {20, 30}
@@ -360,22 +362,20 @@ def test_a_failed_validation_ends_the_run_by_name_and_is_done_again(workspace: P
     assert newest is not None
     assert newest[1].step == 20
     shard.write_bytes(whole)
-    with config.run.validation.open("a", encoding="utf-8") as file:
-        file.write('{"step": 20, "AP": 0.')
+    (config.run.local_root / "validation" / "step-00000020.json").write_text('{"step": 20, "AP": 0.')
     assert run_status(config, 20).missing == (10, 20)
     assert fit(config, lambda _: None) == 40
     assert comparable(config) == comparable(stopped)
 
 
 @pytest.mark.integration
-def test_a_damaged_checkpoint_is_on_record_as_such(workspace: Path, stopped: TrainConfig, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_on_record_as_such(workspace: Path, stopped: TrainConfig) -> None:
     config = stopped.model_copy(update={"name": "damaged"})
     config.run.root.mkdir()
     (config.run.root / "base").symlink_to(stopped.run.base)
-    folder = tmp_path / "step-00000010"
-    folder.mkdir()
+    CheckpointDirectory(config.run.checkpoints).path(10).mkdir(parents=True)
     with pytest.raises(CheckpointError) as error:
-        validate(config.model_dump(mode="json"), folder, 10)
+        validate(config.model_dump(mode="json"), 10)
     assert error.value.code == "DAMAGED_CHECKPOINT"
     assert "CheckpointError" in ValidationRecord(config.run.validation).rows()[10]["error"]
     assert ValidationRecord(config.run.validation).results() == {}

@@ -24,6 +24,7 @@ from hbt_ray.run_dir import RunDir
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.driver.trainer import fit
+from hbt_ray.train.validation.record import ValidationRecord
 from hbt_ray.tune.pbt import read_lineage
 from hbt_ray.tune.search import Search
 from hbt_ray.tune.search_state import SearchState, trial_run
@@ -219,8 +220,7 @@ def test_a_population_finds_a_schedule_that_can_be_replayed(workspace: Path) -> 
 
 
 def last_measures(config: TrainConfig) -> dict[str, float]:
-    rows = [json.loads(line) for line in config.run.validation.read_text().splitlines()]
-    last = max(rows, key=lambda row: row["step"])
+    *_, last = ValidationRecord(config.run.validation).results().values()
     return {name: last[name] for name in ("AP", "mono_AP", "cross_AP", "RankDistance", "pool_loss")}
 
 

@@ -29,7 +29,8 @@ from pyarrow import fs
 from hbt_ray.data.formats.source_row import BadRow, has_surrogate
 from hbt_ray.errors import LocationError, SourceError
 from hbt_ray.languages.tags import normalise_tag
-from hbt_ray.storage.location import filesystem, is_uri, join_location, without_options
+from hbt_ray.storage.location import join_location
+from hbt_ray.storage.object_store import filesystem, is_uri, without_options
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from hbt_ray.data.formats.files import Line, lines
 from hbt_ray.data.formats.json_records import read_jsonl
 from hbt_ray.data.formats.source_row import BadRow, BadRowError, Record, parse_rows, text_values
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import without_options
+from hbt_ray.storage.object_store import without_options
 
 _COLUMN_NAMES = {
     "query_id": {"query_id", "queryid", "query", "qid", "question_id", "topic_id", "topic"},

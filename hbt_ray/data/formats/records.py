@@ -37,7 +37,7 @@ from hbt_ray.data.formats.source_row import (
     parse_rows,
 )
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import filesystem, without_options
+from hbt_ray.storage.object_store import filesystem, without_options
 
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv, also packed as .gz, .bz2, .xz or .zst, and .parquet"
 _JSON_LINES, _SEPARATED, _PARQUET = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".parquet", ".pq")

@@ -35,7 +35,8 @@ from hbt_ray.storage import (
     storage_error,
     with_checksum,
 )
-from hbt_ray.storage.location import Folder, join_location, recording_checksums, without_options
+from hbt_ray.storage.location import Folder, join_location, recording_checksums
+from hbt_ray.storage.object_store import without_options
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from hbt_ray.data.formats.source_row import BadRow, Record, SourceRow, parse_row
 from hbt_ray.data.formats.squad import SquadParagraph, SquadQuestion, read_squad
 from hbt_ray.data.formats.training_pairs import ColumnNames, PairReader
 from hbt_ray.errors import SourceError
-from hbt_ray.storage.location import Location, without_options
+from hbt_ray.storage.location import Location
+from hbt_ray.storage.object_store import without_options
 
 
 class SourcePart(Protocol):

@@ -30,7 +30,8 @@ from hbt_ray.data.index.permutation import Indices
 from hbt_ray.data.store.node_cache import ARROW_ERRORS, NodeCache, map_file
 from hbt_ray.data.store.shard_checksums import ShardChecksums
 from hbt_ray.errors import StoreError
-from hbt_ray.storage.location import filesystem, join_location, with_retries
+from hbt_ray.storage.location import join_location
+from hbt_ray.storage.object_store import filesystem, with_retries
 
 PASSAGE_KEY, RIGHT_KEYS = "passage_key", "right_keys"
 SIDES = ("question", "passage", "answer")

@@ -17,7 +17,7 @@ from hbt_ray.data.index.manifest import Manifest
 from hbt_ray.data.index.permutation import make_key, permute
 from hbt_ray.data.store.store import Store, StoredItem
 from hbt_ray.languages.tags import english_name
-from hbt_ray.storage.location import filesystem, with_retries
+from hbt_ray.storage.object_store import filesystem, with_retries
 
 # Limits of the table on the terminal; `--json` has every language and dataset.
 MAX_LANGUAGES, MAX_DATASETS = 20, 8

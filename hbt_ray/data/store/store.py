@@ -44,7 +44,8 @@ from hbt_ray.data.store.columns import (
 from hbt_ray.data.store.node_cache import DEFAULT_CACHE, NodeCache, NodeCacheConfig
 from hbt_ray.errors import DamagedFile, StoreError
 from hbt_ray.storage import parse_checked_json
-from hbt_ray.storage.location import Folder, is_uri, join_location
+from hbt_ray.storage.location import Folder, join_location
+from hbt_ray.storage.object_store import is_uri
 
 MANIFEST = "manifest.json"
 _MAX_ROWS = 4096

@@ -24,7 +24,8 @@ from hbt_ray.data.store.shard_checksums import ShardChecksums
 from hbt_ray.data.store.store import MANIFEST, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import file_sha256, temporary_folder
-from hbt_ray.storage.location import filesystem, is_uri, join_location, with_retries
+from hbt_ray.storage.location import join_location
+from hbt_ray.storage.object_store import filesystem, is_uri, with_retries
 
 _NUM_THREADS = 4
 _TEXT_TYPES = (pa.string(), pa.large_string())

@@ -16,7 +16,7 @@ from hbt_ray.errors import TaskError
 from hbt_ray.retrieval.measures import parse_measure
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask
 from hbt_ray.retrieval.tasks.task import Task
-from hbt_ray.storage.location import is_uri, without_options
+from hbt_ray.storage.object_store import is_uri, without_options
 
 
 def _measure(text: str) -> str:

@@ -26,7 +26,8 @@ from hbt_ray.errors import SourceError, TaskError
 from hbt_ray.retrieval.tasks.bitext_task import BitextTask, multiway, with_english
 from hbt_ray.retrieval.tasks.config import TaskConfig
 from hbt_ray.retrieval.tasks.task import Task, parallel_task
-from hbt_ray.storage.location import Location, join_location, without_options
+from hbt_ray.storage.location import Location, join_location
+from hbt_ray.storage.object_store import without_options
 
 MAX_LANGUAGES = 100
 """Maximum number of languages of a FLORES task without a pivot, since pairs grow with its square and the results have a

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from safetensors.numpy import save_file
 
 from hbt_ray.errors import ConfigError, ModelError
 from hbt_ray.retrieval.transforms.methods import AnyMethod, Method
-from hbt_ray.storage import atomic_file, valid_name
+from hbt_ray.storage import AnyPath, ObjectPath, atomic_file, names_in, temporary_folder, valid_name
+from hbt_ray.storage.atomic import P
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,14 @@ _MIN_LENGTH = 1e-12
 """Lower limit of the length by which a moved vector is divided, since a vector may become zero."""
 
 
-def check_transform_path(path: Path) -> Path:
+def check_transform_path(path: P) -> P:
     """The path, unchanged. Raises ConfigError if the file's stem cannot be part of the name of a result."""
-    if path.suffix != SUFFIX or not _NAME.fullmatch(path.stem):
+    stem = path.name.removesuffix(SUFFIX)
+    if stem == path.name or not _NAME.fullmatch(stem):
         raise ConfigError(
             f"{path}: call it NAME{SUFFIX}, with a NAME of letters, digits, '.', '-' and '_'", code="INVALID_NAME"
         )
-    valid_name(path.stem, "posthoc")
+    valid_name(stem, "posthoc")
     return path
 
 
@@ -118,7 +119,7 @@ class Transform:
                 moved[part] = block
         return moved
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: P) -> P:
         """Write the file `path`, completely or not at all.
 
         Raises:
@@ -135,10 +136,15 @@ class Transform:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Transform:
+    def load(cls, path: AnyPath) -> Transform:
         """Read a file of `save`. Raises ModelError if it is missing, damaged or not a transform."""
-        if not path.is_file():
-            others = sorted(file.stem for file in path.parent.glob(f"*{SUFFIX}"))
+        if isinstance(path, ObjectPath) and path.exists():
+            with temporary_folder("transform") as folder:
+                path.download(folder / path.name)
+                return cls.load(folder / path.name)
+        if isinstance(path, ObjectPath) or not path.is_file():
+            names = names_in(path.parent)
+            others = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
             known = f"there are {', '.join(others)}" if others else "none was fitted yet"
             raise ModelError(
                 f"{path}: does not exist; {known}. Make a transform with `hbt posthoc MODEL --store STORE`",

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hbt_ray.errors import CheckpointError, DamagedFile
-from hbt_ray.storage import file_sha256, read_checked_json, write_checked_json
+from hbt_ray.storage import AnyPath, file_sha256, local_folder, read_checked_json, write_checked_json
 from hbt_ray.train.step.optimizer import restore_optimiser
 from hbt_ray.train.step.train_step import TrainStep
 
@@ -97,13 +97,15 @@ def write_checkpoint(
     on_file_written(folder / INFO)
 
 
-def verify_checkpoint(folder: Path) -> CheckpointInfo:
+def verify_checkpoint(path: AnyPath) -> CheckpointInfo:
     """Read and hash all files of a checkpoint.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
+    folder: AnyPath = path
     try:
+        folder = local_folder(path)
         info = CheckpointInfo(**read_checked_json(folder / INFO))
         # `.name`, so that no entry can lead out of the folder.
         checksums = {name: file_sha256(folder / Path(name).name) for name in info.files}
@@ -119,13 +121,14 @@ def verify_checkpoint(folder: Path) -> CheckpointInfo:
     return info
 
 
-def restore_checkpoint(folder: Path, train_step: TrainStep, info: CheckpointInfo | None = None) -> CheckpointInfo:
+def restore_checkpoint(path: AnyPath, train_step: TrainStep, info: CheckpointInfo | None = None) -> CheckpointInfo:
     """Load weights, objective, average and optimiser.
 
     Args:
         info: what `verify_checkpoint` returned, so that the files are not hashed again; None verifies them.
     """
-    info = restore_weights(folder, train_step.encoder, info)
+    info = restore_weights(path, train_step.encoder, info)
+    folder = local_folder(path)
     _copy_into(folder, LOSS, train_step.objective.state_dict(), info)
     if train_step.ema is not None:
         if EMA not in info.files:
@@ -148,7 +151,7 @@ def restore_checkpoint(folder: Path, train_step: TrainStep, info: CheckpointInfo
 
 
 def restore_weights(
-    folder: Path, encoder: nn.Module, info: CheckpointInfo | None = None, *, averaged: bool = False
+    path: AnyPath, encoder: nn.Module, info: CheckpointInfo | None = None, *, averaged: bool = False
 ) -> CheckpointInfo:
     """Load the encoder's weights.
 
@@ -157,7 +160,8 @@ def restore_weights(
         averaged: load the average of the weights if the checkpoint holds one.
     """
     if info is None:
-        info = verify_checkpoint(folder)
+        info = verify_checkpoint(path)
+    folder = local_folder(path)
     _copy_into(folder, WEIGHTS, checkpointed_tensors(encoder), info)
     if averaged and EMA in info.files:
         targets = checkpointed_tensors(encoder)
@@ -213,5 +217,5 @@ def _copy_to_cpu(value: Any) -> Any:
     return value
 
 
-def _damaged(folder: Path, problem: str) -> CheckpointError:
+def _damaged(folder: AnyPath, problem: str) -> CheckpointError:
     return CheckpointError(f"{folder}: damaged checkpoint: {problem}", code="DAMAGED_CHECKPOINT")

@@ -18,7 +18,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.storage import atomic_folder
+from hbt_ray.storage import AnyPath, atomic_folder
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import (
     CheckpointInfo,
@@ -28,6 +28,14 @@ from hbt_ray.train.checkpoint.format import (
     write_checkpoint,
 )
 from hbt_ray.train.step.train_step import TrainStep
+
+
+def checkpoint_at(path: AnyPath) -> Checkpoint:
+    """Ray Train's handle of a folder."""
+    if isinstance(path, Path):
+        return Checkpoint(str(path))
+    filesystem, name = path.filesystem()
+    return Checkpoint(name, filesystem)
 
 
 class CheckpointManager:
@@ -41,7 +49,7 @@ class CheckpointManager:
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath,
         train_step: TrainStep,
         plan: dict[str, Any],
         keep: int,
@@ -65,7 +73,7 @@ class CheckpointManager:
         Raises:
             CheckpointError: on all ranks alike.
         """
-        newest: tuple[Path, CheckpointInfo] | CheckpointError | None = None
+        newest: tuple[AnyPath, CheckpointInfo] | CheckpointError | None = None
         if self._is_rank_zero:
             self._directory.delete_partial()
             steps = self._directory.steps()
@@ -99,11 +107,11 @@ class CheckpointManager:
         def upload(_: Checkpoint, name: str) -> Checkpoint:
             if snapshot is not None:
                 self._publish(snapshot)
-            return Checkpoint(str(target))
+            return checkpoint_at(target)
 
         ray.train.report(
             {"step": step},
-            checkpoint=Checkpoint(str(target)) if self._is_rank_zero else None,
+            checkpoint=checkpoint_at(target) if self._is_rank_zero else None,
             checkpoint_dir_name=target.name,
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if blocking else CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=upload,
@@ -120,6 +128,7 @@ class CheckpointManager:
         try:
             with atomic_folder(self._directory.path(step)) as folder:
                 write_checkpoint(folder, snapshot, partial(self._on_file_written, step))
+            self._directory.add(step)
         except StorageError as error:  # Its path is a temporary file; the message must name the checkpoint.
             raise self._storage_error(step, error.reason, error.free_bytes) from error
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full.

@@ -89,7 +89,7 @@ def release_placement_group(run: RunDir) -> None:
     from ray.util.placement_group import PlacementGroup
 
     try:
-        group_id = run.placement_group.read_text(encoding="utf-8")
+        group_id = run.placement_group.read_text("utf-8")
     except FileNotFoundError:
         return
     run.placement_group.unlink(missing_ok=True)

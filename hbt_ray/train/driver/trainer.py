@@ -27,7 +27,15 @@ from hbt_ray.errors import ConfigError, HbtError, LostRank, ModelError, StalledR
 from hbt_ray.model.build import provide_base
 from hbt_ray.model.loading import load_encoder
 from hbt_ray.ray_session import session_folder
-from hbt_ray.storage import is_unused, naming_storage_errors, write_text
+from hbt_ray.storage import (
+    AnyPath,
+    ObjectPath,
+    check_access,
+    is_unused,
+    local_folder,
+    naming_storage_errors,
+    write_text,
+)
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import CheckpointInfo
 from hbt_ray.train.config import TrainConfig, WorkersConfig
@@ -37,7 +45,7 @@ from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.loss_requirements import require_auxiliary_texts
 from hbt_ray.train.step.train_step import StepMetrics
 from hbt_ray.train.trackers import TrackerLogger
-from hbt_ray.train.validation.record import ValidationRecord, check_validation, run_status
+from hbt_ray.train.validation.record import SECONDS_BETWEEN_LISTINGS, ValidationRecord, check_validation, run_status
 from hbt_ray.train.worker.callbacks import Hooks, WorkerSettings
 
 _COLLECTIVE_MARGIN_SECONDS = 60
@@ -63,7 +71,7 @@ class OpenedRun:
         return self.checkpoint.step if self.checkpoint else 0
 
 
-def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun:
+def open_run(config: TrainConfig, shared_bases: AnyPath | None = None) -> OpenedRun:
     """Check everything that can be wrong before a worker starts, then write the run's configuration and base encoder.
 
     Needs no Ray session.
@@ -74,6 +82,8 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
     Raises:
         InputError: the configuration, the store or a checkpoint cannot be used; nothing was overwritten.
     """
+    if isinstance(config.run.root, ObjectPath):
+        check_access(config.run.root)
     run, store = config.run, Store(config.store, config.stream.cache)
     negatives = Negatives.open(config.negatives, store.manifest) if config.negatives else None
     plan = Plan(store.manifest, config.plan, negatives)
@@ -99,7 +109,6 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
     checkpoint = newest[1] if newest else None
     if checkpoint:
         plan.require(checkpoint.plan, checkpoint.step)
-    run.root.mkdir(parents=True, exist_ok=True)
     write_text(run.config, config.to_yaml())
     try:
         provide_base(run.base, config.model, store, plan.languages, shared_bases)
@@ -109,7 +118,7 @@ def open_run(config: TrainConfig, shared_bases: Path | None = None) -> OpenedRun
         raise
     # These need the width of the vectors. They are built for their errors alone, before any worker starts.
     if config.loss.dimensions or config.teacher:
-        width = load_encoder(run.base).get_embedding_dimension()
+        width = load_encoder(local_folder(run.base)).get_embedding_dimension()
         Objective(config.loss, width)
         if config.teacher:
             config.teacher.load_encoder(width)
@@ -124,7 +133,7 @@ def fit(
     opened: OpenedRun | None = None,
     hooks: Hooks | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
-    shared_bases: Path | None = None,
+    shared_bases: AnyPath | None = None,
 ) -> int:
     """Train, or continue, the run that `config` names. Needs a Ray session.
 
@@ -156,7 +165,7 @@ def fit(
     def on_row(row: dict[str, Any]) -> None:
         metrics = StepMetrics(**row)
         trackers.log_step(metrics)
-        trackers.log_validations(validations.fresh())
+        trackers.log_validations(validations.fresh(seconds=SECONDS_BETWEEN_LISTINGS))
         on_step(metrics)
 
     with trackers, metrics_actor(on_row) as actor:
@@ -201,7 +210,7 @@ def _make_trainer(settings: WorkerSettings) -> Any:
         ),
         run_config=RunConfig(
             name=run.checkpoints.name,
-            storage_path=str(run.root),
+            **_storage_of(run.root),
             failure_config=FailureConfig(
                 max_failures=workers.max_failures,
                 controller_failure_limit=(
@@ -215,11 +224,19 @@ def _make_trainer(settings: WorkerSettings) -> Any:
     )
 
 
+def _storage_of(root: AnyPath) -> dict[str, Any]:
+    """Ray Train's arguments for the folder of a run."""
+    if isinstance(root, Path):
+        return {"storage_path": str(root)}
+    filesystem, path = root.filesystem()
+    return {"storage_path": path, "storage_filesystem": filesystem}
+
+
 def _run(trainer: Any, actor: Any, config: TrainConfig) -> HbtError | None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     # Ray Train writes below the run too, and reports a full disk as a failed controller.
-    with _keyboard_interrupt(), naming_storage_errors(config.run.checkpoints, "the folder"):
+    with _keyboard_interrupt(), naming_storage_errors(str(config.run.checkpoints), "the folder"):
         try:
             error: HbtError | None = trainer.fit().return_value
         except TrainingFailedError as failure:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -33,22 +32,21 @@ def ray_validation_config(config: TrainConfig) -> ray.train.ValidationConfig | N
     """Validation for Ray Train's trainer, whose `fit` waits for all that were started; None without a dev store."""
     if not config.validation.store:
         return None
-    validate_folder = _validation_function(config)
+    validate_step = _validation_function(config)
 
     def validate(checkpoint: ray.train.Checkpoint, step: int) -> dict[str, Any]:
-        return validate_folder(checkpoint.path, step)
+        return validate_step(step)
 
     return ray.train.ValidationConfig(fn=validate, ray_remote_kwargs=task_options(config))
 
 
 def launch_validations(config: TrainConfig, steps: Sequence[int]) -> ray.ObjectRef:
     """Validate earlier checkpoints one after the other in a Ray task, which ends with the process that calls this."""
-    validate_folder = _validation_function(config)
-    folders = [str(CheckpointDirectory(config.run.checkpoints).path(step)) for step in steps]
+    validate_step = _validation_function(config)
 
     def validate() -> None:
-        for folder, step in zip(folders, steps, strict=True):
-            validate_folder(folder, step)
+        for step in steps:
+            validate_step(step)
 
     return ray.remote(validate).options(**task_options(config)).remote()
 
@@ -67,17 +65,17 @@ def task_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _validation_function(config: TrainConfig) -> Callable[[str, int], dict[str, Any]]:
+def _validation_function(config: TrainConfig) -> Callable[[int], dict[str, Any]]:
     settings, threads = config.absolute().model_dump(mode="json"), _num_threads(config)
 
-    def validate_folder(folder: str, step: int) -> dict[str, Any]:
+    def validate_step(step: int) -> dict[str, Any]:
         # Nested, so that Ray pickles it by value: its controller need not import torch to pass it on.
         from hbt_ray.train.validation.runner import lower_priority, validate
 
         lower_priority(threads)
-        return validate(settings, Path(folder), step)
+        return validate(settings, step)
 
-    return validate_folder
+    return validate_step
 
 
 def _num_threads(config: TrainConfig) -> int:
@@ -163,7 +161,7 @@ class ValidationCallback:
         timeout = self._config.validation.timeout_seconds
         deadline = time.monotonic() + timeout
         while True:
-            rows = {step: row for step, row in self._record.rows().items() if step in steps}
+            rows = {step: row for step, row in self._record.rows(steps).items() if step in steps}
             for step, row in rows.items():
                 if "error" in row:
                     raise ValidationFailed(step, row["error"])

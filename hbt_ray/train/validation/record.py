@@ -1,65 +1,107 @@
 """The record of a run's validations, and what follows from it: best checkpoint, early stop, missing validations.
 
-The record is `validation.jsonl` of the run, one line a validation. Whichever process validates appends the line with
-one write and syncs it before the validation counts as done, so a result that a decision used survives every process.
-Each line has a checksum, as one changed digit would choose another checkpoint. Readers skip damaged lines, and their
-checkpoints are validated again.
+The record is the folder `validation` of the run, with one file a validation. Whichever process validates writes the
+file as a whole before the validation counts as done, so a result that a decision used survives every process. Each file
+has a checksum, as one changed digit would choose another checkpoint. Readers skip damaged files, and their checkpoints
+are validated again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+import re
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.store.store import Store, read_manifest
-from hbt_ray.errors import ConfigError
-from hbt_ray.storage import append_json_lines, read_json_lines, write_json_lines
+from hbt_ray.errors import ConfigError, DamagedFile
+from hbt_ray.storage import AnyPath, ObjectPath, names_in, read_checked_json, write_checked_json
 from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.config import ValidationSchedule, early_stopping_state
 from hbt_ray.train.validation.dev_set import dev_languages, fingerprint
 
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LISTINGS = 5.0
+"""For progress, which asks for new results after every step."""
+_NAME = r"step-(\d+)\.json"
 ValidationRow = dict[str, Any]
 """`step`, `dev_set` (its fingerprint), the measures and `seconds`; or `step`, `dev_set` and `error`."""
 
 
 class ValidationRecord:
-    """The record at `path`, which need not exist yet."""
+    """The record in a folder, which need not exist yet."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._size, self._seen = 0, frozenset[int]()
+    def __init__(self, folder: AnyPath) -> None:
+        self._folder = folder
+        self._results: dict[int, ValidationRow] = {}
+        """Step → a result that was read before. A result is never replaced by another one."""
+        self._seen: set[int] = set()
+        self._last_listing = -math.inf
 
-    def rows(self) -> dict[int, ValidationRow]:
-        """Step → its last row, including failures, in the order of steps."""
-        rows = {row["step"]: row for row in read_json_lines(self._path, checked=True) if "step" in row}
-        return {step: rows[step] for step in sorted(rows)}
+    def rows(self, steps: Collection[int] = ()) -> dict[int, ValidationRow]:
+        """Step → its row, including failures, in the order of steps.
 
-    def results(self) -> dict[int, ValidationRow]:
-        """Step → its last row, without failures, in the order of steps."""
-        return {step: row for step, row in self.rows().items() if "error" not in row}
+        Args:
+            steps: steps to look for even if a listing of the folder lacks them, as that of an object store may.
+        """
+        names = (re.fullmatch(_NAME, name) for name in names_in(self._folder))
+        listed = {int(name[1]) for name in names if name}
+        rows = {step: self._read(step) for step in sorted(listed.union(steps))}
+        return {step: row for step, row in rows.items() if row is not None}
 
-    def fresh(self) -> dict[int, ValidationRow]:
-        """Results that were added since the last call. The file is only read if its size changed."""
-        if not self._path.exists() or (size := self._path.stat().st_size) == self._size:
+    def results(self, steps: Collection[int] = ()) -> dict[int, ValidationRow]:
+        """Step → its row, without failures, in the order of steps; for `steps` see `rows`."""
+        return {step: row for step, row in self.rows(steps).items() if "error" not in row}
+
+    def fresh(self, *, seconds: float = 0.0) -> dict[int, ValidationRow]:
+        """Results that were added since the last call.
+
+        Args:
+            seconds: shortest time between two listings of an object store; a call before that returns nothing.
+        """
+        if isinstance(self._folder, ObjectPath) and time.monotonic() - self._last_listing < seconds:
             return {}
-        rows = self.results()
-        fresh = {step: row for step, row in rows.items() if step not in self._seen}
-        self._size, self._seen = size, frozenset(rows)
+        self._last_listing = time.monotonic()
+        fresh = {step: row for step, row in self.results().items() if step not in self._seen}
+        self._seen.update(fresh)
         return fresh
 
-    def append(self, row: ValidationRow) -> None:
-        append_json_lines(self._path, [row], checked=True)
+    def add(self, row: ValidationRow) -> None:
+        write_checked_json(self._path(row["step"]), row)
 
     def cut(self, step: int) -> dict[int, ValidationRow]:
         """Remove failures and rows after `step`, from which training continues; returns the rest."""
-        # Failures go too, so that their checkpoints are validated again.
-        remaining = {at: row for at, row in self.results().items() if at <= step}
-        if remaining != self.rows():
-            write_json_lines(self._path, remaining.values(), checked=True)
+        remaining = {}
+        for at, row in self.rows().items():
+            # Failures go too, so that their checkpoints are validated again.
+            if at <= step and "error" not in row:
+                remaining[at] = row
+            else:
+                self._path(at).unlink(missing_ok=True)
+                self._results.pop(at, None)
         return remaining
+
+    def _path(self, step: int) -> AnyPath:
+        return self._folder / f"step-{step:08d}.json"
+
+    def _read(self, step: int) -> ValidationRow | None:
+        if step not in self._results:
+            try:
+                row = read_checked_json(self._path(step))
+            except FileNotFoundError:
+                return None
+            except DamagedFile as error:
+                logger.warning("%s; the checkpoint of step %d is validated again", error, step)
+                return None
+            if "error" in row:
+                return row
+            self._results[step] = row
+        return self._results[step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +170,8 @@ def _recorded_values(config: TrainConfig) -> dict[int, float]:
     """Step → value of `validation.measure`; empty without a dev store."""
     if not config.validation.store:
         return {}
-    return measure_values(ValidationRecord(config.run.validation).results(), config)
+    steps = CheckpointDirectory(config.run.checkpoints).steps()
+    return measure_values(ValidationRecord(config.run.validation).results(steps), config)
 
 
 def check_validation(config: TrainConfig) -> None:
@@ -149,6 +192,6 @@ def check_validation(config: TrainConfig) -> None:
             raise ConfigError(
                 f"{config.run.validation}: step {step} was validated on other texts or at another temperature, so its "
                 "measures cannot be compared with new ones; restore validation.store, items, languages, seed and "
-                "temperature, or delete the file: the checkpoints that still exist are then validated again",
+                "temperature, or delete the folder: the checkpoints that still exist are then validated again",
                 code="OTHER_DEV_SET",
             )

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from hbt_ray.retrieval.encoder import EncodedTexts, encode_texts
 from hbt_ray.retrieval.transforms.fit import fit_to_store
 from hbt_ray.retrieval.transforms.methods import PASSAGE, QUESTION, Method
 from hbt_ray.retrieval.vectors import PASSAGES, QUESTIONS, Vectors
+from hbt_ray.storage import AnyPath, local_folder
+from hbt_ray.train.checkpoint.directory import CheckpointDirectory
 from hbt_ray.train.checkpoint.format import restore_weights
 from hbt_ray.train.config import TrainConfig
 from hbt_ray.train.validation.dev_set import dev_measures, fingerprint, make_dev_set
@@ -34,8 +35,8 @@ def lower_priority(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def validate(settings: dict[str, Any], folder: Path, step: int) -> ValidationRow:
-    """Measure the checkpoint of a step in a folder and append the row to the record of the run with these settings.
+def validate(settings: dict[str, Any], step: int) -> ValidationRow:
+    """Measure the checkpoint of a step and add the row to the record of the run with these settings.
 
     Errors are recorded as well, since the ranks wait for a row.
     """
@@ -43,19 +44,21 @@ def validate(settings: dict[str, Any], folder: Path, step: int) -> ValidationRow
     begin = time.perf_counter()
     row: ValidationRow = {"step": step}
     try:
-        validator = _cached_validator(config.model_dump_json(), config.run.base.stat().st_mtime_ns)
+        base = local_folder(config.run.base)
+        validator = _cached_validator(config.model_dump_json(), str(base), base.stat().st_mtime_ns)
         row["dev_set"] = validator.fingerprint
+        folder = CheckpointDirectory(config.run.checkpoints).path(step)
         row |= {**validator.measures(folder), "seconds": round(time.perf_counter() - begin, 3)}
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     finally:  # After a failure, too: without a row the ranks would wait for the timeout.
-        ValidationRecord(config.run.validation).append(row)
+        ValidationRecord(config.run.validation).add(row)
     return row
 
 
 @lru_cache(maxsize=1)
-def _cached_validator(settings: str, base_mtime: int) -> Validator:
+def _cached_validator(settings: str, base: str, base_mtime: int) -> Validator:
     """Kept for the next validation if Ray runs it in the same process. A base that was replaced is loaded again."""
     return Validator(TrainConfig.model_validate_json(settings))
 
@@ -70,15 +73,15 @@ class Validator:
         self._dev_set = make_dev_set(store, config.validation)
         self.fingerprint = fingerprint(store.manifest, config.validation)
         device = "cuda" if config.validation.gpu else "cpu"
-        self._encoder = load_for_checkpoint(config.run.base, config.model).to(device).eval()
+        self._encoder = load_for_checkpoint(local_folder(config.run.base), config.model).to(device).eval()
 
-    def measures(self, folder: Path) -> dict[str, float]:
+    def measures(self, folder: AnyPath) -> dict[str, float]:
         """Measures of the checkpoint in a folder."""
         vectors = self._dev_vectors(folder)
         return self._measures(vectors.questions, vectors.passages)
 
     def transformed_measures(
-        self, folder: Path, store: Store, methods: Sequence[Method]
+        self, folder: AnyPath, store: Store, methods: Sequence[Method]
     ) -> dict[str, dict[str, float]]:
         """Measures with each post-hoc transform, fitted to texts of the store: kind → measures."""
         dev_set, vectors = self._dev_set, self._dev_vectors(folder)
@@ -98,7 +101,7 @@ class Validator:
     def _measures(self, questions: Vectors, passages: Vectors) -> dict[str, float]:
         return dev_measures(questions, passages, self._dev_set, self._config.temperature)
 
-    def _dev_vectors(self, folder: Path) -> EncodedTexts:
+    def _dev_vectors(self, folder: AnyPath) -> EncodedTexts:
         restore_weights(folder, self._encoder, averaged=True)
         vectors = self._encode(self._dev_set.questions, self._dev_set.passages)
         if not (np.isfinite(vectors.questions).all() and np.isfinite(vectors.passages).all()):

@@ -9,16 +9,17 @@ those steps are trained and written again.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from ray.util.metrics import Gauge
 
-from hbt_ray.storage import append_json_lines, read_json_lines, write_json_lines
+from hbt_ray.storage import AnyPath, ObjectPath, append_json_lines, read_json_lines, write_json_lines
 from hbt_ray.train.step.train_step import StepMetrics
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A write on shared storage may take as long as a short step."""
+_READ_AGAIN_SECONDS = (0.5, 2.0)
+"""Waits before the rows of an object store that lack a step are read again."""
 _GAUGES = {
     "step": "Finished steps.",
     "loss": "Loss of the last global batch.",
@@ -32,15 +33,20 @@ _GAUGES = {
 class MetricsFile:
     """The file at `path`, which need not exist yet."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._path = path
         self._pending: list[dict[str, Any]] = []
         self._last_write = time.monotonic()
 
     def truncate(self, step: int) -> None:
         """Keep one row for each step before `step`, at which training continues."""
-        # A row without a step is not ours; the default drops it.
-        by_step = {row["step"]: row for row in read_json_lines(self._path) if row.get("step", step) < step}
+        by_step: dict[int, dict[str, Any]] = {}
+        for seconds in (*_READ_AGAIN_SECONDS, 0.0):
+            # A row without a step is not ours; the default drops it.
+            by_step = {row["step"]: row for row in read_json_lines(self._path) if row.get("step", step) < step}
+            if len(by_step) == step or not isinstance(self._path, ObjectPath):
+                break
+            time.sleep(seconds)  # An object store may still answer with the content before the last write.
         write_json_lines(self._path, (by_step[at] for at in sorted(by_step)))
 
     def add(self, row: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from hbt_ray.errors import HbtError, InputError, NonFiniteLoss, StorageError, Va
 from hbt_ray.host import keep_freed_memory
 from hbt_ray.model.build import tokenising_config
 from hbt_ray.model.trainable_encoder import load_for_training
-from hbt_ray.storage import write_text
+from hbt_ray.storage import local_folder, write_text
 from hbt_ray.train.checkpoint.manager import CheckpointManager
 from hbt_ray.train.loss.objective import Objective
 from hbt_ray.train.loss_requirements import auxiliary_texts
@@ -73,7 +73,7 @@ def _train(settings: WorkerSettings) -> None:
         keep_freed_memory()
         torch.set_num_threads(max(1, round(config.workers.cpus)))
 
-    encoder = load_for_training(config.run.base, config.model)
+    encoder = load_for_training(local_folder(config.run.base), config.model)
     device, width = get_device(), encoder.get_embedding_dimension()
     teacher_encoder = config.teacher.load_encoder(width) if config.teacher else None
     train_step = TrainStep(
