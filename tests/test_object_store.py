@@ -18,6 +18,7 @@ from hbt_ray.storage import (
     as_path,
     atomic_file,
     atomic_folder,
+    check_access,
     exclusive_lock,
     folder_exists,
     folder_file,
@@ -343,3 +344,30 @@ def test_a_bucket_that_is_not_there_is_not_tried_again(port: int, monkeypatch: p
 def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         ObjectPath.parse(uri(9, "bucket/runs")).exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "status", "code"),
+    [
+        (("PUT", "POST"), 403, "AccessDenied"),  # Credentials that only read.
+        (("PUT", "POST", "GET", "HEAD"), 403, "InvalidAccessKeyId"),
+        (("PUT", "POST", "GET", "HEAD"), 403, "SignatureDoesNotMatch"),
+        (("PUT", "POST", "GET", "HEAD"), 301, "PermanentRedirect"),  # A bucket of another region.
+    ],
+)
+def test_rights_that_are_missing_are_known_at_once(
+    faulty: ObjectPath,
+    proxy: FaultProxy,
+    methods: tuple[str, ...],
+    status: int,
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(object_store, "RETRY_SECONDS", (600.0,))
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    proxy.fault = lambda method, path, size: (status, body) if method in methods else None
+    with refused("STORAGE", "runs/.access-"):
+        check_access(faulty / "runs")
+    proxy.fault = lambda method, path, size: None
+    check_access(faulty / "runs")
+    assert (faulty / "runs").names() == []
