@@ -19,12 +19,12 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def s3_server() -> Iterator[int]:
-    """Run moto's S3 in a process of its own; the port that it listens on."""
+def s3_server(host: str = "127.0.0.1") -> Iterator[int]:
+    """Run moto's S3 in a process of its own; the port that it listens on at this address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -42,9 +42,9 @@ def s3_server() -> Iterator[int]:
         server.wait()
 
 
-def uri(port: int, path: str) -> str:
+def uri(port: int, path: str, host: str = "127.0.0.1") -> str:
     """The URI of a file of the server, with credentials, which Ray's processes do not have in their environment."""
-    return f"s3://key:secret@{path}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    return f"s3://key:secret@{path}?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
 
 
 def new_bucket(port: int) -> ObjectPath:

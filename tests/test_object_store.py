@@ -120,8 +120,9 @@ def test_a_failed_block_publishes_nothing(bucket: ObjectPath) -> None:
 def test_a_folder_is_replaced_as_a_whole(bucket: ObjectPath) -> None:
     folder = bucket / "model"
     assert not folder_exists(folder)
-    with pytest.raises(FileNotFoundError):
-        local_folder(folder)
+    for expected in (True, False):
+        with pytest.raises(FileNotFoundError):
+            local_folder(folder, expected=expected)
     for text in ("old", "new"):
         with atomic_folder(folder) as scratch:
             filled(scratch, text)
@@ -185,14 +186,14 @@ def test_a_temporary_error_is_outlasted(
     failed: set[str] = set()
 
     def once(method: str, path: str, size: int) -> tuple[int, str] | None:
-        if method == "GET" and path.endswith(".txt") and path not in failed:
+        if method == "GET" and path.endswith((".txt", "folder.json")) and path not in failed:
             failed.add(path)
             return answers[fault]
         return None
 
     proxy.fault = once
     assert (local_folder(faulty / "model") / "a.txt").read_text() == "text"
-    assert len(failed) == 2
+    assert len(failed) == 3
 
 
 def test_a_changed_or_missing_file_of_a_folder_is_named(bucket: ObjectPath) -> None:

@@ -43,7 +43,7 @@ def find_local_model(name: str) -> Path | None:
     place = as_path(name)
     if isinstance(place, ObjectPath):
         try:
-            return local_folder(place)
+            return local_folder(place, expected=False)
         except FileNotFoundError:
             raise ModelError(f"model {redact(name)!r}: there is no model of a run", code="MODEL_NOT_FOUND") from None
     folder = place

@@ -118,8 +118,11 @@ def local_twin(path: ObjectPath) -> Path:
     return node_folder() / "work" / hashlib.sha256(str(path).encode()).hexdigest()[:16] / path.name
 
 
-def local_folder(folder: AnyPath) -> Path:
+def local_folder(folder: AnyPath, *, expected: bool = True) -> Path:
     """The folder on this machine: itself, or a copy of the current version of a published one.
+
+    Args:
+        expected: the folder was published, so a read that misses it is repeated for some seconds.
 
     Raises:
         FileNotFoundError: the folder was never published.
@@ -129,7 +132,7 @@ def local_folder(folder: AnyPath) -> Path:
     if isinstance(folder, Path):
         return folder
     for _ in range(_READS):
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, expected=expected)
         copy = _copy_path(folder, manifest.version)
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
