@@ -268,7 +268,8 @@ def test_one_of_two_commands_holds_the_lock(bucket: ObjectPath) -> None:
         pass
 
 
-def test_of_two_commands_that_begin_together_one_wins(bucket: ObjectPath) -> None:
+def test_of_two_commands_that_begin_together_one_wins(bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 2.0)  # As it is: a thread may have to wait for a busy machine.
     barrier, winners, losers = threading.Barrier(4), [], []
 
     def command(number: int) -> None:
@@ -292,14 +293,13 @@ def test_of_two_commands_that_begin_together_one_wins(bucket: ObjectPath) -> Non
 def test_a_lock_of_a_process_that_ended_is_taken_over(
     bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, host: str, waits: bool
 ) -> None:
-    monkeypatch.setattr(lease, "LOCK_TIMEOUT_SECONDS", 2.0)
     name = lease.socket.gethostname() if host == "this" else host
     ended = 2**22 + 1  # Above the largest process id.
     (bucket / ".run.lock").write_bytes(lease.json.dumps({"host": name, "pid": ended, "token": "x"}).encode())
     if waits:
         with pytest.raises(LockedError), exclusive_lock(bucket / "run", "training"):
             pass
-        time.sleep(2.1)
+        monkeypatch.setattr(lease, "LOCK_TIMEOUT_SECONDS", 0.0)  # As if it were long ago.
     with exclusive_lock(bucket / "run", "training"):
         assert read_owner(bucket)["pid"] == os.getpid()
 
