@@ -9,7 +9,6 @@ from typing import Any
 from hbt_ray.storage import (
     AnyPath,
     as_path,
-    folder_exists,
     folder_file,
     local_twin,
     names_in,
@@ -68,9 +67,9 @@ class RunDir:
 
     @property
     def local_root(self) -> Path:
-        """Folder on this machine for what only this process writes piece by piece: the run's own, or one beside it.
+        """The folder on this machine for files that are written piece by piece, such as those of trackers.
 
-        For a run in an object store it is a temporary place of the node, see `hbt_ray.storage.node_folder`.
+        It is the run's own folder; for a run in an object store it is a folder of this node (`local_twin`).
         """
         return self.root if isinstance(self.root, Path) else local_twin(self.root)
 
@@ -101,8 +100,12 @@ class RunDir:
         """The `result.json` files of the trained or of the untrained encoder, sorted by task."""
         folders = [self.root / "results" / name for name in names_in(self.root / "results")]
         # Hidden folders are being written.
-        shown = [folder for folder in folders if not folder.name.startswith(".") and folder_exists(folder)]
-        return [folder / "result.json" for folder in shown if folder.name.endswith("@base") == of_base]
+        shown = [folder for folder in folders if not folder.name.startswith(".")]
+        return [
+            folder / "result.json"
+            for folder in shown
+            if folder.name.endswith("@base") == of_base and folder_file(folder, "result.json").exists()
+        ]
 
     def curve(self) -> list[dict[str, Any]]:
         """One row of metrics per step, in order. While steps are repeated after a restart, the last row counts."""

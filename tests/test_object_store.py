@@ -133,6 +133,10 @@ def test_a_folder_is_replaced_as_a_whole(bucket: ObjectPath) -> None:
         assert folder_file(folder, "a.txt").read_text() == text
         assert not folder_file(folder, "missing").exists()
     assert len(folder.names()) == 2  # The manifest and one version.
+    write_text(folder / "another-file.txt", "kept")  # As long as the name of a version.
+    with atomic_folder(folder) as scratch:
+        filled(scratch, "newer")
+    assert (folder / "another-file.txt").read_text() == "kept"
     remove_tree(folder)
     assert not folder_exists(folder)
     assert is_unused(folder)
@@ -143,7 +147,8 @@ def test_another_node_fetches_a_folder_once(
 ) -> None:
     with atomic_folder(faulty / "model") as scratch:
         filled(scratch, "text")
-    local_folder(faulty / "model")
+    made = local_folder(faulty / "model").stat().st_mtime_ns
+    assert local_folder(faulty / "model").stat().st_mtime_ns == made  # By it a validation sees that the base is new.
     reads = [path for method, path in proxy.requests if method == "GET" and path.endswith(".txt")]
     assert not reads  # The writer's node has a copy.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other node"))

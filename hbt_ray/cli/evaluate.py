@@ -23,7 +23,7 @@ from hbt_ray.cli.arguments import (
 )
 from hbt_ray.cli.train import write_locked_card
 from hbt_ray.errors import ConfigError, TaskError
-from hbt_ray.storage import AnyPath, exclusive_lock, folder_exists
+from hbt_ray.storage import AnyPath, exclusive_lock, folder_file
 
 if TYPE_CHECKING:
     from hbt_ray.console import Screen
@@ -162,8 +162,9 @@ def results_as_saved(run: RunDir, results: Sequence[EvaluationResult]) -> list[E
 
     saved = []
     for result in results:
-        path = run.result(result.task) / "result.json"
-        if not result.variant or not folder_exists(path.parent):
+        folder = run.result(result.task)
+        path = folder / "result.json"
+        if not result.variant or not folder_file(folder, path.name).exists():
             continue
         plain = EvaluationResult.load(path)
         if plain.data == result.data:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -30,6 +31,7 @@ from hbt_ray.storage.storage_errors import naming_storage_errors
 MAX_COPIES_BYTES = 20 << 30
 """Size of all copies on a node, above which old ones are deleted."""
 MANIFEST = "folder.json"
+_VERSION = "[0-9a-f]{16}"
 _IN_USE_SECONDS = 600.0
 """A copy that was opened within this time is not deleted: its reader may still open files."""
 _READS = 4
@@ -86,7 +88,7 @@ def publish_folder(source: Path, folder: ObjectPath) -> None:
     # Earlier versions, and files of writers that died.
     with suppress(StorageError, StoreError):
         for name in folder.names():
-            if len(name) == len(version) and name != version:
+            if re.fullmatch(_VERSION, name) and name != version:
                 (folder / name).remove_tree()
 
 
@@ -140,7 +142,7 @@ def local_folder(folder: AnyPath, *, expected: bool = True) -> Path:
                 if not copy.is_dir():
                     _evict()
                     _fetch(folder / manifest.version, manifest, copy)
-                os.utime(copy)
+                os.utime(copy.parent)  # Its last use. The copy's own time stays, by which callers see that it is new.
             return copy
         except FileNotFoundError as error:
             if read_manifest(folder).version == manifest.version:
@@ -175,7 +177,7 @@ def _evict() -> None:
         with suppress(OSError):
             if not entry.name.startswith("."):
                 size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
-                copies.append((entry.stat().st_mtime, size, entry))
+                copies.append((entry.parent.stat().st_mtime, size, entry))
     total, now = sum(size for _, size, _ in copies), time.time()
     for used, size, entry in sorted(copies):
         if total <= MAX_COPIES_BYTES or now - used < _IN_USE_SECONDS:

@@ -259,9 +259,11 @@ class Mirror:
             return
         local = self._run.local_root / self._name
         for path in [local] if local.is_file() else sorted(local.rglob("*")):
+            if path.is_symlink() or not path.is_file():
+                continue
             status = path.stat()
             state = status.st_size, status.st_mtime_ns
-            if path.is_file() and not path.is_symlink() and self._uploaded.get(path) != state:
+            if self._uploaded.get(path) != state:
                 (self._run.root / path.relative_to(self._run.local_root).as_posix()).upload(path)
                 self._uploaded[path] = state
 

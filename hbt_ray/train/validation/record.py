@@ -27,7 +27,7 @@ from hbt_ray.train.validation.dev_set import dev_languages, fingerprint
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LISTINGS = 5.0
-"""For progress, which asks for new results after every step."""
+"""Progress asks for new results after every step, and lists an object store no more often than this."""
 _NAME = r"step-(\d+)\.json"
 ValidationRow = dict[str, Any]
 """`step`, `dev_set` (its fingerprint), the measures and `seconds`; or `step`, `dev_set` and `error`."""

@@ -45,7 +45,7 @@ def validate(settings: dict[str, Any], step: int) -> ValidationRow:
     row: ValidationRow = {"step": step}
     try:
         base = local_folder(config.run.base)
-        validator = _cached_validator(config.model_dump_json(), str(base), base.stat().st_mtime_ns)
+        validator = _cached_validator(config.model_dump_json(), base.stat().st_mtime_ns)
         row["dev_set"] = validator.fingerprint
         folder = CheckpointDirectory(config.run.checkpoints).path(step)
         row |= {**validator.measures(folder), "seconds": round(time.perf_counter() - begin, 3)}
@@ -58,7 +58,7 @@ def validate(settings: dict[str, Any], step: int) -> ValidationRow:
 
 
 @lru_cache(maxsize=1)
-def _cached_validator(settings: str, base: str, base_mtime: int) -> Validator:
+def _cached_validator(settings: str, base_mtime: int) -> Validator:
     """Kept for the next validation if Ray runs it in the same process. A base that was replaced is loaded again."""
     return Validator(TrainConfig.model_validate_json(settings))
 
